@@ -1,0 +1,52 @@
+//! [`Backend`] behind a pointer, so that `T` is the only type parameter that users see. It costs a box per call, which is a
+//! cache miss or a write; a cached read makes none.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use super::{Backend, Created, Cursor, Deleted, Page, Revision, StoreError, Stored, Subscription, Touched, Updated};
+use crate::id::SessionId;
+
+type Answer<'a, R> = Pin<Box<dyn Future<Output = Result<R, StoreError>> + Send + 'a>>;
+
+/// Declares the object-safe twin of each method of [`Backend`].
+macro_rules! dyn_backend {
+    ($(fn $name:ident(&self $(, $arg:ident: $ty:ty)*) -> $answer:ty;)*) => {
+        pub(crate) trait DynBackend: Send + Sync + 'static {
+            $(fn $name<'a>(&'a self $(, $arg: $ty)*) -> Answer<'a, $answer>;)*
+            fn close<'a>(&'a self) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+        }
+
+        impl<B: Backend> DynBackend for B {
+            $(fn $name<'a>(&'a self $(, $arg: $ty)*) -> Answer<'a, $answer> {
+                Box::pin(Backend::$name(self $(, $arg)*))
+            })*
+
+            fn close<'a>(&'a self) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+                Box::pin(Backend::close(self))
+            }
+        }
+    };
+}
+
+dyn_backend! {
+    fn load(&self, id: &'a SessionId) -> Option<Stored>;
+    fn create(&self, id: &'a SessionId, stored: &'a Stored, ttl: Duration) -> Created;
+    fn update(&self, id: &'a SessionId, expected: Revision, stored: &'a Stored, ttl: Duration, announcement: &'a [u8]) -> Updated;
+    fn delete(&self, id: &'a SessionId, announcement: &'a [u8]) -> Deleted;
+    fn delete_if(&self, id: &'a SessionId, revision: Revision, announcement: &'a [u8]) -> Deleted;
+    fn touch(&self, id: &'a SessionId, deadline: u64, ttl: Duration) -> Touched;
+    fn clear(&self, announcement: &'a [u8]) -> u64;
+    fn scan(&self, cursor: Option<&'a Cursor>) -> Page;
+    fn publish(&self, announcement: &'a [u8]) -> ();
+    fn subscribe(&self, heartbeat: Duration) -> Subscription;
+    fn ping(&self) -> ();
+}
+
+impl fmt::Debug for dyn DynBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Backend")
+    }
+}

@@ -1,0 +1,267 @@
+//! Sessions in the memory of one process.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{
+    Backend, Content, Created, Cursor, Deleted, Event, Page, Revision, StoreError, Stored, Subscription,
+    SubscriptionSender, Touched, Updated,
+};
+use crate::clock::{Clock, Millis, millis};
+use crate::id::SessionId;
+
+/// Ids in one page of a walk.
+const PAGE: usize = 256;
+/// Expired records are swept when there are twice as many records as after the last sweep, and at least this many.
+const SWEEP_AT: usize = 1024;
+
+/// Sessions in the memory of one process, gone when it ends.
+///
+/// For development, tests and single nodes. It is as atomic as Redis and announces as it does: several layers over clones of
+/// one `MemoryBackend` are a cluster inside one process.
+///
+/// ```
+/// use clustered_sessions::{MemoryBackend, Secret, SessionConfig};
+///
+/// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession;
+/// let memory = MemoryBackend::new();
+/// let node = |secret| SessionConfig::<UserSession>::development(secret).backend(memory.clone()).build();
+/// let (a, b) = (node(Secret::insecure_dev("dev"))?, node(Secret::insecure_dev("dev"))?);
+/// # let _ = (a, b);
+/// # Ok::<(), clustered_sessions::ConfigError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct MemoryBackend {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    clock: Clock,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    records: BTreeMap<SessionId, Kept>,
+    /// Each with a number, by which its heartbeat finds it.
+    subscribers: Vec<(u64, SubscriptionSender)>,
+    next_subscriber: u64,
+    /// The number of records at which expired ones are swept.
+    sweep_at: usize,
+}
+
+#[derive(Debug)]
+struct Kept {
+    stored: Stored,
+    expires: Millis,
+}
+
+impl MemoryBackend {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self::with_clock(Clock::system())
+    }
+
+    /// An empty one whose records expire by another clock.
+    pub fn with_clock(clock: Clock) -> Self {
+        let state = Mutex::new(State { sweep_at: SWEEP_AT, ..State::default() });
+        MemoryBackend { shared: Arc::new(Shared { clock, state }) }
+    }
+
+    /// What [`Backend::create`] does, for callers that cannot wait.
+    pub(crate) fn create_now(&self, id: &SessionId, stored: &Stored, ttl: Duration) -> Created {
+        let now = self.shared.clock.now();
+        let mut state = self.shared.lock();
+        state.sweep(now);
+        if state.live(id, now).is_some() {
+            return Created::Exists;
+        }
+        state.put(*id, stored, now, ttl);
+        Created::Created
+    }
+}
+
+impl Default for MemoryBackend {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn live(&self, id: &SessionId, now: Millis) -> Option<&Stored> {
+        self.records.get(id).filter(|kept| kept.expires > now).map(|kept| &kept.stored)
+    }
+
+    fn put(&mut self, id: SessionId, stored: &Stored, now: Millis, ttl: Duration) {
+        self.records.insert(id, Kept { stored: stored.clone(), expires: now.plus(millis(ttl)) });
+    }
+
+    fn announce(&mut self, announcement: &[u8]) {
+        let message = Bytes::copy_from_slice(announcement);
+        self.subscribers.retain_mut(|(_, subscriber)| subscriber.send(Event::Message(message.clone())));
+    }
+
+    fn subscribe(&mut self, events: SubscriptionSender) -> u64 {
+        self.next_subscriber += 1;
+        self.subscribers.push((self.next_subscriber, events));
+        self.next_subscriber
+    }
+
+    /// Announcements are yielded in the step that makes them, so the present moment is always proven. `false` when the
+    /// subscriber has gone.
+    fn beat(&mut self, number: u64) -> bool {
+        let alive = Event::Alive(tokio::time::Instant::now().into_std());
+        self.subscribers.retain_mut(|(its, subscriber)| *its != number || subscriber.send(alive.clone()));
+        self.subscribers.iter().any(|(its, _)| *its == number)
+    }
+
+    fn sweep(&mut self, now: Millis) {
+        if self.records.len() >= self.sweep_at {
+            self.records.retain(|_, kept| kept.expires > now);
+            self.sweep_at = (self.records.len() * 2).max(SWEEP_AT);
+        }
+    }
+}
+
+impl Backend for MemoryBackend {
+    async fn load(&self, id: &SessionId) -> Result<Option<Stored>, StoreError> {
+        Ok(self.shared.lock().live(id, self.shared.clock.now()).cloned())
+    }
+
+    async fn create(&self, id: &SessionId, stored: &Stored, ttl: Duration) -> Result<Created, StoreError> {
+        Ok(self.create_now(id, stored, ttl))
+    }
+
+    async fn update(
+        &self,
+        id: &SessionId,
+        expected: Revision,
+        stored: &Stored,
+        ttl: Duration,
+        announcement: &[u8],
+    ) -> Result<Updated, StoreError> {
+        let now = self.shared.clock.now();
+        let mut state = self.shared.lock();
+        match state.live(id, now) {
+            None => Ok(Updated::Gone),
+            Some(current) if current.meta.revision == stored.meta.revision => Ok(Updated::Saved),
+            Some(current) if current.meta.revision != expected => Ok(Updated::Conflict(current.clone())),
+            Some(_) => {
+                state.announce(announcement);
+                state.put(*id, stored, now, ttl);
+                Ok(Updated::Saved)
+            }
+        }
+    }
+
+    async fn delete(&self, id: &SessionId, announcement: &[u8]) -> Result<Deleted, StoreError> {
+        let mut state = self.shared.lock();
+        state.announce(announcement);
+        match state.live(id, self.shared.clock.now()) {
+            None => Ok(Deleted::Gone),
+            Some(Stored { content: Content::MovedTo(new), .. }) => Ok(Deleted::MovedTo(*new)),
+            Some(_) => {
+                state.records.remove(id);
+                Ok(Deleted::Deleted)
+            }
+        }
+    }
+
+    async fn delete_if(&self, id: &SessionId, revision: Revision, announcement: &[u8]) -> Result<Deleted, StoreError> {
+        let mut state = self.shared.lock();
+        match state.live(id, self.shared.clock.now()) {
+            Some(current) if current.meta.revision != revision => Ok(Deleted::Conflict(current.clone())),
+            None => {
+                state.announce(announcement);
+                Ok(Deleted::Gone)
+            }
+            Some(_) => {
+                state.announce(announcement);
+                state.records.remove(id);
+                Ok(Deleted::Deleted)
+            }
+        }
+    }
+
+    async fn touch(&self, id: &SessionId, deadline: u64, ttl: Duration) -> Result<Touched, StoreError> {
+        let now = self.shared.clock.now();
+        let mut state = self.shared.lock();
+        let Some(kept) = state.records.get_mut(id).filter(|kept| kept.expires > now) else {
+            return Ok(Touched::Gone);
+        };
+        if matches!(kept.stored.content, Content::MovedTo(_)) {
+            return Ok(Touched::Gone);
+        }
+        kept.expires = kept.expires.max(now.plus(millis(ttl)));
+        kept.stored.meta.deadline = kept.stored.meta.deadline.max(deadline);
+        Ok(Touched::Extended)
+    }
+
+    async fn clear(&self, announcement: &[u8]) -> Result<u64, StoreError> {
+        let now = self.shared.clock.now();
+        let mut state = self.shared.lock();
+        state.announce(announcement);
+        let is_session = |kept: &&Kept| kept.expires > now && matches!(kept.stored.content, Content::Payload(_));
+        let sessions = state.records.values().filter(is_session).count();
+        state.records.clear();
+        Ok(sessions as u64)
+    }
+
+    async fn scan(&self, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
+        let now = self.shared.clock.now();
+        let state = self.shared.lock();
+        let start = match cursor.map(|cursor| cursor.0.parse::<SessionId>()) {
+            None => Bound::Unbounded,
+            Some(Ok(last)) => Bound::Excluded(last),
+            Some(Err(_)) => return Ok(Page::Restart),
+        };
+        let mut after = state.records.range((start, Bound::Unbounded));
+        let met: Vec<_> = after.by_ref().take(PAGE).collect();
+        let next = after.next().and(met.last()).map(|(id, _)| Cursor(id.to_string()));
+        let is_session = |kept: &Kept| kept.expires > now && matches!(kept.stored.content, Content::Payload(_));
+        let ids = met.iter().filter(|(_, kept)| is_session(kept)).map(|(id, _)| **id).collect();
+        Ok(Page::Ids(ids, next))
+    }
+
+    async fn publish(&self, announcement: &[u8]) -> Result<(), StoreError> {
+        self.shared.lock().announce(announcement);
+        Ok(())
+    }
+
+    async fn subscribe(&self, heartbeat: Duration) -> Result<Subscription, StoreError> {
+        let (mut events, subscription) = Subscription::channel();
+        events.send(Event::Connected);
+        let number = self.shared.lock().subscribe(events);
+        let weak = Arc::downgrade(&self.shared);
+        tokio::spawn(async move {
+            let mut beat = tokio::time::interval(heartbeat);
+            loop {
+                beat.tick().await;
+                let Some(shared) = weak.upgrade() else { return };
+                if !shared.lock().beat(number) {
+                    return;
+                }
+            }
+        });
+        Ok(subscription)
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Other layers may share this memory, so nothing happens to it.
+    async fn close(&self) {}
+}

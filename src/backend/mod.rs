@@ -1,0 +1,236 @@
+//! Where records live and how changes are announced.
+//!
+//! [`Backend`] is the seam: whoever implements it gets the cache, the lease, the codec and the coherence rules without writing
+//! any of them. [`MemoryBackend`] is the reference, `RedisBackend` the one for production.
+
+mod dynamic;
+mod memory;
+#[cfg(feature = "redis")]
+mod redis;
+mod subscription;
+
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+pub(crate) use self::dynamic::DynBackend;
+pub use self::memory::MemoryBackend;
+#[cfg(feature = "redis")]
+pub(crate) use self::redis::RedisBackend;
+pub use self::subscription::{Event, Subscription, SubscriptionSender};
+use crate::id::{SessionId, random_bytes};
+use crate::store::StoreError;
+
+/// Names one version of a record: an 8-byte counter and 8 random bytes, new at every write, compared for equality only.
+///
+/// The counter makes sure that a session never sees a revision again; the random part tells apart two nodes that both write on
+/// top of the same one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Revision([u8; 16]);
+
+impl Revision {
+    /// The first revision of a new record.
+    pub(crate) fn first() -> Self {
+        Self::with_counter(1)
+    }
+
+    /// A revision for what is written on top of this one.
+    pub(crate) fn next(self) -> Self {
+        let mut counter = [0; 8];
+        counter.copy_from_slice(&self.0[..8]);
+        Self::with_counter(u64::from_be_bytes(counter).wrapping_add(1))
+    }
+
+    fn with_counter(counter: u64) -> Self {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&counter.to_be_bytes());
+        bytes[8..].copy_from_slice(&random_bytes::<8>());
+        Revision(bytes)
+    }
+
+    /// The 16 bytes.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
+    /// The revision with these 16 bytes.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Revision(bytes)
+    }
+}
+
+/// What a backend keeps beside the content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// Which version this is.
+    pub revision: Revision,
+    /// When the session was created, in milliseconds since the Unix epoch.
+    pub created_at: u64,
+    /// Until when the session lives if nobody uses it, in milliseconds since the Unix epoch. A backend does not judge by it: what
+    /// makes a record go away is the time to live given with it.
+    pub deadline: u64,
+}
+
+/// What a record holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// The encoded data of a session, opaque to the backend.
+    Payload(Bytes),
+    /// A tombstone: the session goes on under another id. It counts as gone, but deleting it must not lose the trail.
+    MovedTo(SessionId),
+}
+
+/// A record as a backend keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Revision and times.
+    pub meta: Meta,
+    /// The data, or where it went.
+    pub content: Content,
+}
+
+/// Answer to [`Backend::create`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Created {
+    /// The record is there now.
+    Created,
+    /// There is a record under this id already; nothing was changed.
+    Exists,
+}
+
+/// Answer to [`Backend::update`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Updated {
+    /// The new record is there, from this call or from an earlier attempt at it.
+    Saved,
+    /// Another revision is there; nothing was changed.
+    Conflict(Stored),
+    /// Nothing is there; nothing was changed.
+    Gone,
+}
+
+/// Answer to [`Backend::delete`] and [`Backend::delete_if`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Deleted {
+    /// The record was there and is gone.
+    Deleted,
+    /// There was none.
+    Gone,
+    /// A tombstone is there. It stays, and the deletion must go on at the id that it names.
+    MovedTo(SessionId),
+    /// Another revision is there; nothing was changed. Only [`Backend::delete_if`] answers so.
+    Conflict(Stored),
+}
+
+/// Answer to [`Backend::touch`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Touched {
+    /// The record lives at least until the deadline.
+    Extended,
+    /// There is none.
+    Gone,
+}
+
+/// One page of a walk over all records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Page {
+    /// Some ids, and where to go on; `None` at the end. Tombstones are left out.
+    Ids(Vec<SessionId>, Option<Cursor>),
+    /// The cursor means nothing any more, since the server has changed: the walk must begin anew.
+    Restart,
+}
+
+/// Where a walk goes on, opaque to all but the backend that made it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor(pub String);
+
+/// Where records live and how changes to them are announced.
+///
+/// # What an implementation promises
+///
+/// - Each call is atomic, and a write and its announcement are one step: nobody can see the one without the other being done
+///   or under way. If the announcement is refused, nothing is written.
+/// - `announcement` is to be delivered, byte for byte, to every [`subscribe`](Backend::subscribe)r, in the order of the writes.
+/// - Each call ends within a bounded time.
+/// - An error means "nothing was done", except that of kind
+///   [`OutcomeUnknown`](crate::StoreErrorKind::OutcomeUnknown). *Not found* is an answer and never an error.
+/// - A dropped future leaves nothing half done.
+///
+/// The suite in [`testing`](crate::testing) (feature `testing`) says whether it keeps them.
+pub trait Backend: Send + Sync + 'static {
+    /// The record under an id, or nothing.
+    fn load(&self, id: &SessionId) -> impl Future<Output = Result<Option<Stored>, StoreError>> + Send;
+
+    /// Puts a record where there is none. Not announced: nobody can know the id yet.
+    fn create(
+        &self,
+        id: &SessionId,
+        stored: &Stored,
+        ttl: Duration,
+    ) -> impl Future<Output = Result<Created, StoreError>> + Send;
+
+    /// Replaces the record if it has the expected revision, and announces that. A record that has the new revision already is
+    /// [`Updated::Saved`], so that an attempt can be repeated.
+    fn update(
+        &self,
+        id: &SessionId,
+        expected: Revision,
+        stored: &Stored,
+        ttl: Duration,
+        announcement: &[u8],
+    ) -> impl Future<Output = Result<Updated, StoreError>> + Send;
+
+    /// Removes the record, whatever its revision, but not a tombstone. Announced in any case.
+    fn delete(&self, id: &SessionId, announcement: &[u8]) -> impl Future<Output = Result<Deleted, StoreError>> + Send;
+
+    /// Removes the record if it has this revision. Announced unless it answers [`Deleted::Conflict`].
+    fn delete_if(
+        &self,
+        id: &SessionId,
+        revision: Revision,
+        announcement: &[u8],
+    ) -> impl Future<Output = Result<Deleted, StoreError>> + Send;
+
+    /// Moves the deadline and the time to live forward, never back. No new revision, no announcement.
+    fn touch(
+        &self,
+        id: &SessionId,
+        deadline: u64,
+        ttl: Duration,
+    ) -> impl Future<Output = Result<Touched, StoreError>> + Send;
+
+    /// Removes all records and says how many sessions they were. What is deleted in several steps is announced in each, and
+    /// at least one announcement is made.
+    fn clear(&self, announcement: &[u8]) -> impl Future<Output = Result<u64, StoreError>> + Send;
+
+    /// One page of ids. A record that exists during the whole walk is met at least once.
+    fn scan(&self, cursor: Option<&Cursor>) -> impl Future<Output = Result<Page, StoreError>> + Send;
+
+    /// Announces something that is no write.
+    fn publish(&self, announcement: &[u8]) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Listens to all announcements. See [`Event`] for what the stream must say; `heartbeat` is how often it should say
+    /// [`Event::Alive`].
+    fn subscribe(&self, heartbeat: Duration) -> impl Future<Output = Result<Subscription, StoreError>> + Send;
+
+    /// Whether the backend answers.
+    fn ping(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Lets go of all connections. Later calls may answer with an error.
+    fn close(&self) -> impl Future<Output = ()> + Send;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revision_counts_and_differs_from_its_siblings() {
+        let base = Revision::first();
+        let (one, two) = (base.next(), base.next());
+        assert_eq!(one.as_bytes()[..8], 2u64.to_be_bytes());
+        assert_eq!(one.as_bytes()[..8], two.as_bytes()[..8]);
+        assert_ne!(one, two);
+    }
+}

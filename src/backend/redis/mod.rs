@@ -1,0 +1,244 @@
+//! Sessions in Redis (7.0 or later): one round trip per operation.
+
+mod envelope;
+mod error;
+mod lane;
+mod scripts;
+mod subscribe;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use deadpool_redis::redis::{Client, Cmd, FromRedisValue, Value, cmd, from_redis_value};
+
+use self::error::Effect;
+use self::lane::Lane;
+use self::scripts::Scripts;
+use super::{Backend, Created, Cursor, Deleted, Page, Revision, Stored, Subscription, Touched, Updated};
+use crate::clock::millis;
+use crate::config::{ConfigError, RedisConfig};
+use crate::id::SessionId;
+use crate::store::{StoreError, StoreErrorKind};
+
+/// Keys that the server looks at for one page of a walk.
+const PAGE: u32 = 256;
+/// Characters of an id at the end of a key.
+const ID_LEN: usize = 22;
+
+pub(crate) struct RedisBackend {
+    shared: Arc<Shared>,
+}
+
+/// What operations and subscriptions have in common.
+struct Shared {
+    lane: Lane,
+    /// Makes the connections of subscriptions, which a pool cannot lend.
+    client: Client,
+    scripts: Scripts,
+    key_prefix: String,
+    channel: String,
+}
+
+impl RedisBackend {
+    /// No IO: the first operation connects.
+    pub(crate) fn new(config: &RedisConfig, channel: &str) -> Result<Self, ConfigError> {
+        let client = Client::open(config.connection_info()).map_err(|_| ConfigError::RedisUrl)?;
+        Ok(RedisBackend {
+            shared: Arc::new(Shared {
+                lane: Lane::new(config)?,
+                client,
+                scripts: Scripts::new(),
+                key_prefix: config.key_prefix.clone(),
+                channel: channel.to_owned(),
+            }),
+        })
+    }
+}
+
+impl Shared {
+    fn key(&self, id: &SessionId) -> String {
+        format!("{}{id}", self.key_prefix)
+    }
+
+    /// Matches all keys of the prefix; scripts sort out those of another length.
+    fn pattern(&self) -> String {
+        format!("{}*", self.key_prefix)
+    }
+
+    fn key_len(&self) -> usize {
+        self.key_prefix.len() + ID_LEN
+    }
+
+    fn parse_key(&self, key: &[u8]) -> Option<SessionId> {
+        std::str::from_utf8(key.strip_prefix(self.key_prefix.as_bytes())?).ok()?.parse().ok()
+    }
+
+    /// A walk goes on over the connection on which it began: another one may lead to a server whose cursors mean something else.
+    fn parse_cursor(cursor: &Cursor) -> Option<(u64, u64)> {
+        let (connection, place) = cursor.0.split_once(':')?;
+        Some((connection.parse().ok()?, place.parse().ok()?))
+    }
+}
+
+/// The answer of a script that says 1, 0 or what is there.
+enum Answer {
+    Yes,
+    No,
+    There(Bytes),
+}
+
+impl FromRedisValue for Answer {
+    fn from_redis_value(value: Value) -> Result<Self, deadpool_redis::redis::ParsingError> {
+        match value {
+            Value::Int(1) => Ok(Answer::Yes),
+            Value::Int(0) => Ok(Answer::No),
+            other => from_redis_value::<Bytes>(other).map(Answer::There),
+        }
+    }
+}
+
+fn unexpected() -> StoreError {
+    StoreError::from(StoreErrorKind::Corrupt).caused_by("the server's answer makes no sense")
+}
+
+impl Backend for RedisBackend {
+    async fn load(&self, id: &SessionId) -> Result<Option<Stored>, StoreError> {
+        let command = Cmd::get(self.shared.key(id));
+        let value: Option<Bytes> =
+            self.shared.lane.run(&command, Effect::Reads).await.map_err(|error| error.about(id))?;
+        value.map(|value| envelope::open(&value)).transpose().map_err(|error| error.about(id))
+    }
+
+    async fn create(&self, id: &SessionId, stored: &Stored, ttl: Duration) -> Result<Created, StoreError> {
+        let mut command = cmd("SET");
+        command.arg(self.shared.key(id)).arg(&envelope::seal(stored)[..]).arg("NX").arg("PX").arg(millis(ttl));
+        let answer: Option<String> = self.shared.lane.run(&command, Effect::Writes).await?;
+        Ok(if answer.is_some() { Created::Created } else { Created::Exists })
+    }
+
+    async fn update(
+        &self,
+        id: &SessionId,
+        expected: Revision,
+        stored: &Stored,
+        ttl: Duration,
+        announcement: &[u8],
+    ) -> Result<Updated, StoreError> {
+        let Shared { lane, scripts, channel, .. } = &*self.shared;
+        let (key, value) = (self.shared.key(id), envelope::seal(stored));
+        let answer = lane
+            .run_script(&scripts.update, Effect::Writes, |command| {
+                command.arg(1).arg(&key);
+                command.arg(expected.as_bytes()).arg(stored.meta.revision.as_bytes());
+                command.arg(&value[..]).arg(millis(ttl)).arg(channel).arg(announcement);
+            })
+            .await?;
+        match answer {
+            Answer::Yes => Ok(Updated::Saved),
+            Answer::No => Ok(Updated::Gone),
+            Answer::There(value) => envelope::open(&value).map(Updated::Conflict).map_err(|error| error.about(id)),
+        }
+    }
+
+    async fn delete(&self, id: &SessionId, announcement: &[u8]) -> Result<Deleted, StoreError> {
+        let Shared { lane, scripts, channel, .. } = &*self.shared;
+        let key = self.shared.key(id);
+        let answer = lane
+            .run_script(&scripts.delete, Effect::Writes, |command| {
+                command.arg(1).arg(&key).arg(channel).arg(announcement);
+            })
+            .await?;
+        match answer {
+            Answer::Yes => Ok(Deleted::Deleted),
+            Answer::No => Ok(Deleted::Gone),
+            Answer::There(id) => envelope::parse_id(&id).map(Deleted::MovedTo).ok_or_else(unexpected),
+        }
+    }
+
+    async fn delete_if(&self, id: &SessionId, revision: Revision, announcement: &[u8]) -> Result<Deleted, StoreError> {
+        let Shared { lane, scripts, channel, .. } = &*self.shared;
+        let key = self.shared.key(id);
+        let answer = lane
+            .run_script(&scripts.delete_if, Effect::Writes, |command| {
+                command.arg(1).arg(&key).arg(revision.as_bytes()).arg(channel).arg(announcement);
+            })
+            .await?;
+        match answer {
+            Answer::Yes => Ok(Deleted::Deleted),
+            Answer::No => Ok(Deleted::Gone),
+            Answer::There(value) => envelope::open(&value).map(Deleted::Conflict).map_err(|error| error.about(id)),
+        }
+    }
+
+    async fn touch(&self, id: &SessionId, deadline: u64, ttl: Duration) -> Result<Touched, StoreError> {
+        let Shared { lane, scripts, .. } = &*self.shared;
+        let key = self.shared.key(id);
+        let answer: i64 = lane
+            .run_script(&scripts.touch, Effect::Writes, |command| {
+                command.arg(1).arg(&key).arg(&deadline.to_be_bytes()).arg(millis(ttl));
+            })
+            .await?;
+        Ok(if answer == 1 { Touched::Extended } else { Touched::Gone })
+    }
+
+    async fn clear(&self, announcement: &[u8]) -> Result<u64, StoreError> {
+        let Shared { lane, scripts, channel, .. } = &*self.shared;
+        // All over one connection: if it breaks, so does the walk.
+        let connected = lane.connected().await?;
+        let (pattern, key_len) = (self.shared.pattern(), self.shared.key_len());
+        let (mut cursor, mut total) = (0u64, 0);
+        loop {
+            let (next, deleted): (u64, u64) = lane
+                .run_script_on(&connected, &scripts.clear, Effect::Writes, |command| {
+                    command.arg(0).arg(cursor).arg(&pattern).arg(key_len).arg(PAGE);
+                    command.arg(channel).arg(announcement);
+                })
+                .await?;
+            total += deleted;
+            cursor = next;
+            if cursor == 0 {
+                return Ok(total);
+            }
+        }
+    }
+
+    async fn scan(&self, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
+        let Shared { lane, scripts, .. } = &*self.shared;
+        let connected = lane.connected().await?;
+        let place = match cursor.map(Shared::parse_cursor) {
+            None => 0,
+            Some(Some((connection, place))) if connection == connected.number => place,
+            Some(_) => return Ok(Page::Restart),
+        };
+        let (pattern, key_len) = (self.shared.pattern(), self.shared.key_len());
+        let (next, keys): (u64, Vec<Bytes>) = lane
+            .run_script_on(&connected, &scripts.scan, Effect::Reads, |command| {
+                command.arg(0).arg(place).arg(&pattern).arg(key_len).arg(PAGE);
+            })
+            .await?;
+        let ids = keys.iter().filter_map(|key| self.shared.parse_key(key)).collect();
+        let next = (next != 0).then(|| Cursor(format!("{}:{next}", connected.number)));
+        Ok(Page::Ids(ids, next))
+    }
+
+    async fn publish(&self, announcement: &[u8]) -> Result<(), StoreError> {
+        let command = Cmd::publish(&self.shared.channel, announcement);
+        // Made twice it does no harm, so its failure is not a write of unknown outcome.
+        let _receivers: i64 = self.shared.lane.run(&command, Effect::Reads).await?;
+        Ok(())
+    }
+
+    async fn subscribe(&self, heartbeat: Duration) -> Result<Subscription, StoreError> {
+        subscribe::subscribe(&self.shared, heartbeat).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        let _pong: String = self.shared.lane.run(&cmd("PING"), Effect::Reads).await?;
+        Ok(())
+    }
+
+    async fn close(&self) {
+        self.shared.lane.close();
+    }
+}

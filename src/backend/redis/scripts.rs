@@ -1,0 +1,119 @@
+//! What must be one step runs as a script on the server.
+//!
+//! A script is not rolled back when one of its commands fails. So each compares first, then announces, then writes: an
+//! announcement that is refused leaves nothing written unannounced, and one that is followed by a failing write costs the nodes
+//! a cache miss.
+//!
+//! Lua counts from 1 and `GETRANGE` from 0; the offsets are those of `envelope.rs`.
+
+use deadpool_redis::redis;
+
+/// A script and the digest by which the server knows it.
+pub(super) struct Script {
+    pub(super) code: &'static str,
+    pub(super) sha: String,
+}
+
+impl Script {
+    fn new(code: &'static str) -> Self {
+        Script { code, sha: redis::Script::new(code).get_hash().to_owned() }
+    }
+}
+
+/// All of them.
+pub(super) struct Scripts {
+    pub(super) update: Script,
+    pub(super) delete: Script,
+    pub(super) delete_if: Script,
+    pub(super) touch: Script,
+    pub(super) clear: Script,
+    pub(super) scan: Script,
+    pub(super) beat: Script,
+}
+
+impl Scripts {
+    pub(super) fn new() -> Self {
+        Scripts {
+            update: Script::new(UPDATE),
+            delete: Script::new(DELETE),
+            delete_if: Script::new(DELETE_IF),
+            touch: Script::new(TOUCH),
+            clear: Script::new(CLEAR),
+            scan: Script::new(SCAN),
+            beat: Script::new(BEAT),
+        }
+    }
+}
+
+/// Key; expected revision, new revision, value, time to live, channel, message. 1: saved; 0: gone; a string: the other version.
+const UPDATE: &str = r"
+local revision = redis.call('GETRANGE', KEYS[1], 2, 17)
+if revision == '' then return 0 end
+if revision == ARGV[2] then return 1 end
+if revision ~= ARGV[1] then return redis.call('GET', KEYS[1]) end
+redis.call('PUBLISH', ARGV[5], ARGV[6])
+redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
+return 1
+";
+
+/// Key; channel, message. 1: deleted; 0: gone; a string: the id to which the session has moved.
+const DELETE: &str = r"
+local kind = redis.call('GETRANGE', KEYS[1], 1, 1)
+redis.call('PUBLISH', ARGV[1], ARGV[2])
+if kind == '\1' then return redis.call('GETRANGE', KEYS[1], 34, -1) end
+return redis.call('DEL', KEYS[1])
+";
+
+/// Key; revision, channel, message. 1: deleted; 0: gone; a string: the other version.
+const DELETE_IF: &str = r"
+local revision = redis.call('GETRANGE', KEYS[1], 2, 17)
+if revision ~= '' and revision ~= ARGV[1] then return redis.call('GET', KEYS[1]) end
+redis.call('PUBLISH', ARGV[2], ARGV[3])
+return redis.call('DEL', KEYS[1])
+";
+
+/// Key; deadline in 8 bytes, time to live. 1: extended, or it lived longer already; 0: gone.
+const TOUCH: &str = r"
+local kind = redis.call('GETRANGE', KEYS[1], 1, 1)
+if kind ~= '\0' then return 0 end
+if redis.call('PEXPIRE', KEYS[1], ARGV[2], 'GT') == 1 then
+  redis.call('SETRANGE', KEYS[1], 26, ARGV[1])
+end
+return 1
+";
+
+/// Cursor, pattern, length of a key, count, channel, message. The next cursor and how many sessions were deleted.
+const CLEAR: &str = r"
+local page = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[4])
+local keys, sessions = {}, 0
+for _, key in ipairs(page[2]) do
+  if #key == tonumber(ARGV[3]) then
+    keys[#keys + 1] = key
+    if redis.pcall('GETRANGE', key, 1, 1) ~= '\1' then sessions = sessions + 1 end
+  end
+end
+redis.call('PUBLISH', ARGV[5], ARGV[6])
+for _, key in ipairs(keys) do redis.call('UNLINK', key) end
+return {page[1], sessions}
+";
+
+/// Cursor, pattern, length of a key, count. The next cursor and the keys, without tombstones. A key of another type stays in:
+/// it is reported when it is read.
+const SCAN: &str = r"
+local page = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[4])
+local keys = {}
+for _, key in ipairs(page[2]) do
+  if #key == tonumber(ARGV[3]) and redis.pcall('GETRANGE', key, 1, 1) ~= '\1' then
+    keys[#keys + 1] = key
+  end
+end
+return {page[1], keys}
+";
+
+/// Key; time to live, channel, nonce. A write that a server refuses which must not be trusted: a replica, or a master that has
+/// lost its replicas.
+const BEAT: &str = r"
+redis.call('SET', KEYS[1], '', 'PX', ARGV[1])
+redis.call('PUBLISH', ARGV[2], ARGV[3])
+return 1
+";

@@ -1,0 +1,167 @@
+//! The subscription, and the proof that it hears.
+//!
+//! Announcements come over a connection of their own. Several times per `max_staleness` a *beat* runs over the lane: a script that
+//! writes a short-lived key and publishes a number on a channel that only this subscription listens to. The script's answer
+//! proves that the lane leads to a writable master; the number coming out of the subscription proves that the subscription hears
+//! that same server, and that everything announced before has come out already.
+//!
+//! A `PING` would prove neither: a demoted master answers it, and so does a connection whose channel was taken away by an ACL.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use deadpool_redis::redis::aio::{PubSub, PubSubStream};
+use deadpool_redis::redis::{Client, Msg};
+use futures_util::StreamExt as _;
+use futures_util::future::{FusedFuture as _, FutureExt as _};
+
+use super::Shared;
+use super::error::{Effect, unreachable};
+use super::lane::Connected;
+use crate::backend::{Event, Subscription, SubscriptionSender};
+use crate::id::random_bytes;
+use crate::store::{StoreError, StoreErrorKind};
+
+/// Beats under way at most. With more, the lane or the subscription is so late that a new one is called for.
+const MAX_UNHEARD: usize = 16;
+
+/// Subscribes, and proves it once before saying so.
+pub(super) async fn subscribe(shared: &Arc<Shared>, heartbeat: Duration) -> Result<Subscription, StoreError> {
+    let connected = shared.lane.connected().await?;
+    let private = private_channel(&shared.channel);
+    let stream = shared.lane.in_time(connect(&shared.client, &shared.channel, &private)).await??;
+    let (events, subscription) = Subscription::channel();
+    let mut pump = Pump { shared: shared.clone(), connected, private, events, unheard: VecDeque::new(), next: 0 };
+    let stream = pump.prove(stream).await?;
+    tokio::spawn(pump.run(stream, heartbeat));
+    Ok(subscription)
+}
+
+/// The name of a channel that nobody else listens to.
+fn private_channel(channel: &str) -> String {
+    let random: String = random_bytes::<16>().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{channel}:{random}")
+}
+
+async fn connect(client: &Client, channel: &str, private: &str) -> Result<PubSubStream, StoreError> {
+    let connection: PubSub = client.get_async_pubsub().await.map_err(unreachable)?;
+    let (mut sink, stream) = connection.split();
+    // Each is confirmed by the server before this goes on.
+    sink.subscribe(channel).await.map_err(unreachable)?;
+    sink.subscribe(private).await.map_err(unreachable)?;
+    Ok(stream)
+}
+
+/// Moves what comes over the connection into the subscription's bounded queue.
+struct Pump {
+    shared: Arc<Shared>,
+    /// The lane's connection over which the beats run. With another one, the proof would be about another one.
+    connected: Connected,
+    private: String,
+    events: SubscriptionSender,
+    /// Beats that were sent and not heard yet, oldest first.
+    unheard: VecDeque<(u64, Instant)>,
+    next: u64,
+}
+
+impl Pump {
+    /// The first beat: from the confirmation to it, nothing was missed.
+    async fn prove(&mut self, mut stream: PubSubStream) -> Result<PubSubStream, StoreError> {
+        self.events.send(Event::Connected);
+        self.note_beat();
+        self.beat().await?;
+        let patience = self.shared.lane.response_timeout();
+        let heard = async {
+            while let Some(message) = stream.next().await {
+                self.forward(&message);
+                if self.unheard.is_empty() {
+                    return true;
+                }
+            }
+            false
+        };
+        match tokio::time::timeout(patience, heard).await {
+            Ok(true) => Ok(stream),
+            Ok(false) | Err(_) => {
+                Err(StoreError::from(StoreErrorKind::Unavailable).caused_by("the subscription does not hear"))
+            }
+        }
+    }
+
+    /// Ends, and with it the subscription, when the link is lost, a beat fails or stays unheard, the lane uses another
+    /// connection, or nobody listens any more.
+    async fn run(mut self, mut stream: PubSubStream, heartbeat: Duration) {
+        let shared = self.shared.clone();
+        let replaced = std::pin::pin!(shared.lane.replaced(self.connected.number));
+        let mut replaced = replaced.fuse();
+        let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + heartbeat, heartbeat);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut beats = std::pin::pin!(futures_util::future::Fuse::terminated());
+        loop {
+            tokio::select! {
+                // In this order, so that a backlog of messages cannot starve the beats, nor beats the messages.
+                biased;
+                () = &mut replaced => return,
+                () = self.events.closed() => return,
+                result = &mut beats, if !beats.is_terminated() => {
+                    let result: Result<(), StoreError> = result;
+                    if let Err(error) = result {
+                        tracing::debug!(error = &error as &dyn std::error::Error, "a heartbeat failed");
+                        return;
+                    }
+                }
+                _ = ticks.tick() => {
+                    let patience = heartbeat * 4 + shared.lane.response_timeout();
+                    let overdue = self.unheard.front().is_some_and(|(_, sent)| sent.elapsed() > patience);
+                    if overdue || self.unheard.len() >= MAX_UNHEARD {
+                        return;
+                    }
+                    if beats.is_terminated() {
+                        let number = self.note_beat();
+                        beats.set(beat(shared.clone(), self.connected.clone(), self.private.clone(), number).fuse());
+                    }
+                }
+                message = stream.next() => match message {
+                    Some(message) => if !self.forward(&message) { return },
+                    None => return,
+                },
+            }
+        }
+    }
+
+    /// `false` when the subscription is over.
+    fn forward(&mut self, message: &Msg) -> bool {
+        if message.get_channel_name() != self.private {
+            return self.events.send(Event::Message(message.get_payload_bytes().to_vec().into()));
+        }
+        let number = std::str::from_utf8(message.get_payload_bytes()).ok().and_then(|text| text.parse::<u64>().ok());
+        let Some(position) = self.unheard.iter().position(|(sent, _)| Some(*sent) == number) else { return true };
+        let sent_at = self.unheard[position].1;
+        self.unheard.drain(..=position);
+        self.events.send(Event::Alive(sent_at))
+    }
+
+    /// Takes the time before the beat is sent.
+    fn note_beat(&mut self) -> u64 {
+        self.next += 1;
+        self.unheard.push_back((self.next, tokio::time::Instant::now().into_std()));
+        self.next
+    }
+
+    async fn beat(&self) -> Result<(), StoreError> {
+        beat(self.shared.clone(), self.connected.clone(), self.private.clone(), self.next).await
+    }
+}
+
+async fn beat(shared: Arc<Shared>, connected: Connected, private: String, number: u64) -> Result<(), StoreError> {
+    let key = format!("{}beat", shared.key_prefix);
+    let answer: i64 = shared
+        .lane
+        .run_script_on(&connected, &shared.scripts.beat, Effect::Writes, |command| {
+            command.arg(1).arg(&key).arg(1000).arg(&private).arg(number);
+        })
+        .await?;
+    debug_assert_eq!(answer, 1);
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! Where the crate reads time: one of the two seams a test can take hold of.
+
+use std::sync::OnceLock;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// The source of time for a store.
+///
+/// Two kinds of time are used. What happens within this process (leases, the age of a cached entry) follows the monotonic
+/// clock; what several nodes must agree on (when a session was created, when it expires) is wall-clock time.
+///
+/// The default is [`Clock::system`]. A test that runs under tokio's paused clock wants [`Clock::tokio`], which makes the
+/// wall clock follow the paused one, so that a day passes in `tokio::time::advance(day)`.
+#[derive(Clone, Debug)]
+pub struct Clock(Wall);
+
+#[derive(Clone, Debug)]
+enum Wall {
+    System,
+    FollowsTokio { origin: Instant, at_origin: u64 },
+}
+
+impl Clock {
+    /// The machine's clocks.
+    pub fn system() -> Self {
+        Clock(Wall::System)
+    }
+
+    /// A wall clock that starts at the present and then follows `tokio::time`, which a test can pause and advance.
+    ///
+    /// Several stores that share sessions in a test should share one such clock.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// use std::time::Duration;
+    /// use clustered_sessions::{Clock, Secret, SessionConfig};
+    ///
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession;
+    /// let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("tests"))
+    ///     .clock(Clock::tokio())
+    ///     .build();
+    /// assert!(config.is_ok());
+    /// # }
+    /// ```
+    pub fn tokio() -> Self {
+        Clock(Wall::FollowsTokio { origin: monotonic(), at_origin: system_wall() })
+    }
+
+    /// Milliseconds since an arbitrary moment in this process. Never goes back, and never stops with the runtime.
+    pub(crate) fn now(&self) -> Millis {
+        Millis::of(monotonic())
+    }
+
+    /// Milliseconds since the Unix epoch.
+    pub(crate) fn wall(&self) -> u64 {
+        match &self.0 {
+            Wall::System => system_wall(),
+            Wall::FollowsTokio { origin, at_origin } => {
+                at_origin + millis(monotonic().saturating_duration_since(*origin))
+            }
+        }
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::system()
+    }
+}
+
+/// A moment on the monotonic clock, in whole milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Millis(pub(crate) u64);
+
+impl Millis {
+    /// Rounds down: a lease that runs from a rounded moment ends early, never late.
+    pub(crate) fn of(instant: Instant) -> Self {
+        static ORIGIN: OnceLock<Instant> = OnceLock::new();
+        // Before every instant, those of a test's paused clock among them, which may have been stopped a while ago.
+        let origin = ORIGIN.get_or_init(|| {
+            let now = Instant::now();
+            now.checked_sub(Duration::from_secs(3600)).unwrap_or(now)
+        });
+        Millis(millis(instant.saturating_duration_since(*origin)))
+    }
+
+    pub(crate) fn plus(self, millis: u64) -> Self {
+        Millis(self.0.saturating_add(millis))
+    }
+}
+
+/// Whole milliseconds of a duration, at most `u64::MAX`.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// tokio's clock is the machine's own, unless a test has paused it.
+fn monotonic() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+fn system_wall() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_tokio_clock_moves_only_when_advanced() {
+        let clock = Clock::tokio();
+        let (wall, now) = (clock.wall(), clock.now());
+        tokio::time::advance(Duration::from_secs(86_400)).await;
+        assert_eq!(clock.wall() - wall, 86_400_000);
+        assert_eq!(clock.now().0 - now.0, 86_400_000);
+    }
+}

@@ -1,0 +1,305 @@
+//! The local cache: sessions in memory, visible only while the node is sure to hear of changes to them.
+//!
+//! Three things stand between a reader and a stale session. The *lease* (`lease.rs`) says whether the node hears the others at
+//! all. The *epoch* makes what was cached before a gap in hearing invisible. The *fence* (`fence.rs`) keeps out what a change has
+//! overtaken on its way in.
+//!
+//! A hit takes one load of the lease, one reading of the clock, one read lock on a shard of the map and one clone of an `Arc`; it
+//! allocates nothing.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quick_cache::sync::Cache;
+use quick_cache::{DefaultHashBuilder, Lifecycle, UnitWeighter};
+
+use super::fence::Fence;
+use super::lease::{Epoch, Lease};
+use super::stats::{CacheStats, Counters};
+use crate::backend::Revision;
+use crate::clock::{Clock, Millis, millis};
+use crate::id::SessionId;
+use crate::store::Record;
+
+/// For how long, in milliseconds, "there is no such session" is believed.
+const ABSENT_TTL: u64 = 1000;
+/// How many ids are remembered not to exist. Only cookies that verify get this far, so it need not be large.
+const ABSENT_MAX: usize = 1024;
+
+/// The sessions in this node's memory.
+pub struct LocalCache<T> {
+    sessions: Cache<SessionId, Cached<T>, UnitWeighter, DefaultHashBuilder, CountEvictions>,
+    absent: Cache<SessionId, Window>,
+    fence: Fence,
+    lease: Lease,
+    clock: Clock,
+    ttl: u64,
+    counters: Arc<Counters>,
+}
+
+struct Cached<T> {
+    record: Record<T>,
+    window: Window,
+}
+
+/// When an entry may be seen: in the epoch in which its backend call began, and for a time from that moment on.
+#[derive(Clone, Copy, Debug)]
+struct Window {
+    epoch: Epoch,
+    until: Millis,
+}
+
+/// What the cache knows about a session.
+#[derive(Debug)]
+pub(crate) enum Lookup<T> {
+    Hit(Record<T>),
+    Absent,
+    Miss,
+}
+
+impl<T> LocalCache<T> {
+    pub(crate) fn new(lease: Lease, clock: Clock, ttl: Duration, max_size: usize) -> Self {
+        let counters = Arc::new(Counters::default());
+        let evictions = CountEvictions(counters.clone());
+        LocalCache {
+            sessions: Cache::with(max_size, max_size as u64, UnitWeighter, DefaultHashBuilder::default(), evictions),
+            absent: Cache::new(max_size.min(ABSENT_MAX)),
+            fence: Fence::new(),
+            lease,
+            clock,
+            ttl: millis(ttl),
+            counters,
+        }
+    }
+
+    /// Drops all sessions from this node's memory. Other nodes keep theirs, and nothing is deleted.
+    pub fn clear(&self) {
+        self.fence.event_about_all();
+        self.counters.invalidations.add(self.sessions.len() as u64);
+        self.sessions.clear();
+        self.absent.clear();
+    }
+
+    /// Sessions in memory now, those included that have expired but have not been replaced yet.
+    pub fn size(&self) -> usize {
+        self.sessions.len()
+    }
+
+    pub(crate) fn stats(&self) -> CacheStats {
+        self.counters.snapshot(self.size())
+    }
+
+    pub(crate) fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// Whether the cache may be used at this moment.
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.lease.held(|| self.clock.now()).is_some()
+    }
+
+    /// The one entry point for reads; counts a hit or a miss.
+    pub(crate) fn get(&self, id: &SessionId) -> Lookup<T> {
+        let Some((epoch, now)) = self.lease.held(|| self.clock.now()) else {
+            self.counters.bypasses.add_one();
+            self.counters.misses.add_one();
+            return Lookup::Miss;
+        };
+        if let Some(record) = self.visible(id, epoch, now) {
+            self.counters.hits.add_one();
+            return Lookup::Hit(record);
+        }
+        if self.absent.get(id).is_some_and(|window| window.shows(epoch, now)) {
+            self.counters.hits.add_one();
+            return Lookup::Absent;
+        }
+        self.counters.misses.add_one();
+        Lookup::Miss
+    }
+
+    /// The record that a read would get, without counting.
+    pub(crate) fn peek(&self, id: &SessionId) -> Option<Record<T>> {
+        let (epoch, now) = self.lease.held(|| self.clock.now())?;
+        self.visible(id, epoch, now)
+    }
+
+    fn visible(&self, id: &SessionId, epoch: Epoch, now: Millis) -> Option<Record<T>> {
+        let cached = self.sessions.get(id)?;
+        (cached.window.shows(epoch, now) && now < cached.record.expires()).then_some(cached.record)
+    }
+
+    /// Something was heard about a session: evicts it, unless the cached revision is the one announced.
+    pub(crate) fn evict(&self, id: &SessionId, announced: Option<Revision>) {
+        self.fence.event(id, announced, || self.remove(id, announced));
+    }
+
+    fn remove(&self, id: &SessionId, keep: Option<Revision>) {
+        self.absent.remove(id);
+        let cached = self.sessions.peek(id);
+        if cached.is_some_and(|cached| Some(cached.record.revision()) != keep) {
+            self.sessions.remove(id);
+            self.counters.invalidations.add_one();
+        }
+    }
+
+    fn insert(&self, record: &Record<T>, window: Window) {
+        self.absent.remove(&record.id());
+        self.sessions.insert(record.id(), Cached { record: record.clone(), window });
+    }
+
+    /// A read of the backend begins.
+    pub(crate) fn begin_load(self: &Arc<Self>, id: &SessionId) -> LoadCall<T> {
+        LoadCall { call: self.begin(id, [None; 2]) }
+    }
+
+    /// A write to the backend begins. `expected` are the revisions whose announcements are no news to it.
+    pub(crate) fn begin_write(self: &Arc<Self>, id: &SessionId, expected: [Option<Revision>; 2]) -> WriteCall<T> {
+        WriteCall { call: self.begin(id, expected) }
+    }
+
+    fn begin(self: &Arc<Self>, id: &SessionId, expected: [Option<Revision>; 2]) -> Call<T> {
+        let lease = self.lease.held(|| self.clock.now());
+        Call { cache: self.clone(), id: *id, serial: Some(self.fence.begin(id, expected)), lease }
+    }
+
+    /// Whether a read that begins now may take the result of one that began earlier.
+    pub(crate) fn may_share(&self, earlier: &LoadMark) -> bool {
+        let held = self.lease.held(|| self.clock.now());
+        let same_epoch = held.is_some_and(|(epoch, _)| Some(epoch) == earlier.epoch);
+        same_epoch && self.fence.is_clear(&earlier.id, earlier.serial)
+    }
+}
+
+impl<T> fmt::Debug for LocalCache<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalCache").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+impl<T> Clone for Cached<T> {
+    fn clone(&self) -> Self {
+        Cached { record: self.record.clone(), window: self.window }
+    }
+}
+
+impl Window {
+    fn shows(&self, epoch: Epoch, now: Millis) -> bool {
+        self.epoch == epoch && now < self.until
+    }
+}
+
+/// A call to the backend whose result may be cached. Its fence ticket is given back in any case.
+struct Call<T> {
+    cache: Arc<LocalCache<T>>,
+    id: SessionId,
+    /// Taken when the ticket is given back.
+    serial: Option<u64>,
+    /// The epoch and the moment in which the call began. `None` if no lease was held: its result will not be cached.
+    lease: Option<(Epoch, Millis)>,
+}
+
+impl<T> Call<T> {
+    /// For how long the result of this call may be seen, if it may be cached: the lease must have been held in one epoch when
+    /// the call began and now.
+    fn window(&self, ttl: u64) -> Option<Window> {
+        let (epoch, began) = self.lease?;
+        let (present, _) = self.cache.lease.held(|| self.cache.clock.now())?;
+        (epoch == present).then(|| Window { epoch, until: began.plus(ttl) })
+    }
+}
+
+/// A read under way. Dropped without a result, it caches nothing.
+pub(crate) struct LoadCall<T> {
+    call: Call<T>,
+}
+
+/// Names a read under way, for those who may want to share it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LoadMark {
+    id: SessionId,
+    serial: u64,
+    epoch: Option<Epoch>,
+}
+
+impl<T> LoadCall<T> {
+    pub(crate) fn mark(&self) -> LoadMark {
+        LoadMark {
+            id: self.call.id,
+            // Only finishing and dropping take it.
+            serial: self.call.serial.unwrap_or(u64::MAX),
+            epoch: self.call.lease.map(|(epoch, _)| epoch),
+        }
+    }
+
+    /// The read has brought this.
+    pub(crate) fn finish(mut self, loaded: Option<&Record<T>>) {
+        let Some(serial) = self.call.serial.take() else { return };
+        let Call { cache, id, .. } = &self.call;
+        cache.fence.end(id, serial, loaded.map(Record::revision), |admitted| {
+            let ttl = if loaded.is_some() { cache.ttl } else { cache.ttl.min(ABSENT_TTL) };
+            let Some(window) = self.call.window(ttl).filter(|_| admitted) else {
+                if self.call.lease.is_some() {
+                    cache.counters.refused_fills.add_one();
+                }
+                return;
+            };
+            match loaded {
+                Some(record) => cache.insert(record, window),
+                None => {
+                    cache.sessions.remove(id);
+                    cache.absent.insert(*id, window);
+                }
+            }
+        });
+    }
+}
+
+impl<T> Drop for LoadCall<T> {
+    fn drop(&mut self) {
+        if let Some(serial) = self.call.serial.take() {
+            self.call.cache.fence.end(&self.call.id, serial, None, |_| ());
+        }
+    }
+}
+
+/// A write under way. Dropped without a result, because it failed or nobody waited for it, it evicts the session: what the
+/// backend has now is unknown.
+pub(crate) struct WriteCall<T> {
+    call: Call<T>,
+}
+
+impl<T> WriteCall<T> {
+    /// The write has put this record there: it stays warm, unless news of another change have come meanwhile.
+    pub(crate) fn saved(mut self, record: &Record<T>) {
+        let Some(serial) = self.call.serial.take() else { return };
+        let Call { cache, id, .. } = &self.call;
+        cache.fence.end_write(id, serial, Some(record.revision()), |admitted| {
+            match self.call.window(cache.ttl).filter(|_| admitted) {
+                Some(window) => cache.insert(record, window),
+                None => cache.remove(id, None),
+            }
+        });
+    }
+}
+
+impl<T> Drop for WriteCall<T> {
+    fn drop(&mut self) {
+        if let Some(serial) = self.call.serial.take() {
+            let Call { cache, id, .. } = &self.call;
+            cache.fence.end_write(id, serial, None, |_| cache.remove(id, None));
+        }
+    }
+}
+
+/// Counts what the map drops to make room, and nothing else.
+#[derive(Clone, Debug)]
+struct CountEvictions(Arc<Counters>);
+
+impl<T> Lifecycle<SessionId, Cached<T>> for CountEvictions {
+    type RequestState = ();
+
+    fn before_evict(&self, (): &mut (), _: &SessionId, _: &mut Cached<T>) {
+        self.0.evictions.add_one();
+    }
+}

@@ -1,0 +1,243 @@
+//! The fence: what is inserted into the cache must not be older than what the node has heard.
+//!
+//! Between the moment at which a backend call begins and the moment at which its result is to be cached, the session may be
+//! changed or deleted, and the announcement of that may already have been applied, in vain, since nothing was cached yet. So each
+//! call takes a ticket; each event about its session marks the ticket; and a marked ticket inserts nothing.
+//!
+//! Tickets are counted per session and not by a global number, so that traffic on other sessions never costs a fill.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::backend::Revision;
+use crate::id::SessionId;
+
+/// Locks, so that sessions seldom wait for each other. The caller's closures run under one of them, and must not wait.
+const SHARDS: usize = 64;
+
+/// The tickets of all backend calls in flight.
+#[derive(Debug)]
+pub(crate) struct Fence {
+    shards: Box<[Mutex<Shard>]>,
+    serial: AtomicU64,
+}
+
+type Shard = HashMap<SessionId, Vec<Ticket>>;
+
+#[derive(Debug)]
+struct Ticket {
+    serial: u64,
+    /// Revisions whose announcement is no news to this call: for a write, the one that it writes and the one that it replaces.
+    expected: [Option<Revision>; 2],
+    seen: Seen,
+}
+
+/// What was announced about the session since the call began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    Nothing,
+    /// One revision. A load that brings this very one is right.
+    Revision(Revision),
+    /// Something that only a new call can answer to.
+    News,
+}
+
+impl Ticket {
+    fn mark(&mut self, announced: Option<Revision>) {
+        if announced.is_some() && self.expected.contains(&announced) {
+            return;
+        }
+        self.seen = match (self.seen, announced) {
+            (Seen::Nothing, Some(revision)) => Seen::Revision(revision),
+            (Seen::Revision(before), Some(revision)) if before == revision => Seen::Revision(revision),
+            _ => Seen::News,
+        };
+    }
+
+    fn admits(&self, revision: Option<Revision>) -> bool {
+        match self.seen {
+            Seen::Nothing => true,
+            Seen::Revision(seen) => revision == Some(seen),
+            Seen::News => false,
+        }
+    }
+}
+
+impl Fence {
+    pub(crate) fn new() -> Self {
+        Fence { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), serial: AtomicU64::new(0) }
+    }
+
+    /// A call about a session begins. The serial number must be given back to [`end`](Fence::end).
+    pub(crate) fn begin(&self, id: &SessionId, expected: [Option<Revision>; 2]) -> u64 {
+        // Uniqueness is all that is asked of it.
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        let ticket = Ticket { serial, expected, seen: Seen::Nothing };
+        self.shard(id).entry(*id).or_default().push(ticket);
+        serial
+    }
+
+    /// The call has ended. `then` learns whether a record of this revision (`None`: no record) may be cached, and acts on it
+    /// before any further event about the session.
+    pub(crate) fn end(&self, id: &SessionId, serial: u64, revision: Option<Revision>, then: impl FnOnce(bool)) {
+        let mut shard = self.shard(id);
+        let ticket = take(&mut shard, id, serial);
+        then(ticket.is_some_and(|ticket| ticket.admits(revision)));
+    }
+
+    /// A write has ended, which is news to all other calls about the session; `revision` is what it wrote, if that is known.
+    /// `then` is as in [`end`](Fence::end).
+    pub(crate) fn end_write(&self, id: &SessionId, serial: u64, revision: Option<Revision>, then: impl FnOnce(bool)) {
+        let mut shard = self.shard(id);
+        let ticket = take(&mut shard, id, serial);
+        mark_all(&mut shard, id, revision);
+        then(ticket.is_some_and(|ticket| ticket.admits(revision)));
+    }
+
+    /// Something was heard about a session. `then` evicts it, before any further call about it ends.
+    pub(crate) fn event(&self, id: &SessionId, announced: Option<Revision>, then: impl FnOnce()) {
+        let mut shard = self.shard(id);
+        mark_all(&mut shard, id, announced);
+        then();
+    }
+
+    /// Something was heard that may concern every session. The caller evicts them all afterwards.
+    pub(crate) fn event_about_all(&self) {
+        for shard in &self.shards {
+            for ticket in lock(shard).values_mut().flatten() {
+                ticket.mark(None);
+            }
+        }
+    }
+
+    /// Whether nothing was heard about the session since the call began.
+    pub(crate) fn is_clear(&self, id: &SessionId, serial: u64) -> bool {
+        let shard = self.shard(id);
+        let ticket = shard.get(id).and_then(|tickets| tickets.iter().find(|ticket| ticket.serial == serial));
+        ticket.is_some_and(|ticket| ticket.seen == Seen::Nothing)
+    }
+
+    fn shard(&self, id: &SessionId) -> MutexGuard<'_, Shard> {
+        // Ids are digests: each of their bytes is as good as a hash.
+        lock(&self.shards[usize::from(id.as_bytes()[0]) % SHARDS])
+    }
+
+    #[cfg(test)]
+    pub(crate) fn calls_in_flight(&self) -> usize {
+        self.shards.iter().map(|shard| lock(shard).values().map(Vec::len).sum::<usize>()).sum()
+    }
+}
+
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    // Marks are single assignments, so a panic in a closure leaves nothing half done.
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn mark_all(shard: &mut Shard, id: &SessionId, announced: Option<Revision>) {
+    for ticket in shard.get_mut(id).into_iter().flatten() {
+        ticket.mark(announced);
+    }
+}
+
+fn take(shard: &mut Shard, id: &SessionId, serial: u64) -> Option<Ticket> {
+    let tickets = shard.get_mut(id)?;
+    let position = tickets.iter().position(|ticket| ticket.serial == serial)?;
+    let ticket = tickets.swap_remove(position);
+    if tickets.is_empty() {
+        shard.remove(id);
+    }
+    Some(ticket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id() -> SessionId {
+        SessionId::from_bytes([7; 16])
+    }
+
+    fn admitted(fence: &Fence, serial: u64, revision: Option<Revision>) -> bool {
+        let mut answer = None;
+        fence.end(&id(), serial, revision, |admitted| answer = Some(admitted));
+        answer.unwrap()
+    }
+
+    #[test]
+    fn a_load_that_nothing_disturbed_is_admitted() {
+        let fence = Fence::new();
+        let serial = fence.begin(&id(), [None; 2]);
+        fence.event(&SessionId::from_bytes([8; 16]), None, || ());
+        assert!(fence.is_clear(&id(), serial));
+        assert!(admitted(&fence, serial, Some(Revision::first())));
+        assert_eq!(fence.calls_in_flight(), 0);
+    }
+
+    #[test]
+    fn a_load_overtaken_by_a_change_is_refused_unless_it_brings_that_change() {
+        let (old, new) = (Revision::first(), Revision::first());
+        for (brought, expected) in [(Some(old), false), (Some(new), true), (None, false)] {
+            let fence = Fence::new();
+            let serial = fence.begin(&id(), [None; 2]);
+            fence.event(&id(), Some(new), || ());
+            assert!(!fence.is_clear(&id(), serial));
+            assert_eq!(admitted(&fence, serial, brought), expected);
+        }
+    }
+
+    #[test]
+    fn a_load_overtaken_by_two_changes_is_refused() {
+        let (one, two) = (Revision::first(), Revision::first());
+        let fence = Fence::new();
+        let serial = fence.begin(&id(), [None; 2]);
+        fence.event(&id(), Some(one), || ());
+        fence.event(&id(), Some(two), || ());
+        assert!(!admitted(&fence, serial, Some(two)));
+    }
+
+    #[test]
+    fn a_deletion_or_a_clear_refuses_everything() {
+        let revision = Revision::first();
+        let fence = Fence::new();
+        let serial = fence.begin(&id(), [None; 2]);
+        fence.event(&id(), None, || ());
+        assert!(!admitted(&fence, serial, Some(revision)));
+
+        let serial = fence.begin(&id(), [Some(revision), None]);
+        fence.event_about_all();
+        assert!(!admitted(&fence, serial, Some(revision)));
+    }
+
+    #[test]
+    fn a_write_is_not_disturbed_by_its_own_announcement_nor_by_that_of_its_base() {
+        let base = Revision::first();
+        let new = base.next();
+        let fence = Fence::new();
+        let serial = fence.begin(&id(), [Some(base), Some(new)]);
+        fence.event(&id(), Some(base), || ());
+        fence.event(&id(), Some(new), || ());
+        assert!(admitted(&fence, serial, Some(new)));
+
+        let serial = fence.begin(&id(), [Some(base), Some(new)]);
+        fence.event(&id(), Some(Revision::first()), || ());
+        assert!(!admitted(&fence, serial, Some(new)));
+    }
+
+    #[test]
+    fn a_write_that_ends_is_news_to_loads_in_flight() {
+        let base = Revision::first();
+        let new = base.next();
+        let fence = Fence::new();
+        let load = fence.begin(&id(), [None; 2]);
+        let write = fence.begin(&id(), [Some(base), Some(new)]);
+        fence.end_write(&id(), write, Some(new), |admitted| assert!(admitted));
+        assert!(!fence.is_clear(&id(), load));
+        assert!(!admitted(&fence, load, Some(base)));
+
+        let load = fence.begin(&id(), [None; 2]);
+        let write = fence.begin(&id(), [Some(base), Some(new)]);
+        fence.end_write(&id(), write, None, |_| ());
+        assert!(!admitted(&fence, load, Some(new)), "an unknown outcome is news whatever the load brings");
+    }
+}

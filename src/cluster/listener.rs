@@ -1,0 +1,167 @@
+//! Hears the announcements and applies them to the cache, in the order in which they come.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::cache::LocalCache;
+use super::message::{Action, interpret};
+use super::stats::Counter;
+use crate::backend::{DynBackend, Event, Subscription};
+use crate::clock::{Millis, millis};
+use crate::id::random_bytes;
+use crate::store::StoreError;
+
+/// The pause before a lost subscription is made anew, doubled at each failure.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// What the listener is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// No listener is running.
+    Stopped,
+    /// It is not sure to hear: the cache is not used.
+    Connecting,
+    /// It hears.
+    Listening,
+}
+
+/// What the listener tells the rest of the store.
+#[derive(Debug)]
+pub(crate) struct Status {
+    pub(crate) state: watch::Sender<State>,
+    pub(crate) received: Counter,
+    pub(crate) unreadable: Counter,
+    pub(crate) losses: Counter,
+}
+
+impl Status {
+    pub(crate) fn new() -> Self {
+        Status {
+            state: watch::Sender::new(State::Stopped),
+            received: Counter::default(),
+            unreadable: Counter::default(),
+            losses: Counter::default(),
+        }
+    }
+}
+
+/// One listener. Its end, whether it is stopped, panics or its runtime goes, is the end of the lease.
+pub(crate) struct Listener<T> {
+    pub(crate) backend: Arc<dyn DynBackend>,
+    pub(crate) cache: Arc<LocalCache<T>>,
+    pub(crate) status: Arc<Status>,
+    pub(crate) heartbeat: Duration,
+    pub(crate) max_staleness: Duration,
+    pub(crate) node_id: Arc<str>,
+}
+
+impl<T> Listener<T> {
+    /// Listens until it is dropped.
+    pub(crate) async fn run(self) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let error = match self.backend.subscribe(self.heartbeat).await {
+                Ok(subscription) => {
+                    if self.hear(subscription).await {
+                        pause = FIRST_PAUSE;
+                    }
+                    None
+                }
+                Err(error) => Some(error),
+            };
+            self.lost(error.as_ref());
+            tokio::time::sleep(with_jitter(pause)).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Hears one subscription to its end. Whether it was ever proven to work.
+    async fn hear(&self, mut subscription: Subscription) -> bool {
+        let mut epoch = None;
+        let mut proven = false;
+        while let Some(event) = subscription.next().await {
+            match event {
+                Event::Connected => epoch = Some(self.cache.lease().bump()),
+                Event::Message(message) => self.apply(&message),
+                Event::Alive(sent_at) => {
+                    let Some(epoch) = epoch else { continue };
+                    self.cache.lease().extend(epoch, Millis::of(sent_at).plus(millis(self.max_staleness)));
+                    if !proven {
+                        proven = true;
+                        self.enter(State::Listening);
+                        tracing::info!(node_id = %self.node_id, "listening to session announcements");
+                    }
+                }
+            }
+        }
+        proven
+    }
+
+    fn apply(&self, message: &[u8]) {
+        self.status.received.add_one();
+        match interpret(message) {
+            Action::Evict(id, revision) => self.cache.evict(&id, revision),
+            Action::Clear => self.cache.clear(),
+            Action::Unreadable => {
+                self.status.unreadable.add_one();
+                tracing::warn!(
+                    node_id = %self.node_id,
+                    length = message.len(),
+                    "an announcement cannot be read: the whole session cache is cleared"
+                );
+                self.cache.clear();
+            }
+        }
+    }
+
+    /// One log line for each change, not for each attempt.
+    fn lost(&self, error: Option<&StoreError>) {
+        self.cache.lease().bump();
+        if self.enter(State::Connecting) == State::Connecting {
+            if let Some(error) = error {
+                tracing::debug!(node_id = %self.node_id, error = error as &dyn std::error::Error, "still not listening");
+            }
+            return;
+        }
+        self.status.losses.add_one();
+        tracing::warn!(
+            node_id = %self.node_id,
+            error = error.map(|error| error as &dyn std::error::Error),
+            "no longer listening to session announcements: sessions are read from the backend until it is mended"
+        );
+    }
+
+    /// Returns the state before.
+    fn enter(&self, state: State) -> State {
+        self.status.state.send_replace(state)
+    }
+}
+
+impl<T> Drop for Listener<T> {
+    fn drop(&mut self) {
+        self.cache.lease().bump();
+        self.enter(State::Stopped);
+    }
+}
+
+/// Between half the pause and all of it, so that nodes cut off together do not come back together.
+pub(crate) fn with_jitter(pause: Duration) -> Duration {
+    let [random] = random_bytes::<1>();
+    pause / 2 + pause / 2 * u32::from(random) / 255
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jitter_stays_within_the_pause() {
+        for _ in 0..1000 {
+            let pause = with_jitter(LONGEST_PAUSE);
+            assert!(pause >= LONGEST_PAUSE / 2 && pause <= LONGEST_PAUSE);
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! What nodes tell each other, and what is made of a message that cannot be read.
+
+use std::borrow::Cow;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+
+use crate::backend::Revision;
+use crate::id::SessionId;
+
+/// Longer messages are not parsed. Ours have some 200 bytes, plus a node id of at most 128.
+const MAX_LEN: usize = 4096;
+
+/// An announcement to all nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Announcement {
+    /// A session is no more.
+    SessionDeleted(SessionId),
+    /// A session was changed, to this revision if it is known.
+    SessionInvalidated(SessionId, Option<Revision>),
+    /// Every session may have changed.
+    CacheClear,
+}
+
+/// What a listener does about a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Evict this session, unless the cached revision is this one.
+    Evict(SessionId, Option<Revision>),
+    /// Evict everything.
+    Clear,
+    /// The message cannot be read. Whatever it meant to say may concern any session, so everything is evicted: a rolling
+    /// upgrade must not blind old nodes.
+    Unreadable,
+}
+
+/// The wire form: the seed's JSON plus the revision. Fields that we do not know are ignored.
+#[derive(Serialize, Deserialize)]
+struct Wire<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    session_id: Option<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    revision: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    node_id: Cow<'a, str>,
+    #[serde(default)]
+    timestamp: u64,
+}
+
+impl Announcement {
+    /// The message's bytes. `timestamp` is in milliseconds since the Unix epoch; it and the node id are for people to read.
+    pub(crate) fn encode(self, node_id: &str, timestamp: u64) -> Vec<u8> {
+        let (kind, id, revision) = match self {
+            Self::SessionDeleted(id) => ("SessionDeleted", Some(id), None),
+            Self::SessionInvalidated(id, revision) => ("SessionInvalidated", Some(id), revision),
+            Self::CacheClear => ("CacheClear", None, None),
+        };
+        let wire = Wire {
+            kind: kind.into(),
+            session_id: id.map(|id| id.to_string().into()),
+            revision: revision.map(|revision| URL_SAFE_NO_PAD.encode(revision.as_bytes()).into()),
+            node_id: node_id.into(),
+            timestamp,
+        };
+        // Strings and a number always serialize; were it otherwise, an empty message clears every cache.
+        serde_json::to_vec(&wire).unwrap_or_default()
+    }
+}
+
+/// Decides what to do about a message. Never fails: what cannot be read clears the cache.
+pub(crate) fn interpret(message: &[u8]) -> Action {
+    if message.len() > MAX_LEN {
+        return Action::Unreadable;
+    }
+    let Ok(wire) = serde_json::from_slice::<Wire<'_>>(message) else { return Action::Unreadable };
+    if wire.kind == "CacheClear" {
+        return Action::Clear;
+    }
+    // A type that we do not know, from a later version, still says which session it is about.
+    match wire.session_id.and_then(|id| id.parse().ok()) {
+        Some(id) if wire.kind == "SessionInvalidated" => {
+            Action::Evict(id, wire.revision.and_then(|text| parse_revision(&text)))
+        }
+        Some(id) => Action::Evict(id, None),
+        None => Action::Unreadable,
+    }
+}
+
+fn parse_revision(text: &str) -> Option<Revision> {
+    let mut bytes = [0; 16];
+    let written = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;
+    (written == bytes.len()).then(|| Revision::from_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ID: &str = "AAECAwQFBgcICQoLDA0ODw";
+
+    fn id() -> SessionId {
+        ID.parse().unwrap()
+    }
+
+    #[test]
+    fn the_wire_form_is_frozen() {
+        let revision = Revision::from_bytes(*b"0123456789abcdef");
+        for (announcement, expected) in [
+            (
+                Announcement::SessionDeleted(id()),
+                r#"{"type":"SessionDeleted","session_id":"AAECAwQFBgcICQoLDA0ODw","node_id":"web-1","timestamp":7}"#,
+            ),
+            (
+                Announcement::SessionInvalidated(id(), Some(revision)),
+                r#"{"type":"SessionInvalidated","session_id":"AAECAwQFBgcICQoLDA0ODw","revision":"MDEyMzQ1Njc4OWFiY2RlZg","node_id":"web-1","timestamp":7}"#,
+            ),
+            (Announcement::CacheClear, r#"{"type":"CacheClear","node_id":"web-1","timestamp":7}"#),
+        ] {
+            assert_eq!(String::from_utf8(announcement.encode("web-1", 7)).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn a_known_session_in_an_unknown_message_is_evicted() {
+        let message = format!(r#"{{"type":"SessionMoved","session_id":"{ID}","to":"elsewhere"}}"#);
+        assert_eq!(interpret(message.as_bytes()), Action::Evict(id(), None));
+    }
+
+    #[test]
+    fn a_revision_that_cannot_be_read_evicts_whatever_is_cached() {
+        let message = format!(r#"{{"type":"SessionInvalidated","session_id":"{ID}","revision":"!"}}"#);
+        assert_eq!(interpret(message.as_bytes()), Action::Evict(id(), None));
+    }
+
+    #[test]
+    fn anything_else_clears_the_cache() {
+        let too_long = format!(r#"{{"type":"SessionDeleted","session_id":"{ID}","x":"{}"}}"#, "x".repeat(MAX_LEN));
+        for message in
+            ["", "hello", "{}", "[]", "null", r#"{"type":7}"#, r#"{"type":"SessionDeleted"}"#, too_long.as_str()]
+        {
+            assert_eq!(interpret(message.as_bytes()), Action::Unreadable, "{message}");
+        }
+        let cut = format!(r#"{{"type":"SessionDeleted","session_id":"{}"}}"#, &ID[..21]);
+        assert_eq!(interpret(cut.as_bytes()), Action::Unreadable);
+    }
+
+    fn announcements() -> impl Strategy<Value = Announcement> {
+        prop_oneof![
+            any::<[u8; 16]>().prop_map(|id| Announcement::SessionDeleted(SessionId::from_bytes(id))),
+            any::<([u8; 16], Option<[u8; 16]>)>().prop_map(|(id, revision)| {
+                Announcement::SessionInvalidated(SessionId::from_bytes(id), revision.map(Revision::from_bytes))
+            }),
+            Just(Announcement::CacheClear),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_said_is_understood(said in announcements(), node_id: String, timestamp: u64) {
+            prop_assume!(node_id.len() <= 128);
+            let expected = match said {
+                Announcement::SessionDeleted(id) => Action::Evict(id, None),
+                Announcement::SessionInvalidated(id, revision) => Action::Evict(id, revision),
+                Announcement::CacheClear => Action::Clear,
+            };
+            prop_assert_eq!(interpret(&said.encode(&node_id, timestamp)), expected);
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes: Vec<u8>) {
+            let _ = interpret(&bytes);
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! The local cache of a node and what keeps it right.
+
+mod cache;
+mod coordinator;
+mod fence;
+mod lease;
+mod listener;
+mod message;
+mod stats;
+
+pub use self::cache::LocalCache;
+pub(crate) use self::cache::{LoadCall, LoadMark, Lookup};
+pub use self::coordinator::Coordinator;
+pub(crate) use self::lease::Lease;
+pub(crate) use self::listener::with_jitter;
+pub(crate) use self::message::Announcement;
+pub use self::stats::CacheStats;
+pub(crate) use self::stats::Counter;

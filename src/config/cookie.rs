@@ -1,0 +1,162 @@
+//! How the session cookie looks.
+
+use super::ConfigError;
+
+/// When browsers send the cookie along with requests that another site caused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum SameSite {
+    /// Never. A visitor who follows a link from elsewhere arrives logged out, and so does one who comes back from an OAuth provider.
+    Strict,
+    /// Only when the visitor navigates to the site. The default.
+    #[default]
+    Lax,
+    /// Always. Needs a Secure cookie, and a protection against cross-site request forgery of its own.
+    None,
+}
+
+/// The session cookie's name and attributes.
+///
+/// The default is `__Host-session; HttpOnly; SameSite=Lax; Secure; Path=/`: the prefix makes browsers refuse such a cookie from
+/// a sibling domain or over plain HTTP (RFC 6265bis, section 4.1.3). It has neither Max-Age nor Expires: browsers forget it at
+/// the end of their session, and what ends a login is the server-side timeout.
+///
+/// ```
+/// use clustered_sessions::{CookieConfig, SameSite};
+///
+/// let cookie = CookieConfig::new().name("__Host-id").same_site(SameSite::Strict);
+/// # let _ = cookie;
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct CookieConfig {
+    pub(crate) name: String,
+    pub(crate) path: String,
+    pub(crate) domain: Option<String>,
+    pub(crate) secure: bool,
+    pub(crate) same_site: SameSite,
+}
+
+impl CookieConfig {
+    /// The defaults described above.
+    pub fn new() -> Self {
+        CookieConfig {
+            name: "__Host-session".to_owned(),
+            path: "/".to_owned(),
+            domain: None,
+            secure: true,
+            same_site: SameSite::Lax,
+        }
+    }
+
+    /// The cookie's name; default `__Host-session`. Names are matched byte for byte, and signatures are bound to the name.
+    ///
+    /// # Risk
+    ///
+    /// Changing it logs everybody out. Without the `__Host-` prefix a sibling domain can plant cookies; several of our name that
+    /// verify make the request a stranger's.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// The path below which browsers send the cookie; default `/`. Anything else rules out `__Host-`.
+    pub fn path(mut self, path: impl Into<String>) -> Self {
+        self.path = path.into();
+        self
+    }
+
+    /// The domain to whose subdomains, too, browsers send the cookie; default none, which means this very host. Rules out `__Host-`.
+    ///
+    /// # Risk
+    ///
+    /// Each host below the domain receives the credential.
+    pub fn domain(mut self, domain: impl Into<String>) -> Self {
+        self.domain = Some(domain.into());
+        self
+    }
+
+    /// Whether browsers send the cookie over HTTPS alone; default `true`.
+    ///
+    /// # Risk
+    ///
+    /// With `false`, whoever listens on the network has the session. It is for development over plain HTTP.
+    pub fn secure(mut self, secure: bool) -> Self {
+        self.secure = secure;
+        self
+    }
+
+    /// Default [`SameSite::Lax`].
+    ///
+    /// # Risk
+    ///
+    /// [`SameSite::None`] lets other sites act in the visitor's name unless something else prevents it.
+    pub fn same_site(mut self, same_site: SameSite) -> Self {
+        self.same_site = same_site;
+        self
+    }
+
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        let is_token_char = |c: u8| c.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&c);
+        if self.name.is_empty() || self.name.len() > 128 || !self.name.bytes().all(is_token_char) {
+            return Err(ConfigError::CookieName);
+        }
+        let is_attribute_char = |c: u8| (c.is_ascii_graphic() || c == b' ') && c != b';';
+        if !self.path.starts_with('/') || !self.path.bytes().all(is_attribute_char) {
+            return Err(ConfigError::CookiePath);
+        }
+        if let Some(domain) = &self.domain {
+            let is_domain_char = |c: u8| c.is_ascii_alphanumeric() || b".-".contains(&c);
+            if domain.trim_matches('.').is_empty() || !domain.bytes().all(is_domain_char) {
+                return Err(ConfigError::CookieDomain);
+            }
+        }
+        // Browsers compare the prefixes without regard to case, so `__host-` is bound by the same rules.
+        let name = self.name.to_ascii_lowercase();
+        if name.starts_with("__host-") && (self.domain.is_some() || self.path != "/") {
+            return Err(ConfigError::HostPrefix);
+        }
+        if !self.secure && (name.starts_with("__host-") || name.starts_with("__secure-")) {
+            return Err(ConfigError::PrefixWithoutSecure);
+        }
+        if !self.secure && self.same_site == SameSite::None {
+            return Err(ConfigError::SameSiteNoneWithoutSecure);
+        }
+        Ok(())
+    }
+}
+
+impl Default for CookieConfig {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_browsers_would_drop_is_refused() {
+        let new = CookieConfig::new;
+        for (config, expected) in [
+            (new(), Ok(())),
+            (new().domain("example.com"), Err(ConfigError::HostPrefix)),
+            (new().path("/app"), Err(ConfigError::HostPrefix)),
+            (new().secure(false), Err(ConfigError::PrefixWithoutSecure)),
+            (new().name("__host-x").secure(false), Err(ConfigError::PrefixWithoutSecure)),
+            (new().name("id").secure(false).same_site(SameSite::None), Err(ConfigError::SameSiteNoneWithoutSecure)),
+            (new().name("id").secure(false).path("/app").domain(".example.com"), Ok(())),
+            (new().name(""), Err(ConfigError::CookieName)),
+            (new().name("a b"), Err(ConfigError::CookieName)),
+            (new().name("a=b"), Err(ConfigError::CookieName)),
+            (new().name("n".repeat(129)), Err(ConfigError::CookieName)),
+            (new().name("id").path("app"), Err(ConfigError::CookiePath)),
+            (new().name("id").path("/a;Domain=evil"), Err(ConfigError::CookiePath)),
+            (new().name("id").domain(""), Err(ConfigError::CookieDomain)),
+            (new().name("id").domain("a;b"), Err(ConfigError::CookieDomain)),
+        ] {
+            assert_eq!(config.check(), expected, "{config:?}");
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! One builder for everything; each mistake is a [`ConfigError`].
+
+mod cluster;
+mod cookie;
+mod error;
+mod presets;
+#[cfg(feature = "redis")]
+mod redis;
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use self::cluster::ClusterConfig;
+pub use self::cookie::{CookieConfig, SameSite};
+pub use self::error::ConfigError;
+#[cfg(feature = "redis")]
+pub use self::redis::RedisConfig;
+#[cfg(feature = "redis")]
+use crate::backend::RedisBackend;
+use crate::backend::{Backend, DynBackend, MemoryBackend};
+use crate::clock::Clock;
+use crate::secret::{KeyRing, Secret};
+
+/// A checked configuration. Made by [`SessionConfig::builder`] or one of the presets, used by
+/// [`SessionLayer::new`](crate::SessionLayer::new).
+pub struct SessionConfig<T> {
+    pub(crate) keys: KeyRing,
+    pub(crate) timeout: Duration,
+    pub(crate) touch_after: f64,
+    pub(crate) cookie: CookieConfig,
+    pub(crate) cluster: ClusterConfig,
+    pub(crate) backend: Arc<dyn DynBackend>,
+    pub(crate) clock: Clock,
+    data: PhantomData<fn() -> T>,
+}
+
+impl<T> SessionConfig<T> {
+    /// Starts from the defaults: sessions of 24 hours in memory, a `__Host-session` cookie, the cache of [`ClusterConfig::new`].
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use clustered_sessions::{Secret, SessionConfig};
+    ///
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession;
+    /// let config = SessionConfig::<UserSession>::builder(Secret::new("at least thirty-two bytes of secret")?)
+    ///     .timeout(Duration::from_secs(3600))
+    ///     .build()?;
+    /// # let _ = config;
+    /// # Ok::<(), clustered_sessions::ConfigError>(())
+    /// ```
+    pub fn builder(secret: Secret) -> SessionConfigBuilder<T> {
+        SessionConfigBuilder {
+            keys: KeyRing::new(secret),
+            accept_insecure: false,
+            timeout: Duration::from_secs(24 * 3600),
+            touch_after: 0.25,
+            cookie: CookieConfig::new(),
+            cluster: ClusterConfig::new(),
+            backend: None,
+            #[cfg(feature = "redis")]
+            redis: None,
+            clock: Clock::system(),
+            data: PhantomData,
+        }
+    }
+}
+
+impl<T> fmt::Debug for SessionConfig<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionConfig")
+            .field("timeout", &self.timeout)
+            .field("cookie", &self.cookie)
+            .field("cluster", &self.cluster)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Collects a configuration; [`build`](SessionConfigBuilder::build) checks it.
+#[must_use = "a builder does nothing until .build() is called"]
+pub struct SessionConfigBuilder<T> {
+    keys: KeyRing,
+    accept_insecure: bool,
+    timeout: Duration,
+    touch_after: f64,
+    cookie: CookieConfig,
+    cluster: ClusterConfig,
+    backend: Option<Arc<dyn DynBackend>>,
+    #[cfg(feature = "redis")]
+    redis: Option<RedisConfig>,
+    clock: Clock,
+    data: PhantomData<fn() -> T>,
+}
+
+impl<T> SessionConfigBuilder<T> {
+    /// The longest session timeout: 400 days.
+    pub const MAX_TIMEOUT: Duration = Duration::from_secs(400 * 24 * 3600);
+
+    /// A secret that no longer signs but still verifies; may be given several times, newest first.
+    ///
+    /// To rotate: make the new secret the builder's and give the old one here, wait at least a session timeout after the last node
+    /// has restarted, and drop it. Live sessions under it are signed anew as they come by, so nobody is logged out.
+    pub fn previous_secret(mut self, secret: Secret) -> Self {
+        self.keys.push_previous(secret);
+        self
+    }
+
+    /// How long a session lives after it was last used; default 24 hours, at least 1 second, at most
+    /// [`MAX_TIMEOUT`](Self::MAX_TIMEOUT).
+    ///
+    /// OWASP's Session Management Cheat Sheet recommends 2 to 5 minutes for high-value applications and 15 to 30 minutes for
+    /// low-risk ones.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The share of the timeout that must have passed before reading a session extends it; default 0.25.
+    ///
+    /// Reading does not write otherwise. A session in use lives between `1 - touch_after` and 1 timeout after its last use; a
+    /// smaller share makes that exact and costs more writes.
+    pub fn touch_after(mut self, share: f64) -> Self {
+        self.touch_after = share;
+        self
+    }
+
+    /// The session cookie; default [`CookieConfig::new`].
+    pub fn cookie(mut self, cookie: CookieConfig) -> Self {
+        self.cookie = cookie;
+        self
+    }
+
+    /// The local cache and the announcements; default [`ClusterConfig::new`].
+    pub fn cluster(mut self, cluster: ClusterConfig) -> Self {
+        self.cluster = cluster;
+        self
+    }
+
+    /// Sessions live in this Redis. Left out, they live in memory within this process and are gone when it ends.
+    #[cfg(feature = "redis")]
+    pub fn redis(mut self, redis: RedisConfig) -> Self {
+        self.redis = Some(redis);
+        self
+    }
+
+    /// Sessions live in a backend of your own, or in a [`MemoryBackend`] that several layers share.
+    pub fn backend(mut self, backend: impl Backend) -> Self {
+        self.backend = Some(Arc::new(backend));
+        self
+    }
+
+    /// Where time comes from; default [`Clock::system`]. Tests under paused time want [`Clock::tokio`].
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    pub(super) fn accept_insecure_secret(mut self) -> Self {
+        self.accept_insecure = true;
+        self
+    }
+
+    /// Checks everything. Nothing is connected yet.
+    ///
+    /// # Errors
+    ///
+    /// The first mistake found.
+    pub fn build(self) -> Result<SessionConfig<T>, ConfigError> {
+        if self.keys.has_insecure() && !self.accept_insecure {
+            return Err(ConfigError::InsecureSecret);
+        }
+        if !(Duration::from_secs(1)..=Self::MAX_TIMEOUT).contains(&self.timeout) {
+            return Err(ConfigError::Timeout(self.timeout));
+        }
+        if !(self.touch_after > 0.0 && self.touch_after <= 1.0) {
+            return Err(ConfigError::TouchAfter);
+        }
+        self.cookie.check()?;
+        self.cluster.check(self.timeout)?;
+        let backend = self.choose_backend()?;
+        Ok(SessionConfig {
+            keys: self.keys,
+            timeout: self.timeout,
+            touch_after: self.touch_after,
+            cookie: self.cookie,
+            cluster: self.cluster,
+            backend,
+            clock: self.clock,
+            data: PhantomData,
+        })
+    }
+
+    fn choose_backend(&self) -> Result<Arc<dyn DynBackend>, ConfigError> {
+        #[cfg(feature = "redis")]
+        if let Some(redis) = &self.redis {
+            redis.check()?;
+            if self.backend.is_some() {
+                return Err(ConfigError::TwoBackends);
+            }
+            return Ok(Arc::new(RedisBackend::new(redis, &self.cluster.channel)?));
+        }
+        Ok(self.backend.clone().unwrap_or_else(|| Arc::new(MemoryBackend::with_clock(self.clock.clone()))))
+    }
+}
+
+impl<T> fmt::Debug for SessionConfigBuilder<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionConfigBuilder")
+            .field("timeout", &self.timeout)
+            .field("cookie", &self.cookie)
+            .field("cluster", &self.cluster)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn builder() -> SessionConfigBuilder<()> {
+        SessionConfig::builder(Secret::new("x".repeat(32)).unwrap())
+    }
+
+    #[test]
+    fn each_mistake_has_its_error() {
+        assert!(builder().build().is_ok());
+        for timeout in [Duration::ZERO, Duration::from_millis(999), Duration::MAX] {
+            assert_eq!(builder().timeout(timeout).build().unwrap_err(), ConfigError::Timeout(timeout));
+        }
+        for share in [0.0, -1.0, 1.1, f64::NAN] {
+            assert_eq!(builder().touch_after(share).build().unwrap_err(), ConfigError::TouchAfter);
+        }
+        let cookie = CookieConfig::new().domain("example.com");
+        assert_eq!(builder().cookie(cookie).build().unwrap_err(), ConfigError::HostPrefix);
+        let cluster = ClusterConfig::new().channel("");
+        assert_eq!(builder().cluster(cluster).build().unwrap_err(), ConfigError::Channel);
+    }
+
+    #[cfg(feature = "redis")]
+    #[test]
+    fn sessions_live_in_one_place() {
+        let two = builder().redis(RedisConfig::new("localhost", 6379)).backend(MemoryBackend::new());
+        assert_eq!(two.build().unwrap_err(), ConfigError::TwoBackends);
+    }
+}

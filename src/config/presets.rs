@@ -1,0 +1,127 @@
+//! The set-ups that the documentation recommends, as starting points.
+
+use std::time::Duration;
+
+use super::{ClusterConfig, CookieConfig, SessionConfig, SessionConfigBuilder};
+use crate::secret::Secret;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const MINUTE: Duration = Duration::from_secs(60);
+
+impl<T> SessionConfig<T> {
+    /// For production: sessions of 24 hours, up to 100 000 of them cached for up to a minute.
+    ///
+    /// Add the Redis server, and to [`ClusterConfig::production`] a channel and a node id of your own.
+    ///
+    /// ```
+    /// use clustered_sessions::{ClusterConfig, RedisConfig, Secret, SessionConfig};
+    ///
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession;
+    /// let config = SessionConfig::<UserSession>::production(Secret::new("at least thirty-two bytes of secret")?)
+    ///     .redis(RedisConfig::new("redis.example.com", 6379))
+    ///     .cluster(ClusterConfig::production().node_id("web-3").channel("prod:session:invalidate"))
+    ///     .build()?;
+    /// # let _ = config;
+    /// # Ok::<(), clustered_sessions::ConfigError>(())
+    /// ```
+    pub fn production(secret: Secret) -> SessionConfigBuilder<T> {
+        Self::builder(secret).timeout(24 * HOUR).cluster(ClusterConfig::production())
+    }
+
+    /// For many visitors: like [`SessionConfig::production`], with 500 000 sessions cached for up to two minutes.
+    pub fn high_traffic(secret: Secret) -> SessionConfigBuilder<T> {
+        Self::production(secret).cluster(ClusterConfig::high_traffic())
+    }
+
+    /// For development over plain HTTP: a cookie named `session` that is not Secure, sessions of an hour, a cache of ten seconds,
+    /// no listening to other nodes. The only set-up that accepts [`Secret::insecure_dev`].
+    ///
+    /// # Risk
+    ///
+    /// Whoever listens on the network has the sessions: not for production.
+    ///
+    /// ```
+    /// use clustered_sessions::{Secret, SessionConfig};
+    ///
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession;
+    /// let secret = Secret::insecure_dev("dev-secret-not-for-production");
+    /// let config = SessionConfig::<UserSession>::development(secret).build()?;
+    /// # let _ = config;
+    /// # Ok::<(), clustered_sessions::ConfigError>(())
+    /// ```
+    pub fn development(secret: Secret) -> SessionConfigBuilder<T> {
+        Self::builder(secret)
+            .accept_insecure_secret()
+            .timeout(HOUR)
+            .cookie(CookieConfig::development())
+            .cluster(ClusterConfig::development())
+    }
+}
+
+impl CookieConfig {
+    /// For plain HTTP: named `session`, not Secure.
+    pub fn development() -> Self {
+        Self::new().name("session").secure(false)
+    }
+}
+
+impl ClusterConfig {
+    /// The cache of [`SessionConfig::production`].
+    pub fn production() -> Self {
+        Self::new().local_cache_ttl(MINUTE).local_cache_max_size(100_000)
+    }
+
+    /// The cache of [`SessionConfig::high_traffic`].
+    pub fn high_traffic() -> Self {
+        Self::new().local_cache_ttl(2 * MINUTE).local_cache_max_size(500_000)
+    }
+
+    /// The cache of [`SessionConfig::development`]: ten seconds, and nobody listens.
+    pub fn development() -> Self {
+        Self::new().enabled(false).local_cache_ttl(Duration::from_secs(10))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ConfigError;
+
+    #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
+    struct Data;
+
+    fn secret() -> Secret {
+        Secret::new("x".repeat(32)).unwrap()
+    }
+
+    #[test]
+    fn the_presets_have_the_figures_of_the_set_ups_they_stand_for() {
+        let production = SessionConfig::<Data>::production(secret()).build().unwrap();
+        assert_eq!(production.timeout, 24 * HOUR);
+        assert!(production.cluster.enabled && production.cluster.cache_enabled);
+        assert_eq!(production.cluster.cache_ttl, Some(MINUTE));
+        assert_eq!(production.cluster.cache_max_size, 100_000);
+        assert!(production.cookie.secure);
+
+        let traffic = SessionConfig::<Data>::high_traffic(secret()).build().unwrap();
+        assert_eq!(traffic.cluster.cache_ttl, Some(2 * MINUTE));
+        assert_eq!(traffic.cluster.cache_max_size, 500_000);
+
+        let development = SessionConfig::<Data>::development(Secret::insecure_dev("dev")).build().unwrap();
+        assert_eq!(development.timeout, HOUR);
+        assert!(!development.cluster.enabled && development.cluster.cache_enabled);
+        assert_eq!(development.cluster.cache_ttl, Some(Duration::from_secs(10)));
+        assert!(!development.cookie.secure);
+    }
+
+    #[test]
+    fn only_development_accepts_an_insecure_secret() {
+        let insecure = || Secret::insecure_dev("dev");
+        assert!(SessionConfig::<Data>::development(insecure()).build().is_ok());
+        for builder in [SessionConfig::<Data>::builder(insecure()), SessionConfig::production(insecure())] {
+            assert_eq!(builder.build().unwrap_err(), ConfigError::InsecureSecret);
+        }
+        let rotated = SessionConfig::<Data>::builder(secret()).previous_secret(insecure());
+        assert_eq!(rotated.build().unwrap_err(), ConfigError::InsecureSecret);
+    }
+}

@@ -1,0 +1,306 @@
+//! The session cookie: signed, verified, set and removed in one place.
+//!
+//! Its value is `<token>.<tag>` in base64url without padding. The tag is HMAC-SHA256 (RFC 2104) under a derived key over a fixed
+//! label, the cookie's name and the token; so a value is good under no other name and in no other version of the format.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use cookie::Cookie;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use http::{HeaderMap, HeaderValue, header};
+use sha2::Sha256;
+
+use crate::config::{CookieConfig, SameSite};
+use crate::id::{self, SessionToken};
+use crate::secret::KeyRing;
+
+/// What keys are derived for, and what tags begin with.
+const PURPOSE: &str = "clustered-sessions/cookie/v1";
+/// Characters of a tag: 32 bytes in base64url.
+const TAG_LEN: usize = 43;
+/// Cookies of our name looked at in one request. Browsers send a handful at most; more is somebody at work.
+const MAX_CANDIDATES: usize = 8;
+
+/// Makes and reads the cookies of one layer.
+pub(crate) struct CookieJar {
+    config: CookieConfig,
+    /// The name again, for those who keep it beyond a request.
+    name: Arc<str>,
+    /// One keyed state per secret of the ring, the signing one first, with label and name already taken in.
+    keyed: Vec<Hmac<Sha256>>,
+}
+
+/// A cookie that verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Presented {
+    pub(crate) token: SessionToken,
+    /// Whether it was signed with the current secret.
+    pub(crate) current: bool,
+}
+
+impl CookieJar {
+    #[expect(clippy::expect_used, reason = "HMAC takes keys of any length; and a checked config has a short name")]
+    pub(crate) fn new(config: CookieConfig, ring: &KeyRing) -> Self {
+        let name_len = u8::try_from(config.name.len()).expect("a checked cookie name is short");
+        let keyed = ring.derive(PURPOSE).map(|key| {
+            let mut mac = Hmac::<Sha256>::new_from_slice(&key).expect("HMAC takes keys of any length");
+            mac.update(PURPOSE.as_bytes());
+            mac.update(&[0, name_len]);
+            mac.update(config.name.as_bytes());
+            mac
+        });
+        CookieJar { keyed: keyed.collect(), name: config.name.as_str().into(), config }
+    }
+
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// The request's token, if exactly one verifies.
+    ///
+    /// Several cookies of our name are no accident: a sibling domain, or a path of its own, has planted one. If more than one
+    /// token verifies, there is no telling whose session the visitor means to use, so it is nobody's.
+    pub(crate) fn verify(&self, headers: &HeaderMap) -> Option<Presented> {
+        let mut found: Option<Presented> = None;
+        for (index, value) in self.candidates(headers).enumerate() {
+            if index == MAX_CANDIDATES {
+                return None;
+            }
+            let Some(presented) = self.verify_value(value) else { continue };
+            match &mut found {
+                None => found = Some(presented),
+                Some(before) if before.token == presented.token => before.current |= presented.current,
+                Some(_) => return None,
+            }
+        }
+        found
+    }
+
+    /// The values of all cookies of our name. Names are compared byte for byte.
+    fn candidates<'a>(&'a self, headers: &'a HeaderMap) -> impl Iterator<Item = &'a [u8]> {
+        headers
+            .get_all(header::COOKIE)
+            .into_iter()
+            .flat_map(|header| header.as_bytes().split(|&byte| byte == b';'))
+            .filter_map(|pair| pair.trim_ascii().strip_prefix(self.config.name.as_bytes())?.strip_prefix(b"="))
+    }
+
+    fn verify_value(&self, value: &[u8]) -> Option<Presented> {
+        if value.len() != id::TEXT_LEN + 1 + TAG_LEN {
+            return None;
+        }
+        let (token, tag) = value.split_at(id::TEXT_LEN);
+        let token = SessionToken::parse(token)?;
+        let mut claimed = [0; 32];
+        let written = URL_SAFE_NO_PAD.decode_slice(tag.strip_prefix(b".")?, &mut claimed).ok()?;
+        if written != claimed.len() {
+            return None;
+        }
+        // `verify_slice` compares in constant time.
+        let key = self
+            .keyed
+            .iter()
+            .position(|mac| mac.clone().chain_update(token.as_bytes()).verify_slice(&claimed).is_ok())?;
+        Some(Presented { token, current: key == 0 })
+    }
+
+    /// The cookie's value, signed with the current secret.
+    fn sign(&self, token: &SessionToken) -> String {
+        let mac = self.keyed[0].clone().chain_update(token.as_bytes());
+        let tag = mac.finalize().into_bytes();
+        format!("{}.{}", token.to_text(), URL_SAFE_NO_PAD.encode(tag))
+    }
+
+    /// The `Set-Cookie` that gives a visitor this token.
+    pub(crate) fn set(&self, token: &SessionToken) -> HeaderValue {
+        header_value(&self.build(self.sign(token)))
+    }
+
+    /// The `Set-Cookie` that takes it away. Made by the same builder: browsers ignore a removal whose attributes differ.
+    pub(crate) fn removal(&self) -> HeaderValue {
+        let mut cookie = self.build(String::new());
+        cookie.make_removal();
+        header_value(&cookie)
+    }
+
+    /// `name=value`, as a browser sends it back.
+    pub(crate) fn pair(&self, token: &SessionToken) -> HeaderValue {
+        let mut cookie = Cookie::new(&*self.name, self.sign(token));
+        cookie.unset_path();
+        header_value(&cookie)
+    }
+
+    fn build(&self, value: String) -> Cookie<'_> {
+        let same_site = match self.config.same_site {
+            SameSite::Strict => cookie::SameSite::Strict,
+            SameSite::Lax => cookie::SameSite::Lax,
+            SameSite::None => cookie::SameSite::None,
+        };
+        let mut cookie = Cookie::new(&*self.name, value);
+        cookie.set_http_only(true);
+        cookie.set_same_site(same_site);
+        cookie.set_secure(self.config.secure);
+        cookie.set_path(self.config.path.as_str());
+        if let Some(domain) = &self.config.domain {
+            cookie.set_domain(domain.as_str());
+        }
+        cookie
+    }
+}
+
+/// Without the keys.
+impl std::fmt::Debug for CookieJar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CookieJar").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// Marked sensitive, so that `Debug` of the headers, and HTTP/2's header compression, leave the token alone.
+#[expect(clippy::expect_used, reason = "name, path and domain are checked, the value is base64url")]
+fn header_value(cookie: &Cookie<'_>) -> HeaderValue {
+    let mut value = HeaderValue::try_from(cookie.to_string()).expect("a checked cookie is a header value");
+    value.set_sensitive(true);
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::secret::Secret;
+
+    fn ring(secrets: &[&str]) -> KeyRing {
+        let mut ring = KeyRing::new(Secret::insecure_dev(secrets[0]));
+        for secret in &secrets[1..] {
+            ring.push_previous(Secret::insecure_dev(secret));
+        }
+        ring
+    }
+
+    fn jar(secrets: &[&str]) -> CookieJar {
+        CookieJar::new(CookieConfig::new(), &ring(secrets))
+    }
+
+    fn token(byte: u8) -> SessionToken {
+        let text = URL_SAFE_NO_PAD.encode([byte; 16]);
+        SessionToken::parse(text.as_bytes()).unwrap()
+    }
+
+    fn request(cookies: &[&str]) -> HeaderMap {
+        cookies.iter().map(|value| (header::COOKIE, value.parse().unwrap())).collect()
+    }
+
+    fn pair(jar: &CookieJar, token: &SessionToken) -> String {
+        jar.pair(token).to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn the_format_is_frozen() {
+        // If one of these fails, every cookie in the field has become invalid.
+        assert_eq!(
+            jar(&["first secret"]).set(&token(7)).to_str().unwrap(),
+            "__Host-session=BwcHBwcHBwcHBwcHBwcHBw.GrWGhF2LQsaKX2VTAFJNpIMv0IMvsHKPCn8bcGycdak; HttpOnly; SameSite=Lax; Secure; Path=/"
+        );
+        let config = CookieConfig::development().domain("example.com").path("/app").same_site(SameSite::Strict);
+        assert_eq!(
+            CookieJar::new(config, &ring(&["second secret"])).set(&token(9)).to_str().unwrap(),
+            "session=CQkJCQkJCQkJCQkJCQkJCQ.YBnBcu9ZEI7hhj4iEmJQ_P4FfJoBpIauuHs9RUF9lxE; HttpOnly; SameSite=Strict; Path=/app; Domain=example.com"
+        );
+    }
+
+    #[test]
+    fn a_removal_has_the_attributes_of_the_cookie() {
+        let removal = jar(&["secret"]).removal();
+        let removal = removal.to_str().unwrap();
+        assert!(removal.starts_with("__Host-session=; HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=0; Expires="));
+    }
+
+    #[test]
+    fn headers_do_not_print_the_token() {
+        let jar = jar(&["secret"]);
+        for value in [jar.set(&token(1)), jar.pair(&token(1))] {
+            assert_eq!(format!("{value:?}"), "Sensitive");
+        }
+        assert!(!format!("{jar:?}").contains("secret"));
+    }
+
+    #[test]
+    fn the_cookie_is_found_among_others_and_in_any_header() {
+        let jar = jar(&["secret"]);
+        let ours = pair(&jar, &token(1));
+        let expected = Some(Presented { token: token(1), current: true });
+        for cookies in [
+            vec![ours.clone()],
+            vec![format!("a=b; {ours}; c=d")],
+            vec![format!("a=b;{ours} ;c")],
+            vec!["a=b".to_owned(), ours.clone()],
+            vec![format!("{ours}; {ours}")],
+            vec![format!("__Host-session=junk; {ours}")],
+        ] {
+            let cookies: Vec<_> = cookies.iter().map(String::as_str).collect();
+            assert_eq!(jar.verify(&request(&cookies)), expected, "{cookies:?}");
+        }
+    }
+
+    #[test]
+    fn another_name_is_not_ours_and_its_value_is_no_good_under_ours() {
+        let ours = jar(&["secret"]);
+        let theirs = CookieJar::new(CookieConfig::new().name("__Host-admin"), &ring(&["secret"]));
+        let value = pair(&theirs, &token(1)).replace("__Host-admin", "__Host-session");
+        for cookie in [value, pair(&ours, &token(1)).to_lowercase(), pair(&ours, &token(1)).replace("__H", "x__H")] {
+            assert_eq!(ours.verify(&request(&[&cookie])), None, "{cookie}");
+        }
+    }
+
+    #[test]
+    fn two_tokens_that_verify_are_a_stranger() {
+        let jar = jar(&["secret"]);
+        let (one, two) = (pair(&jar, &token(1)), pair(&jar, &token(2)));
+        assert_eq!(jar.verify(&request(&[&format!("{one}; {two}")])), None);
+        assert_eq!(jar.verify(&request(&[&one, &two])), None);
+    }
+
+    #[test]
+    fn a_flood_of_cookies_is_a_stranger() {
+        let jar = jar(&["secret"]);
+        let flood = "__Host-session=x; ".repeat(MAX_CANDIDATES);
+        assert_eq!(jar.verify(&request(&[&format!("{flood}{}", pair(&jar, &token(1)))])), None);
+    }
+
+    #[test]
+    fn an_older_secret_verifies_and_is_said_to_be_old() {
+        let old = pair(&jar(&["old"]), &token(1));
+        let rotated = jar(&["new", "old"]);
+        assert_eq!(rotated.verify(&request(&[&old])), Some(Presented { token: token(1), current: false }));
+        let new = pair(&rotated, &token(1));
+        assert_eq!(rotated.verify(&request(&[&new])), Some(Presented { token: token(1), current: true }));
+        assert_eq!(jar(&["old"]).verify(&request(&[&new])), None, "the current secret signs");
+        assert_eq!(jar(&["new"]).verify(&request(&[&old])), None, "a dropped secret verifies nothing");
+    }
+
+    proptest! {
+        #[test]
+        fn any_change_to_a_cookie_makes_it_a_strangers(at in 0usize..66, byte in 0x21u8..0x7f) {
+            let jar = jar(&["secret"]);
+            let mut cookie = pair(&jar, &token(1)).into_bytes();
+            let at = cookie.len() - 66 + at;
+            prop_assume!(cookie[at] != byte);
+            cookie[at] = byte;
+            let headers: HeaderMap = [(header::COOKIE, HeaderValue::from_bytes(&cookie).unwrap())].into_iter().collect();
+            prop_assert_eq!(jar.verify(&headers), None);
+        }
+
+        #[test]
+        fn no_header_makes_it_panic(bytes in "[\\x20-\\x7e\\x80-\\xff]{0,200}", prefix: bool) {
+            let mut value = if prefix { b"__Host-session=".to_vec() } else { Vec::new() };
+            value.extend(bytes.bytes());
+            if let Ok(value) = HeaderValue::from_bytes(&value) {
+                let headers: HeaderMap = [(header::COOKIE, value)].into_iter().collect();
+                prop_assert_eq!(jar(&["secret"]).verify(&headers), None);
+            }
+        }
+    }
+}

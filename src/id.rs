@@ -1,0 +1,175 @@
+//! The token, which is the credential, and the session id, which is not.
+
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest as _, Sha256};
+
+/// Length of the text of a [`SessionId`] and of a token: 128 bits in base64url without padding.
+pub(crate) const TEXT_LEN: usize = 22;
+
+/// The credential in the cookie: 128 random bits. Whoever has it has the session.
+///
+/// It is in the cookie and nowhere else: stores, keys, messages and logs carry the [`SessionId`], from which no token can be
+/// made. 128 bits from the operating system's generator are what OWASP's Session Management Cheat Sheet asks for.
+///
+/// `Debug` prints nothing of it, and there is no `Display`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SessionToken([u8; 16]);
+
+impl SessionToken {
+    /// A new token from the operating system's random generator.
+    pub(crate) fn random() -> Self {
+        SessionToken(random_bytes())
+    }
+
+    /// The id of the session that this token opens.
+    pub fn session_id(&self) -> SessionId {
+        let digest = Sha256::digest(self.0);
+        let mut id = [0; 16];
+        id.copy_from_slice(&digest[..16]);
+        SessionId(id)
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
+    /// Only the one canonical spelling of a token is read.
+    pub(crate) fn parse(text: &[u8]) -> Option<Self> {
+        decode_128(text).map(SessionToken)
+    }
+
+    pub(crate) fn to_text(&self) -> String {
+        URL_SAFE_NO_PAD.encode(self.0)
+    }
+}
+
+impl fmt::Debug for SessionToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SessionToken(redacted)")
+    }
+}
+
+/// The name of a session everywhere but in the cookie: SHA-256 of its token, cut to 128 bits.
+///
+/// It is not a credential, so it may be logged, shown to administrators and passed to the store's methods. Its text is 22
+/// characters of base64url, and only that canonical text parses.
+///
+/// ```
+/// use clustered_sessions::SessionId;
+///
+/// let id: SessionId = "AAAAAAAAAAAAAAAAAAAAAA".parse()?;
+/// assert_eq!(id.to_string(), "AAAAAAAAAAAAAAAAAAAAAA");
+/// assert!("not an id".parse::<SessionId>().is_err());
+/// # Ok::<(), clustered_sessions::InvalidSessionId>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId([u8; 16]);
+
+impl SessionId {
+    /// The 128 bits, for a backend that stores ids in binary.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
+    /// The id with these 128 bits, as [`SessionId::as_bytes`] gave them.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        SessionId(bytes)
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = [0; TEXT_LEN];
+        // The length always fits: 16 bytes are 22 characters.
+        let written = URL_SAFE_NO_PAD.encode_slice(self.0, &mut text).map_err(|_| fmt::Error)?;
+        f.write_str(std::str::from_utf8(&text[..written]).map_err(|_| fmt::Error)?)
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SessionId({self})")
+    }
+}
+
+impl FromStr for SessionId {
+    type Err = InvalidSessionId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSessionId> {
+        decode_128(text.as_bytes()).map(SessionId).ok_or(InvalidSessionId(()))
+    }
+}
+
+/// A text that is not the 22 characters of a [`SessionId`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvalidSessionId(());
+
+impl fmt::Display for InvalidSessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a session id is {TEXT_LEN} characters of base64url without padding")
+    }
+}
+
+impl std::error::Error for InvalidSessionId {}
+
+fn decode_128(text: &[u8]) -> Option<[u8; 16]> {
+    if text.len() != TEXT_LEN {
+        return None;
+    }
+    let mut bytes = [0; 16];
+    // The engine refuses stray trailing bits, so each value has one spelling.
+    let written = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;
+    (written == bytes.len()).then_some(bytes)
+}
+
+/// Bytes from the operating system's random generator.
+///
+/// # Panics
+///
+/// If the operating system has none to give: nothing secure can be done then.
+#[expect(clippy::expect_used, reason = "no session may be made without randomness, and no caller can mend it")]
+pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("the operating system's random generator failed");
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_id_of_a_token_is_frozen() {
+        let token = SessionToken(*b"0123456789abcdef");
+        assert_eq!(token.to_text(), "MDEyMzQ1Njc4OWFiY2RlZg");
+        assert_eq!(token.session_id().to_string(), "n59REfeyengfHx3d5evC3Q");
+    }
+
+    #[test]
+    fn tokens_differ_and_print_nothing() {
+        let token = SessionToken::random();
+        assert_ne!(token, SessionToken::random());
+        assert_eq!(format!("{token:?}"), "SessionToken(redacted)");
+    }
+
+    proptest! {
+        #[test]
+        fn ids_round_trip(bytes: [u8; 16]) {
+            let id = SessionId::from_bytes(bytes);
+            prop_assert_eq!(id.to_string().parse::<SessionId>().unwrap(), id);
+        }
+
+        #[test]
+        fn a_text_that_parses_is_the_canonical_one(text in "[A-Za-z0-9_+/=.-]{20,24}") {
+            if let Ok(id) = text.parse::<SessionId>() {
+                prop_assert_eq!(id.to_string(), text);
+            }
+        }
+    }
+}

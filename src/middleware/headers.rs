@@ -1,0 +1,122 @@
+//! What the response's head says about the session: the cookie, and how caches must treat the response.
+
+use http::{HeaderMap, HeaderValue, header};
+
+use crate::cookie::CookieJar;
+use crate::session::{CookieChange, Head};
+
+pub(super) fn apply(headers: &mut HeaderMap, head: &Head, jar: &CookieJar) {
+    if head.extracted {
+        vary_on_cookie(headers);
+    }
+    let cookie = match &head.cookie {
+        None => return,
+        Some(CookieChange::Set(token)) => jar.set(token),
+        Some(CookieChange::Remove) => jar.removal(),
+    };
+    headers.append(header::SET_COOKIE, cookie);
+    keep_from_caches(headers);
+}
+
+/// A cache must not answer one visitor with what was made for another.
+fn vary_on_cookie(headers: &mut HeaderMap) {
+    let varies = |value: &HeaderValue| {
+        let names = value.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+        names.into_iter().any(|name| name == b"*" || name.eq_ignore_ascii_case(b"cookie"))
+    };
+    if !headers.get_all(header::VARY).iter().any(varies) {
+        headers.append(header::VARY, HeaderValue::from_static("cookie"));
+    }
+}
+
+/// A cached Set-Cookie hands one visitor's session to another. Merged with what the handler said: `private` takes the place of
+/// `public`, `no-store` is left as it is, since nothing is stricter.
+fn keep_from_caches(headers: &mut HeaderMap) {
+    let mut directives = Vec::new();
+    for value in headers.get_all(header::CACHE_CONTROL) {
+        directives.extend(split_directives(value.as_bytes()));
+    }
+    let has = |name: &[u8]| directives.iter().any(|directive| directive.eq_ignore_ascii_case(name));
+    if has(b"no-store") {
+        return;
+    }
+    let (has_private, has_no_cache) = (has(b"private"), has(b"no-cache"));
+    let mut merged = Vec::new();
+    let mut push = |directive: &[u8]| {
+        if !merged.is_empty() {
+            merged.extend_from_slice(b", ");
+        }
+        merged.extend_from_slice(directive);
+    };
+    for directive in directives.iter().filter(|directive| !directive.eq_ignore_ascii_case(b"public")) {
+        push(directive);
+    }
+    if !has_private {
+        push(b"private");
+    }
+    if !has_no_cache {
+        push(b"no-cache=\"set-cookie\"");
+    }
+    // Pieces of header values make a header value.
+    if let Ok(value) = HeaderValue::from_bytes(&merged) {
+        headers.insert(header::CACHE_CONTROL, value);
+    }
+}
+
+/// Splits at commas, but not at those within quotes.
+fn split_directives(value: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    let mut quoted = false;
+    value
+        .split(move |&byte| {
+            quoted ^= byte == b'"';
+            byte == b',' && !quoted
+        })
+        .map(|directive| directive.trim_ascii().to_vec())
+        .filter(|directive| !directive.is_empty())
+        .collect::<Vec<_>>()
+        .into_iter()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn merged(said: &[&'static str]) -> String {
+        let mut headers: HeaderMap =
+            said.iter().map(|value| (header::CACHE_CONTROL, HeaderValue::from_static(value))).collect();
+        keep_from_caches(&mut headers);
+        let values: Vec<_> = headers.get_all(header::CACHE_CONTROL).iter().map(|v| v.to_str().unwrap()).collect();
+        values.join(" | ")
+    }
+
+    #[test]
+    fn cache_control_is_merged_with_what_the_handler_said() {
+        for (said, expected) in [
+            (&[][..], r#"private, no-cache="set-cookie""#),
+            (&["max-age=60"], r#"max-age=60, private, no-cache="set-cookie""#),
+            (&["Public, max-age=60"], r#"max-age=60, private, no-cache="set-cookie""#),
+            (&["no-store"], "no-store"),
+            (&["private", "max-age=0"], r#"private, max-age=0, no-cache="set-cookie""#),
+            (&["no-cache"], "no-cache, private"),
+            (&[r#"no-cache="a, b", ,"#], r#"no-cache="a, b", private, no-cache="set-cookie""#),
+        ] {
+            assert_eq!(merged(said), expected, "{said:?}");
+        }
+    }
+
+    #[test]
+    fn vary_names_the_cookie_once() {
+        for (said, expected) in [
+            (&[][..], "cookie"),
+            (&["accept-encoding"], "accept-encoding | cookie"),
+            (&["accept, Cookie"], "accept, Cookie"),
+            (&["*"], "*"),
+        ] {
+            let mut headers: HeaderMap =
+                said.iter().map(|value| (header::VARY, HeaderValue::from_static(value))).collect();
+            vary_on_cookie(&mut headers);
+            let values: Vec<_> = headers.get_all(header::VARY).iter().map(|v| v.to_str().unwrap()).collect();
+            assert_eq!(values.join(" | "), expected);
+        }
+    }
+}

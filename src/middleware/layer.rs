@@ -1,0 +1,118 @@
+//! What is put around an application.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::HeaderValue;
+use tower_layer::Layer;
+
+use super::service::SessionService;
+use crate::codec::SessionData;
+use crate::config::SessionConfig;
+use crate::cookie::CookieJar;
+use crate::store::{SessionStore, StoreError};
+
+/// Gives the handlers below it a [`Session<T>`](crate::Session).
+///
+/// Make it once and clone it: all clones share one store, one cache and one listener. Making it does no IO and cannot fail;
+/// [`SessionStore::ready`] is there for failing at start.
+///
+/// # Order
+///
+/// - Layers for different types of data can be combined, each under a cookie name of its own.
+/// - `CatchPanicLayer` belongs outside: a panic then ends the request as an error would.
+/// - `TimeoutLayer` may be outside or inside. A request that it cuts off commits nothing but a logout.
+/// - `TraceLayer` belongs outside, since its body type has no default; inside, map the body to axum's first.
+///
+/// ```
+/// # #[cfg(feature = "axum")] {
+/// use axum::{Router, routing::get};
+/// use clustered_sessions::{Secret, Session, SessionConfig, SessionLayer};
+///
+/// #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
+/// struct UserSession { visits: u64 }
+///
+/// async fn visits(session: Session<UserSession>) -> String {
+///     session.update(|s| s.visits += 1);
+///     session.read(|s| format!("{} visits", s.visits))
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), clustered_sessions::ConfigError> {
+/// let config = SessionConfig::<UserSession>::builder(Secret::new("at least thirty-two bytes of secret")?).build()?;
+/// let app: Router = Router::new().route("/", get(visits)).layer(SessionLayer::new(config));
+/// # let _ = app; Ok(()) }
+/// # }
+/// ```
+pub struct SessionLayer<T> {
+    pub(super) shared: Arc<Shared<T>>,
+}
+
+/// What all services of a layer have in common.
+pub(super) struct Shared<T> {
+    pub(super) store: SessionStore<T>,
+    pub(super) jar: CookieJar,
+}
+
+impl<T: SessionData> SessionLayer<T> {
+    /// Builds the store and spawns its listener; outside a runtime, the first request does.
+    pub fn new(config: SessionConfig<T>) -> Self {
+        let jar = CookieJar::new(config.cookie.clone(), &config.keys);
+        SessionLayer { shared: Arc::new(Shared { store: SessionStore::new(config), jar }) }
+    }
+
+    /// The store, for what is not about the session of a request: administration, health, shutdown.
+    pub fn store(&self) -> &SessionStore<T> {
+        &self.shared.store
+    }
+
+    /// Creates a session with this data and returns the `Cookie` header of a browser that has it, for tests.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SessionStore::create`].
+    ///
+    /// ```
+    /// # #[cfg(feature = "axum")] {
+    /// # use axum::{Router, body::Body, http::{Request, StatusCode, header}, routing::get};
+    /// # use clustered_sessions::{Secret, Session, SessionConfig, SessionLayer};
+    /// # use tower::ServiceExt as _;
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { name: Option<String> }
+    /// # async fn me(session: Session<UserSession>) -> Result<String, StatusCode> {
+    /// #     session.read(|s| s.name.clone()).ok_or(StatusCode::UNAUTHORIZED)
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev")).build()?;
+    /// let sessions = SessionLayer::new(config);
+    /// let cookie = sessions.cookie_for(UserSession { name: Some("Ada".into()) }).await?;
+    /// let app: Router = Router::new().route("/me", get(me)).layer(sessions);
+    ///
+    /// let request = Request::get("/me").header(header::COOKIE, cookie).body(Body::empty())?;
+    /// assert_eq!(app.oneshot(request).await?.status(), StatusCode::OK);
+    /// # Ok(()) }
+    /// # }
+    /// ```
+    pub async fn cookie_for(&self, data: T) -> Result<HeaderValue, StoreError> {
+        let session = self.shared.store.create(data).await?;
+        Ok(self.shared.jar.pair(&session.token))
+    }
+}
+
+impl<S, T: SessionData> Layer<S> for SessionLayer<T> {
+    type Service = SessionService<S, T>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        SessionService { inner, shared: self.shared.clone() }
+    }
+}
+
+impl<T> Clone for SessionLayer<T> {
+    fn clone(&self) -> Self {
+        SessionLayer { shared: self.shared.clone() }
+    }
+}
+
+impl<T> fmt::Debug for SessionLayer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionLayer").field("store", &self.shared.store).field("jar", &self.shared.jar).finish()
+    }
+}

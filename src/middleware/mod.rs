@@ -1,0 +1,10 @@
+//! The tower middleware.
+
+mod future;
+mod headers;
+mod layer;
+mod service;
+
+pub use self::future::ResponseFuture;
+pub use self::layer::SessionLayer;
+pub use self::service::SessionService;

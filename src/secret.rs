@@ -1,0 +1,137 @@
+//! The application's secret, the ring of secrets that allows rotation, and the keys derived from them.
+
+use std::fmt;
+
+use hkdf::Hkdf;
+use sha2::Sha256;
+
+use crate::config::ConfigError;
+
+/// Shortest secret accepted, in bytes: as long as the keys that are derived from it.
+pub(crate) const MIN_LEN: usize = 32;
+
+/// A secret of the application. Keys for signing (and, later, encrypting) are derived from it by HKDF-SHA256 (RFC 5869).
+///
+/// All nodes of a cluster must have the same one. Make it from a random generator, for instance with `openssl rand -base64 48`,
+/// keep it out of the source, and rotate it with
+/// [`SessionConfigBuilder::previous_secret`](crate::SessionConfigBuilder::previous_secret).
+///
+/// `Debug` prints nothing of it, there is no `Display` and no default.
+///
+/// ```
+/// use clustered_sessions::Secret;
+///
+/// assert!(Secret::new("at least thirty-two bytes of secret").is_ok());
+/// assert!(Secret::new("too short").is_err());
+/// ```
+#[derive(Clone)]
+pub struct Secret {
+    bytes: Box<[u8]>,
+    insecure: bool,
+}
+
+impl Secret {
+    /// A secret of at least 32 bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::SecretTooShort`].
+    pub fn new(secret: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
+        let bytes = secret.as_ref();
+        if bytes.len() < MIN_LEN {
+            return Err(ConfigError::SecretTooShort { found: bytes.len(), minimum: MIN_LEN });
+        }
+        Ok(Secret { bytes: bytes.into(), insecure: false })
+    }
+
+    /// The secret in an environment variable, whose text is used as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::MissingVariable`] if it is unset or not Unicode, [`ConfigError::SecretTooShort`].
+    pub fn from_env(variable: &str) -> Result<Self, ConfigError> {
+        let text =
+            std::env::var(variable).map_err(|_| ConfigError::MissingVariable { variable: variable.to_owned() })?;
+        Self::new(text)
+    }
+
+    /// A secret of any length, which only [`SessionConfig::development`](crate::SessionConfig::development) accepts.
+    ///
+    /// # Risk
+    ///
+    /// Whoever reads your source can sign cookies with it.
+    pub fn insecure_dev(secret: impl AsRef<[u8]>) -> Self {
+        Secret { bytes: secret.as_ref().into(), insecure: true }
+    }
+
+    pub(crate) fn is_insecure(&self) -> bool {
+        self.insecure
+    }
+
+    /// A 32-byte key for one purpose. Keys for different purposes tell nothing about each other.
+    #[expect(clippy::expect_used, reason = "HKDF-SHA256 gives up to 8160 bytes; 32 are asked for")]
+    pub(crate) fn derive(&self, purpose: &str) -> [u8; 32] {
+        let mut key = [0; 32];
+        Hkdf::<Sha256>::new(Some(b"clustered-sessions"), &self.bytes)
+            .expand(purpose.as_bytes(), &mut key)
+            .expect("32 bytes are a valid length for HKDF-SHA256");
+        key
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(redacted)")
+    }
+}
+
+/// The secrets in force: the first signs, all verify.
+#[derive(Clone, Debug)]
+pub(crate) struct KeyRing {
+    secrets: Vec<Secret>,
+}
+
+impl KeyRing {
+    pub(crate) fn new(current: Secret) -> Self {
+        KeyRing { secrets: vec![current] }
+    }
+
+    pub(crate) fn push_previous(&mut self, secret: Secret) {
+        self.secrets.push(secret);
+    }
+
+    pub(crate) fn has_insecure(&self) -> bool {
+        self.secrets.iter().any(Secret::is_insecure)
+    }
+
+    /// The keys for one purpose, the current one first.
+    pub(crate) fn derive<'a>(&'a self, purpose: &'a str) -> impl Iterator<Item = [u8; 32]> + 'a {
+        self.secrets.iter().map(move |secret| secret.derive(purpose))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_secrets_are_refused_with_numbers() {
+        let error = Secret::new("x".repeat(31)).unwrap_err();
+        assert!(matches!(error, ConfigError::SecretTooShort { found: 31, minimum: 32 }));
+        assert!(Secret::new("x".repeat(32)).is_ok());
+    }
+
+    #[test]
+    fn a_secret_never_prints() {
+        let secret = Secret::new("super secret, thirty-two bytes long").unwrap();
+        let ring = KeyRing::new(secret.clone());
+        assert!(!format!("{secret:?} {ring:?}").contains("super"));
+    }
+
+    #[test]
+    fn purposes_give_unrelated_keys() {
+        let secret = Secret::insecure_dev("dev");
+        assert_ne!(secret.derive("a"), secret.derive("b"));
+        assert_eq!(secret.derive("a"), secret.derive("a"));
+    }
+}

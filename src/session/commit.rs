@@ -1,0 +1,149 @@
+//! Carries out the plan. Always in a task of its own, which goes on when the request is cancelled.
+
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+
+use super::SessionError;
+use super::change::{Intent, Plan};
+use super::handle::{Change, CookieChange, Found, Handle, apply_all};
+use crate::codec::SessionData;
+use crate::store::{NewSession, StoreError, StoreErrorKind};
+
+/// The end of a commit, and whether the application panicked in it.
+pub(crate) type Commit = JoinHandle<Result<(), SessionError>>;
+
+impl<T: SessionData> Handle<T> {
+    /// Commits what is to be done, and `extra` as the last change.
+    pub(crate) fn commit(self: &Arc<Self>, extra: Option<Change<T>>) -> Commit {
+        let handle = self.clone();
+        self.store.spawn(async move {
+            let _busy = handle.busy.lock().await;
+            handle.commit_now(extra).await
+        })
+    }
+
+    async fn commit_now(&self, extra: Option<Change<T>>) -> Result<(), SessionError> {
+        let mut work = self.take_work();
+        if let Some(extra) = extra {
+            work.plan_with(extra);
+        }
+        if work.head_sent && work.plan.needs_head() {
+            self.put_back(work);
+            return Err(SessionError::HeadSent);
+        }
+        match self.carry_out(&work).await {
+            Ok((found, cookie)) => {
+                self.rest_on(found, |state| {
+                    if cookie.is_some() {
+                        state.cookie = cookie;
+                    }
+                });
+                Ok(())
+            }
+            Err(error) => {
+                self.after_failure(work, &error);
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn carry_out(&self, work: &Work<T>) -> Result<(Found<T>, Option<CookieChange>), StoreError> {
+        let store = &self.store;
+        let again = |base: &T| apply_all(base, &work.changes);
+        match (work.plan, &work.found) {
+            (Plan::Nothing, found) => Ok((found.clone(), None)),
+            (Plan::Create, _) => Ok(started(store.create_shared(work.data.clone()).await?)),
+            (Plan::Update, Found::Live(base)) => {
+                let record = store.write(base.clone(), work.data.clone(), &again).await?;
+                Ok((Found::Live(record), None))
+            }
+            (Plan::Regenerate, Found::Live(base)) => {
+                Ok(started(store.regenerate(base.clone(), work.data.clone(), &again).await?))
+            }
+            (Plan::Delete | Plan::Replace, found) => {
+                if let Some(id) = found.id() {
+                    store.delete(id).await?;
+                }
+                if work.plan == Plan::Replace {
+                    return Ok(started(store.create_shared(work.data.clone()).await?));
+                }
+                Ok((Found::Nothing, Some(CookieChange::Remove)))
+            }
+            (Plan::Forget, _) => Ok((Found::Nothing, Some(CookieChange::Remove))),
+            (Plan::Refuse, Found::Unreadable(error, _)) => Err(error.clone()),
+            (Plan::Refuse | Plan::Update | Plan::Regenerate, _) => Err(StoreErrorKind::Gone.into()),
+        }
+    }
+
+    fn take_work(&self) -> Work<T> {
+        let mut state = self.lock();
+        Work {
+            plan: state.plan(),
+            found: state.found.clone(),
+            data: state.data.clone(),
+            changes: std::mem::take(&mut state.changes),
+            intent: std::mem::take(&mut state.intent),
+            extra: false,
+            head_sent: state.head_sent(),
+        }
+    }
+
+    /// A commit that failed may be tried again, unless that could do something twice or bring back what has gone.
+    fn after_failure(&self, work: Work<T>, error: &StoreError) {
+        match (error.kind(), &work.found) {
+            (StoreErrorKind::Gone, Found::Live(record)) => {
+                let id = record.id();
+                self.rest_on(Found::Lost(id), |_| ());
+            }
+            (StoreErrorKind::OutcomeUnknown, _) if work.intent != Intent::Destroy => {
+                let found = work.found.clone();
+                self.rest_on(found, |_| ());
+            }
+            (StoreErrorKind::Gone | StoreErrorKind::Corrupt, _) => {}
+            _ => self.put_back(work),
+        }
+    }
+
+    /// What was not done is to be done again, before what has been asked for since.
+    fn put_back(&self, mut work: Work<T>) {
+        if work.extra {
+            // Its caller is told.
+            work.changes.pop();
+        }
+        let mut state = self.lock();
+        match (work.intent, state.intent) {
+            // Destroyed since: the changes of before are void.
+            (_, Intent::Destroy) => return,
+            (Intent::Keep, _) => {}
+            (intent, _) => state.intent = intent,
+        }
+        work.changes.append(&mut state.changes);
+        state.changes = work.changes;
+    }
+}
+
+/// What a commit has taken over from the handle.
+struct Work<T> {
+    plan: Plan,
+    found: Found<T>,
+    data: Arc<T>,
+    changes: Vec<Change<T>>,
+    intent: Intent,
+    /// Whether the last change is not the handle's but this commit's.
+    extra: bool,
+    head_sent: bool,
+}
+
+impl<T: SessionData> Work<T> {
+    fn plan_with(&mut self, extra: Change<T>) {
+        self.data = apply_all(&*self.data, std::slice::from_ref(&extra));
+        self.changes.push(extra);
+        self.extra = true;
+        self.plan = super::change::plan(self.found.kind(), self.intent, true);
+    }
+}
+
+fn started<T>(new: NewSession<T>) -> (Found<T>, Option<CookieChange>) {
+    (Found::Live(new.record), Some(CookieChange::Set(new.token)))
+}

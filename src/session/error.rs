@@ -1,0 +1,109 @@
+//! What can go wrong for a handler.
+
+use std::error::Error;
+use std::fmt;
+
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+
+use crate::store::{StoreError, StoreErrorKind};
+
+/// Why a session could not be read or changed.
+///
+/// With the feature `axum` it is a response: an empty body and the status of [`status`](SessionError::status). The middleware
+/// puts it into the extensions of a response that it had to replace, where a layer outside can log it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// The route is not below a [`SessionLayer`](crate::SessionLayer) for this type of data.
+    MissingLayer {
+        /// The type of data asked for.
+        data: &'static str,
+    },
+    /// Two layers with different stores use the same cookie name.
+    ClashingLayers,
+    /// Others changed the session each time the change was tried. Nothing was written.
+    Conflict {
+        /// How often it was tried.
+        attempts: u32,
+    },
+    /// The session was there when the request began and is gone: logged out elsewhere, or expired. Nothing was written.
+    Gone,
+    /// The response's head has left, so no cookie can be sent any more. Nothing was written.
+    HeadSent,
+    /// The data cannot be written as JSON, or is too large. Nothing was written.
+    Encode(StoreError),
+    /// The store failed.
+    Store(StoreError),
+}
+
+impl SessionError {
+    /// The status that tells the client no more than it needs: 503 for what may work when tried again, 500 for a mistake in the
+    /// application or a record that cannot be read.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::MissingLayer { .. } | Self::ClashingLayers | Self::HeadSent | Self::Encode(_) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+            Self::Store(error) if error.kind() == StoreErrorKind::Corrupt => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Conflict { .. } | Self::Gone | Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    pub(crate) fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        if self.status() == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        headers
+    }
+}
+
+impl From<StoreError> for SessionError {
+    fn from(error: StoreError) -> Self {
+        match error.kind() {
+            StoreErrorKind::Conflict { attempts } => SessionError::Conflict { attempts },
+            StoreErrorKind::Gone => SessionError::Gone,
+            StoreErrorKind::Encode | StoreErrorKind::TooLarge => SessionError::Encode(error),
+            _ => SessionError::Store(error),
+        }
+    }
+}
+
+impl fmt::Display for SessionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MissingLayer { data } => {
+                write!(f, "no SessionLayer for `{data}` above this handler: add .layer(SessionLayer) after the routes")
+            }
+            Self::ClashingLayers => f.write_str(
+                "two SessionLayers with different stores use one cookie name: give each its own, or share one layer",
+            ),
+            Self::Conflict { attempts } => {
+                write!(f, "the session was changed by others during each of {attempts} attempts")
+            }
+            Self::Gone => f.write_str("the session has gone during the request"),
+            Self::HeadSent => {
+                f.write_str("the response has begun: a session can no longer be created or given a new token")
+            }
+            Self::Encode(error) | Self::Store(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Error for SessionError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Encode(error) | Self::Store(error) => error.source(),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(feature = "axum")]
+impl axum_core::response::IntoResponse for SessionError {
+    fn into_response(self) -> axum_core::response::Response {
+        let mut response = (self.status(), self.headers()).into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}

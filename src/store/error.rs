@@ -1,0 +1,114 @@
+//! What can go wrong in a store.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::id::SessionId;
+
+/// An error of a [`SessionStore`](crate::SessionStore) or of a [`Backend`](crate::backend::Backend).
+///
+/// It is opaque so that its parts can change: [`kind`](StoreError::kind) says what to do about it, [`source`](Error::source)
+/// what caused it. It contains neither tokens nor session data.
+#[derive(Clone, Debug)]
+pub struct StoreError {
+    kind: StoreErrorKind,
+    id: Option<SessionId>,
+    source: Option<Arc<dyn Error + Send + Sync>>,
+}
+
+/// What kind of error a [`StoreError`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StoreErrorKind {
+    /// There is no such session.
+    NotFound,
+    /// The session was there when the change began and is gone. Nothing was written.
+    Gone,
+    /// Others changed the session each time this change was tried. Nothing was written.
+    Conflict {
+        /// How often it was tried.
+        attempts: u32,
+    },
+    /// The backend cannot be reached. Nothing was done.
+    Unavailable,
+    /// The backend did not answer in time to a request that changes nothing.
+    Timeout,
+    /// The backend refused: wrong password, missing permission, a full disk. Nothing was done.
+    Refused,
+    /// A write may or may not have been carried out.
+    OutcomeUnknown,
+    /// A record cannot be read. It is left as it is.
+    Corrupt,
+    /// The data cannot be written as JSON. Nothing was written.
+    Encode,
+    /// The encoded data is larger than a record may be. Nothing was written.
+    TooLarge,
+    /// The store has been shut down.
+    Closed,
+}
+
+impl StoreError {
+    /// An error of this kind without a cause.
+    pub fn new(kind: StoreErrorKind) -> Self {
+        StoreError { kind, id: None, source: None }
+    }
+
+    /// The same error, caused by this.
+    #[must_use]
+    pub fn caused_by(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        self.source = Some(Arc::from(source.into()));
+        self
+    }
+
+    pub(crate) fn about(mut self, id: &SessionId) -> Self {
+        self.id = Some(*id);
+        self
+    }
+
+    /// What kind of error this is.
+    pub fn kind(&self) -> StoreErrorKind {
+        self.kind
+    }
+
+    /// The session that the error is about, if it is about one.
+    pub fn session_id(&self) -> Option<SessionId> {
+        self.id
+    }
+}
+
+impl From<StoreErrorKind> for StoreError {
+    fn from(kind: StoreErrorKind) -> Self {
+        StoreError::new(kind)
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            StoreErrorKind::NotFound => f.write_str("no such session")?,
+            StoreErrorKind::Gone => f.write_str("the session is gone")?,
+            StoreErrorKind::Conflict { attempts } => {
+                write!(f, "the session was changed by others during each of {attempts} attempts")?;
+            }
+            StoreErrorKind::Unavailable => f.write_str("the session backend cannot be reached")?,
+            StoreErrorKind::Timeout => f.write_str("the session backend did not answer in time")?,
+            StoreErrorKind::Refused => f.write_str("the session backend refused")?,
+            StoreErrorKind::OutcomeUnknown => f.write_str("a session write may or may not have been carried out")?,
+            StoreErrorKind::Corrupt => f.write_str("the session record cannot be read")?,
+            StoreErrorKind::Encode => f.write_str("the session data cannot be encoded")?,
+            StoreErrorKind::TooLarge => f.write_str("the session data is too large")?,
+            StoreErrorKind::Closed => f.write_str("the session store has been shut down")?,
+        }
+        if let Some(id) = self.id {
+            write!(f, " (session {id})")?;
+        }
+        Ok(())
+    }
+}
+
+impl Error for StoreError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|source| source as &(dyn Error + 'static))
+    }
+}

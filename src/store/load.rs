@@ -1,0 +1,141 @@
+//! Shared loads: many readers of one session cost the backend one call, or two at the most.
+//!
+//! A reader may not take just any result. A load that began before the reader came may bring what the session was before a
+//! change that the reader has a right to see. It may be shared only if the node held the lease at both moments and has heard
+//! nothing about the session since the load began; otherwise the reader shares the next load, of which there is one per session.
+//!
+//! Loads run in tasks of their own, so a reader that goes away takes nothing from the others.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use super::{Record, SessionStore, StoreError, StoreErrorKind};
+use crate::cluster::{LoadCall, LoadMark};
+use crate::codec::SessionData;
+use crate::id::SessionId;
+
+type Outcome<T> = Result<Option<Record<T>>, StoreError>;
+type Answer<T> = watch::Sender<Option<Outcome<T>>>;
+type Promise<T> = watch::Receiver<Option<Outcome<T>>>;
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Freshness {
+    /// Within the coherence contract.
+    Cached,
+    /// Not older than the call.
+    Fresh,
+}
+
+pub(crate) struct Loads<T> {
+    flights: Mutex<HashMap<SessionId, Flight<T>>>,
+}
+
+/// The loads of one session: the one that runs, and the one that begins when it has ended.
+struct Flight<T> {
+    mark: LoadMark,
+    running: Promise<T>,
+    next: Option<(Answer<T>, Promise<T>)>,
+}
+
+impl<T: SessionData> Loads<T> {
+    pub(crate) fn new() -> Self {
+        Loads { flights: Mutex::default() }
+    }
+
+    /// Reads from the backend, alone or with others.
+    pub(crate) async fn read(&self, store: &SessionStore<T>, id: SessionId, freshness: Freshness) -> Outcome<T> {
+        let mut promise = self.join(store, id, freshness);
+        let outcome = promise.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
+        // No outcome: the load panicked in the application's `Deserialize`, or its runtime has gone.
+        outcome.unwrap_or_else(|| {
+            Err(StoreError::from(StoreErrorKind::Unavailable).caused_by("the load was abandoned").about(&id))
+        })
+    }
+
+    fn join(&self, store: &SessionStore<T>, id: SessionId, freshness: Freshness) -> Promise<T> {
+        let cache = store.cache();
+        let mut flights = self.flights();
+        if let Some(flight) = flights.get_mut(&id) {
+            if freshness == Freshness::Cached && cache.may_share(&flight.mark) {
+                return flight.running.clone();
+            }
+            return flight.next.get_or_insert_with(|| watch::channel(None)).1.clone();
+        }
+        let (answer, promise) = watch::channel(None);
+        let call = cache.begin_load(&id);
+        flights.insert(id, Flight { mark: call.mark(), running: promise.clone(), next: None });
+        drop(flights);
+        store.spawn(drive(store.clone(), id, call, answer));
+        promise
+    }
+
+    /// Ends the running load. If others wait for the next one, that begins.
+    fn advance(&self, store: &SessionStore<T>, id: SessionId) -> Option<(LoadCall<T>, Answer<T>)> {
+        let mut flights = self.flights();
+        let flight = flights.get_mut(&id)?;
+        let Some((answer, promise)) = flight.next.take() else {
+            flights.remove(&id);
+            return None;
+        };
+        let call = store.cache().begin_load(&id);
+        *flight = Flight { mark: call.mark(), running: promise, next: None };
+        Some((call, answer))
+    }
+
+    fn flights(&self) -> MutexGuard<'_, HashMap<SessionId, Flight<T>>> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn drive<T: SessionData>(store: SessionStore<T>, id: SessionId, call: LoadCall<T>, answer: Answer<T>) {
+    let abandon = AbandonOnDrop { store: &store, id };
+    let (mut call, mut answer) = (call, answer);
+    loop {
+        let outcome = store.load(&id).await;
+        if let Ok(loaded) = &outcome {
+            call.finish(loaded.as_ref());
+        } else {
+            drop(call);
+        }
+        // Before the answer goes out: whoever reads after it must not find this load still running.
+        let next = store.loads().advance(&store, id);
+        answer.send_replace(Some(outcome));
+        match next {
+            Some(begun) => (call, answer) = begun,
+            None => break,
+        }
+    }
+    std::mem::forget(abandon);
+}
+
+/// A load that panics or is dropped must not leave its readers waiting, nor a flight that nobody drives.
+struct AbandonOnDrop<'a, T: SessionData> {
+    store: &'a SessionStore<T>,
+    id: SessionId,
+}
+
+impl<T: SessionData> Drop for AbandonOnDrop<'_, T> {
+    fn drop(&mut self) {
+        self.store.loads().flights().remove(&self.id);
+    }
+}
+
+impl<T> std::fmt::Debug for Loads<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Loads")
+    }
+}
+
+/// Handles to the inner parts of a store that loads need.
+impl<T: SessionData> SessionStore<T> {
+    fn loads(&self) -> &Loads<T> {
+        &self.inner.loads
+    }
+
+    fn cache(&self) -> &Arc<crate::cluster::LocalCache<T>> {
+        self.inner.coordinator.cache()
+    }
+}

@@ -1,0 +1,301 @@
+//! The store: the order of steps, over a cache, a codec and a backend that know nothing of each other.
+
+mod error;
+mod load;
+mod query;
+mod record;
+mod turns;
+mod write;
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio_util::task::TaskTracker;
+
+pub use self::error::{StoreError, StoreErrorKind};
+pub(crate) use self::load::Freshness;
+use self::load::Loads;
+pub use self::query::BulkDeletion;
+pub use self::record::Record;
+use self::turns::Turns;
+pub use self::write::NewSession;
+use crate::backend::{Content, DynBackend, Stored};
+use crate::clock::{Clock, millis};
+use crate::cluster::{CacheStats, Coordinator, Counter, Lease, LocalCache, Lookup};
+use crate::codec::{self, SessionData};
+use crate::config::SessionConfig;
+use crate::id::SessionId;
+
+/// Sessions in a backend, read from a local cache. A cheap clone; all clones are one store.
+///
+/// Usually got from [`SessionLayer::store`](crate::SessionLayer::store). What does IO is async and returns `Result`.
+///
+/// ```
+/// # use clustered_sessions::{Secret, SessionConfig, SessionStore, StoreErrorKind};
+/// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { name: String }
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev")).build()?;
+/// let store = SessionStore::new(config);
+/// let session = store.create(UserSession { name: "Ada".into() }).await?;
+/// assert_eq!(store.get(session.id).await?.data().name, "Ada");
+///
+/// store.delete(session.id).await?;
+/// assert!(store.find(session.id).await?.is_none());
+/// assert_eq!(store.get(session.id).await.unwrap_err().kind(), StoreErrorKind::NotFound);
+/// # Ok(()) }
+/// ```
+pub struct SessionStore<T> {
+    inner: Arc<Inner<T>>,
+}
+
+struct Inner<T> {
+    backend: Arc<dyn DynBackend>,
+    coordinator: Coordinator<T>,
+    loads: Loads<T>,
+    turns: Turns,
+    tasks: TaskTracker,
+    clock: Clock,
+    timeout: Duration,
+    /// A session that has less than this to live, in milliseconds, is extended when it is read.
+    touch_below: u64,
+    closed: AtomicBool,
+    unreadable: Counter,
+    dropped_changes: Counter,
+}
+
+impl<T: SessionData> SessionStore<T> {
+    /// Builds a store and spawns its listener; outside a runtime, the first operation does. No IO, and it cannot fail.
+    pub fn new(config: SessionConfig<T>) -> Self {
+        let SessionConfig { backend, clock, timeout, cluster, touch_after, .. } = config;
+        // A cache that is turned off is one that is never trusted; one that nobody keeps right is always trusted, as asked for.
+        let lease = if cluster.cache_enabled && !cluster.enabled { Lease::permanent() } else { Lease::new() };
+        let ttl = cluster.effective_cache_ttl(timeout);
+        let cache = Arc::new(LocalCache::new(lease, clock.clone(), ttl, cluster.cache_max_size));
+        if cluster.cache_enabled && !cluster.enabled {
+            tracing::info!(
+                node_id = %cluster.node_id,
+                ?ttl,
+                "clustering is off: sessions changed on other nodes may be answered from memory for up to the time to live"
+            );
+        }
+        let store = SessionStore {
+            inner: Arc::new(Inner {
+                coordinator: Coordinator::new(backend.clone(), cache, clock.clone(), cluster),
+                backend,
+                loads: Loads::new(),
+                turns: Turns::default(),
+                tasks: TaskTracker::new(),
+                touch_below: (millis(timeout) as f64 * (1.0 - touch_after)) as u64,
+                clock,
+                timeout,
+                closed: AtomicBool::new(false),
+                unreadable: Counter::default(),
+                dropped_changes: Counter::default(),
+            }),
+        };
+        store.inner.coordinator.ensure_running();
+        store
+    }
+
+    /// A session, from the cache where the coherence contract allows, or `None`. Does not extend its life.
+    ///
+    /// # Errors
+    ///
+    /// The backend's: an error is never "no session". [`Corrupt`](StoreErrorKind::Corrupt) if the record cannot be read.
+    pub async fn find(&self, id: SessionId) -> Result<Option<Record<T>>, StoreError> {
+        self.read(id, Freshness::Cached).await
+    }
+
+    /// A session as the backend has it now, or `None`. Does not extend its life.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`find`](SessionStore::find).
+    pub async fn find_fresh(&self, id: SessionId) -> Result<Option<Record<T>>, StoreError> {
+        self.read(id, Freshness::Fresh).await
+    }
+
+    /// A session that must be there. Does not extend its life.
+    ///
+    /// # Errors
+    ///
+    /// [`NotFound`](StoreErrorKind::NotFound), and those of [`find`](SessionStore::find).
+    pub async fn get(&self, id: SessionId) -> Result<Record<T>, StoreError> {
+        self.find(id).await?.ok_or_else(|| StoreError::from(StoreErrorKind::NotFound).about(&id))
+    }
+
+    pub(crate) async fn read(&self, id: SessionId, freshness: Freshness) -> Result<Option<Record<T>>, StoreError> {
+        self.check_open()?;
+        if freshness == Freshness::Cached {
+            match self.inner.coordinator.cache().get(&id) {
+                Lookup::Hit(record) => return Ok(Some(record)),
+                Lookup::Absent => return Ok(None),
+                Lookup::Miss => {}
+            }
+        }
+        self.inner.coordinator.ensure_running();
+        self.inner.loads.read(self, id, freshness).await
+    }
+
+    /// Reads the backend, past the cache and without filling it.
+    async fn load(&self, id: &SessionId) -> Result<Option<Record<T>>, StoreError> {
+        match self.inner.backend.load(id).await? {
+            Some(stored) => self.decode(id, stored),
+            None => Ok(None),
+        }
+    }
+
+    /// `None` for a tombstone.
+    fn decode(&self, id: &SessionId, stored: Stored) -> Result<Option<Record<T>>, StoreError> {
+        let Content::Payload(payload) = stored.content else { return Ok(None) };
+        match codec::decode(&payload) {
+            Ok(data) => Ok(Some(Record::new(&self.inner.clock, *id, stored.meta, data))),
+            Err(error) => {
+                self.inner.unreadable.add_one();
+                let error = error.about(id);
+                tracing::error!(
+                    session = %id,
+                    cause = std::error::Error::source(&error),
+                    "a session record cannot be read and is left as it is"
+                );
+                Err(error)
+            }
+        }
+    }
+
+    /// What the local cache has done so far.
+    pub fn cache_stats(&self) -> CacheStats {
+        self.inner.coordinator.cache().stats()
+    }
+
+    /// Drops a session from this node's memory. It is not deleted, and other nodes keep it.
+    pub fn evict_from_cache(&self, id: SessionId) {
+        self.inner.coordinator.cache().evict(&id, None);
+    }
+
+    /// This node's part in the cluster.
+    pub fn coordinator(&self) -> &Coordinator<T> {
+        &self.inner.coordinator
+    }
+
+    /// Records that could not be read so far. Each was logged by id and left as it was.
+    pub fn unreadable_records(&self) -> u64 {
+        self.inner.unreadable.get()
+    }
+
+    /// Requests that ended with changes to their session that were never committed.
+    pub fn dropped_changes(&self) -> u64 {
+        self.inner.dropped_changes.get()
+    }
+
+    /// Whether the backend answers. Bounded in time by the backend's timeouts.
+    pub async fn healthy(&self) -> bool {
+        self.check_open().is_ok() && self.inner.backend.ping().await.is_ok()
+    }
+
+    /// Waits until the backend answers and this node hears the others: for failing at start rather than at the first request.
+    ///
+    /// # Errors
+    ///
+    /// The last error of the backend, or [`Timeout`](StoreErrorKind::Timeout), when `patience` has run out.
+    pub async fn ready(&self, patience: Duration) -> Result<(), StoreError> {
+        let mut last = StoreError::new(StoreErrorKind::Timeout);
+        let attempts = async {
+            loop {
+                self.check_open()?;
+                self.inner.coordinator.ensure_running();
+                match self.inner.backend.ping().await {
+                    Ok(()) => break,
+                    Err(error) => last = error,
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            last = StoreError::from(StoreErrorKind::Timeout).caused_by("no session announcements are heard");
+            self.inner.coordinator.heard().await;
+            Ok(())
+        };
+        match tokio::time::timeout(patience, attempts).await {
+            Ok(done) => done,
+            Err(_) => Err(last),
+        }
+    }
+
+    /// Ends the store: stops the listener, waits for writes under way, and lets go of the connections. Later operations answer
+    /// [`Closed`](StoreErrorKind::Closed).
+    ///
+    /// Call it after the server has finished its last request: a response whose session cannot be committed any more is
+    /// replaced by a 503.
+    ///
+    /// ```
+    /// # use clustered_sessions::{Secret, SessionConfig, SessionStore, StoreErrorKind};
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev")).build()?;
+    /// let store = SessionStore::new(config);
+    /// store.shutdown().await;
+    /// assert_eq!(store.create(UserSession).await.unwrap_err().kind(), StoreErrorKind::Closed);
+    /// # Ok(()) }
+    /// ```
+    pub async fn shutdown(&self) {
+        self.inner.closed.store(true, Ordering::Release);
+        self.inner.coordinator.stop().await;
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+        self.inner.backend.close().await;
+    }
+
+    fn check_open(&self) -> Result<(), StoreError> {
+        if self.inner.closed.load(Ordering::Acquire) { Err(StoreErrorKind::Closed.into()) } else { Ok(()) }
+    }
+
+    /// Runs something to its end whatever becomes of the request that asked for it; [`shutdown`](Self::shutdown) waits for it.
+    pub(crate) fn spawn<F>(&self, task: F) -> tokio::task::JoinHandle<F::Output>
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
+        self.inner.tasks.spawn(task)
+    }
+
+    /// Extends the session in the background if enough of its life has passed. At most one such task runs for a cached record.
+    pub(crate) fn touch_if_due(&self, record: &Record<T>) {
+        let left = record.expires().0.saturating_sub(self.inner.clock.now().0);
+        if left >= self.inner.touch_below || !record.begin_touch() {
+            return;
+        }
+        let (store, record) = (self.clone(), record.clone());
+        self.spawn(async move {
+            match store.extend(&record.id()).await {
+                Ok(Some(deadline)) => record.extend(deadline),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::debug!(session = %record.id(), error = &error as &dyn std::error::Error, "a session was not extended");
+                }
+            }
+            record.end_touch();
+        });
+    }
+
+    pub(crate) fn count_dropped_changes(&self) {
+        self.inner.dropped_changes.add_one();
+    }
+
+    /// Tells stores apart, whatever their data type.
+    pub(crate) fn address(&self) -> usize {
+        Arc::as_ptr(&self.inner).addr()
+    }
+}
+
+impl<T> Clone for SessionStore<T> {
+    fn clone(&self) -> Self {
+        SessionStore { inner: self.inner.clone() }
+    }
+}
+
+impl<T> fmt::Debug for SessionStore<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionStore").field("coordinator", &self.inner.coordinator).finish_non_exhaustive()
+    }
+}

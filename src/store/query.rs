@@ -1,0 +1,229 @@
+//! Walks over all sessions, a page at a time, in bounded memory.
+
+use std::collections::{HashSet, VecDeque};
+
+use futures_core::Stream;
+use futures_util::future::join_all;
+use futures_util::stream;
+
+use super::{Record, SessionStore, StoreError, StoreErrorKind};
+use crate::backend::{Cursor, Deleted, Page};
+use crate::cluster::{Announcement, LocalCache};
+use crate::codec::SessionData;
+use crate::id::SessionId;
+
+/// How often a walk begins anew because the server has changed, before it gives up.
+const MAX_RESTARTS: u32 = 8;
+/// How many passes a bulk deletion makes, before it gives up on sessions that change faster than it can judge them.
+const MAX_PASSES: u32 = 16;
+
+/// What a [`bulk_delete`](SessionStore::bulk_delete) has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use = "sessions that could not be read were not judged, and may have to be"]
+pub struct BulkDeletion {
+    /// Sessions deleted.
+    pub deleted: u64,
+    /// Records that could not be read, so that nobody knows whether they should have been deleted. They are still there, and
+    /// logged by id.
+    pub unreadable: u64,
+}
+
+impl<T: SessionData> SessionStore<T> {
+    /// All sessions, as the backend has them, in no order.
+    ///
+    /// A session that lives during the whole walk is met at least once; one may be met twice. A record that cannot be read is an
+    /// `Err` of kind [`Corrupt`](StoreErrorKind::Corrupt) with its id, and the walk goes on; any other error ends it.
+    ///
+    /// One page of sessions is in memory at a time. The cache is neither asked nor filled, and no session is extended.
+    ///
+    /// ```
+    /// # use clustered_sessions::{Secret, SessionConfig, SessionStore};
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { name: String }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev")).build()?;
+    /// use futures_util::TryStreamExt;
+    ///
+    /// let store = SessionStore::new(config);
+    /// let _ = store.create(UserSession { name: "Ada".into() }).await?;
+    /// let mut sessions = std::pin::pin!(store.each_session());
+    /// while let Some(session) = sessions.try_next().await? {
+    ///     println!("{} is logged in until {:?}", session.data().name, session.expires_at());
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn each_session(&self) -> impl Stream<Item = Result<Record<T>, StoreError>> + Send + use<T> {
+        let begin = (Some(Walk::new(self.clone())), VecDeque::new());
+        stream::unfold(begin, |(mut walk, mut ready)| async move {
+            loop {
+                if let Some(result) = ready.pop_front() {
+                    return Some((result, (walk, ready)));
+                }
+                let mut page = walk.as_mut()?.next_sessions().await?;
+                if let Some(end) = page.iter().position(|result| result.as_ref().is_err_and(ends_the_walk)) {
+                    page.truncate(end + 1);
+                    walk = None;
+                }
+                ready = VecDeque::from(page);
+            }
+        })
+    }
+
+    /// The ids of all sessions, each once. Takes some 50 bytes of memory each.
+    ///
+    /// # Errors
+    ///
+    /// The backend's.
+    pub async fn all_session_ids(&self) -> Result<Vec<SessionId>, StoreError> {
+        let mut walk = Walk::new(self.clone());
+        let mut ids = HashSet::new();
+        while let Some(page) = walk.next_page().await? {
+            ids.extend(page);
+        }
+        Ok(ids.into_iter().collect())
+    }
+
+    /// How many sessions there are, counted in a walk over the backend: exact while none is created or deleted meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// The backend's.
+    pub async fn size(&self) -> Result<u64, StoreError> {
+        let mut walk = Walk::new(self.clone());
+        let mut size = 0;
+        let mut passes = walk.passes;
+        while let Some(page) = walk.next_page().await? {
+            if walk.passes != passes {
+                (size, passes) = (0, walk.passes);
+            }
+            size += page.len() as u64;
+        }
+        Ok(size)
+    }
+
+    /// Deletes the sessions for which `predicate` says so, on every node.
+    ///
+    /// It judges what the backend says and deletes exactly what it has judged: a session that changes in between is judged again.
+    /// It goes over all sessions until a pass finds nothing more to delete, so that sessions are not missed that were created or
+    /// moved while it ran.
+    ///
+    /// # Errors
+    ///
+    /// The backend's; what was deleted by then stays deleted. [`Conflict`](StoreErrorKind::Conflict) if after 16 passes there
+    /// are still new sessions to delete.
+    pub async fn bulk_delete(&self, predicate: impl Fn(&Record<T>) -> bool + Send) -> Result<BulkDeletion, StoreError> {
+        let mut total = BulkDeletion::default();
+        for _ in 0..MAX_PASSES {
+            let mut walk = Walk::new(self.clone());
+            let mut matched = false;
+            total.unreadable = 0;
+            while let Some(page) = walk.next_sessions().await {
+                for result in page {
+                    match result {
+                        Ok(record) if predicate(&record) => {
+                            matched = true;
+                            total.deleted += u64::from(self.delete_judged(&record).await?);
+                        }
+                        Ok(_) => {}
+                        Err(error) if ends_the_walk(&error) => return Err(error),
+                        Err(_) => total.unreadable += 1,
+                    }
+                }
+            }
+            if !matched {
+                return Ok(total);
+            }
+        }
+        Err(StoreErrorKind::Conflict { attempts: MAX_PASSES }.into())
+    }
+
+    /// Deletes all sessions on every node: how many there were.
+    ///
+    /// # Risk
+    ///
+    /// Everybody is logged out. Sessions that are created while it runs may stay.
+    ///
+    /// # Errors
+    ///
+    /// The backend's; what was deleted by then stays deleted.
+    pub async fn clear(&self) -> Result<u64, StoreError> {
+        self.check_open()?;
+        // However this ends, what is in memory is no longer to be trusted.
+        let _clear = ClearOnDrop(self.inner.coordinator.local_cache());
+        let announcement = self.inner.coordinator.encode(Announcement::CacheClear);
+        self.inner.backend.clear(&announcement).await
+    }
+
+    /// Deletes a session if it still is what was judged.
+    async fn delete_judged(&self, record: &Record<T>) -> Result<bool, StoreError> {
+        let id = record.id();
+        let announcement = self.inner.coordinator.encode(Announcement::SessionDeleted(id));
+        let _call = self.inner.coordinator.cache().begin_write(&id, [None; 2]);
+        let answer = self.inner.backend.delete_if(&id, record.revision(), &announcement).await?;
+        Ok(answer == Deleted::Deleted)
+    }
+}
+
+/// A record that cannot be read is one record's trouble; anything else is the backend's.
+fn ends_the_walk(error: &StoreError) -> bool {
+    error.kind() != StoreErrorKind::Corrupt
+}
+
+/// One walk over all ids.
+struct Walk<T> {
+    store: SessionStore<T>,
+    place: Place,
+    /// How often the walk has begun.
+    passes: u32,
+}
+
+enum Place {
+    Start,
+    At(Cursor),
+    End,
+}
+
+impl<T: SessionData> Walk<T> {
+    fn new(store: SessionStore<T>) -> Self {
+        Walk { store, place: Place::Start, passes: 1 }
+    }
+
+    async fn next_page(&mut self) -> Result<Option<Vec<SessionId>>, StoreError> {
+        self.store.check_open()?;
+        while self.passes <= MAX_RESTARTS {
+            let cursor = match &self.place {
+                Place::Start => None,
+                Place::At(cursor) => Some(cursor),
+                Place::End => return Ok(None),
+            };
+            match self.store.inner.backend.scan(cursor).await? {
+                Page::Ids(ids, next) => {
+                    self.place = next.map_or(Place::End, Place::At);
+                    return Ok(Some(ids));
+                }
+                Page::Restart => {
+                    self.place = Place::Start;
+                    self.passes += 1;
+                }
+            }
+        }
+        Err(StoreError::from(StoreErrorKind::Unavailable).caused_by("the server changed too often during the walk"))
+    }
+
+    /// The sessions of the next page, read past the cache. Those that have gone meanwhile are left out.
+    async fn next_sessions(&mut self) -> Option<Vec<Result<Record<T>, StoreError>>> {
+        let ids = match self.next_page().await {
+            Ok(ids) => ids?,
+            Err(error) => return Some(vec![Err(error)]),
+        };
+        let loaded = join_all(ids.iter().map(|id| self.store.load(id))).await;
+        Some(loaded.into_iter().filter_map(Result::transpose).collect())
+    }
+}
+
+struct ClearOnDrop<'a, T>(&'a LocalCache<T>);
+
+impl<T> Drop for ClearOnDrop<'_, T> {
+    fn drop(&mut self) {
+        self.0.clear();
+    }
+}

@@ -1,0 +1,109 @@
+//! A session as the store hands it out: its data and what is known about it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::backend::{Meta, Revision};
+use crate::clock::{Clock, Millis};
+use crate::id::SessionId;
+
+/// A session's data with its id and times. A cheap clone of something shared and never changed: a change makes a new record.
+pub struct Record<T> {
+    inner: Arc<Inner<T>>,
+}
+
+struct Inner<T> {
+    id: SessionId,
+    revision: Revision,
+    created_at: u64,
+    /// The one thing that moves: reading a session extends it without making a new version of it.
+    deadline: AtomicU64,
+    /// Whether somebody is extending the session at this moment.
+    touching: AtomicBool,
+    /// Wall clock minus monotonic clock when the record was read, so that a cached read asks one clock only.
+    wall_ahead: u64,
+    data: Arc<T>,
+}
+
+impl<T> Record<T> {
+    pub(crate) fn new(clock: &Clock, id: SessionId, meta: Meta, data: Arc<T>) -> Self {
+        let wall_ahead = clock.wall().wrapping_sub(clock.now().0);
+        let Meta { revision, created_at, deadline } = meta;
+        let deadline = AtomicU64::new(deadline);
+        let touching = AtomicBool::new(false);
+        Record { inner: Arc::new(Inner { id, revision, created_at, deadline, touching, wall_ahead, data }) }
+    }
+
+    /// The session's id.
+    pub fn id(&self) -> SessionId {
+        self.inner.id
+    }
+
+    /// The session's data.
+    pub fn data(&self) -> &Arc<T> {
+        &self.inner.data
+    }
+
+    /// When the session was created, or given its present id by `regenerate`.
+    pub fn created_at(&self) -> SystemTime {
+        time(self.inner.created_at)
+    }
+
+    /// When the session ends if nobody uses it until then.
+    pub fn expires_at(&self) -> SystemTime {
+        time(self.deadline())
+    }
+
+    pub(crate) fn revision(&self) -> Revision {
+        self.inner.revision
+    }
+
+    pub(crate) fn meta(&self) -> Meta {
+        Meta { revision: self.inner.revision, created_at: self.inner.created_at, deadline: self.deadline() }
+    }
+
+    /// In milliseconds since the Unix epoch.
+    pub(crate) fn deadline(&self) -> u64 {
+        self.inner.deadline.load(Ordering::Relaxed)
+    }
+
+    /// The deadline on this node's monotonic clock.
+    pub(crate) fn expires(&self) -> Millis {
+        Millis(self.deadline().saturating_sub(self.inner.wall_ahead))
+    }
+
+    /// Whether the caller is the one to extend the session now.
+    pub(crate) fn begin_touch(&self) -> bool {
+        !self.inner.touching.swap(true, Ordering::Relaxed)
+    }
+
+    pub(crate) fn end_touch(&self) {
+        self.inner.touching.store(false, Ordering::Relaxed);
+    }
+
+    pub(crate) fn extend(&self, deadline: u64) {
+        self.inner.deadline.fetch_max(deadline, Ordering::Relaxed);
+    }
+}
+
+impl<T> Clone for Record<T> {
+    fn clone(&self) -> Self {
+        Record { inner: self.inner.clone() }
+    }
+}
+
+/// Without the data: it is the application's, and may be private.
+impl<T> fmt::Debug for Record<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record")
+            .field("id", &self.inner.id)
+            .field("revision", &self.inner.revision)
+            .finish_non_exhaustive()
+    }
+}
+
+fn time(millis: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(millis)
+}

@@ -1,0 +1,330 @@
+//! Writes: compare and set, re-applying the change when another node was faster.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Record, SessionStore, StoreError, StoreErrorKind};
+use crate::backend::{Content, Created, Deleted, MemoryBackend, Meta, Revision, Stored, Updated};
+use crate::clock::millis;
+use crate::cluster::{Announcement, with_jitter};
+use crate::codec::{self, SessionData};
+use crate::id::{SessionId, SessionToken};
+
+/// How often a change is tried on top of others' changes. The writers of one node take turns, so it is other nodes that a
+/// change competes with: at a loss of nine tries in ten, one change in a thousand would be refused.
+const MAX_ATTEMPTS: u32 = 64;
+/// The longest pause between two of them.
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+/// How long a tombstone is kept: longer than any request that still carries the old cookie.
+const TOMBSTONE_TTL: Duration = Duration::from_secs(60);
+/// How many tombstones in a row a deletion follows. One is made per regeneration, and none lives longer than a minute.
+const MAX_MOVES: usize = 64;
+
+/// A session that has just been created.
+#[derive(Debug)]
+#[must_use = "the token is nowhere else: without it nobody can use the session"]
+pub struct NewSession<T> {
+    /// The session's id.
+    pub id: SessionId,
+    /// The credential, to be put into the visitor's cookie.
+    pub token: SessionToken,
+    /// The session.
+    pub record: Record<T>,
+}
+
+/// Makes new data out of what another node has written, by applying the change anew.
+type Reapply<'a, T> = &'a (dyn Fn(&T) -> Arc<T> + Send + Sync);
+
+impl<T: SessionData> SessionStore<T> {
+    /// Creates a session.
+    ///
+    /// # Errors
+    ///
+    /// [`Encode`](StoreErrorKind::Encode), [`TooLarge`](StoreErrorKind::TooLarge), or the backend's.
+    pub async fn create(&self, data: T) -> Result<NewSession<T>, StoreError> {
+        self.create_shared(Arc::new(data)).await
+    }
+
+    pub(crate) async fn create_shared(&self, data: Arc<T>) -> Result<NewSession<T>, StoreError> {
+        self.check_open()?;
+        let payload = codec::encode(&*data)?;
+        loop {
+            // A new token each time: under the same id, a first attempt that is carried out late could bring back a session that
+            // was deleted meanwhile.
+            let token = SessionToken::random();
+            let id = token.session_id();
+            let now = self.inner.clock.wall();
+            let meta =
+                Meta { revision: Revision::first(), created_at: now, deadline: now + millis(self.inner.timeout) };
+            let record = Record::new(&self.inner.clock, id, meta, data.clone());
+            let stored = Stored { meta, content: Content::Payload(payload.clone()) };
+            let call = self.inner.coordinator.cache().begin_write(&id, [None, Some(meta.revision)]);
+            match self.inner.backend.create(&id, &stored, self.inner.timeout).await? {
+                Created::Created => {
+                    call.saved(&record);
+                    return Ok(NewSession { id, token, record });
+                }
+                Created::Exists => {}
+            }
+        }
+    }
+
+    /// A session in memory, for callers that cannot wait. The store must be over this memory.
+    pub(crate) fn create_in(&self, memory: &MemoryBackend, data: T) -> Record<T> {
+        let now = self.inner.clock.wall();
+        let meta = Meta { revision: Revision::first(), created_at: now, deadline: now + millis(self.inner.timeout) };
+        let record = Record::new(&self.inner.clock, SessionToken::random().session_id(), meta, Arc::new(data));
+        // Data that cannot be encoded is found out when it is first changed.
+        let payload = codec::encode(&**record.data()).unwrap_or_default();
+        memory.create_now(&record.id(), &Stored { meta, content: Content::Payload(payload) }, self.inner.timeout);
+        record
+    }
+
+    /// Replaces the data of an existing session. Concurrent changes by others are lost: see [`update`](SessionStore::update).
+    ///
+    /// # Errors
+    ///
+    /// [`NotFound`](StoreErrorKind::NotFound): a put must not bring back a session that was deleted. Otherwise those of
+    /// [`update`](SessionStore::update).
+    pub async fn put(&self, id: SessionId, data: T) -> Result<(), StoreError> {
+        let data = Arc::new(data);
+        let base = self.get(id).await?;
+        self.write(base, data.clone(), &|_| data.clone()).await.map(drop).map_err(gone_is_not_found)
+    }
+
+    /// Changes a session, and returns what the closure returned when the change was committed.
+    ///
+    /// When another change comes first, the closure is called again on top of that; so it may run several times, each time on a
+    /// fresh copy, but counts once.
+    ///
+    /// # Errors
+    ///
+    /// [`NotFound`](StoreErrorKind::NotFound), [`Conflict`](StoreErrorKind::Conflict),
+    /// [`OutcomeUnknown`](StoreErrorKind::OutcomeUnknown), [`Encode`](StoreErrorKind::Encode),
+    /// [`TooLarge`](StoreErrorKind::TooLarge), or the backend's.
+    ///
+    /// ```
+    /// # use clustered_sessions::{Secret, SessionConfig, SessionStore};
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { visits: u64 }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev")).build()?;
+    /// let store = SessionStore::new(config);
+    /// let session = store.create(UserSession { visits: 1 }).await?;
+    /// let visits = store.update(session.id, |data| { data.visits += 1; data.visits }).await?;
+    /// assert_eq!(visits, 2);
+    /// # Ok(()) }
+    /// ```
+    pub async fn update<R: Send>(
+        &self,
+        id: SessionId,
+        change: impl Fn(&mut T) -> R + Send + Sync,
+    ) -> Result<R, StoreError> {
+        let base = self.get(id).await?;
+        let result = std::sync::Mutex::new(None);
+        let apply = |data: &T| {
+            let mut data = data.clone();
+            let answer = change(&mut data);
+            *result.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(answer);
+            Arc::new(data)
+        };
+        let first = apply(base.data());
+        self.write(base, first, &apply).await.map_err(gone_is_not_found)?;
+        let result = result.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // Each application leaves one; the last one is the committed one.
+        result.ok_or_else(|| StoreErrorKind::NotFound.into())
+    }
+
+    /// Deletes a session on every node: whether there was one.
+    ///
+    /// # Errors
+    ///
+    /// If the backend does not say that the session is gone.
+    pub async fn delete(&self, id: SessionId) -> Result<bool, StoreError> {
+        self.check_open()?;
+        let mut id = id;
+        for _ in 0..MAX_MOVES {
+            let announcement = self.inner.coordinator.encode(Announcement::SessionDeleted(id));
+            let call = self.inner.coordinator.cache().begin_write(&id, [None; 2]);
+            let answer = self.inner.backend.delete(&id, &announcement).await;
+            drop(call);
+            match answer? {
+                Deleted::Deleted => return Ok(true),
+                Deleted::Gone => return Ok(false),
+                Deleted::MovedTo(new) => id = new,
+                Deleted::Conflict(_) => break,
+            }
+        }
+        Err(StoreError::from(StoreErrorKind::Corrupt).caused_by("the trail of tombstones has no end").about(&id))
+    }
+
+    /// Extends a session's life as a request that reads it would: whether there is one.
+    ///
+    /// # Errors
+    ///
+    /// The backend's.
+    pub async fn touch(&self, id: SessionId) -> Result<bool, StoreError> {
+        self.check_open()?;
+        Ok(self.extend(&id).await?.is_some())
+    }
+
+    /// The new deadline, or `None` if the session is gone.
+    pub(super) async fn extend(&self, id: &SessionId) -> Result<Option<u64>, StoreError> {
+        let deadline = self.inner.clock.wall() + millis(self.inner.timeout);
+        match self.inner.backend.touch(id, deadline, self.inner.timeout).await? {
+            crate::backend::Touched::Extended => Ok(Some(deadline)),
+            crate::backend::Touched::Gone => {
+                self.inner.coordinator.cache().evict(id, None);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Writes `first`, which was made from `base`; on a conflict, what `again` makes of the other's version.
+    pub(crate) async fn write(
+        &self,
+        base: Record<T>,
+        first: Arc<T>,
+        again: Reapply<'_, T>,
+    ) -> Result<Record<T>, StoreError> {
+        self.check_open()?;
+        let id = base.id();
+        let _turn = self.inner.turns.take(id).await;
+        let (mut base, mut data) = self.rebase(base, first, again);
+        for attempt in 1..=MAX_ATTEMPTS {
+            let now = self.inner.clock.wall();
+            let meta = Meta {
+                revision: base.revision().next(),
+                created_at: base.meta().created_at,
+                deadline: now + millis(self.inner.timeout),
+            };
+            let record = Record::new(&self.inner.clock, id, meta, data);
+            match self.compare_and_set(&base, &record).await? {
+                None => return Ok(record),
+                Some(current) => {
+                    data = again(current.data());
+                    base = current;
+                }
+            }
+            tokio::time::sleep(with_jitter((Duration::from_millis(1) * attempt).min(LONGEST_PAUSE))).await;
+        }
+        Err(StoreError::from(StoreErrorKind::Conflict { attempts: MAX_ATTEMPTS }).about(&id))
+    }
+
+    /// While the writer waited for its turn, this node may have seen a newer version. To write on top of the old one would only
+    /// cost a conflict.
+    fn rebase(&self, base: Record<T>, first: Arc<T>, again: Reapply<'_, T>) -> (Record<T>, Arc<T>) {
+        match self.inner.coordinator.cache().peek(&base.id()) {
+            Some(newer) if newer.revision() != base.revision() => {
+                let data = again(newer.data());
+                (newer, data)
+            }
+            _ => (base, first),
+        }
+    }
+
+    /// One attempt. `None`: it is written. `Some`: another version is there.
+    async fn compare_and_set(&self, base: &Record<T>, new: &Record<T>) -> Result<Option<Record<T>>, StoreError> {
+        let id = base.id();
+        let content = Content::Payload(codec::encode(&**new.data()).map_err(|error| error.about(&id))?);
+        let stored = Stored { meta: new.meta(), content };
+        let revision = new.revision();
+        let announcement = Announcement::SessionInvalidated(id, Some(revision));
+        let announcement = self.inner.coordinator.encode(announcement);
+        let cache = self.inner.coordinator.cache();
+        let call = cache.begin_write(&id, [Some(base.revision()), Some(revision)]);
+        match self.inner.backend.update(&id, base.revision(), &stored, self.inner.timeout, &announcement).await? {
+            Updated::Saved => {
+                call.saved(new);
+                Ok(None)
+            }
+            Updated::Gone => Err(gone(&id)),
+            Updated::Conflict(current) => self.decode(&id, current)?.map(Some).ok_or_else(|| gone(&id)),
+        }
+    }
+
+    /// Moves a session to a new token and id, with the changes in `first` (made from `base`; `again` as in
+    /// [`write`](Self::write)).
+    ///
+    /// The new record is there before the old one is replaced by a tombstone that names it. So a change that comes between the
+    /// two is seen as a conflict and taken over, and a deletion that comes before the tombstone takes the new record with it,
+    /// and one that comes after it follows the trail.
+    pub(crate) async fn regenerate(
+        &self,
+        base: Record<T>,
+        first: Arc<T>,
+        again: Reapply<'_, T>,
+    ) -> Result<NewSession<T>, StoreError> {
+        self.check_open()?;
+        let old = base.id();
+        let _turn = self.inner.turns.take(old).await;
+        let (mut base, data) = self.rebase(base, first, again);
+        let mut new = self.create_shared(data).await?;
+        for attempt in 1..=MAX_ATTEMPTS {
+            match self.bury(&base, new.id).await {
+                Ok(None) => return Ok(new),
+                Ok(Some(current)) => {
+                    let rewritten = self.rewrite(&new.record, again(current.data())).await;
+                    match rewritten {
+                        Ok(record) => new.record = record,
+                        Err(error) => return Err(self.undo(new.id, error).await),
+                    }
+                    base = current;
+                }
+                Err(error) => return Err(self.undo(new.id, error).await),
+            }
+            tokio::time::sleep(with_jitter((Duration::from_millis(1) * attempt).min(LONGEST_PAUSE))).await;
+        }
+        let error = StoreError::from(StoreErrorKind::Conflict { attempts: MAX_ATTEMPTS }).about(&old);
+        Err(self.undo(new.id, error).await)
+    }
+
+    /// One attempt to replace the old record by a tombstone. `None`: it is done. `Some`: another version is there.
+    async fn bury(&self, base: &Record<T>, new: SessionId) -> Result<Option<Record<T>>, StoreError> {
+        let old = base.id();
+        let meta = Meta {
+            revision: base.revision().next(),
+            created_at: base.meta().created_at,
+            deadline: self.inner.clock.wall() + millis(TOMBSTONE_TTL),
+        };
+        let tombstone = Stored { meta, content: Content::MovedTo(new) };
+        let announcement = self.inner.coordinator.encode(Announcement::SessionDeleted(old));
+        // Never finished: whatever the outcome, this node must not answer for the old id from memory.
+        let _call = self.inner.coordinator.cache().begin_write(&old, [None; 2]);
+        match self.inner.backend.update(&old, base.revision(), &tombstone, TOMBSTONE_TTL, &announcement).await? {
+            Updated::Saved => Ok(None),
+            Updated::Gone => Err(gone(&old)),
+            Updated::Conflict(current) => self.decode(&old, current)?.map(Some).ok_or_else(|| gone(&old)),
+        }
+    }
+
+    /// Replaces the data of a record that nobody else knows yet.
+    async fn rewrite(&self, record: &Record<T>, data: Arc<T>) -> Result<Record<T>, StoreError> {
+        let meta = Meta { revision: record.revision().next(), ..record.meta() };
+        let rewritten = Record::new(&self.inner.clock, record.id(), meta, data);
+        match self.compare_and_set(record, &rewritten).await? {
+            None => Ok(rewritten),
+            Some(_) => Err(gone(&record.id())),
+        }
+    }
+
+    /// Takes back the new record of a regeneration that failed. Returns the error.
+    async fn undo(&self, new: SessionId, error: StoreError) -> StoreError {
+        if let Err(undo) = self.delete(new).await {
+            // Nobody has its token, and it expires like any other.
+            tracing::warn!(session = %new, error = &undo as &dyn std::error::Error, "an unused session record is left behind");
+        }
+        error
+    }
+}
+
+fn gone(id: &SessionId) -> StoreError {
+    StoreError::from(StoreErrorKind::Gone).about(id)
+}
+
+/// To a caller who names a session, one that has gone meanwhile is one that is not there.
+fn gone_is_not_found(error: StoreError) -> StoreError {
+    match error.session_id() {
+        Some(id) if error.kind() == StoreErrorKind::Gone => StoreError::from(StoreErrorKind::NotFound).about(&id),
+        _ => error,
+    }
+}
