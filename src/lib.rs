@@ -13,6 +13,8 @@ mod session;
 mod store;
 
 pub mod backend;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use crate::backend::MemoryBackend;
 pub use crate::clock::Clock;

@@ -1,7 +1,7 @@
 //! Where records live and how changes are announced.
 //!
 //! [`Backend`] is the seam: whoever implements it gets the cache, the lease, the codec and the coherence rules without writing
-//! any of them. [`MemoryBackend`] is the reference, `RedisBackend` the one for production.
+//! any of them. [`MemoryBackend`] is the reference, [`RedisBackend`] the one for production.
 
 mod dynamic;
 mod memory;
@@ -17,7 +17,7 @@ use bytes::Bytes;
 pub(crate) use self::dynamic::DynBackend;
 pub use self::memory::MemoryBackend;
 #[cfg(feature = "redis")]
-pub(crate) use self::redis::RedisBackend;
+pub use self::redis::RedisBackend;
 pub use self::subscription::{Event, Subscription, SubscriptionSender};
 use crate::id::{SessionId, random_bytes};
 use crate::store::StoreError;

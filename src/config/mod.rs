@@ -194,7 +194,6 @@ impl<T> SessionConfigBuilder<T> {
     fn choose_backend(&self) -> Result<Arc<dyn DynBackend>, ConfigError> {
         #[cfg(feature = "redis")]
         if let Some(redis) = &self.redis {
-            redis.check()?;
             if self.backend.is_some() {
                 return Err(ConfigError::TwoBackends);
             }

@@ -124,6 +124,7 @@ impl Lane {
         let mut connection = connected.connection.clone();
         match tokio::time::timeout(self.response_timeout, connection.send_packed_command(command)).await {
             Ok(answer) => {
+                let answer = answer.and_then(Value::extract_error);
                 if answer.as_ref().is_err_and(breaks_the_connection) {
                     self.give_up(connected.number);
                 }
@@ -167,8 +168,11 @@ impl Lane {
             Ok(connection) => {
                 let connected = Connected { connection, number: state.attempts };
                 state.failure = None;
-                state.current = Some(connected.clone()).filter(|_| !state.closed);
-                drop(state);
+                if state.closed {
+                    return Err(StoreErrorKind::Closed.into());
+                }
+                state.current = Some(connected.clone());
+                // Under the lock: whoever sees the connection must see its number, too.
                 self.in_use.send_replace(connected.number);
                 Ok(connected)
             }
@@ -206,7 +210,6 @@ impl Lane {
         let mut state = self.lock();
         if state.current.as_ref().is_some_and(|connected| connected.number == number) {
             state.current = None;
-            drop(state);
             self.in_use.send_replace(0);
         }
     }
@@ -219,7 +222,6 @@ impl Lane {
         let mut state = self.lock();
         state.closed = true;
         state.current = None;
-        drop(state);
         self.in_use.send_replace(0);
         self.pool.close();
     }

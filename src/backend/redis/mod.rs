@@ -6,6 +6,7 @@ mod lane;
 mod scripts;
 mod subscribe;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +27,11 @@ const PAGE: u32 = 256;
 /// Characters of an id at the end of a key.
 const ID_LEN: usize = 22;
 
-pub(crate) struct RedisBackend {
+/// Sessions in Redis (7.0 or later). What [`SessionConfigBuilder::redis`](crate::SessionConfigBuilder::redis) uses; public so that
+/// it can be wrapped in a backend of your own.
+///
+/// Each operation is one round trip over a connection that all share; the announcements come over another one.
+pub struct RedisBackend {
     shared: Arc<Shared>,
 }
 
@@ -41,8 +46,13 @@ struct Shared {
 }
 
 impl RedisBackend {
-    /// No IO: the first operation connects.
-    pub(crate) fn new(config: &RedisConfig, channel: &str) -> Result<Self, ConfigError> {
+    /// No IO: the first operation connects. `channel` is where announcements go.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the configuration.
+    pub fn new(config: &RedisConfig, channel: &str) -> Result<Self, ConfigError> {
+        config.check()?;
         let client = Client::open(config.connection_info()).map_err(|_| ConfigError::RedisUrl)?;
         Ok(RedisBackend {
             shared: Arc::new(Shared {
@@ -53,6 +63,15 @@ impl RedisBackend {
                 channel: channel.to_owned(),
             }),
         })
+    }
+}
+
+impl fmt::Debug for RedisBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisBackend")
+            .field("key_prefix", &self.shared.key_prefix)
+            .field("channel", &self.shared.channel)
+            .finish_non_exhaustive()
     }
 }
 

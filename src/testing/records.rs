@@ -1,0 +1,212 @@
+//! What becomes of records.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{LONG, PATIENCE, any_id, any_record, ok, same, tombstone, with_payload};
+use crate::backend::{Backend, Content, Created, Deleted, Page, Revision, Stored, Touched, Updated};
+use crate::id::SessionId;
+
+const NEWS: &[u8] = b"news";
+
+pub(super) async fn what_was_never_created_is_not_there(backend: &impl Backend) {
+    same(&ok(backend.load(&any_id()).await), &None, "an unknown id is nothing, and no error");
+    same(&ok(backend.touch(&any_id(), 1, LONG).await), &Touched::Gone, "an unknown id cannot be touched");
+    ok(backend.ping().await);
+}
+
+pub(super) async fn what_was_created_is_loaded_as_it_was(backend: &impl Backend) {
+    let large = with_payload(Revision::first(), vec![0xa5; 256 * 1024]);
+    let empty = with_payload(Revision::first(), Vec::new());
+    for stored in [any_record(Revision::first()), large, empty, tombstone(Revision::first(), any_id())] {
+        let id = any_id();
+        same(&ok(backend.create(&id, &stored, LONG).await), &Created::Created, "a new id can be created");
+        same(&ok(backend.load(&id).await), &Some(stored), "what is loaded is what was created");
+    }
+}
+
+pub(super) async fn creating_twice_changes_nothing(backend: &impl Backend) {
+    let (id, first) = created(backend).await;
+    let second = any_record(Revision::first());
+    same(&ok(backend.create(&id, &second, LONG).await), &Created::Exists, "an id is created once");
+    same(&ok(backend.load(&id).await), &Some(first), "a second creation changes nothing");
+}
+
+pub(super) async fn an_update_of_the_expected_revision_is_saved(backend: &impl Backend) {
+    let (id, base) = created(backend).await;
+    let new = with_payload(base.meta.revision.next(), "new");
+    same(&ok(update(backend, &id, &base, &new).await), &Updated::Saved, "the expected revision is replaced");
+    same(&ok(backend.load(&id).await), &Some(new), "the new record is there");
+}
+
+pub(super) async fn an_update_of_another_revision_is_a_conflict(backend: &impl Backend) {
+    let (id, current) = created(backend).await;
+    let stale = any_record(Revision::first());
+    let new = with_payload(stale.meta.revision.next(), "new");
+    let answer = ok(update(backend, &id, &stale, &new).await);
+    same(&answer, &Updated::Conflict(current.clone()), "a conflict brings the record that is there");
+    same(&ok(backend.load(&id).await), &Some(current.clone()), "a conflict changes nothing");
+
+    let grave = tombstone(current.meta.revision.next(), any_id());
+    same(&ok(update(backend, &id, &current, &grave).await), &Updated::Saved, "a tombstone is written like data");
+    let answer = ok(update(backend, &id, &current, &new).await);
+    same(&answer, &Updated::Conflict(grave), "a tombstone is a conflict like data");
+}
+
+pub(super) async fn an_update_never_creates(backend: &impl Backend) {
+    let (id, base) = (any_id(), any_record(Revision::first()));
+    let new = with_payload(base.meta.revision.next(), "new");
+    same(&ok(update(backend, &id, &base, &new).await), &Updated::Gone, "what is not there cannot be updated");
+    same(&ok(backend.load(&id).await), &None, "an update never creates");
+}
+
+pub(super) async fn an_update_can_be_repeated(backend: &impl Backend) {
+    let (id, base) = created(backend).await;
+    let new = with_payload(base.meta.revision.next(), "new");
+    same(&ok(update(backend, &id, &base, &new).await), &Updated::Saved, "the expected revision is replaced");
+    same(&ok(update(backend, &id, &base, &new).await), &Updated::Saved, "one's own revision is success");
+    same(&ok(backend.load(&id).await), &Some(new), "the repetition changes nothing");
+}
+
+pub(super) async fn concurrent_updates_lose_nothing(backend: &impl Backend) {
+    const WRITERS: u64 = 20;
+    let id = any_id();
+    ok(backend.create(&id, &with_payload(Revision::first(), 0u64.to_be_bytes().to_vec()), LONG).await);
+    let count = |stored: &Stored| match &stored.content {
+        Content::Payload(payload) => payload[..].try_into().map(u64::from_be_bytes).ok(),
+        Content::MovedTo(_) => None,
+    };
+    let write = async || {
+        let Some(mut base) = ok(backend.load(&id).await) else { panic!("the record has gone") };
+        loop {
+            let Some(counted) = count(&base) else { panic!("the payload has changed") };
+            let new = with_payload(base.meta.revision.next(), (counted + 1).to_be_bytes().to_vec());
+            match ok(update(backend, &id, &base, &new).await) {
+                Updated::Saved => return,
+                Updated::Conflict(current) => base = current,
+                Updated::Gone => panic!("the record has gone"),
+            }
+        }
+    };
+    futures_util::future::join_all((0..WRITERS).map(|_| write())).await;
+    let last = ok(backend.load(&id).await).and_then(|stored| count(&stored));
+    same(&last, &Some(WRITERS), "each update is there exactly once");
+}
+
+pub(super) async fn a_deleted_record_is_gone(backend: &impl Backend) {
+    let (id, _) = created(backend).await;
+    same(&ok(backend.delete(&id, NEWS).await), &Deleted::Deleted, "what is there is deleted");
+    same(&ok(backend.load(&id).await), &None, "what was deleted is gone");
+    same(&ok(backend.delete(&id, NEWS).await), &Deleted::Gone, "what is gone is not deleted again");
+}
+
+pub(super) async fn a_tombstone_is_not_deleted_but_followed(backend: &impl Backend) {
+    let (id, to) = (any_id(), any_id());
+    let grave = tombstone(Revision::first(), to);
+    ok(backend.create(&id, &grave, LONG).await);
+    same(&ok(backend.delete(&id, NEWS).await), &Deleted::MovedTo(to), "a deletion is shown the trail");
+    same(&ok(backend.load(&id).await), &Some(grave), "the trail stays");
+    same(&ok(backend.touch(&id, u64::MAX, LONG).await), &Touched::Gone, "a tombstone is not extended");
+}
+
+pub(super) async fn a_conditional_delete_spares_another_revision(backend: &impl Backend) {
+    let (id, current) = created(backend).await;
+    let answer = ok(backend.delete_if(&id, Revision::first(), NEWS).await);
+    same(&answer, &Deleted::Conflict(current.clone()), "another revision is a conflict");
+    same(&ok(backend.load(&id).await), &Some(current.clone()), "a conflict changes nothing");
+    let answer = ok(backend.delete_if(&id, current.meta.revision, NEWS).await);
+    same(&answer, &Deleted::Deleted, "the judged revision is deleted");
+    let answer = ok(backend.delete_if(&id, current.meta.revision, NEWS).await);
+    same(&answer, &Deleted::Gone, "what is gone is not deleted again");
+}
+
+pub(super) async fn a_record_ends_with_its_time_to_live(backend: &impl Backend) {
+    let (created, updated, touched) = (any_id(), any_id(), any_id());
+    let short = Duration::from_millis(50);
+    let stored = any_record(Revision::first());
+    ok(backend.create(&created, &stored, short).await);
+    ok(backend.create(&updated, &stored, LONG).await);
+    ok(backend.create(&touched, &stored, short).await);
+    let new = with_payload(stored.meta.revision.next(), "new");
+    ok(backend.update(&updated, stored.meta.revision, &new, short, NEWS).await);
+    ok(backend.touch(&touched, stored.meta.deadline + 1, LONG).await);
+    for id in [created, updated] {
+        let begin = Instant::now();
+        while ok(backend.load(&id).await).is_some() {
+            assert!(begin.elapsed() < PATIENCE, "a record outlives its time to live");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    assert!(ok(backend.load(&touched).await).is_some(), "a touched record lives as long as it was given");
+    same(&ok(backend.touch(&created, u64::MAX, LONG).await), &Touched::Gone, "what has ended cannot be touched");
+}
+
+pub(super) async fn a_touch_extends_and_never_shortens(backend: &impl Backend) {
+    let id = any_id();
+    let mut stored = any_record(Revision::first());
+    let deadline = stored.meta.deadline;
+    ok(backend.create(&id, &stored, LONG).await);
+
+    same(&ok(backend.touch(&id, deadline + 1, LONG * 2).await), &Touched::Extended, "what is there is extended");
+    stored.meta.deadline = deadline + 1;
+    same(&ok(backend.load(&id).await), &Some(stored.clone()), "only the deadline has changed");
+
+    same(&ok(backend.touch(&id, deadline - 1, LONG / 2).await), &Touched::Extended, "going back is no error");
+    same(&ok(backend.load(&id).await), &Some(stored), "but it is not done");
+}
+
+pub(super) async fn a_walk_meets_every_session_and_no_tombstone(backend: &impl Backend) {
+    let mut sessions = HashSet::new();
+    for _ in 0..1000 {
+        sessions.insert(created(backend).await.0);
+    }
+    for _ in 0..10 {
+        ok(backend.create(&any_id(), &tombstone(Revision::first(), any_id()), LONG).await);
+    }
+    let (mut met, mut cursor) = (HashSet::new(), None);
+    loop {
+        match ok(backend.scan(cursor.as_ref()).await) {
+            Page::Ids(ids, next) => {
+                met.extend(ids);
+                cursor = next;
+            }
+            Page::Restart => cursor = None,
+        }
+        if cursor.is_none() {
+            break;
+        }
+    }
+    same(&met, &sessions, "a walk meets every session and nothing else");
+}
+
+pub(super) async fn clear_leaves_nothing(backend: &impl Backend) {
+    let mut ids = Vec::new();
+    for _ in 0..700 {
+        ids.push(created(backend).await.0);
+    }
+    let grave = any_id();
+    ok(backend.create(&grave, &tombstone(Revision::first(), any_id()), LONG).await);
+    same(&ok(backend.clear(NEWS).await), &700, "clear counts the sessions and not the tombstones");
+    ids.push(grave);
+    for id in ids {
+        same(&ok(backend.load(&id).await), &None, "nothing is left");
+    }
+    same(&ok(backend.clear(NEWS).await), &0, "there is nothing to clear");
+}
+
+async fn created(backend: &impl Backend) -> (SessionId, Stored) {
+    let (id, stored) = (any_id(), any_record(Revision::first()));
+    same(&ok(backend.create(&id, &stored, LONG).await), &Created::Created, "a new id can be created");
+    (id, stored)
+}
+
+async fn update(
+    backend: &impl Backend,
+    id: &SessionId,
+    base: &Stored,
+    new: &Stored,
+) -> Result<Updated, crate::store::StoreError> {
+    backend.update(id, base.meta.revision, new, LONG, NEWS).await
+}
