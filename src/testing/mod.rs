@@ -1,4 +1,5 @@
-//! For those who write a [`Backend`](crate::backend::Backend): the suite that says whether it is right. Feature `testing`.
+//! For those who write a [`Backend`], the suite that says whether it is right; for those who build on one, a backend that fails.
+//! Feature `testing`.
 //!
 //! ```
 //! # use clustered_sessions::{MemoryBackend, testing};
@@ -9,6 +10,7 @@
 //! ```
 
 mod announcements;
+mod faulty;
 mod records;
 
 use std::fmt::Debug;
@@ -16,6 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+pub use self::faulty::{Faults, FaultyBackend};
 use crate::backend::{Backend, Content, Meta, Revision, Stored};
 use crate::id::{SessionId, random_bytes};
 use crate::store::StoreError;
