@@ -1,5 +1,6 @@
 //! Writes: compare and set, re-applying the change when another node was faster.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,6 @@ const TOMBSTONE_TTL: Duration = Duration::from_secs(60);
 const MAX_MOVES: usize = 64;
 
 /// A session that has just been created.
-#[derive(Debug)]
 #[must_use = "the token is nowhere else: without it nobody can use the session"]
 pub struct NewSession<T> {
     /// The session's id.
@@ -30,6 +30,12 @@ pub struct NewSession<T> {
     pub token: SessionToken,
     /// The session.
     pub record: Record<T>,
+}
+
+impl<T> fmt::Debug for NewSession<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewSession").field("record", &self.record).finish_non_exhaustive()
+    }
 }
 
 /// Makes new data out of what another node has written, by applying the change anew.
