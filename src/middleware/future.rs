@@ -81,7 +81,10 @@ where
                     let response = match (committed, response.take()) {
                         (Ok(()), Some(response)) => response,
                         (Ok(()), None) => panic!("polled after completion"),
-                        (Err(error), _) => replace(error),
+                        (Err(error), _) => {
+                            this.request.give_up();
+                            replace(error)
+                        }
                     };
                     return Poll::Ready(Ok(this.request.send_head(response)));
                 }
@@ -96,6 +99,13 @@ where
 impl<T: SessionData> OpenRequest<T> {
     fn handle(&self) -> Option<&Arc<Handle<T>>> {
         self.0.as_ref().map(|(handle, _)| handle)
+    }
+
+    /// The client is told that its changes were not made, so they must not be made later. A logout is tried again.
+    fn give_up(&self) {
+        if let Some(handle) = self.handle() {
+            handle.discard();
+        }
     }
 
     fn send_head<B>(&mut self, mut response: Response<B>) -> Response<B> {

@@ -86,7 +86,7 @@ impl<T: SessionData> Handle<T> {
     pub(crate) fn new(store: SessionStore<T>, presented: Option<Presented>) -> Self {
         let state = State {
             found: Found::Unasked,
-            data: Arc::new(T::default()),
+            data: store.blank().clone(),
             version: 0,
             changes: Vec::new(),
             intent: Intent::Keep,
@@ -158,7 +158,7 @@ impl<T: SessionData> Handle<T> {
     pub(super) fn rest_on(&self, found: Found<T>, also: impl FnOnce(&mut State<T>)) {
         let base = match &found {
             Found::Live(record) => record.data().clone(),
-            _ => Arc::new(T::default()),
+            _ => self.store.blank().clone(),
         };
         {
             let mut state = self.lock();
@@ -213,17 +213,17 @@ impl<T: SessionData> Handle<T> {
         let mut state = self.lock();
         state.intent = Intent::Destroy;
         state.changes.clear();
-        state.data = Arc::new(T::default());
+        state.data = self.store.blank().clone();
         state.version += 1;
     }
 
-    pub(super) fn discard(&self) {
+    pub(crate) fn discard(&self) {
         let mut state = self.lock();
         state.intent = state.intent.discard();
         state.changes.clear();
         state.data = match (&state.found, state.intent) {
             (Found::Live(record), Intent::Keep) => record.data().clone(),
-            _ => Arc::new(T::default()),
+            _ => self.store.blank().clone(),
         };
         state.version += 1;
     }

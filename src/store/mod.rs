@@ -59,6 +59,8 @@ struct Inner<T> {
     tasks: TaskTracker,
     clock: Clock,
     timeout: Duration,
+    /// What a visitor without a session has, made once.
+    blank: Arc<T>,
     /// A session that has less than this to live, in milliseconds, is extended when it is read.
     touch_below: u64,
     closed: AtomicBool,
@@ -91,6 +93,7 @@ impl<T: SessionData> SessionStore<T> {
                 touch_below: (millis(timeout) as f64 * (1.0 - touch_after)) as u64,
                 clock,
                 timeout,
+                blank: Arc::new(T::default()),
                 closed: AtomicBool::new(false),
                 unreadable: Counter::default(),
                 dropped_changes: Counter::default(),
@@ -276,6 +279,10 @@ impl<T: SessionData> SessionStore<T> {
             }
             record.end_touch();
         });
+    }
+
+    pub(crate) fn blank(&self) -> &Arc<T> {
+        &self.inner.blank
     }
 
     pub(crate) fn count_dropped_changes(&self) {
