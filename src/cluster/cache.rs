@@ -303,3 +303,6 @@ impl<T> Lifecycle<SessionId, Cached<T>> for CountEvictions {
         self.0.evictions.add_one();
     }
 }
+
+#[cfg(test)]
+mod tests;

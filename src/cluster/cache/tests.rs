@@ -1,0 +1,245 @@
+//! What a reader sees while announcements, loads, writes and losses of hearing come in every order.
+
+use super::*;
+use crate::backend::Meta;
+
+const TTL: Duration = Duration::from_secs(60);
+
+struct Bench {
+    cache: Arc<LocalCache<u32>>,
+    clock: Clock,
+    id: SessionId,
+}
+
+/// A cache that is trusted for as long as nobody bumps its lease.
+fn bench() -> Bench {
+    let clock = Clock::tokio();
+    let lease = Lease::new();
+    let epoch = lease.bump();
+    assert!(lease.extend(epoch, clock.now().plus(u64::MAX)));
+    let cache = Arc::new(LocalCache::new(lease, clock.clone(), TTL, 100));
+    Bench { cache, clock, id: SessionId::from_bytes([1; 16]) }
+}
+
+impl Bench {
+    fn record(&self, data: u32) -> Record<u32> {
+        let now = self.clock.wall();
+        let meta = Meta { revision: Revision::first(), created_at: now, deadline: now + 3_600_000 };
+        Record::new(&self.clock, self.id, meta, Arc::new(data))
+    }
+
+    fn fill(&self, record: &Record<u32>) {
+        self.cache.begin_load(&self.id).finish(Some(record));
+    }
+
+    fn begin_write(&self, base: &Record<u32>, new: &Record<u32>) -> WriteCall<u32> {
+        self.cache.begin_write(&self.id, [Some(base.revision()), Some(new.revision())])
+    }
+
+    fn seen(&self) -> Option<u32> {
+        self.cache.peek(&self.id).map(|record| **record.data())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_loaded_is_seen_until_its_time_to_live_has_passed_since_the_load_began() {
+    let bench = bench();
+    let load = bench.cache.begin_load(&bench.id);
+    tokio::time::advance(TTL / 2).await;
+    load.finish(Some(&bench.record(1)));
+    assert_eq!(bench.seen(), Some(1));
+    tokio::time::advance(TTL / 2).await;
+    assert_eq!(bench.seen(), None);
+    assert!(matches!(bench.cache.get(&bench.id), Lookup::Miss));
+    assert_eq!(bench.cache.stats().misses, 1, "an expired entry is a miss");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_is_not_seen_beyond_its_deadline_but_is_when_it_was_extended() {
+    let bench = bench();
+    let record = bench.record(1);
+    let meta = Meta { deadline: bench.clock.wall() + 1000, ..record.meta() };
+    let record = Record::new(&bench.clock, bench.id, meta, Arc::new(1));
+    bench.fill(&record);
+    tokio::time::advance(Duration::from_millis(999)).await;
+    assert_eq!(bench.seen(), Some(1));
+    tokio::time::advance(Duration::from_millis(1)).await;
+    assert_eq!(bench.seen(), None);
+    record.extend(meta.deadline + 1000);
+    assert_eq!(bench.seen(), Some(1), "the cached record moves with its session");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_announcement_evicts_another_revision_and_spares_its_own() {
+    let bench = bench();
+    let record = bench.record(1);
+    for (announced, expected) in [(Some(record.revision()), Some(1)), (Some(Revision::first()), None), (None, None)] {
+        bench.fill(&record);
+        bench.cache.evict(&bench.id, announced);
+        assert_eq!(bench.seen(), expected);
+    }
+    assert_eq!(bench.cache.stats().invalidations, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_that_a_change_has_overtaken_is_not_cached() {
+    let bench = bench();
+    let (old, new) = (bench.record(1), bench.record(2));
+    let load = bench.cache.begin_load(&bench.id);
+    bench.cache.evict(&bench.id, Some(new.revision()));
+    load.finish(Some(&old));
+    assert_eq!(bench.seen(), None);
+    assert_eq!(bench.cache.stats().refused_fills, 1);
+
+    let load = bench.cache.begin_load(&bench.id);
+    bench.cache.evict(&bench.id, Some(new.revision()));
+    load.finish(Some(&new));
+    assert_eq!(bench.seen(), Some(2), "unless it brings that very change");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_that_a_clear_has_overtaken_is_not_cached() {
+    let bench = bench();
+    let load = bench.cache.begin_load(&bench.id);
+    bench.cache.clear();
+    load.finish(Some(&bench.record(1)));
+    assert_eq!(bench.seen(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_that_crosses_a_gap_in_hearing_is_not_cached_and_what_was_cached_before_it_is_not_seen() {
+    let bench = bench();
+    bench.fill(&bench.record(1));
+    let load = bench.cache.begin_load(&bench.id);
+    let epoch = bench.cache.lease().bump();
+    assert_eq!(bench.seen(), None, "no lease");
+    assert!(bench.cache.lease().extend(epoch, bench.clock.now().plus(u64::MAX)));
+    assert_eq!(bench.seen(), None, "another epoch");
+    load.finish(Some(&bench.record(2)));
+    assert_eq!(bench.seen(), None, "begun in another epoch");
+    bench.fill(&bench.record(3));
+    assert_eq!(bench.seen(), Some(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_without_a_lease_is_not_cached_even_if_one_is_held_when_it_ends() {
+    let bench = bench();
+    let epoch = bench.cache.lease().bump();
+    let load = bench.cache.begin_load(&bench.id);
+    assert!(bench.cache.lease().extend(epoch, bench.clock.now().plus(u64::MAX)));
+    load.finish(Some(&bench.record(1)));
+    assert_eq!(bench.seen(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_nodes_own_write_stays_warm_whether_its_announcement_comes_before_or_after_the_answer() {
+    let bench = bench();
+    let (base, new) = (bench.record(1), bench.record(2));
+    bench.fill(&base);
+    let write = bench.begin_write(&base, &new);
+    bench.cache.evict(&bench.id, Some(new.revision()));
+    write.saved(&new);
+    assert_eq!(bench.seen(), Some(2));
+
+    bench.cache.evict(&bench.id, Some(new.revision()));
+    assert_eq!(bench.seen(), Some(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_anothers_change_has_overtaken_leaves_nothing_cached() {
+    let bench = bench();
+    let (base, new, others) = (bench.record(1), bench.record(2), bench.record(3));
+    bench.fill(&base);
+    let write = bench.begin_write(&base, &new);
+    bench.cache.evict(&bench.id, Some(new.revision()));
+    bench.cache.evict(&bench.id, Some(others.revision()));
+    write.saved(&new);
+    assert_eq!(bench.seen(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_of_unknown_outcome_evicts_and_voids_the_loads_under_way() {
+    let bench = bench();
+    let (base, new) = (bench.record(1), bench.record(2));
+    bench.fill(&base);
+    let load = bench.cache.begin_load(&bench.id);
+    drop(bench.begin_write(&base, &new));
+    assert_eq!(bench.seen(), None);
+    load.finish(Some(&base));
+    assert_eq!(bench.seen(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_may_be_shared_until_something_is_heard() {
+    let bench = bench();
+    let (base, new) = (bench.record(1), bench.record(2));
+    let load = bench.cache.begin_load(&bench.id);
+    assert!(bench.cache.may_share(&load.mark()));
+    bench.begin_write(&base, &new).saved(&new);
+    assert!(!bench.cache.may_share(&load.mark()), "this node has written");
+
+    let load = bench.cache.begin_load(&bench.id);
+    bench.cache.lease().bump();
+    assert!(!bench.cache.may_share(&load.mark()), "no lease now");
+    let load_without_lease = bench.cache.begin_load(&bench.id);
+    assert!(!bench.cache.may_share(&load_without_lease.mark()), "no lease then");
+    drop(load);
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_there_is_no_session_is_believed_for_a_second_at_most_and_only_until_it_is_announced() {
+    let bench = bench();
+    let absent = || matches!(bench.cache.get(&bench.id), Lookup::Absent);
+    bench.fill(&bench.record(1));
+    bench.cache.begin_load(&bench.id).finish(None);
+    assert_eq!(bench.seen(), None, "what has gone is not seen");
+    assert!(absent());
+    tokio::time::advance(Duration::from_millis(ABSENT_TTL)).await;
+    assert!(!absent());
+
+    bench.cache.begin_load(&bench.id).finish(None);
+    assert!(absent());
+    bench.cache.evict(&bench.id, Some(Revision::first()));
+    assert!(!absent());
+}
+
+#[tokio::test(start_paused = true)]
+async fn ids_that_do_not_exist_take_no_room_from_sessions() {
+    let bench = bench();
+    bench.fill(&bench.record(1));
+    for number in 0..10_000u32 {
+        let mut bytes = [2; 16];
+        bytes[..4].copy_from_slice(&number.to_be_bytes());
+        bench.cache.begin_load(&SessionId::from_bytes(bytes)).finish(None);
+    }
+    assert_eq!(bench.seen(), Some(1));
+    assert!(bench.cache.absent.len() <= 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_ticket_is_given_back() {
+    let bench = bench();
+    let record = bench.record(1);
+    bench.fill(&record);
+    drop(bench.cache.begin_load(&bench.id));
+    drop(bench.begin_write(&record, &record));
+    bench.begin_write(&record, &record).saved(&record);
+    assert_eq!(bench.cache.fence.calls_in_flight(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_size_is_bounded_and_what_makes_room_is_counted() {
+    let bench = bench();
+    for number in 0..1000u32 {
+        let mut bytes = [0; 16];
+        bytes[..4].copy_from_slice(&number.to_be_bytes());
+        let id = SessionId::from_bytes(bytes);
+        let record = Record::new(&bench.clock, id, bench.record(0).meta(), Arc::new(number));
+        bench.cache.begin_load(&id).finish(Some(&record));
+    }
+    let stats = bench.cache.stats();
+    assert!(stats.size <= 100, "{stats:?}");
+    assert_eq!(stats.evictions + stats.size as u64, 1000);
+    bench.cache.clear();
+    assert_eq!(bench.cache.size(), 0);
+}
