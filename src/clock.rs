@@ -1,7 +1,10 @@
 //! Where the crate reads time: one of the two seams a test can take hold of.
 
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::id::random_bytes;
 
 /// The source of time for a store.
 ///
@@ -16,7 +19,12 @@ pub struct Clock(Wall);
 #[derive(Clone, Debug)]
 enum Wall {
     System,
-    FollowsTokio { origin: Instant, at_origin: u64 },
+    FollowsTokio {
+        origin: Instant,
+        at_origin: u64,
+        /// Counts the pauses that were jittered, so that a test that runs again pauses alike.
+        pauses: Arc<AtomicU64>,
+    },
 }
 
 impl Clock {
@@ -42,7 +50,7 @@ impl Clock {
     /// # }
     /// ```
     pub fn tokio() -> Self {
-        Clock(Wall::FollowsTokio { origin: monotonic(), at_origin: system_wall() })
+        Clock(Wall::FollowsTokio { origin: monotonic(), at_origin: system_wall(), pauses: Arc::default() })
     }
 
     /// Milliseconds since an arbitrary moment in this process. Never goes back, and never stops with the runtime.
@@ -50,11 +58,23 @@ impl Clock {
         Millis::of(monotonic())
     }
 
+    /// Between half the pause and all of it, so that those who were cut off together do not come back together.
+    pub(crate) fn jitter(&self, pause: Duration) -> Duration {
+        let random = match &self.0 {
+            Wall::System => u64::from_be_bytes(random_bytes()),
+            // The golden ratio spreads consecutive numbers evenly.
+            Wall::FollowsTokio { pauses, .. } => {
+                pauses.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            }
+        };
+        pause / 2 + (pause / 2).mul_f64(random as f64 / u64::MAX as f64)
+    }
+
     /// Milliseconds since the Unix epoch.
     pub(crate) fn wall(&self) -> u64 {
         match &self.0 {
             Wall::System => system_wall(),
-            Wall::FollowsTokio { origin, at_origin } => {
+            Wall::FollowsTokio { origin, at_origin, .. } => {
                 at_origin + millis(monotonic().saturating_duration_since(*origin))
             }
         }
@@ -105,6 +125,17 @@ fn system_wall() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn jitter_stays_within_the_pause() {
+        let pause = Duration::from_secs(5);
+        for clock in [Clock::system(), Clock::tokio()] {
+            for _ in 0..1000 {
+                let jittered = clock.jitter(pause);
+                assert!(jittered >= pause / 2 && jittered <= pause);
+            }
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn the_tokio_clock_moves_only_when_advanced() {

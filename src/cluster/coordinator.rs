@@ -142,6 +142,7 @@ impl<T: Send + Sync + 'static> Coordinator<T> {
             heartbeat: self.config.heartbeat(),
             max_staleness: self.config.max_staleness,
             node_id: self.node_id.clone(),
+            clock: self.clock.clone(),
         };
         *task = Task::Spawned(runtime.spawn(listener.run()));
     }

@@ -9,8 +9,7 @@ use super::cache::LocalCache;
 use super::message::{Action, interpret};
 use super::stats::Counter;
 use crate::backend::{DynBackend, Event, Subscription};
-use crate::clock::{Millis, millis};
-use crate::id::random_bytes;
+use crate::clock::{Clock, Millis, millis};
 use crate::store::StoreError;
 
 /// The pause before a lost subscription is made anew, doubled at each failure.
@@ -56,6 +55,7 @@ pub(crate) struct Listener<T> {
     pub(crate) heartbeat: Duration,
     pub(crate) max_staleness: Duration,
     pub(crate) node_id: Arc<str>,
+    pub(crate) clock: Clock,
 }
 
 impl<T> Listener<T> {
@@ -73,7 +73,7 @@ impl<T> Listener<T> {
                 Err(error) => Some(error),
             };
             self.lost(error.as_ref());
-            tokio::time::sleep(with_jitter(pause)).await;
+            tokio::time::sleep(self.clock.jitter(pause)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
@@ -144,24 +144,5 @@ impl<T> Drop for Listener<T> {
     fn drop(&mut self) {
         self.cache.lease().bump();
         self.enter(State::Stopped);
-    }
-}
-
-/// Between half the pause and all of it, so that nodes cut off together do not come back together.
-pub(crate) fn with_jitter(pause: Duration) -> Duration {
-    let [random] = random_bytes::<1>();
-    pause / 2 + pause / 2 * u32::from(random) / 255
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn jitter_stays_within_the_pause() {
-        for _ in 0..1000 {
-            let pause = with_jitter(LONGEST_PAUSE);
-            assert!(pause >= LONGEST_PAUSE / 2 && pause <= LONGEST_PAUSE);
-        }
     }
 }

@@ -12,7 +12,6 @@ pub use self::cache::LocalCache;
 pub(crate) use self::cache::{LoadCall, LoadMark, Lookup};
 pub use self::coordinator::Coordinator;
 pub(crate) use self::lease::Lease;
-pub(crate) use self::listener::with_jitter;
 pub(crate) use self::message::Announcement;
 pub use self::stats::CacheStats;
 pub(crate) use self::stats::Counter;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Record, SessionStore, StoreError, StoreErrorKind};
 use crate::backend::{Content, Created, Deleted, MemoryBackend, Meta, Revision, Stored, Updated};
 use crate::clock::millis;
-use crate::cluster::{Announcement, with_jitter};
+use crate::cluster::Announcement;
 use crate::codec::{self, SessionData};
 use crate::id::{SessionId, SessionToken};
 
@@ -211,9 +211,15 @@ impl<T: SessionData> SessionStore<T> {
                     base = current;
                 }
             }
-            tokio::time::sleep(with_jitter((Duration::from_millis(1) * attempt).min(LONGEST_PAUSE))).await;
+            self.pause_after(attempt).await;
         }
         Err(StoreError::from(StoreErrorKind::Conflict { attempts: MAX_ATTEMPTS }).about(&id))
+    }
+
+    /// Longer from one attempt to the next, and never alike on two nodes.
+    async fn pause_after(&self, attempt: u32) {
+        let pause = (Duration::from_millis(1) * attempt).min(LONGEST_PAUSE);
+        tokio::time::sleep(self.inner.clock.jitter(pause)).await;
     }
 
     /// While the writer waited for its turn, this node may have seen a newer version. To write on top of the old one would only
@@ -278,7 +284,7 @@ impl<T: SessionData> SessionStore<T> {
                 }
                 Err(error) => return Err(self.undo(new.id, error).await),
             }
-            tokio::time::sleep(with_jitter((Duration::from_millis(1) * attempt).min(LONGEST_PAUSE))).await;
+            self.pause_after(attempt).await;
         }
         let error = StoreError::from(StoreErrorKind::Conflict { attempts: MAX_ATTEMPTS }).about(&old);
         Err(self.undo(new.id, error).await)
