@@ -28,42 +28,36 @@ impl Effect {
 
     /// The server has answered with an error, or the connection has failed.
     pub(super) fn failed(self, error: RedisError) -> StoreError {
-        match error.kind() {
-            ErrorKind::Io => self.unanswered(error, false),
-            ErrorKind::Server(kind) => StoreError::from(refusal(kind)).caused_by(error),
-            ErrorKind::AuthenticationFailed => StoreError::from(StoreErrorKind::Refused).caused_by(error),
-            _ if error.code() == Some("WRONGTYPE") => StoreError::from(StoreErrorKind::Corrupt).caused_by(error),
-            ErrorKind::Extension => StoreError::from(StoreErrorKind::Refused).caused_by(error),
-            _ => self.unanswered(error, false),
+        match refusal(&error) {
+            Some(kind) => StoreError::from(kind).caused_by(error),
+            None => self.unanswered(error, false),
         }
     }
 }
 
-/// Why no connection could be made. Nothing was sent.
+/// Why no connection could be made. Nothing was done.
 pub(super) fn unreachable(error: RedisError) -> StoreError {
-    let refused = matches!(error.kind(), ErrorKind::AuthenticationFailed | ErrorKind::Server(_) | ErrorKind::Extension);
-    let kind = if refused { StoreErrorKind::Refused } else { StoreErrorKind::Unavailable };
+    let kind = refusal(&error).unwrap_or(StoreErrorKind::Unavailable);
     StoreError::from(kind).caused_by(error)
 }
 
-fn refusal(kind: ServerErrorKind) -> StoreErrorKind {
-    match kind {
-        // It will answer, or another one will.
-        ServerErrorKind::BusyLoading
-        | ServerErrorKind::ReadOnly
-        | ServerErrorKind::MasterDown
-        | ServerErrorKind::ClusterDown
-        | ServerErrorKind::TryAgain => StoreErrorKind::Unavailable,
-        _ => StoreErrorKind::Refused,
+/// What it means that the server has refused; `None` if it has not.
+fn refusal(error: &RedisError) -> Option<StoreErrorKind> {
+    if is_wrong_server(error) || error.kind() == ErrorKind::Server(ServerErrorKind::BusyLoading) {
+        // It will serve again, or another one will.
+        return Some(StoreErrorKind::Unavailable);
+    }
+    match error.kind() {
+        _ if error.code() == Some("WRONGTYPE") => Some(StoreErrorKind::Corrupt),
+        ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::AuthenticationFailed => Some(StoreErrorKind::Refused),
+        _ => None,
     }
 }
 
-/// Whether the server is one that must no longer be asked, even though it answers.
-pub(super) fn is_wrong_server(error: &RedisError) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown | ServerErrorKind::ClusterDown)
-    )
+/// Whether the server is one that must not be asked for anything, though it answers: one that takes no writes may have been
+/// replaced by another, and know less.
+fn is_wrong_server(error: &RedisError) -> bool {
+    matches!(error.code(), Some("READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "NOREPLICAS" | "MISCONF"))
 }
 
 /// Whether the connection is of no more use.

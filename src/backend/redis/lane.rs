@@ -25,6 +25,8 @@ pub(super) struct Lane {
     pool: Pool,
     connect_timeout: Duration,
     response_timeout: Duration,
+    /// A write that proves that a new connection leads to a writable master.
+    proof: Cmd,
     state: Mutex<State>,
     /// One connection is made at a time, and those who wait for it share how that ends.
     connecting: tokio::sync::Mutex<()>,
@@ -67,6 +69,7 @@ impl Lane {
             pool,
             connect_timeout: config.connect_timeout,
             response_timeout: config.response_timeout,
+            proof: Cmd::pset_ex(format!("{}beat", config.key_prefix), "", 1000),
             state: Mutex::default(),
             connecting: tokio::sync::Mutex::new(()),
             in_use: watch::Sender::new(0),
@@ -183,13 +186,22 @@ impl Lane {
         }
     }
 
+    /// A demoted master would answer reads, with what was true once: it is not even asked for them.
     async fn connect(&self) -> Result<MultiplexedConnection, StoreError> {
-        match self.in_time(self.pool.get()).await? {
-            // Taken out of the pool, whose one place is free again for its successor.
-            Ok(object) => Ok(deadpool_redis::Connection::take(object)),
-            Err(PoolError::Backend(error)) => Err(unreachable(error)),
-            Err(error) => Err(StoreError::from(StoreErrorKind::Unavailable).caused_by(error)),
-        }
+        let connecting = async {
+            match self.pool.get().await {
+                Ok(object) => {
+                    // Taken out of the pool, whose one place is free again for its successor.
+                    let mut connection = deadpool_redis::Connection::take(object);
+                    let answer = connection.send_packed_command(&self.proof).await;
+                    answer.and_then(Value::extract_error).map_err(unreachable)?;
+                    Ok(connection)
+                }
+                Err(PoolError::Backend(error)) => Err(unreachable(error)),
+                Err(error) => Err(StoreError::from(StoreErrorKind::Unavailable).caused_by(error)),
+            }
+        };
+        self.in_time(connecting).await?
     }
 
     /// Within the time that making a connection may take.
