@@ -5,38 +5,27 @@
 //! less than what was acknowledged before t minus the staleness bound, and on the node that wrote, not less than what was
 //! acknowledged at all. A deleted session counts as more than any number.
 //!
-//! `COHERENCE_SEEDS` sets how many histories are tried (default 300), `COHERENCE_SEED` tries one.
+//! `SEEDS` sets how many histories are tried (default 300), `SEED` tries one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a test fails by panicking")]
 #![allow(clippy::await_holding_refcell_ref, reason = "at the end nobody else looks at the histories")]
+
+mod simulation;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use clustered_sessions::testing::{Faults, FaultyBackend};
-use clustered_sessions::{
-    Clock, ClusterConfig, MemoryBackend, Secret, SessionConfig, SessionId, SessionStore, StoreErrorKind,
-};
-use serde::{Deserialize, Serialize};
+use clustered_sessions::{SessionId, SessionStore, StoreErrorKind};
 use tokio::time::{Instant, sleep, timeout};
+
+use self::simulation::{Counter, Dice, MAX_STALENESS, Node, calm, nodes, run, run_all, trouble};
 
 const NODES: usize = 3;
 const SESSIONS: usize = 3;
 const CLIENTS: usize = 6;
 const STEPS: usize = 60;
-const MAX_STALENESS: Duration = Duration::from_millis(400);
 const DELETED: u64 = u64::MAX;
-
-#[derive(Clone, Default, Serialize, Deserialize)]
-struct Counter {
-    count: u64,
-}
-
-struct Node {
-    store: SessionStore<Counter>,
-    faults: Faults,
-}
 
 /// What is known about one session from the outside.
 #[derive(Default)]
@@ -68,39 +57,6 @@ impl History {
 }
 
 type Histories = Rc<RefCell<HashMap<SessionId, History>>>;
-
-/// Decides what happens, from the seed alone.
-#[derive(Clone)]
-struct Dice(Rc<RefCell<u64>>);
-
-impl Dice {
-    fn roll(&self, sides: u64) -> u64 {
-        let mut state = self.0.borrow_mut();
-        *state ^= *state << 13;
-        *state ^= *state >> 7;
-        *state ^= *state << 17;
-        *state % sides
-    }
-
-    fn pick<'a, V>(&self, from: &'a [V]) -> &'a V {
-        &from[self.roll(from.len() as u64) as usize]
-    }
-
-    fn millis(&self, below: u64) -> Duration {
-        Duration::from_millis(self.roll(below))
-    }
-}
-
-fn node(memory: &MemoryBackend, clock: &Clock, number: usize, seed: u64) -> Node {
-    let (backend, faults) = FaultyBackend::new(memory.clone(), seed * NODES as u64 + number as u64);
-    let config = SessionConfig::development(Secret::insecure_dev("coherence"))
-        .clock(clock.clone())
-        .backend(backend)
-        .cluster(ClusterConfig::new().node_id(format!("node-{number}")).max_staleness(MAX_STALENESS))
-        .build()
-        .unwrap();
-    Node { store: SessionStore::new(config), faults }
-}
 
 /// What one client does to one session through one node. Some clients hang up before it is done.
 async fn step(node: usize, store: &SessionStore<Counter>, id: SessionId, histories: &Histories, dice: &Dice) {
@@ -179,45 +135,27 @@ async fn delete(node: usize, store: &SessionStore<Counter>, id: SessionId, histo
     }
 }
 
-/// Things go wrong for a while, and then they do not.
-async fn trouble(nodes: Rc<Vec<Node>>, dice: Dice) {
-    for _ in 0..12 {
-        let faults = &dice.pick(&nodes).faults;
-        match dice.roll(7) {
-            0 => faults.delay_by(Duration::ZERO..dice.millis(150)),
-            1 => faults.fail_calls(0.3),
-            2 => faults.lose_answers(0.2),
-            3 => faults.cut_subscriptions(),
-            4 => faults.stall_subscriptions(),
-            5 => faults.refuse_subscriptions(),
-            _ => faults.heal(),
-        }
-        sleep(dice.millis(400)).await;
-    }
-}
-
 /// What was acknowledged, when and by whom, for each session.
 type Told = Vec<Vec<(Duration, usize, u64)>>;
 
+/// One history: clients at work while things go wrong, and what is left when they do not.
 async fn history(seed: u64) -> Told {
     let start = Instant::now();
-    let dice = Dice(Rc::new(RefCell::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)));
-    let (memory, clock) = (MemoryBackend::with_clock(Clock::tokio()), Clock::tokio());
-    let nodes: Rc<Vec<Node>> = Rc::new((0..NODES).map(|number| node(&memory, &clock, number, seed)).collect());
+    let (dice, nodes) = (Dice::new(seed), nodes(NODES as u64, seed));
     let histories: Histories = Rc::default();
     let mut ids = Vec::new();
     for _ in 0..SESSIONS {
-        let session = nodes[0].store.create(Counter::default()).await.unwrap();
+        let session = nodes[0].store().create(Counter::default()).await.unwrap();
         histories.borrow_mut().insert(session.id, History::default());
         ids.push(session.id);
     }
-    let mut tasks = vec![tokio::task::spawn_local(trouble(nodes.clone(), dice.clone()))];
+    let mut tasks = vec![tokio::task::spawn_local(trouble(nodes.clone(), dice.clone(), 12))];
     for _ in 0..CLIENTS {
         let (nodes, histories, dice, ids) = (nodes.clone(), histories.clone(), dice.clone(), ids.clone());
         tasks.push(tokio::task::spawn_local(async move {
             for _ in 0..STEPS {
                 let node = dice.roll(NODES as u64) as usize;
-                step(node, &nodes[node].store, *dice.pick(&ids), &histories, &dice).await;
+                step(node, nodes[node].store(), *dice.pick(&ids), &histories, &dice).await;
                 sleep(dice.millis(60)).await;
             }
         }));
@@ -231,28 +169,17 @@ async fn history(seed: u64) -> Told {
     ids.iter().map(told).collect()
 }
 
-fn run(seed: u64) -> Told {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    tokio::task::LocalSet::new().block_on(&runtime, history(seed))
-}
-
 /// When the trouble is over, all nodes use their caches again and agree, and no update is lost or counted twice.
 async fn recovers(nodes: &[Node], histories: &Histories) {
-    for node in nodes {
-        node.faults.heal();
-    }
-    sleep(Duration::from_secs(30)).await;
-    for node in nodes {
-        assert!(node.store.coordinator().is_listening(), "a node does not find its way back");
-    }
+    calm(nodes).await;
     let histories = histories.borrow();
     for (id, history) in histories.iter() {
         let mut found = Vec::new();
         for node in nodes {
-            let before = node.store.cache_stats().hits;
-            let first = node.store.find(*id).await.unwrap();
-            let second = node.store.find(*id).await.unwrap();
-            assert!(node.store.cache_stats().hits > before, "a node does not use its cache again");
+            let before = node.store().cache_stats().hits;
+            let first = node.store().find(*id).await.unwrap();
+            let second = node.store().find(*id).await.unwrap();
+            assert!(node.store().cache_stats().hits > before, "a node does not use its cache again");
             assert_eq!(first.as_ref().map(|record| record.data().count), second.map(|record| record.data().count));
             found.push(first.map(|record| record.data().count));
         }
@@ -270,20 +197,10 @@ async fn recovers(nodes: &[Node], histories: &Histories) {
 
 #[test]
 fn no_history_breaks_the_contract() {
-    let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
-    let seeds = match number("COHERENCE_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("COHERENCE_SEEDS").unwrap_or(300),
-    };
-    for seed in seeds {
-        if let Err(panic) = std::panic::catch_unwind(|| run(seed)) {
-            eprintln!("the history of COHERENCE_SEED={seed} breaks the contract");
-            std::panic::resume_unwind(panic);
-        }
-    }
+    run_all(300, history);
 }
 
 #[test]
 fn a_history_can_be_told_again() {
-    assert_eq!(run(7), run(7));
+    assert_eq!(run(history(7)), run(history(7)));
 }

@@ -1,0 +1,122 @@
+//! Several nodes over one backend that fails, under a paused clock, all decided by a seed.
+#![allow(unreachable_pub, dead_code, reason = "each test uses its part")]
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::rc::Rc;
+use std::time::Duration;
+
+use clustered_sessions::testing::{Faults, FaultyBackend};
+use clustered_sessions::{Clock, ClusterConfig, MemoryBackend, Secret, SessionConfig, SessionLayer, SessionStore};
+use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
+
+pub const MAX_STALENESS: Duration = Duration::from_millis(400);
+
+/// What the sessions hold: a number that only goes up, so that "older" has a meaning.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub struct Counter {
+    pub count: u64,
+}
+
+pub struct Node {
+    pub layer: SessionLayer<Counter>,
+    pub faults: Faults,
+}
+
+impl Node {
+    pub fn store(&self) -> &SessionStore<Counter> {
+        self.layer.store()
+    }
+}
+
+pub fn nodes(count: u64, seed: u64) -> Rc<Vec<Node>> {
+    let clock = Clock::tokio();
+    let memory = MemoryBackend::with_clock(clock.clone());
+    let node = |number: u64| {
+        let (backend, faults) = FaultyBackend::new(memory.clone(), seed * count + number);
+        let config = SessionConfig::development(Secret::insecure_dev("simulation"))
+            .clock(clock.clone())
+            .backend(backend)
+            .cluster(ClusterConfig::new().node_id(format!("node-{number}")).max_staleness(MAX_STALENESS))
+            .build()
+            .unwrap();
+        Node { layer: SessionLayer::new(config), faults }
+    };
+    Rc::new((0..count).map(node).collect())
+}
+
+/// Decides what happens, from the seed alone.
+#[derive(Clone)]
+pub struct Dice(Rc<RefCell<u64>>);
+
+impl Dice {
+    pub fn new(seed: u64) -> Self {
+        Dice(Rc::new(RefCell::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)))
+    }
+
+    pub fn roll(&self, sides: u64) -> u64 {
+        let mut state = self.0.borrow_mut();
+        *state ^= *state << 13;
+        *state ^= *state >> 7;
+        *state ^= *state << 17;
+        *state % sides
+    }
+
+    pub fn pick<'a, V>(&self, from: &'a [V]) -> &'a V {
+        &from[self.roll(from.len() as u64) as usize]
+    }
+
+    pub fn millis(&self, below: u64) -> Duration {
+        Duration::from_millis(self.roll(below))
+    }
+}
+
+/// Things go wrong, `rounds` times.
+pub async fn trouble(nodes: Rc<Vec<Node>>, dice: Dice, rounds: usize) {
+    for _ in 0..rounds {
+        let faults = &dice.pick(&nodes).faults;
+        match dice.roll(7) {
+            0 => faults.delay_by(Duration::ZERO..dice.millis(150)),
+            1 => faults.fail_calls(0.3),
+            2 => faults.lose_answers(0.2),
+            3 => faults.cut_subscriptions(),
+            4 => faults.stall_subscriptions(),
+            5 => faults.refuse_subscriptions(),
+            _ => faults.heal(),
+        }
+        sleep(dice.millis(400)).await;
+    }
+}
+
+/// Nothing goes wrong any more, for long enough to recover.
+pub async fn calm(nodes: &[Node]) {
+    for node in nodes {
+        node.faults.heal();
+    }
+    sleep(Duration::from_secs(30)).await;
+    for node in nodes {
+        assert!(node.store().coordinator().is_listening(), "a node does not find its way back");
+    }
+}
+
+/// Runs one simulation under a paused clock.
+pub fn run<R>(simulation: impl Future<Output = R>) -> R {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, simulation)
+}
+
+/// Runs many, and says which one failed. `SEEDS` sets how many, `SEED` names one.
+pub fn run_all<R, F: Future<Output = R>>(default: u64, simulation: impl Fn(u64) -> F) {
+    let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    let seeds = match number("SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SEEDS").unwrap_or(default),
+    };
+    for seed in seeds {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(run(simulation(seed))))) {
+            eprintln!("to see it again: SEED={seed}");
+            resume_unwind(panic);
+        }
+    }
+}
