@@ -1,5 +1,6 @@
 //! Carries out the plan. Always in a task of its own, which goes on when the request is cancelled.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use tokio::task::JoinHandle;
@@ -16,17 +17,29 @@ pub(crate) type Commit = JoinHandle<Result<(), SessionError>>;
 impl<T: SessionData> Handle<T> {
     /// Commits what is to be done, and `extra` as the last change.
     pub(crate) fn commit(self: &Arc<Self>, extra: Option<Change<T>>) -> Commit {
+        // Both are done here and not in the task: a request that is cancelled before the task runs must not take the changes
+        // away, and a store that is shut down then has accepted them.
+        self.lock().commits_due += 1;
+        let admitted = self.store.begin();
         let handle = self.clone();
         self.store.spawn(async move {
             let _busy = handle.busy.lock().await;
-            handle.commit_now(extra).await
+            handle.commit_now(admitted, extra).await
         })
     }
 
-    async fn commit_now(&self, extra: Option<Change<T>>) -> Result<(), SessionError> {
+    async fn commit_now(&self, admitted: Result<(), StoreError>, extra: Option<Change<T>>) -> Result<(), SessionError> {
         let mut work = self.take_work();
+        if let Err(closed) = admitted {
+            self.put_back(work);
+            return Err(closed.into());
+        }
         if let Some(extra) = extra {
-            work.plan_with(extra);
+            // A change that panics must not take a logout with it.
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work.plan_with(extra))) {
+                self.put_back(work);
+                resume_unwind(panic);
+            }
         }
         if work.head_sent && work.plan.needs_head() {
             self.put_back(work);
@@ -78,6 +91,7 @@ impl<T: SessionData> Handle<T> {
 
     fn take_work(&self) -> Work<T> {
         let mut state = self.lock();
+        state.commits_due -= 1;
         Work {
             plan: state.plan(),
             found: state.found.clone(),

@@ -31,6 +31,8 @@ pub(super) struct State<T> {
     pub(super) changes: Vec<Change<T>>,
     pub(super) intent: Intent,
     pub(super) cookie: Option<CookieChange>,
+    /// Commits that have been asked for and have not taken over the changes yet.
+    pub(super) commits_due: u32,
     head_sent: bool,
 }
 
@@ -91,6 +93,7 @@ impl<T: SessionData> Handle<T> {
             changes: Vec::new(),
             intent: Intent::Keep,
             cookie: None,
+            commits_due: 0,
             head_sent: false,
         };
         Handle { store, presented, state: Mutex::new(state), busy: tokio::sync::Mutex::new(()) }
@@ -156,24 +159,20 @@ impl<T: SessionData> Handle<T> {
     /// From now on the request's data is what was found plus the uncommitted changes. `also` changes the rest of the state in the
     /// same step.
     pub(super) fn rest_on(&self, found: Found<T>, also: impl FnOnce(&mut State<T>)) {
-        let base = match &found {
-            Found::Live(record) => record.data().clone(),
-            _ => self.store.blank().clone(),
-        };
         {
             let mut state = self.lock();
             also(&mut state);
             state.found = found;
             if state.changes.is_empty() {
-                state.data = base;
+                state.data = state.base(self.store.blank());
                 state.version += 1;
                 return;
             }
         }
         loop {
-            let (version, changes) = {
+            let (version, base, changes) = {
                 let state = self.lock();
-                (state.version, state.changes.clone())
+                (state.version, state.base(self.store.blank()), state.changes.clone())
             };
             let data = apply_all(&*base, &changes);
             let mut state = self.lock();
@@ -221,10 +220,7 @@ impl<T: SessionData> Handle<T> {
         let mut state = self.lock();
         state.intent = state.intent.discard();
         state.changes.clear();
-        state.data = match (&state.found, state.intent) {
-            (Found::Live(record), Intent::Keep) => record.data().clone(),
-            _ => self.store.blank().clone(),
-        };
+        state.data = state.base(self.store.blank());
         state.version += 1;
     }
 
@@ -239,7 +235,8 @@ impl<T: SessionData> Handle<T> {
 
     /// Whether the response must wait for a commit, of what is to be done or of what is being done.
     pub(crate) fn needs_commit(&self) -> bool {
-        self.lock().plan() != Plan::Nothing || self.busy.try_lock().is_err()
+        let state = self.lock();
+        state.plan() != Plan::Nothing || state.commits_due > 0 || self.busy.try_lock().is_err()
     }
 
     /// The head leaves. A session that was only read is extended in the background, if it is time for that.
@@ -266,10 +263,14 @@ impl<T: SessionData> Handle<T> {
         (presented.token.session_id() == record.id()).then(|| CookieChange::Set(presented.token.clone()))
     }
 
-    /// The request is over without a head: cancelled, panicked or failed. A logout is carried out all the same; nothing else is.
+    /// The request is over without a head: cancelled, panicked or failed. A logout is carried out all the same; nothing else is,
+    /// unless its commit has been asked for.
     pub(crate) fn abort(&self) {
         let mut state = self.lock();
         state.head_sent = true;
+        if state.commits_due > 0 {
+            return;
+        }
         state.changes.clear();
         let logout = state.take_logout();
         drop(state);
@@ -280,6 +281,14 @@ impl<T: SessionData> Handle<T> {
 }
 
 impl<T> State<T> {
+    /// What the uncommitted changes are made on.
+    fn base(&self, blank: &Arc<T>) -> Arc<T> {
+        match (&self.found, self.intent) {
+            (Found::Live(record), Intent::Keep | Intent::Regenerate) => record.data().clone(),
+            _ => blank.clone(),
+        }
+    }
+
     pub(super) fn plan(&self) -> Plan {
         change::plan(self.found.kind(), self.intent, !self.changes.is_empty())
     }
@@ -293,7 +302,7 @@ impl<T> State<T> {
     }
 }
 
-/// What was done after the head has left and never committed is lost; a logout is not.
+/// What was never committed, for instance because it was done after the head had left, is lost; a logout is not.
 impl<T: SessionData> Drop for Handle<T> {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
@@ -302,7 +311,7 @@ impl<T: SessionData> Drop for Handle<T> {
             self.store.count_dropped_changes();
             tracing::warn!(
                 session = state.found.id().map(tracing::field::display),
-                "changes to a session were made after its response and not saved: call save() or use modify()"
+                "changes to a session were never committed: after the response has begun, call save() or use modify()"
             );
         }
         if let Some(id) = logout {
@@ -326,7 +335,7 @@ fn delete_in_background<T: SessionData>(store: &SessionStore<T>, id: SessionId) 
     }
     let store_for_task = store.clone();
     store.spawn(async move {
-        if let Err(error) = store_for_task.delete(id).await {
+        if let Err(error) = store_for_task.delete_wherever_it_moved(id).await {
             tracing::error!(session = %id, error = &error as &dyn std::error::Error, "a logout was not carried out");
         }
     });

@@ -68,7 +68,9 @@ impl<T: SessionData> Loads<T> {
         let call = cache.begin_load(&id);
         flights.insert(id, Flight { mark: call.mark(), running: promise.clone(), next: None });
         drop(flights);
-        store.spawn(drive(store.clone(), id, call, answer));
+        // Made outside the task: one that is dropped before it first runs must not leave its flight behind.
+        let abandon = AbandonOnDrop { store: store.clone(), id: Some(id) };
+        store.spawn(drive(abandon, id, call, answer));
         promise
     }
 
@@ -90,9 +92,8 @@ impl<T: SessionData> Loads<T> {
     }
 }
 
-async fn drive<T: SessionData>(store: SessionStore<T>, id: SessionId, call: LoadCall<T>, answer: Answer<T>) {
-    let abandon = AbandonOnDrop { store: &store, id };
-    let (mut call, mut answer) = (call, answer);
+async fn drive<T: SessionData>(abandon: AbandonOnDrop<T>, id: SessionId, mut call: LoadCall<T>, mut answer: Answer<T>) {
+    let store = abandon.store.clone();
     loop {
         let outcome = store.load(&id).await;
         if let Ok(loaded) = &outcome {
@@ -103,23 +104,29 @@ async fn drive<T: SessionData>(store: SessionStore<T>, id: SessionId, call: Load
         // Before the answer goes out: whoever reads after it must not find this load still running.
         let next = store.loads().advance(&store, id);
         answer.send_replace(Some(outcome));
-        match next {
-            Some(begun) => (call, answer) = begun,
-            None => break,
-        }
+        let Some(begun) = next else { return abandon.disarm() };
+        (call, answer) = begun;
     }
-    std::mem::forget(abandon);
 }
 
 /// A load that panics or is dropped must not leave its readers waiting, nor a flight that nobody drives.
-struct AbandonOnDrop<'a, T: SessionData> {
-    store: &'a SessionStore<T>,
-    id: SessionId,
+struct AbandonOnDrop<T: SessionData> {
+    store: SessionStore<T>,
+    /// Taken when the flight has ended.
+    id: Option<SessionId>,
 }
 
-impl<T: SessionData> Drop for AbandonOnDrop<'_, T> {
+impl<T: SessionData> AbandonOnDrop<T> {
+    fn disarm(mut self) {
+        self.id = None;
+    }
+}
+
+impl<T: SessionData> Drop for AbandonOnDrop<T> {
     fn drop(&mut self) {
-        self.store.loads().flights().remove(&self.id);
+        if let Some(id) = self.id {
+            self.store.loads().flights().remove(&id);
+        }
     }
 }
 

@@ -208,8 +208,7 @@ impl<T: SessionData> SessionStore<T> {
         let mut last = StoreError::new(StoreErrorKind::Timeout);
         let attempts = async {
             loop {
-                self.check_open()?;
-                self.inner.coordinator.ensure_running();
+                self.begin()?;
                 match self.inner.backend.ping().await {
                     Ok(()) => break,
                     Err(error) => last = error,
@@ -254,6 +253,13 @@ impl<T: SessionData> SessionStore<T> {
         if self.inner.closed.load(Ordering::Acquire) { Err(StoreErrorKind::Closed.into()) } else { Ok(()) }
     }
 
+    /// What every operation but a cached read begins with.
+    pub(crate) fn begin(&self) -> Result<(), StoreError> {
+        self.check_open()?;
+        self.inner.coordinator.ensure_running();
+        Ok(())
+    }
+
     /// Runs something to its end whatever becomes of the request that asked for it; [`shutdown`](Self::shutdown) waits for it.
     pub(crate) fn spawn<F>(&self, task: F) -> tokio::task::JoinHandle<F::Output>
     where
@@ -265,9 +271,10 @@ impl<T: SessionData> SessionStore<T> {
     /// Extends the session in the background if enough of its life has passed. At most one such task runs for a cached record.
     pub(crate) fn touch_if_due(&self, record: &Record<T>) {
         let left = record.expires().0.saturating_sub(self.inner.clock.now().0);
-        if left >= self.inner.touch_below || !record.begin_touch() {
+        if left >= self.inner.touch_below {
             return;
         }
+        let Some(touch) = record.begin_touch() else { return };
         let (store, record) = (self.clone(), record.clone());
         self.spawn(async move {
             match store.extend(&record.id()).await {
@@ -277,7 +284,7 @@ impl<T: SessionData> SessionStore<T> {
                     tracing::debug!(session = %record.id(), error = &error as &dyn std::error::Error, "a session was not extended");
                 }
             }
-            record.end_touch();
+            drop(touch);
         });
     }
 

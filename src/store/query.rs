@@ -146,7 +146,7 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// The backend's; what was deleted by then stays deleted.
     pub async fn clear(&self) -> Result<u64, StoreError> {
-        self.check_open()?;
+        self.begin()?;
         // However this ends, what is in memory is no longer to be trusted.
         let _clear = ClearOnDrop(self.inner.coordinator.local_cache());
         let announcement = self.inner.coordinator.encode(Announcement::CacheClear);
@@ -188,7 +188,7 @@ impl<T: SessionData> Walk<T> {
     }
 
     async fn next_page(&mut self) -> Result<Option<Vec<SessionId>>, StoreError> {
-        self.store.check_open()?;
+        self.store.begin()?;
         while self.passes <= MAX_RESTARTS {
             let cursor = match &self.place {
                 Place::Start => None,

@@ -74,17 +74,22 @@ impl<T> Record<T> {
         Millis(self.deadline().saturating_sub(self.inner.wall_ahead))
     }
 
-    /// Whether the caller is the one to extend the session now.
-    pub(crate) fn begin_touch(&self) -> bool {
-        !self.inner.touching.swap(true, Ordering::Relaxed)
-    }
-
-    pub(crate) fn end_touch(&self) {
-        self.inner.touching.store(false, Ordering::Relaxed);
+    /// `Some` if the caller is the one to extend the session now, until it drops this.
+    pub(crate) fn begin_touch(&self) -> Option<Touch<T>> {
+        (!self.inner.touching.swap(true, Ordering::Relaxed)).then(|| Touch(self.clone()))
     }
 
     pub(crate) fn extend(&self, deadline: u64) {
         self.inner.deadline.fetch_max(deadline, Ordering::Relaxed);
+    }
+}
+
+/// An extension of a session's life under way.
+pub(crate) struct Touch<T>(Record<T>);
+
+impl<T> Drop for Touch<T> {
+    fn drop(&mut self) {
+        self.0.inner.touching.store(false, Ordering::Relaxed);
     }
 }
 

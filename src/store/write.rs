@@ -41,6 +41,8 @@ impl<T> fmt::Debug for NewSession<T> {
 /// Makes new data out of what another node has written, by applying the change anew.
 type Reapply<'a, T> = &'a (dyn Fn(&T) -> Arc<T> + Send + Sync);
 
+/// What is `pub` begins with a check that the store is open. What is not serves operations that have begun, and those are
+/// finished though the store is being shut down.
 impl<T: SessionData> SessionStore<T> {
     /// Creates a session.
     ///
@@ -48,11 +50,11 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// [`Encode`](StoreErrorKind::Encode), [`TooLarge`](StoreErrorKind::TooLarge), or the backend's.
     pub async fn create(&self, data: T) -> Result<NewSession<T>, StoreError> {
+        self.begin()?;
         self.create_shared(Arc::new(data)).await
     }
 
     pub(crate) async fn create_shared(&self, data: Arc<T>) -> Result<NewSession<T>, StoreError> {
-        self.check_open()?;
         let payload = codec::encode(&*data)?;
         loop {
             // A new token each time: under the same id, a first attempt that is carried out late could bring back a session that
@@ -146,7 +148,11 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// If the backend does not say that the session is gone.
     pub async fn delete(&self, id: SessionId) -> Result<bool, StoreError> {
-        self.check_open()?;
+        self.begin()?;
+        self.delete_wherever_it_moved(id).await
+    }
+
+    pub(crate) async fn delete_wherever_it_moved(&self, id: SessionId) -> Result<bool, StoreError> {
         let mut id = id;
         for _ in 0..MAX_MOVES {
             let announcement = self.inner.coordinator.encode(Announcement::SessionDeleted(id));
@@ -169,7 +175,7 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// The backend's.
     pub async fn touch(&self, id: SessionId) -> Result<bool, StoreError> {
-        self.check_open()?;
+        self.begin()?;
         Ok(self.extend(&id).await?.is_some())
     }
 
@@ -192,7 +198,6 @@ impl<T: SessionData> SessionStore<T> {
         first: Arc<T>,
         again: Reapply<'_, T>,
     ) -> Result<Record<T>, StoreError> {
-        self.check_open()?;
         let id = base.id();
         let _turn = self.inner.turns.take(id).await;
         let (mut base, mut data) = self.rebase(base, first, again);
@@ -266,7 +271,6 @@ impl<T: SessionData> SessionStore<T> {
         first: Arc<T>,
         again: Reapply<'_, T>,
     ) -> Result<NewSession<T>, StoreError> {
-        self.check_open()?;
         let old = base.id();
         let _turn = self.inner.turns.take(old).await;
         let (mut base, data) = self.rebase(base, first, again);
@@ -321,7 +325,7 @@ impl<T: SessionData> SessionStore<T> {
 
     /// Takes back the new record of a regeneration that failed. Returns the error.
     async fn undo(&self, new: SessionId, error: StoreError) -> StoreError {
-        if let Err(undo) = self.delete(new).await {
+        if let Err(undo) = self.delete_wherever_it_moved(new).await {
             // Nobody has its token, and it expires like any other.
             tracing::warn!(session = %new, error = &undo as &dyn std::error::Error, "an unused session record is left behind");
         }

@@ -1,0 +1,195 @@
+//! What the tests of the HTTP side share: nodes, browsers and handlers.
+#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "it is for tests alone")]
+
+mod spy;
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::{Body, HttpBody};
+use axum::handler::Handler;
+use axum::routing::get;
+use clustered_sessions::backend::Backend;
+use clustered_sessions::{ClusterConfig, Secret, SessionConfig, SessionConfigBuilder, SessionId, SessionLayer};
+use http::{Extensions, HeaderMap, Request, Response, StatusCode, header};
+use http_body_util::BodyExt as _;
+use serde::{Deserialize, Serialize};
+use tower::{Service, ServiceExt as _};
+
+pub(crate) use self::spy::{Call, Spy};
+
+/// The name of the cookie in the default configuration.
+pub(crate) const COOKIE: &str = "__Host-session";
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Data {
+    pub(crate) user: Option<String>,
+    pub(crate) visits: u64,
+}
+
+pub(crate) fn ada() -> Data {
+    Data { user: Some("Ada".to_owned()), visits: 0 }
+}
+
+pub(crate) fn secret() -> Secret {
+    Secret::new("a secret for tests, long enough for all").unwrap()
+}
+
+/// The cache stays in use though a busy machine holds the test up for a while.
+pub(crate) fn config(backend: &(impl Backend + Clone)) -> SessionConfigBuilder<Data> {
+    let patient = ClusterConfig::new().max_staleness(Duration::from_secs(60));
+    SessionConfig::builder(secret()).backend(backend.clone()).cluster(patient)
+}
+
+/// A node that hears the others.
+pub(crate) async fn node(backend: &(impl Backend + Clone)) -> SessionLayer<Data> {
+    start(config(backend)).await
+}
+
+pub(crate) async fn start(config: SessionConfigBuilder<Data>) -> SessionLayer<Data> {
+    let sessions = SessionLayer::new(config.build().unwrap());
+    sessions.store().ready(Duration::from_secs(10)).await.unwrap();
+    sessions
+}
+
+/// An application with one handler.
+pub(crate) fn serve<H, X>(sessions: &SessionLayer<Data>, handler: H) -> Router
+where
+    H: Handler<X, ()>,
+    X: 'static,
+{
+    Router::new().route("/", get(handler)).layer(sessions.clone())
+}
+
+/// The id of the only session there is.
+pub(crate) async fn only_id(sessions: &SessionLayer<Data>) -> SessionId {
+    let ids = sessions.store().all_session_ids().await.unwrap();
+    assert_eq!(ids.len(), 1, "{ids:?}");
+    ids[0]
+}
+
+/// The data of the only session there is, as the backend has it.
+pub(crate) async fn only_data(sessions: &SessionLayer<Data>) -> Data {
+    let id = only_id(sessions).await;
+    let record = sessions.store().find_fresh(id).await.unwrap().unwrap();
+    record.data().as_ref().clone()
+}
+
+/// Waits for a condition, without letting a paused clock go on.
+pub(crate) async fn eventually(condition: impl AsyncFn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition().await {
+        assert!(Instant::now() < deadline, "it did not come to pass");
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Lets every task of a current-thread runtime do what it can do without time passing; no test starts more than this is
+/// enough for. For showing that something does not happen, or for letting it happen before time goes on.
+pub(crate) async fn settle() {
+    for _ in 0..200 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Keeps cookies from one request to the next.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Browser {
+    cookies: BTreeMap<String, String>,
+}
+
+impl Browser {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// A browser that has a session with this data.
+    pub(crate) async fn with(sessions: &SessionLayer<Data>, data: Data) -> Self {
+        let pair = sessions.cookie_for(data).await.unwrap();
+        let mut browser = Self::new();
+        browser.keep(pair.to_str().unwrap());
+        browser
+    }
+
+    pub(crate) fn cookie(&self, name: &str) -> Option<&str> {
+        self.cookies.get(name).map(String::as_str)
+    }
+
+    pub(crate) fn set_cookie(&mut self, name: &str, value: impl Into<String>) {
+        self.cookies.insert(name.to_owned(), value.into());
+    }
+
+    pub(crate) fn request(&self) -> Request<Body> {
+        let pairs: Vec<_> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let mut request = Request::new(Body::empty());
+        if !pairs.is_empty() {
+            request.headers_mut().insert(header::COOKIE, pairs.join("; ").parse().unwrap());
+        }
+        request
+    }
+
+    pub(crate) async fn visit<S, B>(&mut self, app: &S) -> Page
+    where
+        S: Service<Request<Body>, Response = Response<B>, Error: Debug> + Clone,
+        B: HttpBody<Error: Debug>,
+    {
+        self.visit_path(app, "/").await
+    }
+
+    pub(crate) async fn visit_path<S, B>(&mut self, app: &S, path: &str) -> Page
+    where
+        S: Service<Request<Body>, Response = Response<B>, Error: Debug> + Clone,
+        B: HttpBody<Error: Debug>,
+    {
+        let mut request = self.request();
+        *request.uri_mut() = path.parse().unwrap();
+        let page = send(app, request).await;
+        for cookie in page.set_cookies() {
+            self.keep(&cookie);
+        }
+        page
+    }
+
+    fn keep(&mut self, set_cookie: &str) {
+        let (pair, attributes) = set_cookie.split_once(';').unwrap_or((set_cookie, ""));
+        let (name, value) = pair.split_once('=').unwrap();
+        if attributes.contains("Max-Age=0") {
+            self.cookies.remove(name);
+        } else {
+            self.set_cookie(name, value);
+        }
+    }
+}
+
+/// A response, read to its end.
+#[derive(Debug)]
+pub(crate) struct Page {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) extensions: Extensions,
+    pub(crate) body: String,
+}
+
+impl Page {
+    pub(crate) fn all(&self, name: header::HeaderName) -> Vec<String> {
+        self.headers.get_all(name).iter().map(|value| value.to_str().unwrap().to_owned()).collect()
+    }
+
+    pub(crate) fn set_cookies(&self) -> Vec<String> {
+        self.all(header::SET_COOKIE)
+    }
+}
+
+pub(crate) async fn send<S, B>(app: &S, request: Request<Body>) -> Page
+where
+    S: Service<Request<Body>, Response = Response<B>, Error: Debug> + Clone,
+    B: HttpBody<Error: Debug>,
+{
+    let (parts, body) = app.clone().oneshot(request).await.unwrap().into_parts();
+    let Ok(body) = body.collect().await else { panic!("the body broke off") };
+    let body = String::from_utf8_lossy(&body.to_bytes()).into_owned();
+    Page { status: parts.status, headers: parts.headers, extensions: parts.extensions, body }
+}
