@@ -25,12 +25,17 @@ const SWEEP_AT: usize = 1024;
 /// one `MemoryBackend` are a cluster inside one process.
 ///
 /// ```
-/// use clustered_sessions::{MemoryBackend, Secret, SessionConfig};
+/// use clustered_sessions::{ClusterConfig, MemoryBackend, Secret, SessionConfig};
 ///
 /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession;
 /// let memory = MemoryBackend::new();
-/// let node = |secret| SessionConfig::<UserSession>::development(secret).backend(memory.clone()).build();
-/// let (a, b) = (node(Secret::insecure_dev("dev"))?, node(Secret::insecure_dev("dev"))?);
+/// let node = |id: &str| {
+///     SessionConfig::<UserSession>::development(Secret::insecure_dev("dev"))
+///         .cluster(ClusterConfig::new().node_id(id))
+///         .backend(memory.clone())
+///         .build()
+/// };
+/// let (a, b) = (node("a")?, node("b")?);
 /// # let _ = (a, b);
 /// # Ok::<(), clustered_sessions::ConfigError>(())
 /// ```

@@ -128,11 +128,7 @@ impl<T: SessionData> Drop for OpenRequest<T> {
 /// not happen.
 fn replace<B: Default>(error: SessionError) -> Response<B> {
     tracing::error!(error = &error as &dyn std::error::Error, "a session could not be committed");
-    let mut response = Response::new(B::default());
-    *response.status_mut() = error.status();
-    *response.headers_mut() = error.headers();
-    response.extensions_mut().insert(error);
-    response
+    error.response()
 }
 
 impl<F, B, T: SessionData> fmt::Debug for ResponseFuture<F, B, T> {

@@ -3,13 +3,13 @@
 use std::error::Error;
 use std::fmt;
 
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::store::{StoreError, StoreErrorKind};
 
 /// Why a session could not be read or changed.
 ///
-/// With the feature `axum` it is a response: an empty body and the status of [`status`](SessionError::status). The middleware
+/// With the feature `axum` it is a response, that of [`response`](SessionError::response). The middleware
 /// puts it into the extensions of a response that it had to replace, where a layer outside can log it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -49,12 +49,15 @@ impl SessionError {
         }
     }
 
-    pub(crate) fn headers(&self) -> HeaderMap {
-        let mut headers = HeaderMap::new();
+    /// An empty response with this status, `Retry-After` where trying again may help, and the error in its extensions.
+    pub fn response<B: Default>(self) -> Response<B> {
+        let mut response = Response::new(B::default());
+        *response.status_mut() = self.status();
         if self.status() == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
-        headers
+        response.extensions_mut().insert(self);
+        response
     }
 }
 
@@ -102,8 +105,14 @@ impl Error for SessionError {
 #[cfg(feature = "axum")]
 impl axum_core::response::IntoResponse for SessionError {
     fn into_response(self) -> axum_core::response::Response {
-        let mut response = (self.status(), self.headers()).into_response();
-        response.extensions_mut().insert(self);
-        response
+        self.response()
+    }
+}
+
+/// As the [`SessionError`] that it becomes.
+#[cfg(feature = "axum")]
+impl axum_core::response::IntoResponse for StoreError {
+    fn into_response(self) -> axum_core::response::Response {
+        SessionError::from(self).response()
     }
 }

@@ -1,0 +1,63 @@
+//! Without axum: a plain hyper server, with the layer from a tower `ServiceBuilder`.
+//!
+//! ```sh
+//! cargo run --example hyper --no-default-features
+//! curl -i -c jar -b jar localhost:3000    # again and again: it counts
+//! ```
+
+#![allow(clippy::print_stdout, reason = "it says where it listens")]
+
+use std::convert::Infallible;
+use std::error::Error;
+
+use bytes::Bytes;
+use clustered_sessions::{Secret, Session, SessionConfig, SessionError, SessionLayer};
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tower::{ServiceBuilder, ServiceExt as _};
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Visitor {
+    visits: u64,
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let config = SessionConfig::<Visitor>::development(Secret::insecure_dev("hyper")).build()?;
+    // Made once, cloned for each request: all clones share one store.
+    let service = ServiceBuilder::new().layer(SessionLayer::new(config)).service_fn(handle);
+
+    let listener = TcpListener::bind(("127.0.0.1", 3000)).await?;
+    println!("http://{}", listener.local_addr()?);
+    loop {
+        let (stream, _) = listener.accept().await?;
+        let service = service.clone();
+        tokio::spawn(async move {
+            let service = hyper::service::service_fn(|request| service.clone().oneshot(request));
+            if let Err(error) = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await {
+                println!("connection: {error}");
+            }
+        });
+    }
+}
+
+/// Without a framework nobody turns an error into a response but the error itself.
+async fn handle(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    Ok(visit(&request).await.unwrap_or_else(SessionError::response))
+}
+
+async fn visit(request: &Request<Incoming>) -> Result<Response<Full<Bytes>>, SessionError> {
+    let session = Session::<Visitor>::from_extensions(request.extensions()).await?;
+    let visits = session
+        .modify(|visitor| {
+            visitor.visits += 1;
+            visitor.visits
+        })
+        .await?;
+    Ok(Response::new(format!("visit {visits}\n").into()))
+}

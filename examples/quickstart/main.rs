@@ -1,0 +1,166 @@
+//! Two nodes in one process: log in on one, be logged in on the other, and watch the caches.
+//!
+//! ```sh
+//! cargo run --example quickstart
+//! ```
+//!
+//! No server is needed: both nodes share one backend in memory. With `REDIS_URL=redis://127.0.0.1:6379` they share Redis. They
+//! listen on ports 3000 and 3001, or the next free ones; `PORT` says where to begin.
+//!
+//! Each node is what a process would be in production: a `SessionLayer` with a store, a cache and a listener of its own. Browsers
+//! send cookies to all ports of a host, so a browser has one session on both.
+
+#![allow(clippy::print_stdout, reason = "it says what to open")]
+
+use std::error::Error;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use axum::extract::Form;
+use axum::http::StatusCode;
+use axum::response::Html;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use clustered_sessions::{
+    ClusterConfig, ConfigError, MemoryBackend, RedisConfig, Secret, Session, SessionConfig, SessionLayer,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct User {
+    name: Option<String>,
+    visits: u64,
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let memory = MemoryBackend::new();
+    let a = node("node-a", &memory)?;
+    let b = node("node-b", &memory)?;
+
+    let port = std::env::var("PORT").map_or(Ok(3000), |port| port.parse())?;
+    let (address_a, listener_a) = listen(port).await?;
+    let (address_b, listener_b) = listen(address_a.port().saturating_add(1)).await?;
+    println!("node-a: http://{address_a}");
+    println!("node-b: http://{address_b}");
+    println!("Open either, or both, or one in a private window. Ctrl-C stops them.");
+
+    tokio::try_join!(
+        axum::serve(listener_a, app(&a, &b)).with_graceful_shutdown(ctrl_c()),
+        axum::serve(listener_b, app(&b, &a)).with_graceful_shutdown(ctrl_c()),
+    )?;
+    tokio::join!(a.store().shutdown(), b.store().shutdown());
+    println!("Stopped.");
+    Ok(())
+}
+
+/// What one process of a cluster does at its start.
+fn node(id: &str, memory: &MemoryBackend) -> Result<SessionLayer<User>, ConfigError> {
+    // The development preset allows plain HTTP. It has nobody listen, so the cluster is turned on again.
+    let config = SessionConfig::development(Secret::insecure_dev("quickstart"))
+        .cluster(ClusterConfig::new().node_id(id).channel("quickstart:session:invalidate"));
+    let config = match std::env::var_os("REDIS_URL") {
+        Some(_) => config.redis(RedisConfig::from_env("REDIS_URL")?.key_prefix("quickstart:session:")),
+        None => config.backend(memory.clone()),
+    };
+    Ok(SessionLayer::new(config.build()?))
+}
+
+/// A page that acts on the node that serves it, and sees the other one as well: pages may only ask their own port.
+fn app(own: &SessionLayer<User>, peer: &SessionLayer<User>) -> Router {
+    Router::new()
+        .route("/", get(async || Html(include_str!("page.html"))))
+        .nest("/api", api(own))
+        .nest("/peer", api(peer))
+}
+
+fn api(sessions: &SessionLayer<User>) -> Router {
+    Router::new()
+        .route("/session", get(show))
+        .route("/login", post(login))
+        .route("/visit", post(visit))
+        .route("/logout", post(logout))
+        .route("/logout-everywhere", post(logout_everywhere))
+        .layer(sessions.clone())
+}
+
+async fn show(session: Session<User>) -> Json<Value> {
+    let store = session.store();
+    let cache = store.cache_stats();
+    Json(json!({
+        "node": store.coordinator().node_id(),
+        "listening": store.coordinator().is_listening(),
+        "id": session.id().map(|id| id.to_string()),
+        "name": session.data().name,
+        "visits": session.data().visits,
+        "cache": {
+            "hits": cache.hits,
+            "misses": cache.misses,
+            "invalidations": cache.invalidations,
+            "size": cache.size,
+            "hit_rate": cache.hit_rate(),
+        },
+    }))
+}
+
+#[derive(Deserialize)]
+struct Login {
+    name: String,
+}
+
+/// A new token at login: whoever knew the old one is left with nothing.
+async fn login(session: Session<User>, Form(login): Form<Login>) -> StatusCode {
+    let name = login.name.trim();
+    if name.is_empty() {
+        return StatusCode::UNPROCESSABLE_ENTITY;
+    }
+    session.regenerate();
+    session.overwrite(User { name: Some(name.to_owned()), visits: 0 });
+    StatusCode::NO_CONTENT
+}
+
+/// Counted exactly once, on whichever node and however many at a time.
+async fn visit(session: Option<Session<User>>) -> axum::response::Result<Json<u64>> {
+    let session = session.ok_or(StatusCode::UNAUTHORIZED)?;
+    let visits = session
+        .modify(|user| {
+            user.visits += 1;
+            user.visits
+        })
+        .await?;
+    Ok(Json(visits))
+}
+
+async fn logout(session: Session<User>) -> StatusCode {
+    session.destroy();
+    StatusCode::NO_CONTENT
+}
+
+/// Ends this user's sessions in all browsers, and says how many they were.
+async fn logout_everywhere(session: Option<Session<User>>) -> axum::response::Result<Json<u64>> {
+    let session = session.ok_or(StatusCode::UNAUTHORIZED)?;
+    let name = session.data().name.clone();
+    let ended = session.store().bulk_delete(|other| other.data().name == name).await?;
+    session.destroy();
+    Ok(Json(ended.deleted))
+}
+
+/// The first free port from this one on.
+async fn listen(first: u16) -> std::io::Result<(SocketAddr, TcpListener)> {
+    let mut port = first;
+    loop {
+        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
+            Ok(listener) => return Ok((listener.local_addr()?, listener)),
+            Err(error) if error.kind() == ErrorKind::AddrInUse && port < u16::MAX => port += 1,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn ctrl_c() {
+    if let Err(error) = tokio::signal::ctrl_c().await {
+        println!("Ctrl-C cannot be heard: {error}");
+    }
+}
