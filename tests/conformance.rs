@@ -1,4 +1,8 @@
 //! Both backends keep the promises of the trait.
+#![cfg(feature = "testing")]
+
+#[allow(dead_code, reason = "each test uses its part")]
+mod support;
 
 use clustered_sessions::{MemoryBackend, testing};
 
@@ -10,13 +14,12 @@ async fn the_memory_backend_is_a_backend() {
 #[cfg(feature = "redis")]
 #[tokio::test]
 async fn the_redis_backend_is_a_backend() {
-    use clustered_sessions::RedisConfig;
     use clustered_sessions::backend::RedisBackend;
-    let config = RedisConfig::from_url("redis://127.0.0.1:7777").unwrap();
-    let n = std::sync::atomic::AtomicU64::new(0);
+
+    let server = support::redis::RedisServer::start();
     testing::conformance(async || {
-        let n = n.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        RedisBackend::new(&config.clone().key_prefix(format!("{n}:")), &format!("ch{n}")).unwrap()
+        let () = server.command(&["FLUSHALL"]);
+        RedisBackend::new(&server.config(), "announcements").unwrap()
     })
     .await;
 }

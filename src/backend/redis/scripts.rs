@@ -82,14 +82,16 @@ end
 return 1
 ";
 
-/// Cursor, pattern, length of a key, count, channel, message. The next cursor and how many sessions were deleted.
+/// Cursor, pattern, length of a key, count, channel, message. The next cursor and how many sessions were deleted. A
+/// key of another type is not ours and stays.
 const CLEAR: &str = r"
 local page = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[4])
 local keys, sessions = {}, 0
 for _, key in ipairs(page[2]) do
-  if #key == tonumber(ARGV[3]) then
+  local kind = #key == tonumber(ARGV[3]) and redis.pcall('GETRANGE', key, 1, 1)
+  if type(kind) == 'string' then
     keys[#keys + 1] = key
-    if redis.pcall('GETRANGE', key, 1, 1) ~= '\1' then sessions = sessions + 1 end
+    if kind ~= '\1' then sessions = sessions + 1 end
   end
 end
 redis.call('PUBLISH', ARGV[5], ARGV[6])

@@ -1,0 +1,40 @@
+#!/bin/sh
+# Runs all tests on a fresh Debian or Ubuntu: installs Redis if it is missing. Arguments go to `cargo test`.
+set -eu
+cd "$(dirname "$0")/.."
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        echo "tests/run.sh: cannot run '$*' without root or sudo" >&2
+        exit 1
+    fi
+}
+
+install_redis() {
+    if ! command -v apt-get >/dev/null; then
+        echo "tests/run.sh: redis-server (7.0 or later) is missing, and so is apt-get: please install it" >&2
+        exit 1
+    fi
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get update
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends redis-server
+    # The package may have started a service. The tests start servers of their own.
+    if command -v service >/dev/null; then
+        as_root service redis-server stop >/dev/null 2>&1 || true
+    fi
+}
+
+command -v cargo >/dev/null || {
+    echo "tests/run.sh: cargo is missing: see https://rustup.rs" >&2
+    exit 1
+}
+command -v cc >/dev/null || {
+    echo "tests/run.sh: a C compiler is missing, which Rust links with: apt-get install gcc libc6-dev" >&2
+    exit 1
+}
+command -v redis-server >/dev/null || install_redis
+
+exec cargo test --all-features "$@"
