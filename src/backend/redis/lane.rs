@@ -25,7 +25,7 @@ pub(super) struct Lane {
     pool: Pool,
     connect_timeout: Duration,
     response_timeout: Duration,
-    /// A write that proves that a new connection leads to a writable master.
+    /// A write that changes nothing, and proves that a new connection leads to a writable master.
     proof: Cmd,
     state: Mutex<State>,
     /// One connection is made at a time, and those who wait for it share how that ends.
@@ -69,7 +69,7 @@ impl Lane {
             pool,
             connect_timeout: config.connect_timeout,
             response_timeout: config.response_timeout,
-            proof: Cmd::pset_ex(format!("{}beat", config.key_prefix), "", 1000),
+            proof: Cmd::del(format!("{}beat", config.key_prefix)),
             state: Mutex::default(),
             connecting: tokio::sync::Mutex::new(()),
             in_use: watch::Sender::new(0),
