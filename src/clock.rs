@@ -53,9 +53,20 @@ impl Clock {
         Clock(Wall::FollowsTokio { origin: monotonic(), at_origin: system_wall(), pauses: Arc::default() })
     }
 
-    /// Milliseconds since an arbitrary moment in this process. Never goes back, and never stops with the runtime.
+    /// Milliseconds since an arbitrary moment. Never goes back, and never stops with the runtime.
     pub(crate) fn now(&self) -> Millis {
-        Millis::of(monotonic())
+        self.at(monotonic())
+    }
+
+    /// An instant in milliseconds, rounded down: a lease that runs from a rounded moment ends early, never late.
+    pub(crate) fn at(&self, instant: Instant) -> Millis {
+        static ORIGIN: OnceLock<Instant> = OnceLock::new();
+        let origin = match &self.0 {
+            Wall::System => ORIGIN.get_or_init(monotonic),
+            // Its own, so that a test that runs again rounds alike.
+            Wall::FollowsTokio { origin, .. } => origin,
+        };
+        Millis(millis(instant.saturating_duration_since(*origin)))
     }
 
     /// Between half the pause and all of it, so that those who were cut off together do not come back together.
@@ -92,17 +103,6 @@ impl Default for Clock {
 pub(crate) struct Millis(pub(crate) u64);
 
 impl Millis {
-    /// Rounds down: a lease that runs from a rounded moment ends early, never late.
-    pub(crate) fn of(instant: Instant) -> Self {
-        static ORIGIN: OnceLock<Instant> = OnceLock::new();
-        // Before every instant, those of a test's paused clock among them, which may have been stopped a while ago.
-        let origin = ORIGIN.get_or_init(|| {
-            let now = Instant::now();
-            now.checked_sub(Duration::from_secs(3600)).unwrap_or(now)
-        });
-        Millis(millis(instant.saturating_duration_since(*origin)))
-    }
-
     pub(crate) fn plus(self, millis: u64) -> Self {
         Millis(self.0.saturating_add(millis))
     }

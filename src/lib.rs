@@ -90,6 +90,8 @@ mod cluster;
 mod codec;
 mod config;
 mod cookie;
+#[cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "`testing` exports it"))]
+mod guards;
 mod id;
 mod middleware;
 mod secret;

@@ -12,6 +12,7 @@ use super::{
     SubscriptionSender, Touched, Updated,
 };
 use crate::clock::{Clock, Millis, millis};
+use crate::guards::{Guard, stands};
 use crate::id::SessionId;
 
 /// Ids in one page of a walk.
@@ -162,7 +163,9 @@ impl Backend for MemoryBackend {
         match state.live(id, now) {
             None => Ok(Updated::Gone),
             Some(current) if current.meta.revision == stored.meta.revision => Ok(Updated::Saved),
-            Some(current) if current.meta.revision != expected => Ok(Updated::Conflict(current.clone())),
+            Some(current) if current.meta.revision != expected && stands(Guard::Comparison) => {
+                Ok(Updated::Conflict(current.clone()))
+            }
             Some(_) => {
                 state.announce(announcement);
                 state.put(*id, stored, now, ttl);

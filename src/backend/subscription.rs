@@ -12,7 +12,8 @@ const CAPACITY: usize = 4096;
 /// What a subscription yields. All of it travels in one queue, so that the proof of hearing cannot overtake a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The subscription is confirmed: from now on no announcement is missed unless the stream ends.
+    /// The subscription is confirmed: from now on no announcement is missed unless the stream ends, or this comes again. A
+    /// backend that subscribes anew by itself says so with another one; what was announced in between may be lost.
     Connected,
     /// An announcement, byte for byte.
     Message(Bytes),

@@ -150,17 +150,17 @@ impl<T> LocalCache<T> {
 
     /// A read of the backend begins.
     pub(crate) fn begin_load(self: &Arc<Self>, id: &SessionId) -> LoadCall<T> {
-        LoadCall { call: self.begin(id, [None; 2]) }
+        LoadCall { call: self.begin(id, None) }
     }
 
-    /// A write to the backend begins. `expected` are the revisions whose announcements are no news to it.
-    pub(crate) fn begin_write(self: &Arc<Self>, id: &SessionId, expected: [Option<Revision>; 2]) -> WriteCall<T> {
-        WriteCall { call: self.begin(id, expected) }
+    /// A write to the backend begins, which replaces `base`.
+    pub(crate) fn begin_write(self: &Arc<Self>, id: &SessionId, base: Option<Revision>) -> WriteCall<T> {
+        WriteCall { call: self.begin(id, base) }
     }
 
-    fn begin(self: &Arc<Self>, id: &SessionId, expected: [Option<Revision>; 2]) -> Call<T> {
+    fn begin(self: &Arc<Self>, id: &SessionId, base: Option<Revision>) -> Call<T> {
         let lease = self.lease.held(|| self.clock.now());
-        Call { cache: self.clone(), id: *id, serial: Some(self.fence.begin(id, expected)), lease }
+        Call { cache: self.clone(), id: *id, serial: Some(self.fence.begin(id, base)), lease }
     }
 
     /// Whether a read that begins now may take the result of one that began earlier.

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::backend::Revision;
+use crate::guards::{Guard, stands};
 use crate::id::SessionId;
 
 /// Locks, so that sessions seldom wait for each other. The caller's closures run under one of them, and must not wait.
@@ -28,8 +29,8 @@ type Shard = HashMap<SessionId, Vec<Ticket>>;
 #[derive(Debug)]
 struct Ticket {
     serial: u64,
-    /// Revisions whose announcement is no news to this call: for a write, the one that it writes and the one that it replaces.
-    expected: [Option<Revision>; 2],
+    /// What a write replaces: that it was written is no news to it, however late it is announced.
+    base: Option<Revision>,
     seen: Seen,
 }
 
@@ -37,7 +38,7 @@ struct Ticket {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Seen {
     Nothing,
-    /// One revision. A load that brings this very one is right.
+    /// One revision. A load that brings this very one is right, and so is the write that makes it.
     Revision(Revision),
     /// Something that only a new call can answer to.
     News,
@@ -45,7 +46,7 @@ enum Seen {
 
 impl Ticket {
     fn mark(&mut self, announced: Option<Revision>) {
-        if announced.is_some() && self.expected.contains(&announced) {
+        if announced.is_some() && announced == self.base {
             return;
         }
         self.seen = match (self.seen, announced) {
@@ -56,9 +57,12 @@ impl Ticket {
     }
 
     fn admits(&self, revision: Option<Revision>) -> bool {
+        if !stands(Guard::Fence) {
+            return true;
+        }
         match self.seen {
             Seen::Nothing => true,
-            Seen::Revision(seen) => revision == Some(seen),
+            Seen::Revision(seen) => revision == Some(seen) && stands(Guard::OwnRevision),
             Seen::News => false,
         }
     }
@@ -70,10 +74,10 @@ impl Fence {
     }
 
     /// A call about a session begins. The serial number must be given back to [`end`](Fence::end).
-    pub(crate) fn begin(&self, id: &SessionId, expected: [Option<Revision>; 2]) -> u64 {
+    pub(crate) fn begin(&self, id: &SessionId, base: Option<Revision>) -> u64 {
         // Uniqueness is all that is asked of it.
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
-        let ticket = Ticket { serial, expected, seen: Seen::Nothing };
+        let ticket = Ticket { serial, base, seen: Seen::Nothing };
         self.shard(id).entry(*id).or_default().push(ticket);
         serial
     }
@@ -167,7 +171,7 @@ mod tests {
     #[test]
     fn a_load_that_nothing_disturbed_is_admitted() {
         let fence = Fence::new();
-        let serial = fence.begin(&id(), [None; 2]);
+        let serial = fence.begin(&id(), None);
         fence.event(&SessionId::from_bytes([8; 16]), None, || ());
         assert!(fence.is_clear(&id(), serial));
         assert!(admitted(&fence, serial, Some(Revision::first())));
@@ -179,7 +183,7 @@ mod tests {
         let (old, new) = (Revision::first(), Revision::first());
         for (brought, expected) in [(Some(old), false), (Some(new), true), (None, false)] {
             let fence = Fence::new();
-            let serial = fence.begin(&id(), [None; 2]);
+            let serial = fence.begin(&id(), None);
             fence.event(&id(), Some(new), || ());
             assert!(!fence.is_clear(&id(), serial));
             assert_eq!(admitted(&fence, serial, brought), expected);
@@ -190,7 +194,7 @@ mod tests {
     fn a_load_overtaken_by_two_changes_is_refused() {
         let (one, two) = (Revision::first(), Revision::first());
         let fence = Fence::new();
-        let serial = fence.begin(&id(), [None; 2]);
+        let serial = fence.begin(&id(), None);
         fence.event(&id(), Some(one), || ());
         fence.event(&id(), Some(two), || ());
         assert!(!admitted(&fence, serial, Some(two)));
@@ -200,11 +204,11 @@ mod tests {
     fn a_deletion_or_a_clear_refuses_everything() {
         let revision = Revision::first();
         let fence = Fence::new();
-        let serial = fence.begin(&id(), [None; 2]);
+        let serial = fence.begin(&id(), None);
         fence.event(&id(), None, || ());
         assert!(!admitted(&fence, serial, Some(revision)));
 
-        let serial = fence.begin(&id(), [Some(revision), None]);
+        let serial = fence.begin(&id(), Some(revision));
         fence.event_about_all();
         assert!(!admitted(&fence, serial, Some(revision)));
     }
@@ -214,12 +218,12 @@ mod tests {
         let base = Revision::first();
         let new = base.next();
         let fence = Fence::new();
-        let serial = fence.begin(&id(), [Some(base), Some(new)]);
+        let serial = fence.begin(&id(), Some(base));
         fence.event(&id(), Some(base), || ());
         fence.event(&id(), Some(new), || ());
         assert!(admitted(&fence, serial, Some(new)));
 
-        let serial = fence.begin(&id(), [Some(base), Some(new)]);
+        let serial = fence.begin(&id(), Some(base));
         fence.event(&id(), Some(Revision::first()), || ());
         assert!(!admitted(&fence, serial, Some(new)));
     }
@@ -229,14 +233,14 @@ mod tests {
         let base = Revision::first();
         let new = base.next();
         let fence = Fence::new();
-        let load = fence.begin(&id(), [None; 2]);
-        let write = fence.begin(&id(), [Some(base), Some(new)]);
+        let load = fence.begin(&id(), None);
+        let write = fence.begin(&id(), Some(base));
         fence.end_write(&id(), write, Some(new), |admitted| assert!(admitted));
         assert!(!fence.is_clear(&id(), load));
         assert!(!admitted(&fence, load, Some(base)));
 
-        let load = fence.begin(&id(), [None; 2]);
-        let write = fence.begin(&id(), [Some(base), Some(new)]);
+        let load = fence.begin(&id(), None);
+        let write = fence.begin(&id(), Some(base));
         fence.end_write(&id(), write, None, |_| ());
         assert!(!admitted(&fence, load, Some(new)), "an unknown outcome is news whatever the load brings");
     }

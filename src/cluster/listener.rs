@@ -9,7 +9,8 @@ use super::cache::LocalCache;
 use super::message::{Action, interpret};
 use super::stats::Counter;
 use crate::backend::{DynBackend, Event, Subscription};
-use crate::clock::{Clock, Millis, millis};
+use crate::clock::{Clock, millis};
+use crate::guards::{Guard, stands};
 use crate::store::StoreError;
 
 /// The pause before a lost subscription is made anew, doubled at each failure.
@@ -84,11 +85,11 @@ impl<T> Listener<T> {
         let mut proven = false;
         while let Some(event) = subscription.next().await {
             match event {
-                Event::Connected => epoch = Some(self.cache.lease().bump()),
+                Event::Connected => epoch = Some(self.cache.lease().bump_if(Guard::EpochAtSubscription)),
                 Event::Message(message) => self.apply(&message),
                 Event::Alive(sent_at) => {
                     let Some(epoch) = epoch else { continue };
-                    self.cache.lease().extend(epoch, Millis::of(sent_at).plus(millis(self.max_staleness)));
+                    self.cache.lease().extend(epoch, self.clock.at(sent_at).plus(millis(self.max_staleness)));
                     if !proven {
                         proven = true;
                         self.enter(State::Listening);
@@ -103,7 +104,8 @@ impl<T> Listener<T> {
     fn apply(&self, message: &[u8]) {
         self.status.received.add_one();
         match interpret(message) {
-            Action::Evict(id, revision) => self.cache.evict(&id, revision),
+            Action::Evict(id, revision) if stands(Guard::Eviction) => self.cache.evict(&id, revision),
+            Action::Evict(..) => {}
             Action::Clear => self.cache.clear(),
             Action::Unreadable => {
                 self.status.unreadable.add_one();
@@ -119,7 +121,7 @@ impl<T> Listener<T> {
 
     /// One log line for each change, not for each attempt.
     fn lost(&self, error: Option<&StoreError>) {
-        self.cache.lease().bump();
+        self.cache.lease().bump_if(Guard::EpochAtLoss);
         if self.enter(State::Connecting) == State::Connecting {
             if let Some(error) = error {
                 tracing::debug!(node_id = %self.node_id, error = error as &dyn std::error::Error, "still not listening");

@@ -9,16 +9,18 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
+use futures_util::future::{FutureExt as _, Shared};
+use tokio::sync::oneshot;
 
 use super::{Record, SessionStore, StoreError, StoreErrorKind};
 use crate::cluster::{LoadCall, LoadMark};
 use crate::codec::SessionData;
+use crate::guards::{Guard, stands};
 use crate::id::SessionId;
 
 type Outcome<T> = Result<Option<Record<T>>, StoreError>;
-type Answer<T> = watch::Sender<Option<Outcome<T>>>;
-type Promise<T> = watch::Receiver<Option<Outcome<T>>>;
+type Answer<T> = oneshot::Sender<Outcome<T>>;
+type Promise<T> = Shared<oneshot::Receiver<Outcome<T>>>;
 
 /// How fresh a read must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,10 +49,8 @@ impl<T: SessionData> Loads<T> {
 
     /// Reads from the backend, alone or with others.
     pub(crate) async fn read(&self, store: &SessionStore<T>, id: SessionId, freshness: Freshness) -> Outcome<T> {
-        let mut promise = self.join(store, id, freshness);
-        let outcome = promise.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
-        // No outcome: the load panicked in the application's `Deserialize`, or its runtime has gone.
-        outcome.unwrap_or_else(|| {
+        // No answer: the load panicked in the application's `Deserialize`, or its runtime has gone.
+        self.join(store, id, freshness).await.unwrap_or_else(|_| {
             Err(StoreError::from(StoreErrorKind::Unavailable).caused_by("the load was abandoned").about(&id))
         })
     }
@@ -59,12 +59,13 @@ impl<T: SessionData> Loads<T> {
         let cache = store.cache();
         let mut flights = self.flights();
         if let Some(flight) = flights.get_mut(&id) {
-            if freshness == Freshness::Cached && cache.may_share(&flight.mark) {
+            let may_share = freshness == Freshness::Cached && cache.may_share(&flight.mark);
+            if may_share || !stands(Guard::Sharing) {
                 return flight.running.clone();
             }
-            return flight.next.get_or_insert_with(|| watch::channel(None)).1.clone();
+            return flight.next.get_or_insert_with(promise).1.clone();
         }
-        let (answer, promise) = watch::channel(None);
+        let (answer, promise) = promise();
         let call = cache.begin_load(&id);
         flights.insert(id, Flight { mark: call.mark(), running: promise.clone(), next: None });
         drop(flights);
@@ -92,6 +93,12 @@ impl<T: SessionData> Loads<T> {
     }
 }
 
+/// An answer to come, and those who may wait for it.
+fn promise<T>() -> (Answer<T>, Promise<T>) {
+    let (answer, promise) = oneshot::channel();
+    (answer, promise.shared())
+}
+
 async fn drive<T: SessionData>(abandon: AbandonOnDrop<T>, id: SessionId, mut call: LoadCall<T>, mut answer: Answer<T>) {
     let store = abandon.store.clone();
     loop {
@@ -103,7 +110,8 @@ async fn drive<T: SessionData>(abandon: AbandonOnDrop<T>, id: SessionId, mut cal
         }
         // Before the answer goes out: whoever reads after it must not find this load still running.
         let next = store.loads().advance(&store, id);
-        answer.send_replace(Some(outcome));
+        // Nobody may be waiting any more.
+        let _ = answer.send(outcome);
         let Some(begun) = next else { return abandon.disarm() };
         (call, answer) = begun;
     }

@@ -157,7 +157,7 @@ impl<T: SessionData> SessionStore<T> {
     async fn delete_judged(&self, record: &Record<T>) -> Result<bool, StoreError> {
         let id = record.id();
         let announcement = self.inner.coordinator.encode(Announcement::SessionDeleted(id));
-        let _call = self.inner.coordinator.cache().begin_write(&id, [None; 2]);
+        let _call = self.inner.coordinator.cache().begin_write(&id, None);
         let answer = self.inner.backend.delete_if(&id, record.revision(), &announcement).await?;
         Ok(answer == Deleted::Deleted)
     }

@@ -9,6 +9,7 @@ use crate::backend::{Content, Created, Deleted, MemoryBackend, Meta, Revision, S
 use crate::clock::millis;
 use crate::cluster::Announcement;
 use crate::codec::{self, SessionData};
+use crate::guards::{Guard, stands};
 use crate::id::{SessionId, SessionToken};
 
 /// How often a change is tried on top of others' changes. The writers of one node take turns, so it is other nodes that a
@@ -66,7 +67,7 @@ impl<T: SessionData> SessionStore<T> {
                 Meta { revision: Revision::first(), created_at: now, deadline: now + millis(self.inner.timeout) };
             let record = Record::new(&self.inner.clock, id, meta, data.clone());
             let stored = Stored { meta, content: Content::Payload(payload.clone()) };
-            let call = self.inner.coordinator.cache().begin_write(&id, [None, Some(meta.revision)]);
+            let call = self.inner.coordinator.cache().begin_write(&id, None);
             match self.inner.backend.create(&id, &stored, self.inner.timeout).await? {
                 Created::Created => {
                     call.saved(&record);
@@ -156,13 +157,14 @@ impl<T: SessionData> SessionStore<T> {
         let mut id = id;
         for _ in 0..MAX_MOVES {
             let announcement = self.inner.coordinator.encode(Announcement::SessionDeleted(id));
-            let call = self.inner.coordinator.cache().begin_write(&id, [None; 2]);
+            let call = self.inner.coordinator.cache().begin_write(&id, None);
             let answer = self.inner.backend.delete(&id, &announcement).await;
             drop(call);
             match answer? {
                 Deleted::Deleted => return Ok(true),
                 Deleted::Gone => return Ok(false),
-                Deleted::MovedTo(new) => id = new,
+                Deleted::MovedTo(new) if stands(Guard::Tombstone) => id = new,
+                Deleted::MovedTo(_) => return Ok(false),
                 Deleted::Conflict(_) => break,
             }
         }
@@ -248,7 +250,7 @@ impl<T: SessionData> SessionStore<T> {
         let announcement = Announcement::SessionInvalidated(id, Some(revision));
         let announcement = self.inner.coordinator.encode(announcement);
         let cache = self.inner.coordinator.cache();
-        let call = cache.begin_write(&id, [Some(base.revision()), Some(revision)]);
+        let call = cache.begin_write(&id, Some(base.revision()));
         match self.inner.backend.update(&id, base.revision(), &stored, self.inner.timeout, &announcement).await? {
             Updated::Saved => {
                 call.saved(new);
@@ -305,7 +307,7 @@ impl<T: SessionData> SessionStore<T> {
         let tombstone = Stored { meta, content: Content::MovedTo(new) };
         let announcement = self.inner.coordinator.encode(Announcement::SessionDeleted(old));
         // Never finished: whatever the outcome, this node must not answer for the old id from memory.
-        let _call = self.inner.coordinator.cache().begin_write(&old, [None; 2]);
+        let _call = self.inner.coordinator.cache().begin_write(&old, None);
         match self.inner.backend.update(&old, base.revision(), &tombstone, TOMBSTONE_TTL, &announcement).await? {
             Updated::Saved => Ok(None),
             Updated::Gone => Err(gone(&old)),

@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::backend::{Backend, Created, Cursor, Deleted, Page, Revision, Stored, Subscription, Touched, Updated};
+use crate::backend::{
+    Backend, Created, Cursor, Deleted, Event, Page, Revision, Stored, Subscription, SubscriptionSender, Touched,
+    Updated,
+};
 use crate::id::SessionId;
 use crate::store::{StoreError, StoreErrorKind};
 
@@ -47,7 +50,8 @@ pub struct Faults {
 #[derive(Debug)]
 struct State {
     random: Random,
-    delay: Range<Duration>,
+    calls: Range<Duration>,
+    events: Range<Duration>,
     fail: f64,
     lose_answer: f64,
 }
@@ -57,6 +61,8 @@ struct State {
 struct Link {
     /// Subscriptions made under an earlier number have ended.
     number: u64,
+    /// How often they have lost what was announced for a while, and subscribed anew by themselves.
+    blinks: u64,
     stalled: bool,
     refused: bool,
 }
@@ -65,8 +71,9 @@ impl<B: Backend> FaultyBackend<B> {
     /// The backend and the handle to its faults. What happens by chance follows from the seed.
     pub fn new(inner: B, seed: u64) -> (Self, Faults) {
         let random = Random(seed);
-        let state = State { random, delay: Duration::ZERO..Duration::ZERO, fail: 0.0, lose_answer: 0.0 };
-        let link = watch::Sender::new(Link { number: 0, stalled: false, refused: false });
+        let at_once = Duration::ZERO..Duration::ZERO;
+        let state = State { random, calls: at_once.clone(), events: at_once, fail: 0.0, lose_answer: 0.0 };
+        let link = watch::Sender::new(Link { number: 0, blinks: 0, stalled: false, refused: false });
         let faults = Faults { state: Arc::new(Mutex::new(state)), link };
         (FaultyBackend { inner, faults: faults.clone() }, faults)
     }
@@ -77,12 +84,12 @@ impl<B: Backend> FaultyBackend<B> {
         effect: Effect,
         call: impl Future<Output = Result<R, StoreError>> + Send,
     ) -> Result<R, StoreError> {
-        self.faults.pause().await;
+        self.faults.pause(|state| &state.calls).await;
         if self.faults.chance(|state| state.fail) {
             return Err(StoreErrorKind::Unavailable.into());
         }
         let answer = call.await;
-        self.faults.pause().await;
+        self.faults.pause(|state| &state.calls).await;
         if self.faults.chance(|state| state.lose_answer) {
             return Err(effect.unanswered().into());
         }
@@ -106,9 +113,16 @@ impl Effect {
 }
 
 impl Faults {
-    /// Each call takes a time from this range, half of it before it reaches the backend; each event of a subscription is late by as much.
+    /// Each call takes a time from this range, half of it before it reaches the backend; each event of a subscription is late by
+    /// half a time from it, too.
     pub fn delay_by(&self, range: Range<Duration>) {
-        self.lock().delay = range;
+        let mut state = self.lock();
+        (state.calls, state.events) = (range.clone(), range);
+    }
+
+    /// As [`delay_by`](Faults::delay_by), but events come at once.
+    pub fn delay_calls_by(&self, range: Range<Duration>) {
+        self.lock().calls = range;
     }
 
     /// The share of calls that fail before they reach the backend.
@@ -126,6 +140,11 @@ impl Faults {
         self.link.send_modify(|link| link.number += 1);
     }
 
+    /// Subscriptions lose what is announced in the next tenth of a second, and are confirmed anew after it.
+    pub fn blink_subscriptions(&self) {
+        self.link.send_modify(|link| link.blinks += 1);
+    }
+
     /// Subscriptions yield nothing any more, and do not end either.
     pub fn stall_subscriptions(&self) {
         self.link.send_modify(|link| link.stalled = true);
@@ -140,8 +159,8 @@ impl Faults {
     pub fn heal(&self) {
         let mut state = self.lock();
         (state.fail, state.lose_answer) = (0.0, 0.0);
-        state.delay = Duration::ZERO..Duration::ZERO;
         drop(state);
+        self.delay_by(Duration::ZERO..Duration::ZERO);
         self.link.send_modify(|link| (link.stalled, link.refused) = (false, false));
     }
 
@@ -151,10 +170,10 @@ impl Faults {
         state.random.chance(share)
     }
 
-    async fn pause(&self) {
+    async fn pause(&self, range: impl FnOnce(&State) -> &Range<Duration>) {
         let pause = {
             let mut state = self.lock();
-            let range = state.delay.clone();
+            let range = range(&state).clone();
             range.start / 2 + (range.end.saturating_sub(range.start) / 2).mul_f64(state.random.share())
         };
         if !pause.is_zero() {
@@ -167,28 +186,38 @@ impl Faults {
     }
 
     /// Passes events on, late, until the link is cut.
-    async fn relay(self, mut from: Subscription, mut to: crate::backend::SubscriptionSender) {
+    async fn relay(self, mut from: Subscription, mut to: SubscriptionSender) {
         let mut link = self.link.subscribe();
-        let number = link.borrow_and_update().number;
+        let Link { number, mut blinks, .. } = *link.borrow_and_update();
         loop {
             let event = tokio::select! {
                 biased;
-                _ = link.wait_for(|link| link.number != number) => return,
+                _ = link.wait_for(|link| link.number != number || link.blinks != blinks) => None,
                 () = to.closed() => return,
                 event = from.next() => event,
             };
-            let Some(event) = event else { return };
-            self.pause().await;
-            if link
-                .wait_for(|link| !link.stalled || link.number != number)
-                .await
-                .is_ok_and(|link| link.number != number)
-                || !to.send(event)
-            {
+            let event = match event {
+                Some(event) => event,
+                None if link.borrow().number == number && link.borrow().blinks != blinks => {
+                    blinks = link.borrow().blinks;
+                    deaf(&mut from).await;
+                    Event::Connected
+                }
+                None => return,
+            };
+            self.pause(|state| &state.events).await;
+            let open = link.wait_for(|link| !link.stalled || link.number != number).await;
+            if open.is_ok_and(|link| link.number != number) || !to.send(event) {
                 return;
             }
         }
     }
+}
+
+/// Hears nothing for a while.
+async fn deaf(from: &mut Subscription) {
+    let end = tokio::time::Instant::now() + Duration::from_millis(100);
+    while let Ok(Some(_)) = tokio::time::timeout_at(end, from.next()).await {}
 }
 
 impl<B: Backend> Backend for FaultyBackend<B> {

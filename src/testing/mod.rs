@@ -20,6 +20,8 @@ use bytes::Bytes;
 
 pub use self::faulty::{Faults, FaultyBackend};
 use crate::backend::{Backend, Content, Meta, Revision, Stored};
+#[doc(hidden)]
+pub use crate::guards::{Guard, without};
 use crate::id::{SessionId, random_bytes};
 use crate::store::StoreError;
 

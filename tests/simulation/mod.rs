@@ -1,5 +1,9 @@
 //! Several nodes over one backend that fails, under a paused clock, all decided by a seed.
 #![allow(unreachable_pub, dead_code, reason = "each test uses its part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a test fails by panicking")]
+
+pub mod history;
+pub mod race;
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -76,13 +80,14 @@ impl Dice {
 pub async fn trouble(nodes: Rc<Vec<Node>>, dice: Dice, rounds: usize) {
     for _ in 0..rounds {
         let faults = &dice.pick(&nodes).faults;
-        match dice.roll(7) {
+        match dice.roll(8) {
             0 => faults.delay_by(Duration::ZERO..dice.millis(150)),
             1 => faults.fail_calls(0.3),
             2 => faults.lose_answers(0.2),
             3 => faults.cut_subscriptions(),
             4 => faults.stall_subscriptions(),
             5 => faults.refuse_subscriptions(),
+            6 => faults.blink_subscriptions(),
             _ => faults.heal(),
         }
         sleep(dice.millis(400)).await;
@@ -106,17 +111,25 @@ pub fn run<R>(simulation: impl Future<Output = R>) -> R {
     tokio::task::LocalSet::new().block_on(&runtime, simulation)
 }
 
-/// Runs many, and says which one failed. `SEEDS` sets how many, `SEED` names one.
-pub fn run_all<R, F: Future<Output = R>>(default: u64, simulation: impl Fn(u64) -> F) {
+/// Runs many, on all processors, and says which one failed. `SEEDS` sets how many, `SEED` names one.
+pub fn run_all<R, F: Future<Output = R>>(default: u64, simulation: impl Fn(u64) -> F + Sync) {
     let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     let seeds = match number("SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..number("SEEDS").unwrap_or(default),
     };
-    for seed in seeds {
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(run(simulation(seed))))) {
-            eprintln!("to see it again: SEED={seed}");
-            resume_unwind(panic);
+    let processors = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    std::thread::scope(|scope| {
+        for first in 0..processors {
+            let (seeds, simulation) = (seeds.clone(), &simulation);
+            scope.spawn(move || {
+                for seed in seeds.skip(first as usize).step_by(processors as usize) {
+                    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(run(simulation(seed))))) {
+                        eprintln!("to see it again: SEED={seed}");
+                        resume_unwind(panic);
+                    }
+                }
+            });
         }
-    }
+    });
 }

@@ -32,8 +32,8 @@ impl Bench {
         self.cache.begin_load(&self.id).finish(Some(record));
     }
 
-    fn begin_write(&self, base: &Record<u32>, new: &Record<u32>) -> WriteCall<u32> {
-        self.cache.begin_write(&self.id, [Some(base.revision()), Some(new.revision())])
+    fn begin_write(&self, base: &Record<u32>) -> WriteCall<u32> {
+        self.cache.begin_write(&self.id, Some(base.revision()))
     }
 
     fn seen(&self) -> Option<u32> {
@@ -136,7 +136,7 @@ async fn a_nodes_own_write_stays_warm_whether_its_announcement_comes_before_or_a
     let bench = bench();
     let (base, new) = (bench.record(1), bench.record(2));
     bench.fill(&base);
-    let write = bench.begin_write(&base, &new);
+    let write = bench.begin_write(&base);
     bench.cache.evict(&bench.id, Some(new.revision()));
     write.saved(&new);
     assert_eq!(bench.seen(), Some(2));
@@ -150,7 +150,7 @@ async fn a_write_that_anothers_change_has_overtaken_leaves_nothing_cached() {
     let bench = bench();
     let (base, new, others) = (bench.record(1), bench.record(2), bench.record(3));
     bench.fill(&base);
-    let write = bench.begin_write(&base, &new);
+    let write = bench.begin_write(&base);
     bench.cache.evict(&bench.id, Some(new.revision()));
     bench.cache.evict(&bench.id, Some(others.revision()));
     write.saved(&new);
@@ -160,10 +160,10 @@ async fn a_write_that_anothers_change_has_overtaken_leaves_nothing_cached() {
 #[tokio::test(start_paused = true)]
 async fn a_write_of_unknown_outcome_evicts_and_voids_the_loads_under_way() {
     let bench = bench();
-    let (base, new) = (bench.record(1), bench.record(2));
+    let base = bench.record(1);
     bench.fill(&base);
     let load = bench.cache.begin_load(&bench.id);
-    drop(bench.begin_write(&base, &new));
+    drop(bench.begin_write(&base));
     assert_eq!(bench.seen(), None);
     load.finish(Some(&base));
     assert_eq!(bench.seen(), None);
@@ -175,7 +175,7 @@ async fn a_load_may_be_shared_until_something_is_heard() {
     let (base, new) = (bench.record(1), bench.record(2));
     let load = bench.cache.begin_load(&bench.id);
     assert!(bench.cache.may_share(&load.mark()));
-    bench.begin_write(&base, &new).saved(&new);
+    bench.begin_write(&base).saved(&new);
     assert!(!bench.cache.may_share(&load.mark()), "this node has written");
 
     let load = bench.cache.begin_load(&bench.id);
@@ -222,8 +222,8 @@ async fn every_ticket_is_given_back() {
     let record = bench.record(1);
     bench.fill(&record);
     drop(bench.cache.begin_load(&bench.id));
-    drop(bench.begin_write(&record, &record));
-    bench.begin_write(&record, &record).saved(&record);
+    drop(bench.begin_write(&record));
+    bench.begin_write(&record).saved(&record);
     assert_eq!(bench.cache.fence.calls_in_flight(), 0);
 }
 

@@ -1,0 +1,68 @@
+//! The guards that keep the coherence contract, by name, so that a test can take one away and see that the tests notice.
+//!
+//! In normal builds every guard stands, and asking costs nothing. Under the feature `testing` a test can run something
+//! [`without`] one, on its own thread.
+
+/// What stands between a reader and a stale session, or between two writers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guard {
+    /// What was overtaken by news on its way into the cache is not cached.
+    Fence,
+    /// The cache is not used without proof of hearing.
+    Lease,
+    /// A lost subscription ends the epoch at once.
+    EpochAtLoss,
+    /// A new subscription begins an epoch.
+    EpochAtSubscription,
+    /// An announcement evicts.
+    Eviction,
+    /// A node's own announcement is no news to it.
+    OwnRevision,
+    /// An update replaces only what it was made from.
+    Comparison,
+    /// A read may not take just any result that is on its way.
+    Sharing,
+    /// A session that moves leaves a trail.
+    Tombstone,
+}
+
+#[cfg(not(feature = "testing"))]
+mod switch {
+    use super::Guard;
+
+    #[inline(always)]
+    pub(crate) const fn stands(_: Guard) -> bool {
+        true
+    }
+}
+
+#[cfg(feature = "testing")]
+mod switch {
+    use std::cell::Cell;
+
+    use super::Guard;
+
+    thread_local! {
+        static FALLEN: Cell<Option<Guard>> = const { Cell::new(None) };
+    }
+
+    pub(crate) fn stands(guard: Guard) -> bool {
+        FALLEN.get() != Some(guard)
+    }
+
+    /// Runs something on this thread without one of the guards.
+    pub fn without<R>(guard: Guard, run: impl FnOnce() -> R) -> R {
+        struct Restore(Option<Guard>);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                FALLEN.set(self.0);
+            }
+        }
+        let _restore = Restore(FALLEN.replace(Some(guard)));
+        run()
+    }
+}
+
+pub(crate) use self::switch::stands;
+#[cfg(feature = "testing")]
+pub use self::switch::without;

@@ -1,0 +1,86 @@
+//! Each guard of the coherence contract is needed: without it, the tests find a violation. With all of them, they find none; that is
+//! what `coherence.rs` and `regeneration.rs` show at length.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod simulation;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use clustered_sessions::testing::{Guard, without};
+use tokio::time::sleep;
+
+use self::simulation::history::history;
+use self::simulation::race::race;
+use self::simulation::{nodes, run};
+
+/// Some hundred thousand operations in histories.
+fn histories() {
+    for seed in 0..300 {
+        run(history(seed));
+    }
+}
+
+fn races() {
+    for seed in 0..300 {
+        run(race(seed));
+    }
+}
+
+/// A node that has lost its subscription knows it at once, and not only when its lease runs out.
+async fn loss() {
+    let nodes = nodes(1, 1);
+    sleep(Duration::from_secs(1)).await;
+    assert!(nodes[0].store().coordinator().is_listening());
+    nodes[0].faults.refuse_subscriptions();
+    nodes[0].faults.cut_subscriptions();
+    sleep(Duration::from_millis(1)).await;
+    assert!(!nodes[0].store().coordinator().is_listening(), "the loss is not noticed");
+}
+
+/// A node's own write does not cost it a miss, though its announcement comes before the answer.
+async fn own_write() {
+    let nodes = nodes(1, 1);
+    sleep(Duration::from_secs(1)).await;
+    let store = nodes[0].store();
+    let id = store.create(Default::default()).await.unwrap().id;
+    // The answer is late, and the announcement is not, since it has a way of its own.
+    nodes[0].faults.delay_calls_by(Duration::from_millis(20)..Duration::from_millis(21));
+    store.update(id, |data| data.count += 1).await.unwrap();
+    let before = store.cache_stats();
+    assert_eq!(store.find(id).await.unwrap().unwrap().data().count, 1);
+    assert_eq!(store.cache_stats().hits, before.hits + 1, "a node's own write has cost it a miss");
+}
+
+fn holds(scenario: impl FnOnce()) -> bool {
+    catch_unwind(AssertUnwindSafe(scenario)).is_ok()
+}
+
+#[test]
+fn with_all_guards_every_scenario_holds() {
+    assert!(holds(|| run(loss())));
+    assert!(holds(|| run(own_write())));
+}
+
+macro_rules! needed {
+    ($($name:ident: $guard:ident in $scenario:expr;)*) => {
+        $(
+            #[test]
+            fn $name() {
+                assert!(!without(Guard::$guard, || holds(|| $scenario)), "nothing notices that {:?} is missing", Guard::$guard);
+            }
+        )*
+    };
+}
+
+needed! {
+    the_fence_is_needed: Fence in histories();
+    the_lease_is_needed: Lease in histories();
+    the_epoch_at_a_loss_is_needed: EpochAtLoss in run(loss());
+    the_epoch_at_a_new_subscription_is_needed: EpochAtSubscription in histories();
+    eviction_is_needed: Eviction in histories();
+    knowing_ones_own_revision_is_needed: OwnRevision in run(own_write());
+    the_comparison_is_needed: Comparison in histories();
+    the_sharing_rule_is_needed: Sharing in histories();
+    the_tombstone_is_needed: Tombstone in races();
+}
