@@ -76,7 +76,7 @@ impl<T: SessionData> Handle<T> {
             }
             (Plan::Delete | Plan::Replace, found) => {
                 if let Some(id) = found.id() {
-                    store.delete(id).await?;
+                    store.delete_wherever_it_moved(id).await?;
                 }
                 if work.plan == Plan::Replace {
                     return Ok(started(store.create_shared(work.data.clone()).await?));
