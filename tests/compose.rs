@@ -127,6 +127,20 @@ async fn a_request_that_a_timeout_cuts_off_commits_nothing_but_a_logout() {
     eventually(async || sessions.store().size().await.unwrap() == 0).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_answer_of_a_timeout_inside_is_a_response_like_any_other() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let slow = async |session: Session<Data>| {
+        session.update(|data| data.visits += 1);
+        std::future::pending::<()>().await;
+    };
+    let timeout = TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, PATIENCE);
+    let app = Router::new().route("/", get(slow)).layer(timeout).layer(sessions.clone());
+    let mut browser = Browser::with(&sessions, ada()).await;
+    assert_eq!(browser.visit(&app).await.status, StatusCode::REQUEST_TIMEOUT);
+    assert_eq!(only_data(&sessions).await.visits, 1);
+}
+
 #[tokio::test]
 async fn it_can_be_around_one_route_a_nested_router_and_a_fallback() {
     let sessions = node(&MemoryBackend::new()).await;

@@ -109,6 +109,44 @@ async fn a_login_that_is_cut_off_never_lands_in_the_old_session() {
     }
 }
 
+/// The session of a request that was cut off after this was done to it.
+async fn after_the_end(
+    sessions: &SessionLayer<Data>,
+    browser: &Browser,
+    act: impl Fn(&Session<Data>) + Clone + Send + Sync + 'static,
+) -> Session<Data> {
+    let (sender, mut receiver) = mpsc::channel(1);
+    let app = serve(sessions, async move |session: Session<Data>| {
+        act(&session);
+        sender.send(session).await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    let mut response = Box::pin(app.oneshot(browser.request()));
+    let session = tokio::select! {
+        _ = &mut response => None,
+        session = receiver.recv() => session,
+    };
+    session.unwrap()
+}
+
+#[tokio::test]
+async fn what_was_changed_in_a_request_that_was_cut_off_is_not_committed_later() {
+    let (sessions, browser) = cold(&Spy::new()).await;
+    let session = after_the_end(&sessions, &browser, |session| session.update(|data| data.visits += 10)).await;
+    assert_eq!(session.modify(|data| std::mem::replace(&mut data.visits, 1)).await.unwrap(), 0);
+    assert_eq!(only_data(&sessions).await.visits, 1);
+}
+
+#[tokio::test]
+async fn a_task_that_outlives_a_request_that_was_cut_off_sees_its_logout() {
+    let (sessions, browser) = cold(&Spy::new()).await;
+    let session = after_the_end(&sessions, &browser, Session::destroy).await;
+    assert!(session.id().is_none());
+    assert_eq!(*session.data(), Data::default());
+    assert!(matches!(session.modify(|data| data.visits += 1).await, Err(SessionError::Gone)));
+    eventually(async || sessions.store().size().await.unwrap() == 0).await;
+}
+
 #[tokio::test]
 async fn a_logout_is_carried_out_though_the_handler_panics() {
     let (sessions, mut browser) = cold(&Spy::new()).await;
@@ -329,6 +367,17 @@ async fn a_logout_that_was_asked_for_before_the_shutdown_is_carried_out() {
     session.destroy();
     drop(session);
     sessions.store().shutdown().await;
+    assert_eq!(node(&memory).await.store().size().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_logout_whose_commit_began_before_the_shutdown_is_carried_out() {
+    let memory = MemoryBackend::new();
+    let (sessions, browser) = cold(&Spy::over(&memory)).await;
+    let session = after_the_head(&sessions, &browser).await;
+    session.destroy();
+    let (committed, ()) = tokio::join!(session.save(), sessions.store().shutdown());
+    committed.unwrap();
     assert_eq!(node(&memory).await.store().size().await.unwrap(), 0);
 }
 

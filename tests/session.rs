@@ -3,12 +3,15 @@
 
 mod web;
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use clustered_sessions::{MemoryBackend, Session};
+use futures_util::poll;
 use http::StatusCode;
 use tokio::join;
 use tokio::sync::Barrier;
+use tokio::task::yield_now;
 use web::{Browser, COOKIE, Call, Data, Spy, ada, eventually, node, only_data, only_id, serve};
 
 #[tokio::test]
@@ -284,6 +287,33 @@ async fn regenerating_keeps_the_data_and_kills_the_old_cookie_on_every_node() {
     for who in [&who_a, &who_b] {
         assert_eq!(browser.visit(who).await.body, r#"Some("Ada") 1"#);
         eventually(async || thief.clone().visit(who).await.body == "None 0").await;
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_moves_during_a_bulk_deletion_does_not_escape_it() {
+    /// Enough for two pages of a walk.
+    const OTHERS: u64 = 500;
+    let memory = MemoryBackend::new();
+    let (a, b) = (node(&Spy::over(&memory)).await, node(&memory).await);
+    for visits in 0..OTHERS {
+        let _ = b.store().create(Data { user: None, visits }).await.unwrap();
+    }
+    let app = serve(&b, async |session: Session<Data>| session.regenerate());
+    // The walk has three steps. Whether the new id lies before it or behind it is chance, so each is tried several times.
+    for polls in (0..10).flat_map(|polls| [polls; 10]) {
+        let mut browser = Browser::with(&b, ada()).await;
+        let mut deletion = pin!(a.store().bulk_delete(|session| session.data().user.is_some()));
+        let mut running = true;
+        for _ in 0..polls {
+            running = running && poll!(deletion.as_mut()).is_pending();
+            yield_now().await;
+        }
+        browser.visit(&app).await;
+        if running {
+            let _ = deletion.await.unwrap();
+            assert_eq!(b.store().size().await.unwrap(), OTHERS, "it moved after {polls} polls");
+        }
     }
 }
 

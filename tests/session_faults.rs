@@ -99,6 +99,29 @@ async fn a_logout_deletes_a_record_that_cannot_be_read() {
     assert_eq!(sessions.store().size().await.unwrap(), 0);
 }
 
+#[tokio::test]
+async fn what_was_refused_is_not_seen_any_more() {
+    let memory = MemoryBackend::new();
+    let (a, b) = (node(&memory).await, node(&memory).await);
+    let refused_twice = async |session: Session<Data>| {
+        for _ in 0..2 {
+            session.update(|data| data.visits += 1);
+            session.save().await.unwrap_err();
+            assert_eq!(*session.data(), Data::default());
+        }
+    };
+    let mut browser = Browser::with(&a, ada()).await;
+    let app = serve(&a, async move |session: Session<Data>| {
+        b.store().delete(session.id().unwrap()).await.unwrap();
+        refused_twice(session).await;
+    });
+    assert_eq!(browser.visit(&app).await.status, StatusCode::OK);
+
+    let mut browser = Browser::with(&a, ada()).await;
+    spoil(&memory, &a).await;
+    assert_eq!(browser.visit(&serve(&a, refused_twice)).await.status, StatusCode::OK);
+}
+
 /// A node whose cache holds visits 0, deaf to the news that the backend has visits 10.
 async fn behind() -> (SessionLayer<Data>, Browser) {
     let memory = MemoryBackend::new();

@@ -238,9 +238,14 @@ impl Backend for MemoryBackend {
         let mut after = state.records.range((start, Bound::Unbounded));
         let met: Vec<_> = after.by_ref().take(PAGE).collect();
         let next = after.next().and(met.last()).map(|(id, _)| Cursor(id.to_string()));
-        let is_session = |kept: &Kept| kept.expires > now && matches!(kept.stored.content, Content::Payload(_));
-        let ids = met.iter().filter(|(_, kept)| is_session(kept)).map(|(id, _)| **id).collect();
-        Ok(Page::Ids(ids, next))
+        let (mut ids, mut moved) = (Vec::new(), Vec::new());
+        for (id, kept) in met.into_iter().filter(|(_, kept)| kept.expires > now) {
+            match &kept.stored.content {
+                Content::Payload(_) => ids.push(*id),
+                Content::MovedTo(new) => moved.push(*new),
+            }
+        }
+        Ok(Page::Ids { ids, moved, next })
     }
 
     async fn publish(&self, announcement: &[u8]) -> Result<(), StoreError> {

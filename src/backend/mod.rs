@@ -9,6 +9,7 @@ mod memory;
 mod redis;
 mod subscription;
 
+use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
@@ -73,12 +74,22 @@ pub struct Meta {
 }
 
 /// What a record holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Content {
     /// The encoded data of a session, opaque to the backend.
     Payload(Bytes),
     /// A tombstone: the session goes on under another id. It counts as gone, but deleting it must not lose the trail.
     MovedTo(SessionId),
+}
+
+/// Without the payload: it is the application's data, and may be private.
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Content::Payload(payload) => write!(f, "Payload({} bytes)", payload.len()),
+            Content::MovedTo(id) => f.debug_tuple("MovedTo").field(id).finish(),
+        }
+    }
 }
 
 /// A record as a backend keeps it.
@@ -135,8 +146,15 @@ pub enum Touched {
 /// One page of a walk over all records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Page {
-    /// Some ids, and where to go on; `None` at the end. Tombstones are left out.
-    Ids(Vec<SessionId>, Option<Cursor>),
+    /// A part of what is there.
+    Ids {
+        /// Some sessions.
+        ids: Vec<SessionId>,
+        /// The ids that tombstones name. Whether there is a session is not said.
+        moved: Vec<SessionId>,
+        /// Where to go on; `None` at the end.
+        next: Option<Cursor>,
+    },
     /// The cursor means nothing any more, since the server has changed: the walk must begin anew.
     Restart,
 }
@@ -204,7 +222,8 @@ pub trait Backend: Send + Sync + 'static {
     /// at least one announcement is made.
     fn clear(&self, announcement: &[u8]) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
-    /// One page of ids. A record that exists during the whole walk is met at least once.
+    /// One page of ids. A record that exists during the whole walk is met at least once; one that becomes a tombstone meanwhile is
+    /// met as the one or the other.
     fn scan(&self, cursor: Option<&Cursor>) -> impl Future<Output = Result<Page, StoreError>> + Send;
 
     /// Announces something that is no write.
@@ -232,5 +251,13 @@ mod tests {
         assert_eq!(one.as_bytes()[..8], 2u64.to_be_bytes());
         assert_eq!(one.as_bytes()[..8], two.as_bytes()[..8]);
         assert_ne!(one, two);
+    }
+
+    #[test]
+    fn a_record_does_not_print_its_data() {
+        let meta = Meta { revision: Revision::first(), created_at: 0, deadline: 0 };
+        let stored = Stored { meta, content: Content::Payload(Bytes::from_static(b"\0\0{\"card\":1}")) };
+        let text = format!("{:?}", Updated::Conflict(stored));
+        assert!(text.contains("Payload(12 bytes)") && !text.contains("card"), "{text}");
     }
 }

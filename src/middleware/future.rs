@@ -89,7 +89,7 @@ where
                     return Poll::Ready(Ok(this.request.send_head(response)));
                 }
                 StageProjection::Refused { error } => {
-                    return Poll::Ready(Ok(error.take().map_or_else(Response::default, replace)));
+                    return Poll::Ready(Ok(error.take().map_or_else(Response::default, SessionError::response)));
                 }
             }
         }

@@ -22,7 +22,8 @@ use crate::store::{SessionStore, StoreError};
 /// - Layers for different types of data can be combined, each under a cookie name of its own. Of two for the same type, handlers
 ///   see the inner one.
 /// - `CatchPanicLayer` belongs outside: a panic then ends the request as an error would.
-/// - `TimeoutLayer` may be outside or inside. A request that it cuts off commits nothing but a logout.
+/// - `TimeoutLayer` may be outside or inside. Outside, a request that it cuts off commits nothing but a logout. Inside, its answer
+///   is a response like any other, with which is committed what was changed until then.
 /// - `TraceLayer` belongs outside, since its body type has no default; inside, map the body to axum's first.
 ///
 /// ```

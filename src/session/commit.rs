@@ -103,20 +103,16 @@ impl<T: SessionData> Handle<T> {
         }
     }
 
-    /// A commit that failed may be tried again, unless that could do something twice or bring back what has gone.
+    /// A commit that failed may be tried again, unless that could do something twice or bring back what has gone. A logout always
+    /// may, and stands until it is carried out.
     fn after_failure(&self, work: Work<T>, error: &StoreError) {
-        match (error.kind(), &work.found) {
-            (StoreErrorKind::Gone, Found::Live(record)) => {
-                let id = record.id();
-                self.rest_on(Found::Lost(id), |_| ());
-            }
-            (StoreErrorKind::OutcomeUnknown, _) if work.intent != Intent::Destroy => {
-                let found = work.found.clone();
-                self.rest_on(found, |_| ());
-            }
-            (StoreErrorKind::Gone | StoreErrorKind::Corrupt, _) => {}
-            _ => self.put_back(work),
-        }
+        let found = match (error.kind(), &work.found) {
+            _ if work.intent == Intent::Destroy => return self.put_back(work),
+            (StoreErrorKind::Gone, Found::Live(record)) => Found::Lost(record.id()),
+            (StoreErrorKind::Gone | StoreErrorKind::Corrupt | StoreErrorKind::OutcomeUnknown, found) => found.clone(),
+            _ => return self.put_back(work),
+        };
+        self.rest_on(found, |_| ());
     }
 
     /// What was not done is to be done again, before what has been asked for since.

@@ -211,17 +211,13 @@ impl<T: SessionData> Handle<T> {
     pub(super) fn destroy(&self) {
         let mut state = self.lock();
         state.intent = Intent::Destroy;
-        state.changes.clear();
-        state.data = self.store.blank().clone();
-        state.version += 1;
+        state.forget_changes(self.store.blank());
     }
 
     pub(crate) fn discard(&self) {
         let mut state = self.lock();
         state.intent = state.intent.discard();
-        state.changes.clear();
-        state.data = state.base(self.store.blank());
-        state.version += 1;
+        state.forget_changes(self.store.blank());
     }
 
     /// The session's id, unless it has been destroyed.
@@ -271,8 +267,9 @@ impl<T: SessionData> Handle<T> {
         if state.commits_due > 0 {
             return;
         }
-        state.changes.clear();
         let logout = state.take_logout();
+        // What the application still holds must not see them either, or the next change would be made on top of them.
+        state.forget_changes(self.store.blank());
         drop(state);
         if let Some(id) = logout {
             delete_in_background(&self.store, id);
@@ -297,8 +294,17 @@ impl<T> State<T> {
         self.head_sent
     }
 
+    fn forget_changes(&mut self, blank: &Arc<T>) {
+        self.changes.clear();
+        self.data = self.base(blank);
+        self.version += 1;
+    }
+
+    /// The session that is to be deleted, if it is. From now on it counts as gone.
     fn take_logout(&mut self) -> Option<SessionId> {
-        (std::mem::take(&mut self.intent) == Intent::Destroy).then(|| self.found.id())?
+        let id = (std::mem::take(&mut self.intent) == Intent::Destroy).then(|| self.found.id())??;
+        self.found = Found::Lost(id);
+        Some(id)
     }
 }
 

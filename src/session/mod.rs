@@ -127,6 +127,7 @@ impl<T: SessionData> Session<T> {
     /// Logs out: deletes the session on every node and removes the cookie, with the response.
     ///
     /// It is carried out even if the request is cancelled, panics or fails. What is changed afterwards belongs to a new session.
+    /// After the response has begun, [`save`](Session::save) carries it out, or else the end of the last clone of this.
     pub fn destroy(&self) {
         self.handle.destroy();
     }
@@ -135,7 +136,8 @@ impl<T: SessionData> Session<T> {
     ///
     /// # Errors
     ///
-    /// Nothing was committed: [`SessionError`] says why.
+    /// The changes were not committed: [`SessionError`] says why. After [`OutcomeUnknown`](StoreErrorKind::OutcomeUnknown) they
+    /// may have been.
     ///
     /// # Panics
     ///

@@ -6,8 +6,9 @@ use futures_core::Stream;
 use futures_util::future::join_all;
 use futures_util::stream;
 
+use super::write::{MAX_MOVES, endless_trail};
 use super::{Record, SessionStore, StoreError, StoreErrorKind};
-use crate::backend::{Cursor, Deleted, Page};
+use crate::backend::{Content, Cursor, Deleted, Page, Stored};
 use crate::cluster::{Announcement, LocalCache};
 use crate::codec::SessionData;
 use crate::id::SessionId;
@@ -31,8 +32,8 @@ pub struct BulkDeletion {
 impl<T: SessionData> SessionStore<T> {
     /// All sessions, as the backend has them, in no order.
     ///
-    /// A session that lives during the whole walk is met at least once; one may be met twice. A record that cannot be read is an
-    /// `Err` of kind [`Corrupt`](StoreErrorKind::Corrupt) with its id, and the walk goes on; any other error ends it.
+    /// A session that keeps its id during the whole walk is met at least once; one may be met twice. A record that cannot be
+    /// read is an `Err` of kind [`Corrupt`](StoreErrorKind::Corrupt) with its id, and the walk goes on; any other error ends it.
     ///
     /// One page of sessions is in memory at a time. The cache is neither asked nor filled, and no session is extended.
     ///
@@ -58,7 +59,7 @@ impl<T: SessionData> SessionStore<T> {
                 if let Some(result) = ready.pop_front() {
                     return Some((result, (walk, ready)));
                 }
-                let mut page = walk.as_mut()?.next_sessions().await?;
+                let mut page = walk.as_mut()?.next_sessions(Moved::LeftOut).await?;
                 if let Some(end) = page.iter().position(|result| result.as_ref().is_err_and(ends_the_walk)) {
                     page.truncate(end + 1);
                     walk = None;
@@ -77,7 +78,7 @@ impl<T: SessionData> SessionStore<T> {
         let mut walk = Walk::new(self.clone());
         let mut ids = HashSet::new();
         while let Some(page) = walk.next_page().await? {
-            ids.extend(page);
+            ids.extend(page.ids);
         }
         Ok(ids.into_iter().collect())
     }
@@ -95,7 +96,7 @@ impl<T: SessionData> SessionStore<T> {
             if walk.passes != passes {
                 (size, passes) = (0, walk.passes);
             }
-            size += page.len() as u64;
+            size += page.ids.len() as u64;
         }
         Ok(size)
     }
@@ -116,7 +117,8 @@ impl<T: SessionData> SessionStore<T> {
             let mut walk = Walk::new(self.clone());
             let mut matched = false;
             total.unreadable = 0;
-            while let Some(page) = walk.next_sessions().await {
+            // Where a walk meets a session no more that has moved, it meets its tombstone.
+            while let Some(page) = walk.next_sessions(Moved::Followed).await {
                 for result in page {
                     match result {
                         Ok(record) if predicate(&record) => {
@@ -153,6 +155,19 @@ impl<T: SessionData> SessionStore<T> {
         self.inner.backend.clear(&announcement).await
     }
 
+    /// Reads a session past the cache, wherever it has moved since its id was met.
+    async fn load_wherever_it_moved(&self, id: SessionId) -> Result<Option<Record<T>>, StoreError> {
+        let mut id = id;
+        for _ in 0..MAX_MOVES {
+            match self.inner.backend.load(&id).await? {
+                Some(Stored { content: Content::MovedTo(new), .. }) => id = new,
+                Some(stored) => return self.decode(&id, stored),
+                None => return Ok(None),
+            }
+        }
+        Err(endless_trail(&id))
+    }
+
     /// Deletes a session if it still is what was judged.
     async fn delete_judged(&self, record: &Record<T>) -> Result<bool, StoreError> {
         let id = record.id();
@@ -182,12 +197,26 @@ enum Place {
     End,
 }
 
+/// What is met in one step of a walk.
+struct Met {
+    ids: Vec<SessionId>,
+    /// Where the tombstones met lead to.
+    moved: Vec<SessionId>,
+}
+
+/// What a walk does about tombstones.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Moved {
+    LeftOut,
+    Followed,
+}
+
 impl<T: SessionData> Walk<T> {
     fn new(store: SessionStore<T>) -> Self {
         Walk { store, place: Place::Start, passes: 1 }
     }
 
-    async fn next_page(&mut self) -> Result<Option<Vec<SessionId>>, StoreError> {
+    async fn next_page(&mut self) -> Result<Option<Met>, StoreError> {
         self.store.begin()?;
         while self.passes <= MAX_RESTARTS {
             let cursor = match &self.place {
@@ -196,9 +225,9 @@ impl<T: SessionData> Walk<T> {
                 Place::End => return Ok(None),
             };
             match self.store.inner.backend.scan(cursor).await? {
-                Page::Ids(ids, next) => {
+                Page::Ids { ids, moved, next } => {
                     self.place = next.map_or(Place::End, Place::At);
-                    return Ok(Some(ids));
+                    return Ok(Some(Met { ids, moved }));
                 }
                 Page::Restart => {
                     self.place = Place::Start;
@@ -210,12 +239,15 @@ impl<T: SessionData> Walk<T> {
     }
 
     /// The sessions of the next page, read past the cache. Those that have gone meanwhile are left out.
-    async fn next_sessions(&mut self) -> Option<Vec<Result<Record<T>, StoreError>>> {
-        let ids = match self.next_page().await {
-            Ok(ids) => ids?,
+    async fn next_sessions(&mut self, moved: Moved) -> Option<Vec<Result<Record<T>, StoreError>>> {
+        let mut met = match self.next_page().await {
+            Ok(met) => met?,
             Err(error) => return Some(vec![Err(error)]),
         };
-        let loaded = join_all(ids.iter().map(|id| self.store.load(id))).await;
+        if moved == Moved::Followed {
+            met.ids.append(&mut met.moved);
+        }
+        let loaded = join_all(met.ids.into_iter().map(|id| self.store.load_wherever_it_moved(id))).await;
         Some(loaded.into_iter().filter_map(Result::transpose).collect())
     }
 }

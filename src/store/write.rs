@@ -19,8 +19,8 @@ const MAX_ATTEMPTS: u32 = 64;
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 /// How long a tombstone is kept: longer than any request that still carries the old cookie.
 const TOMBSTONE_TTL: Duration = Duration::from_secs(60);
-/// How many tombstones in a row a deletion follows. One is made per regeneration, and none lives longer than a minute.
-const MAX_MOVES: usize = 64;
+/// How many tombstones in a row are followed. One is made per regeneration, and none lives longer than a minute.
+pub(super) const MAX_MOVES: usize = 64;
 
 /// A session that has just been created.
 #[must_use = "the token is nowhere else: without it nobody can use the session"]
@@ -168,7 +168,7 @@ impl<T: SessionData> SessionStore<T> {
                 Deleted::Conflict(_) => break,
             }
         }
-        Err(StoreError::from(StoreErrorKind::Corrupt).caused_by("the trail of tombstones has no end").about(&id))
+        Err(endless_trail(&id))
     }
 
     /// Extends a session's life as a request that reads it would: whether there is one.
@@ -333,6 +333,10 @@ impl<T: SessionData> SessionStore<T> {
         }
         error
     }
+}
+
+pub(super) fn endless_trail(id: &SessionId) -> StoreError {
+    StoreError::from(StoreErrorKind::Corrupt).caused_by("the trail of tombstones has no end").about(id)
 }
 
 fn gone(id: &SessionId) -> StoreError {

@@ -162,14 +162,18 @@ pub(super) async fn a_walk_meets_every_session_and_no_tombstone(backend: &impl B
     for _ in 0..1000 {
         sessions.insert(created(backend).await.0);
     }
+    let mut trails = HashSet::new();
     for _ in 0..10 {
-        ok(backend.create(&any_id(), &tombstone(Revision::first(), any_id()), LONG).await);
+        let to = any_id();
+        ok(backend.create(&any_id(), &tombstone(Revision::first(), to), LONG).await);
+        trails.insert(to);
     }
-    let (mut met, mut cursor) = (HashSet::new(), None);
+    let (mut met, mut followed, mut cursor) = (HashSet::new(), HashSet::new(), None);
     loop {
         match ok(backend.scan(cursor.as_ref()).await) {
-            Page::Ids(ids, next) => {
+            Page::Ids { ids, moved, next } => {
                 met.extend(ids);
+                followed.extend(moved);
                 cursor = next;
             }
             Page::Restart => cursor = None,
@@ -180,6 +184,7 @@ pub(super) async fn a_walk_meets_every_session_and_no_tombstone(backend: &impl B
     }
     same(&sessions.difference(&met).count(), &0, "a walk meets every session");
     same(&met.difference(&sessions).count(), &0, "a walk meets nothing else");
+    same(&followed, &trails, "a walk says where sessions have moved");
 }
 
 pub(super) async fn clear_leaves_nothing(backend: &impl Backend) {

@@ -231,14 +231,15 @@ impl Backend for RedisBackend {
             Some(_) => return Ok(Page::Restart),
         };
         let (pattern, key_len) = (self.shared.pattern(), self.shared.key_len());
-        let (next, keys): (u64, Vec<Bytes>) = lane
+        let (next, keys, moved): (u64, Vec<Bytes>, Vec<Bytes>) = lane
             .run_script_on(&connected, &scripts.scan, Effect::Reads, |command| {
                 command.arg(0).arg(place).arg(&pattern).arg(key_len).arg(PAGE);
             })
             .await?;
         let ids = keys.iter().filter_map(|key| self.shared.parse_key(key)).collect();
+        let moved = moved.iter().filter_map(|id| envelope::parse_id(id)).collect();
         let next = (next != 0).then(|| Cursor(format!("{}:{next}", connected.number)));
-        Ok(Page::Ids(ids, next))
+        Ok(Page::Ids { ids, moved, next })
     }
 
     async fn publish(&self, announcement: &[u8]) -> Result<(), StoreError> {

@@ -99,17 +99,21 @@ for _, key in ipairs(keys) do redis.call('UNLINK', key) end
 return {page[1], sessions}
 ";
 
-/// Cursor, pattern, length of a key, count. The next cursor and the keys, without tombstones. A key of another type stays in:
-/// it is reported when it is read.
+/// Cursor, pattern, length of a key, count. The next cursor, the keys of sessions, and the ids that tombstones name. A key of
+/// another type counts as a session's: it is reported when it is read.
 const SCAN: &str = r"
 local page = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[4])
-local keys = {}
+local keys, moved = {}, {}
 for _, key in ipairs(page[2]) do
-  if #key == tonumber(ARGV[3]) and redis.pcall('GETRANGE', key, 1, 1) ~= '\1' then
-    keys[#keys + 1] = key
+  if #key == tonumber(ARGV[3]) then
+    if redis.pcall('GETRANGE', key, 1, 1) == '\1' then
+      moved[#moved + 1] = redis.call('GETRANGE', key, 34, -1)
+    else
+      keys[#keys + 1] = key
+    end
   end
 end
-return {page[1], keys}
+return {page[1], keys, moved}
 ";
 
 /// Key; time to live, channel, nonce. A write that a server refuses which must not be trusted: a replica, or a master that has
