@@ -167,6 +167,14 @@ async fn connections_that_have_gone_silent_are_replaced() {
 }
 
 #[tokio::test]
+async fn a_connection_that_the_server_has_closed_costs_a_visitor_nothing() {
+    let server = RedisServer::start();
+    let app = App::start(server.config()).await;
+    let _killed: i64 = server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    assert_eq!(app.status("GET", "/me").await, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn a_frozen_server_logs_nobody_out() {
     let server = RedisServer::start();
     let app = App::start(server.config().response_timeout(PATIENCE)).await;

@@ -107,8 +107,8 @@ impl RedisConfig {
         self
     }
 
-    /// How long the server may take to answer a command; default 500 ms. Together with the connect timeout it bounds each
-    /// operation.
+    /// How long the server may take to answer a command; default 500 ms. An operation takes at most twice as long as this and the
+    /// connect timeout together.
     ///
     /// # Risk
     ///

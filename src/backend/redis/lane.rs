@@ -77,9 +77,16 @@ impl Lane {
     }
 
     /// Runs a command, in one round trip.
+    ///
+    /// A server may close a connection that has been idle, which is found out by the next command. If that one changes nothing,
+    /// it is run again over a new connection.
     pub(super) async fn run<R: FromRedisValue>(&self, command: &Cmd, effect: Effect) -> Result<R, StoreError> {
         let connected = self.connected().await?;
-        let value = self.run_on(&connected, command, effect).await?;
+        let mut value = self.run_on(&connected, command, effect).await?;
+        if effect == Effect::Reads && value.as_ref().is_err_and(breaks_the_connection) {
+            let connected = self.connected().await?;
+            value = self.run_on(&connected, command, effect).await?;
+        }
         let value = value.map_err(|error| effect.failed(error))?;
         from_redis_value(value).map_err(|error| effect.failed(error.into()))
     }
