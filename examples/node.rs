@@ -70,7 +70,9 @@ fn config() -> Result<SessionConfigBuilder<UserSession>, Box<dyn Error>> {
     };
     let mut config = SessionConfig::development(secret).cluster(cluster()?);
     if env::var_os("REDIS_URL").is_some() {
-        config = config.redis(RedisConfig::from_env("REDIS_URL")?);
+        // A node that is to notice a silent Redis soon must not wait for its answers for long.
+        let patience = millis("MAX_STALENESS_MS")?.unwrap_or(Duration::MAX).min(Duration::from_millis(500));
+        config = config.redis(RedisConfig::from_env("REDIS_URL")?.response_timeout(patience));
     }
     if let Some(timeout) = millis("SESSION_TIMEOUT_MS")? {
         config = config.timeout(timeout);

@@ -42,8 +42,7 @@ impl<T: Send + Sync + 'static> Coordinator<T> {
         clock: Clock,
         config: ClusterConfig,
     ) -> Self {
-        // A node without a cache has nothing to evict from.
-        let listens = config.enabled && config.cache_enabled;
+        let listens = config.listens();
         Coordinator {
             backend,
             cache,

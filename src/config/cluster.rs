@@ -105,10 +105,16 @@ impl ClusterConfig {
     /// # Risk
     ///
     /// The longer it is, the longer a session revoked elsewhere may be answered when the network fails silently. A short one
-    /// costs four small messages per span and node, and loses the cache whenever a message is late by that much.
+    /// costs four small messages per span and node, and loses the cache whenever a message is late by that much. It must not be
+    /// shorter than [`RedisConfig::response_timeout`](crate::RedisConfig::response_timeout).
     pub fn max_staleness(mut self, max_staleness: Duration) -> Self {
         self.max_staleness = max_staleness;
         self
+    }
+
+    /// Whether a listener is wanted: a node without a cache has nothing to evict from.
+    pub(crate) fn listens(&self) -> bool {
+        self.enabled && self.cache_enabled
     }
 
     /// How often the listener proves that it hears.

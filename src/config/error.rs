@@ -56,6 +56,13 @@ pub enum ConfigError {
     CacheSizeZero,
     /// `max_staleness` is outside 100 ms to 1 hour.
     MaxStaleness(Duration),
+    /// `max_staleness` is shorter than Redis may take to answer the heartbeat that is to prove it.
+    MaxStalenessBelowTimeout {
+        /// The configured staleness.
+        max_staleness: Duration,
+        /// The configured response timeout.
+        response_timeout: Duration,
+    },
     /// The Redis URL cannot be parsed.
     RedisUrl,
     /// The Redis URL asks for something that this crate does not support, such as TLS.
@@ -119,6 +126,10 @@ impl fmt::Display for ConfigError {
             Self::MaxStaleness(found) => {
                 write!(f, "a max_staleness of {found:?} is not possible: use 100 ms to 1 hour")
             }
+            Self::MaxStalenessBelowTimeout { max_staleness, response_timeout } => write!(
+                f,
+                "max_staleness ({max_staleness:?}) is shorter than the Redis response timeout ({response_timeout:?}): make the one longer or the other shorter"
+            ),
             Self::RedisUrl => f.write_str(
                 "the Redis URL cannot be parsed: it looks like redis://user:password@host:6379/0 or redis+unix:///path/to/socket",
             ),

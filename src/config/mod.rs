@@ -197,6 +197,10 @@ impl<T> SessionConfigBuilder<T> {
             if self.backend.is_some() {
                 return Err(ConfigError::TwoBackends);
             }
+            let (max_staleness, response_timeout) = (self.cluster.max_staleness, redis.response_timeout);
+            if self.cluster.listens() && max_staleness < response_timeout {
+                return Err(ConfigError::MaxStalenessBelowTimeout { max_staleness, response_timeout });
+            }
             return Ok(Arc::new(RedisBackend::new(redis, &self.cluster.channel)?));
         }
         Ok(self.backend.clone().unwrap_or_else(|| Arc::new(MemoryBackend::with_clock(self.clock.clone()))))
@@ -241,5 +245,16 @@ mod tests {
     fn sessions_live_in_one_place() {
         let two = builder().redis(RedisConfig::new("localhost", 6379)).backend(MemoryBackend::new());
         assert_eq!(two.build().unwrap_err(), ConfigError::TwoBackends);
+    }
+
+    #[cfg(feature = "redis")]
+    #[test]
+    fn a_heartbeat_must_be_able_to_come_in_time() {
+        let (max_staleness, response_timeout) = (Duration::from_millis(200), Duration::from_millis(500));
+        let strict = || ClusterConfig::new().max_staleness(max_staleness);
+        let slow = |cluster| builder().redis(RedisConfig::new("localhost", 6379)).cluster(cluster).build();
+        let expected = ConfigError::MaxStalenessBelowTimeout { max_staleness, response_timeout };
+        assert_eq!(slow(strict()).unwrap_err(), expected);
+        assert!(slow(strict().enabled(false)).is_ok(), "without a listener there is no heartbeat");
     }
 }

@@ -31,7 +31,9 @@ use crate::store::{SessionStore, StoreError, StoreErrorKind};
 ///
 /// Changes are closures, so that they can be made again on top of what another request has written in the meantime: no update is
 /// lost. They run on a copy, outside every lock, perhaps several times; what is counted or sent inside one is counted or sent as
-/// often. Two compile errors come up:
+/// often. A closure must not change the session that it is changing: it would be made again for ever.
+///
+/// Two compile errors come up:
 ///
 /// *cannot move out of `name`, a captured variable in an `Fn` closure*: clone inside, `s.name = name.clone()`.
 ///
