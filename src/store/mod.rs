@@ -4,6 +4,7 @@ mod error;
 mod load;
 mod query;
 mod record;
+mod regenerate;
 mod turns;
 mod write;
 

@@ -14,11 +14,9 @@ use crate::id::{SessionId, SessionToken};
 
 /// How often a change is tried on top of others' changes. The writers of one node take turns, so it is other nodes that a
 /// change competes with: at a loss of nine tries in ten, one change in a thousand would be refused.
-const MAX_ATTEMPTS: u32 = 64;
+pub(super) const MAX_ATTEMPTS: u32 = 64;
 /// The longest pause between two of them.
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
-/// How long a tombstone is kept: longer than any request that still carries the old cookie.
-const TOMBSTONE_TTL: Duration = Duration::from_secs(60);
 /// How many tombstones in a row are followed. One is made per regeneration, and none lives longer than a minute.
 pub(super) const MAX_MOVES: usize = 64;
 
@@ -40,7 +38,7 @@ impl<T> fmt::Debug for NewSession<T> {
 }
 
 /// Makes new data out of what another node has written, by applying the change anew.
-type Reapply<'a, T> = &'a (dyn Fn(&T) -> Arc<T> + Send + Sync);
+pub(super) type Reapply<'a, T> = &'a (dyn Fn(&T) -> Arc<T> + Send + Sync);
 
 /// What is `pub` begins with a check that the store is open. What is not serves operations that have begun, and those are
 /// finished though the store is being shut down.
@@ -224,14 +222,14 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     /// Longer from one attempt to the next, and never alike on two nodes.
-    async fn pause_after(&self, attempt: u32) {
+    pub(super) async fn pause_after(&self, attempt: u32) {
         let pause = (Duration::from_millis(1) * attempt).min(LONGEST_PAUSE);
         tokio::time::sleep(self.inner.clock.jitter(pause)).await;
     }
 
     /// While the writer waited for its turn, this node may have seen a newer version. To write on top of the old one would only
     /// cost a conflict.
-    fn rebase(&self, base: Record<T>, first: Arc<T>, again: Reapply<'_, T>) -> (Record<T>, Arc<T>) {
+    pub(super) fn rebase(&self, base: Record<T>, first: Arc<T>, again: Reapply<'_, T>) -> (Record<T>, Arc<T>) {
         match self.inner.coordinator.cache().peek(&base.id()) {
             Some(newer) if newer.revision() != base.revision() => {
                 let data = again(newer.data());
@@ -242,7 +240,11 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     /// One attempt. `None`: it is written. `Some`: another version is there.
-    async fn compare_and_set(&self, base: &Record<T>, new: &Record<T>) -> Result<Option<Record<T>>, StoreError> {
+    pub(super) async fn compare_and_set(
+        &self,
+        base: &Record<T>,
+        new: &Record<T>,
+    ) -> Result<Option<Record<T>>, StoreError> {
         let id = base.id();
         let content = Content::Payload(codec::encode(&**new.data()).map_err(|error| error.about(&id))?);
         let stored = Stored { meta: new.meta(), content };
@@ -260,86 +262,9 @@ impl<T: SessionData> SessionStore<T> {
             Updated::Conflict(current) => self.decode(&id, current)?.map(Some).ok_or_else(|| gone(&id)),
         }
     }
-
-    /// Moves a session to a new token and id, with the changes in `first` (made from `base`; `again` as in
-    /// [`write`](Self::write)).
-    ///
-    /// The new record is there before the old one is replaced by a tombstone that names it. So a change that comes between the
-    /// two is seen as a conflict and taken over, and a deletion that comes before the tombstone takes the new record with it,
-    /// and one that comes after it follows the trail.
-    pub(crate) async fn regenerate(
-        &self,
-        base: Record<T>,
-        first: Arc<T>,
-        again: Reapply<'_, T>,
-    ) -> Result<NewSession<T>, StoreError> {
-        let old = base.id();
-        let _turn = self.inner.turns.take(old).await;
-        let (mut base, data) = self.rebase(base, first, again);
-        let mut new = self.create_shared(data).await?;
-        for attempt in 1..=MAX_ATTEMPTS {
-            match self.bury(&base, new.id).await {
-                Ok(None) => return Ok(new),
-                Ok(Some(current)) => {
-                    let rewritten = self.rewrite(&new.record, again(current.data())).await;
-                    match rewritten {
-                        Ok(record) => new.record = record,
-                        Err(error) => return Err(self.undo(new.id, error).await),
-                    }
-                    base = current;
-                }
-                Err(error) => return Err(self.undo(new.id, error).await),
-            }
-            self.pause_after(attempt).await;
-        }
-        let error = StoreError::from(StoreErrorKind::Conflict { attempts: MAX_ATTEMPTS }).about(&old);
-        Err(self.undo(new.id, error).await)
-    }
-
-    /// One attempt to replace the old record by a tombstone. `None`: it is done. `Some`: another version is there.
-    async fn bury(&self, base: &Record<T>, new: SessionId) -> Result<Option<Record<T>>, StoreError> {
-        let old = base.id();
-        let meta = Meta {
-            revision: base.revision().next(),
-            created_at: base.meta().created_at,
-            deadline: self.inner.clock.wall() + millis(TOMBSTONE_TTL),
-        };
-        let tombstone = Stored { meta, content: Content::MovedTo(new) };
-        let announcement = self.inner.coordinator.encode(Announcement::SessionDeleted(old));
-        // Never finished: whatever the outcome, this node must not answer for the old id from memory.
-        let _call = self.inner.coordinator.cache().begin_write(&old, None);
-        match self.inner.backend.update(&old, base.revision(), &tombstone, TOMBSTONE_TTL, &announcement).await? {
-            Updated::Saved => Ok(None),
-            Updated::Gone => Err(gone(&old)),
-            Updated::Conflict(current) => self.decode(&old, current)?.map(Some).ok_or_else(|| gone(&old)),
-        }
-    }
-
-    /// Replaces the data of a record that nobody else knows yet.
-    async fn rewrite(&self, record: &Record<T>, data: Arc<T>) -> Result<Record<T>, StoreError> {
-        let meta = Meta { revision: record.revision().next(), ..record.meta() };
-        let rewritten = Record::new(&self.inner.clock, record.id(), meta, data);
-        match self.compare_and_set(record, &rewritten).await? {
-            None => Ok(rewritten),
-            Some(_) => Err(gone(&record.id())),
-        }
-    }
-
-    /// Takes back the new record of a regeneration that failed. Returns the error.
-    async fn undo(&self, new: SessionId, error: StoreError) -> StoreError {
-        if let Err(undo) = self.delete_wherever_it_moved(new).await {
-            // Nobody has its token, and it expires like any other.
-            tracing::warn!(session = %new, error = &undo as &dyn std::error::Error, "an unused session record is left behind");
-        }
-        error
-    }
 }
 
-pub(super) fn endless_trail(id: &SessionId) -> StoreError {
-    StoreError::from(StoreErrorKind::Corrupt).caused_by("the trail of tombstones has no end").about(id)
-}
-
-fn gone(id: &SessionId) -> StoreError {
+pub(super) fn gone(id: &SessionId) -> StoreError {
     StoreError::from(StoreErrorKind::Gone).about(id)
 }
 
@@ -349,4 +274,8 @@ fn gone_is_not_found(error: StoreError) -> StoreError {
         Some(id) if error.kind() == StoreErrorKind::Gone => StoreError::from(StoreErrorKind::NotFound).about(&id),
         _ => error,
     }
+}
+
+pub(super) fn endless_trail(id: &SessionId) -> StoreError {
+    StoreError::from(StoreErrorKind::Corrupt).caused_by("the trail of tombstones has no end").about(id)
 }

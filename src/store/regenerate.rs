@@ -1,0 +1,90 @@
+//! A new token and id for a session.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::write::{MAX_ATTEMPTS, NewSession, Reapply, gone};
+use super::{Record, SessionStore, StoreError, StoreErrorKind};
+use crate::backend::{Content, Meta, Stored, Updated};
+use crate::clock::millis;
+use crate::cluster::Announcement;
+use crate::codec::SessionData;
+use crate::id::SessionId;
+
+/// How long a tombstone is kept: longer than any request that still carries the old cookie.
+const TOMBSTONE_TTL: Duration = Duration::from_secs(60);
+
+impl<T: SessionData> SessionStore<T> {
+    /// Moves a session to a new token and id, with the changes in `first` (made from `base`; `again` as in
+    /// [`write`](Self::write)).
+    ///
+    /// The new record is there before the old one is replaced by a tombstone that names it. So a change that comes between the
+    /// two is seen as a conflict and taken over, and a deletion that comes before the tombstone takes the new record with it,
+    /// and one that comes after it follows the trail.
+    pub(crate) async fn regenerate(
+        &self,
+        base: Record<T>,
+        first: Arc<T>,
+        again: Reapply<'_, T>,
+    ) -> Result<NewSession<T>, StoreError> {
+        let old = base.id();
+        let _turn = self.inner.turns.take(old).await;
+        let (mut base, data) = self.rebase(base, first, again);
+        let mut new = self.create_shared(data).await?;
+        for attempt in 1..=MAX_ATTEMPTS {
+            match self.bury(&base, new.id).await {
+                Ok(None) => return Ok(new),
+                Ok(Some(current)) => {
+                    let rewritten = self.rewrite(&new.record, again(current.data())).await;
+                    match rewritten {
+                        Ok(record) => new.record = record,
+                        Err(error) => return Err(self.undo(new.id, error).await),
+                    }
+                    base = current;
+                }
+                Err(error) => return Err(self.undo(new.id, error).await),
+            }
+            self.pause_after(attempt).await;
+        }
+        let error = StoreError::from(StoreErrorKind::Conflict { attempts: MAX_ATTEMPTS }).about(&old);
+        Err(self.undo(new.id, error).await)
+    }
+
+    /// One attempt to replace the old record by a tombstone. `None`: it is done. `Some`: another version is there.
+    async fn bury(&self, base: &Record<T>, new: SessionId) -> Result<Option<Record<T>>, StoreError> {
+        let old = base.id();
+        let meta = Meta {
+            revision: base.revision().next(),
+            created_at: base.meta().created_at,
+            deadline: self.inner.clock.wall() + millis(TOMBSTONE_TTL),
+        };
+        let tombstone = Stored { meta, content: Content::MovedTo(new) };
+        let announcement = self.inner.coordinator.encode(Announcement::SessionDeleted(old));
+        // Never finished: whatever the outcome, this node must not answer for the old id from memory.
+        let _call = self.inner.coordinator.cache().begin_write(&old, None);
+        match self.inner.backend.update(&old, base.revision(), &tombstone, TOMBSTONE_TTL, &announcement).await? {
+            Updated::Saved => Ok(None),
+            Updated::Gone => Err(gone(&old)),
+            Updated::Conflict(current) => self.decode(&old, current)?.map(Some).ok_or_else(|| gone(&old)),
+        }
+    }
+
+    /// Replaces the data of a record that nobody else knows yet.
+    async fn rewrite(&self, record: &Record<T>, data: Arc<T>) -> Result<Record<T>, StoreError> {
+        let meta = Meta { revision: record.revision().next(), ..record.meta() };
+        let rewritten = Record::new(&self.inner.clock, record.id(), meta, data);
+        match self.compare_and_set(record, &rewritten).await? {
+            None => Ok(rewritten),
+            Some(_) => Err(gone(&record.id())),
+        }
+    }
+
+    /// Takes back the new record of a regeneration that failed. Returns the error.
+    async fn undo(&self, new: SessionId, error: StoreError) -> StoreError {
+        if let Err(undo) = self.delete_wherever_it_moved(new).await {
+            // Nobody has its token, and it expires like any other.
+            tracing::warn!(session = %new, error = &undo as &dyn std::error::Error, "an unused session record is left behind");
+        }
+        error
+    }
+}
