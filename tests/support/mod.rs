@@ -1,12 +1,16 @@
 //! What integration tests share: real Redis servers, a proxy that fails on demand, waiting for a condition.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it says what it has measured")]
 
 pub(crate) mod http;
 pub(crate) mod node;
+mod process;
 #[cfg(feature = "redis")]
 pub(crate) mod proxy;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
+#[cfg(feature = "redis")]
+pub(crate) mod trial;
 pub(crate) mod wait;
 
 use clustered_sessions::{ClusterConfig, Secret, SessionConfig, SessionConfigBuilder, SessionStore};

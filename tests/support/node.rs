@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
+use super::process::signal;
 use super::wait::eventually;
 
 /// Killed when it is dropped.
@@ -37,10 +38,18 @@ impl Node {
         format!("{}{path}", self.address)
     }
 
+    /// Stops it without ending it: its connections stay open, and it does nothing.
+    pub(crate) fn freeze(&self) {
+        signal(&self.process, "STOP");
+    }
+
+    pub(crate) fn thaw(&self) {
+        signal(&self.process, "CONT");
+    }
+
     /// Asks it to end, and waits until it has.
     pub(crate) async fn terminate(mut self) -> ExitStatus {
-        let id = self.process.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        signal(&self.process, "TERM");
         eventually(async || self.process.try_wait().unwrap(), "the node ends").await
     }
 }

@@ -13,6 +13,7 @@ use deadpool_redis::redis::aio::PubSubStream;
 use deadpool_redis::redis::{self, FromRedisValue, RedisResult};
 use futures_util::StreamExt as _;
 
+use super::process::signal;
 use super::wait::DEADLINE;
 
 /// Commands by name, with the number of calls.
@@ -67,7 +68,7 @@ impl RedisServer {
         self.process.wait().unwrap();
     }
 
-    /// Starts it again on the same port, empty.
+    /// Starts it again on the same port, with what it has written to disk: nothing, unless its arguments say otherwise.
     pub(crate) fn restart(&mut self) {
         self.kill();
         let begun = Instant::now();
@@ -82,11 +83,11 @@ impl RedisServer {
 
     /// Stops it without ending it: its connections stay open, and nothing is answered.
     pub(crate) fn freeze(&self) {
-        self.signal("-STOP");
+        signal(&self.process, "STOP");
     }
 
     pub(crate) fn thaw(&self) {
-        self.signal("-CONT");
+        signal(&self.process, "CONT");
     }
 
     /// Runs a command over a connection of its own.
@@ -153,11 +154,6 @@ impl RedisServer {
             std::thread::sleep(Duration::from_millis(5));
         }
         false
-    }
-
-    fn signal(&self, signal: &str) {
-        let status = Command::new("kill").arg(signal).arg(self.process.id().to_string()).status().unwrap();
-        assert!(status.success(), "kill {signal} failed");
     }
 
     fn log(&self) -> String {

@@ -5,13 +5,15 @@
 //! fails.
 
 use std::future::Future;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{AsyncConnectionConfig, Cmd, FromRedisValue, RedisResult, Value, from_redis_value};
 use deadpool_redis::{Manager, Pool, PoolError, Runtime, Timeouts};
+use futures_util::future::join;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::error::{Effect, breaks_the_connection, unreachable};
 use super::scripts::Script;
@@ -20,12 +22,15 @@ use crate::store::{StoreError, StoreErrorKind};
 
 /// Commands waiting to be written. The client's default of 50 makes bursts wait for each other.
 const QUEUE: usize = 1024;
+/// For how long a connection is believed to lead to a writable master. The beats of a node that listens keep it proven; one that
+/// has no cache, or may not listen, would read from a demoted master for ever.
+const PROOF_LASTS: Duration = Duration::from_secs(1);
 
 pub(super) struct Lane {
     pool: Pool,
     connect_timeout: Duration,
     response_timeout: Duration,
-    /// A write that changes nothing, and proves that a new connection leads to a writable master.
+    /// A write that changes nothing, and proves that a connection leads to a writable master.
     proof: Cmd,
     state: Mutex<State>,
     /// One connection is made at a time, and those who wait for it share how that ends.
@@ -48,6 +53,20 @@ struct State {
 pub(super) struct Connected {
     connection: MultiplexedConnection,
     pub(super) number: u64,
+    /// Before this moment it led to a writable master.
+    proven: Arc<Mutex<Instant>>,
+}
+
+impl Connected {
+    /// Takes the moment before the proof was sent.
+    pub(super) fn note_proof(&self, sent: Instant) {
+        let mut proven = self.proven.lock().unwrap_or_else(PoisonError::into_inner);
+        *proven = sent.max(*proven);
+    }
+
+    fn is_proven(&self) -> bool {
+        self.proven.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < PROOF_LASTS
+    }
 }
 
 impl Lane {
@@ -124,8 +143,31 @@ impl Lane {
         from_redis_value(value).map_err(|error| effect.failed(error.into()))
     }
 
-    /// The server's answer, be it an error, within the response timeout. Gives the connection up if it is of no more use.
+    /// As [`ask`](Lane::ask), but an answer to a read counts only if it comes from a writable master.
     async fn run_on(
+        &self,
+        connected: &Connected,
+        command: &Cmd,
+        effect: Effect,
+    ) -> Result<RedisResult<Value>, StoreError> {
+        if effect == Effect::Writes || connected.is_proven() {
+            return self.ask(connected, command, effect).await;
+        }
+        // Together, so that it takes one round trip.
+        let sent = Instant::now();
+        let proof = self.ask(connected, &self.proof, Effect::Reads);
+        let (proof, answer) = join(proof, self.ask(connected, command, effect)).await;
+        match proof? {
+            Ok(_) => {
+                connected.note_proof(sent);
+                answer
+            }
+            Err(refusal) => Ok(Err(refusal)),
+        }
+    }
+
+    /// The server's answer, be it an error, within the response timeout. Gives the connection up if it is of no more use.
+    async fn ask(
         &self,
         connected: &Connected,
         command: &Cmd,
@@ -171,12 +213,14 @@ impl Lane {
                 return Err(failure.clone());
             }
         }
+        let begun = Instant::now();
         let attempt = self.connect().await;
         let mut state = self.lock();
         state.attempts += 1;
         match attempt {
             Ok(connection) => {
-                let connected = Connected { connection, number: state.attempts };
+                let proven = Arc::new(Mutex::new(begun));
+                let connected = Connected { connection, number: state.attempts, proven };
                 state.failure = None;
                 if state.closed {
                     return Err(StoreErrorKind::Closed.into());
@@ -190,6 +234,15 @@ impl Lane {
                 state.failure = Some(error.clone());
                 Err(error)
             }
+        }
+    }
+
+    /// The connection in use, or a new one if that has broken since it was last used.
+    pub(super) async fn checked(&self) -> Result<Connected, StoreError> {
+        let connected = self.connected().await?;
+        match self.ask(&connected, &self.proof, Effect::Reads).await {
+            Ok(Ok(_)) => Ok(connected),
+            Ok(Err(_)) | Err(_) => self.connected().await,
         }
     }
 

@@ -28,7 +28,8 @@ const MAX_UNHEARD: usize = 16;
 
 /// Subscribes, and proves it once before saying so.
 pub(super) async fn subscribe(shared: &Arc<Shared>, heartbeat: Duration) -> Result<Subscription, StoreError> {
-    let connected = shared.lane.connected().await?;
+    // What ended the subscription before may have ended the lane's connection, too, without anybody having tried it.
+    let connected = shared.lane.checked().await?;
     let private = private_channel(&shared.channel);
     let stream = shared.lane.in_time(connect(&shared.client, &shared.channel, &private)).await??;
     let (events, subscription) = Subscription::channel();
@@ -156,6 +157,7 @@ impl Pump {
 
 async fn beat(shared: Arc<Shared>, connected: Connected, private: String, number: u64) -> Result<(), StoreError> {
     let key = format!("{}beat", shared.key_prefix);
+    let sent = tokio::time::Instant::now();
     let answer: i64 = shared
         .lane
         .run_script_on(&connected, &shared.scripts.beat, Effect::Writes, |command| {
@@ -163,5 +165,6 @@ async fn beat(shared: Arc<Shared>, connected: Connected, private: String, number
         })
         .await?;
     debug_assert_eq!(answer, 1);
+    connected.note_proof(sent);
     Ok(())
 }
