@@ -114,8 +114,33 @@ pub(crate) fn millis(duration: Duration) -> u64 {
 }
 
 /// tokio's clock is the machine's own, unless a test has paused it.
+#[cfg(not(all(test, shuttle)))]
 fn monotonic() -> Instant {
     tokio::time::Instant::now().into_std()
+}
+
+#[cfg(all(test, shuttle))]
+use self::model::monotonic;
+
+/// The model checker's time: it stands still until a model lets some pass, so that a schedule can be replayed.
+#[cfg(all(test, shuttle))]
+pub(crate) mod model {
+    use std::cell::Cell;
+
+    use super::{Duration, Instant};
+
+    thread_local! {
+        // All threads of a model are coroutines of this one.
+        static NOW: Cell<Instant> = Cell::new(Instant::now());
+    }
+
+    pub(super) fn monotonic() -> Instant {
+        NOW.get()
+    }
+
+    pub(crate) fn let_pass(time: Duration) {
+        NOW.set(NOW.get() + time);
+    }
 }
 
 fn system_wall() -> u64 {

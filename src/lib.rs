@@ -97,6 +97,7 @@ mod middleware;
 mod secret;
 mod session;
 mod store;
+mod sync;
 
 pub mod backend;
 #[cfg(any(doc, doctest))]
@@ -106,6 +107,11 @@ pub mod guide {
     #[doc = include_str!("../docs/testing.md")]
     pub mod testing_applications {}
 }
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
+#[cfg(all(test, not(fuzzing)))]
+mod fuzzing;
 #[cfg(feature = "testing")]
 pub mod testing;
 

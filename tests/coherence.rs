@@ -2,6 +2,7 @@
 //! subscriptions, under a paused clock.
 //!
 //! `SEEDS` sets how many histories are tried (default 3000, more than a million operations), `SEED` tries one.
+#![cfg(feature = "testing")]
 
 mod simulation;
 

@@ -1,5 +1,6 @@
 //! Each guard of the coherence contract is needed: without it, the tests find a violation. With all of them, they find none; that is
 //! what `coherence.rs` and `regeneration.rs` show at length.
+#![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod simulation;

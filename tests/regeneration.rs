@@ -1,6 +1,7 @@
 //! A session that gets a new token while others change it or log it out, on nodes whose backend fails.
 //!
 //! `SEEDS` sets how many races are run (default 1000), `SEED` runs one.
+#![cfg(feature = "testing")]
 
 mod simulation;
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs all tests on a fresh Debian or Ubuntu: installs Redis if it is missing. Arguments go to `cargo test`.
+# Runs all tests, and the models of interleavings, on a fresh Debian or Ubuntu: installs Redis if it is missing. Arguments go to `cargo test`.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -37,4 +37,10 @@ command -v cc >/dev/null || {
 }
 command -v redis-server >/dev/null || install_redis
 
-exec cargo test --all-features "$@"
+cargo test --all-features "$@"
+
+# A test named in the arguments was all that was asked for.
+if [ $# -eq 0 ]; then
+    # Other flags mean other builds, so in a directory of their own. See src/cluster/model.rs.
+    RUSTFLAGS="--cfg shuttle" cargo test --lib --no-default-features --target-dir target/shuttle interleavings
+fi

@@ -19,6 +19,8 @@ pub(crate) use self::dynamic::DynBackend;
 pub use self::memory::MemoryBackend;
 #[cfg(feature = "redis")]
 pub use self::redis::RedisBackend;
+#[cfg(all(feature = "redis", any(test, fuzzing)))]
+pub(crate) use self::redis::{open_envelope, seal_envelope};
 pub use self::subscription::{Event, Subscription, SubscriptionSender};
 use crate::id::{SessionId, random_bytes};
 use crate::store::StoreError;

@@ -304,5 +304,7 @@ impl<T> Lifecycle<SessionId, Cached<T>> for CountEvictions {
     }
 }
 
+#[cfg(all(test, shuttle))]
+mod interleavings;
 #[cfg(test)]
 mod tests;

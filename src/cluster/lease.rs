@@ -1,9 +1,10 @@
 //! The lease: a node's proof that it has heard every announcement up to a moment ago. Pure, and one atomic word.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use crate::clock::Millis;
 use crate::guards::{Guard, stands};
+use crate::sync::AtomicU64;
 
 /// The expiry takes the low 40 bits, which last for 34 years of milliseconds; the epoch has the 24 above.
 const EXPIRY_BITS: u32 = 40;

@@ -170,10 +170,5 @@ mod tests {
             };
             prop_assert_eq!(interpret(&said.encode(&node_id, timestamp)), expected);
         }
-
-        #[test]
-        fn no_bytes_make_it_panic(bytes: Vec<u8>) {
-            let _ = interpret(&bytes);
-        }
     }
 }

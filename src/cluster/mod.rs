@@ -6,6 +6,8 @@ mod fence;
 mod lease;
 mod listener;
 mod message;
+#[cfg(all(test, shuttle))]
+pub(crate) mod model;
 mod stats;
 
 pub use self::cache::LocalCache;
@@ -13,5 +15,7 @@ pub(crate) use self::cache::{LoadCall, LoadMark, Lookup};
 pub use self::coordinator::Coordinator;
 pub(crate) use self::lease::Lease;
 pub(crate) use self::message::Announcement;
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::message::{Action, interpret};
 pub use self::stats::CacheStats;
 pub(crate) use self::stats::Counter;

@@ -101,10 +101,5 @@ mod tests {
             let data = Data { name, visits };
             prop_assert_eq!(&*decode::<Data>(&encode(&data).unwrap()).unwrap(), &data);
         }
-
-        #[test]
-        fn no_bytes_make_it_panic(bytes: Vec<u8>) {
-            let _ = decode::<Data>(&bytes);
-        }
     }
 }

@@ -7,16 +7,17 @@
 //! Loads run in tasks of their own, so a reader that goes away takes nothing from the others.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use futures_util::future::{FutureExt as _, Shared};
 use tokio::sync::oneshot;
 
 use super::{Record, SessionStore, StoreError, StoreErrorKind};
-use crate::cluster::{LoadCall, LoadMark};
+use crate::cluster::{LoadCall, LoadMark, LocalCache};
 use crate::codec::SessionData;
 use crate::guards::{Guard, stands};
 use crate::id::SessionId;
+use crate::sync::{Mutex, MutexGuard};
 
 type Outcome<T> = Result<Option<Record<T>>, StoreError>;
 type Answer<T> = oneshot::Sender<Outcome<T>>;
@@ -42,6 +43,12 @@ struct Flight<T> {
     next: Option<(Answer<T>, Promise<T>)>,
 }
 
+/// A load under way, and where its outcome is to be told.
+struct Begun<T> {
+    call: LoadCall<T>,
+    answer: Answer<T>,
+}
+
 impl<T: SessionData> Loads<T> {
     pub(crate) fn new() -> Self {
         Loads { flights: Mutex::default() }
@@ -49,43 +56,59 @@ impl<T: SessionData> Loads<T> {
 
     /// Reads from the backend, alone or with others.
     pub(crate) async fn read(&self, store: &SessionStore<T>, id: SessionId, freshness: Freshness) -> Outcome<T> {
+        let (promise, begun) = self.join(store.cache(), id, freshness);
+        if let Some(begun) = begun {
+            // Made outside the task: one that is dropped before it first runs must not leave its flight behind.
+            let abandon = AbandonOnDrop { store: store.clone(), id: Some(id) };
+            store.spawn(drive(abandon, id, begun));
+        }
         // No answer: the load panicked in the application's `Deserialize`, or its runtime has gone.
-        self.join(store, id, freshness).await.unwrap_or_else(|_| {
+        promise.await.unwrap_or_else(|_| {
             Err(StoreError::from(StoreErrorKind::Unavailable).caused_by("the load was abandoned").about(&id))
         })
     }
 
-    fn join(&self, store: &SessionStore<T>, id: SessionId, freshness: Freshness) -> Promise<T> {
-        let cache = store.cache();
+    /// The promise of a result that is fresh enough. If no load ran, one has begun, and the caller must see to its end.
+    fn join(&self, cache: &Arc<LocalCache<T>>, id: SessionId, freshness: Freshness) -> (Promise<T>, Option<Begun<T>>) {
         let mut flights = self.flights();
         if let Some(flight) = flights.get_mut(&id) {
             let may_share = freshness == Freshness::Cached && cache.may_share(&flight.mark);
             if may_share || !stands(Guard::Sharing) {
-                return flight.running.clone();
+                return (flight.running.clone(), None);
             }
-            return flight.next.get_or_insert_with(promise).1.clone();
+            return (flight.next.get_or_insert_with(promise).1.clone(), None);
         }
         let (answer, promise) = promise();
         let call = cache.begin_load(&id);
         flights.insert(id, Flight { mark: call.mark(), running: promise.clone(), next: None });
-        drop(flights);
-        // Made outside the task: one that is dropped before it first runs must not leave its flight behind.
-        let abandon = AbandonOnDrop { store: store.clone(), id: Some(id) };
-        store.spawn(drive(abandon, id, call, answer));
-        promise
+        (promise, Some(Begun { call, answer }))
     }
 
     /// Ends the running load. If others wait for the next one, that begins.
-    fn advance(&self, store: &SessionStore<T>, id: SessionId) -> Option<(LoadCall<T>, Answer<T>)> {
+    fn end(&self, cache: &Arc<LocalCache<T>>, id: SessionId, ended: Begun<T>, outcome: Outcome<T>) -> Option<Begun<T>> {
+        let Begun { call, answer } = ended;
+        if let Ok(loaded) = &outcome {
+            call.finish(loaded.as_ref());
+        } else {
+            drop(call);
+        }
+        // Before the answer goes out: whoever reads after it must not find this load still running.
+        let next = self.advance(cache, id);
+        // Nobody may be waiting any more.
+        let _ = answer.send(outcome);
+        next
+    }
+
+    fn advance(&self, cache: &Arc<LocalCache<T>>, id: SessionId) -> Option<Begun<T>> {
         let mut flights = self.flights();
         let flight = flights.get_mut(&id)?;
         let Some((answer, promise)) = flight.next.take() else {
             flights.remove(&id);
             return None;
         };
-        let call = store.cache().begin_load(&id);
+        let call = cache.begin_load(&id);
         *flight = Flight { mark: call.mark(), running: promise, next: None };
-        Some((call, answer))
+        Some(Begun { call, answer })
     }
 
     fn flights(&self) -> MutexGuard<'_, HashMap<SessionId, Flight<T>>> {
@@ -99,21 +122,12 @@ fn promise<T>() -> (Answer<T>, Promise<T>) {
     (answer, promise.shared())
 }
 
-async fn drive<T: SessionData>(abandon: AbandonOnDrop<T>, id: SessionId, mut call: LoadCall<T>, mut answer: Answer<T>) {
+async fn drive<T: SessionData>(abandon: AbandonOnDrop<T>, id: SessionId, mut begun: Begun<T>) {
     let store = abandon.store.clone();
     loop {
         let outcome = store.load(&id).await;
-        if let Ok(loaded) = &outcome {
-            call.finish(loaded.as_ref());
-        } else {
-            drop(call);
-        }
-        // Before the answer goes out: whoever reads after it must not find this load still running.
-        let next = store.loads().advance(&store, id);
-        // Nobody may be waiting any more.
-        let _ = answer.send(outcome);
-        let Some(begun) = next else { return abandon.disarm() };
-        (call, answer) = begun;
+        let Some(next) = store.loads().end(store.cache(), id, begun, outcome) else { return abandon.disarm() };
+        begun = next;
     }
 }
 
@@ -150,7 +164,10 @@ impl<T: SessionData> SessionStore<T> {
         &self.inner.loads
     }
 
-    fn cache(&self) -> &Arc<crate::cluster::LocalCache<T>> {
+    fn cache(&self) -> &Arc<LocalCache<T>> {
         self.inner.coordinator.cache()
     }
 }
+
+#[cfg(all(test, shuttle))]
+mod interleavings;

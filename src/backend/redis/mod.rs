@@ -13,6 +13,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use deadpool_redis::redis::{Client, Cmd, FromRedisValue, Value, cmd, from_redis_value};
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::envelope::{open as open_envelope, seal as seal_envelope};
 use self::error::Effect;
 use self::lane::Lane;
 use self::scripts::Scripts;

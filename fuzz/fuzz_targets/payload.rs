@@ -1,0 +1,4 @@
+//! Any bytes as a payload.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| clustered_sessions::fuzzing::payload(bytes));

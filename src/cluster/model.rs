@@ -1,0 +1,284 @@
+//! What models of interleavings are made of: one session, a backend, and the cache of one node.
+//!
+//! The models are in `cache/interleavings.rs` and `store/load/interleavings.rs`, and `tests/run.sh` runs them: `RUSTFLAGS="--cfg
+//! shuttle" cargo test --lib interleavings`. [shuttle](https://docs.rs/shuttle) decides at each lock and each atomic which thread
+//! goes on, and prints the schedule of a run that failed. Locks and atomics are taken as sequentially consistent. Only models run
+//! under that flag: outside of one, shuttle's locks panic.
+#![allow(clippy::unwrap_used, reason = "only models run this")]
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use super::cache::{LocalCache, Lookup};
+use super::lease::{Epoch, Lease};
+use crate::backend::{Meta, Revision};
+use crate::clock::{self, Clock, Millis};
+use crate::id::SessionId;
+use crate::store::Record;
+use crate::sync::{Mutex, MutexGuard};
+
+/// How many random schedules are tried, of each of two kinds.
+const SCHEDULES: usize = 10_000;
+/// The second kind changes priorities this often in a run: what needs few switches at unlikely places is found so.
+const SWITCHES: usize = 3;
+
+/// The version of a session that was deleted. Versions only go up.
+pub(crate) const GONE: u32 = u32::MAX;
+
+/// Tries many schedules of a model.
+pub(crate) fn explore(model: fn()) {
+    shuttle::check_random(model, SCHEDULES);
+    shuttle::check_pct(model, SCHEDULES, SWITCHES);
+}
+
+/// Tries every schedule of a model, which must be a tiny one.
+pub(crate) fn exhaust(model: fn()) {
+    shuttle::check_dfs(model, None);
+}
+
+/// Runs each in a thread of its own, to its end.
+pub(crate) fn race<S: Send + Sync + 'static, const N: usize>(shared: &Arc<S>, threads: [fn(&S); N]) {
+    let threads = threads.map(|thread| {
+        let shared = shared.clone();
+        shuttle::thread::spawn(move || thread(&shared))
+    });
+    for thread in threads {
+        thread.join().unwrap();
+    }
+}
+
+/// A node's cache, and the backend.
+pub(crate) struct Model {
+    pub(crate) cache: Arc<LocalCache<u32>>,
+    pub(crate) id: SessionId,
+    clock: Clock,
+    backend: Mutex<Backend>,
+    // What the checker knows. Not shuttle's atomics: looking on must not add interleavings.
+    /// The version that the backend has acknowledged last.
+    acknowledged: AtomicU32,
+    /// The oldest version that a read may give which begins now.
+    due: AtomicU32,
+}
+
+struct Backend {
+    /// The session, whose data is the number of its version.
+    record: Option<Record<u32>>,
+    /// What the node has not heard yet. `None`: it is not subscribed.
+    unheard: Option<VecDeque<Event>>,
+}
+
+/// As [`backend::Event`](crate::backend::Event) and the messages in it.
+enum Event {
+    /// At which version the subscription began.
+    Connected(u32),
+    Changed(u32, Option<Revision>),
+    Cleared,
+    Alive(Millis),
+}
+
+impl Model {
+    /// The session is there in version 1, and not cached; the node holds the lease for this long.
+    pub(crate) fn leased_for(max_staleness: Duration) -> Arc<Self> {
+        let clock = Clock::tokio();
+        let lease = Lease::new();
+        let epoch = lease.bump();
+        lease.extend(epoch, clock.now().plus(clock::millis(max_staleness)));
+        let model = Model {
+            // Small, so that the map has but one lock, too.
+            cache: Arc::new(LocalCache::new(lease, clock.clone(), Duration::from_secs(60), 4)),
+            id: SessionId::from_bytes([1; 16]),
+            clock,
+            backend: Mutex::new(Backend { record: None, unheard: Some(VecDeque::new()) }),
+            acknowledged: AtomicU32::new(1),
+            due: AtomicU32::new(1),
+        };
+        model.backend().record = Some(model.record(1));
+        Arc::new(model)
+    }
+
+    /// The session is there in version 1, and not cached; the node holds the lease for as long as nobody bumps it.
+    pub(crate) fn cold() -> Arc<Self> {
+        Self::leased_for(Duration::MAX)
+    }
+
+    /// The same with the session cached.
+    pub(crate) fn warm() -> Arc<Self> {
+        let model = Self::cold();
+        model.load();
+        model
+    }
+
+    fn record(&self, version: u32) -> Record<u32> {
+        let mut revision = [0; 16];
+        revision[..4].copy_from_slice(&version.to_be_bytes());
+        let now = self.clock.wall();
+        let meta = Meta { revision: Revision::from_bytes(revision), created_at: now, deadline: now + 3_600_000 };
+        Record::new(&self.clock, self.id, meta, Arc::new(version))
+    }
+
+    fn backend(&self) -> MutexGuard<'_, Backend> {
+        self.backend.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn stored(&self) -> Option<Record<u32>> {
+        self.backend().record.clone()
+    }
+
+    /// Somebody loads the session, from the beginning to the end.
+    pub(crate) fn load(&self) {
+        self.ask_backend();
+    }
+
+    fn ask_backend(&self) -> u32 {
+        let call = self.cache.begin_load(&self.id);
+        let loaded = self.stored();
+        call.finish(loaded.as_ref());
+        version(loaded.as_ref())
+    }
+
+    /// A read by the rules of the cache, which must not be too old.
+    pub(crate) fn read(&self) {
+        let due = self.due();
+        let seen = match self.cache.get(&self.id) {
+            Lookup::Hit(record) => version(Some(&record)),
+            Lookup::Absent => GONE,
+            Lookup::Miss => self.ask_backend(),
+        };
+        assert!(seen >= due, "version {seen} was read when {due} was due");
+    }
+
+    pub(crate) fn due(&self) -> u32 {
+        self.due.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn acknowledged(&self) -> u32 {
+        self.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// From now on, reads must give this version.
+    pub(crate) fn expect(&self, version: u32) {
+        self.due.fetch_max(version, Ordering::Relaxed);
+    }
+
+    /// Another node changes the session.
+    pub(crate) fn change_elsewhere(&self) {
+        let changed = || {
+            let base = self.stored().unwrap();
+            self.compare_and_set(&base, &self.record(**base.data() + 1))
+        };
+        while !changed() {}
+    }
+
+    /// Another node deletes all sessions.
+    pub(crate) fn clear_elsewhere(&self) {
+        self.put(&mut self.backend(), None, Event::Cleared);
+    }
+
+    /// This node changes the session, as the store does. Whether it did: another node may have been faster.
+    pub(crate) fn change(&self) -> bool {
+        let base = self.stored().unwrap();
+        let new = self.record(**base.data() + 1);
+        let call = self.cache.begin_write(&self.id, Some(base.revision()));
+        let saved = self.compare_and_set(&base, &new);
+        if saved {
+            call.saved(&new);
+            self.expect(version(Some(&new)));
+        }
+        saved
+    }
+
+    /// This node deletes the session, as the store does.
+    pub(crate) fn delete(&self) {
+        let call = self.cache.begin_write(&self.id, None);
+        self.put(&mut self.backend(), None, Event::Changed(GONE, None));
+        drop(call);
+        self.expect(GONE);
+    }
+
+    fn compare_and_set(&self, base: &Record<u32>, new: &Record<u32>) -> bool {
+        let mut backend = self.backend();
+        let unchanged = backend.record.as_ref().is_some_and(|record| record.revision() == base.revision());
+        if unchanged {
+            let event = Event::Changed(version(Some(new)), Some(new.revision()));
+            self.put(&mut backend, Some(new.clone()), event);
+        }
+        unchanged
+    }
+
+    /// Write and announcement are one step.
+    fn put(&self, backend: &mut Backend, record: Option<Record<u32>>, event: Event) {
+        if let Some(unheard) = &mut backend.unheard {
+            unheard.push_back(event);
+        }
+        self.acknowledged.store(version(record.as_ref()), Ordering::Relaxed);
+        backend.record = record;
+    }
+
+    /// The connection breaks, with what it has not delivered.
+    pub(crate) fn cut(&self) {
+        self.backend().unheard = None;
+    }
+
+    /// A new subscription, which is proven to work.
+    pub(crate) fn subscribe(&self) {
+        let mut backend = self.backend();
+        let present = version(backend.record.as_ref());
+        let alive = Event::Alive(Millis(u64::MAX));
+        backend.unheard = Some(VecDeque::from([Event::Connected(present), alive]));
+    }
+
+    /// The node has noticed that it does not hear.
+    pub(crate) fn lose(&self) {
+        let acknowledged = self.acknowledged();
+        self.cache.lease().bump();
+        self.expect(acknowledged);
+    }
+
+    /// The listener applies what there is to hear. One thread at a time may call it.
+    pub(crate) fn hear(&self) {
+        let mut epoch: Option<Epoch> = None;
+        while let Some(event) = self.next_event() {
+            match event {
+                Event::Connected(present) => {
+                    epoch = Some(self.cache.lease().bump());
+                    self.expect(present);
+                }
+                Event::Changed(version, revision) => {
+                    self.cache.evict(&self.id, revision);
+                    self.expect(version);
+                }
+                Event::Cleared => {
+                    self.cache.clear();
+                    self.expect(GONE);
+                }
+                Event::Alive(until) => {
+                    self.cache.lease().extend(epoch.unwrap(), until);
+                }
+            }
+        }
+    }
+
+    fn next_event(&self) -> Option<Event> {
+        self.backend().unheard.as_mut()?.pop_front()
+    }
+
+    /// Now that all has been heard, what is cached is what the backend has.
+    pub(crate) fn settle(&self) {
+        self.hear();
+        if let Some(cached) = self.cached() {
+            assert_eq!(cached, self.acknowledged(), "a version is cached that the backend does not have");
+        }
+        self.read();
+    }
+
+    /// The version that is answered from memory.
+    pub(crate) fn cached(&self) -> Option<u32> {
+        self.cache.peek(&self.id).map(|record| version(Some(&record)))
+    }
+}
+
+pub(crate) fn version(record: Option<&Record<u32>>) -> u32 {
+    record.map_or(GONE, |record| **record.data())
+}

@@ -1,0 +1,123 @@
+//! Shared loads under schedules that a model checker chooses. See `cluster/model.rs`.
+//!
+//! tokio's channel, over which the outcome is told, is taken to be right. So is what a task does that is dropped: the thread that
+//! has begun a load carries it out.
+#![allow(clippy::unwrap_used, clippy::collapsible_if, reason = "only models run this")]
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::*;
+use crate::cluster::Lookup;
+use crate::cluster::model::{Model, explore, race, version};
+
+struct Node {
+    model: Arc<Model>,
+    loads: Loads<u32>,
+    /// Whether a load is running.
+    loading: AtomicBool,
+}
+
+impl Node {
+    /// Runs the threads; afterwards no load is left behind.
+    fn race<const N: usize>(model: Arc<Model>, threads: [fn(&Self); N]) {
+        let node = Arc::new(Node { model, loads: Loads::new(), loading: AtomicBool::new(false) });
+        race(&node, threads);
+        assert!(node.loads.flights().is_empty());
+        node.model.settle();
+    }
+
+    /// A read as the store makes it, which must not be too old.
+    fn read(&self, freshness: Freshness) {
+        let due = match freshness {
+            Freshness::Cached => self.model.due(),
+            Freshness::Fresh => self.model.acknowledged(),
+        };
+        if freshness == Freshness::Cached {
+            if let Lookup::Hit(_) | Lookup::Absent = self.model.cache.get(&self.model.id) {
+                return;
+            }
+        }
+        let outcome = shuttle::future::block_on(self.join(freshness)).unwrap();
+        let seen = version(outcome.unwrap().as_ref());
+        assert!(seen >= due, "version {seen} was read when {due} was due");
+    }
+
+    fn join(&self, freshness: Freshness) -> Promise<u32> {
+        let (promise, mut begun) = self.loads.join(&self.model.cache, self.model.id, freshness);
+        while let Some(load) = begun {
+            assert!(!self.loading.swap(true, Ordering::Relaxed), "two loads of one session run");
+            let loaded = self.model.stored();
+            self.loading.store(false, Ordering::Relaxed);
+            begun = self.loads.end(&self.model.cache, self.model.id, load, Ok(loaded));
+        }
+        promise
+    }
+}
+
+#[test]
+fn readers_share_no_load_that_is_too_old_for_one_of_them() {
+    explore(|| {
+        Node::race(
+            Model::cold(),
+            [
+                |node| node.read(Freshness::Cached),
+                |node| node.read(Freshness::Cached),
+                |node| node.model.hear(),
+                |node| {
+                    assert!(node.model.change());
+                    node.read(Freshness::Cached);
+                },
+            ],
+        );
+    });
+    explore(|| {
+        Node::race(
+            Model::cold(),
+            [
+                |node| node.read(Freshness::Cached),
+                |node| node.read(Freshness::Cached),
+                |node| {
+                    node.model.cut();
+                    node.model.change_elsewhere();
+                    node.model.lose();
+                    node.read(Freshness::Cached);
+                    node.model.subscribe();
+                    node.model.hear();
+                    node.read(Freshness::Cached);
+                },
+            ],
+        );
+    });
+}
+
+#[test]
+fn a_fresh_read_is_not_older_than_its_call() {
+    explore(|| {
+        Node::race(
+            Model::cold(),
+            [
+                |node| node.read(Freshness::Cached),
+                |node| node.read(Freshness::Fresh),
+                |node| {
+                    node.model.change_elsewhere();
+                    node.read(Freshness::Fresh);
+                },
+            ],
+        );
+    });
+}
+
+#[test]
+fn a_reader_that_goes_away_takes_nothing_from_the_others() {
+    explore(|| {
+        Node::race(
+            Model::cold(),
+            [
+                |node| drop(node.join(Freshness::Fresh)),
+                |node| drop(node.join(Freshness::Fresh)),
+                |node| node.read(Freshness::Fresh),
+                |node| node.read(Freshness::Cached),
+            ],
+        );
+    });
+}
