@@ -82,6 +82,7 @@
 //! - `cluster` — the local cache, its lease and fence, messages, the listener
 //! - `codec` — between data and payload
 //! - [`backend`] — where records live: the trait, memory, Redis
+//! - `clock`, `sync`, `guards` — what tests take hold of: time, locks, and the guards, each of which they see missed
 //!
 //! See also [`guide`].
 

@@ -54,6 +54,7 @@ struct State {
     events: Range<Duration>,
     fail: f64,
     lose_answer: f64,
+    repeat: f64,
 }
 
 /// How the subscriptions fare.
@@ -72,7 +73,7 @@ impl<B: Backend> FaultyBackend<B> {
     pub fn new(inner: B, seed: u64) -> (Self, Faults) {
         let random = Random(seed);
         let at_once = Duration::ZERO..Duration::ZERO;
-        let state = State { random, calls: at_once.clone(), events: at_once, fail: 0.0, lose_answer: 0.0 };
+        let state = State { random, calls: at_once.clone(), events: at_once, fail: 0.0, lose_answer: 0.0, repeat: 0.0 };
         let link = watch::Sender::new(Link { number: 0, blinks: 0, stalled: false, refused: false });
         let faults = Faults { state: Arc::new(Mutex::new(state)), link };
         (FaultyBackend { inner, faults: faults.clone() }, faults)
@@ -135,6 +136,11 @@ impl Faults {
         self.lock().lose_answer = share;
     }
 
+    /// The share of events that subscriptions yield twice.
+    pub fn repeat_events(&self, share: f64) {
+        self.lock().repeat = share;
+    }
+
     /// Ends all subscriptions. New ones can be made.
     pub fn cut_subscriptions(&self) {
         self.link.send_modify(|link| link.number += 1);
@@ -158,7 +164,7 @@ impl Faults {
     /// Nothing is wrong any more. Subscriptions that were stalled yield what they held back.
     pub fn heal(&self) {
         let mut state = self.lock();
-        (state.fail, state.lose_answer) = (0.0, 0.0);
+        (state.fail, state.lose_answer, state.repeat) = (0.0, 0.0, 0.0);
         drop(state);
         self.delay_by(Duration::ZERO..Duration::ZERO);
         self.link.send_modify(|link| (link.stalled, link.refused) = (false, false));
@@ -207,7 +213,10 @@ impl Faults {
             };
             self.pause(|state| &state.events).await;
             let open = link.wait_for(|link| !link.stalled || link.number != number).await;
-            if open.is_ok_and(|link| link.number != number) || !to.send(event) {
+            if open.is_ok_and(|link| link.number != number) {
+                return;
+            }
+            if self.chance(|state| state.repeat) && !to.send(event.clone()) || !to.send(event) {
                 return;
             }
         }

@@ -80,7 +80,7 @@ impl Dice {
 pub async fn trouble(nodes: Rc<Vec<Node>>, dice: Dice, rounds: usize) {
     for _ in 0..rounds {
         let faults = &dice.pick(&nodes).faults;
-        match dice.roll(8) {
+        match dice.roll(9) {
             0 => faults.delay_by(Duration::ZERO..dice.millis(150)),
             1 => faults.fail_calls(0.3),
             2 => faults.lose_answers(0.2),
@@ -88,6 +88,7 @@ pub async fn trouble(nodes: Rc<Vec<Node>>, dice: Dice, rounds: usize) {
             4 => faults.stall_subscriptions(),
             5 => faults.refuse_subscriptions(),
             6 => faults.blink_subscriptions(),
+            7 => faults.repeat_events(0.3),
             _ => faults.heal(),
         }
         sleep(dice.millis(400)).await;
