@@ -109,7 +109,10 @@ async fn a_node_without_a_lease_is_not_misled(fault: &str, credentials: &str, va
     trial.watch(&node);
     pair.swap(&trial.redis).await;
     let acknowledged = trial.revoke_at(&elsewhere).await;
-    trial.answers(&node, &trial.eve, StatusCode::SERVICE_UNAVAILABLE).await;
+    // All of them: one that slept through both changes between two heartbeats would have missed what happened elsewhere.
+    for node in [&node, &trial.near, &trial.far] {
+        trial.answers(node, &trial.eve, StatusCode::SERVICE_UNAVAILABLE).await;
+    }
     pair.swap_back(&trial.redis).await;
     let promoted = Instant::now();
     trial.answers(&node, &trial.eve, StatusCode::UNAUTHORIZED).await;

@@ -74,7 +74,14 @@ impl Trial {
 
     /// Waits until a node answers so to somebody who may have a session.
     pub(crate) async fn answers(&self, node: &Node, browser: &Browser, expected: StatusCode) {
-        eventually(async || me(node, browser).await == expected, &format!("it is answered with {expected}")).await;
+        let answers = async || {
+            let status = me(node, browser).await;
+            if status != expected {
+                println!("{status} where {expected} is to come");
+            }
+            status == expected
+        };
+        eventually(answers, &format!("it is answered with {expected}")).await;
     }
 
     /// Waits until a node has been without its lease since the beginning.
