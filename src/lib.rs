@@ -61,8 +61,9 @@
 //! reported. A session that was deleted never comes back: no write creates what is not there.
 //!
 //! Limits: Redis replicates asynchronously, so a failover can forget acknowledged writes, an acknowledged logout among them; the
-//! promise is relative to the history that survives. A frozen machine stops its own clock. Redis 7.0 or later, asked directly
-//! and not through a proxy that answers in its place.
+//! promise is relative to the history that survives. A master that is demoted and promoted again between two heartbeats is not
+//! noticed, and a node that does not listen may read from a demoted one for up to a second. A frozen machine stops its own clock.
+//! Redis 7.0 or later, asked directly and not through a proxy that answers in its place.
 //!
 //! # Features
 //!
