@@ -42,7 +42,7 @@
 //! # How it works
 //!
 //! The cookie carries a random token and its signature. SHA-256 of the token names the session everywhere else: in Redis, in
-//! messages, in logs. A request that extracts its session is answered from this node's memory or by one `GET`. A change is one
+//! messages, in logs. A request that extracts its session is answered from this node's memory or by one `GETEX`. A change is one
 //! script on the server that compares the revision, announces the change over Pub/Sub and writes it; every node, hearing that,
 //! drops its copy.
 //!
@@ -61,9 +61,8 @@
 //! reported. A session that was deleted never comes back: no write creates what is not there.
 //!
 //! Limits: Redis replicates asynchronously, so a failover can forget acknowledged writes, an acknowledged logout among them; the
-//! promise is relative to the history that survives. A master that is demoted and promoted again between two heartbeats is not
-//! noticed, and a node that does not listen may read from a demoted one for up to a second. A frozen machine stops its own clock.
-//! Redis 7.0 or later, asked directly and not through a proxy that answers in its place.
+//! promise is relative to the history that survives. A split brain is bounded only by `min-replicas-to-write`. A frozen machine stops
+//! its own clock. Redis 7.0 or later, asked directly and not through a proxy that answers in its place.
 //!
 //! # Features
 //!

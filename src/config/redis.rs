@@ -12,6 +12,20 @@ use super::ConfigError;
 ///
 /// `Debug` prints neither user nor password.
 ///
+/// # Permissions
+///
+/// Give the application a user of its own that can do nothing else. For the default prefix and channel:
+///
+/// ```text
+/// ACL SETUSER sessions on >password ~session:* &session:invalidate*
+///   +getex +get +set +getrange +setrange +pexpire +del +unlink +scan +eval +evalsha +publish +subscribe +info +select
+/// ```
+///
+/// Without the channel, or without `INFO`, a node cannot prove that it hears the others: it serves, but without its cache.
+///
+/// Keep `replica-read-only` at its default, `yes`. That a replica refuses writes is how a demoted master is told from a master: even
+/// reads are sent as a command that the server takes for a write (`GETEX`).
+///
 /// ```
 /// use clustered_sessions::RedisConfig;
 ///

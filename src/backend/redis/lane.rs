@@ -5,15 +5,13 @@
 //! fails.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::{AsyncConnectionConfig, Cmd, FromRedisValue, RedisResult, Value, from_redis_value};
+use deadpool_redis::redis::{AsyncConnectionConfig, Cmd, FromRedisValue, RedisResult, Value, cmd, from_redis_value};
 use deadpool_redis::{Manager, Pool, PoolError, Runtime, Timeouts};
-use futures_util::future::join;
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use super::error::{Effect, breaks_the_connection, unreachable};
 use super::scripts::Script;
@@ -22,16 +20,21 @@ use crate::store::{StoreError, StoreErrorKind};
 
 /// Commands waiting to be written. The client's default of 50 makes bursts wait for each other.
 const QUEUE: usize = 1024;
-/// For how long a connection is believed to lead to a writable master. The beats of a node that listens keep it proven; one that
-/// has no cache, or may not listen, would read from a demoted master for ever.
-const PROOF_LASTS: Duration = Duration::from_secs(1);
+
+/// Reads a key as `GET` does. To the server it is a write, since with options it would set the time to live: so a replica refuses
+/// it, and one that was the master a moment ago does not answer with what was true then.
+pub(super) fn get_from_master(key: &str) -> Cmd {
+    let mut command = cmd("GETEX");
+    command.arg(key);
+    command
+}
 
 pub(super) struct Lane {
     pool: Pool,
     connect_timeout: Duration,
     response_timeout: Duration,
-    /// A write that changes nothing, and proves that a connection leads to a writable master.
-    proof: Cmd,
+    /// A command that changes nothing, and that only a writable master carries out.
+    probe: Cmd,
     state: Mutex<State>,
     /// One connection is made at a time, and those who wait for it share how that ends.
     connecting: tokio::sync::Mutex<()>,
@@ -53,20 +56,6 @@ struct State {
 pub(super) struct Connected {
     connection: MultiplexedConnection,
     pub(super) number: u64,
-    /// Before this moment it led to a writable master.
-    proven: Arc<Mutex<Instant>>,
-}
-
-impl Connected {
-    /// Takes the moment before the proof was sent.
-    pub(super) fn note_proof(&self, sent: Instant) {
-        let mut proven = self.proven.lock().unwrap_or_else(PoisonError::into_inner);
-        *proven = sent.max(*proven);
-    }
-
-    fn is_proven(&self) -> bool {
-        self.proven.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < PROOF_LASTS
-    }
 }
 
 impl Lane {
@@ -88,7 +77,7 @@ impl Lane {
             pool,
             connect_timeout: config.connect_timeout,
             response_timeout: config.response_timeout,
-            proof: Cmd::del(format!("{}beat", config.key_prefix)),
+            probe: get_from_master(&format!("{}beat", config.key_prefix)),
             state: Mutex::default(),
             connecting: tokio::sync::Mutex::new(()),
             in_use: watch::Sender::new(0),
@@ -101,10 +90,10 @@ impl Lane {
     /// it is run again over a new connection.
     pub(super) async fn run<R: FromRedisValue>(&self, command: &Cmd, effect: Effect) -> Result<R, StoreError> {
         let connected = self.connected().await?;
-        let mut value = self.run_on(&connected, command, effect).await?;
+        let mut value = self.ask(&connected, command, effect).await?;
         if effect == Effect::Reads && value.as_ref().is_err_and(breaks_the_connection) {
             let connected = self.connected().await?;
-            value = self.run_on(&connected, command, effect).await?;
+            value = self.ask(&connected, command, effect).await?;
         }
         let value = value.map_err(|error| effect.failed(error))?;
         from_redis_value(value).map_err(|error| effect.failed(error.into()))
@@ -128,42 +117,19 @@ impl Lane {
         effect: Effect,
         add_arguments: impl Fn(&mut Cmd),
     ) -> Result<R, StoreError> {
-        use deadpool_redis::redis::{ErrorKind, ServerErrorKind, cmd};
+        use deadpool_redis::redis::{ErrorKind, ServerErrorKind};
         let mut by_digest = cmd("EVALSHA");
         by_digest.arg(&script.sha);
         add_arguments(&mut by_digest);
-        let mut answer = self.run_on(connected, &by_digest, effect).await?;
+        let mut answer = self.ask(connected, &by_digest, effect).await?;
         if answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)) {
             let mut by_code = cmd("EVAL");
             by_code.arg(script.code);
             add_arguments(&mut by_code);
-            answer = self.run_on(connected, &by_code, effect).await?;
+            answer = self.ask(connected, &by_code, effect).await?;
         }
         let value = answer.map_err(|error| effect.failed(error))?;
         from_redis_value(value).map_err(|error| effect.failed(error.into()))
-    }
-
-    /// As [`ask`](Lane::ask), but an answer to a read counts only if it comes from a writable master.
-    async fn run_on(
-        &self,
-        connected: &Connected,
-        command: &Cmd,
-        effect: Effect,
-    ) -> Result<RedisResult<Value>, StoreError> {
-        if effect == Effect::Writes || connected.is_proven() {
-            return self.ask(connected, command, effect).await;
-        }
-        // Together, so that it takes one round trip.
-        let sent = Instant::now();
-        let proof = self.ask(connected, &self.proof, Effect::Reads);
-        let (proof, answer) = join(proof, self.ask(connected, command, effect)).await;
-        match proof? {
-            Ok(_) => {
-                connected.note_proof(sent);
-                answer
-            }
-            Err(refusal) => Ok(Err(refusal)),
-        }
     }
 
     /// The server's answer, be it an error, within the response timeout. Gives the connection up if it is of no more use.
@@ -213,14 +179,12 @@ impl Lane {
                 return Err(failure.clone());
             }
         }
-        let begun = Instant::now();
         let attempt = self.connect().await;
         let mut state = self.lock();
         state.attempts += 1;
         match attempt {
             Ok(connection) => {
-                let proven = Arc::new(Mutex::new(begun));
-                let connected = Connected { connection, number: state.attempts, proven };
+                let connected = Connected { connection, number: state.attempts };
                 state.failure = None;
                 if state.closed {
                     return Err(StoreErrorKind::Closed.into());
@@ -240,28 +204,24 @@ impl Lane {
     /// The connection in use, or a new one if that has broken since it was last used.
     pub(super) async fn checked(&self) -> Result<Connected, StoreError> {
         let connected = self.connected().await?;
-        match self.ask(&connected, &self.proof, Effect::Reads).await {
+        match self.ask(&connected, &self.probe, Effect::Reads).await {
             Ok(Ok(_)) => Ok(connected),
             Ok(Err(_)) | Err(_) => self.connected().await,
         }
     }
 
-    /// A demoted master would answer reads, with what was true once: it is not even asked for them.
     async fn connect(&self) -> Result<MultiplexedConnection, StoreError> {
-        let connecting = async {
-            match self.pool.get().await {
-                Ok(object) => {
-                    // Taken out of the pool, whose one place is free again for its successor.
-                    let mut connection = deadpool_redis::Connection::take(object);
-                    let answer = connection.send_packed_command(&self.proof).await;
-                    answer.and_then(Value::extract_error).map_err(unreachable)?;
-                    Ok(connection)
-                }
-                Err(PoolError::Backend(error)) => Err(unreachable(error)),
-                Err(error) => Err(StoreError::from(StoreErrorKind::Unavailable).caused_by(error)),
-            }
-        };
-        self.in_time(connecting).await?
+        let object = self.in_time(self.pool.get()).await?.map_err(|error| match error {
+            PoolError::Backend(error) => unreachable(error),
+            error => StoreError::from(StoreErrorKind::Unavailable).caused_by(error),
+        })?;
+        // Taken out of the pool, whose one place is free again for its successor.
+        Ok(deadpool_redis::Connection::take(object))
+    }
+
+    /// Whether a writable master answers.
+    pub(super) async fn probe(&self) -> Result<(), StoreError> {
+        self.run(&self.probe, Effect::Reads).await
     }
 
     /// Within the time that making a connection may take.

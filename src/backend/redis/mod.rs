@@ -1,5 +1,6 @@
 //! Sessions in Redis (7.0 or later): one round trip per operation.
 
+mod beats;
 mod envelope;
 mod error;
 mod lane;
@@ -11,12 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use deadpool_redis::redis::{Client, Cmd, FromRedisValue, Value, cmd, from_redis_value};
+use deadpool_redis::redis::{Client, FromRedisValue, Value, cmd, from_redis_value};
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::envelope::{open as open_envelope, seal as seal_envelope};
 use self::error::Effect;
-use self::lane::Lane;
+use self::lane::{Lane, get_from_master};
 use self::scripts::Scripts;
 use super::{Backend, Created, Cursor, Deleted, Page, Revision, Stored, Subscription, Touched, Updated};
 use crate::clock::millis;
@@ -125,7 +126,7 @@ fn unexpected() -> StoreError {
 
 impl Backend for RedisBackend {
     async fn load(&self, id: &SessionId) -> Result<Option<Stored>, StoreError> {
-        let command = Cmd::get(self.shared.key(id));
+        let command = get_from_master(&self.shared.key(id));
         let value: Option<Bytes> =
             self.shared.lane.run(&command, Effect::Reads).await.map_err(|error| error.about(id))?;
         value.map(|value| envelope::open(&value)).transpose().map_err(|error| error.about(id))
@@ -245,10 +246,12 @@ impl Backend for RedisBackend {
     }
 
     async fn publish(&self, announcement: &[u8]) -> Result<(), StoreError> {
-        let command = Cmd::publish(&self.shared.channel, announcement);
+        let Shared { lane, scripts, channel, .. } = &*self.shared;
         // Made twice it does no harm, so its failure is not a write of unknown outcome.
-        let _receivers: i64 = self.shared.lane.run(&command, Effect::Reads).await?;
-        Ok(())
+        lane.run_script(&scripts.publish, Effect::Reads, |command| {
+            command.arg(0).arg(channel).arg(announcement);
+        })
+        .await
     }
 
     async fn subscribe(&self, heartbeat: Duration) -> Result<Subscription, StoreError> {
@@ -256,8 +259,7 @@ impl Backend for RedisBackend {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        let _pong: String = self.shared.lane.run(&cmd("PING"), Effect::Reads).await?;
-        Ok(())
+        self.shared.lane.probe().await
     }
 
     async fn close(&self) {

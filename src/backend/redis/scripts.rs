@@ -4,6 +4,10 @@
 //! announcement that is refused leaves nothing written unannounced, and one that is followed by a failing write costs the nodes
 //! a cache miss.
 //!
+//! All count as writes, even those that only look (`#!lua` without `no-writes`): a server that is no writable master refuses the whole
+//! script, so a demoted one says neither what is gone nor what is there. One that has no memory left refuses an update before it is
+//! announced, and carries out the rest (`allow-oom`): a logout needs no room.
+//!
 //! Lua counts from 1 and `GETRANGE` from 0; the offsets are those of `envelope.rs`.
 
 use deadpool_redis::redis;
@@ -28,6 +32,7 @@ pub(super) struct Scripts {
     pub(super) touch: Script,
     pub(super) clear: Script,
     pub(super) scan: Script,
+    pub(super) publish: Script,
     pub(super) beat: Script,
 }
 
@@ -40,13 +45,14 @@ impl Scripts {
             touch: Script::new(TOUCH),
             clear: Script::new(CLEAR),
             scan: Script::new(SCAN),
+            publish: Script::new(PUBLISH),
             beat: Script::new(BEAT),
         }
     }
 }
 
 /// Key; expected revision, new revision, value, time to live, channel, message. 1: saved; 0: gone; a string: the other version.
-const UPDATE: &str = r"
+const UPDATE: &str = r"#!lua
 local revision = redis.call('GETRANGE', KEYS[1], 2, 17)
 if revision == '' then return 0 end
 if revision == ARGV[2] then return 1 end
@@ -57,7 +63,7 @@ return 1
 ";
 
 /// Key; channel, message. 1: deleted; 0: gone; a string: the id to which the session has moved.
-const DELETE: &str = r"
+const DELETE: &str = r"#!lua flags=allow-oom
 local kind = redis.call('GETRANGE', KEYS[1], 1, 1)
 redis.call('PUBLISH', ARGV[1], ARGV[2])
 if kind == '\1' then return redis.call('GETRANGE', KEYS[1], 34, -1) end
@@ -65,7 +71,7 @@ return redis.call('DEL', KEYS[1])
 ";
 
 /// Key; revision, channel, message. 1: deleted; 0: gone; a string: the other version.
-const DELETE_IF: &str = r"
+const DELETE_IF: &str = r"#!lua flags=allow-oom
 local revision = redis.call('GETRANGE', KEYS[1], 2, 17)
 if revision ~= '' and revision ~= ARGV[1] then return redis.call('GET', KEYS[1]) end
 redis.call('PUBLISH', ARGV[2], ARGV[3])
@@ -73,7 +79,7 @@ return redis.call('DEL', KEYS[1])
 ";
 
 /// Key; deadline in 8 bytes, time to live. 1: extended, or it lived longer already; 0: gone.
-const TOUCH: &str = r"
+const TOUCH: &str = r"#!lua flags=allow-oom
 local kind = redis.call('GETRANGE', KEYS[1], 1, 1)
 if kind ~= '\0' then return 0 end
 if redis.call('PEXPIRE', KEYS[1], ARGV[2], 'GT') == 1 then
@@ -84,7 +90,7 @@ return 1
 
 /// Cursor, pattern, length of a key, count, channel, message. The next cursor and how many sessions were deleted. A
 /// key of another type is not ours and stays.
-const CLEAR: &str = r"
+const CLEAR: &str = r"#!lua flags=allow-oom
 local page = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[4])
 local keys, sessions = {}, 0
 for _, key in ipairs(page[2]) do
@@ -101,7 +107,7 @@ return {page[1], sessions}
 
 /// Cursor, pattern, length of a key, count. The next cursor, the keys of sessions, and the ids that tombstones name. A key of
 /// another type counts as a session's: it is reported when it is read.
-const SCAN: &str = r"
+const SCAN: &str = r"#!lua flags=allow-oom
 local page = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[4])
 local keys, moved = {}, {}
 for _, key in ipairs(page[2]) do
@@ -116,10 +122,18 @@ end
 return {page[1], keys, moved}
 ";
 
-/// Key; time to live, channel, nonce. A write that a server refuses which must not be trusted: a replica, or a master that has
-/// lost its replicas.
-const BEAT: &str = r"
+/// Channel, message.
+const PUBLISH: &str = r"#!lua flags=allow-oom
+redis.call('PUBLISH', ARGV[1], ARGV[2])
+return redis.status_reply('OK')
+";
+
+/// Key; time to live, channel, number of the beat. Publishes the number and the server's replication id, which changes whenever the
+/// server becomes a master, has taken over another's data, or begins a history of its own.
+const BEAT: &str = r"#!lua flags=allow-oom
 redis.call('SET', KEYS[1], '', 'PX', ARGV[1])
-redis.call('PUBLISH', ARGV[2], ARGV[3])
-return 1
+local history = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+if not history then return redis.error_reply('ERR the server does not tell its replication id') end
+redis.call('PUBLISH', ARGV[2], ARGV[3] .. ' ' .. history)
+return redis.status_reply('OK')
 ";

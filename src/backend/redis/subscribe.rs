@@ -3,28 +3,26 @@
 //! Announcements come over a connection of their own. Several times per `max_staleness` a *beat* runs over the lane: a script that
 //! writes a short-lived key and publishes a number on a channel that only this subscription listens to. The script's answer
 //! proves that the lane leads to a writable master; the number coming out of the subscription proves that the subscription hears
-//! that same server, and that everything announced before has come out already.
+//! that same server, and that everything announced before has come out already. With the number comes the server's replication
+//! id: one that has become another's replica meanwhile, if only between two beats, has another one afterwards.
 //!
 //! A `PING` would prove neither: a demoted master answers it, and so does a connection whose channel was taken away by an ACL.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use deadpool_redis::redis::aio::{PubSub, PubSubStream};
-use deadpool_redis::redis::{Client, Msg};
+use deadpool_redis::redis::{Client, Cmd, Msg};
 use futures_util::StreamExt as _;
 use futures_util::future::{FusedFuture as _, FutureExt as _};
 
 use super::Shared;
+use super::beats::{Beats, Heard};
 use super::error::{Effect, unreachable};
 use super::lane::Connected;
 use crate::backend::{Event, Subscription, SubscriptionSender};
 use crate::id::random_bytes;
 use crate::store::{StoreError, StoreErrorKind};
-
-/// Beats under way at most. With more, the lane or the subscription is so late that a new one is called for.
-const MAX_UNHEARD: usize = 16;
 
 /// Subscribes, and proves it once before saying so.
 pub(super) async fn subscribe(shared: &Arc<Shared>, heartbeat: Duration) -> Result<Subscription, StoreError> {
@@ -33,7 +31,7 @@ pub(super) async fn subscribe(shared: &Arc<Shared>, heartbeat: Duration) -> Resu
     let private = private_channel(&shared.channel);
     let stream = shared.lane.in_time(connect(&shared.client, &shared.channel, &private)).await??;
     let (events, subscription) = Subscription::channel();
-    let mut pump = Pump { shared: shared.clone(), connected, private, events, unheard: VecDeque::new(), next: 0 };
+    let mut pump = Pump { shared: shared.clone(), connected, private, events, beats: Beats::default() };
     let stream = pump.prove(stream).await?;
     tokio::spawn(pump.run(stream, heartbeat));
     Ok(subscription)
@@ -61,22 +59,19 @@ struct Pump {
     connected: Connected,
     private: String,
     events: SubscriptionSender,
-    /// Beats that were sent and not heard yet, oldest first.
-    unheard: VecDeque<(u64, Instant)>,
-    next: u64,
+    beats: Beats,
 }
 
 impl Pump {
     /// The first beat: from the confirmation to it, nothing was missed.
     async fn prove(&mut self, mut stream: PubSubStream) -> Result<PubSubStream, StoreError> {
         self.events.send(Event::Connected);
-        self.note_beat();
         self.beat().await?;
         let patience = self.shared.lane.response_timeout();
         let heard = async {
             while let Some(message) = stream.next().await {
                 self.forward(&message);
-                if self.unheard.is_empty() {
+                if self.beats.are_heard() {
                     return true;
                 }
             }
@@ -106,7 +101,6 @@ impl Pump {
                 () = &mut replaced => return,
                 () = self.events.closed() => return,
                 result = &mut beats, if !beats.is_terminated() => {
-                    let result: Result<(), StoreError> = result;
                     if let Err(error) = result {
                         tracing::debug!(error = &error as &dyn std::error::Error, "a heartbeat failed");
                         return;
@@ -114,13 +108,11 @@ impl Pump {
                 }
                 _ = ticks.tick() => {
                     let patience = heartbeat * 4 + shared.lane.response_timeout();
-                    let overdue = self.unheard.front().is_some_and(|(_, sent)| sent.elapsed() > patience);
-                    if overdue || self.unheard.len() >= MAX_UNHEARD {
+                    if self.beats.are_overdue(now(), patience) {
                         return;
                     }
                     if beats.is_terminated() {
-                        let number = self.note_beat();
-                        beats.set(beat(shared.clone(), self.connected.clone(), self.private.clone(), number).fuse());
+                        beats.set(self.beat().fuse());
                     }
                 }
                 message = stream.next() => match message {
@@ -136,35 +128,30 @@ impl Pump {
         if message.get_channel_name() != self.private {
             return self.events.send(Event::Message(message.get_payload_bytes().to_vec().into()));
         }
-        let number = std::str::from_utf8(message.get_payload_bytes()).ok().and_then(|text| text.parse::<u64>().ok());
-        let Some(position) = self.unheard.iter().position(|(sent, _)| Some(*sent) == number) else { return true };
-        let sent_at = self.unheard[position].1;
-        self.unheard.drain(..=position);
-        self.events.send(Event::Alive(sent_at))
+        match self.beats.hear(message.get_payload_bytes()) {
+            Heard::Beat(sent_at) => self.events.send(Event::Alive(sent_at)),
+            Heard::OtherHistory => {
+                tracing::debug!("the server was demoted between two heartbeats");
+                false
+            }
+            Heard::Nothing => true,
+        }
     }
 
-    /// Takes the time before the beat is sent.
-    fn note_beat(&mut self) -> u64 {
-        self.next += 1;
-        self.unheard.push_back((self.next, tokio::time::Instant::now().into_std()));
-        self.next
-    }
-
-    async fn beat(&self) -> Result<(), StoreError> {
-        beat(self.shared.clone(), self.connected.clone(), self.private.clone(), self.next).await
+    /// Sends a beat. It counts from now on, whenever it is sent.
+    fn beat(&mut self) -> impl Future<Output = Result<(), StoreError>> + use<> {
+        let (shared, connected) = (self.shared.clone(), self.connected.clone());
+        let (private, number) = (self.private.clone(), self.beats.send(now()));
+        let key = format!("{}beat", shared.key_prefix);
+        async move {
+            let send = |command: &mut Cmd| {
+                command.arg(1).arg(&key).arg(1000).arg(&private).arg(number);
+            };
+            shared.lane.run_script_on(&connected, &shared.scripts.beat, Effect::Writes, send).await
+        }
     }
 }
 
-async fn beat(shared: Arc<Shared>, connected: Connected, private: String, number: u64) -> Result<(), StoreError> {
-    let key = format!("{}beat", shared.key_prefix);
-    let sent = tokio::time::Instant::now();
-    let answer: i64 = shared
-        .lane
-        .run_script_on(&connected, &shared.scripts.beat, Effect::Writes, |command| {
-            command.arg(1).arg(&key).arg(1000).arg(&private).arg(number);
-        })
-        .await?;
-    debug_assert_eq!(answer, 1);
-    connected.note_proof(sent);
-    Ok(())
+fn now() -> std::time::Instant {
+    tokio::time::Instant::now().into_std()
 }
