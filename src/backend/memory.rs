@@ -79,6 +79,14 @@ impl MemoryBackend {
         MemoryBackend { shared: Arc::new(Shared { clock, state }) }
     }
 
+    /// Forgets all records and ends all subscriptions, as a server does that is started again without its data.
+    #[cfg(feature = "testing")]
+    pub fn restart_empty(&self) {
+        let mut state = self.shared.lock();
+        state.records.clear();
+        state.subscribers.clear();
+    }
+
     /// What [`Backend::create`] does, for callers that cannot wait.
     pub(crate) fn create_now(&self, id: &SessionId, stored: &Stored, ttl: Duration) -> Created {
         let now = self.shared.clock.now();

@@ -21,6 +21,8 @@ const SESSIONS: usize = 3;
 const CLIENTS: usize = 6;
 const STEPS: usize = 60;
 const DELETED: u64 = u64::MAX;
+/// Stands where a node does that was told of something, and is none.
+const NOBODY: usize = usize::MAX;
 
 /// What is known about one session from the outside.
 #[derive(Default)]
@@ -134,19 +136,24 @@ pub async fn history(seed: u64) -> Told {
     let start = Instant::now();
     let (dice, nodes) = (Dice::new(seed), nodes(NODES as u64, seed));
     let histories: Histories = Rc::default();
-    let mut ids = Vec::new();
-    for _ in 0..SESSIONS {
-        let session = nodes[0].store().create(Counter::default()).await.unwrap();
-        histories.borrow_mut().insert(session.id, History::default());
-        ids.push(session.id);
-    }
+    let ids = Rc::new(RefCell::new(Vec::new()));
+    create_sessions(nodes[0].store(), &histories, &ids).await;
     let mut tasks = vec![tokio::task::spawn_local(trouble(nodes.clone(), dice.clone(), 12))];
+    if seed.is_multiple_of(4) {
+        let (nodes, histories, dice, ids) = (nodes.clone(), histories.clone(), dice.clone(), ids.clone());
+        tasks.push(tokio::task::spawn_local(async move {
+            sleep(dice.millis(3000)).await;
+            restart_empty(&nodes, &histories);
+            create_sessions(dice.pick(&nodes).store(), &histories, &ids).await;
+        }));
+    }
     for _ in 0..CLIENTS {
         let (nodes, histories, dice, ids) = (nodes.clone(), histories.clone(), dice.clone(), ids.clone());
         tasks.push(tokio::task::spawn_local(async move {
             for _ in 0..STEPS {
                 let node = dice.roll(NODES as u64) as usize;
-                step(node, nodes[node].store(), *dice.pick(&ids), &histories, &dice).await;
+                let id = *dice.pick(&ids.borrow());
+                step(node, nodes[node].store(), id, &histories, &dice).await;
                 sleep(dice.millis(60)).await;
             }
         }));
@@ -157,7 +164,29 @@ pub async fn history(seed: u64) -> Told {
     recovers(&nodes, &histories).await;
     let histories = histories.borrow();
     let told = |id| histories[id].acknowledged.iter().map(|(at, node, count)| (*at - start, *node, *count)).collect();
-    ids.iter().map(told).collect()
+    ids.borrow().iter().map(told).collect()
+}
+
+/// Tries until there are some more.
+async fn create_sessions(store: &SessionStore<Counter>, histories: &Histories, ids: &RefCell<Vec<SessionId>>) {
+    let mut missing = SESSIONS;
+    while missing > 0 {
+        if let Ok(session) = store.create(Counter::default()).await {
+            histories.borrow_mut().insert(session.id, History::default());
+            ids.borrow_mut().push(session.id);
+            missing -= 1;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The server is started again without its data: all sessions are gone, and nobody is told.
+fn restart_empty(nodes: &[Node], histories: &Histories) {
+    nodes[0].memory.restart_empty();
+    for history in histories.borrow_mut().values_mut() {
+        history.may_be_deleted = true;
+        history.acknowledge(NOBODY, DELETED);
+    }
 }
 
 /// When the trouble is over, all nodes use their caches again and agree, and no update is lost or counted twice.

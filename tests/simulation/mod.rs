@@ -26,6 +26,8 @@ pub struct Counter {
 pub struct Node {
     pub layer: SessionLayer<Counter>,
     pub faults: Faults,
+    /// What all nodes have their sessions in.
+    pub memory: MemoryBackend,
 }
 
 impl Node {
@@ -45,7 +47,7 @@ pub fn nodes(count: u64, seed: u64) -> Rc<Vec<Node>> {
             .cluster(ClusterConfig::new().node_id(format!("node-{number}")).max_staleness(MAX_STALENESS))
             .build()
             .unwrap();
-        Node { layer: SessionLayer::new(config), faults }
+        Node { layer: SessionLayer::new(config), faults, memory: memory.clone() }
     };
     Rc::new((0..count).map(node).collect())
 }
@@ -80,7 +82,7 @@ impl Dice {
 pub async fn trouble(nodes: Rc<Vec<Node>>, dice: Dice, rounds: usize) {
     for _ in 0..rounds {
         let faults = &dice.pick(&nodes).faults;
-        match dice.roll(9) {
+        match dice.roll(10) {
             0 => faults.delay_by(Duration::ZERO..dice.millis(150)),
             1 => faults.fail_calls(0.3),
             2 => faults.lose_answers(0.2),
@@ -89,6 +91,8 @@ pub async fn trouble(nodes: Rc<Vec<Node>>, dice: Dice, rounds: usize) {
             5 => faults.refuse_subscriptions(),
             6 => faults.blink_subscriptions(),
             7 => faults.repeat_events(0.3),
+            // Frozen: an answer comes when nobody waits for it any more.
+            8 => faults.delay_calls_by(MAX_STALENESS..MAX_STALENESS * 4),
             _ => faults.heal(),
         }
         sleep(dice.millis(400)).await;
