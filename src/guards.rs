@@ -24,6 +24,8 @@ pub enum Guard {
     Sharing,
     /// A session that moves leaves a trail.
     Tombstone,
+    /// A change is announced before it is written.
+    Order,
 }
 
 #[cfg(not(feature = "testing"))]

@@ -1,19 +1,24 @@
 //! Each guard of the coherence contract is needed: without it, the tests find a violation. With all of them, they find none; that is
 //! what `coherence.rs` and `regeneration.rs` show at length.
-#![cfg(feature = "testing")]
+#![cfg(all(feature = "testing", feature = "redis"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod simulation;
+#[allow(dead_code, reason = "each test uses its part")]
+mod support;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use clustered_sessions::testing::{Guard, without};
+use clustered_sessions::{ClusterConfig, StoreErrorKind};
 use tokio::time::sleep;
 
 use self::simulation::history::history;
 use self::simulation::race::race;
 use self::simulation::{nodes, run};
+use self::support::redis::RedisServer;
+use self::support::{Data, config, store};
 
 /// Some hundred thousand operations in histories.
 fn histories() {
@@ -53,6 +58,25 @@ async fn own_write() {
     assert_eq!(store.cache_stats().hits, before.hits + 1, "a node's own write has cost it a miss");
 }
 
+/// A change whose announcement is refused is not made: nobody would hear of it.
+#[tokio::main(flavor = "current_thread")]
+async fn refused_announcement() {
+    let server = RedisServer::start();
+    let trusting = ClusterConfig::new().max_staleness(Duration::from_secs(60));
+    let node = store(config().cluster(trusting).redis(server.config())).await;
+    let id = node.create(Data::of("ada")).await.unwrap().id;
+    assert!(node.find(id).await.unwrap().is_some());
+
+    let () = server.command(&["ACL", "SETUSER", "mute", "on", ">secret", "+@all", "~*", "resetchannels"]);
+    let redis = server.config().user("mute").password("secret");
+    let mute = store(config().cluster(ClusterConfig::new().enabled(false)).redis(redis)).await;
+    assert_eq!(mute.update(id, |data| data.visits += 1).await.unwrap_err().kind(), StoreErrorKind::Refused);
+    let cached = node.get(id).await.unwrap();
+    assert_eq!(node.cache_stats().hits, 2, "both reads were answered from memory");
+    let fresh = node.find_fresh(id).await.unwrap().unwrap();
+    assert_eq!(cached.data(), fresh.data(), "a change was written that nobody heard of");
+}
+
 fn holds(scenario: impl FnOnce()) -> bool {
     catch_unwind(AssertUnwindSafe(scenario)).is_ok()
 }
@@ -61,6 +85,7 @@ fn holds(scenario: impl FnOnce()) -> bool {
 fn with_all_guards_every_scenario_holds() {
     assert!(holds(|| run(loss())));
     assert!(holds(|| run(own_write())));
+    assert!(holds(refused_announcement));
 }
 
 macro_rules! needed {
@@ -84,4 +109,5 @@ needed! {
     the_comparison_is_needed: Comparison in histories();
     the_sharing_rule_is_needed: Sharing in histories();
     the_tombstone_is_needed: Tombstone in races();
+    announcing_before_writing_is_needed: Order in refused_announcement();
 }

@@ -39,7 +39,7 @@ pub(super) struct Scripts {
 impl Scripts {
     pub(super) fn new() -> Self {
         Scripts {
-            update: Script::new(UPDATE),
+            update: Script::new(update()),
             delete: Script::new(DELETE),
             delete_if: Script::new(DELETE_IF),
             touch: Script::new(TOUCH),
@@ -59,6 +59,23 @@ if revision == ARGV[2] then return 1 end
 if revision ~= ARGV[1] then return redis.call('GET', KEYS[1]) end
 redis.call('PUBLISH', ARGV[5], ARGV[6])
 redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
+return 1
+";
+
+fn update() -> &'static str {
+    #[cfg(feature = "testing")]
+    if !crate::guards::stands(crate::guards::Guard::Order) {
+        return UPDATE_IN_THE_WRONG_ORDER;
+    }
+    UPDATE
+}
+
+/// For the test that shows what the right order is good for.
+#[cfg(feature = "testing")]
+const UPDATE_IN_THE_WRONG_ORDER: &str = r"#!lua
+if redis.call('GETRANGE', KEYS[1], 2, 17) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
+redis.call('PUBLISH', ARGV[5], ARGV[6])
 return 1
 ";
 
