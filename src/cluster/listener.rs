@@ -15,7 +15,7 @@ use crate::store::StoreError;
 
 /// The pause before a lost subscription is made anew, doubled at each failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the listener is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
