@@ -1,0 +1,24 @@
+//! What the documentation says about the tests is so.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+
+/// The tests that a text names, as `file.rs::name`.
+fn named(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.split('`').skip(1).step_by(2).filter_map(|code| code.split_once(".rs::"))
+}
+
+#[test]
+fn every_test_that_the_guarantees_name_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("docs/guarantees.md")).unwrap();
+    let mut count = 0;
+    for (file, name) in named(&text) {
+        let dir = if file.starts_with("src/") { root.to_owned() } else { root.join("tests") };
+        let source = std::fs::read_to_string(dir.join(format!("{file}.rs"))).unwrap_or_default();
+        let is_there = [format!("fn {name}("), format!("    {name}: ")].iter().any(|text| source.contains(text));
+        assert!(is_there, "{file}.rs has no test `{name}`");
+        count += 1;
+    }
+    assert!(count > 40, "only {count} tests are named");
+}
