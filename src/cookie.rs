@@ -4,6 +4,7 @@
 //! label, the cookie's name and the token; so a value is good under no other name and in no other version of the format.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -22,6 +23,9 @@ const PURPOSE: &str = "clustered-sessions/cookie/v1";
 const TAG_LEN: usize = 43;
 /// Cookies of our name looked at in one request. Browsers send a handful at most; more is somebody at work.
 const MAX_CANDIDATES: usize = 8;
+
+/// Browsers cut off what is beyond.
+const LONGEST_LIFE: Duration = Duration::from_secs(400 * 24 * 3600);
 
 /// Makes and reads the cookies of one layer.
 pub(crate) struct CookieJar {
@@ -113,9 +117,14 @@ impl CookieJar {
         format!("{}.{}", token.to_text(), URL_SAFE_NO_PAD.encode(tag))
     }
 
-    /// The `Set-Cookie` that gives a visitor this token.
-    pub(crate) fn set(&self, token: &SessionToken) -> HeaderValue {
-        header_value(&self.build(self.sign(token)))
+    /// The `Set-Cookie` that gives a visitor this token, whose session lives for so long at most.
+    pub(crate) fn set(&self, token: &SessionToken, life: Duration) -> HeaderValue {
+        let mut cookie = self.build(self.sign(token));
+        if self.config.persistent {
+            let seconds = life.min(LONGEST_LIFE).as_secs();
+            cookie.set_max_age(cookie::time::Duration::seconds(i64::try_from(seconds).unwrap_or(i64::MAX)));
+        }
+        header_value(&cookie)
     }
 
     /// The `Set-Cookie` that takes it away. Made by the same builder: browsers ignore a removal whose attributes differ.
@@ -201,12 +210,12 @@ mod tests {
     fn the_format_is_frozen() {
         // If one of these fails, every cookie in the field has become invalid.
         assert_eq!(
-            jar(&["first secret"]).set(&token(7)).to_str().unwrap(),
+            jar(&["first secret"]).set(&token(7), Duration::MAX).to_str().unwrap(),
             "__Host-session=BwcHBwcHBwcHBwcHBwcHBw.GrWGhF2LQsaKX2VTAFJNpIMv0IMvsHKPCn8bcGycdak; HttpOnly; SameSite=Lax; Secure; Path=/"
         );
         let config = CookieConfig::development().domain("example.com").path("/app").same_site(SameSite::Strict);
         assert_eq!(
-            CookieJar::new(config, &ring(&["second secret"])).set(&token(9)).to_str().unwrap(),
+            CookieJar::new(config, &ring(&["second secret"])).set(&token(9), Duration::MAX).to_str().unwrap(),
             "session=CQkJCQkJCQkJCQkJCQkJCQ.YBnBcu9ZEI7hhj4iEmJQ_P4FfJoBpIauuHs9RUF9lxE; HttpOnly; SameSite=Strict; Path=/app; Domain=example.com"
         );
     }
@@ -221,7 +230,7 @@ mod tests {
     #[test]
     fn headers_do_not_print_the_token() {
         let jar = jar(&["secret"]);
-        for value in [jar.set(&token(1)), jar.pair(&token(1))] {
+        for value in [jar.set(&token(1), Duration::MAX), jar.pair(&token(1))] {
             assert_eq!(format!("{value:?}"), "Sensitive");
         }
         assert!(!format!("{jar:?}").contains("secret"));

@@ -18,8 +18,9 @@ pub enum SameSite {
 /// The session cookie's name and attributes.
 ///
 /// The default is `__Host-session; HttpOnly; SameSite=Lax; Secure; Path=/`: the prefix makes browsers refuse such a cookie from
-/// a sibling domain or over plain HTTP (RFC 6265bis, section 4.1.3). It has neither Max-Age nor Expires: browsers forget it at
-/// the end of their session, and what ends a login is the server-side timeout.
+/// a sibling domain or over plain HTTP (RFC 6265bis, section 4.1.3). It has neither Max-Age nor Expires, unless it is made
+/// [persistent](Self::persistent): browsers forget it at the end of their session, and what ends a login is the server-side
+/// timeout.
 ///
 /// ```
 /// use clustered_sessions::{CookieConfig, SameSite};
@@ -35,6 +36,7 @@ pub struct CookieConfig {
     pub(crate) domain: Option<String>,
     pub(crate) secure: bool,
     pub(crate) same_site: SameSite,
+    pub(crate) persistent: bool,
 }
 
 impl CookieConfig {
@@ -46,6 +48,7 @@ impl CookieConfig {
             domain: None,
             secure: true,
             same_site: SameSite::Lax,
+            persistent: false,
         }
     }
 
@@ -93,6 +96,24 @@ impl CookieConfig {
     /// [`SameSite::None`] lets other sites act in the visitor's name unless something else prevents it.
     pub fn same_site(mut self, same_site: SameSite) -> Self {
         self.same_site = same_site;
+        self
+    }
+
+    /// Whether browsers keep the cookie when they are closed; default `false`, a session cookie.
+    ///
+    /// A persistent one gets a Max-Age: what is left of the session's [absolute timeout], or 400 days, the longest that browsers
+    /// accept (RFC 6265bis, section 5.5). It is not renewed as the session is used, since a late response that carries a cookie could
+    /// undo a login. What ends a login is the server-side timeout in any case, as NIST SP 800-63B-4 demands: a cookie that outlives its
+    /// session is a stranger's.
+    ///
+    /// # Risk
+    ///
+    /// Who uses the device next, or reads its disk, has the session until its timeout: OWASP's Session Management Cheat Sheet
+    /// advises against it.
+    ///
+    /// [absolute timeout]: crate::SessionConfigBuilder::absolute_timeout
+    pub fn persistent(mut self, persistent: bool) -> Self {
+        self.persistent = persistent;
         self
     }
 

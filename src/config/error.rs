@@ -25,6 +25,14 @@ pub enum ConfigError {
     InsecureSecret,
     /// The session timeout is zero or longer than [`MAX_TIMEOUT`](crate::SessionConfigBuilder::MAX_TIMEOUT).
     Timeout(Duration),
+    /// The absolute timeout is shorter than the idle one, or longer than
+    /// [`MAX_TIMEOUT`](crate::SessionConfigBuilder::MAX_TIMEOUT).
+    AbsoluteTimeout {
+        /// The absolute timeout.
+        absolute: Duration,
+        /// The idle timeout.
+        idle: Duration,
+    },
     /// The share of the timeout after which reading extends it is not above 0 and at most 1.
     TouchAfter,
     /// The cookie's name is empty, too long or has a character that RFC 6265 does not allow.
@@ -90,6 +98,11 @@ impl fmt::Display for ConfigError {
             ),
             Self::InsecureSecret => f.write_str(
                 "Secret::insecure_dev is for SessionConfig::development alone: use Secret::new or Secret::from_env",
+            ),
+            Self::AbsoluteTimeout { absolute, idle } => write!(
+                f,
+                "an absolute timeout of {absolute:?} is not between the idle timeout, {idle:?}, and 400 days: set another one with \
+                 .absolute_timeout(…)"
             ),
             Self::Timeout(found) => {
                 write!(f, "a session timeout of {found:?} is not possible: use 1 second to 400 days")

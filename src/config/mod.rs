@@ -28,6 +28,7 @@ use crate::secret::{KeyRing, Secret};
 pub struct SessionConfig<T> {
     pub(crate) keys: KeyRing,
     pub(crate) timeout: Duration,
+    pub(crate) absolute_timeout: Option<Duration>,
     pub(crate) touch_after: f64,
     pub(crate) cookie: CookieConfig,
     pub(crate) cluster: ClusterConfig,
@@ -55,6 +56,7 @@ impl<T> SessionConfig<T> {
             keys: KeyRing::new(secret),
             accept_insecure: false,
             timeout: Duration::from_secs(24 * 3600),
+            absolute_timeout: None,
             touch_after: 0.25,
             cookie: CookieConfig::new(),
             cluster: ClusterConfig::new(),
@@ -83,6 +85,7 @@ pub struct SessionConfigBuilder<T> {
     keys: KeyRing,
     accept_insecure: bool,
     timeout: Duration,
+    absolute_timeout: Option<Duration>,
     touch_after: f64,
     cookie: CookieConfig,
     cluster: ClusterConfig,
@@ -113,6 +116,19 @@ impl<T> SessionConfigBuilder<T> {
     /// low-risk ones.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// How long a session lives after it was created, or last given a new token by
+    /// [`regenerate`](crate::Session::regenerate), however much it is used; default none. At least the [`timeout`](Self::timeout),
+    /// at most [`MAX_TIMEOUT`](Self::MAX_TIMEOUT).
+    ///
+    /// It bounds for how long a stolen cookie is of use, and makes people log in again: OWASP's Session Management Cheat Sheet
+    /// recommends 4 to 8 hours for an office worker's application; NIST SP 800-63B-4 asks for at most 30 days, 24 hours or 12 hours
+    /// ([`SessionConfig::aal1`], [`aal2`](SessionConfig::aal2), [`aal3`](SessionConfig::aal3)). Made shorter, it also ends the
+    /// sessions that exist.
+    pub fn absolute_timeout(mut self, timeout: Duration) -> Self {
+        self.absolute_timeout = Some(timeout);
         self
     }
 
@@ -173,6 +189,11 @@ impl<T> SessionConfigBuilder<T> {
         if !(Duration::from_secs(1)..=Self::MAX_TIMEOUT).contains(&self.timeout) {
             return Err(ConfigError::Timeout(self.timeout));
         }
+        if let Some(absolute) = self.absolute_timeout {
+            if !(self.timeout..=Self::MAX_TIMEOUT).contains(&absolute) {
+                return Err(ConfigError::AbsoluteTimeout { absolute, idle: self.timeout });
+            }
+        }
         if !(self.touch_after > 0.0 && self.touch_after <= 1.0) {
             return Err(ConfigError::TouchAfter);
         }
@@ -182,6 +203,7 @@ impl<T> SessionConfigBuilder<T> {
         Ok(SessionConfig {
             keys: self.keys,
             timeout: self.timeout,
+            absolute_timeout: self.absolute_timeout,
             touch_after: self.touch_after,
             cookie: self.cookie,
             cluster: self.cluster,
@@ -231,6 +253,11 @@ mod tests {
         for timeout in [Duration::ZERO, Duration::from_millis(999), Duration::MAX] {
             assert_eq!(builder().timeout(timeout).build().unwrap_err(), ConfigError::Timeout(timeout));
         }
+        for absolute in [Duration::from_secs(24 * 3600 - 1), Duration::MAX] {
+            let error = builder().absolute_timeout(absolute).build().unwrap_err();
+            assert_eq!(error, ConfigError::AbsoluteTimeout { absolute, idle: Duration::from_secs(24 * 3600) });
+        }
+        assert!(builder().timeout(Duration::from_secs(60)).absolute_timeout(Duration::from_secs(60)).build().is_ok());
         for share in [0.0, -1.0, 1.1, f64::NAN] {
             assert_eq!(builder().touch_after(share).build().unwrap_err(), ConfigError::TouchAfter);
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{ClusterConfig, CookieConfig, SessionConfig, SessionConfigBuilder};
 use crate::secret::Secret;
 
+const DAY: Duration = Duration::from_secs(24 * 3600);
 const HOUR: Duration = Duration::from_secs(3600);
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -31,6 +32,34 @@ impl<T> SessionConfig<T> {
     /// For many visitors: like [`SessionConfig::production`], with 500 000 sessions cached for up to two minutes.
     pub fn high_traffic(secret: Secret) -> SessionConfigBuilder<T> {
         Self::production(secret).cluster(ClusterConfig::high_traffic())
+    }
+
+    /// Like [`SessionConfig::production`], with the timeouts that NIST SP 800-63B-4 (section 2.1.3) asks for at assurance level 1: at
+    /// most 30 days until the next login, without a limit to idleness below that.
+    ///
+    /// A level asks for more than timeouts, above all for kinds of authenticators. Call
+    /// [`regenerate`](crate::Session::regenerate) at each login: it begins both timeouts anew.
+    pub fn aal1(secret: Secret) -> SessionConfigBuilder<T> {
+        Self::production(secret).timeout(30 * DAY).absolute_timeout(30 * DAY)
+    }
+
+    /// As [`SessionConfig::aal1`] for assurance level 2 (section 2.2.3): a login every 24 hours, and after an hour of idleness.
+    pub fn aal2(secret: Secret) -> SessionConfigBuilder<T> {
+        Self::production(secret).timeout(HOUR).absolute_timeout(DAY)
+    }
+
+    /// As [`SessionConfig::aal1`] for assurance level 3 (section 2.3.3): a login every 12 hours, and after 15 minutes of idleness.
+    ///
+    /// ```
+    /// use clustered_sessions::{Secret, SessionConfig};
+    ///
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession;
+    /// let config = SessionConfig::<UserSession>::aal3(Secret::new("at least thirty-two bytes of secret")?).build()?;
+    /// # let _ = config;
+    /// # Ok::<(), clustered_sessions::ConfigError>(())
+    /// ```
+    pub fn aal3(secret: Secret) -> SessionConfigBuilder<T> {
+        Self::production(secret).timeout(15 * MINUTE).absolute_timeout(12 * HOUR)
     }
 
     /// For development over plain HTTP: a cookie named `session` that is not Secure, sessions of an hour, a cache of ten seconds,
@@ -112,6 +141,19 @@ mod tests {
         assert!(!development.cluster.enabled && development.cluster.cache_enabled);
         assert_eq!(development.cluster.cache_ttl, Some(Duration::from_secs(10)));
         assert!(!development.cookie.secure);
+    }
+
+    #[test]
+    fn the_assurance_levels_have_the_timeouts_of_nist() {
+        for (builder, idle, absolute) in [
+            (SessionConfig::<Data>::aal1(secret()), 30 * DAY, 30 * DAY),
+            (SessionConfig::aal2(secret()), HOUR, DAY),
+            (SessionConfig::aal3(secret()), 15 * MINUTE, 12 * HOUR),
+        ] {
+            let config = builder.build().unwrap();
+            assert_eq!((config.timeout, config.absolute_timeout), (idle, Some(absolute)));
+            assert!(config.cookie.secure && !config.cookie.persistent);
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ pub(super) fn apply(headers: &mut HeaderMap, head: &Head, jar: &CookieJar) {
     }
     let cookie = match &head.cookie {
         None => return,
-        Some(CookieChange::Set(token)) => jar.set(token),
+        Some(CookieChange::Set(token)) => jar.set(token, head.life),
         Some(CookieChange::Remove) => jar.removal(),
     };
     headers.append(header::SET_COOKIE, cookie);

@@ -1,6 +1,7 @@
 //! The one session of a request: what its cookie led to, what the handler has done, and what is to be sent back.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::SessionError;
 use super::change::{self, Intent, Plan};
@@ -82,6 +83,8 @@ pub(crate) struct Head {
     /// Whether the response may depend on the session.
     pub(crate) extracted: bool,
     pub(crate) cookie: Option<CookieChange>,
+    /// For how long the session can live.
+    pub(crate) life: Duration,
 }
 
 impl<T: SessionData> Handle<T> {
@@ -246,10 +249,12 @@ impl<T: SessionData> Handle<T> {
             _ => None,
         };
         drop(state);
+        let mut life = Duration::MAX;
         if let Some(record) = live {
+            life = self.store.life_left(&record);
             self.store.touch_if_due(&record);
         }
-        Head { extracted, cookie }
+        Head { extracted, cookie, life }
     }
 
     /// A live session whose cookie is signed with an older secret gets one signed with the current secret.

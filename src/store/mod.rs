@@ -1,6 +1,7 @@
 //! The store: the order of steps, over a cache, a codec and a backend that know nothing of each other.
 
 mod error;
+mod lifetime;
 mod load;
 mod query;
 mod record;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
 pub use self::error::{StoreError, StoreErrorKind};
+use self::lifetime::Lifetime;
 pub(crate) use self::load::Freshness;
 use self::load::Loads;
 pub use self::query::BulkDeletion;
@@ -24,7 +26,7 @@ pub use self::record::Record;
 use self::turns::Turns;
 pub use self::write::NewSession;
 use crate::backend::{Content, DynBackend, Stored};
-use crate::clock::{Clock, millis};
+use crate::clock::Clock;
 use crate::cluster::{CacheStats, Coordinator, Counter, Lease, LocalCache, Lookup};
 use crate::codec::{self, SessionData};
 use crate::config::SessionConfig;
@@ -59,11 +61,9 @@ struct Inner<T> {
     turns: Turns,
     tasks: TaskTracker,
     clock: Clock,
-    timeout: Duration,
+    lifetime: Lifetime,
     /// What a visitor without a session has, made once.
     blank: Arc<T>,
-    /// A session that has less than this to live, in milliseconds, is extended when it is read.
-    touch_below: u64,
     closed: AtomicBool,
     unreadable: Counter,
     dropped_changes: Counter,
@@ -72,7 +72,7 @@ struct Inner<T> {
 impl<T: SessionData> SessionStore<T> {
     /// Builds a store and spawns its listener; outside a runtime, the first operation does. No IO, and it cannot fail.
     pub fn new(config: SessionConfig<T>) -> Self {
-        let SessionConfig { backend, clock, timeout, cluster, touch_after, .. } = config;
+        let SessionConfig { backend, clock, timeout, absolute_timeout, cluster, touch_after, .. } = config;
         // A cache that is turned off is one that is never trusted; one that nobody keeps right is always trusted, as asked for.
         let lease = if cluster.cache_enabled && !cluster.enabled { Lease::permanent() } else { Lease::new() };
         let ttl = cluster.effective_cache_ttl(timeout);
@@ -91,9 +91,8 @@ impl<T: SessionData> SessionStore<T> {
                 loads: Loads::new(),
                 turns: Turns::default(),
                 tasks: TaskTracker::new(),
-                touch_below: (millis(timeout) as f64 * (1.0 - touch_after)) as u64,
+                lifetime: Lifetime::new(timeout, absolute_timeout, touch_after),
                 clock,
-                timeout,
                 blank: Arc::new(T::default()),
                 closed: AtomicBool::new(false),
                 unreadable: Counter::default(),
@@ -152,11 +151,18 @@ impl<T: SessionData> SessionStore<T> {
         }
     }
 
-    /// `None` for a tombstone.
+    /// `None` for a tombstone, and for a session whose time is over: the setting may be shorter than when it was written.
     fn decode(&self, id: &SessionId, stored: Stored) -> Result<Option<Record<T>>, StoreError> {
-        let Content::Payload(payload) = stored.content else { return Ok(None) };
+        let Stored { mut meta, content } = stored;
+        let Content::Payload(payload) = content else { return Ok(None) };
+        if let Some(end) = self.inner.lifetime.end(meta.created_at) {
+            if end <= self.inner.clock.wall() {
+                return Ok(None);
+            }
+            meta.deadline = meta.deadline.min(end);
+        }
         match codec::decode(&payload) {
-            Ok(data) => Ok(Some(Record::new(&self.inner.clock, *id, stored.meta, data))),
+            Ok(data) => Ok(Some(Record::new(&self.inner.clock, *id, meta, data))),
             Err(error) => {
                 self.inner.unreadable.add_one();
                 let error = error.about(id);
@@ -271,22 +277,28 @@ impl<T: SessionData> SessionStore<T> {
 
     /// Extends the session in the background if enough of its life has passed. At most one such task runs for a cached record.
     pub(crate) fn touch_if_due(&self, record: &Record<T>) {
-        let left = record.expires().0.saturating_sub(self.inner.clock.now().0);
-        if left >= self.inner.touch_below {
+        let meta = record.meta();
+        if !self.inner.lifetime.is_worth_extending(meta.created_at, meta.deadline, record.wall(self.inner.clock.now()))
+        {
             return;
         }
         let Some(touch) = record.begin_touch() else { return };
         let (store, record) = (self.clone(), record.clone());
         self.spawn(async move {
-            match store.extend(&record.id()).await {
-                Ok(Some(deadline)) => record.extend(deadline),
-                Ok(None) => {}
+            match store.extend(&record).await {
+                Ok(_) => {}
                 Err(error) => {
                     tracing::debug!(session = %record.id(), error = &error as &dyn std::error::Error, "a session was not extended");
                 }
             }
             drop(touch);
         });
+    }
+
+    /// For how long the session can live, however much it is used.
+    pub(crate) fn life_left(&self, record: &Record<T>) -> Duration {
+        let end = self.inner.lifetime.end(record.meta().created_at);
+        end.map_or(Duration::MAX, |end| lifetime::time_to_live(end, record.wall(self.inner.clock.now())))
     }
 
     pub(crate) fn blank(&self) -> &Arc<T> {

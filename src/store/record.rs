@@ -74,6 +74,11 @@ impl<T> Record<T> {
         Millis(self.deadline().saturating_sub(self.inner.wall_ahead))
     }
 
+    /// A moment on this node's monotonic clock, in milliseconds since the Unix epoch.
+    pub(crate) fn wall(&self, now: Millis) -> u64 {
+        now.0.wrapping_add(self.inner.wall_ahead)
+    }
+
     /// `Some` if the caller is the one to extend the session now, until it drops this.
     pub(crate) fn begin_touch(&self) -> Option<Touch<T>> {
         (!self.inner.touching.swap(true, Ordering::Relaxed)).then(|| Touch(self.clone()))

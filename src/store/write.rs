@@ -4,9 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::lifetime::time_to_live;
 use super::{Record, SessionStore, StoreError, StoreErrorKind};
-use crate::backend::{Content, Created, Deleted, MemoryBackend, Meta, Revision, Stored, Updated};
-use crate::clock::millis;
+use crate::backend::{Content, Created, Deleted, MemoryBackend, Meta, Revision, Stored, Touched, Updated};
 use crate::cluster::Announcement;
 use crate::codec::{self, SessionData};
 use crate::guards::{Guard, stands};
@@ -60,13 +60,11 @@ impl<T: SessionData> SessionStore<T> {
             // was deleted meanwhile.
             let token = SessionToken::random();
             let id = token.session_id();
-            let now = self.inner.clock.wall();
-            let meta =
-                Meta { revision: Revision::first(), created_at: now, deadline: now + millis(self.inner.timeout) };
+            let (meta, ttl) = self.first_meta();
             let record = Record::new(&self.inner.clock, id, meta, data.clone());
             let stored = Stored { meta, content: Content::Payload(payload.clone()) };
             let call = self.inner.coordinator.cache().begin_write(&id, None);
-            match self.inner.backend.create(&id, &stored, self.inner.timeout).await? {
+            match self.inner.backend.create(&id, &stored, ttl).await? {
                 Created::Created => {
                     call.saved(&record);
                     return Ok(NewSession { id, token, record });
@@ -78,13 +76,19 @@ impl<T: SessionData> SessionStore<T> {
 
     /// A session in memory, for callers that cannot wait. The store must be over this memory.
     pub(crate) fn create_in(&self, memory: &MemoryBackend, data: T) -> Record<T> {
-        let now = self.inner.clock.wall();
-        let meta = Meta { revision: Revision::first(), created_at: now, deadline: now + millis(self.inner.timeout) };
+        let (meta, ttl) = self.first_meta();
         let record = Record::new(&self.inner.clock, SessionToken::random().session_id(), meta, Arc::new(data));
         // Data that cannot be encoded is found out when it is first changed.
         let payload = codec::encode(&**record.data()).unwrap_or_default();
-        memory.create_now(&record.id(), &Stored { meta, content: Content::Payload(payload) }, self.inner.timeout);
+        memory.create_now(&record.id(), &Stored { meta, content: Content::Payload(payload) }, ttl);
         record
+    }
+
+    /// Of a session that is created now, and its time to live.
+    fn first_meta(&self) -> (Meta, Duration) {
+        let now = self.inner.clock.wall();
+        let deadline = self.inner.lifetime.deadline(now, now);
+        (Meta { revision: Revision::first(), created_at: now, deadline }, time_to_live(deadline, now))
     }
 
     /// Replaces the data of an existing session. Concurrent changes by others are lost: see [`update`](SessionStore::update).
@@ -175,18 +179,24 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// The backend's.
     pub async fn touch(&self, id: SessionId) -> Result<bool, StoreError> {
-        self.begin()?;
-        Ok(self.extend(&id).await?.is_some())
+        match self.find(id).await? {
+            Some(record) => self.extend(&record).await,
+            None => Ok(false),
+        }
     }
 
-    /// The new deadline, or `None` if the session is gone.
-    pub(super) async fn extend(&self, id: &SessionId) -> Result<Option<u64>, StoreError> {
-        let deadline = self.inner.clock.wall() + millis(self.inner.timeout);
-        match self.inner.backend.touch(id, deadline, self.inner.timeout).await? {
-            crate::backend::Touched::Extended => Ok(Some(deadline)),
-            crate::backend::Touched::Gone => {
-                self.inner.coordinator.cache().evict(id, None);
-                Ok(None)
+    /// Whether the session is there.
+    pub(super) async fn extend(&self, record: &Record<T>) -> Result<bool, StoreError> {
+        let (id, now) = (record.id(), self.inner.clock.wall());
+        let deadline = self.inner.lifetime.deadline(record.meta().created_at, now);
+        match self.inner.backend.touch(&id, deadline, time_to_live(deadline, now)).await? {
+            Touched::Extended => {
+                record.extend(deadline);
+                Ok(true)
+            }
+            Touched::Gone => {
+                self.inner.coordinator.cache().evict(&id, None);
+                Ok(false)
             }
         }
     }
@@ -202,12 +212,12 @@ impl<T: SessionData> SessionStore<T> {
         let _turn = self.inner.turns.take(id).await;
         let (mut base, mut data) = self.rebase(base, first, again);
         for attempt in 1..=MAX_ATTEMPTS {
-            let now = self.inner.clock.wall();
-            let meta = Meta {
-                revision: base.revision().next(),
-                created_at: base.meta().created_at,
-                deadline: now + millis(self.inner.timeout),
-            };
+            let (created_at, now) = (base.meta().created_at, self.inner.clock.wall());
+            if self.inner.lifetime.is_over(created_at, now) {
+                return Err(gone(&id));
+            }
+            let deadline = self.inner.lifetime.deadline(created_at, now);
+            let meta = Meta { revision: base.revision().next(), created_at, deadline };
             let record = Record::new(&self.inner.clock, id, meta, data);
             match self.compare_and_set(&base, &record).await? {
                 None => return Ok(record),
@@ -251,9 +261,10 @@ impl<T: SessionData> SessionStore<T> {
         let revision = new.revision();
         let announcement = Announcement::SessionInvalidated(id, Some(revision));
         let announcement = self.inner.coordinator.encode(announcement);
+        let ttl = time_to_live(new.deadline(), self.inner.clock.wall());
         let cache = self.inner.coordinator.cache();
         let call = cache.begin_write(&id, Some(base.revision()));
-        match self.inner.backend.update(&id, base.revision(), &stored, self.inner.timeout, &announcement).await? {
+        match self.inner.backend.update(&id, base.revision(), &stored, ttl, &announcement).await? {
             Updated::Saved => {
                 call.saved(new);
                 Ok(None)
