@@ -152,10 +152,18 @@ mod tests {
     }
 
     #[test]
-    fn tokens_differ_and_print_nothing() {
-        let token = SessionToken::random();
-        assert_ne!(token, SessionToken::random());
-        assert_eq!(format!("{token:?}"), "SessionToken(redacted)");
+    fn a_token_has_128_bits_and_is_never_the_same() {
+        let tokens: Vec<u128> = (0..1000).map(|_| u128::from_be_bytes(SessionToken::random().0)).collect();
+        assert_eq!(tokens.iter().collect::<std::collections::HashSet<_>>().len(), tokens.len());
+        for bit in 0..128 {
+            let ones = tokens.iter().filter(|token| *token >> bit & 1 == 1).count();
+            assert!((350..650).contains(&ones), "bit {bit} is one in {ones} of 1000 tokens");
+        }
+    }
+
+    #[test]
+    fn a_token_does_not_print_itself() {
+        assert_eq!(format!("{:?}", SessionToken::random()), "SessionToken(redacted)");
     }
 
     proptest! {

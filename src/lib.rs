@@ -108,6 +108,9 @@ pub mod guide {
     #[doc = include_str!("../docs/guarantees.md")]
     pub mod guarantees {}
 
+    #[doc = include_str!("../docs/owasp.md")]
+    pub mod owasp_checklist {}
+
     #[doc = include_str!("../docs/testing.md")]
     pub mod testing_applications {}
 }
