@@ -105,6 +105,9 @@ pub mod backend;
 pub mod guide {
     //! Longer texts.
 
+    #[doc = include_str!("../docs/deployment.md")]
+    pub mod deployment {}
+
     #[doc = include_str!("../docs/guarantees.md")]
     pub mod guarantees {}
 

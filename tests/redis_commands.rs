@@ -10,7 +10,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clustered_sessions::{ClusterConfig, SessionId, SessionLayer, SessionStore};
-use deadpool_redis::redis::Value;
 use support::proxy::Proxy;
 use support::redis::{Calls, RedisServer};
 use support::{Data, config, store};
@@ -197,29 +196,6 @@ async fn a_touch_moves_the_time_to_live_and_nothing_else() {
     assert!(String::from_utf8_lossy(&message).contains("SessionDeleted"), "{message:?}");
     assert!(!store.touch(id).await.unwrap(), "a touch brings nothing back");
     assert_eq!(server.command::<u64>(&["EXISTS", &key]), 0);
-}
-
-#[tokio::test]
-async fn the_documented_permissions_suffice() {
-    let server = RedisServer::start();
-    let documented = "~session:* &session:invalidate* \
-        +getex +get +set +getrange +setrange +pexpire +del +unlink +scan +eval +evalsha +publish +subscribe +info +select";
-    let user: Vec<&str> = "ACL SETUSER sessions on >password".split(' ').chain(documented.split_whitespace()).collect();
-    let () = server.command(&user);
-    let redis = server.config().user("sessions").password("password").database(1);
-    let store = store(config().redis(redis)).await;
-    let id = store.create(Data::of("ada")).await.unwrap().id;
-    store.update(id, |data| data.visits += 1).await.unwrap();
-    assert!(store.find_fresh(id).await.unwrap().is_some());
-    assert!(store.touch(id).await.unwrap());
-    assert_eq!(store.all_session_ids().await.unwrap(), [id]);
-    store.coordinator().publish_invalidation(id).await.unwrap();
-    assert_eq!(store.bulk_delete(|_| true).await.unwrap().deleted, 1);
-    let _ = store.create(Data::default()).await.unwrap();
-    assert_eq!(store.clear().await.unwrap(), 1);
-    assert!(store.healthy().await);
-    let denied: Vec<Value> = server.command(&["ACL", "LOG"]);
-    assert!(denied.is_empty(), "{denied:?}");
 }
 
 #[tokio::test]
