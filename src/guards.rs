@@ -26,6 +26,8 @@ pub enum Guard {
     Tombstone,
     /// A change is announced before it is written.
     Order,
+    /// What is served during an outage was proven not too long ago.
+    MaxAge,
 }
 
 #[cfg(not(feature = "testing"))]

@@ -56,6 +56,7 @@
 //! | it does not, or is not sure | 0: it reads from the backend |
 //! | it is the node that wrote | 0 |
 //! | [`Fresh`], [`Session::reload`] | 0 |
+//! | it cannot load the session, under [`OutagePolicy::ServeCached`] | its `max_age`, for reading alone |
 //!
 //! Updates are never lost: a change is compared with what it was made from, and made again on top of what came first, or
 //! reported. A session that was deleted never comes back: no write creates what is not there.
@@ -131,7 +132,9 @@ pub use crate::cluster::{CacheStats, Coordinator, LocalCache};
 pub use crate::codec::SessionData;
 #[cfg(feature = "redis")]
 pub use crate::config::RedisConfig;
-pub use crate::config::{ClusterConfig, ConfigError, CookieConfig, SameSite, SessionConfig, SessionConfigBuilder};
+pub use crate::config::{
+    ClusterConfig, ConfigError, CookieConfig, OutagePolicy, SameSite, SessionConfig, SessionConfigBuilder,
+};
 pub use crate::id::{InvalidSessionId, SessionId, SessionToken};
 pub use crate::middleware::{ResponseFuture, SessionLayer, SessionService};
 pub use crate::secret::Secret;

@@ -4,6 +4,10 @@
 //! all. The *epoch* makes what was cached before a gap in hearing invisible. The *fence* (`fence.rs`) keeps out what a change has
 //! overtaken on its way in.
 //!
+//! What is invisible is still there. In an outage of the backend a request may be answered from it for a while, if the
+//! application has said so: [`last_known`](LocalCache::last_known). So what this node knows to be outdated is taken out of the map
+//! even while nobody can see it.
+//!
 //! A hit takes one load of the lease, one reading of the clock, one read lock on a shard of the map and one clone of an `Arc`; it
 //! allocates nothing.
 
@@ -15,10 +19,11 @@ use quick_cache::sync::Cache;
 use quick_cache::{DefaultHashBuilder, Lifecycle, UnitWeighter};
 
 use super::fence::Fence;
-use super::lease::{Epoch, Lease};
+use super::lease::{Epoch, LastHeld, Lease};
 use super::stats::{CacheStats, Counters};
 use crate::backend::Revision;
 use crate::clock::{Clock, Millis, millis};
+use crate::guards::{Guard, stands};
 use crate::id::SessionId;
 use crate::store::Record;
 
@@ -47,7 +52,16 @@ struct Cached<T> {
 #[derive(Clone, Copy, Debug)]
 struct Window {
     epoch: Epoch,
-    until: Millis,
+    began: Millis,
+}
+
+/// How long what is cached may be served while the backend is out of reach, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Grace {
+    /// From the end of the last lease on. What was read in that epoch is as good as the lease was, however long ago it was read.
+    AfterLease(u64),
+    /// From the moment on at which it was read, on a node that does not listen and proves nothing.
+    AfterRead(u64),
 }
 
 /// What the cache knows about a session.
@@ -106,11 +120,11 @@ impl<T> LocalCache<T> {
             self.counters.misses.add_one();
             return Lookup::Miss;
         };
-        if let Some(record) = self.visible(id, epoch, now) {
+        if let Some(record) = self.visible(id, epoch, now, self.ttl) {
             self.counters.hits.add_one();
             return Lookup::Hit(record);
         }
-        if self.absent.get(id).is_some_and(|window| window.shows(epoch, now)) {
+        if self.absent.get(id).is_some_and(|window| window.shows(epoch, now, self.ttl.min(ABSENT_TTL))) {
             self.counters.hits.add_one();
             return Lookup::Absent;
         }
@@ -121,12 +135,29 @@ impl<T> LocalCache<T> {
     /// The record that a read would get, without counting.
     pub(crate) fn peek(&self, id: &SessionId) -> Option<Record<T>> {
         let (epoch, now) = self.lease.held(|| self.clock.now())?;
-        self.visible(id, epoch, now)
+        self.visible(id, epoch, now, self.ttl)
     }
 
-    fn visible(&self, id: &SessionId, epoch: Epoch, now: Millis) -> Option<Record<T>> {
+    /// What was last known of a session whose load has failed. Only for showing: it may have changed, and nothing may be written on
+    /// top of it.
+    ///
+    /// It is what was cached in the last epoch that was held, if nothing was heard about it since and nothing was done to it on
+    /// this node. Its time to live does not count, its deadline does. What is known not to exist may exist by now, so that is no
+    /// answer.
+    pub(crate) fn last_known(&self, id: &SessionId, grace: Grace) -> Option<Record<T>> {
+        let LastHeld { epoch, until, now } = self.lease.last_held(|| self.clock.now())?;
+        let ttl = match grace {
+            Grace::AfterLease(grace) if now < until.plus(grace) || !stands(Guard::MaxAge) => u64::MAX,
+            Grace::AfterLease(_) => return None,
+            Grace::AfterRead(max_age) => max_age,
+        };
+        self.visible(id, epoch, now, ttl)
+    }
+
+    /// The one judge of whether a cached session may be seen.
+    fn visible(&self, id: &SessionId, epoch: Epoch, now: Millis, ttl: u64) -> Option<Record<T>> {
         let cached = self.sessions.get(id)?;
-        (cached.window.shows(epoch, now) && now < cached.record.expires()).then_some(cached.record)
+        (cached.window.shows(epoch, now, ttl) && now < cached.record.expires()).then_some(cached.record)
     }
 
     /// Something was heard about a session: evicts it, unless the cached revision is the one announced.
@@ -140,6 +171,14 @@ impl<T> LocalCache<T> {
         if cached.is_some_and(|cached| Some(cached.record.revision()) != keep) {
             self.sessions.remove(id);
             self.counters.invalidations.add_one();
+        }
+    }
+
+    /// This record was loaded and may not be cached. What else is cached where nobody sees it is outdated, or may be: it must not
+    /// come to light in an outage.
+    fn drop_unseen(&self, record: &Record<T>) {
+        if self.peek(&record.id()).is_none() {
+            self.remove(&record.id(), Some(record.revision()));
         }
     }
 
@@ -184,8 +223,8 @@ impl<T> Clone for Cached<T> {
 }
 
 impl Window {
-    fn shows(&self, epoch: Epoch, now: Millis) -> bool {
-        self.epoch == epoch && now < self.until
+    fn shows(&self, epoch: Epoch, now: Millis, ttl: u64) -> bool {
+        self.epoch == epoch && now < self.began.plus(ttl)
     }
 }
 
@@ -200,12 +239,12 @@ struct Call<T> {
 }
 
 impl<T> Call<T> {
-    /// For how long the result of this call may be seen, if it may be cached: the lease must have been held in one epoch when
-    /// the call began and now.
-    fn window(&self, ttl: u64) -> Option<Window> {
+    /// When the result of this call may be seen, if it may be cached: the lease must have been held in one epoch when the call
+    /// began and now.
+    fn window(&self) -> Option<Window> {
         let (epoch, began) = self.lease?;
         let (present, _) = self.cache.lease.held(|| self.cache.clock.now())?;
-        (epoch == present).then(|| Window { epoch, until: began.plus(ttl) })
+        (epoch == present).then_some(Window { epoch, began })
     }
 }
 
@@ -236,22 +275,26 @@ impl<T> LoadCall<T> {
     pub(crate) fn finish(mut self, loaded: Option<&Record<T>>) {
         let Some(serial) = self.call.serial.take() else { return };
         let Call { cache, id, .. } = &self.call;
-        cache.fence.end(id, serial, loaded.map(Record::revision), |admitted| {
-            let ttl = if loaded.is_some() { cache.ttl } else { cache.ttl.min(ABSENT_TTL) };
-            let Some(window) = self.call.window(ttl).filter(|_| admitted) else {
-                if self.call.lease.is_some() {
-                    cache.counters.refused_fills.add_one();
-                }
-                return;
-            };
-            match loaded {
-                Some(record) => cache.insert(record, window),
-                None => {
-                    cache.sessions.remove(id);
+        let window = |admitted| {
+            let window = self.call.window().filter(|_| admitted);
+            if window.is_none() && self.call.lease.is_some() {
+                cache.counters.refused_fills.add_one();
+            }
+            window
+        };
+        match loaded {
+            Some(record) => cache.fence.end(id, serial, Some(record.revision()), |admitted| match window(admitted) {
+                Some(window) => cache.insert(record, window),
+                None => cache.drop_unseen(record),
+            }),
+            // No id is used again, so this is as final as if this node had deleted the session.
+            None => cache.fence.end_write(id, serial, None, |admitted| {
+                cache.remove(id, None);
+                if let Some(window) = window(admitted) {
                     cache.absent.insert(*id, window);
                 }
-            }
-        });
+            }),
+        }
     }
 }
 
@@ -275,7 +318,7 @@ impl<T> WriteCall<T> {
         let Some(serial) = self.call.serial.take() else { return };
         let Call { cache, id, .. } = &self.call;
         cache.fence.end_write(id, serial, Some(record.revision()), |admitted| {
-            match self.call.window(cache.ttl).filter(|_| admitted) {
+            match self.call.window().filter(|_| admitted) {
                 Some(window) => cache.insert(record, window),
                 None => cache.remove(id, None),
             }
@@ -306,5 +349,7 @@ impl<T> Lifecycle<SessionId, Cached<T>> for CountEvictions {
 
 #[cfg(all(test, shuttle))]
 mod interleavings;
+#[cfg(test)]
+mod outage_tests;
 #[cfg(test)]
 mod tests;

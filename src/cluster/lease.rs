@@ -1,4 +1,5 @@
-//! The lease: a node's proof that it has heard every announcement up to a moment ago. Pure, and one atomic word.
+//! The lease: a node's proof that it has heard every announcement up to a moment ago. Pure, and one atomic word; a second one
+//! remembers what was lost.
 
 use std::sync::atomic::Ordering;
 
@@ -18,17 +19,35 @@ pub(crate) struct Epoch(u64);
 
 /// Epoch and expiry in one word, so that no reader sees the one without the other.
 #[derive(Debug)]
-pub(crate) struct Lease(AtomicU64);
+pub(crate) struct Lease {
+    present: AtomicU64,
+    /// The last word that was bumped away while it had an expiry; 0 before that.
+    lost: AtomicU64,
+}
+
+/// The last epoch in which the lease was held, be it over or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LastHeld {
+    pub(crate) epoch: Epoch,
+    /// The end that the lease has, or would have had.
+    pub(crate) until: Millis,
+    /// The moment at which this was so.
+    pub(crate) now: Millis,
+}
 
 impl Lease {
     /// No lease is held until it is extended.
     pub(crate) fn new() -> Self {
-        Lease(AtomicU64::new(pack(Epoch(1), 0)))
+        Lease::at(pack(Epoch(1), 0))
     }
 
     /// A lease that never ends, for a node that does not listen at all.
     pub(crate) fn permanent() -> Self {
-        Lease(AtomicU64::new(pack(Epoch(1), EXPIRY_MASK)))
+        Lease::at(pack(Epoch(1), EXPIRY_MASK))
+    }
+
+    fn at(word: u64) -> Self {
+        Lease { present: AtomicU64::new(word), lost: AtomicU64::new(0) }
     }
 
     /// The epoch in which the lease is held, and the moment at which that was so.
@@ -36,7 +55,7 @@ impl Lease {
     /// The clock is read after the word: were it read before, a thread that is held up between the two would take a lease that
     /// was extended meanwhile for one that covers a moment long gone.
     pub(crate) fn held(&self, clock: impl FnOnce() -> Millis) -> Option<(Epoch, Millis)> {
-        let (epoch, expiry) = unpack(self.0.load(Ordering::Acquire));
+        let (epoch, expiry) = unpack(self.present.load(Ordering::Acquire));
         let now = clock();
         (now.0 < expiry || !stands(Guard::Lease)).then_some((epoch, now))
     }
@@ -44,7 +63,7 @@ impl Lease {
     /// Extends the lease, if its epoch is still this one; never shortens it. `false` if another epoch has begun.
     pub(crate) fn extend(&self, epoch: Epoch, until: Millis) -> bool {
         let until = until.0.min(EXPIRY_MASK);
-        self.0
+        self.present
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
                 let (current, expiry) = unpack(word);
                 (current == epoch).then(|| pack(current, expiry.max(until)))
@@ -54,15 +73,37 @@ impl Lease {
 
     /// Begins an epoch, unless a test has taken this guard away.
     pub(crate) fn bump_if(&self, guard: Guard) -> Epoch {
-        if stands(guard) { self.bump() } else { unpack(self.0.load(Ordering::Acquire)).0 }
+        if stands(guard) { self.bump() } else { unpack(self.present.load(Ordering::Acquire)).0 }
     }
 
     /// Begins an epoch, without a lease.
     pub(crate) fn bump(&self) -> Epoch {
-        let next = |word| Epoch((unpack(word).0.0 + 1) & EPOCH_MASK);
-        match self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| Some(pack(next(word), 0))) {
-            Ok(before) | Err(before) => next(before),
+        let mut word = self.present.load(Ordering::Acquire);
+        loop {
+            let (epoch, expiry) = unpack(word);
+            if expiry > 0 {
+                // First, so that whoever sees the new epoch finds the old one. And never back: somebody who was held up before this
+                // must not bring back an epoch that a later one has put out of reach.
+                self.lost.fetch_max(word, Ordering::AcqRel);
+            }
+            let next = Epoch((epoch.0 + 1) & EPOCH_MASK);
+            match self.present.compare_exchange(word, pack(next, 0), Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return next,
+                Err(current) => word = current,
+            }
         }
+    }
+
+    /// The last epoch in which the lease was held, if it ever was. The clock is read last, as in [`held`](Lease::held).
+    ///
+    /// There is one at a time: as soon as the lease is held in a new epoch, all that came before is out of reach for good.
+    pub(crate) fn last_held(&self, clock: impl FnOnce() -> Millis) -> Option<LastHeld> {
+        let mut word = self.present.load(Ordering::Acquire);
+        if unpack(word).1 == 0 {
+            word = self.lost.load(Ordering::Acquire);
+        }
+        let (epoch, until) = unpack(word);
+        (until > 0).then(|| LastHeld { epoch, until: Millis(until), now: clock() })
     }
 }
 
@@ -114,10 +155,32 @@ mod tests {
 
     #[test]
     fn a_bump_ends_the_lease_and_the_count_wraps() {
-        let lease = Lease(AtomicU64::new(pack(Epoch(EPOCH_MASK), 100)));
+        let lease = Lease::at(pack(Epoch(EPOCH_MASK), 100));
         assert_eq!(held_at(&lease, 0), Some(Epoch(EPOCH_MASK)));
         assert_eq!(lease.bump(), Epoch(0));
         assert_eq!(held_at(&lease, 0), None);
+    }
+
+    #[test]
+    fn the_last_epoch_that_was_held_is_remembered_through_bumps_until_the_lease_is_held_again() {
+        let lease = Lease::new();
+        let last = || lease.last_held(|| Millis(7)).map(|last| (last.epoch, last.until.0, last.now.0));
+        assert_eq!(last(), None, "it was never held");
+        let first = lease.bump();
+        assert_eq!(last(), None);
+        lease.extend(first, Millis(100));
+        assert_eq!(last(), Some((first, 100, 7)));
+        lease.extend(first, Millis(200));
+        let second = lease.bump();
+        assert_eq!(last(), Some((first, 200, 7)), "lost at once");
+        let third = lease.bump();
+        assert_eq!(last(), Some((first, 200, 7)), "the second was never held");
+        assert!(!lease.extend(second, Millis(300)));
+        assert_eq!(last(), Some((first, 200, 7)), "a late proof proves nothing");
+        lease.extend(third, Millis(300));
+        assert_eq!(last(), Some((third, 300, 7)), "the first is out of reach");
+        lease.bump();
+        assert_eq!(last(), Some((third, 300, 7)));
     }
 
     #[test]

@@ -11,7 +11,7 @@ pub(crate) mod model;
 mod stats;
 
 pub use self::cache::LocalCache;
-pub(crate) use self::cache::{LoadCall, LoadMark, Lookup};
+pub(crate) use self::cache::{Grace, LoadCall, LoadMark, Lookup};
 pub use self::coordinator::Coordinator;
 pub(crate) use self::lease::Lease;
 pub(crate) use self::message::Announcement;

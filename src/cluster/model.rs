@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use super::cache::{LocalCache, Lookup};
+use super::cache::{Grace, LocalCache, Lookup};
 use super::lease::{Epoch, Lease};
 use crate::backend::{Meta, Revision};
 use crate::clock::{self, Clock, Millis};
@@ -60,6 +60,8 @@ pub(crate) struct Model {
     acknowledged: AtomicU32,
     /// The oldest version that a read may give which begins now.
     due: AtomicU32,
+    /// The same for one whose load has failed: what was there when the last proof of hearing was sent, or made by this node.
+    proven: AtomicU32,
 }
 
 struct Backend {
@@ -75,7 +77,8 @@ enum Event {
     Connected(u32),
     Changed(u32, Option<Revision>),
     Cleared,
-    Alive(Millis),
+    /// Until when the lease is proven, and what was there when the proof was sent.
+    Alive(Millis, u32),
 }
 
 impl Model {
@@ -93,6 +96,7 @@ impl Model {
             backend: Mutex::new(Backend { record: None, unheard: Some(VecDeque::new()) }),
             acknowledged: AtomicU32::new(1),
             due: AtomicU32::new(1),
+            proven: AtomicU32::new(1),
         };
         model.backend().record = Some(model.record(1));
         Arc::new(model)
@@ -149,6 +153,15 @@ impl Model {
         assert!(seen >= due, "version {seen} was read when {due} was due");
     }
 
+    /// A read whose load has failed. What it gets instead may be old, but not older than the last proof.
+    pub(crate) fn read_in_outage(&self) {
+        let proven = self.proven.load(Ordering::Relaxed);
+        if let Some(record) = self.cache.last_known(&self.id, Grace::AfterLease(u64::MAX)) {
+            let seen = version(Some(&record));
+            assert!(seen >= proven, "version {seen} was served when {proven} was proven");
+        }
+    }
+
     pub(crate) fn due(&self) -> u32 {
         self.due.load(Ordering::Relaxed)
     }
@@ -185,6 +198,7 @@ impl Model {
         if saved {
             call.saved(&new);
             self.expect(version(Some(&new)));
+            self.proven.fetch_max(version(Some(&new)), Ordering::Relaxed);
         }
         saved
     }
@@ -195,6 +209,7 @@ impl Model {
         self.put(&mut self.backend(), None, Event::Changed(GONE, None));
         drop(call);
         self.expect(GONE);
+        self.proven.fetch_max(GONE, Ordering::Relaxed);
     }
 
     fn compare_and_set(&self, base: &Record<u32>, new: &Record<u32>) -> bool {
@@ -225,7 +240,7 @@ impl Model {
     pub(crate) fn subscribe(&self) {
         let mut backend = self.backend();
         let present = version(backend.record.as_ref());
-        let alive = Event::Alive(Millis(u64::MAX));
+        let alive = Event::Alive(Millis(u64::MAX), present);
         backend.unheard = Some(VecDeque::from([Event::Connected(present), alive]));
     }
 
@@ -253,8 +268,9 @@ impl Model {
                     self.cache.clear();
                     self.expect(GONE);
                 }
-                Event::Alive(until) => {
+                Event::Alive(until, version) => {
                     self.cache.lease().extend(epoch.unwrap(), until);
+                    self.proven.fetch_max(version, Ordering::Relaxed);
                 }
             }
         }

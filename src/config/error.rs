@@ -71,6 +71,16 @@ pub enum ConfigError {
         /// The configured response timeout.
         response_timeout: Duration,
     },
+    /// [`OutagePolicy::ServeCached`](crate::OutagePolicy::ServeCached) without a local cache.
+    ServeCachedWithoutCache,
+    /// The `max_age` of [`OutagePolicy::ServeCached`](crate::OutagePolicy::ServeCached) serves nothing that is not served anyway,
+    /// or is longer than 1 hour.
+    ServeCachedMaxAge {
+        /// The configured age.
+        max_age: Duration,
+        /// What it must be more than: `max_staleness`, or `local_cache_ttl` where the node does not listen.
+        above: Duration,
+    },
     /// The Redis URL cannot be parsed.
     RedisUrl,
     /// The Redis URL asks for something that this crate does not support, such as TLS.
@@ -142,6 +152,13 @@ impl fmt::Display for ConfigError {
             Self::MaxStalenessBelowTimeout { max_staleness, response_timeout } => write!(
                 f,
                 "max_staleness ({max_staleness:?}) is shorter than the Redis response timeout ({response_timeout:?}): make the one longer or the other shorter"
+            ),
+            Self::ServeCachedWithoutCache => f.write_str(
+                "OutagePolicy::ServeCached needs the local cache: turn it on with local_cache_enabled(true), or choose another policy",
+            ),
+            Self::ServeCachedMaxAge { max_age, above } => write!(
+                f,
+                "OutagePolicy::ServeCached with a max_age of {max_age:?} is not possible: use more than {above:?} (max_staleness, or local_cache_ttl with enabled(false)) and at most 1 hour"
             ),
             Self::RedisUrl => f.write_str(
                 "the Redis URL cannot be parsed: it looks like redis://user:password@host:6379/0 or redis+unix:///path/to/socket",

@@ -3,6 +3,7 @@
 mod cluster;
 mod cookie;
 mod error;
+mod outage;
 mod presets;
 #[cfg(feature = "redis")]
 mod redis;
@@ -15,6 +16,7 @@ use std::time::Duration;
 pub use self::cluster::ClusterConfig;
 pub use self::cookie::{CookieConfig, SameSite};
 pub use self::error::ConfigError;
+pub use self::outage::OutagePolicy;
 #[cfg(feature = "redis")]
 pub use self::redis::RedisConfig;
 #[cfg(feature = "redis")]
@@ -32,6 +34,7 @@ pub struct SessionConfig<T> {
     pub(crate) touch_after: f64,
     pub(crate) cookie: CookieConfig,
     pub(crate) cluster: ClusterConfig,
+    pub(crate) on_outage: OutagePolicy,
     pub(crate) backend: Arc<dyn DynBackend>,
     pub(crate) clock: Clock,
     data: PhantomData<fn() -> T>,
@@ -60,6 +63,7 @@ impl<T> SessionConfig<T> {
             touch_after: 0.25,
             cookie: CookieConfig::new(),
             cluster: ClusterConfig::new(),
+            on_outage: OutagePolicy::Reject,
             backend: None,
             #[cfg(feature = "redis")]
             redis: None,
@@ -75,6 +79,7 @@ impl<T> fmt::Debug for SessionConfig<T> {
             .field("timeout", &self.timeout)
             .field("cookie", &self.cookie)
             .field("cluster", &self.cluster)
+            .field("on_outage", &self.on_outage)
             .finish_non_exhaustive()
     }
 }
@@ -89,6 +94,7 @@ pub struct SessionConfigBuilder<T> {
     touch_after: f64,
     cookie: CookieConfig,
     cluster: ClusterConfig,
+    on_outage: OutagePolicy,
     backend: Option<Arc<dyn DynBackend>>,
     #[cfg(feature = "redis")]
     redis: Option<RedisConfig>,
@@ -153,6 +159,12 @@ impl<T> SessionConfigBuilder<T> {
         self
     }
 
+    /// What a request gets whose session cannot be loaded; default [`OutagePolicy::Reject`].
+    pub fn on_outage(mut self, policy: OutagePolicy) -> Self {
+        self.on_outage = policy;
+        self
+    }
+
     /// Sessions live in this Redis. Left out, they live in memory within this process and are gone when it ends.
     #[cfg(feature = "redis")]
     pub fn redis(mut self, redis: RedisConfig) -> Self {
@@ -199,6 +211,7 @@ impl<T> SessionConfigBuilder<T> {
         }
         self.cookie.check()?;
         self.cluster.check(self.timeout)?;
+        self.on_outage.check(&self.cluster, self.timeout)?;
         let backend = self.choose_backend()?;
         Ok(SessionConfig {
             keys: self.keys,
@@ -207,6 +220,7 @@ impl<T> SessionConfigBuilder<T> {
             touch_after: self.touch_after,
             cookie: self.cookie,
             cluster: self.cluster,
+            on_outage: self.on_outage,
             backend,
             clock: self.clock,
             data: PhantomData,
@@ -235,6 +249,7 @@ impl<T> fmt::Debug for SessionConfigBuilder<T> {
             .field("timeout", &self.timeout)
             .field("cookie", &self.cookie)
             .field("cluster", &self.cluster)
+            .field("on_outage", &self.on_outage)
             .finish_non_exhaustive()
     }
 }
@@ -265,6 +280,9 @@ mod tests {
         assert_eq!(builder().cookie(cookie).build().unwrap_err(), ConfigError::HostPrefix);
         let cluster = ClusterConfig::new().channel("");
         assert_eq!(builder().cluster(cluster).build().unwrap_err(), ConfigError::Channel);
+        let policy = OutagePolicy::ServeCached { max_age: Duration::from_secs(60) };
+        let uncached = builder().cluster(ClusterConfig::new().local_cache_enabled(false)).on_outage(policy);
+        assert_eq!(uncached.build().unwrap_err(), ConfigError::ServeCachedWithoutCache);
     }
 
     #[cfg(feature = "redis")]

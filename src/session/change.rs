@@ -7,8 +7,10 @@
 //! | a session | nothing | update | regenerate | delete | replace |
 //! | a session, gone meanwhile | nothing | refuse | refuse | delete | replace |
 //! | a record that cannot be read | nothing | refuse | refuse | delete | replace |
+//! | nothing sure, in an outage | nothing | refuse | refuse | delete | replace |
 //!
-//! *Regenerated* includes changes made before or after it; *as without* means as if it had not been asked for.
+//! *Regenerated* includes changes made before or after it; *as without* means as if it had not been asked for. What is destroyed
+//! first and then replaced needs no guessing: once the backend has deleted the session, there is none.
 
 /// What the request's cookie led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +25,8 @@ pub(super) enum Found {
     Lost,
     /// A record that cannot be read.
     Unreadable,
+    /// A cookie that verifies, and a backend that cannot be asked about it: what the request sees stands in for the session.
+    Unsure,
 }
 
 /// What the handler has asked for besides changes of the data.
@@ -93,7 +97,7 @@ pub(super) fn plan(found: Found, intent: Intent, changed: bool) -> Plan {
         (_, Intent::Keep, false) => Plan::Nothing,
         (Found::Live, Intent::Keep, true) => Plan::Update,
         (Found::Live, Intent::Regenerate, _) => Plan::Regenerate,
-        (Found::Lost | Found::Unreadable, Intent::Keep | Intent::Regenerate, _) => Plan::Refuse,
+        (Found::Lost | Found::Unreadable | Found::Unsure, Intent::Keep | Intent::Regenerate, _) => Plan::Refuse,
     }
 }
 
@@ -115,6 +119,7 @@ mod tests {
             ),
             (Found::Lost, [Plan::Nothing, Plan::Refuse, Plan::Refuse, Plan::Refuse, Plan::Delete, Plan::Replace]),
             (Found::Unreadable, [Plan::Nothing, Plan::Refuse, Plan::Refuse, Plan::Refuse, Plan::Delete, Plan::Replace]),
+            (Found::Unsure, [Plan::Nothing, Plan::Refuse, Plan::Refuse, Plan::Refuse, Plan::Delete, Plan::Replace]),
         ] {
             for ((intent, changed), expected) in columns.into_iter().zip(row) {
                 assert_eq!(plan(found, intent, changed), expected, "{found:?} {intent:?} {changed}");

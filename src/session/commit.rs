@@ -45,6 +45,11 @@ impl<T: SessionData> Handle<T> {
             self.put_back(work);
             return Err(SessionError::HeadSent);
         }
+        if let (Plan::Refuse, Some(error)) = (work.plan, work.found.outage()) {
+            let error = error.clone();
+            self.put_back(work);
+            return Err(SessionError::ReadOnly(error));
+        }
         match self.carry_out(&work).await {
             Ok((found, cookie)) => {
                 self.rest_on(found, |state| {

@@ -30,6 +30,9 @@ pub enum SessionError {
     Gone,
     /// The response's head has left, so no cookie can be sent any more. Nothing was written.
     HeadSent,
+    /// The session could not be loaded, with this error, and the [outage policy](crate::OutagePolicy) has made it read-only. Nothing
+    /// was written. After a [`reload`](crate::Session::reload) that succeeds, it can be changed.
+    ReadOnly(StoreError),
     /// The data cannot be written as JSON, or is too large. Nothing was written.
     Encode(StoreError),
     /// The store failed.
@@ -45,7 +48,7 @@ impl SessionError {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
             Self::Store(error) if error.kind() == StoreErrorKind::Corrupt => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Conflict { .. } | Self::Gone | Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Conflict { .. } | Self::Gone | Self::ReadOnly(_) | Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -88,6 +91,7 @@ impl fmt::Display for SessionError {
             Self::HeadSent => {
                 f.write_str("the response has begun: a session can no longer be created or given a new token")
             }
+            Self::ReadOnly(error) => write!(f, "the session is read-only, since it could not be loaded: {error}"),
             Self::Encode(error) | Self::Store(error) => error.fmt(f),
         }
     }
@@ -96,7 +100,7 @@ impl fmt::Display for SessionError {
 impl Error for SessionError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Encode(error) | Self::Store(error) => error.source(),
+            Self::ReadOnly(error) | Self::Encode(error) | Self::Store(error) => error.source(),
             _ => None,
         }
     }

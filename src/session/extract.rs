@@ -24,7 +24,8 @@ impl<T: SessionData> Session<T> {
     ///
     /// # Errors
     ///
-    /// [`SessionError::MissingLayer`]; [`SessionError::Store`] if the session cannot be loaded.
+    /// [`SessionError::MissingLayer`]; [`SessionError::Store`] if the session cannot be loaded, unless the
+    /// [outage policy](crate::OutagePolicy) has something to put in its place.
     pub async fn from_extensions(extensions: &Extensions) -> Result<Self, SessionError> {
         let session = Self::seated(extensions)?;
         session.handle.find().await?;
@@ -68,7 +69,8 @@ impl<T: SessionData> Fresh<Session<T>> {
     ///
     /// # Errors
     ///
-    /// Those of [`Session::from_extensions`].
+    /// [`SessionError::MissingLayer`]; [`SessionError::Store`] if the session cannot be loaded, whatever the
+    /// [outage policy](crate::OutagePolicy).
     pub async fn from_extensions(extensions: &Extensions) -> Result<Self, SessionError> {
         let session = Session::seated(extensions)?;
         session.reload().await?;
@@ -91,7 +93,8 @@ mod axum {
         }
     }
 
-    /// `None` for a visitor without a session. A store that fails, or a missing layer, is a rejection and never `None`.
+    /// `None` for a visitor without a session. A store that fails, or a missing layer, is a rejection and never `None`. Only under
+    /// [`OutagePolicy::Anonymous`](crate::OutagePolicy::Anonymous) a visitor who is made a stranger is `None`, as strangers are.
     impl<T: SessionData, S: Sync> OptionalFromRequestParts<S> for Session<T> {
         type Rejection = SessionError;
 

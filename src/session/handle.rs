@@ -8,7 +8,7 @@ use super::change::{self, Intent, Plan};
 use crate::codec::SessionData;
 use crate::cookie::Presented;
 use crate::id::{SessionId, SessionToken};
-use crate::store::{Freshness, Record, SessionStore, StoreError, StoreErrorKind};
+use crate::store::{Freshness, Record, SessionStore, StoreError, StoreErrorKind, Substitute};
 
 /// A change to the data that can be made again, on top of what another node has written.
 pub(super) type Change<T> = Arc<dyn Fn(&mut T) + Send + Sync>;
@@ -47,6 +47,10 @@ pub(super) enum Found<T> {
     Live(Record<T>),
     Lost(SessionId),
     Unreadable(StoreError, SessionId),
+    /// The backend cannot be asked, and the outage policy makes the visitor a stranger.
+    Unknown(StoreError, SessionId),
+    /// The backend cannot be asked, and this is what was known last.
+    LastKnown(StoreError, Record<T>),
 }
 
 impl<T> Found<T> {
@@ -57,6 +61,7 @@ impl<T> Found<T> {
             Found::Live(_) => change::Found::Live,
             Found::Lost(_) => change::Found::Lost,
             Found::Unreadable(..) => change::Found::Unreadable,
+            Found::Unknown(..) | Found::LastKnown(..) => change::Found::Unsure,
         }
     }
 
@@ -64,8 +69,24 @@ impl<T> Found<T> {
     pub(super) fn id(&self) -> Option<SessionId> {
         match self {
             Found::Unasked | Found::Nothing => None,
-            Found::Live(record) => Some(record.id()),
-            Found::Dead(id) | Found::Lost(id) | Found::Unreadable(_, id) => Some(*id),
+            Found::Live(record) | Found::LastKnown(_, record) => Some(record.id()),
+            Found::Dead(id) | Found::Lost(id) | Found::Unreadable(_, id) | Found::Unknown(_, id) => Some(*id),
+        }
+    }
+
+    /// What the request may see, be it sure or not.
+    fn record(&self) -> Option<&Record<T>> {
+        match self {
+            Found::Live(record) | Found::LastKnown(_, record) => Some(record),
+            _ => None,
+        }
+    }
+
+    /// Why it is not sure.
+    pub(super) fn outage(&self) -> Option<&StoreError> {
+        match self {
+            Found::Unknown(error, _) | Found::LastKnown(error, _) => Some(error),
+            _ => None,
         }
     }
 }
@@ -148,11 +169,17 @@ impl<T: SessionData> Handle<T> {
             Some(id) => match self.store.read(id, freshness).await {
                 Ok(Some(record)) => Found::Live(record),
                 Ok(None) => match before {
-                    Found::Live(_) | Found::Lost(_) => Found::Lost(id),
+                    Found::Live(_) | Found::LastKnown(..) | Found::Lost(_) => Found::Lost(id),
                     _ => Found::Dead(id),
                 },
                 Err(error) if error.kind() == StoreErrorKind::Corrupt => Found::Unreadable(error, id),
-                Err(error) => return Err(error.into()),
+                // Who asks for a fresh one is not to be put off.
+                Err(error) if freshness == Freshness::Fresh => return Err(error.into()),
+                Err(error) => match self.store.substitute(&id, &error) {
+                    Some(Substitute::Blank) => Found::Unknown(error, id),
+                    Some(Substitute::LastKnown(record)) => Found::LastKnown(error, record),
+                    None => return Err(error.into()),
+                },
             },
         };
         self.rest_on(found, |_| ());
@@ -226,10 +253,11 @@ impl<T: SessionData> Handle<T> {
     /// The session's id, unless it has been destroyed.
     pub(super) fn id(&self) -> Option<SessionId> {
         let state = self.lock();
-        match (&state.found, state.intent) {
-            (Found::Live(record), Intent::Keep | Intent::Regenerate) => Some(record.id()),
-            _ => None,
-        }
+        state.record().map(Record::id)
+    }
+
+    pub(super) fn outage(&self) -> Option<StoreError> {
+        self.lock().found.outage().cloned()
     }
 
     /// Whether the response must wait for a commit, of what is to be done or of what is being done.
@@ -285,10 +313,12 @@ impl<T: SessionData> Handle<T> {
 impl<T> State<T> {
     /// What the uncommitted changes are made on.
     fn base(&self, blank: &Arc<T>) -> Arc<T> {
-        match (&self.found, self.intent) {
-            (Found::Live(record), Intent::Keep | Intent::Regenerate) => record.data().clone(),
-            _ => blank.clone(),
-        }
+        self.record().map_or(blank, Record::data).clone()
+    }
+
+    /// The session that the request sees, unless it has been destroyed.
+    fn record(&self) -> Option<&Record<T>> {
+        self.found.record().filter(|_| self.intent != Intent::Destroy)
     }
 
     pub(super) fn plan(&self) -> Plan {

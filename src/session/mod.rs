@@ -166,10 +166,35 @@ impl<T: SessionData> Session<T> {
         self.handle.id()
     }
 
-    /// Whether there is no session behind this yet.
+    /// Whether there is no session behind this yet; under [`OutagePolicy::Anonymous`](crate::OutagePolicy::Anonymous) also if it
+    /// cannot be known: see [`outage`](Session::outage).
     #[must_use]
     pub fn is_new(&self) -> bool {
         self.id().is_none()
+    }
+
+    /// The error with which this request's session could not be loaded, if the [outage policy](crate::OutagePolicy) has put
+    /// something in its place: a stranger's session, or what this node knew last. It is read-only then.
+    ///
+    /// Always `None` under [`OutagePolicy::Reject`](crate::OutagePolicy::Reject), where such a request has no session at all; and
+    /// after a [`reload`](Session::reload) that succeeds.
+    ///
+    /// ```
+    /// # use clustered_sessions::Session;
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { name: Option<String> }
+    /// async fn home(session: Session<UserSession>) -> String {
+    ///     if session.outage().is_some() {
+    ///         return "Some things do not work at the moment. You are still logged in.".into();
+    ///     }
+    ///     session.read(|s| format!("Hello {}", s.name.as_deref().unwrap_or("stranger")))
+    /// }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # assert_eq!(home(Session::detached(UserSession::default())).await, "Hello stranger");
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn outage(&self) -> Option<StoreError> {
+        self.handle.outage()
     }
 
     /// The store that this session lives in.

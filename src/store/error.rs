@@ -48,6 +48,24 @@ pub enum StoreErrorKind {
     Closed,
 }
 
+impl StoreErrorKind {
+    /// Whether it says that the backend is out of reach for now, so that the
+    /// [outage policy](crate::OutagePolicy) decides what a request gets whose session cannot be loaded: `Unavailable` and `Timeout`.
+    ///
+    /// Not `Refused`, which is for people to mend and should be seen at once; not `Corrupt`, which is one record's trouble; not
+    /// `Closed`, which the application has asked for. A Redis that is loading its data or has no master is `Unavailable`.
+    ///
+    /// ```
+    /// # use clustered_sessions::StoreErrorKind;
+    /// assert!(StoreErrorKind::Timeout.is_outage());
+    /// assert!(!StoreErrorKind::Refused.is_outage());
+    /// ```
+    #[must_use]
+    pub fn is_outage(self) -> bool {
+        matches!(self, StoreErrorKind::Unavailable | StoreErrorKind::Timeout)
+    }
+}
+
 impl StoreError {
     /// An error of this kind without a cause.
     pub fn new(kind: StoreErrorKind) -> Self {

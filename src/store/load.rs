@@ -87,10 +87,15 @@ impl<T: SessionData> Loads<T> {
     /// Ends the running load. If others wait for the next one, that begins.
     fn end(&self, cache: &Arc<LocalCache<T>>, id: SessionId, ended: Begun<T>, outcome: Outcome<T>) -> Option<Begun<T>> {
         let Begun { call, answer } = ended;
-        if let Ok(loaded) = &outcome {
-            call.finish(loaded.as_ref());
-        } else {
-            drop(call);
+        match &outcome {
+            Ok(loaded) => call.finish(loaded.as_ref()),
+            Err(error) => {
+                drop(call);
+                if error.kind() == StoreErrorKind::Corrupt {
+                    // Whatever is there, it is not what is cached.
+                    cache.evict(&id, None);
+                }
+            }
         }
         // Before the answer goes out: whoever reads after it must not find this load still running.
         let next = self.advance(cache, id);

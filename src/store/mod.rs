@@ -3,6 +3,7 @@
 mod error;
 mod lifetime;
 mod load;
+mod outage;
 mod query;
 mod record;
 mod regenerate;
@@ -21,6 +22,8 @@ pub use self::error::{StoreError, StoreErrorKind};
 use self::lifetime::Lifetime;
 pub(crate) use self::load::Freshness;
 use self::load::Loads;
+use self::outage::Fallback;
+pub(crate) use self::outage::Substitute;
 pub use self::query::BulkDeletion;
 pub use self::record::Record;
 use self::turns::Turns;
@@ -64,15 +67,17 @@ struct Inner<T> {
     lifetime: Lifetime,
     /// What a visitor without a session has, made once.
     blank: Arc<T>,
+    fallback: Fallback,
     closed: AtomicBool,
     unreadable: Counter,
     dropped_changes: Counter,
+    degraded_reads: Counter,
 }
 
 impl<T: SessionData> SessionStore<T> {
     /// Builds a store and spawns its listener; outside a runtime, the first operation does. No IO, and it cannot fail.
     pub fn new(config: SessionConfig<T>) -> Self {
-        let SessionConfig { backend, clock, timeout, absolute_timeout, cluster, touch_after, .. } = config;
+        let SessionConfig { backend, clock, timeout, absolute_timeout, cluster, touch_after, on_outage, .. } = config;
         // A cache that is turned off is one that is never trusted; one that nobody keeps right is always trusted, as asked for.
         let lease = if cluster.cache_enabled && !cluster.enabled { Lease::permanent() } else { Lease::new() };
         let ttl = cluster.effective_cache_ttl(timeout);
@@ -86,6 +91,7 @@ impl<T: SessionData> SessionStore<T> {
         }
         let store = SessionStore {
             inner: Arc::new(Inner {
+                fallback: Fallback::new(on_outage, &cluster),
                 coordinator: Coordinator::new(backend.clone(), cache, clock.clone(), cluster),
                 backend,
                 loads: Loads::new(),
@@ -97,6 +103,7 @@ impl<T: SessionData> SessionStore<T> {
                 closed: AtomicBool::new(false),
                 unreadable: Counter::default(),
                 dropped_changes: Counter::default(),
+                degraded_reads: Counter::default(),
             }),
         };
         store.inner.coordinator.ensure_running();

@@ -11,11 +11,15 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use clustered_sessions::testing::{Faults, FaultyBackend};
-use clustered_sessions::{Clock, ClusterConfig, MemoryBackend, Secret, SessionConfig, SessionLayer, SessionStore};
+use clustered_sessions::{
+    Clock, ClusterConfig, MemoryBackend, OutagePolicy, Secret, SessionConfig, SessionLayer, SessionStore,
+};
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
 pub const MAX_STALENESS: Duration = Duration::from_millis(400);
+/// How old what is served in an outage may be.
+pub const MAX_AGE: Duration = Duration::from_millis(600);
 
 /// What the sessions hold: a number that only goes up, so that "older" has a meaning.
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -45,6 +49,7 @@ pub fn nodes(count: u64, seed: u64) -> Rc<Vec<Node>> {
             .clock(clock.clone())
             .backend(backend)
             .cluster(ClusterConfig::new().node_id(format!("node-{number}")).max_staleness(MAX_STALENESS))
+            .on_outage(OutagePolicy::ServeCached { max_age: MAX_AGE })
             .build()
             .unwrap();
         Node { layer: SessionLayer::new(config), faults, memory: memory.clone() }
@@ -82,7 +87,7 @@ impl Dice {
 pub async fn trouble(nodes: Rc<Vec<Node>>, dice: Dice, rounds: usize) {
     for _ in 0..rounds {
         let faults = &dice.pick(&nodes).faults;
-        match dice.roll(10) {
+        match dice.roll(11) {
             0 => faults.delay_by(Duration::ZERO..dice.millis(150)),
             1 => faults.fail_calls(0.3),
             2 => faults.lose_answers(0.2),
@@ -93,6 +98,11 @@ pub async fn trouble(nodes: Rc<Vec<Node>>, dice: Dice, rounds: usize) {
             7 => faults.repeat_events(0.3),
             // Frozen: an answer comes when nobody waits for it any more.
             8 => faults.delay_calls_by(MAX_STALENESS..MAX_STALENESS * 4),
+            9 => {
+                faults.fail_calls(1.0);
+                faults.refuse_subscriptions();
+                faults.cut_subscriptions();
+            }
             _ => faults.heal(),
         }
         sleep(dice.millis(400)).await;

@@ -210,6 +210,65 @@ fn nothing_loaded_in_one_epoch_is_seen_in_another() {
 }
 
 #[test]
+fn what_is_served_in_an_outage_is_not_older_than_the_last_proof() {
+    explore(|| {
+        let model = Model::warm();
+        race(
+            &model,
+            [
+                |node| {
+                    node.cut();
+                    node.change_elsewhere();
+                    node.lose();
+                    node.subscribe();
+                    node.hear();
+                    node.read_in_outage();
+                    node.lose();
+                    node.read_in_outage();
+                },
+                Model::load,
+                |node| {
+                    node.read_in_outage();
+                    node.read_in_outage();
+                },
+            ],
+        );
+        model.read_in_outage();
+        model.settle();
+    });
+}
+
+#[test]
+fn what_this_node_has_deleted_or_changed_is_not_served_in_an_outage() {
+    fn lost_during(deed: fn(&Model)) {
+        let model = Model::warm();
+        race(&model, [deed, Model::lose, Model::load, Model::read_in_outage]);
+        model.lose();
+        model.read_in_outage();
+    }
+    explore(|| lost_during(Model::delete));
+    explore(|| lost_during(|node| assert!(node.change())));
+}
+
+#[test]
+fn whoever_sees_a_new_epoch_finds_the_one_that_was_lost() {
+    exhaust(|| {
+        let lease = Lease::new();
+        let lost = lease.bump();
+        lease.extend(lost, Millis(100));
+        let shared = Arc::new((lease, lost));
+        let losses: fn(&(Lease, Epoch)) = |(lease, _)| {
+            lease.bump();
+            lease.bump();
+        };
+        let look: fn(&(Lease, Epoch)) = |(lease, lost)| {
+            assert_eq!(lease.last_held(|| Millis(0)).map(|last| last.epoch), Some(*lost));
+        };
+        race(&shared, [losses, look]);
+    });
+}
+
+#[test]
 fn a_proof_from_an_earlier_epoch_gives_no_lease_in_a_later_one() {
     exhaust(|| {
         let lease = Lease::new();

@@ -3,40 +3,44 @@
 use super::*;
 use crate::backend::Meta;
 
-const TTL: Duration = Duration::from_secs(60);
+pub(super) const TTL: Duration = Duration::from_secs(60);
 
-struct Bench {
-    cache: Arc<LocalCache<u32>>,
-    clock: Clock,
-    id: SessionId,
+pub(super) struct Bench {
+    pub(super) cache: Arc<LocalCache<u32>>,
+    pub(super) clock: Clock,
+    pub(super) id: SessionId,
 }
 
 /// A cache that is trusted for as long as nobody bumps its lease.
 fn bench() -> Bench {
-    let clock = Clock::tokio();
     let lease = Lease::new();
     let epoch = lease.bump();
-    assert!(lease.extend(epoch, clock.now().plus(u64::MAX)));
-    let cache = Arc::new(LocalCache::new(lease, clock.clone(), TTL, 100));
-    Bench { cache, clock, id: SessionId::from_bytes([1; 16]) }
+    assert!(lease.extend(epoch, Millis(u64::MAX)));
+    Bench::over(lease)
 }
 
 impl Bench {
-    fn record(&self, data: u32) -> Record<u32> {
+    pub(super) fn over(lease: Lease) -> Self {
+        let clock = Clock::tokio();
+        let cache = Arc::new(LocalCache::new(lease, clock.clone(), TTL, 100));
+        Bench { cache, clock, id: SessionId::from_bytes([1; 16]) }
+    }
+
+    pub(super) fn record(&self, data: u32) -> Record<u32> {
         let now = self.clock.wall();
         let meta = Meta { revision: Revision::first(), created_at: now, deadline: now + 3_600_000 };
         Record::new(&self.clock, self.id, meta, Arc::new(data))
     }
 
-    fn fill(&self, record: &Record<u32>) {
+    pub(super) fn fill(&self, record: &Record<u32>) {
         self.cache.begin_load(&self.id).finish(Some(record));
     }
 
-    fn begin_write(&self, base: &Record<u32>) -> WriteCall<u32> {
+    pub(super) fn begin_write(&self, base: &Record<u32>) -> WriteCall<u32> {
         self.cache.begin_write(&self.id, Some(base.revision()))
     }
 
-    fn seen(&self) -> Option<u32> {
+    pub(super) fn seen(&self) -> Option<u32> {
         self.cache.peek(&self.id).map(|record| **record.data())
     }
 }

@@ -1,0 +1,177 @@
+//! What is left to be served when a load has failed.
+
+use super::tests::{Bench, TTL};
+use super::*;
+use crate::backend::Meta;
+
+const MAX_STALENESS: Duration = Duration::from_secs(2);
+const GRACE: Duration = Duration::from_secs(30);
+
+impl Bench {
+    /// A cache whose lease runs from now on.
+    fn proven_now() -> Self {
+        let bench = Bench::over(Lease::new());
+        bench.hear();
+        bench
+    }
+
+    /// A new subscription, and a proof of it.
+    fn hear(&self) {
+        let epoch = self.cache.lease().bump();
+        self.prove(epoch);
+    }
+
+    fn prove(&self, epoch: Epoch) {
+        self.cache.lease().extend(epoch, self.clock.now().plus(millis(MAX_STALENESS)));
+    }
+
+    fn last_known(&self) -> Option<u32> {
+        let known = self.cache.last_known(&self.id, Grace::AfterLease(millis(GRACE)));
+        known.map(|record| **record.data())
+    }
+}
+
+async fn pass(time: Duration) {
+    tokio::time::advance(time).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_of_the_lost_epoch_is_known_until_the_grace_after_its_last_lease_is_over() {
+    for noticed in [true, false] {
+        let bench = Bench::proven_now();
+        bench.fill(&bench.record(1));
+        pass(MAX_STALENESS / 2).await;
+        let (epoch, _) = bench.cache.lease().held(|| bench.clock.now()).unwrap();
+        bench.prove(epoch);
+        if noticed {
+            // Lost, subscribed anew, lost again: never proven.
+            bench.cache.lease().bump();
+            bench.cache.lease().bump();
+        }
+        pass(MAX_STALENESS + GRACE - Duration::from_millis(1)).await;
+        assert_eq!((bench.seen(), bench.last_known()), (None, Some(1)));
+        pass(Duration::from_millis(1)).await;
+        assert_eq!(bench.last_known(), None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_is_out_of_reach_for_good_once_another_epoch_was_proven() {
+    let bench = Bench::proven_now();
+    bench.fill(&bench.record(1));
+    bench.hear();
+    assert_eq!((bench.seen(), bench.last_known()), (None, None), "something may have been missed between the two");
+    bench.cache.lease().bump();
+    assert_eq!(bench.last_known(), None);
+
+    bench.hear();
+    bench.fill(&bench.record(2));
+    bench.cache.lease().bump();
+    assert_eq!(bench.last_known(), Some(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_to_live_does_not_count_in_an_outage_and_the_deadline_does() {
+    let bench = Bench::proven_now();
+    let record = bench.record(1);
+    let meta = Meta { deadline: bench.clock.wall() + millis(TTL + GRACE), ..record.meta() };
+    bench.fill(&Record::new(&bench.clock, bench.id, meta, Arc::new(1)));
+    pass(TTL).await;
+    let (epoch, _) = bench.cache.lease().held(|| Millis(0)).unwrap();
+    bench.prove(epoch);
+    assert_eq!((bench.seen(), bench.last_known()), (None, Some(1)), "the node hears, and only the backend fails");
+    pass(GRACE - Duration::from_millis(1)).await;
+    assert_eq!(bench.last_known(), Some(1));
+    pass(Duration::from_millis(1)).await;
+    assert_eq!(bench.last_known(), None, "it has expired");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_done_to_a_session_after_the_loss_takes_it_out_of_reach() {
+    let bench = Bench::proven_now();
+    let record = bench.record(1);
+    let deeds: [(&str, &dyn Fn()); 6] = [
+        ("an eviction, or news", &|| bench.cache.evict(&bench.id, None)),
+        ("news of another revision", &|| bench.cache.evict(&bench.id, Some(Revision::first()))),
+        ("a clear", &|| bench.cache.clear()),
+        ("a deletion, whatever its outcome", &|| drop(bench.cache.begin_write(&bench.id, None))),
+        ("a change of unknown outcome", &|| drop(bench.begin_write(&record))),
+        ("a change that was made", &|| bench.begin_write(&record).saved(&bench.record(2))),
+    ];
+    for (what, deed) in deeds {
+        bench.hear();
+        bench.fill(&record);
+        bench.cache.lease().bump();
+        assert_eq!(bench.last_known(), Some(1));
+        deed();
+        assert_eq!(bench.last_known(), None, "{what}");
+    }
+    bench.hear();
+    bench.fill(&record);
+    bench.cache.lease().bump();
+    bench.cache.evict(&bench.id, Some(record.revision()));
+    assert_eq!(bench.last_known(), Some(1), "that it was written is no news");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_this_node_has_read_since_the_loss_takes_what_it_knew_before_out_of_reach() {
+    let bench = Bench::proven_now();
+    let record = bench.record(1);
+    let reads = [
+        ("the same", Some(record.clone()), Some(1)),
+        ("another version", Some(bench.record(2)), None),
+        ("nothing", None, None),
+    ];
+    for (what, read, expected) in reads {
+        for begun_before_the_loss in [true, false] {
+            bench.hear();
+            bench.fill(&record);
+            let early = bench.cache.begin_load(&bench.id);
+            bench.cache.lease().bump();
+            let load = if begun_before_the_loss { early } else { bench.cache.begin_load(&bench.id) };
+            load.finish(read.as_ref());
+            assert_eq!(bench.last_known(), expected, "{what}, {begun_before_the_loss}");
+        }
+    }
+    bench.hear();
+    bench.fill(&record);
+    bench.cache.lease().bump();
+    drop(bench.cache.begin_load(&bench.id));
+    assert_eq!(bench.last_known(), Some(1), "a load that fails says nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_under_way_is_not_cached_when_the_session_is_found_to_be_gone_meanwhile() {
+    let bench = Bench::proven_now();
+    let (base, new) = (bench.record(1), bench.record(2));
+    bench.fill(&base);
+    let write = bench.begin_write(&base);
+    bench.cache.begin_load(&bench.id).finish(None);
+    write.saved(&new);
+    bench.cache.lease().bump();
+    assert_eq!(bench.last_known(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_there_is_no_session_is_not_known_in_an_outage() {
+    let bench = Bench::proven_now();
+    bench.cache.begin_load(&bench.id).finish(None);
+    assert!(matches!(bench.cache.get(&bench.id), Lookup::Absent));
+    bench.cache.lease().bump();
+    assert_eq!(bench.last_known(), None);
+    assert!(matches!(bench.cache.get(&bench.id), Lookup::Miss));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_does_not_listen_counts_from_the_read() {
+    let bench = Bench::over(Lease::permanent());
+    let known = || bench.cache.last_known(&bench.id, Grace::AfterRead(millis(TTL + GRACE))).is_some();
+    let load = bench.cache.begin_load(&bench.id);
+    pass(TTL).await;
+    load.finish(Some(&bench.record(1)));
+    assert_eq!((bench.seen(), known()), (None, true));
+    pass(GRACE - Duration::from_millis(1)).await;
+    assert!(known());
+    pass(Duration::from_millis(1)).await;
+    assert!(!known());
+}

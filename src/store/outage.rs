@@ -1,0 +1,63 @@
+//! What stands in for a session that a request cannot load.
+
+use super::{Record, SessionStore, StoreError};
+use crate::clock::millis;
+use crate::cluster::Grace;
+use crate::codec::SessionData;
+use crate::config::{ClusterConfig, OutagePolicy};
+use crate::id::SessionId;
+
+/// What a request gets in place of a session that could not be loaded. Nothing may be written on top of it.
+#[derive(Debug)]
+pub(crate) enum Substitute<T> {
+    /// What a visitor without a session has.
+    Blank,
+    /// What this node knew last.
+    LastKnown(Record<T>),
+}
+
+/// The outage policy, in terms of the cache.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Fallback {
+    Nothing,
+    Blank,
+    LastKnown(Grace),
+}
+
+impl Fallback {
+    pub(super) fn new(policy: OutagePolicy, cluster: &ClusterConfig) -> Self {
+        match policy {
+            OutagePolicy::Reject => Fallback::Nothing,
+            OutagePolicy::Anonymous => Fallback::Blank,
+            OutagePolicy::ServeCached { max_age } if cluster.listens() => {
+                // A lease lasts for max_staleness from the proof that it rests on.
+                Fallback::LastKnown(Grace::AfterLease(millis(max_age.saturating_sub(cluster.max_staleness))))
+            }
+            OutagePolicy::ServeCached { max_age } => Fallback::LastKnown(Grace::AfterRead(millis(max_age))),
+        }
+    }
+}
+
+impl<T: SessionData> SessionStore<T> {
+    /// What the outage policy has for a request whose load has failed. `None`: the error stands.
+    pub(crate) fn substitute(&self, id: &SessionId, error: &StoreError) -> Option<Substitute<T>> {
+        if !error.kind().is_outage() {
+            return None;
+        }
+        let substitute = match self.inner.fallback {
+            Fallback::Nothing => return None,
+            Fallback::Blank => Substitute::Blank,
+            Fallback::LastKnown(grace) => Substitute::LastKnown(self.inner.coordinator.cache().last_known(id, grace)?),
+        };
+        self.inner.degraded_reads.add_one();
+        // Not louder: there is one for each request of an outage, whose beginning and end the listener logs.
+        tracing::debug!(session = %id, error = error as &dyn std::error::Error, "a session is read-only: it could not be loaded");
+        Some(substitute)
+    }
+
+    /// Requests so far whose session could not be loaded, and that were given what the
+    /// [outage policy](crate::SessionConfigBuilder::on_outage) has for them. Those that it rejected are not counted.
+    pub fn degraded_reads(&self) -> u64 {
+        self.inner.degraded_reads.get()
+    }
+}

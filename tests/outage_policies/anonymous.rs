@@ -1,0 +1,184 @@
+//! Rule by rule: a visitor whose session is out of reach is a stranger who may not change anything.
+
+use super::*;
+
+async fn site() -> Site {
+    Site::new(OutagePolicy::Anonymous).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_visitor_whose_session_is_out_of_reach_is_a_stranger_and_keeps_the_cookie() {
+    let site = site().await;
+    let mut browser = site.visitor().await;
+    site.outage().await;
+    let app = serve(&site.sessions, async |optional: Option<Session<Data>>, session: Session<Data>| {
+        assert!(optional.is_none(), "as for any stranger");
+        assert!(session.is_new() && session.id().is_none());
+        assert_eq!(session.outage().unwrap().kind(), StoreErrorKind::Unavailable);
+        session.save().await.unwrap();
+        session.data().user.clone().unwrap_or_default()
+    });
+    let page = browser.visit(&app).await;
+    assert_eq!((page.status, page.body.as_str(), page.set_cookies().len()), (StatusCode::OK, "", 0));
+    assert_eq!(page.all(header::VARY), ["cookie"]);
+    assert_eq!(site.store().degraded_reads(), 1, "one load for all extractions of a request");
+    site.recovery().await;
+    assert_eq!(site.read(&mut browser).await, answered("Ada 0"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_that_takes_too_long_is_an_outage() {
+    let site = site().await;
+    let mut browser = site.visitor().await;
+    site.deaf().await;
+    site.faults.lose_answers(1.0);
+    let app = serve(&site.sessions, async |session: Session<Data>| {
+        assert_eq!(session.outage().unwrap().kind(), StoreErrorKind::Timeout);
+    });
+    assert_eq!(browser.visit(&app).await.status, StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_created_and_no_cookie_is_set_even_if_the_backend_is_back_before_the_commit() {
+    let site = site().await;
+    let mut browser = site.visitor().await;
+    for how in CHANGES {
+        site.outage().await;
+        let faults = site.faults.clone();
+        let app = serve(&site.sessions, async move |session: Session<Data>| {
+            assert!(session.is_new());
+            faults.heal();
+            change(&session, how).await;
+        });
+        site.spy.take_calls();
+        let page = browser.visit(&app).await;
+        if how == "modify" {
+            assert_eq!((page.status, page.set_cookies().len()), (StatusCode::OK, 0), "its caller was told");
+        } else {
+            unavailable(&page);
+            read_only(error(&page));
+        }
+        assert_eq!(site.spy.take_calls(), [], "{how}");
+    }
+    assert_eq!(site.elsewhere.store().size().await.unwrap(), 1);
+    site.recovery().await;
+    assert_eq!(site.read(&mut browser).await, answered("Ada 0"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_refused_can_be_discarded() {
+    let site = site().await;
+    let mut browser = site.visitor().await;
+    site.outage().await;
+    let app = serve(&site.sessions, async |session: Session<Data>| {
+        session.update(|data| data.visits += 1);
+        assert_eq!(session.data().visits, 1);
+        read_only(&session.save().await.unwrap_err());
+        session.discard();
+        assert_eq!(*session.data(), Data::default());
+    });
+    assert_eq!(browser.visit(&app).await.status, StatusCode::OK);
+    assert_eq!(site.store().dropped_changes(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_logout_is_carried_out_when_the_backend_is_back() {
+    let site = site().await;
+    let mut browser = site.visitor().await;
+    site.outage().await;
+    let faults = site.faults.clone();
+    let app = serve(&site.sessions, async move |session: Session<Data>| {
+        assert!(session.is_new());
+        session.destroy();
+        faults.heal();
+    });
+    let page = browser.visit(&app).await;
+    assert_eq!((page.status, page.set_cookies().len()), (StatusCode::OK, 1));
+    assert_eq!(browser.cookie(web::COOKIE), None);
+    assert_eq!(site.elsewhere.store().size().await.unwrap(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_logout_that_fails_with_the_response_is_tried_once_more() {
+    let site = site().await;
+    let mut browser = site.visitor().await;
+    site.deaf().await;
+    // The load and the first deletion.
+    site.spy.fail_next(2, StoreErrorKind::Unavailable);
+    site.spy.take_calls();
+    let logout = serve(&site.sessions, async |session: Session<Data>| session.destroy());
+    unavailable(&browser.visit(&logout).await);
+    settle().await;
+    assert_eq!(site.spy.take_calls(), [Call::Load, Call::Delete, Call::Delete]);
+    assert_eq!(site.elsewhere.store().size().await.unwrap(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_session_after_a_logout_begins_only_when_the_old_one_is_gone() {
+    let site = site().await;
+    let mut browser = site.visitor().await;
+    let replace = serve(&site.sessions, async |session: Session<Data>| {
+        session.destroy();
+        session.overwrite(Data { user: Some("Bob".into()), visits: 0 });
+    });
+    site.deaf().await;
+    site.spy.fail_next(2, StoreErrorKind::Unavailable);
+    site.spy.take_calls();
+    unavailable(&browser.visit(&replace).await);
+    settle().await;
+    assert_eq!(site.spy.take_calls(), [Call::Load, Call::Delete, Call::Delete], "nothing is created");
+
+    let mut browser = site.visitor().await;
+    site.spy.fail_next(1, StoreErrorKind::Unavailable);
+    site.spy.take_calls();
+    let page = browser.visit(&replace).await;
+    assert_eq!((page.status, page.set_cookies().len()), (StatusCode::OK, 1));
+    assert_eq!(site.spy.take_calls(), [Call::Load, Call::Delete, Call::Create]);
+    assert_eq!(site.elsewhere.store().size().await.unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_reload_that_succeeds_the_session_is_a_session_again() {
+    let site = site().await;
+    let mut browser = site.visitor().await;
+    site.outage().await;
+    let faults = site.faults.clone();
+    let app = serve(&site.sessions, async move |session: Session<Data>| {
+        session.update(|data| data.visits += 1);
+        read_only(&session.save().await.unwrap_err());
+        faults.heal();
+        session.reload().await.unwrap();
+        assert!(session.outage().is_none() && !session.is_new());
+        assert_eq!((session.data().user.as_deref(), session.data().visits), (Some("Ada"), 1));
+    });
+    assert_eq!(browser.visit(&app).await.status, StatusCode::OK);
+    site.recovery().await;
+    assert_eq!(site.read(&mut browser).await, answered("Ada 1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_visitor_whose_session_turns_out_to_be_gone_may_begin_a_new_one() {
+    let site = site().await;
+    let mut browser = site.visitor().await;
+    let id = site.store().all_session_ids().await.unwrap()[0];
+    site.outage().await;
+    site.elsewhere.store().delete(id).await.unwrap();
+    let faults = site.faults.clone();
+    let app = serve(&site.sessions, async move |session: Session<Data>| {
+        session.update(|data| data.visits += 1);
+        faults.heal();
+        session.reload().await.unwrap();
+        assert!(session.outage().is_none() && session.is_new());
+    });
+    let page = browser.visit(&app).await;
+    assert_eq!((page.status, page.set_cookies().len()), (StatusCode::OK, 1));
+    assert_ne!(site.elsewhere.store().all_session_ids().await.unwrap(), [id]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_in_memory_and_may_be_used_is_used() {
+    let site = site().await;
+    let mut browser = site.visitor().await;
+    site.faults.fail_calls(1.0);
+    assert_eq!(site.read(&mut browser).await, answered("Ada 0"), "the node still hears");
+}
