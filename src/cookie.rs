@@ -22,7 +22,7 @@ const PURPOSE: &str = "clustered-sessions/cookie/v1";
 /// Characters of a tag: 32 bytes in base64url.
 const TAG_LEN: usize = 43;
 /// Cookies of our name looked at in one request. Browsers send a handful at most; more is somebody at work.
-const MAX_CANDIDATES: usize = 8;
+pub(crate) const MAX_CANDIDATES: usize = 8;
 
 /// Browsers cut off what is beyond.
 const LONGEST_LIFE: Duration = Duration::from_secs(400 * 24 * 3600);
@@ -32,15 +32,21 @@ pub(crate) struct CookieJar {
     config: CookieConfig,
     /// The name again, for those who keep it beyond a request.
     name: Arc<str>,
-    /// One keyed state per secret of the ring, the signing one first, with label and name already taken in.
-    keyed: Vec<Hmac<Sha256>>,
+    /// One per secret of the ring, the signing one first.
+    keyed: Vec<Keyed>,
+}
+
+struct Keyed {
+    /// With label and name already taken in.
+    mac: Hmac<Sha256>,
+    retiring: bool,
 }
 
 /// A cookie that verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Presented {
     pub(crate) token: SessionToken,
-    /// Whether it was signed with the current secret.
+    /// Whether it was signed with the current secret, or with one to come: it need not be signed anew.
     pub(crate) current: bool,
 }
 
@@ -49,11 +55,11 @@ impl CookieJar {
     pub(crate) fn new(config: CookieConfig, ring: &KeyRing) -> Self {
         let name_len = u8::try_from(config.name.len()).expect("a checked cookie name is short");
         let keyed = ring.derive(PURPOSE).map(|key| {
-            let mut mac = Hmac::<Sha256>::new_from_slice(&key).expect("HMAC takes keys of any length");
+            let mut mac = Hmac::<Sha256>::new_from_slice(&key.bytes).expect("HMAC takes keys of any length");
             mac.update(PURPOSE.as_bytes());
             mac.update(&[0, name_len]);
             mac.update(config.name.as_bytes());
-            mac
+            Keyed { mac, retiring: key.retiring }
         });
         CookieJar { keyed: keyed.collect(), name: config.name.as_str().into(), config }
     }
@@ -106,13 +112,13 @@ impl CookieJar {
         let key = self
             .keyed
             .iter()
-            .position(|mac| mac.clone().chain_update(token.as_bytes()).verify_slice(&claimed).is_ok())?;
-        Some(Presented { token, current: key == 0 })
+            .find(|key| key.mac.clone().chain_update(token.as_bytes()).verify_slice(&claimed).is_ok())?;
+        Some(Presented { token, current: !key.retiring })
     }
 
     /// The cookie's value, signed with the current secret.
     fn sign(&self, token: &SessionToken) -> String {
-        let mac = self.keyed[0].clone().chain_update(token.as_bytes());
+        let mac = self.keyed[0].mac.clone().chain_update(token.as_bytes());
         let tag = mac.finalize().into_bytes();
         format!("{}.{}", token.to_text(), URL_SAFE_NO_PAD.encode(tag))
     }
@@ -288,6 +294,16 @@ mod tests {
         assert_eq!(rotated.verify(&request(&[&new])), Some(Presented { token: token(1), current: true }));
         assert_eq!(jar(&["old"]).verify(&request(&[&new])), None, "the current secret signs");
         assert_eq!(jar(&["new"]).verify(&request(&[&old])), None, "a dropped secret verifies nothing");
+    }
+
+    #[test]
+    fn a_cookie_of_the_next_secret_verifies_and_is_left_as_it_is() {
+        let mut ring = ring(&["now"]);
+        ring.push_next(Secret::insecure_dev("soon"));
+        let early = pair(&jar(&["soon"]), &token(1));
+        let jar = CookieJar::new(CookieConfig::new(), &ring);
+        assert_eq!(jar.verify(&request(&[&early])), Some(Presented { token: token(1), current: true }));
+        assert_eq!(pair(&jar, &token(1)), pair(&super::tests::jar(&["now"]), &token(1)), "the current secret signs");
     }
 
     proptest! {

@@ -76,7 +76,7 @@ impl SessionId {
     }
 
     /// The id with these 128 bits, as [`SessionId::as_bytes`] gave them.
-    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         SessionId(bytes)
     }
 }

@@ -70,6 +70,7 @@
 //! | feature | default | what it adds |
 //! |---|---|---|
 //! | `axum` | yes | extractors: `Session<T>`, `Option<Session<T>>`, `Fresh<Session<T>>` |
+//! | `compression` | yes | compressed records: [`compress_data`](SessionConfigBuilder::compress_data) |
 //! | `redis` | yes | [`RedisConfig`] and the backend behind it |
 //! | `testing` | no | a conformance suite for backends, and a backend that fails |
 //!
@@ -81,7 +82,7 @@
 //! - `session` — what a handler sees; `change` is the table of what becomes of a session, `commit` carries it out
 //! - `store` — [`SessionStore`]: the order of steps over the parts below
 //! - `cluster` — the local cache, its lease and fence, messages, the listener
-//! - `codec` — between data and payload
+//! - `codec` — between data and payload: JSON, compressed and encrypted
 //! - [`backend`] — where records live: the trait, memory, Redis
 //! - `clock`, `sync`, `guards` — what tests take hold of: time, locks, and the guards, each of which they see missed
 //!
@@ -117,6 +118,9 @@ pub mod guide {
 
     #[doc = include_str!("../docs/testing.md")]
     pub mod testing_applications {}
+
+    #[doc = include_str!("../docs/encryption.md")]
+    pub mod encryption {}
 }
 #[cfg(fuzzing)]
 #[doc(hidden)]
@@ -133,7 +137,7 @@ pub use crate::codec::SessionData;
 #[cfg(feature = "redis")]
 pub use crate::config::RedisConfig;
 pub use crate::config::{
-    ClusterConfig, ConfigError, CookieConfig, OutagePolicy, SameSite, SessionConfig, SessionConfigBuilder,
+    ClusterConfig, ConfigError, CookieConfig, Encryption, OutagePolicy, SameSite, SessionConfig, SessionConfigBuilder,
 };
 pub use crate::id::{InvalidSessionId, SessionId, SessionToken};
 pub use crate::middleware::{ResponseFuture, SessionLayer, SessionService};

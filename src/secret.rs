@@ -10,11 +10,11 @@ use crate::config::ConfigError;
 /// Shortest secret accepted, in bytes: as long as the keys that are derived from it.
 pub(crate) const MIN_LEN: usize = 32;
 
-/// A secret of the application. Keys for signing (and, later, encrypting) are derived from it by HKDF-SHA256 (RFC 5869).
+/// A secret of the application. Keys for signing cookies and encrypting records are derived from it by HKDF-SHA256 (RFC 5869).
 ///
 /// All nodes of a cluster must have the same one. Make it from a random generator, for instance with `openssl rand -base64 48`,
-/// keep it out of the source, and rotate it with
-/// [`SessionConfigBuilder::previous_secret`](crate::SessionConfigBuilder::previous_secret).
+/// keep it out of the source, and rotate it with [`SessionConfigBuilder::next_secret`](crate::SessionConfigBuilder::next_secret)
+/// and [`previous_secret`](crate::SessionConfigBuilder::previous_secret).
 ///
 /// `Debug` prints nothing of it, there is no `Display` and no default.
 ///
@@ -85,28 +85,48 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The secrets in force: the first signs, all verify.
+/// The secrets in force. The first signs and encrypts; all verify and decrypt.
 #[derive(Clone, Debug)]
 pub(crate) struct KeyRing {
-    secrets: Vec<Secret>,
+    current: Secret,
+    /// Those that other nodes may have begun to use.
+    next: Vec<Secret>,
+    previous: Vec<Secret>,
+}
+
+/// A key derived from one secret of the ring.
+pub(crate) struct RingKey {
+    pub(crate) bytes: [u8; 32],
+    /// Whether its secret is on its way out, so that what was made with it is to be made anew.
+    pub(crate) retiring: bool,
 }
 
 impl KeyRing {
     pub(crate) fn new(current: Secret) -> Self {
-        KeyRing { secrets: vec![current] }
+        KeyRing { current, next: Vec::new(), previous: Vec::new() }
+    }
+
+    pub(crate) fn push_next(&mut self, secret: Secret) {
+        self.next.push(secret);
     }
 
     pub(crate) fn push_previous(&mut self, secret: Secret) {
-        self.secrets.push(secret);
+        self.previous.push(secret);
     }
 
     pub(crate) fn has_insecure(&self) -> bool {
-        self.secrets.iter().any(Secret::is_insecure)
+        self.secrets().any(|(secret, _)| secret.is_insecure())
     }
 
     /// The keys for one purpose, the current one first.
-    pub(crate) fn derive<'a>(&'a self, purpose: &'a str) -> impl Iterator<Item = [u8; 32]> + 'a {
-        self.secrets.iter().map(move |secret| secret.derive(purpose))
+    pub(crate) fn derive<'a>(&'a self, purpose: &'a str) -> impl Iterator<Item = RingKey> + 'a {
+        self.secrets().map(move |(secret, retiring)| RingKey { bytes: secret.derive(purpose), retiring })
+    }
+
+    /// Each with whether it is retiring.
+    fn secrets(&self) -> impl Iterator<Item = (&Secret, bool)> {
+        let in_use = std::iter::once(&self.current).chain(&self.next).map(|secret| (secret, false));
+        in_use.chain(self.previous.iter().map(|secret| (secret, true)))
     }
 }
 
@@ -126,6 +146,17 @@ mod tests {
         let secret = Secret::new("super secret, thirty-two bytes long").unwrap();
         let ring = KeyRing::new(secret.clone());
         assert!(!format!("{secret:?} {ring:?}").contains("super"));
+    }
+
+    #[test]
+    fn the_current_secret_comes_first_and_only_previous_ones_are_retiring() {
+        let secrets = ["current", "next", "previous"].map(Secret::insecure_dev);
+        let mut ring = KeyRing::new(secrets[0].clone());
+        ring.push_previous(secrets[2].clone());
+        ring.push_next(secrets[1].clone());
+        let keys: Vec<_> = ring.derive("purpose").map(|key| (key.bytes, key.retiring)).collect();
+        let expected = [false, false, true].into_iter().zip(&secrets);
+        assert_eq!(keys, expected.map(|(retiring, secret)| (secret.derive("purpose"), retiring)).collect::<Vec<_>>());
     }
 
     #[test]

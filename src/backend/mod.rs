@@ -63,7 +63,8 @@ impl Revision {
     }
 }
 
-/// What a backend keeps beside the content.
+/// What a backend keeps beside the content. An encrypted payload is bound to revision and time of creation, so they must come back
+/// as they were given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Meta {
     /// Which version this is.

@@ -1,10 +1,23 @@
 //! Between an application's data and a backend's payload.
 //!
-//! A payload is two bytes, flags and key number, and then JSON. Both bytes are zero as long as nothing compresses or encrypts;
-//! a payload with others was written by a later version, and is refused rather than misread.
+//! | bytes | what |
+//! |---|---|
+//! | 0 | flags: 1 compressed, 2 encrypted |
+//! | 1 | number of the key, 0 where nothing is encrypted |
+//! | 2.. | JSON; compressed (see `compress.rs`), then encrypted (see `encrypt.rs`), as the flags say |
+//!
+//! What is not exactly of this form was written by a later version or by nobody's good intentions, and is refused rather than
+//! misread.
 
+#[cfg(feature = "compression")]
+mod compress;
 mod data;
+mod encrypt;
+#[cfg(test)]
+mod tests;
 
+use std::borrow::Cow;
+use std::error::Error;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,94 +25,150 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use self::data::SessionData;
+use self::encrypt::RecordKeys;
+use crate::backend::Meta;
+use crate::config::{CodecConfig, Encryption};
+use crate::id::SessionId;
+use crate::secret::KeyRing;
 use crate::store::{StoreError, StoreErrorKind};
 
-/// Largest payload, in bytes. A session is read as a whole at each miss; what is larger belongs elsewhere.
-const MAX_LEN: usize = 1024 * 1024;
+const COMPRESSED: u8 = 1;
+const ENCRYPTED: u8 = 2;
+/// Flags and key number.
+const PREFIX_LEN: usize = 2;
 
-/// Plain JSON, no key.
-const PREFIX: [u8; 2] = [0, 0];
-
-pub(crate) fn encode<T: Serialize>(data: &T) -> Result<Bytes, StoreError> {
-    let mut payload = PREFIX.to_vec();
-    serde_json::to_writer(&mut payload, data)
-        .map_err(|error| StoreError::from(StoreErrorKind::Encode).caused_by(error))?;
-    if payload.len() > MAX_LEN {
-        let message = format!("{} bytes, at most {MAX_LEN} are possible", payload.len());
-        return Err(StoreError::from(StoreErrorKind::TooLarge).caused_by(message));
-    }
-    Ok(payload.into())
+/// Reads and writes the payloads of one store.
+pub(crate) struct Codec {
+    encryption: Encryption,
+    keys: RecordKeys,
+    /// JSON longer than this is worth a try; `None`: never compress.
+    compress_above: Option<usize>,
+    /// The longest JSON, in bytes.
+    max_len: usize,
 }
 
-pub(crate) fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<Arc<T>, StoreError> {
-    let corrupt = |cause: String| StoreError::from(StoreErrorKind::Corrupt).caused_by(cause);
-    if payload.len() > MAX_LEN {
-        return Err(corrupt(format!("the record has {} bytes", payload.len())));
-    }
-    let Some(json) = payload.strip_prefix(&PREFIX) else {
-        return Err(corrupt("the payload is not of a form that this version knows".to_owned()));
-    };
-    // Only the place of the error: serde's message may quote the data.
-    serde_json::from_slice(json)
-        .map(Arc::new)
-        .map_err(|error| corrupt(format!("the JSON does not fit at line {}, column {}", error.line(), error.column())))
+/// What a payload has brought.
+#[derive(Debug)]
+pub(crate) struct Decoded<T> {
+    pub(crate) data: Arc<T>,
+    /// Whether its protection is on its way out: the record should be written anew.
+    pub(crate) outdated: bool,
 }
 
-#[cfg(test)]
-mod tests {
-    use std::error::Error as _;
-
-    use proptest::prelude::*;
-    use serde::Deserialize;
-
-    use super::*;
-
-    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-    struct Data {
-        name: String,
-        visits: u64,
-    }
-
-    #[test]
-    fn the_payload_is_frozen() {
-        let data = Data { name: "Ada".into(), visits: 3 };
-        assert_eq!(encode(&data).unwrap(), &b"\0\0{\"name\":\"Ada\",\"visits\":3}"[..]);
-    }
-
-    #[test]
-    fn nothing_is_accepted_that_was_not_written_like_this() {
-        let good = encode(&Data::default()).unwrap();
-        let mut flagged = good.to_vec();
-        flagged[0] = 1;
-        let mut keyed = good.to_vec();
-        keyed[1] = 1;
-        let mut trailing = good.to_vec();
-        trailing.push(b'x');
-        for bad in [&b""[..], b"\0", b"\0\0", &good[..good.len() - 1], &flagged, &keyed, &trailing] {
-            assert_eq!(decode::<Data>(bad).unwrap_err().kind(), StoreErrorKind::Corrupt, "{bad:?}");
+impl Codec {
+    pub(crate) fn new(config: &CodecConfig, ring: &KeyRing) -> Self {
+        Codec {
+            encryption: config.encryption,
+            keys: RecordKeys::new(ring),
+            compress_above: config.compress.then_some(config.compression_threshold),
+            max_len: config.max_record_size,
         }
     }
 
-    #[test]
-    fn an_error_does_not_quote_the_data() {
-        let error = decode::<Data>(b"\0\0{\"name\":\"Ada\",\"visits\":\"secret\"}").unwrap_err();
-        let text = format!("{error} {error:?} {}", error.source().unwrap());
-        assert!(!text.contains("secret"), "{text}");
-    }
-
-    #[test]
-    fn data_beyond_the_limit_is_refused_with_numbers() {
-        let data = Data { name: "x".repeat(MAX_LEN), visits: 0 };
-        let error = encode(&data).unwrap_err();
-        assert_eq!(error.kind(), StoreErrorKind::TooLarge);
-        assert!(error.source().unwrap().to_string().contains("1048576"));
-    }
-
-    proptest! {
-        #[test]
-        fn data_round_trips(name: String, visits: u64) {
-            let data = Data { name, visits };
-            prop_assert_eq!(&*decode::<Data>(&encode(&data).unwrap()).unwrap(), &data);
+    /// The payload of the record with this id and meta, and of no other.
+    pub(crate) fn encode<T: Serialize>(&self, id: &SessionId, meta: &Meta, data: &T) -> Result<Bytes, StoreError> {
+        let encrypts = self.encryption != Encryption::Off;
+        let head = if encrypts { PREFIX_LEN + encrypt::NONCE_LEN } else { PREFIX_LEN };
+        let mut payload = vec![0; head];
+        serde_json::to_writer(&mut payload, data)
+            .map_err(|error| StoreError::from(StoreErrorKind::Encode).caused_by(error))?;
+        let len = payload.len() - head;
+        if len > self.max_len {
+            let message = format!("{len} bytes of JSON, at most {} are possible (max_record_size)", self.max_len);
+            return Err(StoreError::from(StoreErrorKind::TooLarge).caused_by(message));
         }
+        if self.compress_above.is_some_and(|threshold| len > threshold)
+            && let Some(compressed) = compress::compress(&payload[head..])
+        {
+            payload.truncate(head);
+            payload.extend_from_slice(&compressed);
+            payload[0] |= COMPRESSED;
+        }
+        if encrypts {
+            payload[0] |= ENCRYPTED;
+            self.keys.seal(id, meta, &mut payload);
+        }
+        Ok(payload.into())
+    }
+
+    /// The payload that somebody who has the secret could make of any body and any flags.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn seal_body(&self, id: &SessionId, meta: &Meta, flags: u8, body: &[u8]) -> Vec<u8> {
+        let mut payload = [&[flags | ENCRYPTED, 0], &[0; encrypt::NONCE_LEN][..], body].concat();
+        self.keys.seal(id, meta, &mut payload);
+        payload
+    }
+
+    /// Fails closed, and with nothing in the error that stood in the payload.
+    pub(crate) fn decode<T: DeserializeOwned>(
+        &self,
+        id: &SessionId,
+        meta: &Meta,
+        payload: &[u8],
+    ) -> Result<Decoded<T>, StoreError> {
+        let corrupt = |cause: Box<dyn Error + Send + Sync>| StoreError::from(StoreErrorKind::Corrupt).caused_by(cause);
+        let (json, outdated) = self.open(id, meta, payload).map_err(|cause| corrupt(cause.into()))?;
+        // Only the place of the error: serde's message may quote the data.
+        let data = serde_json::from_slice(&json).map_err(|error| {
+            corrupt(format!("the JSON does not fit at line {}, column {}", error.line(), error.column()).into())
+        })?;
+        Ok(Decoded { data: Arc::new(data), outdated })
+    }
+
+    /// The JSON, and whether its protection is outdated.
+    fn open<'a>(
+        &self,
+        id: &SessionId,
+        meta: &Meta,
+        payload: &'a [u8],
+    ) -> Result<(Cow<'a, [u8]>, bool), Cow<'static, str>> {
+        let max_payload = PREFIX_LEN + encrypt::OVERHEAD + self.max_len;
+        if payload.len() > max_payload {
+            return Err(self.too_long(payload.len()));
+        }
+        let Some((&[flags, number], body)) = payload.split_first_chunk() else { return Err(UNKNOWN_FORM.into()) };
+        let encrypted = flags & ENCRYPTED != 0;
+        if flags & !(COMPRESSED | ENCRYPTED) != 0 || (!encrypted && number != 0) {
+            return Err(UNKNOWN_FORM.into());
+        }
+        let (body, outdated) = match self.encryption {
+            _ if encrypted => {
+                let opened = self.keys.open(id, meta, flags, number, body)?;
+                (Cow::Owned(opened.body), opened.retiring)
+            }
+            Encryption::Off => (Cow::Borrowed(body), false),
+            Encryption::Migrating => (Cow::Borrowed(body), true),
+            Encryption::Required => return Err("the record is not encrypted, and only encrypted ones are read".into()),
+        };
+        let json = if flags & COMPRESSED == 0 { body } else { compress::decompress(&body, self.max_len)?.into() };
+        if json.len() > self.max_len {
+            return Err(self.too_long(json.len()));
+        }
+        Ok((json, outdated))
+    }
+
+    fn too_long(&self, len: usize) -> Cow<'static, str> {
+        format!("the record has {len} bytes, at most {} are read (max_record_size)", self.max_len).into()
+    }
+}
+
+const UNKNOWN_FORM: &str = "the payload is not of a form that this version knows";
+
+/// Without the keys.
+impl std::fmt::Debug for Codec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Codec").field("encryption", &self.encryption).finish_non_exhaustive()
+    }
+}
+
+#[cfg(not(feature = "compression"))]
+mod compress {
+    /// Not called: without the feature, nothing can turn compression on.
+    pub(super) fn compress(_: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
+    pub(super) fn decompress(_: &[u8], _: usize) -> Result<Vec<u8>, &'static str> {
+        Err("the record is compressed, and this node was built without the feature `compression`")
     }
 }

@@ -92,6 +92,15 @@ pub enum ConfigError {
     KeyPrefix,
     /// A Redis timeout is zero.
     RedisTimeoutZero,
+    /// `max_record_size` is outside 1 KiB to 16 MiB.
+    MaxRecordSize(usize),
+    /// Only records longer than `max_record_size` would be compressed, and there are none.
+    CompressionThreshold {
+        /// The configured threshold in bytes.
+        threshold: usize,
+        /// The configured largest record in bytes.
+        maximum: usize,
+    },
     /// Both `redis(…)` and `backend(…)` were given.
     TwoBackends,
 }
@@ -170,6 +179,13 @@ impl fmt::Display for ConfigError {
                 "the key prefix must have at most 128 bytes, end in one of `: / . - _ |`, and have none of `* ? [ ] { } \\`",
             ),
             Self::RedisTimeoutZero => f.write_str("a Redis timeout is zero: nothing could succeed, use 1 ms or more"),
+            Self::MaxRecordSize(found) => {
+                write!(f, "a max_record_size of {found} bytes is not possible: use 1024 (1 KiB) to 16777216 (16 MiB)")
+            }
+            Self::CompressionThreshold { threshold, maximum } => write!(
+                f,
+                "no record is longer than compression_threshold ({threshold} bytes), since max_record_size is {maximum}: lower the threshold"
+            ),
             Self::TwoBackends => f.write_str("both redis(…) and backend(…) are given: sessions live in one place, drop one"),
         }
     }

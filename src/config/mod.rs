@@ -1,6 +1,7 @@
 //! One builder for everything; each mistake is a [`ConfigError`].
 
 mod cluster;
+mod codec;
 mod cookie;
 mod error;
 mod outage;
@@ -14,6 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::cluster::ClusterConfig;
+pub(crate) use self::codec::CodecConfig;
+pub use self::codec::Encryption;
 pub use self::cookie::{CookieConfig, SameSite};
 pub use self::error::ConfigError;
 pub use self::outage::OutagePolicy;
@@ -35,6 +38,7 @@ pub struct SessionConfig<T> {
     pub(crate) cookie: CookieConfig,
     pub(crate) cluster: ClusterConfig,
     pub(crate) on_outage: OutagePolicy,
+    pub(crate) codec: CodecConfig,
     pub(crate) backend: Arc<dyn DynBackend>,
     pub(crate) clock: Clock,
     data: PhantomData<fn() -> T>,
@@ -64,6 +68,7 @@ impl<T> SessionConfig<T> {
             cookie: CookieConfig::new(),
             cluster: ClusterConfig::new(),
             on_outage: OutagePolicy::Reject,
+            codec: CodecConfig::new(),
             backend: None,
             #[cfg(feature = "redis")]
             redis: None,
@@ -80,6 +85,7 @@ impl<T> fmt::Debug for SessionConfig<T> {
             .field("cookie", &self.cookie)
             .field("cluster", &self.cluster)
             .field("on_outage", &self.on_outage)
+            .field("codec", &self.codec)
             .finish_non_exhaustive()
     }
 }
@@ -95,6 +101,7 @@ pub struct SessionConfigBuilder<T> {
     cookie: CookieConfig,
     cluster: ClusterConfig,
     on_outage: OutagePolicy,
+    codec: CodecConfig,
     backend: Option<Arc<dyn DynBackend>>,
     #[cfg(feature = "redis")]
     redis: Option<RedisConfig>,
@@ -106,10 +113,39 @@ impl<T> SessionConfigBuilder<T> {
     /// The longest session timeout: 400 days.
     pub const MAX_TIMEOUT: Duration = Duration::from_secs(400 * 24 * 3600);
 
-    /// A secret that no longer signs but still verifies; may be given several times, newest first.
+    /// A secret that does not sign or encrypt yet but already verifies and decrypts; may be given several times.
     ///
-    /// To rotate: make the new secret the builder's and give the old one here, wait at least a session timeout after the last node
-    /// has restarted, and drop it. Live sessions under it are signed anew as they come by, so nobody is logged out.
+    /// To rotate without logging anybody out, roll out three times:
+    ///
+    /// 1. `builder(old).next_secret(new)`: every node knows the new secret before any uses it.
+    /// 2. `builder(new).previous_secret(old)`: the cookies of live sessions are signed anew, and their records encrypted anew, as
+    ///    requests come by.
+    /// 3. `builder(new)`, when a [`timeout`](Self::timeout) has passed since the last node took the second step.
+    ///
+    /// ```
+    /// # use clustered_sessions::{ConfigError, Secret, SessionConfig};
+    /// # fn secrets() -> Result<(Secret, Secret), ConfigError> { Ok((Secret::new([1; 32])?, Secret::new([2; 32])?)) }
+    /// # let (old, new) = secrets()?;
+    /// let first = SessionConfig::<()>::builder(old).next_secret(new).build()?;
+    /// # let (old, new) = secrets()?;
+    /// let then = SessionConfig::<()>::builder(new).previous_secret(old).build()?;
+    /// # let _ = (first, then);
+    /// # Ok::<(), ConfigError>(())
+    /// ```
+    pub fn next_secret(mut self, secret: Secret) -> Self {
+        self.keys.push_next(secret);
+        self
+    }
+
+    /// A secret that no longer signs or encrypts but still verifies and decrypts; may be given several times, newest first.
+    ///
+    /// It is the second step of a rotation, see [`next_secret`](Self::next_secret). Where all nodes restart at once, or for one
+    /// node alone, it is the first.
+    ///
+    /// # Risk
+    ///
+    /// Without the first step, nodes that do not have the new secret yet take visitors with new cookies for strangers, and cannot
+    /// read the records of the others, until they have been restarted.
     pub fn previous_secret(mut self, secret: Secret) -> Self {
         self.keys.push_previous(secret);
         self
@@ -212,6 +248,7 @@ impl<T> SessionConfigBuilder<T> {
         self.cookie.check()?;
         self.cluster.check(self.timeout)?;
         self.on_outage.check(&self.cluster, self.timeout)?;
+        self.codec.check()?;
         let backend = self.choose_backend()?;
         Ok(SessionConfig {
             keys: self.keys,
@@ -221,6 +258,7 @@ impl<T> SessionConfigBuilder<T> {
             cookie: self.cookie,
             cluster: self.cluster,
             on_outage: self.on_outage,
+            codec: self.codec,
             backend,
             clock: self.clock,
             data: PhantomData,
@@ -250,6 +288,7 @@ impl<T> fmt::Debug for SessionConfigBuilder<T> {
             .field("cookie", &self.cookie)
             .field("cluster", &self.cluster)
             .field("on_outage", &self.on_outage)
+            .field("codec", &self.codec)
             .finish_non_exhaustive()
     }
 }
@@ -283,6 +322,7 @@ mod tests {
         let policy = OutagePolicy::ServeCached { max_age: Duration::from_secs(60) };
         let uncached = builder().cluster(ClusterConfig::new().local_cache_enabled(false)).on_outage(policy);
         assert_eq!(uncached.build().unwrap_err(), ConfigError::ServeCachedWithoutCache);
+        assert_eq!(builder().max_record_size(0).build().unwrap_err(), ConfigError::MaxRecordSize(0));
     }
 
     #[cfg(feature = "redis")]

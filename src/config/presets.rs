@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{ClusterConfig, CookieConfig, SessionConfig, SessionConfigBuilder};
+use super::{ClusterConfig, CookieConfig, Encryption, SessionConfig, SessionConfigBuilder};
 use crate::secret::Secret;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -10,9 +10,11 @@ const HOUR: Duration = Duration::from_secs(3600);
 const MINUTE: Duration = Duration::from_secs(60);
 
 impl<T> SessionConfig<T> {
-    /// For production: sessions of 24 hours, up to 100 000 of them cached for up to a minute.
+    /// For production: sessions of 24 hours, up to 100 000 of them cached for up to a minute, encrypted in Redis.
     ///
-    /// Add the Redis server, and to [`ClusterConfig::production`] a channel and a node id of your own.
+    /// Add the Redis server, and to [`ClusterConfig::production`] a channel and a node id of your own. Plain records are refused:
+    /// where there are sessions already that were written without encryption, say
+    /// `.encrypt_redis_data(Encryption::Migrating)` until they are gone.
     ///
     /// ```
     /// use clustered_sessions::{ClusterConfig, RedisConfig, Secret, SessionConfig};
@@ -26,12 +28,20 @@ impl<T> SessionConfig<T> {
     /// # Ok::<(), clustered_sessions::ConfigError>(())
     /// ```
     pub fn production(secret: Secret) -> SessionConfigBuilder<T> {
-        Self::builder(secret).timeout(24 * HOUR).cluster(ClusterConfig::production())
+        Self::builder(secret)
+            .timeout(24 * HOUR)
+            .cluster(ClusterConfig::production())
+            .encrypt_redis_data(Encryption::Required)
     }
 
-    /// For many visitors: like [`SessionConfig::production`], with 500 000 sessions cached for up to two minutes.
+    /// For many visitors: like [`SessionConfig::production`], with 500 000 sessions cached for up to two minutes. With the feature
+    /// `compression`, which is on by default, records of more than 256 bytes are compressed; see the risk at
+    /// [`compress_data`](SessionConfigBuilder::compress_data).
     pub fn high_traffic(secret: Secret) -> SessionConfigBuilder<T> {
-        Self::production(secret).cluster(ClusterConfig::high_traffic())
+        let builder = Self::production(secret).cluster(ClusterConfig::high_traffic());
+        #[cfg(feature = "compression")]
+        let builder = builder.compress_data(true).compression_threshold(256);
+        builder
     }
 
     /// Like [`SessionConfig::production`], with the timeouts that NIST SP 800-63B-4 (section 2.1.3) asks for at assurance level 1: at
@@ -131,16 +141,21 @@ mod tests {
         assert_eq!(production.cluster.cache_ttl, Some(MINUTE));
         assert_eq!(production.cluster.cache_max_size, 100_000);
         assert!(production.cookie.secure);
+        assert_eq!(production.codec.encryption, Encryption::Required);
 
         let traffic = SessionConfig::<Data>::high_traffic(secret()).build().unwrap();
         assert_eq!(traffic.cluster.cache_ttl, Some(2 * MINUTE));
         assert_eq!(traffic.cluster.cache_max_size, 500_000);
+        assert_eq!(traffic.codec.encryption, Encryption::Required);
+        #[cfg(feature = "compression")]
+        assert_eq!((traffic.codec.compress, traffic.codec.compression_threshold), (true, 256));
 
         let development = SessionConfig::<Data>::development(Secret::insecure_dev("dev")).build().unwrap();
         assert_eq!(development.timeout, HOUR);
         assert!(!development.cluster.enabled && development.cluster.cache_enabled);
         assert_eq!(development.cluster.cache_ttl, Some(Duration::from_secs(10)));
         assert!(!development.cookie.secure);
+        assert_eq!(development.codec.encryption, Encryption::Off);
     }
 
     #[test]

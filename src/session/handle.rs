@@ -266,7 +266,7 @@ impl<T: SessionData> Handle<T> {
         state.plan() != Plan::Nothing || state.commits_due > 0 || self.busy.try_lock().is_err()
     }
 
-    /// The head leaves. A session that was only read is extended in the background, if it is time for that.
+    /// The head leaves. A session that was only read is extended and encrypted anew in the background, if it is time for that.
     pub(crate) fn send_head(&self) -> Head {
         let mut state = self.lock();
         state.head_sent = true;
@@ -281,6 +281,7 @@ impl<T: SessionData> Handle<T> {
         if let Some(record) = live {
             life = self.store.life_left(&record);
             self.store.touch_if_due(&record);
+            self.store.reseal_if_outdated(&record);
         }
         Head { extracted, cookie, life }
     }

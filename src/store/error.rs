@@ -38,11 +38,13 @@ pub enum StoreErrorKind {
     Refused,
     /// A write may or may not have been carried out.
     OutcomeUnknown,
-    /// A record cannot be read. It is left as it is.
+    /// A record cannot be read, or must not be: it was not written like this, was changed, is encrypted under another secret, or is
+    /// plain where encryption is required. It is left as it is.
     Corrupt,
     /// The data cannot be written as JSON. Nothing was written.
     Encode,
-    /// The encoded data is larger than a record may be. Nothing was written.
+    /// The data is larger than
+    /// [`max_record_size`](crate::SessionConfigBuilder::max_record_size) as JSON. Nothing was written.
     TooLarge,
     /// The store has been shut down.
     Closed,

@@ -7,6 +7,7 @@ mod outage;
 mod query;
 mod record;
 mod regenerate;
+mod reseal;
 mod turns;
 mod write;
 
@@ -31,7 +32,7 @@ pub use self::write::NewSession;
 use crate::backend::{Content, DynBackend, Stored};
 use crate::clock::Clock;
 use crate::cluster::{CacheStats, Coordinator, Counter, Lease, LocalCache, Lookup};
-use crate::codec::{self, SessionData};
+use crate::codec::{Codec, Decoded, SessionData};
 use crate::config::SessionConfig;
 use crate::id::SessionId;
 
@@ -60,6 +61,7 @@ pub struct SessionStore<T> {
 struct Inner<T> {
     backend: Arc<dyn DynBackend>,
     coordinator: Coordinator<T>,
+    codec: Codec,
     loads: Loads<T>,
     turns: Turns,
     tasks: TaskTracker,
@@ -70,6 +72,7 @@ struct Inner<T> {
     fallback: Fallback,
     closed: AtomicBool,
     unreadable: Counter,
+    resealed: Counter,
     dropped_changes: Counter,
     degraded_reads: Counter,
 }
@@ -77,7 +80,18 @@ struct Inner<T> {
 impl<T: SessionData> SessionStore<T> {
     /// Builds a store and spawns its listener; outside a runtime, the first operation does. No IO, and it cannot fail.
     pub fn new(config: SessionConfig<T>) -> Self {
-        let SessionConfig { backend, clock, timeout, absolute_timeout, cluster, touch_after, on_outage, .. } = config;
+        let SessionConfig {
+            keys,
+            backend,
+            clock,
+            timeout,
+            absolute_timeout,
+            cluster,
+            codec,
+            touch_after,
+            on_outage,
+            ..
+        } = config;
         // A cache that is turned off is one that is never trusted; one that nobody keeps right is always trusted, as asked for.
         let lease = if cluster.cache_enabled && !cluster.enabled { Lease::permanent() } else { Lease::new() };
         let ttl = cluster.effective_cache_ttl(timeout);
@@ -94,6 +108,7 @@ impl<T: SessionData> SessionStore<T> {
                 fallback: Fallback::new(on_outage, &cluster),
                 coordinator: Coordinator::new(backend.clone(), cache, clock.clone(), cluster),
                 backend,
+                codec: Codec::new(&codec, &keys),
                 loads: Loads::new(),
                 turns: Turns::default(),
                 tasks: TaskTracker::new(),
@@ -102,6 +117,7 @@ impl<T: SessionData> SessionStore<T> {
                 blank: Arc::new(T::default()),
                 closed: AtomicBool::new(false),
                 unreadable: Counter::default(),
+                resealed: Counter::default(),
                 dropped_changes: Counter::default(),
                 degraded_reads: Counter::default(),
             }),
@@ -168,8 +184,11 @@ impl<T: SessionData> SessionStore<T> {
             }
             meta.deadline = meta.deadline.min(end);
         }
-        match codec::decode(&payload) {
-            Ok(data) => Ok(Some(Record::new(&self.inner.clock, *id, meta, data))),
+        match self.inner.codec.decode(id, &meta, &payload) {
+            Ok(Decoded { data, outdated }) => {
+                let record = Record::new(&self.inner.clock, *id, meta, data);
+                Ok(Some(if outdated { record.outdated() } else { record }))
+            }
             Err(error) => {
                 self.inner.unreadable.add_one();
                 let error = error.about(id);
@@ -201,6 +220,12 @@ impl<T: SessionData> SessionStore<T> {
     /// Records that could not be read so far. Each was logged by id and left as it was.
     pub fn unreadable_records(&self) -> u64 {
         self.inner.unreadable.get()
+    }
+
+    /// Sessions that this node has written anew so far because they were encrypted under an older secret, or not at all while
+    /// encryption was being turned on. When it has stopped growing on all nodes, hardly any are left.
+    pub fn resealed_records(&self) -> u64 {
+        self.inner.resealed.get()
     }
 
     /// Requests that ended with changes to their session that were never committed.

@@ -22,6 +22,8 @@ struct Inner<T> {
     deadline: AtomicU64,
     /// Whether somebody is extending the session at this moment.
     touching: AtomicBool,
+    /// Whether it is to be written anew, and nobody has tried yet.
+    outdated: AtomicBool,
     /// Wall clock minus monotonic clock when the record was read, so that a cached read asks one clock only.
     wall_ahead: u64,
     data: Arc<T>,
@@ -33,7 +35,20 @@ impl<T> Record<T> {
         let Meta { revision, created_at, deadline } = meta;
         let deadline = AtomicU64::new(deadline);
         let touching = AtomicBool::new(false);
-        Record { inner: Arc::new(Inner { id, revision, created_at, deadline, touching, wall_ahead, data }) }
+        let outdated = AtomicBool::new(false);
+        Record { inner: Arc::new(Inner { id, revision, created_at, deadline, touching, outdated, wall_ahead, data }) }
+    }
+
+    /// The same record, which is to be written anew.
+    pub(crate) fn outdated(self) -> Self {
+        self.inner.outdated.store(true, Ordering::Relaxed);
+        self
+    }
+
+    /// Whether it is to be written anew, by the caller: `true` once.
+    pub(crate) fn take_outdated(&self) -> bool {
+        // Read by every request, written by one.
+        self.inner.outdated.load(Ordering::Relaxed) && self.inner.outdated.swap(false, Ordering::Relaxed)
     }
 
     /// The session's id.

@@ -8,7 +8,7 @@ use super::lifetime::time_to_live;
 use super::{Record, SessionStore, StoreError, StoreErrorKind};
 use crate::backend::{Content, Created, Deleted, MemoryBackend, Meta, Revision, Stored, Touched, Updated};
 use crate::cluster::Announcement;
-use crate::codec::{self, SessionData};
+use crate::codec::SessionData;
 use crate::guards::{Guard, stands};
 use crate::id::{SessionId, SessionToken};
 
@@ -54,7 +54,6 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     pub(crate) async fn create_shared(&self, data: Arc<T>) -> Result<NewSession<T>, StoreError> {
-        let payload = codec::encode(&*data)?;
         loop {
             // A new token each time: under the same id, a first attempt that is carried out late could bring back a session that
             // was deleted meanwhile.
@@ -62,7 +61,8 @@ impl<T: SessionData> SessionStore<T> {
             let id = token.session_id();
             let (meta, ttl) = self.first_meta();
             let record = Record::new(&self.inner.clock, id, meta, data.clone());
-            let stored = Stored { meta, content: Content::Payload(payload.clone()) };
+            let payload = self.inner.codec.encode(&id, &meta, &*data)?;
+            let stored = Stored { meta, content: Content::Payload(payload) };
             let call = self.inner.coordinator.cache().begin_write(&id, None);
             match self.inner.backend.create(&id, &stored, ttl).await? {
                 Created::Created => {
@@ -79,7 +79,7 @@ impl<T: SessionData> SessionStore<T> {
         let (meta, ttl) = self.first_meta();
         let record = Record::new(&self.inner.clock, SessionToken::random().session_id(), meta, Arc::new(data));
         // Data that cannot be encoded is found out when it is first changed.
-        let payload = codec::encode(&**record.data()).unwrap_or_default();
+        let payload = self.inner.codec.encode(&record.id(), &meta, &**record.data()).unwrap_or_default();
         memory.create_now(&record.id(), &Stored { meta, content: Content::Payload(payload) }, ttl);
         record
     }
@@ -212,13 +212,7 @@ impl<T: SessionData> SessionStore<T> {
         let _turn = self.inner.turns.take(id).await;
         let (mut base, mut data) = self.rebase(base, first, again);
         for attempt in 1..=MAX_ATTEMPTS {
-            let (created_at, now) = (base.meta().created_at, self.inner.clock.wall());
-            if self.inner.lifetime.is_over(created_at, now) {
-                return Err(gone(&id));
-            }
-            let deadline = self.inner.lifetime.deadline(created_at, now);
-            let meta = Meta { revision: base.revision().next(), created_at, deadline };
-            let record = Record::new(&self.inner.clock, id, meta, data);
+            let record = self.next_version(&base, data)?;
             match self.compare_and_set(&base, &record).await? {
                 None => return Ok(record),
                 Some(current) => {
@@ -229,6 +223,17 @@ impl<T: SessionData> SessionStore<T> {
             self.pause_after(attempt).await;
         }
         Err(StoreError::from(StoreErrorKind::Conflict { attempts: MAX_ATTEMPTS }).about(&id))
+    }
+
+    /// A version to be written on top of `base`, unless the session's time is over.
+    pub(super) fn next_version(&self, base: &Record<T>, data: Arc<T>) -> Result<Record<T>, StoreError> {
+        let (id, created_at, now) = (base.id(), base.meta().created_at, self.inner.clock.wall());
+        if self.inner.lifetime.is_over(created_at, now) {
+            return Err(gone(&id));
+        }
+        let deadline = self.inner.lifetime.deadline(created_at, now);
+        let meta = Meta { revision: base.revision().next(), created_at, deadline };
+        Ok(Record::new(&self.inner.clock, id, meta, data))
     }
 
     /// Longer from one attempt to the next, and never alike on two nodes.
@@ -256,8 +261,9 @@ impl<T: SessionData> SessionStore<T> {
         new: &Record<T>,
     ) -> Result<Option<Record<T>>, StoreError> {
         let id = base.id();
-        let content = Content::Payload(codec::encode(&**new.data()).map_err(|error| error.about(&id))?);
-        let stored = Stored { meta: new.meta(), content };
+        let meta = new.meta();
+        let payload = self.inner.codec.encode(&id, &meta, &**new.data()).map_err(|error| error.about(&id))?;
+        let stored = Stored { meta, content: Content::Payload(payload) };
         let revision = new.revision();
         let announcement = Announcement::SessionInvalidated(id, Some(revision));
         let announcement = self.inner.coordinator.encode(announcement);

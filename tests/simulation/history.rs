@@ -124,7 +124,7 @@ fn staleness(store: &SessionStore<Counter>, fresh: bool) -> Duration {
     if fresh || !store.coordinator().is_listening() { Duration::ZERO } else { MAX_STALENESS }
 }
 
-/// A request that reads its session, under the outage policy.
+/// A request that reads its session, under the outage policy. Some of these encrypt it anew when they are over.
 async fn visit(number: usize, node: &Node, session: &Known, histories: &Histories) {
     let floor = |staleness| histories.borrow()[&session.id].floor(number, staleness);
     let (usual, in_outage) = (floor(staleness(node.store(), false)), floor(MAX_AGE));

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use clustered_sessions::testing::{Faults, FaultyBackend};
 use clustered_sessions::{
-    Clock, ClusterConfig, MemoryBackend, OutagePolicy, Secret, SessionConfig, SessionLayer, SessionStore,
+    Clock, ClusterConfig, Encryption, MemoryBackend, OutagePolicy, Secret, SessionConfig, SessionLayer, SessionStore,
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
@@ -40,6 +40,7 @@ impl Node {
     }
 }
 
+/// All but the first encrypt, and encrypt what they find plain when a request has used it.
 pub fn nodes(count: u64, seed: u64) -> Rc<Vec<Node>> {
     let clock = Clock::tokio();
     let memory = MemoryBackend::with_clock(clock.clone());
@@ -48,6 +49,7 @@ pub fn nodes(count: u64, seed: u64) -> Rc<Vec<Node>> {
         let config = SessionConfig::development(Secret::insecure_dev("simulation"))
             .clock(clock.clone())
             .backend(backend)
+            .encrypt_redis_data(if number == 0 { Encryption::Off } else { Encryption::Migrating })
             .cluster(ClusterConfig::new().node_id(format!("node-{number}")).max_staleness(MAX_STALENESS))
             .on_outage(OutagePolicy::ServeCached { max_age: MAX_AGE })
             .build()

@@ -1,0 +1,325 @@
+use std::error::Error as _;
+
+use proptest::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::*;
+use crate::backend::Revision;
+use crate::secret::Secret;
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Data {
+    name: String,
+    visits: u64,
+}
+
+const ID: SessionId = SessionId::from_bytes(*b"IIIIIIIIIIIIIIII");
+const SECRET: &str = "first secret";
+/// The largest record of these tests.
+const MAX: usize = 64 * 1024;
+
+fn meta() -> Meta {
+    Meta { revision: Revision::from_bytes(*b"RRRRRRRRRRRRRRRR"), created_at: 0x0102_0304_0506_0708, deadline: 1 }
+}
+
+fn ring(current: &str, previous: &[&str]) -> KeyRing {
+    let mut ring = KeyRing::new(Secret::insecure_dev(current));
+    for secret in previous {
+        ring.push_previous(Secret::insecure_dev(secret));
+    }
+    ring
+}
+
+fn codec(encryption: Encryption, ring: &KeyRing) -> Codec {
+    Codec::new(&CodecConfig { encryption, max_record_size: MAX, ..CodecConfig::new() }, ring)
+}
+
+fn off() -> Codec {
+    codec(Encryption::Off, &ring(SECRET, &[]))
+}
+
+fn required() -> Codec {
+    codec(Encryption::Required, &ring(SECRET, &[]))
+}
+
+fn compressing(codec: Codec) -> Codec {
+    Codec { compress_above: Some(0), ..codec }
+}
+
+fn ada() -> Data {
+    Data { name: "Ada".into(), visits: 3 }
+}
+
+/// What compresses well.
+#[cfg(feature = "compression")]
+fn adas() -> Data {
+    Data { name: "Ada ".repeat(20), visits: 3 }
+}
+
+fn encode(codec: &Codec, data: &Data) -> Bytes {
+    codec.encode(&ID, &meta(), data).unwrap()
+}
+
+fn decode(codec: &Codec, payload: &[u8]) -> Result<Decoded<Data>, StoreError> {
+    codec.decode(&ID, &meta(), payload)
+}
+
+/// Why a payload was refused.
+fn refusal(codec: &Codec, payload: &[u8]) -> String {
+    let error = decode(codec, payload).unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Corrupt);
+    error.source().unwrap().to_string()
+}
+
+fn hex(text: &str) -> Vec<u8> {
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+}
+
+mod frozen {
+    //! If one of these fails, every record in the field has become unreadable. Where something is encrypted, another
+    //! implementation (OpenSSL's) has done it.
+
+    use super::*;
+
+    const ENCRYPTED: &str = "02824e4e4e4e4e4e4e4e4e4e4e4eb7b31762e07c4f96fa5d25942551d583cfbb906cf4e8e2c39a266109e882688805491fc5913c6c0c0a";
+    const COMPRESSED: &str = "010000000066ab56ca4bcc4d55b252724c4954a02656d2512acb2cce2c2956b232ae0500";
+    const BOTH: &str = "03824e4e4e4e4e4e4e4e4e4e4e4ea3cda4dbb8e65667543568e0268b713b95c042068c51ef02f1981d007bf31e469140b9cc1d7778bbcd4a1fb37b57c13d73d3";
+
+    #[test]
+    fn a_plain_payload() {
+        let payload = b"\0\0{\"name\":\"Ada\",\"visits\":3}";
+        assert_eq!(encode(&off(), &ada()), &payload[..]);
+        assert_eq!(*decode(&off(), payload).unwrap().data, ada());
+    }
+
+    #[test]
+    fn an_encrypted_payload() {
+        let mut payload = [&[2, 0][..], &[0; 12], b"{\"name\":\"Ada\",\"visits\":3}"].concat();
+        required().keys.seal_with(*b"NNNNNNNNNNNN", &ID, &meta(), &mut payload);
+        assert_eq!(payload, hex(ENCRYPTED));
+        assert_eq!(*decode(&required(), &payload).unwrap().data, ada());
+    }
+
+    #[cfg(feature = "compression")]
+    #[test]
+    fn a_compressed_payload() {
+        assert_eq!(*decode(&off(), &hex(COMPRESSED)).unwrap().data, adas());
+    }
+
+    #[cfg(feature = "compression")]
+    #[test]
+    fn a_payload_that_is_both() {
+        assert_eq!(*decode(&required(), &hex(BOTH)).unwrap().data, adas());
+    }
+
+    #[cfg(not(feature = "compression"))]
+    #[test]
+    fn a_compressed_payload_is_refused_with_the_reason() {
+        for (codec, payload) in [(off(), COMPRESSED), (required(), BOTH)] {
+            assert!(refusal(&codec, &hex(payload)).contains("feature `compression`"));
+        }
+    }
+}
+
+#[test]
+fn nothing_is_accepted_that_was_not_written_like_this() {
+    let good = encode(&off(), &Data::default());
+    let flagged = |flags: u8| [&[flags, 0], &good[2..]].concat();
+    let mut keyed = good.to_vec();
+    keyed[1] = 1;
+    let trailing = [&good[..], b"x"].concat();
+    for bad in
+        [&b""[..], b"\0", b"\0\0", &good[..good.len() - 1], &flagged(1), &flagged(2), &flagged(4), &keyed, &trailing]
+    {
+        assert_eq!(decode(&off(), bad).unwrap_err().kind(), StoreErrorKind::Corrupt, "{bad:?}");
+    }
+    for len in 0..30 {
+        assert!(decode(&required(), &[&[2, 130][..], &vec![0; len]].concat()).is_err(), "{len}");
+    }
+}
+
+#[test]
+fn an_error_does_not_quote_the_data() {
+    for codec in [off(), required()] {
+        #[derive(Serialize)]
+        struct Other {
+            name: &'static str,
+            visits: &'static str,
+        }
+        let payload = codec.encode(&ID, &meta(), &Other { name: "Ada", visits: "secret" }).unwrap();
+        let error = decode(&codec, &payload).unwrap_err();
+        let text = format!("{error} {error:?} {}", error.source().unwrap());
+        assert!(!text.contains("secret") && !text.contains("Ada"), "{text}");
+    }
+}
+
+#[test]
+fn data_beyond_the_limit_is_refused_with_numbers() {
+    let of = |len: usize| Data { name: "x".repeat(len - 22), visits: 0 };
+    for codec in [off(), required(), compressing(off()), compressing(required())] {
+        assert_eq!(*decode(&codec, &encode(&codec, &of(MAX))).unwrap().data, of(MAX));
+        let error = codec.encode(&ID, &meta(), &of(MAX + 1)).unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::TooLarge);
+        assert_eq!(
+            error.source().unwrap().to_string(),
+            "65537 bytes of JSON, at most 65536 are possible (max_record_size)"
+        );
+    }
+}
+
+#[test]
+fn a_record_beyond_the_limit_is_refused_however_it_was_written() {
+    let strict = |codec: Codec| Codec { max_len: 1024, ..codec };
+    let data = Data { name: "x".repeat(1025), visits: 0 };
+    for codec in [off as fn() -> Codec, required, || compressing(off()), || compressing(required())] {
+        let refusal = refusal(&strict(codec()), &encode(&codec(), &data));
+        assert!(refusal.contains("max_record_size"), "{refusal}");
+    }
+}
+
+#[test]
+fn nothing_of_the_data_shows_in_an_encrypted_payload() {
+    let payload = encode(&required(), &Data { name: "Ada Lovelace".into(), visits: 3 });
+    for word in [&b"Ada"[..], b"name", b"visits", b"{\""] {
+        assert!(!payload.windows(word.len()).any(|window| window == word));
+    }
+    assert_ne!(payload, encode(&required(), &Data { name: "Ada Lovelace".into(), visits: 3 }), "the nonce is random");
+}
+
+#[test]
+fn a_plain_record_is_refused_where_encryption_is_required() {
+    let plain = encode(&off(), &ada());
+    assert_eq!(refusal(&required(), &plain), "the record is not encrypted, and only encrypted ones are read");
+    #[cfg(feature = "compression")]
+    assert!(refusal(&required(), &encode(&compressing(off()), &adas())).contains("not encrypted"));
+}
+
+#[test]
+fn what_is_read_and_what_is_to_be_written_anew() {
+    use Encryption::{Migrating, Off, Required};
+    let old = ring("old", &[]);
+    let (mut before, after) = (ring("old", &[]), ring("new", &["old"]));
+    before.push_next(Secret::insecure_dev("new"));
+    let new = ring("new", &[]);
+
+    // How it was written; how it is read; whether it can be, and if so, whether it is outdated.
+    for (written, read, expected) in [
+        (codec(Off, &old), codec(Off, &after), Some(false)),
+        (codec(Off, &old), codec(Migrating, &after), Some(true)),
+        (codec(Off, &old), codec(Required, &after), None),
+        (codec(Required, &old), codec(Off, &old), Some(false)),
+        (codec(Required, &old), codec(Migrating, &old), Some(false)),
+        (codec(Required, &old), codec(Required, &old), Some(false)),
+        (codec(Migrating, &old), codec(Required, &old), Some(false)),
+        // A rotation: the secret that comes is no more outdated than the one in use, or two nodes would overwrite each other for ever.
+        (codec(Required, &old), codec(Required, &before), Some(false)),
+        (codec(Required, &new), codec(Required, &before), Some(false)),
+        (codec(Required, &new), codec(Required, &after), Some(false)),
+        (codec(Required, &old), codec(Required, &after), Some(true)),
+        (codec(Required, &old), codec(Migrating, &after), Some(true)),
+        (codec(Required, &old), codec(Off, &after), Some(true)),
+        (codec(Required, &old), codec(Required, &new), None),
+        (codec(Required, &new), codec(Off, &old), None),
+    ] {
+        let outdated = decode(&read, &encode(&written, &ada())).ok().map(|decoded| decoded.outdated);
+        assert_eq!(outdated, expected, "{written:?} {read:?}");
+    }
+}
+
+#[test]
+fn a_record_under_an_unknown_secret_says_so() {
+    let other = codec(Encryption::Required, &ring("another secret", &[]));
+    assert_eq!(
+        refusal(&required(), &encode(&other, &ada())),
+        "the record is encrypted under a secret that this node does not have"
+    );
+}
+
+#[test]
+fn secrets_whose_numbers_collide_are_all_tried() {
+    let of = |current, previous: &[&str]| codec(Encryption::Required, &ring(current, previous));
+    let (one, three) = (of("secret 1", &[]), of("secret 3", &[]));
+    let payload = encode(&three, &ada());
+    assert_eq!(payload[1], encode(&one, &ada())[1], "these secrets were chosen for that");
+    let decoded = decode(&of("secret 1", &["secret 3"]), &payload).unwrap();
+    assert_eq!((&*decoded.data, decoded.outdated), (&ada(), true));
+    assert_eq!(refusal(&one, &payload), "the encrypted record was changed, or does not belong here");
+}
+
+#[test]
+fn the_deadline_may_move() {
+    let payload = encode(&required(), &ada());
+    let extended = Meta { deadline: u64::MAX, ..meta() };
+    assert!(required().decode::<Data>(&ID, &extended, &payload).is_ok());
+}
+
+#[test]
+fn keys_do_not_print() {
+    let text = format!("{:?}", required());
+    assert_eq!(text, "Codec { encryption: Required, .. }");
+}
+
+fn any_codec() -> impl Strategy<Value = Codec> {
+    let encryption = prop_oneof![Just(Encryption::Off), Just(Encryption::Migrating), Just(Encryption::Required)];
+    (encryption, prop::option::of(0usize..100)).prop_map(|(encryption, compress_above)| Codec {
+        compress_above: compress_above.filter(|_| cfg!(feature = "compression")),
+        ..codec(encryption, &ring(SECRET, &[]))
+    })
+}
+
+fn any_data() -> impl Strategy<Value = Data> {
+    let name = prop_oneof![any::<String>(), "(Ada|Grace){0,100}"];
+    (name, any::<u64>()).prop_map(|(name, visits)| Data { name, visits })
+}
+
+proptest! {
+    #[test]
+    fn data_round_trips(codec in any_codec(), data in any_data(), id: [u8; 16], revision: [u8; 16], created_at: u64) {
+        let id = SessionId::from_bytes(id);
+        let meta = Meta { revision: Revision::from_bytes(revision), created_at, deadline: 0 };
+        let decoded = codec.decode::<Data>(&id, &meta, &codec.encode(&id, &meta, &data).unwrap()).unwrap();
+        prop_assert_eq!(&*decoded.data, &data);
+        prop_assert!(!decoded.outdated || codec.encryption == Encryption::Migrating);
+    }
+
+    #[test]
+    fn each_node_reads_what_the_others_write_unless_it_must_not(one in any_codec(), other in any_codec(), data in any_data()) {
+        let decoded = decode(&other, &encode(&one, &data));
+        if one.encryption == Encryption::Off && other.encryption == Encryption::Required {
+            prop_assert!(decoded.is_err());
+        } else {
+            prop_assert_eq!(&*decoded.unwrap().data, &data);
+        }
+    }
+
+    #[test]
+    fn an_encrypted_payload_with_any_bit_changed_is_refused(data in any_data(), compress: bool, at: prop::sample::Index, bit in 0..8) {
+        let codec = if compress && cfg!(feature = "compression") { compressing(required()) } else { required() };
+        let mut payload = encode(&codec, &data).to_vec();
+        let at = at.index(payload.len());
+        payload[at] ^= 1u8 << bit;
+        // A node that reads plain records must not take a changed flag's word for it, either.
+        for reader in [codec, off()] {
+            prop_assert!(decode(&reader, &payload).is_err());
+        }
+    }
+
+    #[test]
+    fn an_encrypted_payload_that_was_cut_or_lengthened_is_refused(data in any_data(), at: prop::sample::Index, more in prop::collection::vec(any::<u8>(), 1..40)) {
+        let payload = encode(&required(), &data);
+        prop_assert!(decode(&required(), &payload[..at.index(payload.len())]).is_err());
+        prop_assert!(decode(&required(), &[&payload[..], &more].concat()).is_err());
+    }
+
+    #[test]
+    fn an_encrypted_payload_is_good_in_its_own_place_alone(data in any_data(), at in 0usize..40, bit in 0..8) {
+        let payload = encode(&required(), &data);
+        let mut place = [ID.as_bytes(), &meta().revision.as_bytes()[..], &meta().created_at.to_be_bytes()].concat();
+        place[at] ^= 1u8 << bit;
+        let id = SessionId::from_bytes(place[..16].try_into().unwrap());
+        let revision = Revision::from_bytes(place[16..32].try_into().unwrap());
+        let created_at = u64::from_be_bytes(place[32..].try_into().unwrap());
+        let moved = Meta { revision, created_at, ..meta() };
+        prop_assert!(required().decode::<Data>(&id, &moved, &payload).is_err());
+    }
+}
