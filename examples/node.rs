@@ -15,6 +15,7 @@
 //! | `SESSION_SECRET` | signs the cookies; unset: one for development |
 //! | `SESSION_TIMEOUT_MS`, `LOCAL_CACHE_TTL_MS`, `MAX_STALENESS_MS` | unset: the crate's defaults |
 //! | `LOCAL_CACHE=off`, `CLUSTER=off` | without a cache in memory; without listening to the others |
+//! | `RETRY=off`, `CIRCUIT_BREAKER=on` | calls are made once; a Redis that fails is left alone for a while |
 #![allow(clippy::print_stdout, reason = "it says where it listens")]
 
 use std::env;
@@ -68,7 +69,10 @@ fn config() -> Result<SessionConfigBuilder<UserSession>, Box<dyn Error>> {
         Ok(secret) => Secret::new(secret)?,
         Err(_) => Secret::insecure_dev("development"),
     };
-    let mut config = SessionConfig::development(secret).cluster(cluster()?);
+    let mut config = SessionConfig::development(secret)
+        .cluster(cluster()?)
+        .enable_retry(!is("RETRY", "off"))
+        .circuit_breaker_enabled(is("CIRCUIT_BREAKER", "on"));
     if env::var_os("REDIS_URL").is_some() {
         // A node that is to notice a silent Redis soon must not wait for its answers for long.
         let patience = millis("MAX_STALENESS_MS")?.unwrap_or(Duration::MAX).min(Duration::from_millis(500));
@@ -81,7 +85,8 @@ fn config() -> Result<SessionConfigBuilder<UserSession>, Box<dyn Error>> {
 }
 
 fn cluster() -> Result<ClusterConfig, Box<dyn Error>> {
-    let mut cluster = ClusterConfig::new().enabled(!is_off("CLUSTER")).local_cache_enabled(!is_off("LOCAL_CACHE"));
+    let mut cluster =
+        ClusterConfig::new().enabled(!is("CLUSTER", "off")).local_cache_enabled(!is("LOCAL_CACHE", "off"));
     if let Ok(node_id) = env::var("NODE_ID") {
         cluster = cluster.node_id(node_id);
     }
@@ -103,8 +108,8 @@ fn millis(variable: &str) -> Result<Option<Duration>, Box<dyn Error>> {
     Ok(Some(Duration::from_millis(text.parse()?)))
 }
 
-fn is_off(variable: &str) -> bool {
-    env::var(variable).is_ok_and(|value| value == "off")
+fn is(variable: &str, expected: &str) -> bool {
+    env::var(variable).is_ok_and(|value| value == expected)
 }
 
 /// The layer goes on after the routes: it is around those above it.
@@ -176,6 +181,8 @@ async fn stats(State(store): State<SessionStore<UserSession>>) -> Json<Value> {
         "announcements": coordinator.announcements_received(),
         "unreadable_announcements": coordinator.announcements_unreadable(),
         "losses": coordinator.losses(),
+        "circuit": format!("{:?}", store.circuit().state()),
+        "circuit_openings": store.circuit().openings(),
         "hits": cache.hits,
         "misses": cache.misses,
         "bypasses": cache.bypasses,

@@ -82,6 +82,7 @@
 //! - `session` — what a handler sees; `change` is the table of what becomes of a session, `commit` carries it out
 //! - `store` — [`SessionStore`]: the order of steps over the parts below
 //! - `cluster` — the local cache, its lease and fence, messages, the listener
+//! - `resilience` — what is done about a backend that fails: attempts, deadlines, the circuit breaker
 //! - `codec` — between data and payload: JSON, compressed and encrypted
 //! - [`backend`] — where records live: the trait, memory, Redis
 //! - `clock`, `sync`, `guards` — what tests take hold of: time, locks, and the guards, each of which they see missed
@@ -97,6 +98,7 @@ mod cookie;
 mod guards;
 mod id;
 mod middleware;
+mod resilience;
 mod secret;
 mod session;
 mod store;
@@ -137,10 +139,12 @@ pub use crate::codec::SessionData;
 #[cfg(feature = "redis")]
 pub use crate::config::RedisConfig;
 pub use crate::config::{
-    ClusterConfig, ConfigError, CookieConfig, Encryption, OutagePolicy, SameSite, SessionConfig, SessionConfigBuilder,
+    CircuitBreakerConfig, ClusterConfig, ConfigError, CookieConfig, Encryption, OutagePolicy, RetryConfig, SameSite,
+    SessionConfig, SessionConfigBuilder,
 };
 pub use crate::id::{InvalidSessionId, SessionId, SessionToken};
 pub use crate::middleware::{ResponseFuture, SessionLayer, SessionService};
+pub use crate::resilience::{Circuit, CircuitState};
 pub use crate::secret::Secret;
 pub use crate::session::{Fresh, Session, SessionError};
 pub use crate::store::{BulkDeletion, NewSession, Record, SessionStore, StoreError, StoreErrorKind};

@@ -1,5 +1,5 @@
-//! The coherence contract, checked against histories: several nodes over one backend that delays, fails, loses answers and cuts
-//! subscriptions, under a paused clock.
+//! The coherence contract, checked against histories: several nodes over one backend that delays, fails, loses answers, carries out
+//! late what was given up and cuts subscriptions, under a paused clock.
 //!
 //! `SEEDS` sets how many histories are tried (default 3000, more than a million operations), `SEED` tries one.
 #![cfg(feature = "testing")]

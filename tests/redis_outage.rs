@@ -1,4 +1,6 @@
 //! A Redis that is missing, silent, frozen or hostile: errors in time, no visitor logged out, and all well when it is back.
+//!
+//! Calls are made once: what other attempts make of the errors is in `resilience/`, and under load in `redis_pileup.rs`.
 #![cfg(feature = "redis")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -13,17 +15,21 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Request, Response, StatusCode, header};
 use axum::routing::{get, post};
 use clustered_sessions::{
-    ClusterConfig, RedisConfig, Session, SessionError, SessionId, SessionLayer, SessionStore, StoreError,
-    StoreErrorKind,
+    ClusterConfig, RedisConfig, Session, SessionConfigBuilder, SessionError, SessionId, SessionLayer, SessionStore,
+    StoreError, StoreErrorKind,
 };
 use support::proxy::Proxy;
 use support::redis::RedisServer;
 use support::wait::{DEADLINE, eventually};
-use support::{Data, config, store};
+use support::{Data, store};
 use tower::ServiceExt as _;
 
 /// Short, since the tests wait for it often; long enough for a server that is well.
 const PATIENCE: Duration = Duration::from_millis(200);
+
+fn config() -> SessionConfigBuilder<Data> {
+    support::config().enable_retry(false)
+}
 
 /// An application over a Redis, and a visitor with a session.
 struct App {

@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::{Backend, Created, Cursor, Deleted, Page, Revision, StoreError, Stored, Subscription, Touched, Updated};
 use crate::id::SessionId;
 
-type Answer<'a, R> = Pin<Box<dyn Future<Output = Result<R, StoreError>> + Send + 'a>>;
+/// What a call of a backend behind a pointer comes to.
+pub(crate) type Answer<'a, R> = Pin<Box<dyn Future<Output = Result<R, StoreError>> + Send + 'a>>;
 
 /// Declares the object-safe twin of each method of [`Backend`].
 macro_rules! dyn_backend {

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-pub(crate) use self::dynamic::DynBackend;
+pub(crate) use self::dynamic::{Answer, DynBackend};
 pub use self::memory::MemoryBackend;
 #[cfg(feature = "redis")]
 pub use self::redis::RedisBackend;
@@ -177,6 +177,11 @@ pub struct Cursor(pub String);
 /// - An error means "nothing was done", except that of kind
 ///   [`OutcomeUnknown`](crate::StoreErrorKind::OutcomeUnknown). *Not found* is an answer and never an error.
 /// - A dropped future leaves nothing half done.
+///
+/// In return each call but `clear` and `subscribe` is given up after
+/// [`attempt_timeout`](crate::SessionConfigBuilder::attempt_timeout), and made again after
+/// [`Unavailable`](crate::StoreErrorKind::Unavailable), [`Timeout`](crate::StoreErrorKind::Timeout) and
+/// [`OutcomeUnknown`](crate::StoreErrorKind::OutcomeUnknown) where that is safe: a backend need not do so itself.
 ///
 /// The suite in [`testing`](crate::testing) (feature `testing`) says whether it keeps them.
 pub trait Backend: Send + Sync + 'static {

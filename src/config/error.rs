@@ -101,6 +101,37 @@ pub enum ConfigError {
         /// The configured largest record in bytes.
         maximum: usize,
     },
+    /// A call would never be made.
+    RetryAttempts,
+    /// The pauses between attempts would become shorter, or no number.
+    RetryMultiplier,
+    /// The shortest pause between attempts is zero or above the longest, or the longest is above 1 hour.
+    RetryDelay {
+        /// The configured base delay.
+        base: Duration,
+        /// The configured longest delay.
+        max: Duration,
+    },
+    /// The circuit breaker's threshold or number of probes is zero.
+    CircuitBreakerZero,
+    /// The circuit breaker's reset timeout is outside 1 ms to 1 hour.
+    CircuitBreakerReset(Duration),
+    /// The timeout of an attempt is zero.
+    AttemptTimeoutZero,
+    /// The timeout of an attempt is shorter than Redis may take to connect and answer.
+    AttemptTimeoutBelowRedis {
+        /// The configured timeout of an attempt.
+        attempt: Duration,
+        /// The connect and the response timeout together.
+        redis: Duration,
+    },
+    /// An operation has less time than one attempt, or more than 1 hour.
+    OperationTimeout {
+        /// The timeout of an operation.
+        operation: Duration,
+        /// The timeout of an attempt.
+        attempt: Duration,
+    },
     /// Both `redis(…)` and `backend(…)` were given.
     TwoBackends,
 }
@@ -185,6 +216,29 @@ impl fmt::Display for ConfigError {
             Self::CompressionThreshold { threshold, maximum } => write!(
                 f,
                 "no record is longer than compression_threshold ({threshold} bytes), since max_record_size is {maximum}: lower the threshold"
+            ),
+            Self::RetryAttempts => {
+                f.write_str("max_attempts is zero: use 1 or more, or turn repetitions off with enable_retry(false)")
+            }
+            Self::RetryMultiplier => f.write_str("the multiplier of pauses must be a number of at least 1, such as 2"),
+            Self::RetryDelay { base, max } => write!(
+                f,
+                "pauses from {base:?} to {max:?} are not possible: use a base_delay of at least 1 ms and a max_delay from that up to 1 hour"
+            ),
+            Self::CircuitBreakerZero => f.write_str(
+                "the circuit breaker's failure_threshold or half_open_probes is zero: use 1 or more, or turn it off with circuit_breaker_enabled(false)",
+            ),
+            Self::CircuitBreakerReset(found) => {
+                write!(f, "a reset_timeout of {found:?} is not possible: use 1 ms to 1 hour")
+            }
+            Self::AttemptTimeoutZero => f.write_str("attempt_timeout is zero: nothing could succeed, use 1 ms or more"),
+            Self::AttemptTimeoutBelowRedis { attempt, redis } => write!(
+                f,
+                "attempt_timeout ({attempt:?}) is shorter than Redis' connect and response timeouts together ({redis:?}): make the one longer or the others shorter"
+            ),
+            Self::OperationTimeout { operation, attempt } => write!(
+                f,
+                "an operation_timeout of {operation:?} is not possible with an attempt timeout of {attempt:?}: use at least that, and at most 1 hour"
             ),
             Self::TwoBackends => f.write_str("both redis(…) and backend(…) are given: sessions live in one place, drop one"),
         }

@@ -8,6 +8,7 @@ mod outage;
 mod presets;
 #[cfg(feature = "redis")]
 mod redis;
+mod resilience;
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -22,6 +23,9 @@ pub use self::error::ConfigError;
 pub use self::outage::OutagePolicy;
 #[cfg(feature = "redis")]
 pub use self::redis::RedisConfig;
+pub(crate) use self::resilience::Resilience;
+use self::resilience::Wishes;
+pub use self::resilience::{CircuitBreakerConfig, RetryConfig};
 #[cfg(feature = "redis")]
 use crate::backend::RedisBackend;
 use crate::backend::{Backend, DynBackend, MemoryBackend};
@@ -39,13 +43,15 @@ pub struct SessionConfig<T> {
     pub(crate) cluster: ClusterConfig,
     pub(crate) on_outage: OutagePolicy,
     pub(crate) codec: CodecConfig,
+    pub(crate) resilience: Resilience,
     pub(crate) backend: Arc<dyn DynBackend>,
     pub(crate) clock: Clock,
     data: PhantomData<fn() -> T>,
 }
 
 impl<T> SessionConfig<T> {
-    /// Starts from the defaults: sessions of 24 hours in memory, a `__Host-session` cookie, the cache of [`ClusterConfig::new`].
+    /// Starts from the defaults: sessions of 24 hours in memory, a `__Host-session` cookie, the cache of [`ClusterConfig::new`],
+    /// calls repeated as in [`RetryConfig::new`], no circuit breaker.
     ///
     /// ```
     /// use std::time::Duration;
@@ -69,6 +75,7 @@ impl<T> SessionConfig<T> {
             cluster: ClusterConfig::new(),
             on_outage: OutagePolicy::Reject,
             codec: CodecConfig::new(),
+            resilience: Wishes::new(),
             backend: None,
             #[cfg(feature = "redis")]
             redis: None,
@@ -102,6 +109,7 @@ pub struct SessionConfigBuilder<T> {
     cluster: ClusterConfig,
     on_outage: OutagePolicy,
     codec: CodecConfig,
+    resilience: Wishes,
     backend: Option<Arc<dyn DynBackend>>,
     #[cfg(feature = "redis")]
     redis: Option<RedisConfig>,
@@ -250,6 +258,7 @@ impl<T> SessionConfigBuilder<T> {
         self.on_outage.check(&self.cluster, self.timeout)?;
         self.codec.check()?;
         let backend = self.choose_backend()?;
+        let resilience = self.resilience.check(self.attempt_at_backend())?;
         Ok(SessionConfig {
             keys: self.keys,
             timeout: self.timeout,
@@ -259,10 +268,20 @@ impl<T> SessionConfigBuilder<T> {
             cluster: self.cluster,
             on_outage: self.on_outage,
             codec: self.codec,
+            resilience,
             backend,
             clock: self.clock,
             data: PhantomData,
         })
+    }
+
+    /// How long the backend itself may take for an attempt, if it says so.
+    fn attempt_at_backend(&self) -> Option<Duration> {
+        #[cfg(feature = "redis")]
+        if let Some(redis) = &self.redis {
+            return Some(redis.connect_timeout.saturating_add(redis.response_timeout));
+        }
+        None
     }
 
     fn choose_backend(&self) -> Result<Arc<dyn DynBackend>, ConfigError> {

@@ -10,7 +10,9 @@ const HOUR: Duration = Duration::from_secs(3600);
 const MINUTE: Duration = Duration::from_secs(60);
 
 impl<T> SessionConfig<T> {
-    /// For production: sessions of 24 hours, up to 100 000 of them cached for up to a minute, encrypted in Redis.
+    /// For production: sessions of 24 hours, up to 100 000 of them cached for up to a minute, encrypted in Redis; calls repeated that
+    /// Redis did not answer, and a circuit breaker, as in [`RetryConfig::new`](super::RetryConfig::new) and
+    /// [`CircuitBreakerConfig::new`](super::CircuitBreakerConfig::new).
     ///
     /// Add the Redis server, and to [`ClusterConfig::production`] a channel and a node id of your own. Plain records are refused:
     /// where there are sessions already that were written without encryption, say
@@ -32,6 +34,8 @@ impl<T> SessionConfig<T> {
             .timeout(24 * HOUR)
             .cluster(ClusterConfig::production())
             .encrypt_redis_data(Encryption::Required)
+            .enable_retry(true)
+            .circuit_breaker_enabled(true)
     }
 
     /// For many visitors: like [`SessionConfig::production`], with 500 000 sessions cached for up to two minutes. With the feature
@@ -124,7 +128,7 @@ impl ClusterConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ConfigError;
+    use crate::config::{CircuitBreakerConfig, ConfigError, RetryConfig};
 
     #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
     struct Data;
@@ -142,6 +146,8 @@ mod tests {
         assert_eq!(production.cluster.cache_max_size, 100_000);
         assert!(production.cookie.secure);
         assert_eq!(production.codec.encryption, Encryption::Required);
+        assert_eq!(production.resilience.retry, RetryConfig::new());
+        assert_eq!(production.resilience.breaker, Some(CircuitBreakerConfig::new()));
 
         let traffic = SessionConfig::<Data>::high_traffic(secret()).build().unwrap();
         assert_eq!(traffic.cluster.cache_ttl, Some(2 * MINUTE));
@@ -149,12 +155,14 @@ mod tests {
         assert_eq!(traffic.codec.encryption, Encryption::Required);
         #[cfg(feature = "compression")]
         assert_eq!((traffic.codec.compress, traffic.codec.compression_threshold), (true, 256));
+        assert_eq!(traffic.resilience, production.resilience);
 
         let development = SessionConfig::<Data>::development(Secret::insecure_dev("dev")).build().unwrap();
         assert_eq!(development.timeout, HOUR);
         assert!(!development.cluster.enabled && development.cluster.cache_enabled);
         assert_eq!(development.cluster.cache_ttl, Some(Duration::from_secs(10)));
         assert!(!development.cookie.secure);
+        assert_eq!(development.resilience.breaker, None);
         assert_eq!(development.codec.encryption, Encryption::Off);
     }
 

@@ -121,8 +121,8 @@ impl RedisConfig {
         self
     }
 
-    /// How long the server may take to answer a command; default 500 ms. An operation takes at most twice as long as this and the
-    /// connect timeout together.
+    /// How long the server may take to answer a command; default 500 ms. Together with the connect timeout it is what an attempt may
+    /// take: see [`attempt_timeout`](crate::SessionConfigBuilder::attempt_timeout).
     ///
     /// # Risk
     ///

@@ -50,7 +50,7 @@ impl<T: SessionData> Handle<T> {
             self.put_back(work);
             return Err(SessionError::ReadOnly(error));
         }
-        match self.carry_out(&work).await {
+        match self.store.in_time(self.carry_out(&work)).await {
             Ok((found, cookie)) => {
                 self.rest_on(found, |state| {
                     if cookie.is_some() {

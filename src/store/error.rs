@@ -32,8 +32,11 @@ pub enum StoreErrorKind {
     },
     /// The backend cannot be reached. Nothing was done.
     Unavailable,
-    /// The backend did not answer in time to a request that changes nothing.
+    /// The backend did not answer in time to a request that changes nothing, or there was no time left to make one. Nothing was
+    /// done.
     Timeout,
+    /// The backend was not asked, since it has failed too often of late. Nothing was done.
+    CircuitOpen,
     /// The backend refused: wrong password, missing permission, a full disk. Nothing was done.
     Refused,
     /// A write may or may not have been carried out.
@@ -52,7 +55,8 @@ pub enum StoreErrorKind {
 
 impl StoreErrorKind {
     /// Whether it says that the backend is out of reach for now, so that the
-    /// [outage policy](crate::OutagePolicy) decides what a request gets whose session cannot be loaded: `Unavailable` and `Timeout`.
+    /// [outage policy](crate::OutagePolicy) decides what a request gets whose session cannot be loaded: `Unavailable`, `Timeout` and
+    /// `CircuitOpen`.
     ///
     /// Not `Refused`, which is for people to mend and should be seen at once; not `Corrupt`, which is one record's trouble; not
     /// `Closed`, which the application has asked for. A Redis that is loading its data or has no master is `Unavailable`.
@@ -64,7 +68,12 @@ impl StoreErrorKind {
     /// ```
     #[must_use]
     pub fn is_outage(self) -> bool {
-        matches!(self, StoreErrorKind::Unavailable | StoreErrorKind::Timeout)
+        matches!(self, Self::Unavailable | Self::Timeout | Self::CircuitOpen)
+    }
+
+    /// Whether it says that the backend did not answer, so that another time it may.
+    pub(crate) fn is_fault(self) -> bool {
+        matches!(self, Self::Unavailable | Self::Timeout | Self::OutcomeUnknown)
     }
 }
 
@@ -113,6 +122,9 @@ impl fmt::Display for StoreError {
             }
             StoreErrorKind::Unavailable => f.write_str("the session backend cannot be reached")?,
             StoreErrorKind::Timeout => f.write_str("the session backend did not answer in time")?,
+            StoreErrorKind::CircuitOpen => {
+                f.write_str("the session backend has failed too often and is not asked now")?;
+            }
             StoreErrorKind::Refused => f.write_str("the session backend refused")?,
             StoreErrorKind::OutcomeUnknown => f.write_str("a session write may or may not have been carried out")?,
             StoreErrorKind::Corrupt => f.write_str("the session record cannot be read")?,

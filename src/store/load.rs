@@ -62,10 +62,13 @@ impl<T: SessionData> Loads<T> {
             let abandon = AbandonOnDrop { store: store.clone(), id: Some(id) };
             store.spawn(drive(abandon, id, begun));
         }
-        // No answer: the load panicked in the application's `Deserialize`, or its runtime has gone.
-        promise.await.unwrap_or_else(|_| {
-            Err(StoreError::from(StoreErrorKind::Unavailable).caused_by("the load was abandoned").about(&id))
-        })
+        let (kind, cause) = match store.inner.backend.deadline().wait_for(promise).await {
+            Some(Ok(outcome)) => return outcome,
+            // The load panicked in the application's `Deserialize`, or its runtime has gone.
+            Some(Err(_)) => (StoreErrorKind::Unavailable, "the load was abandoned"),
+            None => (StoreErrorKind::Timeout, "the load goes on without this reader"),
+        };
+        Err(StoreError::from(kind).caused_by(cause).about(&id))
     }
 
     /// The promise of a result that is fresh enough. If no load ran, one has begun, and the caller must see to its end.

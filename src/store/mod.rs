@@ -29,12 +29,13 @@ pub use self::query::BulkDeletion;
 pub use self::record::Record;
 use self::turns::Turns;
 pub use self::write::NewSession;
-use crate::backend::{Content, DynBackend, Stored};
+use crate::backend::{Backend as _, Content, Stored};
 use crate::clock::Clock;
 use crate::cluster::{CacheStats, Coordinator, Counter, Lease, LocalCache, Lookup};
 use crate::codec::{Codec, Decoded, SessionData};
 use crate::config::SessionConfig;
 use crate::id::SessionId;
+use crate::resilience::{Circuit, Resilient};
 
 /// Sessions in a backend, read from a local cache. A cheap clone; all clones are one store.
 ///
@@ -59,7 +60,7 @@ pub struct SessionStore<T> {
 }
 
 struct Inner<T> {
-    backend: Arc<dyn DynBackend>,
+    backend: Arc<Resilient>,
     coordinator: Coordinator<T>,
     codec: Codec,
     loads: Loads<T>,
@@ -90,8 +91,10 @@ impl<T: SessionData> SessionStore<T> {
             codec,
             touch_after,
             on_outage,
+            resilience,
             ..
         } = config;
+        let backend = Arc::new(Resilient::new(backend, resilience, clock.clone()));
         // A cache that is turned off is one that is never trusted; one that nobody keeps right is always trusted, as asked for.
         let lease = if cluster.cache_enabled && !cluster.enabled { Lease::permanent() } else { Lease::new() };
         let ttl = cluster.effective_cache_ttl(timeout);
@@ -217,6 +220,11 @@ impl<T: SessionData> SessionStore<T> {
         &self.inner.coordinator
     }
 
+    /// The circuit breaker: its state, and the means to close it.
+    pub fn circuit(&self) -> &Circuit {
+        self.inner.backend.circuit()
+    }
+
     /// Records that could not be read so far. Each was logged by id and left as it was.
     pub fn unreadable_records(&self) -> u64 {
         self.inner.unreadable.get()
@@ -233,7 +241,8 @@ impl<T: SessionData> SessionStore<T> {
         self.inner.dropped_changes.get()
     }
 
-    /// Whether the backend answers. Bounded in time by the backend's timeouts.
+    /// Whether the backend answers, within one attempt. It is asked though the circuit is open; if it answers then, the circuit is
+    /// half-open.
     pub async fn healthy(&self) -> bool {
         self.check_open().is_ok() && self.inner.backend.ping().await.is_ok()
     }
@@ -297,6 +306,11 @@ impl<T: SessionData> SessionStore<T> {
         self.check_open()?;
         self.inner.coordinator.ensure_running();
         Ok(())
+    }
+
+    /// Runs an operation of several steps, which have the time of one operation together.
+    pub(crate) async fn in_time<F: Future>(&self, operation: F) -> F::Output {
+        self.inner.backend.deadline().within(operation).await
     }
 
     /// Runs something to its end whatever becomes of the request that asked for it; [`shutdown`](Self::shutdown) waits for it.

@@ -8,7 +8,7 @@ use futures_util::stream;
 
 use super::write::{MAX_MOVES, endless_trail};
 use super::{Record, SessionStore, StoreError, StoreErrorKind};
-use crate::backend::{Content, Cursor, Deleted, Page, Stored};
+use crate::backend::{Backend as _, Content, Cursor, Deleted, Page, Stored};
 use crate::cluster::{Announcement, LocalCache};
 use crate::codec::SessionData;
 use crate::id::SessionId;
@@ -247,7 +247,8 @@ impl<T: SessionData> Walk<T> {
         if moved == Moved::Followed {
             met.ids.append(&mut met.moved);
         }
-        let loaded = join_all(met.ids.into_iter().map(|id| self.store.load_wherever_it_moved(id))).await;
+        let loads = met.ids.into_iter().map(|id| self.store.load_wherever_it_moved(id));
+        let loaded = self.store.in_time(join_all(loads)).await;
         Some(loaded.into_iter().filter_map(Result::transpose).collect())
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::write::{MAX_ATTEMPTS, NewSession, Reapply, gone};
 use super::{Record, SessionStore, StoreError, StoreErrorKind};
-use crate::backend::{Content, Meta, Stored, Updated};
+use crate::backend::{Backend as _, Content, Meta, Stored, Updated};
 use crate::clock::millis;
 use crate::cluster::Announcement;
 use crate::codec::SessionData;
@@ -22,6 +22,15 @@ impl<T: SessionData> SessionStore<T> {
     /// two is seen as a conflict and taken over, and a deletion that comes before the tombstone takes the new record with it,
     /// and one that comes after it follows the trail.
     pub(crate) async fn regenerate(
+        &self,
+        base: Record<T>,
+        first: Arc<T>,
+        again: Reapply<'_, T>,
+    ) -> Result<NewSession<T>, StoreError> {
+        self.in_time(self.move_away(base, first, again)).await
+    }
+
+    async fn move_away(
         &self,
         base: Record<T>,
         first: Arc<T>,
@@ -80,11 +89,19 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     /// Takes back the new record of a regeneration that failed. Returns the error.
+    ///
+    /// In a task with a time of its own, as the time of the regeneration may be what has run out. The caller is told when its own
+    /// time is up, and the task goes on.
     async fn undo(&self, new: SessionId, error: StoreError) -> StoreError {
-        if let Err(undo) = self.delete_wherever_it_moved(new).await {
-            // Nobody has its token, and it expires like any other.
-            tracing::warn!(session = %new, error = &undo as &dyn std::error::Error, "an unused session record is left behind");
-        }
+        let store = self.clone();
+        let undo = self.spawn(async move {
+            if let Err(undo) = store.delete_wherever_it_moved(new).await {
+                // It takes several attempts to fail. Nobody has its token, and it expires like any other.
+                tracing::warn!(session = %new, error = &undo as &dyn std::error::Error, "an unused session record is left behind");
+            }
+        });
+        // Whether it has ended by then changes nothing for the caller.
+        let _ = self.inner.backend.deadline().wait_for(undo).await;
         error
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::id::SessionId;
+use crate::resilience::end_of_step;
 
 /// A writer that has waited for so long goes ahead: while the backend is slow, nobody shall wait for all the others.
 const PATIENCE: Duration = Duration::from_millis(250);
@@ -33,7 +34,7 @@ impl Turns {
     pub(crate) async fn take(&self, id: SessionId) -> Turn<'_> {
         let lock = self.locks().entry(id).or_default().clone();
         let mut turn = Turn { turns: self, id, guard: None };
-        turn.guard = tokio::time::timeout(PATIENCE, lock.lock_owned()).await.ok();
+        turn.guard = tokio::time::timeout_at(end_of_step(PATIENCE), lock.lock_owned()).await.ok();
         turn
     }
 

@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use super::lifetime::time_to_live;
 use super::{Record, SessionStore, StoreError, StoreErrorKind};
-use crate::backend::{Content, Created, Deleted, MemoryBackend, Meta, Revision, Stored, Touched, Updated};
+use crate::backend::{
+    Backend as _, Content, Created, Deleted, MemoryBackend, Meta, Revision, Stored, Touched, Updated,
+};
 use crate::cluster::Announcement;
 use crate::codec::SessionData;
 use crate::guards::{Guard, stands};
 use crate::id::{SessionId, SessionToken};
+use crate::resilience::end_of_step;
 
 /// How often a change is tried on top of others' changes. The writers of one node take turns, so it is other nodes that a
 /// change competes with: at a loss of nine tries in ten, one change in a thousand would be refused.
@@ -54,6 +57,11 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     pub(crate) async fn create_shared(&self, data: Arc<T>) -> Result<NewSession<T>, StoreError> {
+        self.in_time(self.create_now(data)).await
+    }
+
+    async fn create_now(&self, data: Arc<T>) -> Result<NewSession<T>, StoreError> {
+        let mut attempts = self.inner.backend.attempts();
         loop {
             // A new token each time: under the same id, a first attempt that is carried out late could bring back a session that
             // was deleted meanwhile.
@@ -64,12 +72,14 @@ impl<T: SessionData> SessionStore<T> {
             let payload = self.inner.codec.encode(&id, &meta, &*data)?;
             let stored = Stored { meta, content: Content::Payload(payload) };
             let call = self.inner.coordinator.cache().begin_write(&id, None);
-            match self.inner.backend.create(&id, &stored, ttl).await? {
-                Created::Created => {
+            match self.inner.backend.create(&id, &stored, ttl).await {
+                Ok(Created::Created) => {
                     call.saved(&record);
                     return Ok(NewSession { id, token, record });
                 }
-                Created::Exists => {}
+                Ok(Created::Exists) => {}
+                // If this attempt is carried out after all, it leaves a record whose token nobody has, until its time is up.
+                Err(error) => self.inner.backend.pause_after(&mut attempts, error).await?,
             }
         }
     }
@@ -99,8 +109,9 @@ impl<T: SessionData> SessionStore<T> {
     /// [`update`](SessionStore::update).
     pub async fn put(&self, id: SessionId, data: T) -> Result<(), StoreError> {
         let data = Arc::new(data);
-        let base = self.get(id).await?;
-        self.write(base, data.clone(), &|_| data.clone()).await.map(drop).map_err(gone_is_not_found)
+        let time = self.inner.backend.deadline();
+        let base = time.within(self.get(id)).await?;
+        time.within(self.write(base, data.clone(), &|_| data.clone())).await.map(drop).map_err(gone_is_not_found)
     }
 
     /// Changes a session, and returns what the closure returned when the change was committed.
@@ -130,7 +141,8 @@ impl<T: SessionData> SessionStore<T> {
         id: SessionId,
         change: impl Fn(&mut T) -> R + Send + Sync,
     ) -> Result<R, StoreError> {
-        let base = self.get(id).await?;
+        let time = self.inner.backend.deadline();
+        let base = time.within(self.get(id)).await?;
         let result = std::sync::Mutex::new(None);
         let apply = |data: &T| {
             let mut data = data.clone();
@@ -139,13 +151,13 @@ impl<T: SessionData> SessionStore<T> {
             Arc::new(data)
         };
         let first = apply(base.data());
-        self.write(base, first, &apply).await.map_err(gone_is_not_found)?;
+        time.within(self.write(base, first, &apply)).await.map_err(gone_is_not_found)?;
         let result = result.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         // Each application leaves one; the last one is the committed one.
         result.ok_or_else(|| StoreErrorKind::NotFound.into())
     }
 
-    /// Deletes a session on every node: whether there was one.
+    /// Deletes a session on every node: whether there was one. If an answer was lost and a repetition finds nothing, there was.
     ///
     /// # Errors
     ///
@@ -156,6 +168,10 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     pub(crate) async fn delete_wherever_it_moved(&self, id: SessionId) -> Result<bool, StoreError> {
+        self.in_time(self.follow_and_delete(id)).await
+    }
+
+    async fn follow_and_delete(&self, id: SessionId) -> Result<bool, StoreError> {
         let mut id = id;
         for _ in 0..MAX_MOVES {
             let announcement = self.inner.coordinator.encode(Announcement::SessionDeleted(id));
@@ -208,6 +224,15 @@ impl<T: SessionData> SessionStore<T> {
         first: Arc<T>,
         again: Reapply<'_, T>,
     ) -> Result<Record<T>, StoreError> {
+        self.in_time(self.write_in_turn(base, first, again)).await
+    }
+
+    async fn write_in_turn(
+        &self,
+        base: Record<T>,
+        first: Arc<T>,
+        again: Reapply<'_, T>,
+    ) -> Result<Record<T>, StoreError> {
         let id = base.id();
         let _turn = self.inner.turns.take(id).await;
         let (mut base, mut data) = self.rebase(base, first, again);
@@ -239,7 +264,7 @@ impl<T: SessionData> SessionStore<T> {
     /// Longer from one attempt to the next, and never alike on two nodes.
     pub(super) async fn pause_after(&self, attempt: u32) {
         let pause = (Duration::from_millis(1) * attempt).min(LONGEST_PAUSE);
-        tokio::time::sleep(self.inner.clock.jitter(pause)).await;
+        tokio::time::sleep_until(end_of_step(self.inner.clock.jitter(pause))).await;
     }
 
     /// While the writer waited for its turn, this node may have seen a newer version. To write on top of the old one would only

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a test fails by panicking")]
 
 pub mod history;
+pub mod late;
 pub mod race;
 
 use std::cell::RefCell;
@@ -12,10 +13,13 @@ use std::time::Duration;
 
 use clustered_sessions::testing::{Faults, FaultyBackend};
 use clustered_sessions::{
-    Clock, ClusterConfig, Encryption, MemoryBackend, OutagePolicy, Secret, SessionConfig, SessionLayer, SessionStore,
+    CircuitBreakerConfig, Clock, ClusterConfig, Encryption, MemoryBackend, OutagePolicy, Secret, SessionConfig,
+    SessionConfigBuilder, SessionLayer, SessionStore,
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
+
+use self::late::Late;
 
 pub const MAX_STALENESS: Duration = Duration::from_millis(400);
 /// How old what is served in an outage may be.
@@ -48,15 +52,28 @@ pub fn nodes(count: u64, seed: u64) -> Rc<Vec<Node>> {
         let (backend, faults) = FaultyBackend::new(memory.clone(), seed * count + number);
         let config = SessionConfig::development(Secret::insecure_dev("simulation"))
             .clock(clock.clone())
-            .backend(backend)
+            .backend(Late::new(backend))
             .encrypt_redis_data(if number == 0 { Encryption::Off } else { Encryption::Migrating })
             .cluster(ClusterConfig::new().node_id(format!("node-{number}")).max_staleness(MAX_STALENESS))
-            .on_outage(OutagePolicy::ServeCached { max_age: MAX_AGE })
-            .build()
-            .unwrap();
+            .on_outage(OutagePolicy::ServeCached { max_age: MAX_AGE });
+        let config = resilience(config, seed).build().unwrap();
         Node { layer: SessionLayer::new(config), faults, memory: memory.clone() }
     };
     Rc::new((0..count).map(node).collect())
+}
+
+/// Half of the seeds see each failure, and half what other attempts leave of it; of these, half with little time for them, and a
+/// circuit breaker.
+fn resilience(config: SessionConfigBuilder<Counter>, seed: u64) -> SessionConfigBuilder<Counter> {
+    let breaker = CircuitBreakerConfig::new().failure_threshold(3).reset_timeout(Duration::from_millis(200));
+    match seed % 4 {
+        0 => config,
+        2 => config
+            .attempt_timeout(Duration::from_millis(120))
+            .operation_timeout(Duration::from_millis(300))
+            .circuit_breaker(breaker),
+        _ => config.enable_retry(false),
+    }
 }
 
 /// Decides what happens, from the seed alone.

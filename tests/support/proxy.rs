@@ -29,6 +29,8 @@ struct Link {
     /// Chunks that have passed from clients to the server, and back.
     up: AtomicU64,
     down: AtomicU64,
+    /// Connections that are open now.
+    open: AtomicU64,
 }
 
 #[derive(Default)]
@@ -82,7 +84,7 @@ impl Proxy {
     pub(crate) async fn start(server_port: u16) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let link = Arc::new(Link { state: watch::Sender::default(), up: 0.into(), down: 0.into() });
+        let link = Arc::new(Link { state: watch::Sender::default(), up: 0.into(), down: 0.into(), open: 0.into() });
         let task = tokio::spawn(accept(listener, server_port, link.clone()));
         Proxy { port, link, task }
     }
@@ -134,6 +136,11 @@ impl Proxy {
     pub(crate) fn chunks(&self) -> (u64, u64) {
         (self.link.up.load(Ordering::SeqCst), self.link.down.load(Ordering::SeqCst))
     }
+
+    /// Connections of clients that are open now.
+    pub(crate) fn connections(&self) -> u64 {
+        self.link.open.load(Ordering::SeqCst)
+    }
 }
 
 impl Drop for Proxy {
@@ -154,6 +161,12 @@ async fn accept(listener: TcpListener, server_port: u16, link: Arc<Link>) {
 }
 
 async fn connect(client: TcpStream, server_port: u16, link: Arc<Link>) {
+    link.open.fetch_add(1, Ordering::SeqCst);
+    relay(client, server_port, &link).await;
+    link.open.fetch_sub(1, Ordering::SeqCst);
+}
+
+async fn relay(client: TcpStream, server_port: u16, link: &Link) {
     let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server_port)).await else { return };
     client.set_nodelay(true).unwrap();
     server.set_nodelay(true).unwrap();
@@ -162,8 +175,8 @@ async fn connect(client: TcpStream, server_port: u16, link: Arc<Link>) {
     let listens = AtomicBool::new(false);
     let mut state = link.state.subscribe();
     tokio::select! {
-        () = pump(&mut from_client, &mut to_server, &link, &link.up, &listens) => {}
-        () = pump(&mut from_server, &mut to_client, &link, &link.down, &listens) => {}
+        () = pump(&mut from_client, &mut to_server, link, &link.up, &listens) => {}
+        () = pump(&mut from_server, &mut to_client, link, &link.down, &listens) => {}
         _ = state.wait_for(State::closes) => {}
     }
     if link.state.borrow().mode == Mode::Reset {

@@ -140,11 +140,11 @@ impl Trial {
     }
 }
 
-/// A node on the Redis, or the proxy, at a port.
+/// A node on the Redis, or the proxy, at a port. What fails fails at once, so that it can be asked often while it does.
 pub(crate) fn start_node(port: u16, credentials: &str, variables: &[(&str, &str)]) -> Node {
     let url = format!("redis://{credentials}127.0.0.1:{port}");
     let max_staleness = MAX_STALENESS.as_millis().to_string();
-    let common = [("REDIS_URL", url.as_str()), ("MAX_STALENESS_MS", &max_staleness)];
+    let common = [("REDIS_URL", url.as_str()), ("MAX_STALENESS_MS", &max_staleness), ("RETRY", "off")];
     Node::start(&[&common, variables].concat())
 }
 

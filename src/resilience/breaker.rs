@@ -1,0 +1,348 @@
+//! When to stop asking a backend that fails. Pure: time comes from outside.
+//!
+//! | state | what becomes of a call | what ends the state |
+//! |---|---|---|
+//! | closed | it is made | `failure_threshold` faults in a row: open |
+//! | open | it is refused | `reset_timeout` has passed, or the backend was heard of: half-open |
+//! | half-open | `half_open_probes` are made, the others are refused | all of them are answered: closed; one fails: open |
+//!
+//! Calls that fail together count as one fault. A connection that breaks takes every call with it that is under way, and says no
+//! more about the server than one of them does. So a fault counts only if its call began after the last one that counted.
+
+use tokio::time::Instant;
+
+use crate::config::CircuitBreakerConfig;
+
+/// What a circuit breaker does with calls. The names are those of Nygard, "Release It!".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CircuitState {
+    /// They are made.
+    Closed,
+    /// They are refused, until the first that comes after the reset timeout.
+    Open,
+    /// Some are made, to see whether the backend is well.
+    HalfOpen,
+}
+
+#[derive(Debug)]
+pub(super) struct Breaker {
+    config: CircuitBreakerConfig,
+    state: State,
+    /// Goes up with each change of the state and each fault that counts, so that what began before can be told apart.
+    round: u64,
+    openings: u64,
+}
+
+#[derive(Debug)]
+enum State {
+    Closed { faults: u32 },
+    Open { until: Instant },
+    HalfOpen { under_way: u32, answered: u32 },
+}
+
+/// The leave to make a call.
+#[derive(Debug)]
+pub(super) struct Pass {
+    round: u64,
+}
+
+/// How a call has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The backend has answered, be it with a refusal.
+    Answer,
+    /// It has not.
+    Fault,
+    /// Nobody waited for the end.
+    Dropped,
+}
+
+impl Breaker {
+    pub(super) fn new(config: CircuitBreakerConfig) -> Self {
+        Breaker { config, state: State::Closed { faults: 0 }, round: 0, openings: 0 }
+    }
+
+    pub(super) fn state(&self) -> CircuitState {
+        match self.state {
+            State::Closed { .. } => CircuitState::Closed,
+            State::Open { .. } => CircuitState::Open,
+            State::HalfOpen { .. } => CircuitState::HalfOpen,
+        }
+    }
+
+    /// How often it has opened.
+    pub(super) fn openings(&self) -> u64 {
+        self.openings
+    }
+
+    /// Whether a call may be made. Each pass must be [`settle`](Breaker::settle)d.
+    pub(super) fn admit(&mut self, now: Instant) -> Option<Pass> {
+        if matches!(self.state, State::Open { until } if until <= now) {
+            self.heard();
+        }
+        match &mut self.state {
+            State::Closed { .. } => {}
+            State::HalfOpen { under_way, answered } if *under_way + *answered < self.config.half_open_probes => {
+                *under_way += 1;
+            }
+            State::Open { .. } | State::HalfOpen { .. } => return None,
+        }
+        Some(Pass { round: self.round })
+    }
+
+    /// A call has ended.
+    pub(super) fn settle(&mut self, pass: &Pass, outcome: Outcome, now: Instant) {
+        let counts = pass.round == self.round;
+        match (&mut self.state, outcome) {
+            (State::Closed { faults }, Outcome::Answer) => *faults = 0,
+            (State::Closed { faults }, Outcome::Fault) if counts => {
+                *faults += 1;
+                self.round += 1;
+                if *faults >= self.config.failure_threshold {
+                    self.open(now);
+                }
+            }
+            (State::HalfOpen { .. }, Outcome::Fault) if counts => self.open(now),
+            (State::HalfOpen { under_way, .. }, Outcome::Dropped) if counts => *under_way -= 1,
+            (State::HalfOpen { under_way, answered }, Outcome::Answer) if counts => {
+                *under_way -= 1;
+                *answered += 1;
+                if *answered >= self.config.half_open_probes {
+                    self.reset();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The backend has given a sign of life other than by a call: an open circuit need not wait any longer.
+    pub(super) fn heard(&mut self) {
+        if matches!(self.state, State::Open { .. }) {
+            self.enter(State::HalfOpen { under_way: 0, answered: 0 });
+        }
+    }
+
+    /// Closes it, whatever it was.
+    pub(super) fn reset(&mut self) {
+        self.enter(State::Closed { faults: 0 });
+    }
+
+    fn open(&mut self, now: Instant) {
+        self.openings += 1;
+        self.enter(State::Open { until: now + self.config.reset_timeout });
+    }
+
+    fn enter(&mut self, state: State) {
+        self.state = state;
+        self.round += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Opens at the third fault, for a second, and takes two probes.
+    fn breaker() -> Breaker {
+        Breaker::new(CircuitBreakerConfig::new().failure_threshold(3).reset_timeout(SECOND).half_open_probes(2))
+    }
+
+    fn call(breaker: &mut Breaker, outcome: Outcome, now: Instant) {
+        let pass = breaker.admit(now).unwrap();
+        breaker.settle(&pass, outcome, now);
+    }
+
+    fn open(now: Instant) -> Breaker {
+        let mut breaker = breaker();
+        for _ in 0..3 {
+            call(&mut breaker, Outcome::Fault, now);
+        }
+        assert_eq!((breaker.state(), breaker.openings()), (CircuitState::Open, 1));
+        breaker
+    }
+
+    #[test]
+    fn faults_in_a_row_open_it_and_an_answer_in_between_does_not_let_them() {
+        let now = Instant::now();
+        let mut breaker = breaker();
+        for outcome in [Outcome::Fault, Outcome::Fault, Outcome::Answer, Outcome::Fault, Outcome::Dropped] {
+            call(&mut breaker, outcome, now);
+        }
+        call(&mut breaker, Outcome::Fault, now);
+        assert_eq!(breaker.state(), CircuitState::Closed);
+        call(&mut breaker, Outcome::Fault, now);
+        assert_eq!(breaker.state(), CircuitState::Open);
+    }
+
+    #[test]
+    fn calls_that_fail_together_count_as_one() {
+        let now = Instant::now();
+        let mut breaker = breaker();
+        let together: Vec<_> = (0..100).map(|_| breaker.admit(now).unwrap()).collect();
+        for pass in &together {
+            breaker.settle(pass, Outcome::Fault, now);
+        }
+        assert_eq!(breaker.state(), CircuitState::Closed);
+        call(&mut breaker, Outcome::Fault, now);
+        assert_eq!(breaker.state(), CircuitState::Closed);
+        call(&mut breaker, Outcome::Fault, now);
+        assert_eq!(breaker.state(), CircuitState::Open);
+    }
+
+    #[test]
+    fn an_open_one_refuses_until_its_time_is_up() {
+        let now = Instant::now();
+        let mut breaker = open(now);
+        let last = now + SECOND - Duration::from_nanos(1);
+        assert!(breaker.admit(now).is_none() && breaker.admit(last).is_none());
+        assert!(breaker.admit(now + SECOND).is_some());
+        assert_eq!(breaker.state(), CircuitState::HalfOpen);
+    }
+
+    #[test]
+    fn as_many_answers_as_there_are_probes_close_it() {
+        let now = Instant::now();
+        let mut breaker = open(now);
+        let now = now + SECOND;
+        let (one, two) = (breaker.admit(now).unwrap(), breaker.admit(now).unwrap());
+        assert!(breaker.admit(now).is_none(), "two are enough");
+        breaker.settle(&one, Outcome::Answer, now);
+        assert!(breaker.admit(now).is_none(), "one has answered, and the other may");
+        breaker.settle(&two, Outcome::Answer, now);
+        assert_eq!((breaker.state(), breaker.openings()), (CircuitState::Closed, 1));
+        call(&mut breaker, Outcome::Fault, now);
+        assert_eq!(breaker.state(), CircuitState::Closed, "the faults of before are forgotten");
+    }
+
+    #[test]
+    fn a_probe_that_fails_opens_it_for_another_while() {
+        let now = Instant::now();
+        let mut breaker = open(now);
+        let now = now + SECOND;
+        let (one, two) = (breaker.admit(now).unwrap(), breaker.admit(now).unwrap());
+        breaker.settle(&one, Outcome::Fault, now);
+        assert_eq!((breaker.state(), breaker.openings()), (CircuitState::Open, 2));
+        breaker.settle(&two, Outcome::Answer, now);
+        assert_eq!(breaker.state(), CircuitState::Open, "what began before says nothing any more");
+        assert!(breaker.admit(now + SECOND / 2).is_none() && breaker.admit(now + SECOND).is_some());
+    }
+
+    #[test]
+    fn a_probe_that_nobody_waits_for_gives_its_place_back() {
+        let now = Instant::now();
+        let mut breaker = open(now);
+        let now = now + SECOND;
+        for _ in 0..10 {
+            let (one, two) = (breaker.admit(now).unwrap(), breaker.admit(now).unwrap());
+            breaker.settle(&one, Outcome::Dropped, now);
+            breaker.settle(&two, Outcome::Dropped, now);
+        }
+        assert_eq!(breaker.state(), CircuitState::HalfOpen);
+    }
+
+    #[test]
+    fn what_began_before_it_opened_is_no_probe() {
+        let now = Instant::now();
+        let mut breaker = breaker();
+        let early: Vec<_> = (0..3).map(|_| breaker.admit(now).unwrap()).collect();
+        for _ in 0..3 {
+            call(&mut breaker, Outcome::Fault, now);
+        }
+        let now = now + SECOND;
+        let _probe = breaker.admit(now).unwrap();
+        breaker.settle(&early[0], Outcome::Dropped, now);
+        breaker.settle(&early[1], Outcome::Answer, now);
+        breaker.settle(&early[2], Outcome::Fault, now);
+        assert_eq!(breaker.state(), CircuitState::HalfOpen);
+        assert!(breaker.admit(now).is_some() && breaker.admit(now).is_none());
+    }
+
+    #[test]
+    fn a_sign_of_life_half_opens_it_early_and_a_reset_closes_it() {
+        let now = Instant::now();
+        let mut breaker = open(now);
+        breaker.heard();
+        assert_eq!(breaker.state(), CircuitState::HalfOpen);
+        call(&mut breaker, Outcome::Fault, now);
+        assert_eq!(breaker.state(), CircuitState::Open);
+        breaker.reset();
+        assert_eq!((breaker.state(), breaker.openings()), (CircuitState::Closed, 2));
+        breaker.heard();
+        assert_eq!(breaker.state(), CircuitState::Closed);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Event {
+        Begin,
+        End(usize, Outcome),
+        Pass(u64),
+        Heard,
+    }
+
+    fn events() -> impl Strategy<Value = Vec<Event>> {
+        let outcome = prop_oneof![Just(Outcome::Answer), Just(Outcome::Fault), Just(Outcome::Dropped)];
+        let event = prop_oneof![
+            4 => Just(Event::Begin),
+            3 => (any::<usize>(), outcome).prop_map(|(which, outcome)| Event::End(which, outcome)),
+            1 => (0u64..1500).prop_map(Event::Pass),
+            1 => Just(Event::Heard),
+        ];
+        prop::collection::vec(event, 0..200)
+    }
+
+    proptest! {
+        #[test]
+        fn no_more_calls_are_let_through_than_probes(threshold in 1u32..4, probes in 1u32..4, events in events()) {
+            let config = CircuitBreakerConfig::new()
+                .failure_threshold(threshold)
+                .reset_timeout(SECOND)
+                .half_open_probes(probes);
+            let (mut breaker, mut now) = (Breaker::new(config), Instant::now());
+            // Those under way, and whether they are probes of the present trial.
+            let mut under_way: Vec<(Pass, bool)> = Vec::new();
+            let mut opened: Option<Instant> = None;
+            for event in events {
+                let before = breaker.state();
+                match event {
+                    Event::Begin => {
+                        let pass = breaker.admit(now);
+                        prop_assert!(before != CircuitState::Closed || pass.is_some());
+                        if let Some(pass) = pass {
+                            under_way.push((pass, breaker.state() == CircuitState::HalfOpen));
+                        }
+                    }
+                    Event::End(which, outcome) if !under_way.is_empty() => {
+                        let (pass, _) = under_way.swap_remove(which % under_way.len());
+                        breaker.settle(&pass, outcome, now);
+                    }
+                    Event::End(..) => {}
+                    Event::Pass(millis) => now += Duration::from_millis(millis),
+                    Event::Heard => { breaker.heard(); opened = opened.filter(|_| breaker.state() == CircuitState::Open); }
+                }
+                match (before, breaker.state()) {
+                    (CircuitState::Open, CircuitState::HalfOpen) => {
+                        if let Some(opened) = opened.take() {
+                            prop_assert!(now >= opened + SECOND, "it was tried too early");
+                        }
+                    }
+                    (before, CircuitState::Open) if before != CircuitState::Open => {
+                        opened = Some(now);
+                        under_way.iter_mut().for_each(|(_, probe)| *probe = false);
+                    }
+                    (CircuitState::HalfOpen, CircuitState::Closed) => {
+                        under_way.iter_mut().for_each(|(_, probe)| *probe = false);
+                    }
+                    _ => {}
+                }
+                let probing = under_way.iter().filter(|(_, probe)| *probe).count();
+                prop_assert!(probing <= probes as usize, "{probing} probes are under way");
+            }
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Which failure is worth another attempt, after what pause, and what an answer means that comes after a lost one. Pure.
+
+use std::time::Duration;
+
+use crate::backend::{Deleted, Updated};
+use crate::config::RetryConfig;
+use crate::store::{StoreError, StoreErrorKind};
+
+/// The attempts at one call.
+#[derive(Debug)]
+pub(crate) struct Attempts {
+    policy: RetryConfig,
+    made: u32,
+    /// Whether one of them may have been carried out though it failed.
+    in_doubt: bool,
+}
+
+impl Attempts {
+    pub(crate) fn new(policy: RetryConfig) -> Self {
+        Attempts { policy, made: 0, in_doubt: false }
+    }
+
+    /// An attempt has failed, and so much time is left. The longest pause before the next one; or, if there is to be none, what
+    /// to report: that nobody knows, if one of the attempts may have been carried out.
+    pub(crate) fn failed(&mut self, error: StoreError, left: Duration) -> Result<Duration, StoreError> {
+        self.made = self.made.saturating_add(1);
+        self.in_doubt |= error.kind() == StoreErrorKind::OutcomeUnknown;
+        let pause = self.policy.pause_after(self.made);
+        if self.made < self.policy.max_attempts && error.kind().is_fault() && pause < left {
+            return Ok(pause);
+        }
+        if self.in_doubt && error.kind() != StoreErrorKind::OutcomeUnknown {
+            return Err(StoreError::from(StoreErrorKind::OutcomeUnknown).caused_by(error));
+        }
+        Err(error)
+    }
+
+    /// What the answer to an update means.
+    ///
+    /// Another revision after an attempt in doubt: that attempt may have been saved and then replaced, so to make the change again
+    /// could make it twice. Nothing there: whether it was saved before the session ended no longer matters to anybody.
+    pub(super) fn updated(&self, answer: Updated) -> Result<Updated, StoreError> {
+        match answer {
+            Updated::Conflict(_) if self.in_doubt => Err(StoreError::from(StoreErrorKind::OutcomeUnknown)
+                .caused_by("another change is there, and perhaps this one was before it")),
+            answer => Ok(answer),
+        }
+    }
+
+    /// What the answer to a deletion means.
+    ///
+    /// Nothing there after an attempt in doubt: most likely that attempt has deleted it. Another revision, or a tombstone, is as
+    /// certain as ever: what was deleted does not come back, so no attempt has deleted it.
+    pub(super) fn deleted(&self, answer: Deleted) -> Deleted {
+        match answer {
+            Deleted::Gone if self.in_doubt => Deleted::Deleted,
+            answer => answer,
+        }
+    }
+}
+
+impl RetryConfig {
+    /// The longest pause after so many attempts: exponential, and capped.
+    fn pause_after(&self, made: u32) -> Duration {
+        let exponent = i32::try_from(made.saturating_sub(1)).unwrap_or(i32::MAX);
+        let seconds = self.base_delay.as_secs_f64() * self.multiplier.powi(exponent);
+        // Beyond any number it is above the cap, too.
+        Duration::try_from_secs_f64(seconds).map_or(self.max_delay, |pause| pause.min(self.max_delay))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::backend::{Content, Meta, Revision, Stored};
+    use crate::id::SessionId;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn policy() -> RetryConfig {
+        RetryConfig::new()
+            .max_attempts(5)
+            .base_delay(Duration::from_millis(10))
+            .multiplier(3.0)
+            .max_delay(Duration::from_millis(50))
+    }
+
+    fn failed(attempts: &mut Attempts, kind: StoreErrorKind) -> Result<Duration, StoreErrorKind> {
+        attempts.failed(kind.into(), HOUR).map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn pauses_grow_up_to_the_cap_and_attempts_come_to_an_end() {
+        let mut attempts = Attempts::new(policy());
+        for millis in [10, 30, 50, 50] {
+            assert_eq!(failed(&mut attempts, StoreErrorKind::Unavailable), Ok(Duration::from_millis(millis)));
+        }
+        assert_eq!(failed(&mut attempts, StoreErrorKind::Timeout), Err(StoreErrorKind::Timeout));
+    }
+
+    #[test]
+    fn only_faults_of_the_backend_are_worth_another_attempt() {
+        for kind in [StoreErrorKind::Unavailable, StoreErrorKind::Timeout, StoreErrorKind::OutcomeUnknown] {
+            assert!(failed(&mut Attempts::new(policy()), kind).is_ok(), "{kind:?}");
+        }
+        for kind in [
+            StoreErrorKind::NotFound,
+            StoreErrorKind::Gone,
+            StoreErrorKind::Conflict { attempts: 1 },
+            StoreErrorKind::Refused,
+            StoreErrorKind::CircuitOpen,
+            StoreErrorKind::Corrupt,
+            StoreErrorKind::Encode,
+            StoreErrorKind::TooLarge,
+            StoreErrorKind::Closed,
+        ] {
+            assert_eq!(failed(&mut Attempts::new(policy()), kind), Err(kind));
+        }
+    }
+
+    #[test]
+    fn what_is_in_doubt_stays_in_doubt_whatever_fails_later() {
+        for last in [StoreErrorKind::CircuitOpen, StoreErrorKind::Refused, StoreErrorKind::Closed] {
+            let mut attempts = Attempts::new(policy());
+            assert!(failed(&mut attempts, StoreErrorKind::OutcomeUnknown).is_ok());
+            assert!(failed(&mut attempts, StoreErrorKind::Unavailable).is_ok());
+            assert_eq!(failed(&mut attempts, last), Err(StoreErrorKind::OutcomeUnknown));
+        }
+    }
+
+    #[test]
+    fn a_pause_that_leaves_no_time_is_not_made() {
+        let left = Duration::from_millis(10);
+        let error = || StoreError::from(StoreErrorKind::Unavailable);
+        assert!(Attempts::new(policy()).failed(error(), left).is_err());
+        assert!(Attempts::new(policy()).failed(error(), left + Duration::from_nanos(1)).is_ok());
+    }
+
+    #[test]
+    fn answers_after_a_lost_one_are_taken_for_what_they_prove() {
+        let meta = Meta { revision: Revision::first(), created_at: 0, deadline: 0 };
+        let other = Stored { meta, content: Content::Payload(Bytes::new()) };
+        let id = SessionId::from_bytes([1; 16]);
+        let sure = Attempts::new(policy());
+        let mut in_doubt = Attempts::new(policy());
+        assert!(failed(&mut in_doubt, StoreErrorKind::OutcomeUnknown).is_ok());
+
+        for answer in [Updated::Saved, Updated::Gone] {
+            assert_eq!(in_doubt.updated(answer.clone()).unwrap(), answer);
+        }
+        let conflict = Updated::Conflict(other.clone());
+        assert_eq!(sure.updated(conflict.clone()).unwrap(), conflict);
+        assert_eq!(in_doubt.updated(conflict).unwrap_err().kind(), StoreErrorKind::OutcomeUnknown);
+
+        assert_eq!(sure.deleted(Deleted::Gone), Deleted::Gone);
+        assert_eq!(in_doubt.deleted(Deleted::Gone), Deleted::Deleted);
+        for answer in [Deleted::Deleted, Deleted::MovedTo(id), Deleted::Conflict(other)] {
+            assert_eq!(in_doubt.deleted(answer.clone()), answer);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn pauses_stay_within_the_cap_and_the_time_left(
+            max_attempts in 1u32..1000,
+            base in 1u64..10_000,
+            cap in 0u64..100_000,
+            multiplier in 1.0f64..1000.0,
+            budget in 0u64..1_000_000,
+        ) {
+            let base = Duration::from_millis(base);
+            let policy = RetryConfig::new()
+                .max_attempts(max_attempts)
+                .base_delay(base)
+                .multiplier(multiplier)
+                .max_delay(base + Duration::from_millis(cap));
+            let (mut attempts, mut made, mut left) = (Attempts::new(policy), 1, Duration::from_millis(budget));
+            let mut last = Duration::ZERO;
+            while let Ok(pause) = attempts.failed(StoreErrorKind::Unavailable.into(), left) {
+                prop_assert!((base..=policy.max_delay).contains(&pause));
+                prop_assert!(pause >= last, "a pause is shorter than the one before");
+                prop_assert!(pause < left, "there is no time for the next attempt");
+                (last, left, made) = (pause, left - pause, made + 1);
+            }
+            prop_assert!(made <= max_attempts);
+        }
+    }
+}
