@@ -17,7 +17,7 @@ impl<T: SessionData> SessionStore<T> {
         }
         let (store, record) = (self.clone(), record.clone());
         self.spawn(async move {
-            match store.reseal(&record).await {
+            match store.in_time(store.reseal(&record)).await {
                 Ok(true) => store.inner.resealed.add_one(),
                 Ok(false) => {}
                 Err(error) => {
