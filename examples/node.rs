@@ -15,6 +15,7 @@
 //! | `SESSION_SECRET` | signs the cookies; unset: one for development |
 //! | `SESSION_TIMEOUT_MS`, `LOCAL_CACHE_TTL_MS`, `MAX_STALENESS_MS` | unset: the crate's defaults |
 //! | `LOCAL_CACHE=off`, `CLUSTER=off` | without a cache in memory; without listening to the others |
+//! | `OPERATION_TIMEOUT_MS` | how long a load or a commit may take in all; unset: the crate's default |
 //! | `RETRY=off`, `CIRCUIT_BREAKER=on` | calls are made once; a Redis that fails is left alone for a while |
 #![allow(clippy::print_stdout, reason = "it says where it listens")]
 
@@ -80,6 +81,9 @@ fn config() -> Result<SessionConfigBuilder<UserSession>, Box<dyn Error>> {
     }
     if let Some(timeout) = millis("SESSION_TIMEOUT_MS")? {
         config = config.timeout(timeout);
+    }
+    if let Some(timeout) = millis("OPERATION_TIMEOUT_MS")? {
+        config = config.operation_timeout(timeout);
     }
     Ok(config)
 }

@@ -1,5 +1,5 @@
-//! Every operation is given up at every point at which it waits: a client that hangs up, or a timeout outside. Nothing stale stays in
-//! memory, nobody waits for ever, and no session is left in two places.
+//! Every operation is given up at every point at which it waits: a client that hangs up, or a timeout outside. What was sent is
+//! carried out late all the same. Nothing stale stays in memory, nobody waits for ever, and no session is left in two places.
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -147,7 +147,6 @@ fn a_change_can_be_given_up_and_is_made_once_or_not_at_all() {
         let _ = scene.nodes[0].store().update(scene.id, |data| data.count += 1).await;
     });
     assert!(all.iter().all(|count| matches!(count, Some(0 | 1))), "{all:?}");
-    assert!(all.contains(&Some(0)), "{all:?}");
     assert_eq!(all.last(), Some(&Some(1)));
 }
 
@@ -156,7 +155,7 @@ fn a_deletion_can_be_given_up() {
     let all = outcomes(async |scene| {
         let _ = scene.nodes[0].store().delete(scene.id).await;
     });
-    assert_eq!(all.first(), Some(&Some(0)));
+    assert!(all.iter().all(|count| matches!(count, Some(0) | None)), "{all:?}");
     assert_eq!(all.last(), Some(&None));
 }
 

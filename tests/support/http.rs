@@ -39,21 +39,26 @@ impl Browser {
     }
 
     async fn send(&mut self, method: &str, url: &str) -> Answer {
+        self.try_send(method, url).await.expect("the server answers")
+    }
+
+    /// `None` if there is no whole answer.
+    pub(crate) async fn try_send(&mut self, method: &str, url: &str) -> Option<Answer> {
         let mut request = Request::builder().method(method).uri(url);
         if let Some(cookie) = &self.cookie {
             request = request.header(header::COOKIE, cookie);
         }
         let exchange = async {
-            let response = self.client.request(request.body(Empty::new()).unwrap()).await.unwrap();
+            let response = self.client.request(request.body(Empty::new()).unwrap()).await.ok()?;
             let (head, body) = response.into_parts();
-            (head, body.collect().await.unwrap().to_bytes())
+            Some((head, body.collect().await.ok()?.to_bytes()))
         };
-        let (head, body) = tokio::time::timeout(DEADLINE, exchange).await.unwrap();
+        let (head, body) = tokio::time::timeout(DEADLINE, exchange).await.unwrap()?;
         if let Some(cookie) = head.headers.get(header::SET_COOKIE) {
             self.accept(cookie.to_str().unwrap());
         }
         let body = serde_json::from_slice(&body).unwrap_or_default();
-        Answer { status: head.status, headers: head.headers, body }
+        Some(Answer { status: head.status, headers: head.headers, body })
     }
 
     fn accept(&mut self, cookie: &str) {

@@ -1,9 +1,9 @@
-//! The example `node` as a process of its own.
+//! An example as a process of its own.
 
+use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader};
-use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::{LazyLock, Mutex};
 
 use serde_json::Value;
 
@@ -13,25 +13,36 @@ use super::wait::eventually;
 /// Killed when it is dropped.
 pub(crate) struct Node {
     process: Child,
+    says: BufReader<ChildStdout>,
     address: String,
 }
 
 impl Node {
-    /// With these environment variables.
+    /// The example `node`, with these environment variables.
     pub(crate) fn start(variables: &[(&str, &str)]) -> Self {
-        let mut process = Command::new(executable())
+        Self::start_example("node", variables)
+    }
+
+    pub(crate) fn start_example(name: &str, variables: &[(&str, &str)]) -> Self {
+        let mut process = Command::new(executable(name))
             .env("PORT", "0")
             .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim_end().strip_prefix("listening on ").map(str::to_owned);
-        let mut node = Node { process, address: String::new() };
-        node.address = address.unwrap_or_else(|| panic!("the node says {line:?}"));
+        let says = BufReader::new(process.stdout.take().unwrap());
+        let mut node = Node { process, says, address: String::new() };
+        node.address = node.told("listening on ");
         node
+    }
+
+    /// The rest of the next line that the node writes, which must begin so.
+    pub(crate) fn told(&mut self, prefix: &str) -> String {
+        let mut line = String::new();
+        self.says.read_line(&mut line).unwrap();
+        let rest = line.trim_end().strip_prefix(prefix).map(str::to_owned);
+        rest.unwrap_or_else(|| panic!("the node says {line:?}"))
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
@@ -63,19 +74,21 @@ impl Drop for Node {
 }
 
 /// Built once. With all examples there already, as `cargo test` leaves them, that takes a moment.
-fn executable() -> &'static Path {
-    static EXECUTABLE: OnceLock<String> = OnceLock::new();
-    let build = || {
-        let output = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--example", "node", "--all-features", "--message-format", "json"])
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .stderr(Stdio::inherit())
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "the example does not build");
-        let messages = output.stdout.lines().map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
-        let is_node = |message: &Value| message["target"]["name"] == "node";
-        messages.filter(is_node).find_map(|message| message["executable"].as_str().map(str::to_owned)).unwrap()
-    };
-    Path::new(EXECUTABLE.get_or_init(build))
+fn executable(name: &str) -> String {
+    static EXECUTABLES: LazyLock<Mutex<HashMap<String, String>>> = LazyLock::new(Mutex::default);
+    let mut executables = EXECUTABLES.lock().unwrap();
+    executables.entry(name.to_owned()).or_insert_with(|| build(name)).clone()
+}
+
+fn build(name: &str) -> String {
+    let output = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--example", name, "--all-features", "--message-format", "json"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "the example does not build");
+    let messages = output.stdout.lines().map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
+    let is_it = |message: &Value| message["target"]["name"] == name;
+    messages.filter(is_it).find_map(|message| message["executable"].as_str().map(str::to_owned)).unwrap()
 }
