@@ -73,7 +73,8 @@ fn config() -> Result<SessionConfigBuilder<UserSession>, Box<dyn Error>> {
     let mut config = SessionConfig::development(secret)
         .cluster(cluster()?)
         .enable_retry(!is("RETRY", "off"))
-        .circuit_breaker_enabled(is("CIRCUIT_BREAKER", "on"));
+        .circuit_breaker_enabled(is("CIRCUIT_BREAKER", "on"))
+        .owner(|session: &UserSession| session.user.clone());
     if env::var_os("REDIS_URL").is_some() {
         // A node that is to notice a silent Redis soon must not wait for its answers for long.
         let patience = millis("MAX_STALENESS_MS")?.unwrap_or(Duration::MAX).min(Duration::from_millis(500));
@@ -170,7 +171,7 @@ async fn logout(session: Session<UserSession>) -> StatusCode {
 /// Ends all sessions of the user on every node, this one among them.
 async fn logout_everywhere(session: Session<UserSession>) -> Result<Json<Value>, Refusal> {
     let user = session.read(|data| data.user.clone()).ok_or(Refusal::LoggedOut)?;
-    let done = session.store().bulk_delete(|record| record.data().user.as_ref() == Some(&user)).await;
+    let done = session.store().delete_all_of(&user).await;
     let done = done.map_err(SessionError::from)?;
     Ok(Json(json!({ "deleted": done.deleted })))
 }

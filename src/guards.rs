@@ -28,6 +28,10 @@ pub enum Guard {
     Order,
     /// What is served during an outage was proven not too long ago.
     MaxAge,
+    /// An owner's index has a session before the session is that owner's.
+    IndexFirst,
+    /// Who deletes all sessions of an owner looks until there is nothing left, however long a look has taken.
+    LastLook,
 }
 
 #[cfg(not(feature = "testing"))]

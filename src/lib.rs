@@ -80,7 +80,7 @@
 //! - `secret`, `id`, `cookie` — the credential: keys, token and id, signing and verifying
 //! - `middleware` — the tower layer, service and response future
 //! - `session` — what a handler sees; `change` is the table of what becomes of a session, `commit` carries it out
-//! - `store` — [`SessionStore`]: the order of steps over the parts below
+//! - `store` — [`SessionStore`]: the order of steps over the parts below; `index` and `owner` are about whose a session is
 //! - `cluster` — the local cache, its lease and fence, messages, the listener
 //! - `resilience` — what is done about a backend that fails: attempts, deadlines, the circuit breaker
 //! - `codec` — between data and payload: JSON, compressed and encrypted

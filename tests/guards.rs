@@ -15,8 +15,9 @@ use clustered_sessions::{ClusterConfig, StoreErrorKind};
 use tokio::time::sleep;
 
 use self::simulation::history::history;
+use self::simulation::owners::{self, Answer};
 use self::simulation::race::race;
-use self::simulation::{nodes, run};
+use self::simulation::{Counter, nodes, run};
 use self::support::redis::RedisServer;
 use self::support::{Data, config, store};
 
@@ -32,6 +33,30 @@ fn races() {
     for seed in 0..300 {
         run(race(seed));
     }
+}
+
+fn owner_histories() {
+    for seed in 0..100 {
+        run(owners::owners(seed));
+    }
+}
+
+/// A session gets a new id while a slow node looks for it to end it, and its trail is gone before that node follows it.
+async fn slow_look() {
+    let nodes = nodes(2, 1);
+    sleep(Duration::from_secs(1)).await;
+    let ada = Counter { count: 0, owner: Some("ada".to_owned()) };
+    let cookie = nodes[0].layer.cookie_for(ada).await.unwrap();
+    // Half a minute before each call, and half a minute after it.
+    nodes[1].faults.delay_calls_by(Duration::from_secs(70)..Duration::from_secs(70));
+    let slow = nodes[1].store().clone();
+    let end = tokio::task::spawn_local(async move { slow.delete_all_of("ada").await });
+    sleep(Duration::from_secs(36)).await;
+    let Answer::Saved(new, _) = owners::request(&nodes[0], Some(cookie), None).await else { panic!("no new id") };
+    sleep(Duration::from_secs(70)).await;
+    nodes[1].faults.heal();
+    assert_eq!(end.await.unwrap().unwrap().deleted, 1);
+    assert!(nodes[0].store().find_fresh(new).await.unwrap().is_none(), "a session has slipped through");
 }
 
 /// A node that has lost its subscription knows it at once, and not only when its lease runs out.
@@ -86,6 +111,7 @@ fn holds(scenario: impl FnOnce()) -> bool {
 fn with_all_guards_every_scenario_holds() {
     assert!(holds(|| run(loss())));
     assert!(holds(|| run(own_write())));
+    assert!(holds(|| run(slow_look())));
     assert!(holds(refused_announcement));
 }
 
@@ -112,4 +138,6 @@ needed! {
     the_tombstone_is_needed: Tombstone in races();
     announcing_before_writing_is_needed: Order in refused_announcement();
     the_age_of_what_is_served_in_an_outage_is_needed: MaxAge in histories();
+    the_index_before_the_record_is_needed: IndexFirst in owner_histories();
+    the_last_look_is_needed: LastLook in run(slow_look());
 }

@@ -6,7 +6,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use super::{Backend, Created, Cursor, Deleted, Page, Revision, StoreError, Stored, Subscription, Touched, Updated};
+use super::{
+    Backend, Created, Cursor, Deleted, OwnerTag, Page, Revision, StoreError, Stored, Subscription, Touched, Updated,
+};
 use crate::id::SessionId;
 
 /// What a call of a backend behind a pointer comes to.
@@ -41,6 +43,9 @@ dyn_backend! {
     fn touch(&self, id: &'a SessionId, deadline: u64, ttl: Duration) -> Touched;
     fn clear(&self, announcement: &'a [u8]) -> u64;
     fn scan(&self, cursor: Option<&'a Cursor>) -> Page;
+    fn index(&self, owner: &'a OwnerTag, id: &'a SessionId, until: u64) -> ();
+    fn unindex(&self, owner: &'a OwnerTag, id: &'a SessionId) -> ();
+    fn indexed(&self, owner: &'a OwnerTag, cursor: Option<&'a Cursor>) -> Page;
     fn publish(&self, announcement: &'a [u8]) -> ();
     fn subscribe(&self, heartbeat: Duration) -> Subscription;
     fn ping(&self) -> ();

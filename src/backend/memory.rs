@@ -1,5 +1,7 @@
 //! Sessions in the memory of one process.
 
+mod owners;
+
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,8 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use self::owners::Owners;
 use super::{
-    Backend, Content, Created, Cursor, Deleted, Event, Page, Revision, StoreError, Stored, Subscription,
+    Backend, Content, Created, Cursor, Deleted, Event, OwnerTag, Page, Revision, StoreError, Stored, Subscription,
     SubscriptionSender, Touched, Updated,
 };
 use crate::clock::{Clock, Millis, millis};
@@ -54,6 +57,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     records: BTreeMap<SessionId, Kept>,
+    owners: Owners,
     /// Each with a number, by which its heartbeat finds it.
     subscribers: Vec<(u64, SubscriptionSender)>,
     next_subscriber: u64,
@@ -84,6 +88,7 @@ impl MemoryBackend {
     pub fn restart_empty(&self) {
         let mut state = self.shared.lock();
         state.records.clear();
+        state.owners = Owners::default();
         state.subscribers.clear();
     }
 
@@ -254,6 +259,20 @@ impl Backend for MemoryBackend {
             }
         }
         Ok(Page::Ids { ids, moved, next })
+    }
+
+    async fn index(&self, owner: &OwnerTag, id: &SessionId, until: u64) -> Result<(), StoreError> {
+        self.shared.lock().owners.add(owner, id, until, self.shared.clock.wall());
+        Ok(())
+    }
+
+    async fn unindex(&self, owner: &OwnerTag, id: &SessionId) -> Result<(), StoreError> {
+        self.shared.lock().owners.remove(owner, id);
+        Ok(())
+    }
+
+    async fn indexed(&self, owner: &OwnerTag, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
+        Ok(self.shared.lock().owners.page(owner, cursor, self.shared.clock.wall()))
     }
 
     async fn publish(&self, announcement: &[u8]) -> Result<(), StoreError> {

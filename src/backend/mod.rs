@@ -5,6 +5,7 @@
 
 mod dynamic;
 mod memory;
+mod owner;
 #[cfg(feature = "redis")]
 mod redis;
 mod subscription;
@@ -17,6 +18,7 @@ use bytes::Bytes;
 
 pub(crate) use self::dynamic::{Answer, DynBackend};
 pub use self::memory::MemoryBackend;
+pub use self::owner::OwnerTag;
 #[cfg(feature = "redis")]
 pub use self::redis::RedisBackend;
 #[cfg(all(feature = "redis", any(test, fuzzing)))]
@@ -146,7 +148,7 @@ pub enum Touched {
     Gone,
 }
 
-/// One page of a walk over all records.
+/// One page of a walk over all records, or over an owner's index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Page {
     /// A part of what is there.
@@ -233,6 +235,31 @@ pub trait Backend: Send + Sync + 'static {
     /// One page of ids. A record that exists during the whole walk is met at least once; one that becomes a tombstone meanwhile is
     /// met as the one or the other.
     fn scan(&self, cursor: Option<&Cursor>) -> impl Future<Output = Result<Page, StoreError>> + Send;
+
+    /// Notes that a session belongs to an owner. The entry lasts at least until a moment in milliseconds since the Unix epoch, by the
+    /// backend's own clock, or longer if an earlier call has said so; when it is over, the backend must forget it in time, so that
+    /// what an owner leaves behind stays bounded. Whether there is a record under the id does not matter. Not announced.
+    ///
+    /// Done twice it does no harm, so its failure is never a write of unknown outcome.
+    fn index(
+        &self,
+        owner: &OwnerTag,
+        id: &SessionId,
+        until: u64,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Forgets an entry that [`index`](Backend::index) has made, if it is there. Nothing else forgets one before its time,
+    /// [`clear`](Backend::clear) included: a session that is being created then is in the index already. Not announced, and its
+    /// failure is never a write of unknown outcome.
+    fn unindex(&self, owner: &OwnerTag, id: &SessionId) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// One page of an owner's index. An entry that exists during the whole walk is met at least once, and `moved` is always
+    /// empty. What it costs depends on this owner's entries alone.
+    fn indexed(
+        &self,
+        owner: &OwnerTag,
+        cursor: Option<&Cursor>,
+    ) -> impl Future<Output = Result<Page, StoreError>> + Send;
 
     /// Announces something that is no write.
     fn publish(&self, announcement: &[u8]) -> impl Future<Output = Result<(), StoreError>> + Send;

@@ -21,6 +21,12 @@ use super::ConfigError;
 ///   +getex +get +set +getrange +setrange +pexpire +del +unlink +scan +eval +evalsha +publish +subscribe +info +select
 /// ```
 ///
+/// And, if the configuration says whose a session is ([`owner`](crate::SessionConfigBuilder::owner)):
+///
+/// ```text
+///   +time +zadd +zrem +zremrangebyscore +zscan +pexpireat
+/// ```
+///
 /// Without the channel, or without `INFO`, a node cannot prove that it hears the others: it serves, but without its cache.
 ///
 /// Keep `replica-read-only` at its default, `yes`. That a replica refuses writes is how a demoted master is told from a master: even

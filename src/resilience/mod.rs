@@ -3,10 +3,11 @@
 //!
 //! | call | repeated | because |
 //! |---|---|---|
-//! | `load`, `scan` | yes | they change nothing |
+//! | `load`, `scan`, `indexed` | yes | they change nothing |
 //! | `update` | yes, with the same bytes and revision | who finds its own revision there has been saved |
 //! | `delete`, `delete_if` | yes | nothing comes back that was deleted |
 //! | `touch` | yes | it moves forward only |
+//! | `index`, `unindex` | yes | what they do twice is done |
 //! | `publish` | yes | an announcement that is made twice costs a cache miss |
 //! | `create` | not here | carried out late, an attempt could bring back what was deleted since; the store repeats it under another id |
 //! | `clear` | no | it says how many sessions there were, and a repetition would see only the rest |
@@ -32,7 +33,8 @@ pub use self::circuit::Circuit;
 pub(crate) use self::deadline::{Deadline, end_of_step};
 pub(crate) use self::retry::Attempts;
 use crate::backend::{
-    Answer, Backend, Created, Cursor, Deleted, DynBackend, Page, Revision, Stored, Subscription, Touched, Updated,
+    Answer, Backend, Created, Cursor, Deleted, DynBackend, OwnerTag, Page, Revision, Stored, Subscription, Touched,
+    Updated,
 };
 use crate::clock::Clock;
 use crate::config::Resilience;
@@ -179,6 +181,20 @@ impl Backend for Resilient {
 
     async fn scan(&self, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
         Ok(self.call(Effect::Reads, || self.inner.scan(cursor)).await?.0)
+    }
+
+    async fn index(&self, owner: &OwnerTag, id: &SessionId, until: u64) -> Result<(), StoreError> {
+        let ((), _) = self.call(Effect::Reads, || self.inner.index(owner, id, until)).await?;
+        Ok(())
+    }
+
+    async fn unindex(&self, owner: &OwnerTag, id: &SessionId) -> Result<(), StoreError> {
+        let ((), _) = self.call(Effect::Reads, || self.inner.unindex(owner, id)).await?;
+        Ok(())
+    }
+
+    async fn indexed(&self, owner: &OwnerTag, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
+        Ok(self.call(Effect::Reads, || self.inner.indexed(owner, cursor)).await?.0)
     }
 
     async fn publish(&self, announcement: &[u8]) -> Result<(), StoreError> {

@@ -49,6 +49,8 @@ pub enum StoreErrorKind {
     /// The data is larger than
     /// [`max_record_size`](crate::SessionConfigBuilder::max_record_size) as JSON. Nothing was written.
     TooLarge,
+    /// The store has not been told what it needs for this; the source says what. Nothing was done.
+    NotConfigured,
     /// The store has been shut down.
     Closed,
 }
@@ -130,6 +132,7 @@ impl fmt::Display for StoreError {
             StoreErrorKind::Corrupt => f.write_str("the session record cannot be read")?,
             StoreErrorKind::Encode => f.write_str("the session data cannot be encoded")?,
             StoreErrorKind::TooLarge => f.write_str("the session data is too large")?,
+            StoreErrorKind::NotConfigured => f.write_str("the session store is not configured for this")?,
             StoreErrorKind::Closed => f.write_str("the session store has been shut down")?,
         }
         if let Some(id) = self.id {

@@ -1,9 +1,11 @@
 //! The store: the order of steps, over a cache, a codec and a backend that know nothing of each other.
 
 mod error;
+mod index;
 mod lifetime;
 mod load;
 mod outage;
+mod owner;
 mod query;
 mod record;
 mod regenerate;
@@ -20,6 +22,8 @@ use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
 pub use self::error::{StoreError, StoreErrorKind};
+pub(crate) use self::index::OwnerOf;
+use self::index::Owners;
 use self::lifetime::Lifetime;
 pub(crate) use self::load::Freshness;
 use self::load::Loads;
@@ -65,6 +69,8 @@ struct Inner<T> {
     codec: Codec,
     loads: Loads<T>,
     turns: Turns,
+    /// `None` if nobody has said whose a session is.
+    owners: Option<Owners<T>>,
     tasks: TaskTracker,
     clock: Clock,
     lifetime: Lifetime,
@@ -91,6 +97,7 @@ impl<T: SessionData> SessionStore<T> {
             codec,
             touch_after,
             on_outage,
+            owner,
             resilience,
             ..
         } = config;
@@ -114,6 +121,7 @@ impl<T: SessionData> SessionStore<T> {
                 codec: Codec::new(&codec, &keys),
                 loads: Loads::new(),
                 turns: Turns::default(),
+                owners: owner.map(|of| Owners::new(of, &keys)),
                 tasks: TaskTracker::new(),
                 lifetime: Lifetime::new(timeout, absolute_timeout, touch_after),
                 clock,

@@ -1,4 +1,4 @@
-//! Walks over all sessions, a page at a time, in bounded memory.
+//! Walks over all sessions, or over those of an owner, a page at a time, in bounded memory.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -8,7 +8,7 @@ use futures_util::stream;
 
 use super::write::{MAX_MOVES, endless_trail};
 use super::{Record, SessionStore, StoreError, StoreErrorKind};
-use crate::backend::{Backend as _, Content, Cursor, Deleted, Page, Stored};
+use crate::backend::{Backend as _, Content, Cursor, Deleted, OwnerTag, Page, Stored};
 use crate::cluster::{Announcement, LocalCache};
 use crate::codec::SessionData;
 use crate::id::SessionId;
@@ -16,9 +16,9 @@ use crate::id::SessionId;
 /// How often a walk begins anew because the server has changed, before it gives up.
 const MAX_RESTARTS: u32 = 8;
 /// How many passes a bulk deletion makes, before it gives up on sessions that change faster than it can judge them.
-const MAX_PASSES: u32 = 16;
+pub(super) const MAX_PASSES: u32 = 16;
 
-/// What a [`bulk_delete`](SessionStore::bulk_delete) has done.
+/// What a [`bulk_delete`](SessionStore::bulk_delete) or a [`delete_all_of`](SessionStore::delete_all_of) has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use = "sessions that could not be read were not judged, and may have to be"]
 pub struct BulkDeletion {
@@ -142,7 +142,7 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// # Risk
     ///
-    /// Everybody is logged out. Sessions that are created while it runs may stay.
+    /// Everybody is logged out. Sessions that are created while it runs may stay. The index of owners is left to expire.
     ///
     /// # Errors
     ///
@@ -169,23 +169,29 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     /// Deletes a session if it still is what was judged.
-    async fn delete_judged(&self, record: &Record<T>) -> Result<bool, StoreError> {
+    pub(super) async fn delete_judged(&self, record: &Record<T>) -> Result<bool, StoreError> {
         let id = record.id();
         let announcement = self.inner.coordinator.encode(Announcement::SessionDeleted(id));
-        let _call = self.inner.coordinator.cache().begin_write(&id, None);
-        let answer = self.inner.backend.delete_if(&id, record.revision(), &announcement).await?;
-        Ok(answer == Deleted::Deleted)
+        let call = self.inner.coordinator.cache().begin_write(&id, None);
+        let answer = self.inner.backend.delete_if(&id, record.revision(), &announcement).await;
+        drop(call);
+        let deleted = answer? == Deleted::Deleted;
+        if deleted {
+            self.unindex(record).await;
+        }
+        Ok(deleted)
     }
 }
 
 /// A record that cannot be read is one record's trouble; anything else is the backend's.
-fn ends_the_walk(error: &StoreError) -> bool {
+pub(super) fn ends_the_walk(error: &StoreError) -> bool {
     error.kind() != StoreErrorKind::Corrupt
 }
 
-/// One walk over all ids.
-struct Walk<T> {
+/// One walk over all ids, or over those in the index of an owner.
+pub(super) struct Walk<T> {
     store: SessionStore<T>,
+    owner: Option<OwnerTag>,
     place: Place,
     /// How often the walk has begun.
     passes: u32,
@@ -206,14 +212,18 @@ struct Met {
 
 /// What a walk does about tombstones.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Moved {
+pub(super) enum Moved {
     LeftOut,
     Followed,
 }
 
 impl<T: SessionData> Walk<T> {
     fn new(store: SessionStore<T>) -> Self {
-        Walk { store, place: Place::Start, passes: 1 }
+        Walk { store, owner: None, place: Place::Start, passes: 1 }
+    }
+
+    pub(super) fn of(store: SessionStore<T>, owner: OwnerTag) -> Self {
+        Walk { owner: Some(owner), ..Walk::new(store) }
     }
 
     async fn next_page(&mut self) -> Result<Option<Met>, StoreError> {
@@ -224,7 +234,12 @@ impl<T: SessionData> Walk<T> {
                 Place::At(cursor) => Some(cursor),
                 Place::End => return Ok(None),
             };
-            match self.store.inner.backend.scan(cursor).await? {
+            let backend = &self.store.inner.backend;
+            let page = match &self.owner {
+                Some(owner) => backend.indexed(owner, cursor).await?,
+                None => backend.scan(cursor).await?,
+            };
+            match page {
                 Page::Ids { ids, moved, next } => {
                     self.place = next.map_or(Place::End, Place::At);
                     return Ok(Some(Met { ids, moved }));
@@ -239,7 +254,7 @@ impl<T: SessionData> Walk<T> {
     }
 
     /// The sessions of the next page, read past the cache. Those that have gone meanwhile are left out.
-    async fn next_sessions(&mut self, moved: Moved) -> Option<Vec<Result<Record<T>, StoreError>>> {
+    pub(super) async fn next_sessions(&mut self, moved: Moved) -> Option<Vec<Result<Record<T>, StoreError>>> {
         let mut met = match self.next_page().await {
             Ok(met) => met?,
             Err(error) => return Some(vec![Err(error)]),

@@ -12,7 +12,7 @@ use crate::codec::SessionData;
 use crate::id::SessionId;
 
 /// How long a tombstone is kept: longer than any request that still carries the old cookie.
-const TOMBSTONE_TTL: Duration = Duration::from_secs(60);
+pub(super) const TOMBSTONE_TTL: Duration = Duration::from_secs(60);
 
 impl<T: SessionData> SessionStore<T> {
     /// Moves a session to a new token and id, with the changes in `first` (made from `base`; `again` as in

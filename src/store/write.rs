@@ -71,6 +71,7 @@ impl<T: SessionData> SessionStore<T> {
             let record = Record::new(&self.inner.clock, id, meta, data.clone());
             let payload = self.inner.codec.encode(&id, &meta, &*data)?;
             let stored = Stored { meta, content: Content::Payload(payload) };
+            self.index_before_write(None, &record).await?;
             let call = self.inner.coordinator.cache().begin_write(&id, None);
             match self.inner.backend.create(&id, &stored, ttl).await {
                 Ok(Created::Created) => {
@@ -175,11 +176,15 @@ impl<T: SessionData> SessionStore<T> {
         let mut id = id;
         for _ in 0..MAX_MOVES {
             let announcement = self.inner.coordinator.encode(Announcement::SessionDeleted(id));
+            let known = self.inner.coordinator.cache().peek(&id);
             let call = self.inner.coordinator.cache().begin_write(&id, None);
             let answer = self.inner.backend.delete(&id, &announcement).await;
             drop(call);
             match answer? {
-                Deleted::Deleted => return Ok(true),
+                Deleted::Deleted => {
+                    self.unindex_later(known);
+                    return Ok(true);
+                }
                 Deleted::Gone => return Ok(false),
                 Deleted::MovedTo(new) if stands(Guard::Tombstone) => id = new,
                 Deleted::MovedTo(_) => return Ok(false),
@@ -205,6 +210,7 @@ impl<T: SessionData> SessionStore<T> {
     pub(super) async fn extend(&self, record: &Record<T>) -> Result<bool, StoreError> {
         let (id, now) = (record.id(), self.inner.clock.wall());
         let deadline = self.inner.lifetime.deadline(record.meta().created_at, now);
+        self.index_before_touch(&id, deadline).await?;
         match self.inner.backend.touch(&id, deadline, time_to_live(deadline, now)).await? {
             Touched::Extended => {
                 record.extend(deadline);
@@ -289,6 +295,7 @@ impl<T: SessionData> SessionStore<T> {
         let meta = new.meta();
         let payload = self.inner.codec.encode(&id, &meta, &**new.data()).map_err(|error| error.about(&id))?;
         let stored = Stored { meta, content: Content::Payload(payload) };
+        self.index_before_write(Some(base), new).await?;
         let revision = new.revision();
         let announcement = Announcement::SessionInvalidated(id, Some(revision));
         let announcement = self.inner.coordinator.encode(announcement);

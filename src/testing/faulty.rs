@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::backend::{
-    Backend, Created, Cursor, Deleted, Event, Page, Revision, Stored, Subscription, SubscriptionSender, Touched,
-    Updated,
+    Backend, Created, Cursor, Deleted, Event, OwnerTag, Page, Revision, Stored, Subscription, SubscriptionSender,
+    Touched, Updated,
 };
 use crate::id::SessionId;
 use crate::store::{StoreError, StoreErrorKind};
@@ -267,6 +267,18 @@ impl<B: Backend> Backend for FaultyBackend<B> {
 
     async fn scan(&self, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
         self.call(Effect::Reads, self.inner.scan(cursor)).await
+    }
+
+    async fn index(&self, owner: &OwnerTag, id: &SessionId, until: u64) -> Result<(), StoreError> {
+        self.call(Effect::Reads, self.inner.index(owner, id, until)).await
+    }
+
+    async fn unindex(&self, owner: &OwnerTag, id: &SessionId) -> Result<(), StoreError> {
+        self.call(Effect::Reads, self.inner.unindex(owner, id)).await
+    }
+
+    async fn indexed(&self, owner: &OwnerTag, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
+        self.call(Effect::Reads, self.inner.indexed(owner, cursor)).await
     }
 
     async fn publish(&self, announcement: &[u8]) -> Result<(), StoreError> {

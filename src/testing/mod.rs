@@ -11,6 +11,7 @@
 
 mod announcements;
 mod faulty;
+mod owners;
 mod records;
 
 use std::fmt::Debug;
@@ -62,6 +63,10 @@ pub async fn conformance<B: Backend>(make: impl AsyncFn() -> B) {
         records::a_touch_extends_and_never_shortens,
         records::a_walk_meets_every_session_and_no_tombstone,
         records::clear_leaves_nothing,
+        owners::an_owner_is_not_taken_for_another,
+        owners::a_walk_over_an_index_meets_all_of_it,
+        owners::an_entry_lasts_until_its_moment_and_is_forgotten_after_it,
+        owners::clear_leaves_the_indices,
         announcements::a_subscription_is_confirmed_and_proven,
         announcements::writes_are_announced_in_order,
         announcements::what_changed_nothing_is_not_announced,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clustered_sessions::backend::{
-    Backend, Created, Cursor, Deleted, Page, Revision, Stored, Subscription, Touched, Updated,
+    Backend, Created, Cursor, Deleted, OwnerTag, Page, Revision, Stored, Subscription, Touched, Updated,
 };
 use clustered_sessions::{SessionId, StoreError};
 
@@ -68,6 +68,20 @@ impl<B: Backend> Backend for Late<B> {
 
     async fn scan(&self, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
         self.0.scan(cursor).await
+    }
+
+    async fn index(&self, owner: &OwnerTag, id: &SessionId, until: u64) -> Result<(), StoreError> {
+        let (owner, id) = (*owner, *id);
+        self.write(|inner| async move { inner.index(&owner, &id, until).await }).await
+    }
+
+    async fn unindex(&self, owner: &OwnerTag, id: &SessionId) -> Result<(), StoreError> {
+        let (owner, id) = (*owner, *id);
+        self.write(|inner| async move { inner.unindex(&owner, &id).await }).await
+    }
+
+    async fn indexed(&self, owner: &OwnerTag, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
+        self.0.indexed(owner, cursor).await
     }
 
     async fn publish(&self, announcement: &[u8]) -> Result<(), StoreError> {

@@ -4,6 +4,8 @@
 
 pub mod history;
 pub mod late;
+pub mod lifetimes;
+pub mod owners;
 pub mod race;
 
 use std::cell::RefCell;
@@ -25,10 +27,11 @@ pub const MAX_STALENESS: Duration = Duration::from_millis(400);
 /// How old what is served in an outage may be.
 pub const MAX_AGE: Duration = Duration::from_millis(600);
 
-/// What the sessions hold: a number that only goes up, so that "older" has a meaning.
+/// What the sessions hold: a number that only goes up, so that "older" has a meaning, and whose they are.
 #[derive(Clone, Default, Serialize, Deserialize)]
 pub struct Counter {
     pub count: u64,
+    pub owner: Option<String>,
 }
 
 pub struct Node {
@@ -46,6 +49,20 @@ impl Node {
 
 /// All but the first encrypt, and encrypt what they find plain when a request has used it.
 pub fn nodes(count: u64, seed: u64) -> Rc<Vec<Node>> {
+    nodes_with(count, seed, |number, config| {
+        config
+            .encrypt_redis_data(if number == 0 { Encryption::Off } else { Encryption::Migrating })
+            .cluster(ClusterConfig::new().node_id(format!("node-{number}")).max_staleness(MAX_STALENESS))
+            .on_outage(OutagePolicy::ServeCached { max_age: MAX_AGE })
+    })
+}
+
+/// Nodes that differ in what is configured for each number.
+pub fn nodes_with(
+    count: u64,
+    seed: u64,
+    configure: impl Fn(u64, SessionConfigBuilder<Counter>) -> SessionConfigBuilder<Counter>,
+) -> Rc<Vec<Node>> {
     let clock = Clock::tokio();
     let memory = MemoryBackend::with_clock(clock.clone());
     let node = |number: u64| {
@@ -53,10 +70,8 @@ pub fn nodes(count: u64, seed: u64) -> Rc<Vec<Node>> {
         let config = SessionConfig::development(Secret::insecure_dev("simulation"))
             .clock(clock.clone())
             .backend(Late::new(backend))
-            .encrypt_redis_data(if number == 0 { Encryption::Off } else { Encryption::Migrating })
-            .cluster(ClusterConfig::new().node_id(format!("node-{number}")).max_staleness(MAX_STALENESS))
-            .on_outage(OutagePolicy::ServeCached { max_age: MAX_AGE });
-        let config = resilience(config, seed).build().unwrap();
+            .owner(|data: &Counter| data.owner.clone());
+        let config = resilience(configure(number, config), seed).build().unwrap();
         Node { layer: SessionLayer::new(config), faults, memory: memory.clone() }
     };
     Rc::new((0..count).map(node).collect())

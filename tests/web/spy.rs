@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clustered_sessions::backend::{
-    Backend, Created, Cursor, Deleted, Event, Page, Revision, Stored, Subscription, Touched, Updated,
+    Backend, Created, Cursor, Deleted, Event, OwnerTag, Page, Revision, Stored, Subscription, Touched, Updated,
 };
 use clustered_sessions::{MemoryBackend, SessionId, StoreError, StoreErrorKind};
 use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
@@ -23,6 +23,9 @@ pub(crate) enum Call {
     Touch,
     Clear,
     Scan,
+    Index,
+    Unindex,
+    Indexed,
     Publish,
 }
 
@@ -122,6 +125,18 @@ impl Backend for Spy {
 
     async fn scan(&self, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
         self.call(Call::Scan, self.memory.scan(cursor)).await
+    }
+
+    async fn index(&self, owner: &OwnerTag, id: &SessionId, until: u64) -> Result<(), StoreError> {
+        self.call(Call::Index, self.memory.index(owner, id, until)).await
+    }
+
+    async fn unindex(&self, owner: &OwnerTag, id: &SessionId) -> Result<(), StoreError> {
+        self.call(Call::Unindex, self.memory.unindex(owner, id)).await
+    }
+
+    async fn indexed(&self, owner: &OwnerTag, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
+        self.call(Call::Indexed, self.memory.indexed(owner, cursor)).await
     }
 
     async fn publish(&self, announcement: &[u8]) -> Result<(), StoreError> {

@@ -17,9 +17,9 @@ use deadpool_redis::redis::{Client, FromRedisValue, Value, cmd, from_redis_value
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::envelope::{open as open_envelope, seal as seal_envelope};
 use self::error::Effect;
-use self::lane::{Lane, get_from_master};
+use self::lane::{Connected, Lane, get_from_master};
 use self::scripts::Scripts;
-use super::{Backend, Created, Cursor, Deleted, Page, Revision, Stored, Subscription, Touched, Updated};
+use super::{Backend, Created, Cursor, Deleted, OwnerTag, Page, Revision, Stored, Subscription, Touched, Updated};
 use crate::clock::millis;
 use crate::config::{ConfigError, RedisConfig};
 use crate::id::SessionId;
@@ -83,6 +83,11 @@ impl Shared {
         format!("{}{id}", self.key_prefix)
     }
 
+    /// Longer than the key of a session, so that a walk does not take it for one.
+    fn owner_key(&self, owner: &OwnerTag) -> String {
+        format!("{}owner:{owner}", self.key_prefix)
+    }
+
     /// Matches all keys of the prefix; scripts sort out those of another length.
     fn pattern(&self) -> String {
         format!("{}*", self.key_prefix)
@@ -95,11 +100,19 @@ impl Shared {
     fn parse_key(&self, key: &[u8]) -> Option<SessionId> {
         std::str::from_utf8(key.strip_prefix(self.key_prefix.as_bytes())?).ok()?.parse().ok()
     }
+}
 
-    /// A walk goes on over the connection on which it began: another one may lead to a server whose cursors mean something else.
-    fn parse_cursor(cursor: &Cursor) -> Option<(u64, u64)> {
+/// A walk goes on over the connection on which it began: another one may lead to a server whose cursors mean something else.
+impl Connected {
+    /// Where a walk goes on; `None` if not on this connection.
+    fn place(&self, cursor: Option<&Cursor>) -> Option<u64> {
+        let Some(cursor) = cursor else { return Some(0) };
         let (connection, place) = cursor.0.split_once(':')?;
-        Some((connection.parse().ok()?, place.parse().ok()?))
+        if connection.parse() == Ok(self.number) { place.parse().ok() } else { None }
+    }
+
+    fn cursor(&self, next: u64) -> Option<Cursor> {
+        (next != 0).then(|| Cursor(format!("{}:{next}", self.number)))
     }
 }
 
@@ -228,11 +241,7 @@ impl Backend for RedisBackend {
     async fn scan(&self, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
         let Shared { lane, scripts, .. } = &*self.shared;
         let connected = lane.connected().await?;
-        let place = match cursor.map(Shared::parse_cursor) {
-            None => 0,
-            Some(Some((connection, place))) if connection == connected.number => place,
-            Some(_) => return Ok(Page::Restart),
-        };
+        let Some(place) = connected.place(cursor) else { return Ok(Page::Restart) };
         let (pattern, key_len) = (self.shared.pattern(), self.shared.key_len());
         let (next, keys, moved): (u64, Vec<Bytes>, Vec<Bytes>) = lane
             .run_script_on(&connected, &scripts.scan, Effect::Reads, |command| {
@@ -241,8 +250,38 @@ impl Backend for RedisBackend {
             .await?;
         let ids = keys.iter().filter_map(|key| self.shared.parse_key(key)).collect();
         let moved = moved.iter().filter_map(|id| envelope::parse_id(id)).collect();
-        let next = (next != 0).then(|| Cursor(format!("{}:{next}", connected.number)));
-        Ok(Page::Ids { ids, moved, next })
+        Ok(Page::Ids { ids, moved, next: connected.cursor(next) })
+    }
+
+    async fn index(&self, owner: &OwnerTag, id: &SessionId, until: u64) -> Result<(), StoreError> {
+        let Shared { lane, scripts, .. } = &*self.shared;
+        let key = self.shared.owner_key(owner);
+        // Made twice it does no harm, so its failure is not a write of unknown outcome.
+        lane.run_script(&scripts.index, Effect::Reads, |command| {
+            command.arg(1).arg(&key).arg(id.to_string()).arg(until);
+        })
+        .await
+    }
+
+    async fn unindex(&self, owner: &OwnerTag, id: &SessionId) -> Result<(), StoreError> {
+        let mut command = cmd("ZREM");
+        command.arg(self.shared.owner_key(owner)).arg(id.to_string());
+        let _: u64 = self.shared.lane.run(&command, Effect::Reads).await?;
+        Ok(())
+    }
+
+    async fn indexed(&self, owner: &OwnerTag, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
+        let Shared { lane, scripts, .. } = &*self.shared;
+        let connected = lane.connected().await?;
+        let Some(place) = connected.place(cursor) else { return Ok(Page::Restart) };
+        let key = self.shared.owner_key(owner);
+        let (next, ids): (u64, Vec<Bytes>) = lane
+            .run_script_on(&connected, &scripts.indexed, Effect::Reads, |command| {
+                command.arg(1).arg(&key).arg(place).arg(PAGE);
+            })
+            .await?;
+        let ids = ids.iter().filter_map(|id| std::str::from_utf8(id).ok()?.parse().ok()).collect();
+        Ok(Page::Ids { ids, moved: Vec::new(), next: connected.cursor(next) })
     }
 
     async fn publish(&self, announcement: &[u8]) -> Result<(), StoreError> {

@@ -32,6 +32,8 @@ pub(super) struct Scripts {
     pub(super) touch: Script,
     pub(super) clear: Script,
     pub(super) scan: Script,
+    pub(super) index: Script,
+    pub(super) indexed: Script,
     pub(super) publish: Script,
     pub(super) beat: Script,
 }
@@ -45,6 +47,8 @@ impl Scripts {
             touch: Script::new(TOUCH),
             clear: Script::new(CLEAR),
             scan: Script::new(SCAN),
+            index: Script::new(INDEX),
+            indexed: Script::new(INDEXED),
             publish: Script::new(PUBLISH),
             beat: Script::new(BEAT),
         }
@@ -137,6 +141,26 @@ for _, key in ipairs(page[2]) do
   end
 end
 return {page[1], keys, moved}
+";
+
+/// Key; id, until when the entry lasts. Entries whose time is over go on the occasion; with the last one goes the key. By the server's
+/// clock, so that a node whose clock is fast takes away nothing. Without room it is refused, as the session will be.
+const INDEX: &str = r"#!lua
+local time = redis.call('TIME')
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', time[1] * 1000 + math.floor(time[2] / 1000))
+redis.call('ZADD', KEYS[1], 'GT', ARGV[2], ARGV[1])
+if redis.call('PEXPIREAT', KEYS[1], ARGV[2], 'GT') == 0 then
+  redis.call('PEXPIREAT', KEYS[1], ARGV[2], 'NX')
+end
+return redis.status_reply('OK')
+";
+
+/// Key; cursor, count. The next cursor and the ids.
+const INDEXED: &str = r"#!lua flags=allow-oom
+local page = redis.call('ZSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
+local ids = {}
+for i = 1, #page[2], 2 do ids[#ids + 1] = page[2][i] end
+return {page[1], ids}
 ";
 
 /// Channel, message.

@@ -1,0 +1,83 @@
+//! The index of owners in memory.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+
+use super::PAGE;
+use crate::backend::{Cursor, OwnerTag, Page};
+use crate::id::SessionId;
+
+/// Owners whose entries are all over are swept when there are twice as many as after the last sweep, and at least this many.
+const SWEEP_AT: usize = 1024;
+
+/// The sessions of each owner, each with the moment, in milliseconds since the Unix epoch, at which its entry is over.
+#[derive(Debug, Default)]
+pub(super) struct Owners {
+    entries: HashMap<OwnerTag, BTreeMap<SessionId, u64>>,
+    /// The number of owners at which they are swept, unless it is below the least.
+    sweep_at: usize,
+}
+
+impl Owners {
+    pub(super) fn add(&mut self, owner: &OwnerTag, id: &SessionId, until: u64, now: u64) {
+        self.sweep(now);
+        let sessions = self.entries.entry(*owner).or_default();
+        sessions.retain(|_, until| *until > now);
+        let entry = sessions.entry(*id).or_default();
+        *entry = until.max(*entry);
+    }
+
+    pub(super) fn remove(&mut self, owner: &OwnerTag, id: &SessionId) {
+        if let Some(sessions) = self.entries.get_mut(owner) {
+            sessions.remove(id);
+            if sessions.is_empty() {
+                self.entries.remove(owner);
+            }
+        }
+    }
+
+    pub(super) fn page(&self, owner: &OwnerTag, cursor: Option<&Cursor>, now: u64) -> Page {
+        let start = match cursor.map(|cursor| cursor.0.parse::<SessionId>()) {
+            None => Bound::Unbounded,
+            Some(Ok(last)) => Bound::Excluded(last),
+            Some(Err(_)) => return Page::Restart,
+        };
+        let after = self.entries.get(owner).into_iter().flat_map(|sessions| sessions.range((start, Bound::Unbounded)));
+        let mut lasting = after.filter(|(_, until)| **until > now).map(|(id, _)| *id);
+        let ids: Vec<_> = lasting.by_ref().take(PAGE).collect();
+        let next = lasting.next().and(ids.last()).map(|id| Cursor(id.to_string()));
+        Page::Ids { ids, moved: Vec::new(), next }
+    }
+
+    fn sweep(&mut self, now: u64) {
+        if self.entries.len() >= self.sweep_at.max(SWEEP_AT) {
+            self.entries.retain(|_, sessions| sessions.values().any(|until| *until > now));
+            self.sweep_at = self.entries.len() * 2;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn len(owners: &Owners) -> usize {
+        owners.entries.values().map(BTreeMap::len).sum()
+    }
+
+    #[test]
+    fn the_index_of_a_busy_owner_and_the_number_of_owners_stay_bounded() {
+        let (mut owners, busy) = (Owners::default(), OwnerTag::from_bytes([0; 32]));
+        for now in 0..100_000u64 {
+            let mut id = [0; 16];
+            id[..8].copy_from_slice(&now.to_be_bytes());
+            let mut other = [1; 32];
+            other[..8].copy_from_slice(&now.to_be_bytes());
+            for owner in [&busy, &OwnerTag::from_bytes(other)] {
+                owners.add(owner, &SessionId::from_bytes(id), now + 100, now);
+            }
+            assert!(owners.entries[&busy].len() <= 100);
+            assert!(len(&owners) <= 100 + SWEEP_AT + 100, "{}", len(&owners));
+        }
+    }
+}

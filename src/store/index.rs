@@ -1,0 +1,189 @@
+//! Whose a session is: for each owner an index of their sessions, kept beside the records.
+//!
+//! The record is the authority and the index a hint. The index may name sessions that are gone or have become another's. But every
+//! session that has an owner is in the index of that owner, for as long as it lives:
+//!
+//! - The entry is written before the record that makes it true: before a session is created with an owner, is given another one,
+//!   or is extended beyond what its entry allows for.
+//! - It is removed only when the session has been deleted. Not when the owner changes: a removal that is carried out late would
+//!   take away what a change back has written. Not when the session moves to a new id: who looks for it while it moves must find
+//!   either the trail or the new entry. And not because there is no record, which may be about to be written.
+//! - It outlives the record, since a deadline is not exact: see [`lasts_until`]. What nobody removes is over then.
+//!
+//! No step covers index and record at once, so this holds also where they are on different servers.
+
+use std::sync::Arc;
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+
+use super::{Record, SessionStore, StoreError};
+use crate::backend::{Backend as _, OwnerTag};
+use crate::codec::SessionData;
+use crate::guards::{Guard, stands};
+use crate::id::SessionId;
+use crate::secret::KeyRing;
+
+/// What keys are derived for, and what tags are made over.
+const PURPOSE: &str = "clustered-sessions/owner/v1";
+/// In milliseconds. An entry is written at most this often for one session, and lasts two more of it than the session.
+const HOUR: u64 = 3_600_000;
+
+/// Says whose a session is.
+pub(crate) type OwnerOf<T> = Arc<dyn Fn(&T) -> Option<String> + Send + Sync>;
+
+/// What a store knows about owners.
+pub(super) struct Owners<T> {
+    of: OwnerOf<T>,
+    /// One keyed state per secret of the ring, the current one first.
+    keyed: Vec<Hmac<Sha256>>,
+}
+
+impl<T> Owners<T> {
+    #[expect(clippy::expect_used, reason = "HMAC takes keys of any length")]
+    pub(super) fn new(of: OwnerOf<T>, ring: &KeyRing) -> Self {
+        let keyed = ring.derive(PURPOSE).map(|key| {
+            let mut mac = Hmac::<Sha256>::new_from_slice(&key.bytes).expect("HMAC takes keys of any length");
+            mac.update(PURPOSE.as_bytes());
+            mac.update(&[0]);
+            mac
+        });
+        Owners { keyed: keyed.collect(), of }
+    }
+
+    pub(super) fn is_owner(&self, owner: &str, record: &Record<T>) -> bool {
+        (self.of)(record.data()).is_some_and(|its| its == owner)
+    }
+
+    /// What an owner is called under each secret. New entries go under the first.
+    pub(super) fn tags(&self, owner: &str) -> impl Iterator<Item = OwnerTag> + use<'_, T> {
+        let owner = owner.to_owned();
+        self.keyed.iter().map(move |keyed| {
+            let mac = keyed.clone().chain_update(owner.as_bytes());
+            OwnerTag::from_bytes(mac.finalize().into_bytes().into())
+        })
+    }
+}
+
+/// Until when an entry lasts that is written for a session with this deadline: until the end of the deadline's hour, so that it need
+/// not be written at every extension, and two hours more.
+///
+/// It depends on the deadline and on nothing else. So a node can tell from a record what its entry is good for, whichever node has
+/// written it and whatever that node takes for the timeout.
+///
+/// Of the two hours, one is for a node whose clock is behind the backend's. The other is for an extension that is made while another
+/// node changes the owner: it has the wrong owner's entry written, and moves the deadline by less than an hour, since what it is based on
+/// cannot be older than the staleness of a cache.
+fn lasts_until(deadline: u64) -> u64 {
+    (deadline / HOUR + 3).saturating_mul(HOUR)
+}
+
+impl<T: SessionData> SessionStore<T> {
+    /// What comes before a record is written on top of `base`: from then on the index of its owner must have it.
+    pub(super) async fn index_before_write(&self, base: Option<&Record<T>>, new: &Record<T>) -> Result<(), StoreError> {
+        let Some(owners) = &self.inner.owners else { return Ok(()) };
+        let Some(owner) = (owners.of)(new.data()) else { return Ok(()) };
+        match base {
+            Some(base) if owners.is_owner(&owner, base) => {
+                self.index(owners, &owner, &new.id(), base.deadline(), new.deadline()).await
+            }
+            _ => self.index(owners, &owner, &new.id(), 0, new.deadline()).await,
+        }
+    }
+
+    /// What comes before a session is extended to a deadline.
+    pub(super) async fn index_before_touch(&self, id: &SessionId, deadline: u64) -> Result<(), StoreError> {
+        let Some(owners) = &self.inner.owners else { return Ok(()) };
+        let record = match self.inner.coordinator.cache().peek(id) {
+            Some(record) => Some(record),
+            None => self.load(id).await?,
+        };
+        let Some(record) = record else { return Ok(()) };
+        let Some(owner) = (owners.of)(record.data()) else { return Ok(()) };
+        self.index(owners, &owner, id, record.deadline(), deadline).await
+    }
+
+    /// Writes an entry for a deadline, unless the one that was written for an earlier deadline is as good.
+    async fn index(
+        &self,
+        owners: &Owners<T>,
+        owner: &str,
+        id: &SessionId,
+        before: u64,
+        deadline: u64,
+    ) -> Result<(), StoreError> {
+        let until = lasts_until(deadline);
+        if until <= lasts_until(before) {
+            return Ok(());
+        }
+        // A ring is never empty.
+        let Some(tag) = owners.tags(owner).next() else { return Ok(()) };
+        if !stands(Guard::IndexFirst) {
+            let (store, id) = (self.clone(), *id);
+            drop(self.spawn(async move { store.inner.backend.index(&tag, &id, until).await }));
+            return Ok(());
+        }
+        self.inner.backend.index(&tag, id, until).await.map_err(|error| error.about(id))
+    }
+
+    /// Takes a session that has been deleted from its owner's index. An entry that stays does no harm, so this cannot fail.
+    pub(super) async fn unindex(&self, record: &Record<T>) {
+        let Some(owners) = &self.inner.owners else { return };
+        let Some(owner) = (owners.of)(record.data()) else { return };
+        for tag in owners.tags(&owner) {
+            if let Err(error) = self.inner.backend.unindex(&tag, &record.id()).await {
+                tracing::debug!(
+                    session = %record.id(),
+                    error = &error as &dyn std::error::Error,
+                    "an entry is left in the index of owners"
+                );
+            }
+        }
+    }
+
+    /// As [`unindex`](Self::unindex), for those who cannot wait for it.
+    pub(super) fn unindex_later(&self, record: Option<Record<T>>) {
+        let Some(record) = record.filter(|_| self.inner.owners.is_some()) else { return };
+        let store = self.clone();
+        drop(self.spawn(async move { store.unindex(&record).await }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Secret;
+
+    fn owners(secrets: &[&str]) -> Owners<String> {
+        let [first, rest @ ..] = secrets else { unreachable!("a ring has a secret") };
+        let mut ring = KeyRing::new(Secret::insecure_dev(first));
+        for secret in rest {
+            ring.push_previous(Secret::insecure_dev(secret));
+        }
+        Owners::new(Arc::new(|name: &String| Some(name.clone())), &ring)
+    }
+
+    #[test]
+    fn the_tag_is_frozen() {
+        let tag = owners(&["secret"]).tags("ada").next().unwrap();
+        assert_eq!(tag.to_string(), "lnoxqR1lT5iYfUgtMMApRF2hEoDL1JfrV6tkT8jf_5Y");
+    }
+
+    #[test]
+    fn an_owner_has_a_tag_under_each_secret_the_current_one_first() {
+        let tags = |secrets: &[&str]| owners(secrets).tags("ada").collect::<Vec<_>>();
+        assert_eq!(tags(&["new", "old"]), [tags(&["new"]), tags(&["old"])].concat());
+        assert_ne!(tags(&["new"]), tags(&["old"]));
+        assert_ne!(tags(&["new"]), owners(&["new"]).tags("bob").collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn an_entry_outlasts_the_deadline_by_two_to_three_hours_and_is_as_good_for_the_rest_of_its_hour() {
+        for deadline in [0, 1, HOUR - 1, HOUR, 1_700_000_000_000] {
+            let more = lasts_until(deadline) - deadline;
+            assert!((2 * HOUR + 1..=3 * HOUR).contains(&more), "{more}");
+        }
+        assert_eq!(lasts_until(HOUR), lasts_until(2 * HOUR - 1));
+        assert_eq!(lasts_until(u64::MAX), u64::MAX, "a deadline that makes no sense does no harm");
+    }
+}

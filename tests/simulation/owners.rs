@@ -1,0 +1,366 @@
+//! One history of owners: their sessions begin, move to new ids, change hands and end on several nodes while things go wrong, and
+//! now and then an owner logs out everywhere. A checker holds that against what was acknowledged before.
+#![allow(clippy::await_holding_refcell_ref, reason = "it is held over nothing that others wait for")]
+
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::time::Duration;
+
+use clustered_sessions::backend::{Backend as _, Content, Stored};
+use clustered_sessions::{Session, SessionId, SessionStore, StoreErrorKind};
+use futures_util::TryStreamExt as _;
+use http::{HeaderValue, Request, Response, header};
+use tokio::time::{Instant, sleep, timeout};
+use tower::{Layer as _, ServiceExt as _, service_fn};
+
+use super::{Counter, Dice, MAX_STALENESS, Node, calm, nodes, trouble};
+
+const NODES: usize = 3;
+const CLIENTS: usize = 6;
+const STEPS: usize = 25;
+pub const OWNERS: [&str; 2] = ["ada", "bob"];
+
+/// A session from the outside: under all its ids, the last one being the present one.
+struct Visit {
+    ids: Vec<SessionId>,
+    cookie: HeaderValue,
+    /// Whose it is, as far as was acknowledged.
+    owner: &'static str,
+    /// Counts what may have changed the owner; odd while that is under way.
+    changes: u64,
+    /// Nobody can say whose it is, or what its id is.
+    unsure: bool,
+    /// Somebody has tried to end it.
+    may_be_dead: bool,
+    /// Since when it must be gone.
+    dead: Option<Instant>,
+}
+
+impl Visit {
+    fn id(&self) -> SessionId {
+        self.ids[self.ids.len() - 1]
+    }
+
+    fn is_certainly(&self, owner: &str) -> bool {
+        !self.unsure && self.changes.is_multiple_of(2) && self.owner == owner
+    }
+}
+
+#[derive(Default)]
+struct World {
+    visits: Vec<Visit>,
+    ends: HashMap<&'static str, Ends>,
+}
+
+/// An owner's logouts everywhere.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Ends {
+    begun: u32,
+    over: u32,
+}
+
+impl World {
+    fn ends(&self, owner: &str) -> Ends {
+        self.ends.get(owner).copied().unwrap_or_default()
+    }
+
+    fn begin_change(&mut self, visit: usize, to: &str) {
+        let Ends { begun, over } = self.ends(to);
+        let visit = &mut self.visits[visit];
+        // Which of two changes at a time is made last, nobody is told.
+        visit.unsure |= !visit.changes.is_multiple_of(2);
+        visit.changes |= 1;
+        visit.may_be_dead |= begun > over;
+    }
+
+    /// `None`: it may have been made, or not.
+    fn end_change(&mut self, visit: usize, outcome: Option<Option<&'static str>>) {
+        let visit = &mut self.visits[visit];
+        match outcome {
+            Some(Some(owner)) => visit.owner = owner,
+            Some(None) => {}
+            None => visit.unsure = true,
+        }
+        visit.changes += visit.changes % 2;
+    }
+}
+
+#[derive(Clone)]
+struct Client {
+    nodes: Rc<Vec<Node>>,
+    world: Rc<RefCell<World>>,
+    dice: Dice,
+}
+
+impl Client {
+    fn node(&self) -> &Node {
+        self.dice.pick(&self.nodes)
+    }
+
+    fn owner(&self) -> &'static str {
+        self.dice.pick::<&'static str>(&OWNERS)
+    }
+
+    fn visit(&self) -> Option<usize> {
+        let count = self.world.borrow().visits.len() as u64;
+        (count > 0).then(|| self.dice.roll(count) as usize)
+    }
+
+    /// Some clients hang up before it is done.
+    async fn step(&self) {
+        let patience = if self.dice.roll(10) == 0 { self.dice.millis(100) } else { Duration::from_secs(3600) };
+        let action = self.dice.roll(100);
+        let Some(visit) = self.visit().filter(|_| action >= 15) else { return self.log_in().await };
+        match action {
+            ..25 => self.move_on(visit).await,
+            25..30 => self.change_hands(visit, patience).await,
+            30..50 => drop(timeout(patience, self.count(visit)).await),
+            50..60 => drop(timeout(patience, self.node().store().touch(self.id(visit))).await),
+            60..65 => drop(timeout(patience, self.log_out(visit)).await),
+            65..75 => self.log_out_everywhere(self.owner(), patience).await,
+            _ => drop(timeout(patience, self.read(visit)).await),
+        }
+    }
+
+    fn id(&self, visit: usize) -> SessionId {
+        self.world.borrow().visits[visit].id()
+    }
+
+    async fn log_in(&self) {
+        let owner = self.owner();
+        let before = self.world.borrow().ends(owner);
+        let answer = request(self.node(), None, Some(owner)).await;
+        // Without an answer, nobody has the cookie.
+        let Answer::Saved(id, Some(cookie)) = answer else { return };
+        let may_be_dead = before.begun > before.over || self.world.borrow().ends(owner) != before;
+        let visit = Visit { ids: vec![id], cookie, owner, changes: 0, unsure: false, may_be_dead, dead: None };
+        self.world.borrow_mut().visits.push(visit);
+    }
+
+    /// To a new id, sometimes as another owner's.
+    async fn move_on(&self, visit: usize) {
+        let owner = (self.dice.roll(3) == 0).then(|| self.owner());
+        let cookie = self.world.borrow().visits[visit].cookie.clone();
+        if let Some(owner) = owner {
+            self.world.borrow_mut().begin_change(visit, owner);
+        }
+        let answer = request(self.node(), Some(cookie), owner).await;
+        let mut world = self.world.borrow_mut();
+        if owner.is_some() {
+            let known = !matches!(answer, Answer::Unknown);
+            let to = owner.filter(|_| matches!(answer, Answer::Saved(..)));
+            world.end_change(visit, known.then_some(to));
+        }
+        let visit = &mut world.visits[visit];
+        match answer {
+            Answer::Saved(id, Some(cookie)) => {
+                visit.ids.push(id);
+                visit.cookie = cookie;
+            }
+            Answer::Unknown => visit.unsure = true,
+            Answer::Saved(_, None) | Answer::Refused => {}
+        }
+        let dead = visit.dead.map(|_| visit.ids.clone());
+        drop(world);
+        if let Some(ids) = dead {
+            self.is_gone(&ids, "a new id was acknowledged").await;
+        }
+    }
+
+    async fn change_hands(&self, visit: usize, patience: Duration) {
+        let owner = self.owner();
+        self.world.borrow_mut().begin_change(visit, owner);
+        let id = self.id(visit);
+        let change = |data: &mut Counter| data.owner = Some(owner.to_owned());
+        let outcome = match timeout(patience, self.node().store().update(id, change)).await {
+            Ok(Ok(())) => Some(Some(owner)),
+            Ok(Err(error)) if error.kind() != StoreErrorKind::OutcomeUnknown => Some(None),
+            Ok(Err(_)) | Err(_) => None,
+        };
+        self.world.borrow_mut().end_change(visit, outcome);
+    }
+
+    async fn count(&self, visit: usize) {
+        // What becomes of it is the subject of another history.
+        let _ = self.node().store().update(self.id(visit), |data| data.count += 1).await;
+    }
+
+    async fn read(&self, visit: usize) {
+        let (began, node) = (Instant::now(), self.node());
+        let (id, dead) = {
+            let world = self.world.borrow();
+            (*self.dice.pick(&world.visits[visit].ids), world.visits[visit].dead)
+        };
+        let strict = !node.store().coordinator().is_listening();
+        let Ok(Some(_)) = node.store().find(id).await else { return };
+        let due = dead.is_some_and(|dead| strict || dead + MAX_STALENESS < began);
+        assert!(!due, "a session was read at {began:?} that was gone at {dead:?} (strict: {strict})");
+    }
+
+    async fn log_out(&self, visit: usize) {
+        self.world.borrow_mut().visits[visit].may_be_dead = true;
+        if self.node().store().delete(self.id(visit)).await.is_ok() {
+            self.must_be_gone(&[visit], "it was logged out").await;
+        }
+    }
+
+    async fn log_out_everywhere(&self, owner: &'static str, patience: Duration) {
+        let before: Vec<_> = {
+            let mut world = self.world.borrow_mut();
+            world.ends.entry(owner).or_default().begun += 1;
+            for visit in &mut world.visits {
+                // What an earlier change may have made the owner's is at stake as well.
+                visit.may_be_dead |= visit.unsure || !visit.changes.is_multiple_of(2) || visit.owner == owner;
+            }
+            let visits = world.visits.iter().enumerate();
+            visits.filter(|(_, visit)| visit.is_certainly(owner)).map(|(at, visit)| (at, visit.changes)).collect()
+        };
+        let answer = timeout(patience, self.node().store().delete_all_of(owner)).await;
+        let due: Vec<_> = {
+            let mut world = self.world.borrow_mut();
+            world.ends.entry(owner).or_default().over += 1;
+            let unchanged =
+                |(at, changes): &(usize, u64)| world.visits[*at].changes == *changes && !world.visits[*at].unsure;
+            before.into_iter().filter(unchanged).map(|(at, _)| at).collect()
+        };
+        match answer {
+            Ok(Ok(done)) => {
+                assert_eq!(done.unreadable, 0);
+                self.must_be_gone(&due, "its owner was logged out everywhere").await;
+            }
+            Ok(Err(error)) => assert_ne!(error.kind(), StoreErrorKind::NotConfigured),
+            Err(_) => {}
+        }
+    }
+
+    async fn must_be_gone(&self, visits: &[usize], why: &str) {
+        for at in visits {
+            let ids = {
+                let visit = &mut self.world.borrow_mut().visits[*at];
+                visit.dead.get_or_insert_with(Instant::now);
+                visit.ids.clone()
+            };
+            self.is_gone(&ids, why).await;
+        }
+    }
+
+    /// Looks past all faults and caches, under each id and wherever that leads.
+    async fn is_gone(&self, ids: &[SessionId], why: &str) {
+        for id in ids {
+            let mut at = *id;
+            while let Some(Stored { content, .. }) = self.nodes[0].memory.load(&at).await.unwrap() {
+                let Content::MovedTo(new) = content else { panic!("a session lives on after {why}") };
+                at = new;
+            }
+        }
+    }
+}
+
+/// What the visitor is told.
+pub enum Answer {
+    /// With the cookie, if there is a new one.
+    Saved(SessionId, Option<HeaderValue>),
+    /// Nothing was done.
+    Refused,
+    Unknown,
+}
+
+/// A request for a new id, which may give the session to an owner. Without a cookie it begins a session.
+pub async fn request(node: &Node, cookie: Option<HeaderValue>, owner: Option<&'static str>) -> Answer {
+    let is_new = cookie.is_none();
+    let service = node.layer.layer(service_fn(move |request: Request<()>| async move {
+        let Ok(session) = Session::<Counter>::from_extensions(request.extensions()).await else {
+            return Ok::<_, Infallible>(Response::new(None));
+        };
+        if session.is_new() != is_new {
+            return Ok(Response::new(None));
+        }
+        if let Some(owner) = owner {
+            session.update(move |data| data.owner = Some(owner.to_owned()));
+        }
+        session.regenerate();
+        let saved = session.save().await;
+        Ok(Response::new(Some(saved.map(|()| session.id()).map_err(|error| match error {
+            clustered_sessions::SessionError::Store(error) => Some(error.kind()),
+            _ => None,
+        }))))
+    }));
+    let mut request = Request::builder().body(()).unwrap();
+    if let Some(cookie) = cookie {
+        request.headers_mut().insert(header::COOKIE, cookie);
+    }
+    let response = service.oneshot(request).await.unwrap();
+    // What failed is tried once more with the response, which is replaced if that fails, too.
+    if !response.status().is_success() {
+        return Answer::Unknown;
+    }
+    let set = response.headers().get(header::SET_COOKIE).map(|set| {
+        let text = set.to_str().unwrap();
+        HeaderValue::from_str(text.split(';').next().unwrap()).unwrap()
+    });
+    match response.into_body() {
+        Some(Ok(Some(id))) => Answer::Saved(id, set),
+        // A regeneration writes more than once, so that a failure may have left the last step open.
+        Some(Err(Some(_)) | Ok(None)) => Answer::Unknown,
+        Some(Err(None)) | None => Answer::Refused,
+    }
+}
+
+/// The sessions of an owner according to the store.
+pub async fn indexed(store: &SessionStore<Counter>, owner: &str) -> BTreeSet<SessionId> {
+    store.sessions_of(owner).await.unwrap().iter().map(|record| record.id()).collect()
+}
+
+/// The sessions of an owner according to the records.
+pub async fn recorded(store: &SessionStore<Counter>, owner: &str) -> BTreeSet<SessionId> {
+    let all: Vec<_> = store.each_session().try_collect().await.unwrap();
+    let its = all.iter().filter(|record| record.data().owner.as_deref() == Some(owner));
+    its.map(|record| record.id()).collect()
+}
+
+/// One history, and what is left when things do not go wrong any more.
+pub async fn owners(seed: u64) {
+    let (dice, nodes) = (Dice::new(seed), nodes(NODES as u64, seed));
+    let client = Client { nodes: nodes.clone(), world: Rc::default(), dice: dice.clone() };
+    // In every fourth history nothing fails but what is late.
+    for node in nodes.iter() {
+        node.faults.delay_by(Duration::ZERO..Duration::from_millis(50));
+    }
+    let rounds = if seed.is_multiple_of(4) { 0 } else { 10 };
+    let mut tasks = vec![tokio::task::spawn_local(trouble(nodes.clone(), dice, rounds))];
+    for _ in 0..CLIENTS {
+        let client = client.clone();
+        tasks.push(tokio::task::spawn_local(async move {
+            for _ in 0..STEPS {
+                client.step().await;
+                sleep(client.dice.millis(60)).await;
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    calm(&nodes).await;
+    for owner in OWNERS {
+        let recorded = recorded(nodes[0].store(), owner).await;
+        for node in nodes.iter() {
+            assert_eq!(
+                indexed(node.store(), owner).await,
+                recorded,
+                "the index of {owner} is not what the records say"
+            );
+        }
+    }
+    let world = client.world.take();
+    for visit in &world.visits {
+        if visit.dead.is_some() {
+            client.is_gone(&visit.ids, "all is calm").await;
+        } else if !visit.may_be_dead && !visit.unsure {
+            let found = nodes[0].store().find(visit.id()).await.unwrap();
+            let owner = found.as_ref().and_then(|record| record.data().owner.as_deref());
+            assert_eq!(owner, Some(visit.owner), "a session that nobody ended is gone, or is another's");
+        }
+    }
+}
