@@ -224,7 +224,10 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         match self {
             Refusal::LoggedOut => StatusCode::UNAUTHORIZED.into_response(),
-            Refusal::Failed(error) => error.into_response(),
+            Refusal::Failed(error) => {
+                tracing::warn!(%error, "a request is refused");
+                error.into_response()
+            }
         }
     }
 }

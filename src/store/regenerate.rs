@@ -37,7 +37,7 @@ impl<T: SessionData> SessionStore<T> {
         again: Reapply<'_, T>,
     ) -> Result<NewSession<T>, StoreError> {
         let old = base.id();
-        let _turn = self.inner.turns.take(old).await;
+        let _turn = self.turn(old).await;
         let (mut base, data) = self.rebase(base, first, again);
         let mut new = self.create_shared(data).await?;
         for attempt in 1..=MAX_ATTEMPTS {

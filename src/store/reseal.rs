@@ -30,7 +30,7 @@ impl<T: SessionData> SessionStore<T> {
     /// Whether it was written, by this call.
     async fn reseal(&self, record: &Record<T>) -> Result<bool, StoreError> {
         let id = record.id();
-        let _turn = self.inner.turns.take(id).await;
+        let _turn = self.turn(id).await;
         let newer = self.inner.coordinator.cache().peek(&id);
         if newer.is_some_and(|newer| newer.revision() != record.revision()) {
             return Ok(false);

@@ -10,10 +10,6 @@ use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::id::SessionId;
-use crate::resilience::end_of_step;
-
-/// A writer that has waited for so long goes ahead: while the backend is slow, nobody shall wait for all the others.
-const PATIENCE: Duration = Duration::from_millis(250);
 
 type Lock = Arc<tokio::sync::Mutex<()>>;
 
@@ -30,11 +26,12 @@ pub(crate) struct Turn<'a> {
 }
 
 impl Turns {
-    /// Waits for the turn, but not for ever.
-    pub(crate) async fn take(&self, id: SessionId) -> Turn<'_> {
+    /// Waits for the turn, but no longer than this, and then goes ahead: while the backend is slow, nobody shall wait for all the
+    /// others.
+    pub(crate) async fn take(&self, id: SessionId, patience: Duration) -> Turn<'_> {
         let lock = self.locks().entry(id).or_default().clone();
         let mut turn = Turn { turns: self, id, guard: None };
-        turn.guard = tokio::time::timeout_at(end_of_step(PATIENCE), lock.lock_owned()).await.ok();
+        turn.guard = tokio::time::timeout(patience, lock.lock_owned()).await.ok();
         turn
     }
 
@@ -59,15 +56,16 @@ impl Drop for Turn<'_> {
 mod tests {
     use super::*;
 
+    const PATIENCE: Duration = Duration::from_millis(250);
     const ID: fn() -> SessionId = || SessionId::from_bytes([1; 16]);
 
     #[tokio::test(start_paused = true)]
     async fn writers_take_turns_and_leave_nothing_behind() {
         let turns = Arc::new(Turns::default());
-        let first = turns.take(ID()).await;
+        let first = turns.take(ID(), PATIENCE).await;
         let second = tokio::spawn({
             let turns = turns.clone();
-            async move { turns.take(ID()).await.guard.is_some() }
+            async move { turns.take(ID(), PATIENCE).await.guard.is_some() }
         });
         tokio::task::yield_now().await;
         assert!(!second.is_finished());
@@ -79,8 +77,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_writer_that_has_waited_long_enough_goes_ahead() {
         let turns = Turns::default();
-        let first = turns.take(ID()).await;
-        let second = turns.take(ID()).await;
+        let first = turns.take(ID(), PATIENCE).await;
+        let second = turns.take(ID(), PATIENCE).await;
         assert!(second.guard.is_none());
         drop((first, second));
         assert!(turns.locks().is_empty());
@@ -89,8 +87,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_writer_that_gives_up_leaves_nothing_behind() {
         let turns = Turns::default();
-        let first = turns.take(ID()).await;
-        let impatient = tokio::time::timeout(PATIENCE / 2, turns.take(ID())).await;
+        let first = turns.take(ID(), PATIENCE).await;
+        let impatient = tokio::time::timeout(PATIENCE / 2, turns.take(ID(), PATIENCE)).await;
         assert!(impatient.is_err());
         drop(first);
         assert!(turns.locks().is_empty());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::lifetime::time_to_live;
+use super::turns::Turn;
 use super::{Record, SessionStore, StoreError, StoreErrorKind};
 use crate::backend::{
     Backend as _, Content, Created, Deleted, MemoryBackend, Meta, Revision, Stored, Touched, Updated,
@@ -240,7 +241,7 @@ impl<T: SessionData> SessionStore<T> {
         again: Reapply<'_, T>,
     ) -> Result<Record<T>, StoreError> {
         let id = base.id();
-        let _turn = self.inner.turns.take(id).await;
+        let _turn = self.turn(id).await;
         let (mut base, mut data) = self.rebase(base, first, again);
         for attempt in 1..=MAX_ATTEMPTS {
             let record = self.next_version(&base, data)?;
@@ -254,6 +255,11 @@ impl<T: SessionData> SessionStore<T> {
             self.pause_after(attempt).await;
         }
         Err(StoreError::from(StoreErrorKind::Conflict { attempts: MAX_ATTEMPTS }).about(&id))
+    }
+
+    /// Waits for this node's other writers of a session, for half of the time that the operation has left.
+    pub(super) async fn turn(&self, id: SessionId) -> Turn<'_> {
+        self.inner.turns.take(id, self.inner.backend.deadline().left() / 2).await
     }
 
     /// A version to be written on top of `base`, unless the session's time is over.

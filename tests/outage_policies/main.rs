@@ -46,7 +46,7 @@ impl Site {
         let memory = MemoryBackend::with_clock(clock.clone());
         let spy = Spy::over(&memory);
         let (backend, faults) = FaultyBackend::new(spy.clone(), 1);
-        let config = || SessionConfig::builder(secret()).timeout(TIMEOUT).clock(clock.clone());
+        let config = || SessionConfig::builder(secret()).enable_retry(false).timeout(TIMEOUT).clock(clock.clone());
         let sessions = web::start(config().cluster(cluster).on_outage(policy).backend(backend)).await;
         let elsewhere = web::start(config().backend(memory)).await;
         Site { sessions, faults, spy, elsewhere }

@@ -103,14 +103,14 @@ async fn changes_that_always_come_too_late_are_given_up_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_writer_whose_time_is_up_before_its_turn_has_done_nothing() {
+async fn a_writer_that_waits_in_vain_for_its_turn_goes_ahead_while_there_is_time() {
     let short = Duration::from_millis(200);
     let nodes = Nodes::with(|config| config.attempt_timeout(short).operation_timeout(short)).await;
     let id = nodes.session().await;
     let _held = nodes.spy.hold().await;
     let (first, second) = join(nodes.store().update(id, visit), nodes.store().update(id, visit)).await;
-    assert_eq!([kind(first), kind(second)], [StoreErrorKind::OutcomeUnknown, StoreErrorKind::Timeout]);
-    assert_eq!(nodes.spy.take_calls(), [Call::Update]);
+    assert_eq!([kind(first), kind(second)], [StoreErrorKind::OutcomeUnknown; 2]);
+    assert_eq!(nodes.spy.take_calls(), [Call::Update; 2]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -129,7 +129,7 @@ async fn a_writer_waits_for_its_turn_no_longer_than_it_may() {
         sleep(MILLI).await;
         nodes.store().evict_from_cache(id);
         let begun = Instant::now();
-        assert_eq!(kind(nodes.store().update(id, visit).await), StoreErrorKind::Timeout);
+        assert_eq!(kind(nodes.store().update(id, visit).await), StoreErrorKind::OutcomeUnknown);
         assert_eq!(begun.elapsed(), limit);
     };
     assert_eq!(join(browser.visit(&app), other).await.0.status, StatusCode::OK);
