@@ -208,10 +208,13 @@ pub async fn history(seed: u64) -> Told {
     sessions.borrow().iter().map(told).collect()
 }
 
-/// Tries until there are some more.
+/// Tries to have some more. The node may be cut off for as long as the trouble lasts.
 async fn create_sessions(node: &Node, histories: &Histories, sessions: &RefCell<Vec<Known>>) {
     let mut missing = SESSIONS;
-    while missing > 0 {
+    for _ in 0..100 {
+        if missing == 0 {
+            return;
+        }
         if let Ok(cookie) = node.layer.cookie_for(Counter::default()).await {
             let id = id_of(&cookie);
             histories.borrow_mut().insert(id, History::default());
