@@ -90,6 +90,11 @@ impl Clock {
             }
         }
     }
+
+    /// A moment of a short while ago on the wall clock, in milliseconds since the Unix epoch.
+    pub(crate) fn wall_at(&self, moment: Millis) -> u64 {
+        self.wall().saturating_sub(self.now().0.saturating_sub(moment.0))
+    }
 }
 
 impl Default for Clock {

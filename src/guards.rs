@@ -25,6 +25,7 @@ pub enum Guard {
     /// A session that moves leaves a trail.
     Tombstone,
     /// A change is announced before it is written.
+    #[cfg(all(feature = "redis", feature = "testing"))]
     Order,
     /// What is served during an outage was proven not too long ago.
     MaxAge,

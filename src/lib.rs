@@ -71,6 +71,7 @@
 //! |---|---|---|
 //! | `axum` | yes | extractors: `Session<T>`, `Option<Session<T>>`, `Fresh<Session<T>>` |
 //! | `compression` | yes | compressed records: [`compress_data`](SessionConfigBuilder::compress_data) |
+//! | `metrics` | no | figures for Prometheus and others, through the facade `metrics`: see [`guide::observability`] |
 //! | `redis` | yes | [`RedisConfig`] and the backend behind it |
 //! | `testing` | no | a conformance suite for backends, and a backend that fails |
 //!
@@ -83,6 +84,7 @@
 //! - `store` — [`SessionStore`]: the order of steps over the parts below; `index` and `owner` are about whose a session is
 //! - `cluster` — the local cache, its lease and fence, messages, the listener
 //! - `resilience` — what is done about a backend that fails: attempts, deadlines, the circuit breaker
+//! - `observe` — all metrics: names, units, and how calls and commits end in their words
 //! - `codec` — between data and payload: JSON, compressed and encrypted
 //! - [`backend`] — where records live: the trait, memory, Redis
 //! - `clock`, `sync`, `guards` — what tests take hold of: time, locks, and the guards, each of which they see missed
@@ -98,6 +100,7 @@ mod cookie;
 mod guards;
 mod id;
 mod middleware;
+mod observe;
 mod resilience;
 mod secret;
 mod session;
@@ -114,6 +117,9 @@ pub mod guide {
 
     #[doc = include_str!("../docs/guarantees.md")]
     pub mod guarantees {}
+
+    #[doc = include_str!("../docs/observability.md")]
+    pub mod observability {}
 
     #[doc = include_str!("../docs/owasp.md")]
     pub mod owasp_checklist {}

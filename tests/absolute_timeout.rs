@@ -2,7 +2,6 @@
 #![cfg(feature = "axum")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[allow(dead_code, reason = "each test uses its part")]
 mod web;
 
 use std::time::Duration;

@@ -1,7 +1,8 @@
 //! Every operation is given up at every point at which it waits: a client that hangs up, or a timeout outside. What was sent is
 //! carried out late all the same. Nothing stale stays in memory, nobody waits for ever, and no session is left in two places.
 #![cfg(feature = "testing")]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(clippy::needless_pass_by_value, reason = "closures read better")]
 
 mod simulation;
 

@@ -11,7 +11,7 @@ use axum::response::Html;
 use axum::routing::get;
 use axum::{Json, Router};
 use clustered_sessions::SessionStore;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde_json::{Value, json};
 
 use crate::app::UserSession;
@@ -27,7 +27,9 @@ struct Admin {
 const SECONDS: [f64; 12] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 3.0];
 
 pub(crate) fn recorder() -> Result<PrometheusHandle, Box<dyn Error>> {
-    let handle = PrometheusBuilder::new().set_buckets(&SECONDS)?.install_recorder()?;
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_duration_seconds".to_owned()), &SECONDS)?
+        .install_recorder()?;
     let upkeep = handle.clone();
     tokio::spawn(async move {
         loop {
@@ -42,7 +44,7 @@ pub(crate) fn router(store: SessionStore<UserSession>, metrics: PrometheusHandle
     Router::new()
         .route("/", get(page))
         .route("/figures", get(figures))
-        .route("/metrics", get(async |State(admin): State<Admin>| admin.metrics.render()))
+        .route("/metrics", get(render))
         .route("/livez", get(StatusCode::OK))
         .route("/readyz", get(readyz))
         .with_state(Admin { store, metrics, ending })
@@ -55,6 +57,12 @@ async fn readyz(State(admin): State<Admin>) -> StatusCode {
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     }
+}
+
+async fn render(State(admin): State<Admin>) -> String {
+    // Hits are told to the recorder now and then, and whenever somebody looks at them.
+    let _ = admin.store.cache_stats();
+    admin.metrics.render()
 }
 
 async fn page() -> Html<&'static str> {

@@ -25,6 +25,7 @@ use crate::backend::Revision;
 use crate::clock::{Clock, Millis, millis};
 use crate::guards::{Guard, stands};
 use crate::id::SessionId;
+use crate::observe::{self, Gauge, Observer};
 use crate::store::Record;
 
 /// For how long, in milliseconds, "there is no such session" is believed.
@@ -41,6 +42,7 @@ pub struct LocalCache<T> {
     clock: Clock,
     ttl: u64,
     counters: Arc<Counters>,
+    size: Gauge,
 }
 
 struct Cached<T> {
@@ -73,8 +75,8 @@ pub(crate) enum Lookup<T> {
 }
 
 impl<T> LocalCache<T> {
-    pub(crate) fn new(lease: Lease, clock: Clock, ttl: Duration, max_size: usize) -> Self {
-        let counters = Arc::new(Counters::default());
+    pub(crate) fn new(lease: Lease, clock: Clock, ttl: Duration, max_size: usize, observer: &Observer) -> Self {
+        let counters = Arc::new(Counters::new(observer));
         let evictions = CountEvictions(counters.clone());
         LocalCache {
             sessions: Cache::with(max_size, max_size as u64, UnitWeighter, DefaultHashBuilder::default(), evictions),
@@ -84,6 +86,7 @@ impl<T> LocalCache<T> {
             clock,
             ttl: millis(ttl),
             counters,
+            size: observer.gauge(observe::CACHE_SESSIONS),
         }
     }
 
@@ -93,11 +96,19 @@ impl<T> LocalCache<T> {
         self.counters.invalidations.add(self.sessions.len() as u64);
         self.sessions.clear();
         self.absent.clear();
+        self.tell();
     }
 
     /// Sessions in memory now, those included that have expired but have not been replaced yet.
     pub fn size(&self) -> usize {
         self.sessions.len()
+    }
+
+    /// Tells the recorder what would cost too much to tell as it happens: hits, and the size, which is counted over all shards of
+    /// the map.
+    pub(crate) fn tell(&self) {
+        self.counters.hits.tell();
+        self.size.set(|| self.size() as f64);
     }
 
     pub(crate) fn stats(&self) -> CacheStats {
@@ -185,6 +196,10 @@ impl<T> LocalCache<T> {
     fn insert(&self, record: &Record<T>, window: Window) {
         self.absent.remove(&record.id());
         self.sessions.insert(record.id(), Cached { record: record.clone(), window });
+        if self.lease.is_permanent() {
+            // There is no listener to do so now and then.
+            self.tell();
+        }
     }
 
     /// A read of the backend begins.

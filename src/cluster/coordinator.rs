@@ -13,6 +13,7 @@ use crate::backend::DynBackend;
 use crate::clock::Clock;
 use crate::config::ClusterConfig;
 use crate::id::SessionId;
+use crate::observe::Observer;
 use crate::store::StoreError;
 
 /// A node's part in the cluster. Got from [`SessionStore::coordinator`](crate::SessionStore::coordinator).
@@ -41,12 +42,13 @@ impl<T: Send + Sync + 'static> Coordinator<T> {
         cache: Arc<LocalCache<T>>,
         clock: Clock,
         config: ClusterConfig,
+        observer: &Observer,
     ) -> Self {
         let listens = config.listens();
         Coordinator {
             backend,
             cache,
-            status: Arc::new(Status::new()),
+            status: Arc::new(Status::new(observer, listens)),
             node_id: config.node_id.as_str().into(),
             clock,
             config,
@@ -132,7 +134,7 @@ impl<T: Send + Sync + 'static> Coordinator<T> {
             Task::Spawned(listener) if !listener.is_finished() => return,
             Task::Pending | Task::Spawned(_) => {}
         }
-        self.status.state.send_replace(State::Connecting);
+        self.status.enter(State::Connecting);
         // Made outside the task: a task that is dropped before it first runs must end in `Stopped`, too.
         let listener = Listener {
             backend: self.backend.clone(),

@@ -46,6 +46,11 @@ impl Lease {
         Lease::at(pack(Epoch(1), EXPIRY_MASK))
     }
 
+    /// Whether it never ends.
+    pub(crate) fn is_permanent(&self) -> bool {
+        unpack(self.present.load(Ordering::Relaxed)).1 == EXPIRY_MASK
+    }
+
     fn at(word: u64) -> Self {
         Lease { present: AtomicU64::new(word), lost: AtomicU64::new(0) }
     }

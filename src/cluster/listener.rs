@@ -7,10 +7,10 @@ use tokio::sync::watch;
 
 use super::cache::LocalCache;
 use super::message::{Action, interpret};
-use super::stats::Counter;
 use crate::backend::{DynBackend, Event, Subscription};
 use crate::clock::{Clock, millis};
 use crate::guards::{Guard, stands};
+use crate::observe::{self, Counter, Gauge, Observer};
 use crate::store::StoreError;
 
 /// The pause before a lost subscription is made anew, doubled at each failure.
@@ -35,15 +35,44 @@ pub(crate) struct Status {
     pub(crate) received: Counter,
     pub(crate) unreadable: Counter,
     pub(crate) losses: Counter,
+    subscriptions: Counter,
+    hearing: Option<Hearing>,
+}
+
+/// What is told of a node that is to listen. One that is not would look like one that has lost its connection.
+#[derive(Debug)]
+struct Hearing {
+    listening: Gauge,
+    last_proof: Gauge,
 }
 
 impl Status {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(observer: &Observer, listens: bool) -> Self {
         Status {
             state: watch::Sender::new(State::Stopped),
-            received: Counter::default(),
-            unreadable: Counter::default(),
-            losses: Counter::default(),
+            received: Counter::new(observer, observe::ANNOUNCEMENTS_RECEIVED),
+            unreadable: Counter::new(observer, observe::ANNOUNCEMENTS_UNREADABLE),
+            losses: Counter::new(observer, observe::SUBSCRIPTION_LOSSES),
+            subscriptions: Counter::new(observer, observe::SUBSCRIPTIONS),
+            hearing: listens.then(|| Hearing {
+                listening: observer.gauge(observe::LISTENING),
+                last_proof: observer.gauge(observe::LAST_PROOF),
+            }),
+        }
+    }
+
+    /// Returns the state before.
+    pub(crate) fn enter(&self, state: State) -> State {
+        if let Some(hearing) = &self.hearing {
+            hearing.listening.set(|| f64::from(u8::from(state == State::Listening)));
+        }
+        self.state.send_replace(state)
+    }
+
+    /// `wall` is in milliseconds since the Unix epoch.
+    fn proven(&self, wall: impl FnOnce() -> u64) {
+        if let Some(hearing) = &self.hearing {
+            hearing.last_proof.set(|| wall() as f64 / 1000.0);
         }
     }
 }
@@ -85,14 +114,20 @@ impl<T> Listener<T> {
         let mut proven = false;
         while let Some(event) = subscription.next().await {
             match event {
-                Event::Connected => epoch = Some(self.cache.lease().bump_if(Guard::EpochAtSubscription)),
+                Event::Connected => {
+                    epoch = Some(self.cache.lease().bump_if(Guard::EpochAtSubscription));
+                    self.status.subscriptions.add_one();
+                }
                 Event::Message(message) => self.apply(&message),
                 Event::Alive(sent_at) => {
                     let Some(epoch) = epoch else { continue };
-                    self.cache.lease().extend(epoch, self.clock.at(sent_at).plus(millis(self.max_staleness)));
+                    let sent_at = self.clock.at(sent_at);
+                    self.cache.lease().extend(epoch, sent_at.plus(millis(self.max_staleness)));
+                    self.status.proven(|| self.clock.wall_at(sent_at));
+                    self.cache.tell();
                     if !proven {
                         proven = true;
-                        self.enter(State::Listening);
+                        self.status.enter(State::Listening);
                         tracing::info!(node_id = %self.node_id, "listening to session announcements");
                     }
                 }
@@ -122,7 +157,7 @@ impl<T> Listener<T> {
     /// One log line for each change, not for each attempt.
     fn lost(&self, error: Option<&StoreError>) {
         self.cache.lease().bump_if(Guard::EpochAtLoss);
-        if self.enter(State::Connecting) == State::Connecting {
+        if self.status.enter(State::Connecting) == State::Connecting {
             if let Some(error) = error {
                 tracing::debug!(node_id = %self.node_id, error = error as &dyn std::error::Error, "still not listening");
             }
@@ -135,16 +170,11 @@ impl<T> Listener<T> {
             "no longer listening to session announcements: sessions are read from the backend until it is mended"
         );
     }
-
-    /// Returns the state before.
-    fn enter(&self, state: State) -> State {
-        self.status.state.send_replace(state)
-    }
 }
 
 impl<T> Drop for Listener<T> {
     fn drop(&mut self) {
         self.cache.lease().bump();
-        self.enter(State::Stopped);
+        self.status.enter(State::Stopped);
     }
 }

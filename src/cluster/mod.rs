@@ -18,4 +18,3 @@ pub(crate) use self::message::Announcement;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::message::{Action, interpret};
 pub use self::stats::CacheStats;
-pub(crate) use self::stats::Counter;

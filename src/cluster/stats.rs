@@ -1,6 +1,6 @@
 //! What the local cache has done.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::observe::{self, Counter, HotCounter, Observer};
 
 /// Figures of the local cache since the store was made.
 ///
@@ -33,9 +33,9 @@ impl CacheStats {
 }
 
 /// The counters behind [`CacheStats`].
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Counters {
-    pub(crate) hits: Counter,
+    pub(crate) hits: HotCounter,
     pub(crate) misses: Counter,
     pub(crate) bypasses: Counter,
     pub(crate) evictions: Counter,
@@ -44,6 +44,17 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
+    pub(crate) fn new(observer: &Observer) -> Self {
+        Counters {
+            hits: HotCounter::new(observer, observe::CACHE_HITS),
+            misses: Counter::new(observer, observe::CACHE_MISSES),
+            bypasses: Counter::new(observer, observe::CACHE_BYPASSES),
+            evictions: Counter::new(observer, observe::CACHE_EVICTIONS),
+            invalidations: Counter::new(observer, observe::CACHE_INVALIDATIONS),
+            refused_fills: Counter::new(observer, observe::CACHE_REFUSED_FILLS),
+        }
+    }
+
     pub(crate) fn snapshot(&self, size: usize) -> CacheStats {
         CacheStats {
             hits: self.hits.get(),
@@ -54,24 +65,6 @@ impl Counters {
             refused_fills: self.refused_fills.get(),
             size,
         }
-    }
-}
-
-/// A number that only goes up. Nothing is ordered by it.
-#[derive(Debug, Default)]
-pub(crate) struct Counter(AtomicU64);
-
-impl Counter {
-    pub(crate) fn add_one(&self) {
-        self.add(1);
-    }
-
-    pub(crate) fn add(&self, count: u64) {
-        self.0.fetch_add(count, Ordering::Relaxed);
-    }
-
-    pub(crate) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
     }
 }
 

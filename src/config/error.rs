@@ -132,6 +132,8 @@ pub enum ConfigError {
         /// The timeout of an attempt.
         attempt: Duration,
     },
+    /// The metrics label is empty or longer than 128 bytes.
+    MetricsLabel,
     /// Both `redis(…)` and `backend(…)` were given.
     TwoBackends,
 }
@@ -240,6 +242,9 @@ impl fmt::Display for ConfigError {
                 f,
                 "an operation_timeout of {operation:?} is not possible with an attempt timeout of {attempt:?}: use at least that, and at most 1 hour"
             ),
+            Self::MetricsLabel => {
+                f.write_str("the metrics label is empty or longer than 128 bytes: give each store of the process a short name of its own")
+            }
             Self::TwoBackends => f.write_str("both redis(…) and backend(…) are given: sessions live in one place, drop one"),
         }
     }

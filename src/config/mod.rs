@@ -29,6 +29,7 @@ pub use self::resilience::{CircuitBreakerConfig, RetryConfig};
 use crate::backend::RedisBackend;
 use crate::backend::{Backend, DynBackend, MemoryBackend};
 use crate::clock::Clock;
+use crate::observe::Observer;
 use crate::secret::{KeyRing, Secret};
 use crate::store::OwnerOf;
 
@@ -47,6 +48,7 @@ pub struct SessionConfig<T> {
     pub(crate) backend: Arc<dyn DynBackend>,
     pub(crate) clock: Clock,
     pub(crate) owner: Option<OwnerOf<T>>,
+    pub(crate) observer: Observer,
 }
 
 impl<T> SessionConfig<T> {
@@ -81,6 +83,7 @@ impl<T> SessionConfig<T> {
             redis: None,
             clock: Clock::system(),
             owner: None,
+            observer: Observer::new(),
         }
     }
 }
@@ -115,6 +118,7 @@ pub struct SessionConfigBuilder<T> {
     redis: Option<RedisConfig>,
     clock: Clock,
     owner: Option<OwnerOf<T>>,
+    observer: Observer,
 }
 
 impl<T> SessionConfigBuilder<T> {
@@ -265,6 +269,27 @@ impl<T> SessionConfigBuilder<T> {
         self
     }
 
+    /// The value of a label `store` on all metrics of this store, for a process that has several; default none. 1 to 128 bytes.
+    ///
+    /// What is measured, and how it gets to Prometheus, says [`guide::observability`](crate::guide::observability).
+    ///
+    /// ```
+    /// # use clustered_sessions::{ConfigError, Secret, SessionConfig};
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct Shopper;
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct Admin;
+    /// # fn secrets() -> Result<(Secret, Secret), ConfigError> { Ok((Secret::new([1; 32])?, Secret::new([2; 32])?)) }
+    /// # let (one, two) = secrets()?;
+    /// let shop = SessionConfig::<Shopper>::builder(one).metrics_label("shop").build()?;
+    /// let admin = SessionConfig::<Admin>::builder(two).metrics_label("admin").build()?;
+    /// # let _ = (shop, admin);
+    /// # Ok::<(), ConfigError>(())
+    /// ```
+    #[cfg(feature = "metrics")]
+    pub fn metrics_label(mut self, store: impl AsRef<str>) -> Self {
+        self.observer = Observer::labelled(store.as_ref());
+        self
+    }
+
     pub(super) fn accept_insecure_secret(mut self) -> Self {
         self.accept_insecure = true;
         self
@@ -282,10 +307,10 @@ impl<T> SessionConfigBuilder<T> {
         if !(Duration::from_secs(1)..=Self::MAX_TIMEOUT).contains(&self.timeout) {
             return Err(ConfigError::Timeout(self.timeout));
         }
-        if let Some(absolute) = self.absolute_timeout {
-            if !(self.timeout..=Self::MAX_TIMEOUT).contains(&absolute) {
-                return Err(ConfigError::AbsoluteTimeout { absolute, idle: self.timeout });
-            }
+        if let Some(absolute) = self.absolute_timeout
+            && !(self.timeout..=Self::MAX_TIMEOUT).contains(&absolute)
+        {
+            return Err(ConfigError::AbsoluteTimeout { absolute, idle: self.timeout });
         }
         if !(self.touch_after > 0.0 && self.touch_after <= 1.0) {
             return Err(ConfigError::TouchAfter);
@@ -294,6 +319,10 @@ impl<T> SessionConfigBuilder<T> {
         self.cluster.check(self.timeout)?;
         self.on_outage.check(&self.cluster, self.timeout)?;
         self.codec.check()?;
+        #[cfg(feature = "metrics")]
+        if self.observer.label().is_some_and(|label| label.is_empty() || label.len() > 128) {
+            return Err(ConfigError::MetricsLabel);
+        }
         let backend = self.choose_backend()?;
         let resilience = self.resilience.check(self.attempt_at_backend())?;
         Ok(SessionConfig {
@@ -309,6 +338,7 @@ impl<T> SessionConfigBuilder<T> {
             backend,
             clock: self.clock,
             owner: self.owner,
+            observer: self.observer,
         })
     }
 
@@ -379,6 +409,10 @@ mod tests {
         let uncached = builder().cluster(ClusterConfig::new().local_cache_enabled(false)).on_outage(policy);
         assert_eq!(uncached.build().unwrap_err(), ConfigError::ServeCachedWithoutCache);
         assert_eq!(builder().max_record_size(0).build().unwrap_err(), ConfigError::MaxRecordSize(0));
+        #[cfg(feature = "metrics")]
+        for label in [String::new(), "s".repeat(129)] {
+            assert_eq!(builder().metrics_label(label).build().unwrap_err(), ConfigError::MetricsLabel);
+        }
     }
 
     #[cfg(feature = "redis")]

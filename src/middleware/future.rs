@@ -13,6 +13,7 @@ use super::headers;
 use super::layer::Shared;
 use crate::codec::SessionData;
 use crate::session::{Commit, Handle, SessionError, finished};
+use crate::store::StoreErrorKind;
 
 pin_project! {
     /// The response of a [`SessionService`](crate::SessionService).
@@ -127,7 +128,19 @@ impl<T: SessionData> Drop for OpenRequest<T> {
 /// An empty response in place of one whose session could not be committed: the client must not be told of a login that did
 /// not happen.
 fn replace<B: Default>(error: SessionError) -> Response<B> {
-    tracing::error!(error = &error as &dyn std::error::Error, "a session could not be committed");
+    let cause = &error as &dyn std::error::Error;
+    let expected = match &error {
+        // The one is ordinary: a logout came first. Of the other there may be one for each request of an outage, whose beginning
+        // and end the listener and the circuit log.
+        SessionError::Gone | SessionError::ReadOnly(_) => true,
+        SessionError::Store(error) => error.kind() == StoreErrorKind::CircuitOpen,
+        _ => false,
+    };
+    if expected {
+        tracing::debug!(error = cause, "a session could not be committed");
+    } else {
+        tracing::error!(error = cause, "a session could not be committed");
+    }
     error.response()
 }
 

@@ -38,7 +38,11 @@ where
             Admission::Known => ResponseFuture::bare(self.inner.call(request)),
             Admission::Clash => {
                 let error = SessionError::ClashingLayers;
-                tracing::error!(cookie = &**self.shared.jar.name(), "{error}");
+                tracing::error!(
+                    cookie = &**self.shared.jar.name(),
+                    error = &error as &dyn std::error::Error,
+                    "a request cannot have a session"
+                );
                 ResponseFuture::refused(error)
             }
         }

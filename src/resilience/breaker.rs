@@ -30,7 +30,6 @@ pub(super) struct Breaker {
     state: State,
     /// Goes up with each change of the state and each fault that counts, so that what began before can be told apart.
     round: u64,
-    openings: u64,
 }
 
 #[derive(Debug)]
@@ -59,7 +58,7 @@ pub(super) enum Outcome {
 
 impl Breaker {
     pub(super) fn new(config: CircuitBreakerConfig) -> Self {
-        Breaker { config, state: State::Closed { faults: 0 }, round: 0, openings: 0 }
+        Breaker { config, state: State::Closed { faults: 0 }, round: 0 }
     }
 
     pub(super) fn state(&self) -> CircuitState {
@@ -68,11 +67,6 @@ impl Breaker {
             State::Open { .. } => CircuitState::Open,
             State::HalfOpen { .. } => CircuitState::HalfOpen,
         }
-    }
-
-    /// How often it has opened.
-    pub(super) fn openings(&self) -> u64 {
-        self.openings
     }
 
     /// Whether a call may be made. Each pass must be [`settle`](Breaker::settle)d.
@@ -128,7 +122,6 @@ impl Breaker {
     }
 
     fn open(&mut self, now: Instant) {
-        self.openings += 1;
         self.enter(State::Open { until: now + self.config.reset_timeout });
     }
 
@@ -163,7 +156,7 @@ mod tests {
         for _ in 0..3 {
             call(&mut breaker, Outcome::Fault, now);
         }
-        assert_eq!((breaker.state(), breaker.openings()), (CircuitState::Open, 1));
+        assert_eq!(breaker.state(), CircuitState::Open);
         breaker
     }
 
@@ -215,7 +208,7 @@ mod tests {
         breaker.settle(&one, Outcome::Answer, now);
         assert!(breaker.admit(now).is_none(), "one has answered, and the other may");
         breaker.settle(&two, Outcome::Answer, now);
-        assert_eq!((breaker.state(), breaker.openings()), (CircuitState::Closed, 1));
+        assert_eq!(breaker.state(), CircuitState::Closed);
         call(&mut breaker, Outcome::Fault, now);
         assert_eq!(breaker.state(), CircuitState::Closed, "the faults of before are forgotten");
     }
@@ -227,7 +220,7 @@ mod tests {
         let now = now + SECOND;
         let (one, two) = (breaker.admit(now).unwrap(), breaker.admit(now).unwrap());
         breaker.settle(&one, Outcome::Fault, now);
-        assert_eq!((breaker.state(), breaker.openings()), (CircuitState::Open, 2));
+        assert_eq!(breaker.state(), CircuitState::Open);
         breaker.settle(&two, Outcome::Answer, now);
         assert_eq!(breaker.state(), CircuitState::Open, "what began before says nothing any more");
         assert!(breaker.admit(now + SECOND / 2).is_none() && breaker.admit(now + SECOND).is_some());
@@ -272,7 +265,7 @@ mod tests {
         call(&mut breaker, Outcome::Fault, now);
         assert_eq!(breaker.state(), CircuitState::Open);
         breaker.reset();
-        assert_eq!((breaker.state(), breaker.openings()), (CircuitState::Closed, 2));
+        assert_eq!(breaker.state(), CircuitState::Closed);
         breaker.heard();
         assert_eq!(breaker.state(), CircuitState::Closed);
     }

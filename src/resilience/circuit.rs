@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::breaker::{Breaker, CircuitState, Outcome, Pass};
 use crate::config::CircuitBreakerConfig;
+use crate::observe::{self, Counter, Gauge, Observer};
 use crate::store::{StoreError, StoreErrorKind};
 
 /// The circuit breaker of a store. Got from [`SessionStore::circuit`](crate::SessionStore::circuit).
@@ -26,11 +27,17 @@ use crate::store::{StoreError, StoreErrorKind};
 /// ```
 pub struct Circuit {
     breaker: Option<Mutex<Breaker>>,
+    state: Gauge,
+    openings: Counter,
 }
 
 impl Circuit {
-    pub(super) fn new(config: Option<CircuitBreakerConfig>) -> Self {
-        Circuit { breaker: config.map(|config| Mutex::new(Breaker::new(config))) }
+    pub(super) fn new(config: Option<CircuitBreakerConfig>, observer: &Observer) -> Self {
+        Circuit {
+            breaker: config.map(|config| Mutex::new(Breaker::new(config))),
+            state: observer.gauge(observe::CIRCUIT_STATE),
+            openings: Counter::new(observer, observe::CIRCUIT_OPENINGS),
+        }
     }
 
     /// What is done with calls at this moment. A circuit whose reset timeout has passed stays open until the next call comes.
@@ -40,7 +47,7 @@ impl Circuit {
 
     /// How often it has opened since the store was made.
     pub fn openings(&self) -> u64 {
-        self.with(|breaker| breaker.openings()).unwrap_or_default()
+        self.openings.get()
     }
 
     /// Closes it now, for operators who know that the backend is well again.
@@ -67,10 +74,18 @@ impl Circuit {
         let mut breaker = self.breaker.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
         let before = breaker.state();
         let result = step(&mut breaker);
-        let (after, openings) = (breaker.state(), breaker.openings());
+        let after = breaker.state();
+        if before == after {
+            return Some(result);
+        }
+        // Under the lock, so that the last change is told last.
+        self.state.set(|| after.in_metrics());
+        if after == CircuitState::Open {
+            self.openings.add_one();
+        }
         drop(breaker);
+        let openings = self.openings.get();
         match after {
-            _ if before == after => {}
             CircuitState::Open => {
                 tracing::warn!(
                     openings,
@@ -83,6 +98,17 @@ impl Circuit {
             CircuitState::Closed => tracing::info!(openings, "the session backend answers: the circuit is closed"),
         }
         Some(result)
+    }
+}
+
+impl CircuitState {
+    /// The worse, the higher.
+    fn in_metrics(self) -> f64 {
+        match self {
+            CircuitState::Closed => 0.0,
+            CircuitState::HalfOpen => 1.0,
+            CircuitState::Open => 2.0,
+        }
     }
 }
 

@@ -27,8 +27,10 @@ use std::time::Duration;
 
 use tokio::time::error::Elapsed;
 use tokio::time::timeout_at;
+use tracing::Instrument as _;
 
 pub use self::breaker::CircuitState;
+use self::circuit::Admission;
 pub use self::circuit::Circuit;
 pub(crate) use self::deadline::{Deadline, end_of_step};
 pub(crate) use self::retry::Attempts;
@@ -39,6 +41,7 @@ use crate::backend::{
 use crate::clock::Clock;
 use crate::config::Resilience;
 use crate::id::SessionId;
+use crate::observe::{self, Answered, Calls, Counter, Observer, Operation};
 use crate::store::{StoreError, StoreErrorKind};
 
 /// A backend, bounded in time, asked again where that may help, and left alone while it does not.
@@ -50,28 +53,38 @@ pub(crate) struct Resilient {
     policy: Resilience,
     circuit: Circuit,
     clock: Clock,
+    calls: Calls,
+    retries: Counter,
 }
 
-/// Whether a call that was cut off may have changed something.
-#[derive(Clone, Copy)]
-enum Effect {
-    Reads,
-    Writes,
-}
-
-impl Effect {
-    fn unanswered(self, elapsed: Elapsed) -> StoreError {
-        let kind = match self {
-            Effect::Reads => StoreErrorKind::Timeout,
-            Effect::Writes => StoreErrorKind::OutcomeUnknown,
-        };
-        StoreError::from(kind).caused_by(elapsed)
-    }
+/// What it means that a call was cut off: whether it may have changed something.
+fn unanswered(operation: Operation, elapsed: Elapsed) -> StoreError {
+    let kind = match operation {
+        // An entry that is written twice is written once.
+        Operation::Load
+        | Operation::Scan
+        | Operation::Index
+        | Operation::Unindex
+        | Operation::Indexed
+        | Operation::Publish
+        | Operation::Ping => StoreErrorKind::Timeout,
+        Operation::Create | Operation::Update | Operation::Delete | Operation::Touch | Operation::Clear => {
+            StoreErrorKind::OutcomeUnknown
+        }
+    };
+    StoreError::from(kind).caused_by(elapsed)
 }
 
 impl Resilient {
-    pub(crate) fn new(inner: Arc<dyn DynBackend>, policy: Resilience, clock: Clock) -> Self {
-        Resilient { inner, policy, circuit: Circuit::new(policy.breaker), clock }
+    pub(crate) fn new(inner: Arc<dyn DynBackend>, policy: Resilience, clock: Clock, observer: &Observer) -> Self {
+        Resilient {
+            inner,
+            policy,
+            circuit: Circuit::new(policy.breaker, observer),
+            clock,
+            calls: Calls::new(observer),
+            retries: Counter::new(observer, observe::BACKEND_RETRIES),
+        }
     }
 
     pub(crate) fn circuit(&self) -> &Circuit {
@@ -90,24 +103,27 @@ impl Resilient {
 
     /// An attempt has failed. Comes back when it is time for the next one; fails if there is to be none.
     pub(crate) async fn pause_after(&self, attempts: &mut Attempts, error: StoreError) -> Result<(), StoreError> {
-        let pause = attempts.failed(error, self.deadline().left())?;
-        tokio::time::sleep(self.clock.jitter(pause)).await;
+        let failure = error.clone();
+        let pause = self.clock.jitter(attempts.failed(error, self.deadline().left())?);
+        tracing::debug!(error = &failure as &dyn std::error::Error, ?pause, "the session backend is asked again");
+        tokio::time::sleep(pause).await;
+        self.retries.add_one();
         Ok(())
     }
 
     /// Makes a call, again if need be.
     async fn call<'a, R>(
         &self,
-        effect: Effect,
+        operation: Operation,
         call: impl Fn() -> Answer<'a, R> + Send + Sync,
     ) -> Result<(R, Attempts), StoreError>
     where
-        R: Send,
+        R: Answered + Send,
     {
         let repeating = async {
             let mut attempts = self.attempts();
             loop {
-                match self.attempt(effect, &call).await {
+                match self.attempt(operation, &call).await {
                     Ok(answer) => return Ok((answer, attempts)),
                     Err(error) => self.pause_after(&mut attempts, error).await?,
                 }
@@ -117,30 +133,37 @@ impl Resilient {
     }
 
     /// Makes a call once, if there is time for it and it is not refused.
-    async fn attempt<'a, R>(
+    async fn attempt<'a, R: Answered>(
         &self,
-        effect: Effect,
+        operation: Operation,
         call: impl FnOnce() -> Answer<'a, R> + Send,
     ) -> Result<R, StoreError> {
         let deadline = self.deadline();
         if deadline.left().is_zero() {
             return Err(StoreError::from(StoreErrorKind::Timeout).caused_by("no time was left for it"));
         }
-        let admission = self.circuit.admit()?;
-        let answer = timeout_at(deadline.of_step(self.policy.attempt_timeout), call()).await;
-        let answer = answer.unwrap_or_else(|elapsed| Err(effect.unanswered(elapsed)));
+        let admission = self.admit(operation)?;
+        let watched = self.calls.begin(operation);
+        let call = call().instrument(watched.span());
+        let answer = timeout_at(deadline.of_step(self.policy.attempt_timeout), call).await;
+        let answer = answer.unwrap_or_else(|elapsed| Err(unanswered(operation, elapsed)));
+        watched.end(&answer);
         admission.settle(&answer);
         answer
+    }
+
+    fn admit(&self, operation: Operation) -> Result<Admission<'_>, StoreError> {
+        self.circuit.admit().inspect_err(|_| self.calls.refused(operation))
     }
 }
 
 impl Backend for Resilient {
     async fn load(&self, id: &SessionId) -> Result<Option<Stored>, StoreError> {
-        Ok(self.call(Effect::Reads, || self.inner.load(id)).await?.0)
+        Ok(self.call(Operation::Load, || self.inner.load(id)).await?.0)
     }
 
     async fn create(&self, id: &SessionId, stored: &Stored, ttl: Duration) -> Result<Created, StoreError> {
-        self.attempt(Effect::Writes, || self.inner.create(id, stored, ttl)).await
+        self.attempt(Operation::Create, || self.inner.create(id, stored, ttl)).await
     }
 
     async fn update(
@@ -152,53 +175,55 @@ impl Backend for Resilient {
         announcement: &[u8],
     ) -> Result<Updated, StoreError> {
         let update = || self.inner.update(id, expected, stored, ttl, announcement);
-        let (answer, attempts) = self.call(Effect::Writes, update).await?;
+        let (answer, attempts) = self.call(Operation::Update, update).await?;
         attempts.updated(answer).map_err(|error| error.about(id))
     }
 
     async fn delete(&self, id: &SessionId, announcement: &[u8]) -> Result<Deleted, StoreError> {
-        let (answer, attempts) = self.call(Effect::Writes, || self.inner.delete(id, announcement)).await?;
+        let (answer, attempts) = self.call(Operation::Delete, || self.inner.delete(id, announcement)).await?;
         Ok(attempts.deleted(answer))
     }
 
     async fn delete_if(&self, id: &SessionId, revision: Revision, announcement: &[u8]) -> Result<Deleted, StoreError> {
         let delete = || self.inner.delete_if(id, revision, announcement);
-        let (answer, attempts) = self.call(Effect::Writes, delete).await?;
+        let (answer, attempts) = self.call(Operation::Delete, delete).await?;
         Ok(attempts.deleted(answer))
     }
 
     async fn touch(&self, id: &SessionId, deadline: u64, ttl: Duration) -> Result<Touched, StoreError> {
-        Ok(self.call(Effect::Writes, || self.inner.touch(id, deadline, ttl)).await?.0)
+        Ok(self.call(Operation::Touch, || self.inner.touch(id, deadline, ttl)).await?.0)
     }
 
     /// Takes as long as there are sessions, in steps that the backend bounds.
     async fn clear(&self, announcement: &[u8]) -> Result<u64, StoreError> {
-        let admission = self.circuit.admit()?;
-        let answer = self.inner.clear(announcement).await;
+        let admission = self.admit(Operation::Clear)?;
+        let watched = self.calls.begin(Operation::Clear);
+        let answer = self.inner.clear(announcement).instrument(watched.span()).await;
+        watched.end(&answer);
         admission.settle(&answer);
         answer
     }
 
     async fn scan(&self, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
-        Ok(self.call(Effect::Reads, || self.inner.scan(cursor)).await?.0)
+        Ok(self.call(Operation::Scan, || self.inner.scan(cursor)).await?.0)
     }
 
     async fn index(&self, owner: &OwnerTag, id: &SessionId, until: u64) -> Result<(), StoreError> {
-        let ((), _) = self.call(Effect::Reads, || self.inner.index(owner, id, until)).await?;
+        let ((), _) = self.call(Operation::Index, || self.inner.index(owner, id, until)).await?;
         Ok(())
     }
 
     async fn unindex(&self, owner: &OwnerTag, id: &SessionId) -> Result<(), StoreError> {
-        let ((), _) = self.call(Effect::Reads, || self.inner.unindex(owner, id)).await?;
+        let ((), _) = self.call(Operation::Unindex, || self.inner.unindex(owner, id)).await?;
         Ok(())
     }
 
     async fn indexed(&self, owner: &OwnerTag, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
-        Ok(self.call(Effect::Reads, || self.inner.indexed(owner, cursor)).await?.0)
+        Ok(self.call(Operation::Indexed, || self.inner.indexed(owner, cursor)).await?.0)
     }
 
     async fn publish(&self, announcement: &[u8]) -> Result<(), StoreError> {
-        let ((), _) = self.call(Effect::Reads, || self.inner.publish(announcement)).await?;
+        let ((), _) = self.call(Operation::Publish, || self.inner.publish(announcement)).await?;
         Ok(())
     }
 
@@ -210,7 +235,11 @@ impl Backend for Resilient {
 
     async fn ping(&self) -> Result<(), StoreError> {
         let end = self.deadline().of_step(self.policy.attempt_timeout);
-        timeout_at(end, self.inner.ping()).await.unwrap_or_else(|elapsed| Err(Effect::Reads.unanswered(elapsed)))?;
+        let watched = self.calls.begin(Operation::Ping);
+        let answer = timeout_at(end, self.inner.ping().instrument(watched.span())).await;
+        let answer = answer.unwrap_or_else(|elapsed| Err(unanswered(Operation::Ping, elapsed)));
+        watched.end(&answer);
+        answer?;
         self.circuit.heard();
         Ok(())
     }

@@ -4,11 +4,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use tokio::task::JoinHandle;
+use tracing::Instrument as _;
 
 use super::SessionError;
 use super::change::{Intent, Plan};
 use super::handle::{Change, CookieChange, Found, Handle, apply_all};
 use crate::codec::SessionData;
+use crate::observe::Outcome;
 use crate::store::{NewSession, StoreError, StoreErrorKind};
 
 /// The end of a commit, and whether the application panicked in it.
@@ -19,13 +21,23 @@ impl<T: SessionData> Handle<T> {
     pub(crate) fn commit(self: &Arc<Self>, extra: Option<Change<T>>) -> Commit {
         // Both are done here and not in the task: a request that is cancelled before the task runs must not take the changes
         // away, and a store that is shut down then has accepted them.
-        self.lock().commits_due += 1;
+        let session = {
+            let mut state = self.lock();
+            state.commits_due += 1;
+            state.found.id()
+        };
         let admitted = self.store.begin();
         let handle = self.clone();
-        self.store.spawn(async move {
+        let commit = async move {
             let _busy = handle.busy.lock().await;
-            handle.commit_now(admitted, extra).await
-        })
+            let committed = handle.commit_now(admitted, extra).await;
+            let outcome = committed.as_ref().map_or_else(SessionError::outcome, |()| Outcome::Ok);
+            handle.store.count_commit(outcome);
+            committed
+        };
+        // A child of the request's span, though it runs in a task of its own.
+        let span = tracing::debug_span!("session.commit", session = session.map(tracing::field::display));
+        self.store.spawn(commit.instrument(span))
     }
 
     async fn commit_now(&self, admitted: Result<(), StoreError>, extra: Option<Change<T>>) -> Result<(), SessionError> {

@@ -5,6 +5,7 @@ use std::fmt;
 
 use http::{HeaderValue, Response, StatusCode, header};
 
+use crate::observe::Outcome;
 use crate::store::{StoreError, StoreErrorKind};
 
 /// Why a session could not be read or changed.
@@ -51,6 +52,17 @@ impl SessionError {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
             Self::Conflict { .. } | Self::Gone | Self::ReadOnly(_) | Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    pub(crate) fn outcome(&self) -> Outcome {
+        match self {
+            Self::Conflict { .. } => Outcome::Conflict,
+            Self::Gone => Outcome::Gone,
+            Self::HeadSent => Outcome::HeadSent,
+            Self::ReadOnly(_) => Outcome::ReadOnly,
+            Self::Encode(error) | Self::Store(error) => error.kind().into(),
+            Self::MissingLayer { .. } | Self::ClashingLayers => Outcome::Other,
         }
     }
 

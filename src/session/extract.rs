@@ -37,7 +37,7 @@ impl<T: SessionData> Session<T> {
             Some(seat) => Ok(Session { handle: seat.0.clone() }),
             None => {
                 let error = SessionError::MissingLayer { data: type_name::<T>() };
-                tracing::error!("{error}");
+                tracing::error!(error = &error as &dyn std::error::Error, "a request cannot have a session");
                 Err(error)
             }
         }

@@ -11,6 +11,7 @@ use std::sync::{Arc, PoisonError};
 
 use futures_util::future::{FutureExt as _, Shared};
 use tokio::sync::oneshot;
+use tracing::{Instrument as _, Span};
 
 use super::{Record, SessionStore, StoreError, StoreErrorKind};
 use crate::cluster::{LoadCall, LoadMark, LocalCache};
@@ -20,7 +21,6 @@ use crate::id::SessionId;
 use crate::sync::{Mutex, MutexGuard};
 
 type Outcome<T> = Result<Option<Record<T>>, StoreError>;
-type Answer<T> = oneshot::Sender<Outcome<T>>;
 type Promise<T> = Shared<oneshot::Receiver<Outcome<T>>>;
 
 /// How fresh a read must be.
@@ -36,6 +36,13 @@ pub(crate) struct Loads<T> {
     flights: Mutex<HashMap<SessionId, Flight<T>>>,
 }
 
+/// Where the outcome of a load is to be told.
+struct Answer<T> {
+    readers: oneshot::Sender<Outcome<T>>,
+    /// That of the reader who asked first, and in whose trace the load is. Not of those that the task goes on to serve.
+    span: Span,
+}
+
 /// The loads of one session: the one that runs, and the one that begins when it has ended.
 struct Flight<T> {
     mark: LoadMark,
@@ -43,7 +50,7 @@ struct Flight<T> {
     next: Option<(Answer<T>, Promise<T>)>,
 }
 
-/// A load under way, and where its outcome is to be told.
+/// A load under way.
 struct Begun<T> {
     call: LoadCall<T>,
     answer: Answer<T>,
@@ -103,7 +110,7 @@ impl<T: SessionData> Loads<T> {
         // Before the answer goes out: whoever reads after it must not find this load still running.
         let next = self.advance(cache, id);
         // Nobody may be waiting any more.
-        let _ = answer.send(outcome);
+        let _ = answer.readers.send(outcome);
         next
     }
 
@@ -126,14 +133,14 @@ impl<T: SessionData> Loads<T> {
 
 /// An answer to come, and those who may wait for it.
 fn promise<T>() -> (Answer<T>, Promise<T>) {
-    let (answer, promise) = oneshot::channel();
-    (answer, promise.shared())
+    let (readers, promise) = oneshot::channel();
+    (Answer { readers, span: Span::current() }, promise.shared())
 }
 
 async fn drive<T: SessionData>(abandon: AbandonOnDrop<T>, id: SessionId, mut begun: Begun<T>) {
     let store = abandon.store.clone();
     loop {
-        let outcome = store.load(&id).await;
+        let outcome = store.load(&id).instrument(begun.answer.span.clone()).await;
         let Some(next) = store.loads().end(store.cache(), id, begun, outcome) else { return abandon.disarm() };
         begun = next;
     }

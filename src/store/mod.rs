@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 pub use self::error::{StoreError, StoreErrorKind};
 pub(crate) use self::index::OwnerOf;
@@ -35,10 +36,11 @@ use self::turns::Turns;
 pub use self::write::NewSession;
 use crate::backend::{Backend as _, Content, Stored};
 use crate::clock::Clock;
-use crate::cluster::{CacheStats, Coordinator, Counter, Lease, LocalCache, Lookup};
+use crate::cluster::{CacheStats, Coordinator, Lease, LocalCache, Lookup};
 use crate::codec::{Codec, Decoded, SessionData};
 use crate::config::SessionConfig;
 use crate::id::SessionId;
+use crate::observe::{self, Commits, Counter, Outcome};
 use crate::resilience::{Circuit, Resilient};
 
 /// Sessions in a backend, read from a local cache. A cheap clone; all clones are one store.
@@ -80,8 +82,10 @@ struct Inner<T> {
     closed: AtomicBool,
     unreadable: Counter,
     resealed: Counter,
+    reapplied: Counter,
     dropped_changes: Counter,
     degraded_reads: Counter,
+    commits: Commits,
 }
 
 impl<T: SessionData> SessionStore<T> {
@@ -99,13 +103,14 @@ impl<T: SessionData> SessionStore<T> {
             on_outage,
             owner,
             resilience,
+            observer,
             ..
         } = config;
-        let backend = Arc::new(Resilient::new(backend, resilience, clock.clone()));
+        let backend = Arc::new(Resilient::new(backend, resilience, clock.clone(), &observer));
         // A cache that is turned off is one that is never trusted; one that nobody keeps right is always trusted, as asked for.
         let lease = if cluster.cache_enabled && !cluster.enabled { Lease::permanent() } else { Lease::new() };
         let ttl = cluster.effective_cache_ttl(timeout);
-        let cache = Arc::new(LocalCache::new(lease, clock.clone(), ttl, cluster.cache_max_size));
+        let cache = Arc::new(LocalCache::new(lease, clock.clone(), ttl, cluster.cache_max_size, &observer));
         if cluster.cache_enabled && !cluster.enabled {
             tracing::info!(
                 node_id = %cluster.node_id,
@@ -116,7 +121,7 @@ impl<T: SessionData> SessionStore<T> {
         let store = SessionStore {
             inner: Arc::new(Inner {
                 fallback: Fallback::new(on_outage, &cluster),
-                coordinator: Coordinator::new(backend.clone(), cache, clock.clone(), cluster),
+                coordinator: Coordinator::new(backend.clone(), cache, clock.clone(), cluster, &observer),
                 backend,
                 codec: Codec::new(&codec, &keys),
                 loads: Loads::new(),
@@ -127,10 +132,12 @@ impl<T: SessionData> SessionStore<T> {
                 clock,
                 blank: Arc::new(T::default()),
                 closed: AtomicBool::new(false),
-                unreadable: Counter::default(),
-                resealed: Counter::default(),
-                dropped_changes: Counter::default(),
-                degraded_reads: Counter::default(),
+                unreadable: Counter::new(&observer, observe::UNREADABLE_RECORDS),
+                resealed: Counter::new(&observer, observe::RESEALED_RECORDS),
+                reapplied: Counter::new(&observer, observe::REAPPLIED_CHANGES),
+                dropped_changes: Counter::new(&observer, observe::DROPPED_CHANGES),
+                degraded_reads: Counter::new(&observer, observe::DEGRADED_READS),
+                commits: Commits::new(&observer),
             }),
         };
         store.inner.coordinator.ensure_running();
@@ -174,7 +181,8 @@ impl<T: SessionData> SessionStore<T> {
             }
         }
         self.inner.coordinator.ensure_running();
-        self.inner.loads.read(self, id, freshness).await
+        let span = tracing::debug_span!("session.load", session = %id);
+        self.inner.loads.read(self, id, freshness).instrument(span).await
     }
 
     /// Reads the backend, past the cache and without filling it.
@@ -205,7 +213,7 @@ impl<T: SessionData> SessionStore<T> {
                 let error = error.about(id);
                 tracing::error!(
                     session = %id,
-                    cause = std::error::Error::source(&error),
+                    error = &error as &dyn std::error::Error,
                     "a session record cannot be read and is left as it is"
                 );
                 Err(error)
@@ -213,9 +221,11 @@ impl<T: SessionData> SessionStore<T> {
         }
     }
 
-    /// What the local cache has done so far.
+    /// What the local cache has done so far. Brings the metrics of the cache up to date, too.
     pub fn cache_stats(&self) -> CacheStats {
-        self.inner.coordinator.cache().stats()
+        let cache = self.inner.coordinator.cache();
+        cache.tell();
+        cache.stats()
     }
 
     /// Drops a session from this node's memory. It is not deleted, and other nodes keep it.
@@ -361,6 +371,10 @@ impl<T: SessionData> SessionStore<T> {
 
     pub(crate) fn count_dropped_changes(&self) {
         self.inner.dropped_changes.add_one();
+    }
+
+    pub(crate) fn count_commit(&self, outcome: Outcome) {
+        self.inner.commits.count(outcome);
     }
 
     /// Tells stores apart, whatever their data type.

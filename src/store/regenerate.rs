@@ -44,6 +44,7 @@ impl<T: SessionData> SessionStore<T> {
             match self.bury(&base, new.id).await {
                 Ok(None) => return Ok(new),
                 Ok(Some(current)) => {
+                    self.inner.reapplied.add_one();
                     let rewritten = self.rewrite(&new.record, again(current.data())).await;
                     match rewritten {
                         Ok(record) => new.record = record,

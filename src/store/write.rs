@@ -248,6 +248,7 @@ impl<T: SessionData> SessionStore<T> {
             match self.compare_and_set(&base, &record).await? {
                 None => return Ok(record),
                 Some(current) => {
+                    self.inner.reapplied.add_one();
                     data = again(current.data());
                     base = current;
                 }

@@ -12,6 +12,9 @@
 
 use deadpool_redis::redis;
 
+#[cfg(feature = "testing")]
+use crate::guards::{Guard, stands};
+
 /// A script and the digest by which the server knows it.
 pub(super) struct Script {
     pub(super) code: &'static str,
@@ -68,7 +71,7 @@ return 1
 
 fn update() -> &'static str {
     #[cfg(feature = "testing")]
-    if !crate::guards::stands(crate::guards::Guard::Order) {
+    if !stands(Guard::Order) {
         return UPDATE_IN_THE_WRONG_ORDER;
     }
     UPDATE

@@ -22,7 +22,7 @@ fn bench() -> Bench {
 impl Bench {
     pub(super) fn over(lease: Lease) -> Self {
         let clock = Clock::tokio();
-        let cache = Arc::new(LocalCache::new(lease, clock.clone(), TTL, 100));
+        let cache = Arc::new(LocalCache::new(lease, clock.clone(), TTL, 100, &Observer::new()));
         Bench { cache, clock, id: SessionId::from_bytes([1; 16]) }
     }
 
