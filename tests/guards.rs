@@ -17,7 +17,7 @@ use tokio::time::sleep;
 use self::simulation::history::history;
 use self::simulation::owners::{self, Answer};
 use self::simulation::race::race;
-use self::simulation::{Counter, nodes, run};
+use self::simulation::{Counter, nodes, nodes_with, run};
 use self::support::redis::RedisServer;
 use self::support::{Data, config, store};
 
@@ -43,7 +43,8 @@ fn owner_histories() {
 
 /// A session gets a new id while a slow node looks for it to end it, and its trail is gone before that node follows it.
 async fn slow_look() {
-    let nodes = nodes(2, 1);
+    let hour = Duration::from_secs(3600);
+    let nodes = nodes_with(2, 1, |_, config| config.attempt_timeout(hour).operation_timeout(hour));
     sleep(Duration::from_secs(1)).await;
     let ada = Counter { count: 0, owner: Some("ada".to_owned()) };
     let cookie = nodes[0].layer.cookie_for(ada).await.unwrap();
