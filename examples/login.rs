@@ -9,7 +9,8 @@
 //! - Passwords are hashed with Argon2id (RFC 9106), on threads that may block, a few at a time: each takes 19 MiB.
 //! - An unknown name takes as long as a wrong password, and is answered alike.
 //! - The token changes at login, so one that somebody has planted is worth nothing.
-//! - A new password ends all other sessions of the account, and a login that was under way with the old one comes to nothing.
+//! - A new password ends all other sessions of the account, and a login or a change that was under way with the old one comes to
+//!   nothing. If the sessions cannot be ended, since the backend is out of reach, that is answered with 503: it must be tried again.
 //! - Other sites cannot post the forms: `CsrfLayer`, beside `SameSite=Lax`.
 //!
 //! What is left out: a database (here, a map), limits on attempts, confirmation by mail, a second factor.
@@ -23,7 +24,7 @@ use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
@@ -57,11 +58,12 @@ struct Accounts {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let config = SessionConfig::development(Secret::insecure_dev("login"))
         .owner(|session: &UserSession| session.name.clone())
         .build()?;
     let accounts = Accounts::new().await?;
-    accounts.set_password("ada", "correct horse battery staple").await?;
+    accounts.register("ada", "correct horse battery staple").await?;
     let port = std::env::var("PORT").map_or(Ok(3000), |port| port.parse::<u16>())?;
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
     println!("listening on http://{}", listener.local_addr()?);
@@ -88,7 +90,8 @@ fn router(sessions: SessionLayer<UserSession>, accounts: Accounts) -> Router {
 /// In front of everything that is for members alone.
 async fn require_login(session: Session<UserSession>, request: Request, next: Next) -> Response {
     match session.read(|data| data.name.is_some()) {
-        true => next.run(request).await,
+        // Not to be seen with the Back button after a logout.
+        true => ([(header::CACHE_CONTROL, "no-store")], next.run(request).await).into_response(),
         false => Redirect::to("/login").into_response(),
     }
 }
@@ -136,19 +139,25 @@ async fn change_password(
     Form(form): Form<ChangePassword>,
 ) -> Result<Response, Failure> {
     let name = name(&session);
-    if accounts.verify(&name, form.old).await?.is_none() {
+    let Some(version) = accounts.verify(&name, form.old).await? else {
         return Ok((StatusCode::FORBIDDEN, page(HOME, "The old password is wrong.")).into_response());
-    }
+    };
     if !(12..=128).contains(&form.new.chars().count()) {
         return Ok((StatusCode::BAD_REQUEST, page(HOME, "Take 12 to 128 characters.")).into_response());
     }
     // In this order: the password, this session's new token, and then the others.
-    accounts.set_password(&name, &form.new).await?;
-    session.regenerate();
-    session.save().await?;
-    if let Some(this) = session.id() {
-        let _ = session.store().delete_all_of_except(&name, this).await.map_err(SessionError::from)?;
+    if !accounts.replace_password(&name, version, form.new).await? {
+        return Ok((StatusCode::CONFLICT, page(HOME, "The password has just been changed.")).into_response());
     }
+    session.regenerate();
+    let saved = session.save().await;
+    let others = match session.id().filter(|_| saved.is_ok()) {
+        Some(this) => session.store().delete_all_of_except(&name, this).await,
+        // This one, too: better than none.
+        None => session.store().delete_all_of(&name).await,
+    };
+    let _ = others.map_err(SessionError::from)?;
+    saved?;
     Ok(page(HOME, "The password is changed, and you are logged out everywhere else.").into_response())
 }
 
@@ -183,8 +192,10 @@ impl Accounts {
     async fn verify(&self, name: &str, password: String) -> Result<Option<u64>, Failure> {
         let found = self.find(name);
         let account = found.clone().unwrap_or_else(|| (*self.nobody).clone());
-        let _permit = self.hashing.acquire().await.map_err(Failure::internal)?;
+        let permit = self.hashing.clone().acquire_owned().await.map_err(Failure::internal)?;
         let verified = tokio::task::spawn_blocking(move || {
+            // Until the work is done, whether or not somebody still waits for it.
+            let _permit = permit;
             let hash = PasswordHash::new(&account.hash)?;
             Argon2::default().verify_password(password.as_bytes(), &hash)
         });
@@ -192,19 +203,33 @@ impl Accounts {
         Ok(found.filter(|_| is_right).map(|account| account.version))
     }
 
-    async fn set_password(&self, name: &str, password: &str) -> Result<(), Failure> {
-        let hash = hash(password.to_owned(), &self.hashing).await?;
-        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
-        let account = accounts.entry(name.to_owned()).or_insert(Account { hash: String::new(), version: 0 });
-        *account = Account { hash, version: account.version + 1 };
+    async fn register(&self, name: &str, password: &str) -> Result<(), Failure> {
+        let account = Account { hash: hash(password.to_owned(), &self.hashing).await?, version: 1 };
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), account);
         Ok(())
+    }
+
+    /// Only if the password is still the one that was verified: of two changes at once, one wins, and the other is told.
+    async fn replace_password(&self, name: &str, version: u64, password: String) -> Result<bool, Failure> {
+        let hash = hash(password, &self.hashing).await?;
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        match accounts.get_mut(name) {
+            Some(account) if account.version == version => {
+                *account = Account { hash, version: version + 1 };
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
     }
 }
 
 /// Argon2id with the parameters that OWASP's Password Storage Cheat Sheet recommends: 19 MiB, two passes, and a random salt.
-async fn hash(password: String, hashing: &Semaphore) -> Result<String, Failure> {
-    let _permit = hashing.acquire().await.map_err(Failure::internal)?;
-    let hashed = tokio::task::spawn_blocking(move || Argon2::default().hash_password(password.as_bytes()));
+async fn hash(password: String, hashing: &Arc<Semaphore>) -> Result<String, Failure> {
+    let permit = hashing.clone().acquire_owned().await.map_err(Failure::internal)?;
+    let hashed = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        Argon2::default().hash_password(password.as_bytes())
+    });
     let hash = hashed.await.map_err(Failure::internal)?.map_err(Failure::internal)?;
     Ok(hash.to_string())
 }

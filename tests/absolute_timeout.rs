@@ -153,6 +153,25 @@ async fn a_shorter_setting_ends_the_sessions_that_exist() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_is_logged_out_everywhere_is_so_where_the_time_is_not_over_yet() {
+    let cluster = Cluster::new();
+    let owned = |config: SessionConfigBuilder<Data>| config.owner(|data: &Data| data.user.clone());
+    let lenient = start(owned(cluster.config().timeout(2 * ABSOLUTE))).await;
+    let strict = start(owned(cluster.config().absolute_timeout(ABSOLUTE))).await;
+    let id = lenient.store().create(ada()).await.unwrap().id;
+    pass(&strict, ABSOLUTE).await;
+    assert!(strict.store().find(id).await.unwrap().is_none());
+    assert!(strict.store().sessions_of("Ada").await.unwrap().is_empty());
+    assert!(lenient.store().find_fresh(id).await.unwrap().is_some());
+    assert_eq!(strict.store().delete_all_of("Ada").await.unwrap().deleted, 1);
+    assert!(lenient.store().find_fresh(id).await.unwrap().is_none());
+
+    let _ = lenient.store().create(ada()).await.unwrap();
+    pass(&strict, ABSOLUTE).await;
+    assert_eq!(strict.store().bulk_delete(|_| true).await.unwrap().deleted, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_persistent_cookie_is_kept_for_as_long_as_its_session_can_live() {
     let max_age = async |config: SessionConfigBuilder<Data>| {
         let sessions = start(config.cookie(CookieConfig::new().name("id").persistent(true))).await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, Query};
+use axum::extract::{DefaultBodyLimit, Query, Request};
 use axum::http::{HeaderName, StatusCode, header};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -34,13 +34,13 @@ pub(crate) fn router(sessions: SessionLayer<UserSession>) -> Router {
         // Before anything logs a header.
         .layer(SetSensitiveHeadersLayer::new([header::COOKIE, header::SET_COOKIE, header::AUTHORIZATION]))
         .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
-        .layer(TraceLayer::new_for_http())
+        .layer(TraceLayer::new_for_http().make_span_with(span))
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
         // A panic in a handler is answered with 500; what it had changed in its session is not committed.
         .layer(CatchPanicLayer::new())
         .layer(CompressionLayer::new())
-        // Longer than a load and a commit that both take all the time that they have. A request that is cut off commits nothing but
-        // a logout.
+        // Longer than a load and a commit that both take all the time that they have. A request that is cut off before its
+        // commit commits nothing but a logout.
         .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, Duration::from_secs(10)))
         // Other sites cannot act in a visitor's name.
         .layer(CsrfLayer::new())
@@ -52,6 +52,12 @@ pub(crate) fn router(sessions: SessionLayer<UserSession>) -> Router {
         .route("/visit", post(visit))
         .route("/logout", post(logout))
         .layer(layers)
+}
+
+/// With the id by which proxies and other services know the request, and without its query, which may be private.
+fn span(request: &Request) -> tracing::Span {
+    let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok());
+    tracing::info_span!("request", method = %request.method(), path = request.uri().path(), id)
 }
 
 async fn home(session: Session<UserSession>) -> Json<Value> {

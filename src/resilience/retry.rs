@@ -29,10 +29,15 @@ impl Attempts {
         if self.made < self.policy.max_attempts && error.kind().is_fault() && pause < left {
             return Ok(pause);
         }
+        Err(self.ended_by(error))
+    }
+
+    /// What to report if it has ended with this error: that nobody knows, if one of the attempts may have been carried out.
+    pub(crate) fn ended_by(&self, error: StoreError) -> StoreError {
         if self.in_doubt && error.kind() != StoreErrorKind::OutcomeUnknown {
-            return Err(StoreError::from(StoreErrorKind::OutcomeUnknown).caused_by(error));
+            return StoreError::from(StoreErrorKind::OutcomeUnknown).caused_by(error);
         }
-        Err(error)
+        error
     }
 
     /// What the answer to an update means.

@@ -195,12 +195,18 @@ impl<T: SessionData> SessionStore<T> {
 
     /// `None` for a tombstone, and for a session whose time is over: the setting may be shorter than when it was written.
     fn decode(&self, id: &SessionId, stored: Stored) -> Result<Option<Record<T>>, StoreError> {
+        let created_at = stored.meta.created_at;
+        if self.inner.lifetime.is_over(created_at, self.inner.clock.wall()) {
+            return Ok(None);
+        }
+        self.decode_though_over(id, stored)
+    }
+
+    /// For those who delete: a session whose time is over here may go on on a node with another setting.
+    fn decode_though_over(&self, id: &SessionId, stored: Stored) -> Result<Option<Record<T>>, StoreError> {
         let Stored { mut meta, content } = stored;
         let Content::Payload(payload) = content else { return Ok(None) };
         if let Some(end) = self.inner.lifetime.end(meta.created_at) {
-            if end <= self.inner.clock.wall() {
-                return Ok(None);
-            }
             meta.deadline = meta.deadline.min(end);
         }
         match self.inner.codec.decode(id, &meta, &payload) {
@@ -349,7 +355,7 @@ impl<T: SessionData> SessionStore<T> {
         let Some(touch) = record.begin_touch() else { return };
         let (store, record) = (self.clone(), record.clone());
         self.spawn(async move {
-            match store.extend(&record).await {
+            match store.in_time(store.extend(&record)).await {
                 Ok(_) => {}
                 Err(error) => {
                     tracing::debug!(session = %record.id(), error = &error as &dyn std::error::Error, "a session was not extended");
@@ -357,6 +363,11 @@ impl<T: SessionData> SessionStore<T> {
             }
             drop(touch);
         });
+    }
+
+    /// Whether the session's time is over, however much it is used.
+    pub(crate) fn is_over(&self, record: &Record<T>) -> bool {
+        self.inner.lifetime.is_over(record.meta().created_at, self.inner.clock.wall())
     }
 
     /// For how long the session can live, however much it is used.

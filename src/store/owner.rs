@@ -49,7 +49,9 @@ impl<T: SessionData> SessionStore<T> {
             while let Some(page) = walk.next_sessions(Moved::Followed).await {
                 for result in page {
                     match result {
-                        Ok(record) if owners.is_owner(owner, &record) => drop(sessions.insert(record.id(), record)),
+                        Ok(record) if owners.is_owner(owner, &record) && !self.is_over(&record) => {
+                            drop(sessions.insert(record.id(), record));
+                        }
                         Err(error) if ends_the_walk(&error) => return Err(error),
                         Ok(_) | Err(_) => {}
                     }
@@ -101,13 +103,14 @@ impl<T: SessionData> SessionStore<T> {
     /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { user_id: Option<i64> }
     /// async fn change_password(session: Session<UserSession>) -> Result<(), SessionError> {
     ///     // … the new password is stored by now.
+    ///     let Some(user_id) = session.read(|data| data.user_id.map(|id| id.to_string())) else { return Ok(()) };
     ///     session.regenerate();
-    ///     session.save().await?; // the session that stays has its new id from here on
-    ///     let user_id = session.read(|data| data.user_id);
-    ///     if let (Some(user_id), Some(this)) = (user_id, session.id()) {
-    ///         let _ = session.store().delete_all_of_except(&user_id.to_string(), this).await?;
-    ///     }
-    ///     Ok(())
+    ///     let saved = session.save().await; // the session that stays has its new id from here on
+    ///     let _ = match session.id().filter(|_| saved.is_ok()) {
+    ///         Some(this) => session.store().delete_all_of_except(&user_id, this).await?,
+    ///         None => session.store().delete_all_of(&user_id).await?, // this one, too: better than none
+    ///     };
+    ///     saved
     /// }
     /// ```
     ///

@@ -59,7 +59,9 @@ impl<T: SessionData> SessionStore<T> {
                 if let Some(result) = ready.pop_front() {
                     return Some((result, (walk, ready)));
                 }
-                let mut page = walk.as_mut()?.next_sessions(Moved::LeftOut).await?;
+                let under_way = walk.as_mut()?;
+                let mut page = under_way.next_sessions(Moved::LeftOut).await?;
+                page.retain(|result| !result.as_ref().is_ok_and(|record| under_way.store.is_over(record)));
                 if let Some(end) = page.iter().position(|result| result.as_ref().is_err_and(ends_the_walk)) {
                     page.truncate(end + 1);
                     walk = None;
@@ -117,7 +119,8 @@ impl<T: SessionData> SessionStore<T> {
             let mut walk = Walk::new(self.clone());
             let mut matched = false;
             total.unreadable = 0;
-            // Where a walk meets a session no more that has moved, it meets its tombstone.
+            // Where a walk meets a session no more that has moved, it meets its tombstone; unless a walk takes longer than a
+            // tombstone is kept.
             while let Some(page) = walk.next_sessions(Moved::Followed).await {
                 for result in page {
                     match result {
@@ -155,13 +158,13 @@ impl<T: SessionData> SessionStore<T> {
         self.inner.backend.clear(&announcement).await
     }
 
-    /// Reads a session past the cache, wherever it has moved since its id was met.
+    /// Reads a session past the cache, wherever it has moved since its id was met, and though its time may be over.
     async fn load_wherever_it_moved(&self, id: SessionId) -> Result<Option<Record<T>>, StoreError> {
         let mut id = id;
         for _ in 0..MAX_MOVES {
             match self.inner.backend.load(&id).await? {
                 Some(Stored { content: Content::MovedTo(new), .. }) => id = new,
-                Some(stored) => return self.decode(&id, stored),
+                Some(stored) => return self.decode_though_over(&id, stored),
                 None => return Ok(None),
             }
         }

@@ -39,6 +39,9 @@ impl<T: SessionData> SessionStore<T> {
         let old = base.id();
         let _turn = self.turn(old).await;
         let (mut base, data) = self.rebase(base, first, again);
+        if self.is_over(&base) {
+            return Err(gone(&old));
+        }
         let mut new = self.create_shared(data).await?;
         for attempt in 1..=MAX_ATTEMPTS {
             match self.bury(&base, new.id).await {

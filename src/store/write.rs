@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::lifetime::time_to_live;
+use super::regenerate::TOMBSTONE_TTL;
 use super::turns::Turn;
 use super::{Record, SessionStore, StoreError, StoreErrorKind};
 use crate::backend::{
     Backend as _, Content, Created, Deleted, MemoryBackend, Meta, Revision, Stored, Touched, Updated,
 };
+use crate::clock::millis;
 use crate::cluster::Announcement;
 use crate::codec::SessionData;
 use crate::guards::{Guard, stands};
@@ -72,7 +74,8 @@ impl<T: SessionData> SessionStore<T> {
             let record = Record::new(&self.inner.clock, id, meta, data.clone());
             let payload = self.inner.codec.encode(&id, &meta, &*data)?;
             let stored = Stored { meta, content: Content::Payload(payload) };
-            self.index_before_write(None, &record).await?;
+            // Without an entry there is to be no record. But an earlier attempt may have left one.
+            self.index_before_write(None, &record).await.map_err(|error| attempts.ended_by(error))?;
             let call = self.inner.coordinator.cache().begin_write(&id, None);
             match self.inner.backend.create(&id, &stored, ttl).await {
                 Ok(Created::Created) => {
@@ -174,13 +177,17 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     async fn follow_and_delete(&self, id: SessionId) -> Result<bool, StoreError> {
-        let mut id = id;
+        let (mut id, began) = (id, self.inner.clock.now());
         for _ in 0..MAX_MOVES {
             let announcement = self.inner.coordinator.encode(Announcement::SessionDeleted(id));
             let known = self.inner.coordinator.cache().peek(&id);
             let call = self.inner.coordinator.cache().begin_write(&id, None);
             let answer = self.inner.backend.delete(&id, &announcement).await;
             drop(call);
+            if self.inner.clock.now().0 - began.0 >= millis(TOMBSTONE_TTL) {
+                // The session may have moved meanwhile, and left no trail any more.
+                return Err(StoreError::from(StoreErrorKind::OutcomeUnknown).about(&id));
+            }
             match answer? {
                 Deleted::Deleted => {
                     self.unindex_later(known);
@@ -201,10 +208,13 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// The backend's.
     pub async fn touch(&self, id: SessionId) -> Result<bool, StoreError> {
-        match self.find(id).await? {
-            Some(record) => self.extend(&record).await,
-            None => Ok(false),
-        }
+        let touch = async {
+            match self.find(id).await? {
+                Some(record) => self.extend(&record).await,
+                None => Ok(false),
+            }
+        };
+        self.in_time(touch).await
     }
 
     /// Whether the session is there.
@@ -307,6 +317,10 @@ impl<T: SessionData> SessionStore<T> {
         let announcement = Announcement::SessionInvalidated(id, Some(revision));
         let announcement = self.inner.coordinator.encode(announcement);
         let ttl = time_to_live(new.deadline(), self.inner.clock.wall());
+        if ttl.is_zero() {
+            // Its time has ended while this was prepared.
+            return Err(gone(&id));
+        }
         let cache = self.inner.coordinator.cache();
         let call = cache.begin_write(&id, Some(base.revision()));
         match self.inner.backend.update(&id, base.revision(), &stored, ttl, &announcement).await? {

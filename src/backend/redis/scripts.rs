@@ -147,8 +147,9 @@ return {page[1], keys, moved}
 ";
 
 /// Key; id, until when the entry lasts. Entries whose time is over go on the occasion; with the last one goes the key. By the server's
-/// clock, so that a node whose clock is fast takes away nothing. Without room it is refused, as the session will be.
-const INDEX: &str = r"#!lua
+/// clock, so that a node whose clock is fast takes away nothing. It is carried out though there is no room, of which it takes little: a
+/// session that has an owner must be extended like any other.
+const INDEX: &str = r"#!lua flags=allow-oom
 local time = redis.call('TIME')
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', time[1] * 1000 + math.floor(time[2] / 1000))
 redis.call('ZADD', KEYS[1], 'GT', ARGV[2], ARGV[1])
