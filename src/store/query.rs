@@ -107,7 +107,7 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// It judges what the backend says and deletes exactly what it has judged: a session that changes in between is judged again.
     /// It goes over all sessions until a pass finds nothing more to delete, so that sessions are not missed that were created or
-    /// moved while it ran.
+    /// moved while it ran; but for one that moves during a pass that takes longer than a minute, which is how long a trail is kept.
     ///
     /// # Errors
     ///
