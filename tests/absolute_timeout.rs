@@ -7,6 +7,7 @@ mod web;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::StatusCode;
 use axum::routing::get;
 use clustered_sessions::{
     Clock, ClusterConfig, CookieConfig, MemoryBackend, Session, SessionConfigBuilder, SessionLayer, StoreErrorKind,
@@ -169,6 +170,47 @@ async fn who_is_logged_out_everywhere_is_so_where_the_time_is_not_over_yet() {
     let _ = lenient.store().create(ada()).await.unwrap();
     pass(&strict, ABSOLUTE).await;
     assert_eq!(strict.store().bulk_delete(|_| true).await.unwrap().deleted, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_whose_time_ends_before_its_new_token_has_none() {
+    let cluster = Cluster::new();
+    // The backend keeps it for longer.
+    let lenient = start(cluster.config().timeout(2 * ABSOLUTE)).await;
+    let strict = start(cluster.config().absolute_timeout(ABSOLUTE)).await;
+    let mut browser = Browser::with(&lenient, ada()).await;
+    pass(&strict, ABSOLUTE - MINUTE).await;
+    let slow = async |session: Session<Data>| {
+        advance(MINUTE).await;
+        session.regenerate();
+    };
+    let page = browser.visit(&Router::new().route("/", get(slow)).layer(strict.clone())).await;
+    assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(page.set_cookies().is_empty());
+    assert_eq!(lenient.store().size().await.unwrap(), 1, "there is the old one, and nothing else");
+}
+
+/// Its owner changes, so that an entry in the index comes before it, and takes as long as the session has left.
+#[cfg(feature = "testing")]
+#[tokio::test(start_paused = true)]
+async fn a_change_that_comes_too_late_by_a_moment_is_neither_made_nor_announced() {
+    let cluster = Cluster::new();
+    let (backend, faults) = clustered_sessions::testing::FaultyBackend::new(cluster.spy.clone(), 1);
+    let config = cluster.config().absolute_timeout(ABSOLUTE).owner(|data: &Data| data.user.clone());
+    let sessions = start(config.backend(backend)).await;
+    let store = sessions.store();
+    let id = store.create(ada()).await.unwrap().id;
+    for _ in 0..11 {
+        pass(&sessions, 5 * MINUTE).await;
+        assert!(store.touch(id).await.unwrap());
+    }
+    pass(&sessions, 5 * MINUTE - Duration::from_millis(10)).await;
+    store.get(id).await.unwrap();
+    faults.delay_calls_by(Duration::from_millis(20)..Duration::from_millis(20));
+    cluster.spy.take_calls();
+    let error = store.update(id, |data| data.user = Some("Bob".to_owned())).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::NotFound);
+    assert_eq!(cluster.spy.take_calls(), [Call::Index]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use clustered_sessions::StoreErrorKind;
 use futures_util::future::join;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
-use super::web::{Call, ada};
+use super::web::{Call, Data, ada};
 use super::{MILLI, Nodes, kind, visit};
 
 #[tokio::test(start_paused = true)]
@@ -170,5 +171,30 @@ async fn what_may_have_been_done_is_never_reported_as_not_done() {
     assert_eq!(kind(nodes.store().update(id, visit).await), StoreErrorKind::OutcomeUnknown);
     nodes.spy.fail_next(1, StoreErrorKind::OutcomeUnknown);
     nodes.spy.fail_next(2, StoreErrorKind::Unavailable);
+    assert_eq!(kind(nodes.store().delete(id).await), StoreErrorKind::OutcomeUnknown);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_creation_in_doubt_stays_in_doubt_though_the_next_attempt_comes_to_nothing() {
+    let nodes = Nodes::with(|config| config.owner(|data: &Data| data.user.clone())).await;
+    let fail = async {
+        while !nodes.spy.take_calls().contains(&Call::Create) {
+            yield_now().await;
+        }
+        nodes.spy.fail_next(1, StoreErrorKind::OutcomeUnknown);
+        // Its entry in the index, which comes before the next attempt.
+        nodes.spy.fail_next(1, StoreErrorKind::Refused);
+    };
+    let (created, ()) = join(nodes.store().create(ada()), fail).await;
+    assert_eq!(kind(created), StoreErrorKind::OutcomeUnknown);
+    assert_eq!(nodes.spy.take_calls(), [Call::Index]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deletion_that_took_longer_than_a_trail_is_kept_is_in_doubt() {
+    let hour = Duration::from_secs(3600);
+    let nodes = Nodes::with(|config| config.attempt_timeout(hour).operation_timeout(hour)).await;
+    let id = nodes.session().await;
+    nodes.faults.delay_calls_by(Duration::from_secs(70)..Duration::from_secs(70));
     assert_eq!(kind(nodes.store().delete(id).await), StoreErrorKind::OutcomeUnknown);
 }

@@ -205,3 +205,20 @@ async fn each_change_of_the_circuit_is_one_line_in_the_log() {
         assert!(line.contains(expected), "{line}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_clear_is_no_probe_however_long_it_takes() {
+    let nodes = with_breaker().await;
+    let (id, nobody) = (nodes.session().await, SessionId::from_bytes([0; 16]));
+    nodes.open(id).await;
+    sleep(SECOND * 60).await;
+    let held = nodes.spy.hold().await;
+    let probes = async {
+        sleep(MILLI).await;
+        let probe = || timeout(SECOND / 10, nodes.store().delete(nobody));
+        let (one, two) = join(probe(), probe()).await;
+        assert!(one.is_err() && two.is_err(), "both are let through");
+        drop(held);
+    };
+    assert_eq!(join(nodes.store().clear(), probes).await.0.unwrap(), 1);
+}
