@@ -9,6 +9,8 @@ mod presets;
 #[cfg(feature = "redis")]
 mod redis;
 mod resilience;
+mod secrets;
+mod timeouts;
 
 use std::fmt;
 use std::sync::Arc;
@@ -122,80 +124,6 @@ pub struct SessionConfigBuilder<T> {
 }
 
 impl<T> SessionConfigBuilder<T> {
-    /// The longest session timeout: 400 days.
-    pub const MAX_TIMEOUT: Duration = Duration::from_secs(400 * 24 * 3600);
-
-    /// A secret that does not sign or encrypt yet but already verifies and decrypts; may be given several times.
-    ///
-    /// To rotate without logging anybody out, roll out three times:
-    ///
-    /// 1. `builder(old).next_secret(new)`: every node knows the new secret before any uses it.
-    /// 2. `builder(new).previous_secret(old)`: the cookies of live sessions are signed anew, and their records encrypted anew, as
-    ///    requests come by.
-    /// 3. `builder(new)`, when a [`timeout`](Self::timeout) has passed since the last node took the second step; with an
-    ///    [`owner`](Self::owner), an hour more.
-    ///
-    /// ```
-    /// # use clustered_sessions::{ConfigError, Secret, SessionConfig};
-    /// # fn secrets() -> Result<(Secret, Secret), ConfigError> { Ok((Secret::new([1; 32])?, Secret::new([2; 32])?)) }
-    /// # let (old, new) = secrets()?;
-    /// let first = SessionConfig::<()>::builder(old).next_secret(new).build()?;
-    /// # let (old, new) = secrets()?;
-    /// let then = SessionConfig::<()>::builder(new).previous_secret(old).build()?;
-    /// # let _ = (first, then);
-    /// # Ok::<(), ConfigError>(())
-    /// ```
-    pub fn next_secret(mut self, secret: Secret) -> Self {
-        self.keys.push_next(secret);
-        self
-    }
-
-    /// A secret that no longer signs or encrypts but still verifies and decrypts; may be given several times, newest first.
-    ///
-    /// It is the second step of a rotation, see [`next_secret`](Self::next_secret). Where all nodes restart at once, or for one
-    /// node alone, it is the first.
-    ///
-    /// # Risk
-    ///
-    /// Without the first step, nodes that do not have the new secret yet take visitors with new cookies for strangers, and cannot
-    /// read the records of the others, until they have been restarted.
-    pub fn previous_secret(mut self, secret: Secret) -> Self {
-        self.keys.push_previous(secret);
-        self
-    }
-
-    /// How long a session lives after it was last used; default 24 hours, at least 1 second, at most
-    /// [`MAX_TIMEOUT`](Self::MAX_TIMEOUT).
-    ///
-    /// OWASP's Session Management Cheat Sheet recommends 2 to 5 minutes for high-value applications and 15 to 30 minutes for
-    /// low-risk ones.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
-        self
-    }
-
-    /// How long a session lives after it was created, or last given a new token by
-    /// [`regenerate`](crate::Session::regenerate), however much it is used; default none. At least the [`timeout`](Self::timeout),
-    /// at most [`MAX_TIMEOUT`](Self::MAX_TIMEOUT).
-    ///
-    /// It bounds for how long a stolen cookie is of use, and makes people log in again: OWASP's Session Management Cheat Sheet
-    /// recommends 4 to 8 hours for an office worker's application; NIST SP 800-63B-4 asks for at most 30 days, 24 hours or 12 hours
-    /// ([`SessionConfig::aal1`], [`aal2`](SessionConfig::aal2), [`aal3`](SessionConfig::aal3)). Made shorter, it also ends the
-    /// sessions that exist.
-    pub fn absolute_timeout(mut self, timeout: Duration) -> Self {
-        self.absolute_timeout = Some(timeout);
-        self
-    }
-
-    /// The share of the timeout that must have passed before reading a session extends it; default 0.25.
-    ///
-    /// Reading does not write otherwise. A session in use lives between `1 - touch_after` and 1 timeout after its last use; a
-    /// smaller share makes that exact and costs more writes.
-    pub fn touch_after(mut self, share: f64) -> Self {
-        self.touch_after = share;
-        self
-    }
-
     /// The session cookie; default [`CookieConfig::new`].
     pub fn cookie(mut self, cookie: CookieConfig) -> Self {
         self.cookie = cookie;
@@ -304,17 +232,7 @@ impl<T> SessionConfigBuilder<T> {
         if self.keys.has_insecure() && !self.accept_insecure {
             return Err(ConfigError::InsecureSecret);
         }
-        if !(Duration::from_secs(1)..=Self::MAX_TIMEOUT).contains(&self.timeout) {
-            return Err(ConfigError::Timeout(self.timeout));
-        }
-        if let Some(absolute) = self.absolute_timeout
-            && !(self.timeout..=Self::MAX_TIMEOUT).contains(&absolute)
-        {
-            return Err(ConfigError::AbsoluteTimeout { absolute, idle: self.timeout });
-        }
-        if !(self.touch_after > 0.0 && self.touch_after <= 1.0) {
-            return Err(ConfigError::TouchAfter);
-        }
+        self.check_timeouts()?;
         self.cookie.check()?;
         self.cluster.check(self.timeout)?;
         self.on_outage.check(&self.cluster, self.timeout)?;

@@ -2,6 +2,7 @@
 
 mod error;
 mod index;
+mod lifecycle;
 mod lifetime;
 mod load;
 mod outage;
@@ -10,14 +11,13 @@ mod query;
 mod record;
 mod regenerate;
 mod reseal;
+mod touch;
 mod turns;
 mod write;
 
 use std::fmt;
-use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::AtomicBool;
 
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
@@ -263,117 +263,6 @@ impl<T: SessionData> SessionStore<T> {
     /// Requests that ended with changes to their session that were never committed.
     pub fn dropped_changes(&self) -> u64 {
         self.inner.dropped_changes.get()
-    }
-
-    /// Whether the backend answers, within one attempt. It is asked though the circuit is open; if it answers then, the circuit is
-    /// half-open.
-    pub async fn healthy(&self) -> bool {
-        self.check_open().is_ok() && self.inner.backend.ping().await.is_ok()
-    }
-
-    /// Waits until the backend answers and this node hears the others: for failing at start rather than at the first request.
-    ///
-    /// # Errors
-    ///
-    /// The last error of the backend, or [`Timeout`](StoreErrorKind::Timeout), when `patience` has run out.
-    pub async fn ready(&self, patience: Duration) -> Result<(), StoreError> {
-        let mut last = StoreError::new(StoreErrorKind::Timeout);
-        let attempts = async {
-            loop {
-                self.begin()?;
-                match self.inner.backend.ping().await {
-                    Ok(()) => break,
-                    Err(error) => last = error,
-                }
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-            last = StoreError::from(StoreErrorKind::Timeout).caused_by("no session announcements are heard");
-            self.inner.coordinator.heard().await;
-            Ok(())
-        };
-        match tokio::time::timeout(patience, attempts).await {
-            Ok(done) => done,
-            Err(_) => Err(last),
-        }
-    }
-
-    /// Ends the store: stops the listener, waits for writes under way, and lets go of the connections. Later operations answer
-    /// [`Closed`](StoreErrorKind::Closed).
-    ///
-    /// Call it after the server has finished its last request: a response whose session cannot be committed any more is
-    /// replaced by a 503.
-    ///
-    /// ```
-    /// # use clustered_sessions::{Secret, SessionConfig, SessionStore, StoreErrorKind};
-    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession;
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev")).build()?;
-    /// let store = SessionStore::new(config);
-    /// store.shutdown().await;
-    /// assert_eq!(store.create(UserSession).await.unwrap_err().kind(), StoreErrorKind::Closed);
-    /// # Ok(()) }
-    /// ```
-    pub async fn shutdown(&self) {
-        self.inner.closed.store(true, Ordering::Release);
-        self.inner.coordinator.stop().await;
-        self.inner.tasks.close();
-        self.inner.tasks.wait().await;
-        self.inner.backend.close().await;
-    }
-
-    fn check_open(&self) -> Result<(), StoreError> {
-        if self.inner.closed.load(Ordering::Acquire) { Err(StoreErrorKind::Closed.into()) } else { Ok(()) }
-    }
-
-    /// What every operation but a cached read begins with.
-    pub(crate) fn begin(&self) -> Result<(), StoreError> {
-        self.check_open()?;
-        self.inner.coordinator.ensure_running();
-        Ok(())
-    }
-
-    /// Runs an operation of several steps, which have the time of one operation together.
-    pub(crate) async fn in_time<F: Future>(&self, operation: F) -> F::Output {
-        self.inner.backend.deadline().within(operation).await
-    }
-
-    /// Runs something to its end whatever becomes of the request that asked for it; [`shutdown`](Self::shutdown) waits for it.
-    pub(crate) fn spawn<F>(&self, task: F) -> tokio::task::JoinHandle<F::Output>
-    where
-        F: Future<Output: Send + 'static> + Send + 'static,
-    {
-        self.inner.tasks.spawn(task)
-    }
-
-    /// Extends the session in the background if enough of its life has passed. At most one such task runs for a cached record.
-    pub(crate) fn touch_if_due(&self, record: &Record<T>) {
-        let meta = record.meta();
-        if !self.inner.lifetime.is_worth_extending(meta.created_at, meta.deadline, record.wall(self.inner.clock.now()))
-        {
-            return;
-        }
-        let Some(touch) = record.begin_touch() else { return };
-        let (store, record) = (self.clone(), record.clone());
-        self.spawn(async move {
-            match store.in_time(store.extend(&record)).await {
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::debug!(session = %record.id(), error = &error as &dyn std::error::Error, "a session was not extended");
-                }
-            }
-            drop(touch);
-        });
-    }
-
-    /// Whether the session's time is over, however much it is used.
-    pub(crate) fn is_over(&self, record: &Record<T>) -> bool {
-        self.inner.lifetime.is_over(record.meta().created_at, self.inner.clock.wall())
-    }
-
-    /// For how long the session can live, however much it is used.
-    pub(crate) fn life_left(&self, record: &Record<T>) -> Duration {
-        let end = self.inner.lifetime.end(record.meta().created_at);
-        end.map_or(Duration::MAX, |end| lifetime::time_to_live(end, record.wall(self.inner.clock.now())))
     }
 
     pub(crate) fn blank(&self) -> &Arc<T> {

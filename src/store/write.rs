@@ -8,9 +8,7 @@ use super::lifetime::time_to_live;
 use super::regenerate::TOMBSTONE_TTL;
 use super::turns::Turn;
 use super::{Record, SessionStore, StoreError, StoreErrorKind};
-use crate::backend::{
-    Backend as _, Content, Created, Deleted, MemoryBackend, Meta, Revision, Stored, Touched, Updated,
-};
+use crate::backend::{Backend as _, Content, Created, Deleted, MemoryBackend, Meta, Revision, Stored, Updated};
 use crate::clock::millis;
 use crate::cluster::Announcement;
 use crate::codec::SessionData;
@@ -200,38 +198,6 @@ impl<T: SessionData> SessionStore<T> {
             }
         }
         Err(endless_trail(&id))
-    }
-
-    /// Extends a session's life as a request that reads it would: whether there is one.
-    ///
-    /// # Errors
-    ///
-    /// The backend's.
-    pub async fn touch(&self, id: SessionId) -> Result<bool, StoreError> {
-        let touch = async {
-            match self.find(id).await? {
-                Some(record) => self.extend(&record).await,
-                None => Ok(false),
-            }
-        };
-        self.in_time(touch).await
-    }
-
-    /// Whether the session is there.
-    pub(super) async fn extend(&self, record: &Record<T>) -> Result<bool, StoreError> {
-        let (id, now) = (record.id(), self.inner.clock.wall());
-        let deadline = self.inner.lifetime.deadline(record.meta().created_at, now);
-        self.index_before_touch(&id, deadline).await?;
-        match self.inner.backend.touch(&id, deadline, time_to_live(deadline, now)).await? {
-            Touched::Extended => {
-                record.extend(deadline);
-                Ok(true)
-            }
-            Touched::Gone => {
-                self.inner.coordinator.cache().evict(&id, None);
-                Ok(false)
-            }
-        }
     }
 
     /// Writes `first`, which was made from `base`; on a conflict, what `again` makes of the other's version.
