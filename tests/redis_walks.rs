@@ -89,6 +89,7 @@ async fn a_key_that_is_no_record_is_reported_and_does_not_end_a_walk() {
     assert_eq!(named, [FOREIGN[1][1], FOREIGN[2][1]]);
     assert!(unreadable.iter().all(|error| error.kind() == StoreErrorKind::Corrupt));
 
+    assert_eq!(store.unreadable_records(), 2, "each is counted");
     let done = store.bulk_delete(|record| record.data().visits < 100).await.unwrap();
     assert_eq!(done, BulkDeletion { deleted: 100, unreadable: 2 });
     for [_, key, _] in FOREIGN {

@@ -279,7 +279,9 @@ impl<T: SessionData> Handle<T> {
         drop(state);
         let mut life = Duration::MAX;
         if let Some(record) = live {
-            life = self.store.life_left(&record);
+            if matches!(cookie, Some(CookieChange::Set(_))) {
+                life = self.store.life_left(&record);
+            }
             self.store.touch_if_due(&record);
             self.store.reseal_if_outdated(&record);
         }

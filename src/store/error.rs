@@ -42,7 +42,7 @@ pub enum StoreErrorKind {
     /// A write may or may not have been carried out.
     OutcomeUnknown,
     /// A record cannot be read, or must not be: it was not written like this, was changed, is encrypted under another secret, or is
-    /// plain where encryption is required. It is left as it is.
+    /// plain where encryption is required. Only a logout removes it.
     Corrupt,
     /// The data cannot be written as JSON. Nothing was written.
     Encode,

@@ -1,5 +1,6 @@
 //! The store: the order of steps, over a cache, a codec and a backend that know nothing of each other.
 
+mod decode;
 mod error;
 mod index;
 mod lifecycle;
@@ -34,10 +35,9 @@ pub use self::query::BulkDeletion;
 pub use self::record::Record;
 use self::turns::Turns;
 pub use self::write::NewSession;
-use crate::backend::{Backend as _, Content, Stored};
 use crate::clock::Clock;
 use crate::cluster::{CacheStats, Coordinator, Lease, LocalCache, Lookup};
-use crate::codec::{Codec, Decoded, SessionData};
+use crate::codec::{Codec, SessionData};
 use crate::config::SessionConfig;
 use crate::id::SessionId;
 use crate::observe::{self, Commits, Counter, Outcome};
@@ -185,48 +185,6 @@ impl<T: SessionData> SessionStore<T> {
         self.inner.loads.read(self, id, freshness).instrument(span).await
     }
 
-    /// Reads the backend, past the cache and without filling it.
-    async fn load(&self, id: &SessionId) -> Result<Option<Record<T>>, StoreError> {
-        match self.inner.backend.load(id).await? {
-            Some(stored) => self.decode(id, stored),
-            None => Ok(None),
-        }
-    }
-
-    /// `None` for a tombstone, and for a session whose time is over: the setting may be shorter than when it was written.
-    fn decode(&self, id: &SessionId, stored: Stored) -> Result<Option<Record<T>>, StoreError> {
-        let created_at = stored.meta.created_at;
-        if self.inner.lifetime.is_over(created_at, self.inner.clock.wall()) {
-            return Ok(None);
-        }
-        self.decode_though_over(id, stored)
-    }
-
-    /// For those who delete: a session whose time is over here may go on on a node with another setting.
-    fn decode_though_over(&self, id: &SessionId, stored: Stored) -> Result<Option<Record<T>>, StoreError> {
-        let Stored { mut meta, content } = stored;
-        let Content::Payload(payload) = content else { return Ok(None) };
-        if let Some(end) = self.inner.lifetime.end(meta.created_at) {
-            meta.deadline = meta.deadline.min(end);
-        }
-        match self.inner.codec.decode(id, &meta, &payload) {
-            Ok(Decoded { data, outdated }) => {
-                let record = Record::new(&self.inner.clock, *id, meta, data);
-                Ok(Some(if outdated { record.outdated() } else { record }))
-            }
-            Err(error) => {
-                self.inner.unreadable.add_one();
-                let error = error.about(id);
-                tracing::error!(
-                    session = %id,
-                    error = &error as &dyn std::error::Error,
-                    "a session record cannot be read and is left as it is"
-                );
-                Err(error)
-            }
-        }
-    }
-
     /// What the local cache has done so far. Brings the metrics of the cache up to date, too.
     pub fn cache_stats(&self) -> CacheStats {
         let cache = self.inner.coordinator.cache();
@@ -249,7 +207,7 @@ impl<T: SessionData> SessionStore<T> {
         self.inner.backend.circuit()
     }
 
-    /// Records that could not be read so far. Each was logged by id and left as it was.
+    /// How often a record could not be read so far. Each time it was logged by id.
     pub fn unreadable_records(&self) -> u64 {
         self.inner.unreadable.get()
     }

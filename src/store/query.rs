@@ -6,9 +6,8 @@ use futures_core::Stream;
 use futures_util::future::join_all;
 use futures_util::stream;
 
-use super::write::{MAX_MOVES, endless_trail};
 use super::{Record, SessionStore, StoreError, StoreErrorKind};
-use crate::backend::{Backend as _, Content, Cursor, Deleted, OwnerTag, Page, Stored};
+use crate::backend::{Backend as _, Cursor, Deleted, OwnerTag, Page};
 use crate::cluster::{Announcement, LocalCache};
 use crate::codec::SessionData;
 use crate::id::SessionId;
@@ -156,19 +155,6 @@ impl<T: SessionData> SessionStore<T> {
         let _clear = ClearOnDrop(self.inner.coordinator.local_cache());
         let announcement = self.inner.coordinator.encode(Announcement::CacheClear);
         self.inner.backend.clear(&announcement).await
-    }
-
-    /// Reads a session past the cache, wherever it has moved since its id was met, and though its time may be over.
-    async fn load_wherever_it_moved(&self, id: SessionId) -> Result<Option<Record<T>>, StoreError> {
-        let mut id = id;
-        for _ in 0..MAX_MOVES {
-            match self.inner.backend.load(&id).await? {
-                Some(Stored { content: Content::MovedTo(new), .. }) => id = new,
-                Some(stored) => return self.decode_though_over(&id, stored),
-                None => return Ok(None),
-            }
-        }
-        Err(endless_trail(&id))
     }
 
     /// Deletes a session if it still is what was judged.

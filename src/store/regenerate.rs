@@ -75,10 +75,11 @@ impl<T: SessionData> SessionStore<T> {
         let announcement = self.inner.coordinator.encode(Announcement::SessionDeleted(old));
         // Never finished: whatever the outcome, this node must not answer for the old id from memory.
         let _call = self.inner.coordinator.cache().begin_write(&old, None);
-        match self.inner.backend.update(&old, base.revision(), &tombstone, TOMBSTONE_TTL, &announcement).await? {
+        let answer = self.inner.backend.update(&old, base.revision(), &tombstone, TOMBSTONE_TTL, &announcement).await;
+        match answer.map_err(|error| self.note_unreadable(&old, error))? {
             Updated::Saved => Ok(None),
             Updated::Gone => Err(gone(&old)),
-            Updated::Conflict(current) => self.decode(&old, current)?.map(Some).ok_or_else(|| gone(&old)),
+            Updated::Conflict(current) => self.conflicting(&old, current),
         }
     }
 

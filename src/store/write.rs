@@ -289,13 +289,14 @@ impl<T: SessionData> SessionStore<T> {
         }
         let cache = self.inner.coordinator.cache();
         let call = cache.begin_write(&id, Some(base.revision()));
-        match self.inner.backend.update(&id, base.revision(), &stored, ttl, &announcement).await? {
+        let answer = self.inner.backend.update(&id, base.revision(), &stored, ttl, &announcement).await;
+        match answer.map_err(|error| self.note_unreadable(&id, error))? {
             Updated::Saved => {
                 call.saved(new);
                 Ok(None)
             }
             Updated::Gone => Err(gone(&id)),
-            Updated::Conflict(current) => self.decode(&id, current)?.map(Some).ok_or_else(|| gone(&id)),
+            Updated::Conflict(current) => self.conflicting(&id, current),
         }
     }
 }

@@ -22,13 +22,11 @@ use self::scripts::Scripts;
 use super::{Backend, Created, Cursor, Deleted, OwnerTag, Page, Revision, Stored, Subscription, Touched, Updated};
 use crate::clock::millis;
 use crate::config::{ConfigError, RedisConfig};
-use crate::id::SessionId;
+use crate::id::{SessionId, TEXT_LEN};
 use crate::store::{StoreError, StoreErrorKind};
 
 /// Keys that the server looks at for one page of a walk.
 const PAGE: u32 = 256;
-/// Characters of an id at the end of a key.
-const ID_LEN: usize = 22;
 
 /// Sessions in Redis (7.0 or later). What [`SessionConfigBuilder::redis`](crate::SessionConfigBuilder::redis) uses; public so that
 /// it can be wrapped in a backend of your own.
@@ -94,7 +92,7 @@ impl Shared {
     }
 
     fn key_len(&self) -> usize {
-        self.key_prefix.len() + ID_LEN
+        self.key_prefix.len() + TEXT_LEN
     }
 
     fn parse_key(&self, key: &[u8]) -> Option<SessionId> {
