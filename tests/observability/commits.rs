@@ -52,16 +52,17 @@ async fn each_commit_is_counted_by_how_it_ended_for_the_request() {
         let failed = request(&mut browser, StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(rises(&scrape, failed).await, committed(outcome));
     }
-    for (kind, outcome) in [
-        (StoreErrorKind::Encode, "encode"),
-        (StoreErrorKind::TooLarge, "too_large"),
-        (StoreErrorKind::Corrupt, "corrupt"),
-    ] {
+    for (kind, outcome) in [(StoreErrorKind::Encode, "encode"), (StoreErrorKind::TooLarge, "too_large")] {
         layer.store().get(only_id(&layer).await).await.unwrap();
         spy.fail_next(1, kind);
         let failed = request(&mut browser, StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(rises(&scrape, failed).await, committed(outcome));
     }
+    layer.store().get(only_id(&layer).await).await.unwrap();
+    spy.fail_next(1, StoreErrorKind::Corrupt);
+    let unreadable = rises(&scrape, request(&mut browser, StatusCode::INTERNAL_SERVER_ERROR)).await;
+    let expected = [(r#"commits_total{outcome="corrupt"}"#, 1.0), ("unreadable_records_total", 1.0)];
+    assert_eq!(unreadable, figures(expected));
     let reading = async { assert_eq!(browser.visit(&serve(&layer, read)).await.status, StatusCode::OK) };
     assert_eq!(rises(&scrape, reading).await, figures([]), "nothing is committed where nothing was changed");
 }
