@@ -6,12 +6,11 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 use serde::de::IgnoredAny;
 
-use crate::backend::{Meta, Revision};
 use crate::cluster::{Action, Announcement, interpret};
-use crate::codec::{Codec, Decoded};
-use crate::config::{CodecConfig, CookieConfig, Encryption};
-use crate::cookie::{CookieJar, MAX_CANDIDATES};
+use crate::codec::{Codec, CodecConfig, Decoded, Encryption};
+use crate::cookie::{CookieConfig, CookieJar, MAX_CANDIDATES};
 use crate::id::{SessionId, SessionToken};
+use crate::record::{Meta, Revision};
 use crate::secret::{KeyRing, Secret};
 
 /// A `Cookie` header with signatures in it, which nobody guesses: 1 and 2 stand for two cookies of ours, 3 and 4 for their values

@@ -7,6 +7,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
 
+use crate::random::random_bytes;
+
 /// Length of the text of a [`SessionId`] and of a token: 128 bits in base64url without padding.
 pub(crate) const TEXT_LEN: usize = 22;
 
@@ -124,18 +126,6 @@ fn decode_128(text: &[u8]) -> Option<[u8; 16]> {
     // The engine refuses stray trailing bits, so each value has one spelling.
     let written = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;
     (written == bytes.len()).then_some(bytes)
-}
-
-/// Bytes from the operating system's random generator.
-///
-/// # Panics
-///
-/// If the operating system has none to give: nothing secure can be done then.
-#[expect(clippy::expect_used, reason = "no session may be made without randomness, and no caller can mend it")]
-pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).expect("the operating system's random generator failed");
-    bytes
 }
 
 #[cfg(test)]

@@ -77,17 +77,22 @@
 //!
 //! # Layout
 //!
-//! - `config` — one builder for everything; each mistake is a [`ConfigError`]
-//! - `secret`, `id`, `cookie` — the credential: keys, token and id, signing and verifying
+//! From the top down: each module imports only from those below it, which `tests/layout.rs` checks.
+//!
 //! - `middleware` — the tower layer, service and response future
 //! - `session` — what a handler sees; `change` is the table of what becomes of a session, `commit` carries it out
 //! - `store` — [`SessionStore`]: the order of steps over the parts below; `index` and `owner` are about whose a session is
-//! - `cluster` — the local cache, its lease and fence, messages, the listener
+//! - `config` — one builder for everything, where the parts are put together
 //! - `resilience` — what is done about a backend that fails: attempts, deadlines, the circuit breaker
-//! - `observe` — all metrics: names, units, and how calls and commits end in their words
+//! - `cluster` — the local cache, its lease and fence, messages, the listener
 //! - `codec` — between data and payload: JSON, compressed and encrypted
+//! - `cookie` — signing and verifying
 //! - [`backend`] — where records live: the trait, memory, Redis
-//! - `clock`, `sync`, `guards` — what tests take hold of: time, locks, and the guards, each of which they see missed
+//! - `observe` — all metrics: names, units, and how calls and commits end in their words
+//! - `secret` — keys and their rotation
+//! - `record`, `error` — what a session is to all parts, and how they fail
+//! - `id`, `random`, `clock`, `sync`, `guards` — token and id, and what tests take hold of: randomness, time, locks, and the
+//!   guards, each of which they see missed
 //!
 //! See also [`guide`].
 
@@ -96,11 +101,14 @@ mod cluster;
 mod codec;
 mod config;
 mod cookie;
+mod error;
 #[cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "`testing` exports it"))]
 mod guards;
 mod id;
 mod middleware;
 mod observe;
+mod random;
+mod record;
 mod resilience;
 mod secret;
 mod session;
@@ -139,21 +147,21 @@ mod fuzzing;
 pub mod testing;
 
 pub use crate::backend::MemoryBackend;
-pub use crate::clock::Clock;
-pub use crate::cluster::{CacheStats, Coordinator, LocalCache};
-pub use crate::codec::SessionData;
 #[cfg(feature = "redis")]
-pub use crate::config::RedisConfig;
-pub use crate::config::{
-    CircuitBreakerConfig, ClusterConfig, ConfigError, CookieConfig, Encryption, OutagePolicy, RetryConfig, SameSite,
-    SessionConfig, SessionConfigBuilder,
-};
+pub use crate::backend::RedisConfig;
+pub use crate::clock::Clock;
+pub use crate::cluster::{CacheStats, ClusterConfig, Coordinator, LocalCache};
+pub use crate::codec::Encryption;
+pub use crate::config::{OutagePolicy, SessionConfig, SessionConfigBuilder};
+pub use crate::cookie::{CookieConfig, SameSite};
+pub use crate::error::{ConfigError, StoreError, StoreErrorKind};
 pub use crate::id::{InvalidSessionId, SessionId, SessionToken};
 pub use crate::middleware::{ResponseFuture, SessionLayer, SessionService};
-pub use crate::resilience::{Circuit, CircuitState};
+pub use crate::record::{NewSession, Record, SessionData};
+pub use crate::resilience::{Circuit, CircuitBreakerConfig, CircuitState, RetryConfig};
 pub use crate::secret::Secret;
 pub use crate::session::{Fresh, Session, SessionError};
-pub use crate::store::{BulkDeletion, NewSession, Record, SessionStore, StoreError, StoreErrorKind};
+pub use crate::store::{BulkDeletion, SessionStore};
 
 /// The README's examples are tests, too.
 #[cfg(all(doctest, feature = "axum", feature = "redis"))]

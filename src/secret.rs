@@ -5,7 +5,7 @@ use std::fmt;
 use hkdf::Hkdf;
 use sha2::Sha256;
 
-use crate::config::ConfigError;
+use crate::error::ConfigError;
 
 /// Shortest secret accepted, in bytes: as long as the keys that are derived from it.
 pub(crate) const MIN_LEN: usize = 32;

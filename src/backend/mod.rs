@@ -10,101 +10,20 @@ mod owner;
 mod redis;
 mod subscription;
 
-use std::fmt;
 use std::future::Future;
 use std::time::Duration;
-
-use bytes::Bytes;
 
 pub(crate) use self::dynamic::{Answer, DynBackend};
 pub use self::memory::MemoryBackend;
 pub use self::owner::OwnerTag;
 #[cfg(feature = "redis")]
-pub use self::redis::RedisBackend;
+pub use self::redis::{RedisBackend, RedisConfig};
 #[cfg(all(feature = "redis", any(test, fuzzing)))]
 pub(crate) use self::redis::{open_envelope, seal_envelope};
 pub use self::subscription::{Event, Subscription, SubscriptionSender};
-use crate::id::{SessionId, random_bytes};
-use crate::store::StoreError;
-
-/// Names one version of a record: an 8-byte counter and 8 random bytes, new at every write, compared for equality only.
-///
-/// The counter makes sure that a session never sees a revision again; the random part tells apart two nodes that both write on
-/// top of the same one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Revision([u8; 16]);
-
-impl Revision {
-    /// The first revision of a new record.
-    pub(crate) fn first() -> Self {
-        Self::with_counter(1)
-    }
-
-    /// A revision for what is written on top of this one.
-    pub(crate) fn next(self) -> Self {
-        let mut counter = [0; 8];
-        counter.copy_from_slice(&self.0[..8]);
-        Self::with_counter(u64::from_be_bytes(counter).wrapping_add(1))
-    }
-
-    fn with_counter(counter: u64) -> Self {
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&counter.to_be_bytes());
-        bytes[8..].copy_from_slice(&random_bytes::<8>());
-        Revision(bytes)
-    }
-
-    /// The 16 bytes.
-    pub fn as_bytes(&self) -> &[u8; 16] {
-        &self.0
-    }
-
-    /// The revision with these 16 bytes.
-    pub fn from_bytes(bytes: [u8; 16]) -> Self {
-        Revision(bytes)
-    }
-}
-
-/// What a backend keeps beside the content. An encrypted payload is bound to revision and time of creation, so they must come back
-/// as they were given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Meta {
-    /// Which version this is.
-    pub revision: Revision,
-    /// When the session was created, in milliseconds since the Unix epoch.
-    pub created_at: u64,
-    /// Until when the session lives if nobody uses it, in milliseconds since the Unix epoch. A backend does not judge by it: what
-    /// makes a record go away is the time to live given with it.
-    pub deadline: u64,
-}
-
-/// What a record holds.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Content {
-    /// The encoded data of a session, opaque to the backend.
-    Payload(Bytes),
-    /// A tombstone: the session goes on under another id. It counts as gone, but deleting it must not lose the trail.
-    MovedTo(SessionId),
-}
-
-/// Without the payload: it is the application's data, and may be private.
-impl fmt::Debug for Content {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Content::Payload(payload) => write!(f, "Payload({} bytes)", payload.len()),
-            Content::MovedTo(id) => f.debug_tuple("MovedTo").field(id).finish(),
-        }
-    }
-}
-
-/// A record as a backend keeps it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stored {
-    /// Revision and times.
-    pub meta: Meta,
-    /// The data, or where it went.
-    pub content: Content,
-}
+use crate::error::StoreError;
+use crate::id::SessionId;
+pub use crate::record::{Content, Meta, Revision, Stored};
 
 /// Answer to [`Backend::create`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -273,26 +192,4 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Lets go of all connections. Later calls may answer with an error.
     fn close(&self) -> impl Future<Output = ()> + Send;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_revision_counts_and_differs_from_its_siblings() {
-        let base = Revision::first();
-        let (one, two) = (base.next(), base.next());
-        assert_eq!(one.as_bytes()[..8], 2u64.to_be_bytes());
-        assert_eq!(one.as_bytes()[..8], two.as_bytes()[..8]);
-        assert_ne!(one, two);
-    }
-
-    #[test]
-    fn a_record_does_not_print_its_data() {
-        let meta = Meta { revision: Revision::first(), created_at: 0, deadline: 0 };
-        let stored = Stored { meta, content: Content::Payload(Bytes::from_static(b"\0\0{\"card\":1}")) };
-        let text = format!("{:?}", Updated::Conflict(stored));
-        assert!(text.contains("Payload(12 bytes)") && !text.contains("card"), "{text}");
-    }
 }

@@ -21,12 +21,11 @@ use quick_cache::{DefaultHashBuilder, Lifecycle, UnitWeighter};
 use super::fence::Fence;
 use super::lease::{Epoch, LastHeld, Lease};
 use super::stats::{CacheStats, Counters};
-use crate::backend::Revision;
 use crate::clock::{Clock, Millis, millis};
 use crate::guards::{Guard, stands};
 use crate::id::SessionId;
 use crate::observe::{self, Gauge, Observer};
-use crate::store::Record;
+use crate::record::{Record, Revision};
 
 /// For how long, in milliseconds, "there is no such session" is believed.
 const ABSENT_TTL: u64 = 1000;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::ConfigError;
-use crate::id::random_bytes;
+use crate::error::ConfigError;
+use crate::random::random_bytes;
 
 /// The local cache of a node, and how it hears from the others.
 ///

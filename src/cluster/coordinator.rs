@@ -11,10 +11,10 @@ use super::listener::{Listener, State, Status};
 use super::message::Announcement;
 use crate::backend::DynBackend;
 use crate::clock::Clock;
-use crate::config::ClusterConfig;
+use crate::cluster::ClusterConfig;
+use crate::error::StoreError;
 use crate::id::SessionId;
 use crate::observe::Observer;
-use crate::store::StoreError;
 
 /// A node's part in the cluster. Got from [`SessionStore::coordinator`](crate::SessionStore::coordinator).
 pub struct Coordinator<T> {

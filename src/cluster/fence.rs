@@ -10,9 +10,9 @@ use std::collections::HashMap;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
-use crate::backend::Revision;
 use crate::guards::{Guard, stands};
 use crate::id::SessionId;
+use crate::record::Revision;
 use crate::sync::{AtomicU64, Mutex, MutexGuard};
 
 /// Locks, so that sessions seldom wait for each other. The caller's closures run under one of them, and must not wait.

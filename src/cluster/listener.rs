@@ -9,9 +9,9 @@ use super::cache::LocalCache;
 use super::message::{Action, interpret};
 use crate::backend::{DynBackend, Event, Subscription};
 use crate::clock::{Clock, millis};
+use crate::error::StoreError;
 use crate::guards::{Guard, stands};
 use crate::observe::{self, Counter, Gauge, Observer};
-use crate::store::StoreError;
 
 /// The pause before a lost subscription is made anew, doubled at each failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);

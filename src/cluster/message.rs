@@ -6,8 +6,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
-use crate::backend::Revision;
 use crate::id::SessionId;
+use crate::record::Revision;
 
 /// Longer messages are not parsed. Ours have some 200 bytes, plus a node id of at most 128.
 const MAX_LEN: usize = 4096;

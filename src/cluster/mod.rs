@@ -1,6 +1,7 @@
 //! The local cache of a node and what keeps it right.
 
 mod cache;
+mod config;
 mod coordinator;
 mod fence;
 mod lease;
@@ -12,6 +13,7 @@ mod stats;
 
 pub use self::cache::LocalCache;
 pub(crate) use self::cache::{Grace, LoadCall, LoadMark, Lookup};
+pub use self::config::ClusterConfig;
 pub use self::coordinator::Coordinator;
 pub(crate) use self::lease::Lease;
 pub(crate) use self::message::Announcement;

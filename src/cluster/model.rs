@@ -13,11 +13,10 @@ use std::time::Duration;
 
 use super::cache::{Grace, LocalCache, Lookup};
 use super::lease::{Epoch, Lease};
-use crate::backend::{Meta, Revision};
 use crate::clock::{self, Clock, Millis};
 use crate::id::SessionId;
 use crate::observe::Observer;
-use crate::store::Record;
+use crate::record::{Meta, Record, Revision};
 use crate::sync::{Mutex, MutexGuard};
 
 /// How many random schedules are tried, of each of two kinds.
@@ -91,7 +90,7 @@ impl Model {
         lease.extend(epoch, clock.now().plus(clock::millis(max_staleness)));
         let model = Model {
             // Small, so that the map has but one lock, too.
-            cache: Arc::new(LocalCache::new(lease, clock.clone(), Duration::from_secs(60), 4, &Observer::new())),
+            cache: Arc::new(LocalCache::new(lease, clock.clone(), Duration::from_secs(60), 4, &Observer::new(None))),
             id: SessionId::from_bytes([1; 16]),
             clock,
             backend: Mutex::new(Backend { record: None, unheard: Some(VecDeque::new()) }),

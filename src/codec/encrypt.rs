@@ -25,8 +25,9 @@
 
 use aes_gcm_siv::{AeadInOut as _, Aes256GcmSiv, KeyInit as _};
 
-use crate::backend::Meta;
-use crate::id::{SessionId, random_bytes};
+use crate::id::SessionId;
+use crate::random::random_bytes;
+use crate::record::Meta;
 use crate::secret::KeyRing;
 
 const KEY: &str = "clustered-sessions/record/v1";

@@ -11,7 +11,7 @@
 
 #[cfg(feature = "compression")]
 mod compress;
-mod data;
+mod config;
 mod encrypt;
 #[cfg(test)]
 mod tests;
@@ -24,13 +24,13 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use self::data::SessionData;
+pub(crate) use self::config::CodecConfig;
+pub use self::config::Encryption;
 use self::encrypt::RecordKeys;
-use crate::backend::Meta;
-use crate::config::{CodecConfig, Encryption};
+use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
+use crate::record::Meta;
 use crate::secret::KeyRing;
-use crate::store::{StoreError, StoreErrorKind};
 
 const COMPRESSED: u8 = 1;
 const ENCRYPTED: u8 = 2;

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::*;
-use crate::backend::Revision;
+use crate::record::Revision;
 use crate::secret::Secret;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

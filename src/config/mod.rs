@@ -1,13 +1,8 @@
 //! One builder for everything; each mistake is a [`ConfigError`].
 
-mod cluster;
-mod codec;
-mod cookie;
-mod error;
 mod outage;
 mod presets;
-#[cfg(feature = "redis")]
-mod redis;
+mod records;
 mod resilience;
 mod secrets;
 mod timeouts;
@@ -16,24 +11,20 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use self::cluster::ClusterConfig;
-pub(crate) use self::codec::CodecConfig;
-pub use self::codec::Encryption;
-pub use self::cookie::{CookieConfig, SameSite};
-pub use self::error::ConfigError;
 pub use self::outage::OutagePolicy;
-#[cfg(feature = "redis")]
-pub use self::redis::RedisConfig;
-pub(crate) use self::resilience::Resilience;
-use self::resilience::Wishes;
-pub use self::resilience::{CircuitBreakerConfig, RetryConfig};
-#[cfg(feature = "redis")]
-use crate::backend::RedisBackend;
 use crate::backend::{Backend, DynBackend, MemoryBackend};
+#[cfg(feature = "redis")]
+use crate::backend::{RedisBackend, RedisConfig};
 use crate::clock::Clock;
-use crate::observe::Observer;
+use crate::cluster::ClusterConfig;
+use crate::codec::CodecConfig;
+use crate::cookie::CookieConfig;
+use crate::error::ConfigError;
+use crate::resilience::{Resilience, Wishes};
 use crate::secret::{KeyRing, Secret};
-use crate::store::OwnerOf;
+
+/// Says whose a session is.
+pub(crate) type OwnerOf<T> = Arc<dyn Fn(&T) -> Option<String> + Send + Sync>;
 
 /// A checked configuration. Made by [`SessionConfig::builder`] or one of the presets, used by
 /// [`SessionLayer::new`](crate::SessionLayer::new).
@@ -50,7 +41,7 @@ pub struct SessionConfig<T> {
     pub(crate) backend: Arc<dyn DynBackend>,
     pub(crate) clock: Clock,
     pub(crate) owner: Option<OwnerOf<T>>,
-    pub(crate) observer: Observer,
+    pub(crate) metrics_label: Option<String>,
 }
 
 impl<T> SessionConfig<T> {
@@ -85,7 +76,7 @@ impl<T> SessionConfig<T> {
             redis: None,
             clock: Clock::system(),
             owner: None,
-            observer: Observer::new(),
+            metrics_label: None,
         }
     }
 }
@@ -120,7 +111,7 @@ pub struct SessionConfigBuilder<T> {
     redis: Option<RedisConfig>,
     clock: Clock,
     owner: Option<OwnerOf<T>>,
-    observer: Observer,
+    metrics_label: Option<String>,
 }
 
 impl<T> SessionConfigBuilder<T> {
@@ -214,7 +205,7 @@ impl<T> SessionConfigBuilder<T> {
     /// ```
     #[cfg(feature = "metrics")]
     pub fn metrics_label(mut self, store: impl AsRef<str>) -> Self {
-        self.observer = Observer::labelled(store.as_ref());
+        self.metrics_label = Some(store.as_ref().to_owned());
         self
     }
 
@@ -237,8 +228,7 @@ impl<T> SessionConfigBuilder<T> {
         self.cluster.check(self.timeout)?;
         self.on_outage.check(&self.cluster, self.timeout)?;
         self.codec.check()?;
-        #[cfg(feature = "metrics")]
-        if self.observer.label().is_some_and(|label| label.is_empty() || label.len() > 128) {
+        if self.metrics_label.as_ref().is_some_and(|label| label.is_empty() || label.len() > 128) {
             return Err(ConfigError::MetricsLabel);
         }
         let backend = self.choose_backend()?;
@@ -256,7 +246,7 @@ impl<T> SessionConfigBuilder<T> {
             backend,
             clock: self.clock,
             owner: self.owner,
-            observer: self.observer,
+            metrics_label: self.metrics_label,
         })
     }
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{ClusterConfig, ConfigError};
+use crate::cluster::ClusterConfig;
+use crate::error::ConfigError;
 
 /// What a request gets whose session cannot be loaded, because the backend is out of reach or does not answer in time.
 ///

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{ClusterConfig, CookieConfig, Encryption, SessionConfig, SessionConfigBuilder};
+use super::{SessionConfig, SessionConfigBuilder};
+use crate::cluster::ClusterConfig;
+use crate::codec::Encryption;
+use crate::cookie::CookieConfig;
 use crate::secret::Secret;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -128,7 +131,8 @@ impl ClusterConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{CircuitBreakerConfig, ConfigError, RetryConfig};
+    use crate::error::ConfigError;
+    use crate::resilience::{CircuitBreakerConfig, RetryConfig};
 
     #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
     struct Data;

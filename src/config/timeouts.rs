@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{ConfigError, SessionConfigBuilder};
+use super::SessionConfigBuilder;
+use crate::error::ConfigError;
 
 impl<T> SessionConfigBuilder<T> {
     /// The longest session timeout: 400 days.

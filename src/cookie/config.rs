@@ -1,6 +1,6 @@
 //! How the session cookie looks.
 
-use super::ConfigError;
+use crate::error::ConfigError;
 
 /// When browsers send the cookie along with requests that another site caused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

@@ -13,7 +13,9 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use http::{HeaderMap, HeaderValue, header};
 use sha2::Sha256;
 
-use crate::config::{CookieConfig, SameSite};
+mod config;
+
+pub use self::config::{CookieConfig, SameSite};
 use crate::id::{self, SessionToken};
 use crate::secret::KeyRing;
 

@@ -10,10 +10,10 @@ use http::Response;
 use pin_project_lite::pin_project;
 
 use super::headers;
-use super::layer::Shared;
-use crate::codec::SessionData;
+use super::shared::Shared;
+use crate::error::StoreErrorKind;
+use crate::record::SessionData;
 use crate::session::{Commit, Handle, SessionError, finished};
-use crate::store::StoreErrorKind;
 
 pin_project! {
     /// The response of a [`SessionService`](crate::SessionService).

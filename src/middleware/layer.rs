@@ -7,10 +7,12 @@ use http::HeaderValue;
 use tower_layer::Layer;
 
 use super::service::SessionService;
-use crate::codec::SessionData;
+use super::shared::Shared;
 use crate::config::SessionConfig;
 use crate::cookie::CookieJar;
-use crate::store::{SessionStore, StoreError};
+use crate::error::StoreError;
+use crate::record::SessionData;
+use crate::store::SessionStore;
 
 /// Gives the handlers below it a [`Session<T>`](crate::Session).
 ///
@@ -47,12 +49,6 @@ use crate::store::{SessionStore, StoreError};
 /// ```
 pub struct SessionLayer<T> {
     pub(super) shared: Arc<Shared<T>>,
-}
-
-/// What all services of a layer have in common.
-pub(super) struct Shared<T> {
-    pub(super) store: SessionStore<T>,
-    pub(super) jar: CookieJar,
 }
 
 impl<T: SessionData> SessionLayer<T> {

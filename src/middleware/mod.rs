@@ -4,6 +4,7 @@ mod future;
 mod headers;
 mod layer;
 mod service;
+mod shared;
 
 pub use self::future::ResponseFuture;
 pub use self::layer::SessionLayer;

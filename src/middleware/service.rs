@@ -8,8 +8,8 @@ use http::{Extensions, Request, Response};
 use tower_service::Service;
 
 use super::future::ResponseFuture;
-use super::layer::Shared;
-use crate::codec::SessionData;
+use super::shared::Shared;
+use crate::record::SessionData;
 use crate::session::{Handle, Seat, SessionError};
 
 /// The middleware of a [`SessionLayer`](crate::SessionLayer).

@@ -3,9 +3,8 @@
 use tracing::Span;
 
 use super::facade::{self, Durations, Observer, Timer};
-use super::outcome::{Answered, Operation, Outcome};
+use super::outcome::{Operation, Outcome};
 use super::{ANNOUNCEMENTS_SENT, BACKEND_CALL_DURATION, BACKEND_CALLS, COMMITS, Counter, Metric};
-use crate::store::StoreError;
 
 /// A count for each of some outcomes, the last of which takes all that have none. All are there from the start, so that the first
 /// fault is seen as a rise.
@@ -97,8 +96,8 @@ impl Call<'_> {
         self.span.clone()
     }
 
-    pub(crate) fn end<R: Answered>(mut self, answer: &Result<R, StoreError>) {
-        self.outcome = answer.as_ref().map_or_else(|error| error.kind().into(), Answered::outcome);
+    pub(crate) fn end(mut self, outcome: Outcome) {
+        self.outcome = outcome;
     }
 }
 

@@ -17,17 +17,9 @@ pub(crate) struct Observer {
 }
 
 impl Observer {
-    pub(crate) fn new() -> Self {
-        Observer { store: None }
-    }
-
-    /// All metrics get the label `store` with this value.
-    pub(crate) fn labelled(store: &str) -> Self {
-        Observer { store: Some(store.into()) }
-    }
-
-    pub(crate) fn label(&self) -> Option<&str> {
-        self.store.as_deref()
+    /// All metrics get the label `store` with this value, if there is one.
+    pub(crate) fn new(store: Option<&str>) -> Self {
+        Observer { store: store.map(Arc::from) }
     }
 
     pub(super) fn counter(&self, metric: Metric, labels: &[(&'static str, &'static str)]) -> Counter {

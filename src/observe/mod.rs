@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) use self::calls::{Calls, Commits};
 pub(crate) use self::facade::{Gauge, Observer};
-pub(crate) use self::outcome::{Answered, Operation, Outcome};
+pub(crate) use self::outcome::{Operation, Outcome};
 
 /// A metric.
 #[cfg_attr(not(feature = "metrics"), allow(dead_code, reason = "`metrics` exports it"))]

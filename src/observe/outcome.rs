@@ -1,7 +1,6 @@
 //! What a backend is asked for and how that ends, in the words of metrics and spans.
 
-use crate::backend::{Content, Created, Deleted, Page, Stored, Touched, Updated};
-use crate::store::StoreErrorKind;
+use crate::error::StoreErrorKind;
 
 /// What a backend is asked for. Listening is measured where it is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,68 +132,3 @@ impl From<StoreErrorKind> for Outcome {
         }
     }
 }
-
-/// What a backend can answer.
-pub(crate) trait Answered {
-    fn outcome(&self) -> Outcome;
-}
-
-impl Answered for Option<Stored> {
-    fn outcome(&self) -> Outcome {
-        match self.as_ref().map(|stored| &stored.content) {
-            Some(Content::Payload(_)) => Outcome::Ok,
-            Some(Content::MovedTo(_)) => Outcome::Gone,
-            None => Outcome::NotFound,
-        }
-    }
-}
-
-impl Answered for Created {
-    fn outcome(&self) -> Outcome {
-        match self {
-            Created::Created => Outcome::Ok,
-            Created::Exists => Outcome::Conflict,
-        }
-    }
-}
-
-impl Answered for Updated {
-    fn outcome(&self) -> Outcome {
-        match self {
-            Updated::Saved => Outcome::Ok,
-            Updated::Conflict(_) => Outcome::Conflict,
-            Updated::Gone => Outcome::Gone,
-        }
-    }
-}
-
-impl Answered for Deleted {
-    fn outcome(&self) -> Outcome {
-        match self {
-            Deleted::Deleted => Outcome::Ok,
-            Deleted::Gone | Deleted::MovedTo(_) => Outcome::Gone,
-            Deleted::Conflict(_) => Outcome::Conflict,
-        }
-    }
-}
-
-impl Answered for Touched {
-    fn outcome(&self) -> Outcome {
-        match self {
-            Touched::Extended => Outcome::Ok,
-            Touched::Gone => Outcome::Gone,
-        }
-    }
-}
-
-/// Answers that have but one meaning.
-macro_rules! always_ok {
-    ($($answer:ty),*) => {
-        $(impl Answered for $answer {
-            fn outcome(&self) -> Outcome {
-                Outcome::Ok
-            }
-        })*
-    };
-}
-always_ok!((), u64, Page);

@@ -6,7 +6,7 @@ use super::Metric;
 pub(crate) struct Observer;
 
 impl Observer {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(_: Option<&str>) -> Self {
         Observer
     }
 

@@ -1,13 +1,19 @@
 //! A session as the store hands it out: its data and what is known about it.
 
+mod data;
+mod revision;
+mod stored;
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::backend::{Meta, Revision};
+pub use self::data::SessionData;
+pub use self::revision::Revision;
+pub use self::stored::{Content, Meta, Stored};
 use crate::clock::{Clock, Millis};
-use crate::id::SessionId;
+use crate::id::{SessionId, SessionToken};
 
 /// A session's data with its id and times. A cheap clone of something shared and never changed: a change makes a new record.
 pub struct Record<T> {
@@ -126,6 +132,23 @@ impl<T> fmt::Debug for Record<T> {
             .field("id", &self.inner.id)
             .field("revision", &self.inner.revision)
             .finish_non_exhaustive()
+    }
+}
+
+/// A session that has just been created.
+#[must_use = "the token is nowhere else: without it nobody can use the session"]
+pub struct NewSession<T> {
+    /// The session's id.
+    pub id: SessionId,
+    /// The credential, to be put into the visitor's cookie.
+    pub token: SessionToken,
+    /// The session.
+    pub record: Record<T>,
+}
+
+impl<T> fmt::Debug for NewSession<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewSession").field("record", &self.record).finish_non_exhaustive()
     }
 }
 

@@ -11,7 +11,7 @@
 
 use tokio::time::Instant;
 
-use crate::config::CircuitBreakerConfig;
+use crate::resilience::CircuitBreakerConfig;
 
 /// What a circuit breaker does with calls. The names are those of Nygard, "Release It!".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -6,9 +6,9 @@ use std::sync::{Mutex, PoisonError};
 use tokio::time::Instant;
 
 use super::breaker::{Breaker, CircuitState, Outcome, Pass};
-use crate::config::CircuitBreakerConfig;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::observe::{self, Counter, Gauge, Observer};
-use crate::store::{StoreError, StoreErrorKind};
+use crate::resilience::CircuitBreakerConfig;
 
 /// The circuit breaker of a store. Got from [`SessionStore::circuit`](crate::SessionStore::circuit).
 ///

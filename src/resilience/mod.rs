@@ -17,8 +17,10 @@
 //! The breaker is asked before each attempt. It lets `ping` and `subscribe` through, which are how it is known that a backend is
 //! well again, and is told when they succeed.
 
+mod answer;
 mod breaker;
 mod circuit;
+mod config;
 mod deadline;
 mod retry;
 
@@ -29,20 +31,22 @@ use tokio::time::error::Elapsed;
 use tokio::time::timeout_at;
 use tracing::Instrument as _;
 
+use self::answer::{Answered, outcome};
 pub use self::breaker::CircuitState;
 use self::circuit::Admission;
 pub use self::circuit::Circuit;
+pub use self::config::{CircuitBreakerConfig, RetryConfig};
+pub(crate) use self::config::{Resilience, Wishes};
 pub(crate) use self::deadline::{Deadline, end_of_step};
 pub(crate) use self::retry::Attempts;
 use crate::backend::{
-    Answer, Backend, Created, Cursor, Deleted, DynBackend, OwnerTag, Page, Revision, Stored, Subscription, Touched,
-    Updated,
+    Answer, Backend, Created, Cursor, Deleted, DynBackend, OwnerTag, Page, Subscription, Touched, Updated,
 };
 use crate::clock::Clock;
-use crate::config::Resilience;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
-use crate::observe::{self, Answered, Calls, Counter, Observer, Operation};
-use crate::store::{StoreError, StoreErrorKind};
+use crate::observe::{self, Calls, Counter, Observer, Operation};
+use crate::record::{Revision, Stored};
 
 /// A backend, bounded in time, asked again where that may help, and left alone while it does not.
 ///
@@ -147,7 +151,7 @@ impl Resilient {
         let call = call().instrument(watched.span());
         let answer = timeout_at(deadline.of_step(self.policy.attempt_timeout), call).await;
         let answer = answer.unwrap_or_else(|elapsed| Err(unanswered(operation, elapsed)));
-        watched.end(&answer);
+        watched.end(outcome(&answer));
         admission.settle(&answer);
         answer
     }
@@ -200,7 +204,7 @@ impl Backend for Resilient {
         drop(self.admit(Operation::Clear)?);
         let watched = self.calls.begin(Operation::Clear);
         let answer = self.inner.clear(announcement).instrument(watched.span()).await;
-        watched.end(&answer);
+        watched.end(outcome(&answer));
         answer
     }
 
@@ -238,7 +242,7 @@ impl Backend for Resilient {
         let watched = self.calls.begin(Operation::Ping);
         let answer = timeout_at(end, self.inner.ping().instrument(watched.span())).await;
         let answer = answer.unwrap_or_else(|elapsed| Err(unanswered(Operation::Ping, elapsed)));
-        watched.end(&answer);
+        watched.end(outcome(&answer));
         answer?;
         self.circuit.heard();
         Ok(())

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::backend::{Deleted, Updated};
-use crate::config::RetryConfig;
-use crate::store::{StoreError, StoreErrorKind};
+use crate::error::{StoreError, StoreErrorKind};
+use crate::resilience::RetryConfig;
 
 /// The attempts at one call.
 #[derive(Debug)]
@@ -80,8 +80,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::backend::{Content, Meta, Revision, Stored};
     use crate::id::SessionId;
+    use crate::record::{Content, Meta, Revision, Stored};
 
     const HOUR: Duration = Duration::from_secs(3600);
 

@@ -9,9 +9,9 @@ use tracing::Instrument as _;
 use super::SessionError;
 use super::change::{Intent, Plan};
 use super::handle::{Change, CookieChange, Found, Handle, apply_all};
-use crate::codec::SessionData;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::observe::Outcome;
-use crate::store::{NewSession, StoreError, StoreErrorKind};
+use crate::record::{NewSession, SessionData};
 
 /// The end of a commit, and whether the application panicked in it.
 pub(crate) type Commit = JoinHandle<Result<(), SessionError>>;

@@ -5,8 +5,8 @@ use std::fmt;
 
 use http::{HeaderValue, Response, StatusCode, header};
 
+use crate::error::{StoreError, StoreErrorKind};
 use crate::observe::Outcome;
-use crate::store::{StoreError, StoreErrorKind};
 
 /// Why a session could not be read or changed.
 ///

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::Extensions;
 
 use super::{Handle, Session, SessionError};
-use crate::codec::SessionData;
+use crate::record::SessionData;
 
 /// What the middleware leaves in the request for the extractors of one type of data.
 pub(crate) struct Seat<T: SessionData>(pub(crate) Arc<Handle<T>>);

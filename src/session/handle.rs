@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use super::SessionError;
 use super::change::{self, Intent, Plan};
-use crate::codec::SessionData;
 use crate::cookie::Presented;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::id::{SessionId, SessionToken};
-use crate::store::{Freshness, Record, SessionStore, StoreError, StoreErrorKind, Substitute};
+use crate::record::{Record, SessionData};
+use crate::store::{Freshness, SessionStore, Substitute};
 
 /// A change to the data that can be made again, on top of what another node has written.
 pub(super) type Change<T> = Arc<dyn Fn(&mut T) + Send + Sync>;

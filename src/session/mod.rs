@@ -17,11 +17,13 @@ pub(crate) use self::extract::Seat;
 use self::handle::Change;
 pub(crate) use self::handle::{CookieChange, Handle, Head};
 use crate::backend::MemoryBackend;
-use crate::codec::SessionData;
-use crate::config::{ClusterConfig, SessionConfig};
+use crate::cluster::ClusterConfig;
+use crate::config::SessionConfig;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
+use crate::record::SessionData;
 use crate::secret::Secret;
-use crate::store::{SessionStore, StoreError, StoreErrorKind};
+use crate::store::SessionStore;
 
 /// The session of a request. A cheap clone; all clones, and all extractions in one request, are one session.
 ///

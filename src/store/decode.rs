@@ -1,10 +1,13 @@
 //! Reading the backend: past the cache, and from what it keeps to sessions.
 
-use super::write::{MAX_MOVES, endless_trail, gone};
-use super::{Record, SessionStore, StoreError, StoreErrorKind};
-use crate::backend::{Backend as _, Content, Stored};
-use crate::codec::{Decoded, SessionData};
+use super::SessionStore;
+use super::tombstone::{MAX_MOVES, endless_trail};
+use super::write::gone;
+use crate::backend::Backend as _;
+use crate::codec::Decoded;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
+use crate::record::{Content, Record, SessionData, Stored};
 
 impl<T: SessionData> SessionStore<T> {
     /// Reads the backend, past the cache and without filling it.

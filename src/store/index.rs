@@ -12,25 +12,22 @@
 //!
 //! No step covers index and record at once, so this holds also where they are on different servers.
 
-use std::sync::Arc;
-
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-use super::{Record, SessionStore, StoreError};
+use super::SessionStore;
 use crate::backend::{Backend as _, OwnerTag};
-use crate::codec::SessionData;
+use crate::config::OwnerOf;
+use crate::error::StoreError;
 use crate::guards::{Guard, stands};
 use crate::id::SessionId;
+use crate::record::{Record, SessionData};
 use crate::secret::KeyRing;
 
 /// What keys are derived for, and what tags are made over.
 const PURPOSE: &str = "clustered-sessions/owner/v1";
 /// In milliseconds. An entry is written at most this often for one session, and lasts two more of it than the session.
 const HOUR: u64 = 3_600_000;
-
-/// Says whose a session is.
-pub(crate) type OwnerOf<T> = Arc<dyn Fn(&T) -> Option<String> + Send + Sync>;
 
 /// What a store knows about owners.
 pub(super) struct Owners<T> {
@@ -151,6 +148,8 @@ impl<T: SessionData> SessionStore<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::secret::Secret;
 

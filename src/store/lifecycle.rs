@@ -4,9 +4,10 @@ use std::future::Future;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{SessionStore, StoreError, StoreErrorKind};
+use super::SessionStore;
 use crate::backend::Backend as _;
-use crate::codec::SessionData;
+use crate::error::{StoreError, StoreErrorKind};
+use crate::record::SessionData;
 
 impl<T: SessionData> SessionStore<T> {
     /// Whether the backend answers, within one attempt. It is asked though the circuit is open; if it answers then, the circuit is

@@ -13,11 +13,12 @@ use futures_util::future::{FutureExt as _, Shared};
 use tokio::sync::oneshot;
 use tracing::{Instrument as _, Span};
 
-use super::{Record, SessionStore, StoreError, StoreErrorKind};
+use super::SessionStore;
 use crate::cluster::{LoadCall, LoadMark, LocalCache};
-use crate::codec::SessionData;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::guards::{Guard, stands};
 use crate::id::SessionId;
+use crate::record::{Record, SessionData};
 use crate::sync::{Mutex, MutexGuard};
 
 type Outcome<T> = Result<Option<Record<T>>, StoreError>;

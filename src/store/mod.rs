@@ -1,7 +1,6 @@
 //! The store: the order of steps, over a cache, a codec and a backend that know nothing of each other.
 
 mod decode;
-mod error;
 mod index;
 mod lifecycle;
 mod lifetime;
@@ -9,9 +8,9 @@ mod load;
 mod outage;
 mod owner;
 mod query;
-mod record;
 mod regenerate;
 mod reseal;
+mod tombstone;
 mod touch;
 mod turns;
 mod write;
@@ -23,8 +22,6 @@ use std::sync::atomic::AtomicBool;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
-pub use self::error::{StoreError, StoreErrorKind};
-pub(crate) use self::index::OwnerOf;
 use self::index::Owners;
 use self::lifetime::Lifetime;
 pub(crate) use self::load::Freshness;
@@ -32,15 +29,15 @@ use self::load::Loads;
 use self::outage::Fallback;
 pub(crate) use self::outage::Substitute;
 pub use self::query::BulkDeletion;
-pub use self::record::Record;
 use self::turns::Turns;
-pub use self::write::NewSession;
 use crate::clock::Clock;
 use crate::cluster::{CacheStats, Coordinator, Lease, LocalCache, Lookup};
-use crate::codec::{Codec, SessionData};
+use crate::codec::Codec;
 use crate::config::SessionConfig;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
-use crate::observe::{self, Commits, Counter, Outcome};
+use crate::observe::{self, Commits, Counter, Observer, Outcome};
+use crate::record::{Record, SessionData};
 use crate::resilience::{Circuit, Resilient};
 
 /// Sessions in a backend, read from a local cache. A cheap clone; all clones are one store.
@@ -103,9 +100,10 @@ impl<T: SessionData> SessionStore<T> {
             on_outage,
             owner,
             resilience,
-            observer,
+            metrics_label,
             ..
         } = config;
+        let observer = Observer::new(metrics_label.as_deref());
         let backend = Arc::new(Resilient::new(backend, resilience, clock.clone(), &observer));
         // A cache that is turned off is one that is never trusted; one that nobody keeps right is always trusted, as asked for.
         let lease = if cluster.cache_enabled && !cluster.enabled { Lease::permanent() } else { Lease::new() };

@@ -1,11 +1,12 @@
 //! What stands in for a session that a request cannot load.
 
-use super::{Record, SessionStore, StoreError};
+use super::SessionStore;
 use crate::clock::millis;
-use crate::cluster::Grace;
-use crate::codec::SessionData;
-use crate::config::{ClusterConfig, OutagePolicy};
+use crate::cluster::{ClusterConfig, Grace};
+use crate::config::OutagePolicy;
+use crate::error::StoreError;
 use crate::id::SessionId;
+use crate::record::{Record, SessionData};
 
 /// What a request gets in place of a session that could not be loaded. Nothing may be written on top of it.
 #[derive(Debug)]

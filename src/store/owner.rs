@@ -2,14 +2,15 @@
 
 use std::collections::HashMap;
 
+use super::SessionStore;
 use super::index::Owners;
 use super::query::{BulkDeletion, MAX_PASSES, Moved, Walk, ends_the_walk};
-use super::regenerate::TOMBSTONE_TTL;
-use super::{Record, SessionStore, StoreError, StoreErrorKind};
+use super::tombstone::TOMBSTONE_TTL;
 use crate::clock::millis;
-use crate::codec::SessionData;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::guards::{Guard, stands};
 use crate::id::SessionId;
+use crate::record::{Record, SessionData};
 
 impl<T: SessionData> SessionStore<T> {
     /// The sessions of one owner, as the backend has them, in no order.

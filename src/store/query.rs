@@ -6,11 +6,12 @@ use futures_core::Stream;
 use futures_util::future::join_all;
 use futures_util::stream;
 
-use super::{Record, SessionStore, StoreError, StoreErrorKind};
+use super::SessionStore;
 use crate::backend::{Backend as _, Cursor, Deleted, OwnerTag, Page};
 use crate::cluster::{Announcement, LocalCache};
-use crate::codec::SessionData;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
+use crate::record::{Record, SessionData};
 
 /// How often a walk begins anew because the server has changed, before it gives up.
 const MAX_RESTARTS: u32 = 8;

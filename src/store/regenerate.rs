@@ -1,18 +1,16 @@
 //! A new token and id for a session.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::write::{MAX_ATTEMPTS, NewSession, Reapply, gone};
-use super::{Record, SessionStore, StoreError, StoreErrorKind};
-use crate::backend::{Backend as _, Content, Meta, Stored, Updated};
+use super::SessionStore;
+use super::tombstone::TOMBSTONE_TTL;
+use super::write::{MAX_ATTEMPTS, Reapply, gone};
+use crate::backend::{Backend as _, Updated};
 use crate::clock::millis;
 use crate::cluster::Announcement;
-use crate::codec::SessionData;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
-
-/// How long a tombstone is kept: longer than any request that still carries the old cookie.
-pub(super) const TOMBSTONE_TTL: Duration = Duration::from_secs(60);
+use crate::record::{Content, Meta, NewSession, Record, SessionData, Stored};
 
 impl<T: SessionData> SessionStore<T> {
     /// Moves a session to a new token and id, with the changes in `first` (made from `base`; `again` as in

@@ -3,8 +3,9 @@
 //! The data stays the same, and in all else it is a write like any other: it compares, has a revision of its own and is announced.
 //! So it does no harm that several nodes try at once, that one fails, or that somebody changes the session meanwhile.
 
-use super::{Record, SessionStore, StoreError};
-use crate::codec::SessionData;
+use super::SessionStore;
+use crate::error::StoreError;
+use crate::record::{Record, SessionData};
 
 impl<T: SessionData> SessionStore<T> {
     /// Writes the session anew in the background if the protection of its record is outdated: tried once for each time that it

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use super::SessionStore;
 use super::lifetime::time_to_live;
-use super::{Record, SessionStore, StoreError};
 use crate::backend::{Backend as _, Touched};
-use crate::codec::SessionData;
+use crate::error::StoreError;
 use crate::id::SessionId;
+use crate::record::{Record, SessionData};
 
 impl<T: SessionData> SessionStore<T> {
     /// Extends a session's life as a request that reads it would: whether there is one.

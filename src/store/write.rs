@@ -1,19 +1,19 @@
 //! Writes: compare and set, re-applying the change when another node was faster.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::SessionStore;
 use super::lifetime::time_to_live;
-use super::regenerate::TOMBSTONE_TTL;
+use super::tombstone::{MAX_MOVES, TOMBSTONE_TTL, endless_trail};
 use super::turns::Turn;
-use super::{Record, SessionStore, StoreError, StoreErrorKind};
-use crate::backend::{Backend as _, Content, Created, Deleted, MemoryBackend, Meta, Revision, Stored, Updated};
+use crate::backend::{Backend as _, Created, Deleted, MemoryBackend, Updated};
 use crate::clock::millis;
 use crate::cluster::Announcement;
-use crate::codec::SessionData;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::guards::{Guard, stands};
 use crate::id::{SessionId, SessionToken};
+use crate::record::{Content, Meta, NewSession, Record, Revision, SessionData, Stored};
 use crate::resilience::end_of_step;
 
 /// How often a change is tried on top of others' changes. The writers of one node take turns, so it is other nodes that a
@@ -21,26 +21,6 @@ use crate::resilience::end_of_step;
 pub(super) const MAX_ATTEMPTS: u32 = 64;
 /// The longest pause between two of them.
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
-/// How many tombstones in a row are followed. One is made per regeneration, and none lives longer than a minute.
-pub(super) const MAX_MOVES: usize = 64;
-
-/// A session that has just been created.
-#[must_use = "the token is nowhere else: without it nobody can use the session"]
-pub struct NewSession<T> {
-    /// The session's id.
-    pub id: SessionId,
-    /// The credential, to be put into the visitor's cookie.
-    pub token: SessionToken,
-    /// The session.
-    pub record: Record<T>,
-}
-
-impl<T> fmt::Debug for NewSession<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NewSession").field("record", &self.record).finish_non_exhaustive()
-    }
-}
-
 /// Makes new data out of what another node has written, by applying the change anew.
 pub(super) type Reapply<'a, T> = &'a (dyn Fn(&T) -> Arc<T> + Send + Sync);
 
@@ -311,8 +291,4 @@ fn gone_is_not_found(error: StoreError) -> StoreError {
         Some(id) if error.kind() == StoreErrorKind::Gone => StoreError::from(StoreErrorKind::NotFound).about(&id),
         _ => error,
     }
-}
-
-pub(super) fn endless_trail(id: &SessionId) -> StoreError {
-    StoreError::from(StoreErrorKind::Corrupt).caused_by("the trail of tombstones has no end").about(id)
 }

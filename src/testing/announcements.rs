@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::{LONG, PATIENCE, any_id, any_record, ok, same, tombstone, with_payload};
-use crate::backend::{Backend, Event, Revision, Subscription};
+use crate::backend::{Backend, Event, Subscription};
+use crate::record::Revision;
 
 const HEARTBEAT: Duration = Duration::from_millis(20);
 

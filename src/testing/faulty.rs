@@ -8,11 +8,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::backend::{
-    Backend, Created, Cursor, Deleted, Event, OwnerTag, Page, Revision, Stored, Subscription, SubscriptionSender,
-    Touched, Updated,
+    Backend, Created, Cursor, Deleted, Event, OwnerTag, Page, Subscription, SubscriptionSender, Touched, Updated,
 };
+use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
-use crate::store::{StoreError, StoreErrorKind};
+use crate::record::{Revision, Stored};
 
 /// A backend that delays, fails and forgets to answer, as its [`Faults`] say.
 ///

@@ -20,11 +20,13 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use self::faulty::{Faults, FaultyBackend};
-use crate::backend::{Backend, Content, Meta, Revision, Stored};
+use crate::backend::Backend;
+use crate::error::StoreError;
 #[doc(hidden)]
 pub use crate::guards::{Guard, without};
-use crate::id::{SessionId, random_bytes};
-use crate::store::StoreError;
+use crate::id::SessionId;
+use crate::random::random_bytes;
+use crate::record::{Content, Meta, Revision, Stored};
 
 /// A time to live that no check outlives.
 const LONG: Duration = Duration::from_secs(600);

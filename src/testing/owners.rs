@@ -6,9 +6,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
 use super::{LONG, PATIENCE, any_id, any_record, ok, same};
-use crate::backend::{Backend, Created, Cursor, OwnerTag, Page, Revision};
+use crate::backend::{Backend, Created, Cursor, OwnerTag, Page};
 use crate::clock::millis;
-use crate::id::{SessionId, random_bytes};
+use crate::id::SessionId;
+use crate::random::random_bytes;
+use crate::record::Revision;
 
 /// More than fit into one page, or into whatever a backend keeps small sets in.
 const MANY: usize = 1000;

@@ -6,8 +6,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{LONG, PATIENCE, any_id, any_record, ok, same, tombstone, with_payload};
-use crate::backend::{Backend, Content, Created, Deleted, Page, Revision, Stored, Touched, Updated};
+use crate::backend::{Backend, Created, Deleted, Page, Touched, Updated};
 use crate::id::SessionId;
+use crate::record::{Content, Revision, Stored};
 
 const NEWS: &[u8] = b"news";
 
@@ -213,6 +214,6 @@ async fn update(
     id: &SessionId,
     base: &Stored,
     new: &Stored,
-) -> Result<Updated, crate::store::StoreError> {
+) -> Result<Updated, crate::error::StoreError> {
     backend.update(id, base.meta.revision, new, LONG, NEWS).await
 }

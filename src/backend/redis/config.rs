@@ -6,7 +6,7 @@ use std::time::Duration;
 use deadpool_redis::redis::io::tcp::TcpSettings;
 use deadpool_redis::redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, ProtocolVersion};
 
-use super::ConfigError;
+use crate::error::ConfigError;
 
 /// A Redis server (7.0 or later) that is a master of its own.
 ///

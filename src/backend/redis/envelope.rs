@@ -13,9 +13,9 @@
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
-use crate::backend::{Content, Meta, Revision, Stored};
+use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
-use crate::store::{StoreError, StoreErrorKind};
+use crate::record::{Content, Meta, Revision, Stored};
 
 const FORMAT: u8 = 1;
 const PAYLOAD: u8 = 0;

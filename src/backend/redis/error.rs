@@ -2,7 +2,7 @@
 
 use deadpool_redis::redis::{ErrorKind, RedisError, ServerErrorKind};
 
-use crate::store::{StoreError, StoreErrorKind};
+use crate::error::{StoreError, StoreErrorKind};
 
 /// Whether a command that was given up may have changed something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

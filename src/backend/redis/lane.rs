@@ -13,10 +13,10 @@ use deadpool_redis::redis::{AsyncConnectionConfig, Cmd, FromRedisValue, RedisRes
 use deadpool_redis::{Manager, Pool, PoolError, Runtime, Timeouts};
 use tokio::sync::watch;
 
+use super::config::RedisConfig;
 use super::error::{Effect, breaks_the_connection, unreachable};
 use super::scripts::Script;
-use crate::config::{ConfigError, RedisConfig};
-use crate::store::{StoreError, StoreErrorKind};
+use crate::error::{ConfigError, StoreError, StoreErrorKind};
 
 /// Commands waiting to be written. The client's default of 50 makes bursts wait for each other.
 const QUEUE: usize = 1024;

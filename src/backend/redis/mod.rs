@@ -1,6 +1,7 @@
 //! Sessions in Redis (7.0 or later): one round trip per operation.
 
 mod beats;
+mod config;
 mod envelope;
 mod error;
 mod lane;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use deadpool_redis::redis::{Client, FromRedisValue, Value, cmd, from_redis_value};
 
+pub use self::config::RedisConfig;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::envelope::{open as open_envelope, seal as seal_envelope};
 use self::error::Effect;
@@ -21,9 +23,8 @@ use self::lane::{Connected, Lane, get_from_master};
 use self::scripts::Scripts;
 use super::{Backend, Created, Cursor, Deleted, OwnerTag, Page, Revision, Stored, Subscription, Touched, Updated};
 use crate::clock::millis;
-use crate::config::{ConfigError, RedisConfig};
+use crate::error::{ConfigError, StoreError, StoreErrorKind};
 use crate::id::{SessionId, TEXT_LEN};
-use crate::store::{StoreError, StoreErrorKind};
 
 /// Keys that the server looks at for one page of a walk.
 const PAGE: u32 = 256;

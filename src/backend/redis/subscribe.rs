@@ -21,8 +21,8 @@ use super::beats::{Beats, Heard};
 use super::error::{Effect, unreachable};
 use super::lane::Connected;
 use crate::backend::{Event, Subscription, SubscriptionSender};
-use crate::id::random_bytes;
-use crate::store::{StoreError, StoreErrorKind};
+use crate::error::{StoreError, StoreErrorKind};
+use crate::random::random_bytes;
 
 /// Subscribes, and proves it once before saying so.
 pub(super) async fn subscribe(shared: &Arc<Shared>, heartbeat: Duration) -> Result<Subscription, StoreError> {

@@ -2,7 +2,7 @@
 
 use super::tests::{Bench, TTL};
 use super::*;
-use crate::backend::Meta;
+use crate::record::Meta;
 
 const MAX_STALENESS: Duration = Duration::from_secs(2);
 const GRACE: Duration = Duration::from_secs(30);

@@ -1,7 +1,7 @@
 //! What a reader sees while announcements, loads, writes and losses of hearing come in every order.
 
 use super::*;
-use crate::backend::Meta;
+use crate::record::Meta;
 
 pub(super) const TTL: Duration = Duration::from_secs(60);
 
@@ -22,7 +22,7 @@ fn bench() -> Bench {
 impl Bench {
     pub(super) fn over(lease: Lease) -> Self {
         let clock = Clock::tokio();
-        let cache = Arc::new(LocalCache::new(lease, clock.clone(), TTL, 100, &Observer::new()));
+        let cache = Arc::new(LocalCache::new(lease, clock.clone(), TTL, 100, &Observer::new(None)));
         Bench { cache, clock, id: SessionId::from_bytes([1; 16]) }
     }
 

@@ -1,0 +1,55 @@
+//! Versions of a record.
+
+use crate::random::random_bytes;
+
+/// Names one version of a record: an 8-byte counter and 8 random bytes, new at every write, compared for equality only.
+///
+/// The counter makes sure that a session never sees a revision again; the random part tells apart two nodes that both write on
+/// top of the same one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Revision([u8; 16]);
+
+impl Revision {
+    /// The first revision of a new record.
+    pub(crate) fn first() -> Self {
+        Self::with_counter(1)
+    }
+
+    /// A revision for what is written on top of this one.
+    pub(crate) fn next(self) -> Self {
+        let mut counter = [0; 8];
+        counter.copy_from_slice(&self.0[..8]);
+        Self::with_counter(u64::from_be_bytes(counter).wrapping_add(1))
+    }
+
+    fn with_counter(counter: u64) -> Self {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&counter.to_be_bytes());
+        bytes[8..].copy_from_slice(&random_bytes::<8>());
+        Revision(bytes)
+    }
+
+    /// The 16 bytes.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
+    /// The revision with these 16 bytes.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Revision(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revision_counts_and_differs_from_its_siblings() {
+        let base = Revision::first();
+        let (one, two) = (base.next(), base.next());
+        assert_eq!(one.as_bytes()[..8], 2u64.to_be_bytes());
+        assert_eq!(one.as_bytes()[..8], two.as_bytes()[..8]);
+        assert_ne!(one, two);
+    }
+}

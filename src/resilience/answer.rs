@@ -1,0 +1,76 @@
+//! How an answer of the backend ends a call.
+
+use crate::backend::{Created, Deleted, Page, Touched, Updated};
+use crate::error::StoreError;
+use crate::observe::Outcome;
+use crate::record::{Content, Stored};
+
+/// What a backend can answer.
+pub(super) trait Answered {
+    fn outcome(&self) -> Outcome;
+}
+
+impl Answered for Option<Stored> {
+    fn outcome(&self) -> Outcome {
+        match self.as_ref().map(|stored| &stored.content) {
+            Some(Content::Payload(_)) => Outcome::Ok,
+            Some(Content::MovedTo(_)) => Outcome::Gone,
+            None => Outcome::NotFound,
+        }
+    }
+}
+
+impl Answered for Created {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Created::Created => Outcome::Ok,
+            Created::Exists => Outcome::Conflict,
+        }
+    }
+}
+
+impl Answered for Updated {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Updated::Saved => Outcome::Ok,
+            Updated::Conflict(_) => Outcome::Conflict,
+            Updated::Gone => Outcome::Gone,
+        }
+    }
+}
+
+impl Answered for Deleted {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Deleted::Deleted => Outcome::Ok,
+            Deleted::Gone | Deleted::MovedTo(_) => Outcome::Gone,
+            Deleted::Conflict(_) => Outcome::Conflict,
+        }
+    }
+}
+
+impl Answered for Touched {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Touched::Extended => Outcome::Ok,
+            Touched::Gone => Outcome::Gone,
+        }
+    }
+}
+
+/// Answers that have but one meaning.
+macro_rules! always_ok {
+    ($($answer:ty),*) => {
+        $(impl Answered for $answer {
+            fn outcome(&self) -> Outcome {
+                Outcome::Ok
+            }
+        })*
+    };
+}
+always_ok!((), u64, Page);
+
+/// How a call with this answer has ended.
+pub(super) fn outcome<R: Answered>(answer: &Result<R, StoreError>) -> Outcome {
+    answer.as_ref().map_or_else(|error| error.kind().into(), Answered::outcome)
+}
