@@ -8,7 +8,7 @@ use serde::de::IgnoredAny;
 
 use crate::cluster::{Action, Announcement, interpret};
 use crate::codec::{Codec, CodecConfig, Decoded, Encryption};
-use crate::cookie::{CookieConfig, CookieJar, MAX_CANDIDATES};
+use crate::cookie::{CookieConfig, CookieSigner, MAX_CANDIDATES};
 use crate::id::{SessionId, SessionToken};
 use crate::record::{Meta, Revision};
 use crate::secret::{KeyRing, Secret};
@@ -47,8 +47,8 @@ pub fn cookie(bytes: &[u8]) {
 
 const OUR_NAME: &[u8] = b"__Host-session=";
 
-fn jar() -> CookieJar {
-    CookieJar::new(CookieConfig::new(), &ring())
+fn jar() -> CookieSigner {
+    CookieSigner::new(CookieConfig::new(), &ring())
 }
 
 fn ring() -> KeyRing {
@@ -91,8 +91,8 @@ struct Named {
 #[cfg(feature = "redis")]
 pub fn envelope(bytes: &[u8]) {
     let value = Bytes::copy_from_slice(bytes);
-    if let Ok(stored) = crate::backend::open_envelope(&value) {
-        assert_eq!(crate::backend::seal_envelope(&stored), value);
+    if let Ok(stored) = crate::backend::decode_envelope(&value) {
+        assert_eq!(crate::backend::encode_envelope(&stored), value);
     }
 }
 

@@ -40,7 +40,7 @@ mod switch {
     use super::Guard;
 
     #[inline(always)]
-    pub(crate) const fn stands(_: Guard) -> bool {
+    pub(crate) const fn enabled(_: Guard) -> bool {
         true
     }
 }
@@ -52,26 +52,26 @@ mod switch {
     use super::Guard;
 
     thread_local! {
-        static FALLEN: Cell<Option<Guard>> = const { Cell::new(None) };
+        static DISABLED: Cell<Option<Guard>> = const { Cell::new(None) };
     }
 
-    pub(crate) fn stands(guard: Guard) -> bool {
-        FALLEN.get() != Some(guard)
+    pub(crate) fn enabled(guard: Guard) -> bool {
+        DISABLED.get() != Some(guard)
     }
 
     /// Runs something on this thread without one of the guards.
-    pub fn without<R>(guard: Guard, run: impl FnOnce() -> R) -> R {
+    pub fn disabled<R>(guard: Guard, run: impl FnOnce() -> R) -> R {
         struct Restore(Option<Guard>);
         impl Drop for Restore {
             fn drop(&mut self) {
-                FALLEN.set(self.0);
+                DISABLED.set(self.0);
             }
         }
-        let _restore = Restore(FALLEN.replace(Some(guard)));
+        let _restore = Restore(DISABLED.replace(Some(guard)));
         run()
     }
 }
 
-pub(crate) use self::switch::stands;
 #[cfg(feature = "testing")]
-pub use self::switch::without;
+pub use self::switch::disabled;
+pub(crate) use self::switch::enabled;

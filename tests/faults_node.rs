@@ -1,4 +1,4 @@
-//! Real nodes that are stopped, deafened or forbidden to speak while a session is revoked.
+//! Real nodes that are stopped, deaf or forbidden to speak while a session is revoked.
 //!
 //! Each trial prints `fault | still answered for | cache used again after`.
 #![cfg(all(feature = "axum", feature = "redis"))]
@@ -59,8 +59,8 @@ async fn a_node_that_was_stopped_knows_it_though_nothing_is_to_be_heard() {
     // Else an answer that is overdue tells the node that something was wrong.
     trial.rest().await;
     // Else the announcement waits in the node's socket, and may be faster than the questions.
-    let deafen = async |trial: &Trial| trial.proxy.silence(Purpose::Announcements);
-    node_is_stopped("a node is stopped, and its subscription goes silent meanwhile", trial, deafen).await;
+    let drop_messages = async |trial: &Trial| trial.proxy.silence(Purpose::Announcements);
+    node_is_stopped("a node is stopped, and its subscription goes silent meanwhile", trial, drop_messages).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

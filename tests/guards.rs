@@ -10,7 +10,7 @@ mod support;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use clustered_sessions::testing::{Guard, without};
+use clustered_sessions::testing::{Guard, disabled};
 use clustered_sessions::{ClusterConfig, StoreErrorKind};
 use tokio::time::sleep;
 
@@ -121,7 +121,7 @@ macro_rules! needed {
         $(
             #[test]
             fn $name() {
-                assert!(!without(Guard::$guard, || holds(|| $scenario)), "nothing notices that {:?} is missing", Guard::$guard);
+                assert!(!disabled(Guard::$guard, || holds(|| $scenario)), "nothing notices that {:?} is missing", Guard::$guard);
             }
         )*
     };

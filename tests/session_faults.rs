@@ -128,7 +128,7 @@ async fn behind() -> (SessionLayer<Data>, Browser) {
     let spy = Spy::over(&memory);
     let (deaf, elsewhere) = (node(&spy).await, node(&memory).await);
     let browser = Browser::with(&deaf, ada()).await;
-    spy.deafen();
+    spy.drop_messages();
     elsewhere.store().update(only_id(&elsewhere).await, |data| data.visits += 10).await.unwrap();
     (deaf, browser)
 }

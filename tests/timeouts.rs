@@ -142,7 +142,7 @@ async fn extending_does_not_bring_back_a_session_that_was_deleted_elsewhere() {
     let (deaf, elsewhere) = (cluster.node().await, cluster.node().await);
     let mut browser = Browser::with(&deaf, ada()).await;
     let id = only_id(&deaf).await;
-    cluster.spy.deafen();
+    cluster.spy.drop_messages();
     pass(&deaf, 30 * MINUTE).await;
     elsewhere.store().delete(id).await.unwrap();
     assert_eq!(browser.visit(&who(&deaf)).await.body, "Ada", "the announcement is held back");

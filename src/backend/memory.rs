@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use self::owners::Owners;
+use self::owners::OwnerIndex;
 use super::{
     Backend, Content, Created, Cursor, Deleted, Event, OwnerTag, Page, Revision, StoreError, Stored, Subscription,
     SubscriptionSender, Touched, Updated,
 };
 use crate::clock::{Clock, Millis, millis};
-use crate::guards::{Guard, stands};
+use crate::guards::{self, Guard};
 use crate::id::SessionId;
 
 /// Ids in one page of a walk.
@@ -45,19 +45,19 @@ const SWEEP_AT: usize = 1024;
 /// ```
 #[derive(Clone, Debug)]
 pub struct MemoryBackend {
-    shared: Arc<Shared>,
+    shared: Arc<MemoryInner>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct MemoryInner {
     clock: Clock,
-    state: Mutex<State>,
+    state: Mutex<MemoryState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    records: BTreeMap<SessionId, Kept>,
-    owners: Owners,
+struct MemoryState {
+    records: BTreeMap<SessionId, Entry>,
+    owners: OwnerIndex,
     /// Each with a number, by which its heartbeat finds it.
     subscribers: Vec<(u64, SubscriptionSender)>,
     next_subscriber: u64,
@@ -66,7 +66,7 @@ struct State {
 }
 
 #[derive(Debug)]
-struct Kept {
+struct Entry {
     stored: Stored,
     expires: Millis,
 }
@@ -79,8 +79,8 @@ impl MemoryBackend {
 
     /// An empty one whose records expire by another clock.
     pub fn with_clock(clock: Clock) -> Self {
-        let state = Mutex::new(State { sweep_at: SWEEP_AT, ..State::default() });
-        MemoryBackend { shared: Arc::new(Shared { clock, state }) }
+        let state = Mutex::new(MemoryState { sweep_at: SWEEP_AT, ..MemoryState::default() });
+        MemoryBackend { shared: Arc::new(MemoryInner { clock, state }) }
     }
 
     /// Forgets all records and ends all subscriptions, as a server does that is started again without its data.
@@ -88,7 +88,7 @@ impl MemoryBackend {
     pub fn restart_empty(&self) {
         let mut state = self.shared.lock();
         state.records.clear();
-        state.owners = Owners::default();
+        state.owners = OwnerIndex::default();
         state.subscribers.clear();
     }
 
@@ -111,20 +111,20 @@ impl Default for MemoryBackend {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl MemoryInner {
+    fn lock(&self) -> MutexGuard<'_, MemoryState> {
         // Nothing panics while it is held.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl MemoryState {
     fn live(&self, id: &SessionId, now: Millis) -> Option<&Stored> {
         self.records.get(id).filter(|kept| kept.expires > now).map(|kept| &kept.stored)
     }
 
     fn put(&mut self, id: SessionId, stored: &Stored, now: Millis, ttl: Duration) {
-        self.records.insert(id, Kept { stored: stored.clone(), expires: now.plus(millis(ttl)) });
+        self.records.insert(id, Entry { stored: stored.clone(), expires: now.plus(millis(ttl)) });
     }
 
     fn announce(&mut self, announcement: &[u8]) {
@@ -176,7 +176,7 @@ impl Backend for MemoryBackend {
         match state.live(id, now) {
             None => Ok(Updated::Gone),
             Some(current) if current.meta.revision == stored.meta.revision => Ok(Updated::Saved),
-            Some(current) if current.meta.revision != expected && stands(Guard::Comparison) => {
+            Some(current) if current.meta.revision != expected && guards::enabled(Guard::Comparison) => {
                 Ok(Updated::Conflict(current.clone()))
             }
             Some(_) => {
@@ -234,7 +234,7 @@ impl Backend for MemoryBackend {
         let now = self.shared.clock.now();
         let mut state = self.shared.lock();
         state.announce(announcement);
-        let is_session = |kept: &&Kept| kept.expires > now && matches!(kept.stored.content, Content::Payload(_));
+        let is_session = |kept: &&Entry| kept.expires > now && matches!(kept.stored.content, Content::Payload(_));
         let sessions = state.records.values().filter(is_session).count();
         state.records.clear();
         Ok(sessions as u64)

@@ -19,7 +19,7 @@ pub use self::owner::OwnerTag;
 #[cfg(feature = "redis")]
 pub use self::redis::{RedisBackend, RedisConfig};
 #[cfg(all(feature = "redis", any(test, fuzzing)))]
-pub(crate) use self::redis::{open_envelope, seal_envelope};
+pub(crate) use self::redis::{decode_envelope, encode_envelope};
 pub use self::subscription::{Event, Subscription, SubscriptionSender};
 use crate::error::StoreError;
 use crate::id::SessionId;

@@ -1,4 +1,4 @@
-//! Whose a session is, as far as a backend is told.
+//! Whose a session is, as far as a backend knows.
 
 use std::fmt;
 

@@ -22,9 +22,9 @@ use super::fence::Fence;
 use super::lease::{Epoch, LastHeld, Lease};
 use super::stats::{CacheStats, Counters};
 use crate::clock::{Clock, Millis, millis};
-use crate::guards::{Guard, stands};
+use crate::guards::{self, Guard};
 use crate::id::SessionId;
-use crate::observe::{self, Gauge, Observer};
+use crate::observe::{self, Gauge, Metrics};
 use crate::record::{Record, Revision};
 
 /// For how long, in milliseconds, "there is no such session" is believed.
@@ -35,7 +35,7 @@ const ABSENT_MAX: usize = 1024;
 /// The sessions in this node's memory.
 pub struct LocalCache<T> {
     sessions: Cache<SessionId, Cached<T>, UnitWeighter, DefaultHashBuilder, CountEvictions>,
-    absent: Cache<SessionId, Window>,
+    absent: Cache<SessionId, Validity>,
     fence: Fence,
     lease: Lease,
     clock: Clock,
@@ -46,19 +46,19 @@ pub struct LocalCache<T> {
 
 struct Cached<T> {
     record: Record<T>,
-    window: Window,
+    validity: Validity,
 }
 
 /// When an entry may be seen: in the epoch in which its backend call began, and for a time from that moment on.
 #[derive(Clone, Copy, Debug)]
-struct Window {
+struct Validity {
     epoch: Epoch,
     began: Millis,
 }
 
 /// How long what is cached may be served while the backend is out of reach, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Grace {
+pub(crate) enum StaleIfError {
     /// From the end of the last lease on. What was read in that epoch is as good as the lease was, however long ago it was read.
     AfterLease(u64),
     /// From the moment on at which it was read, on a node that does not listen and proves nothing.
@@ -74,8 +74,8 @@ pub(crate) enum Lookup<T> {
 }
 
 impl<T> LocalCache<T> {
-    pub(crate) fn new(lease: Lease, clock: Clock, ttl: Duration, max_size: usize, observer: &Observer) -> Self {
-        let counters = Arc::new(Counters::new(observer));
+    pub(crate) fn new(lease: Lease, clock: Clock, ttl: Duration, max_size: usize, metrics: &Metrics) -> Self {
+        let counters = Arc::new(Counters::new(metrics));
         let evictions = CountEvictions(counters.clone());
         LocalCache {
             sessions: Cache::with(max_size, max_size as u64, UnitWeighter, DefaultHashBuilder::default(), evictions),
@@ -85,17 +85,17 @@ impl<T> LocalCache<T> {
             clock,
             ttl: millis(ttl),
             counters,
-            size: observer.gauge(observe::CACHE_SESSIONS),
+            size: metrics.gauge(observe::CACHE_SESSIONS),
         }
     }
 
     /// Drops all sessions from this node's memory. Other nodes keep theirs, and nothing is deleted.
     pub fn clear(&self) {
-        self.fence.event_about_all();
+        self.fence.invalidate_all();
         self.counters.invalidations.add(self.sessions.len() as u64);
         self.sessions.clear();
         self.absent.clear();
-        self.tell();
+        self.flush();
     }
 
     /// Sessions in memory now, those included that have expired but have not been replaced yet.
@@ -105,8 +105,8 @@ impl<T> LocalCache<T> {
 
     /// Tells the recorder what would cost too much to tell as it happens: hits, and the size, which is counted over all shards of
     /// the map.
-    pub(crate) fn tell(&self) {
-        self.counters.hits.tell();
+    pub(crate) fn flush(&self) {
+        self.counters.hits.flush();
         self.size.set(|| self.size() as f64);
     }
 
@@ -134,7 +134,7 @@ impl<T> LocalCache<T> {
             self.counters.hits.add_one();
             return Lookup::Hit(record);
         }
-        if self.absent.get(id).is_some_and(|window| window.shows(epoch, now, self.ttl.min(ABSENT_TTL))) {
+        if self.absent.get(id).is_some_and(|validity| validity.shows(epoch, now, self.ttl.min(ABSENT_TTL))) {
             self.counters.hits.add_one();
             return Lookup::Absent;
         }
@@ -154,12 +154,12 @@ impl<T> LocalCache<T> {
     /// It is what was cached in the last epoch that was held, if nothing was heard about it since and nothing was done to it on
     /// this node. Its time to live does not count, its deadline does. What is known not to exist may exist by now, so that is no
     /// answer.
-    pub(crate) fn last_known(&self, id: &SessionId, grace: Grace) -> Option<Record<T>> {
+    pub(crate) fn last_known(&self, id: &SessionId, grace: StaleIfError) -> Option<Record<T>> {
         let LastHeld { epoch, until, now } = self.lease.last_held(|| self.clock.now())?;
         let ttl = match grace {
-            Grace::AfterLease(grace) if now < until.plus(grace) || !stands(Guard::MaxAge) => u64::MAX,
-            Grace::AfterLease(_) => return None,
-            Grace::AfterRead(max_age) => max_age,
+            StaleIfError::AfterLease(grace) if now < until.plus(grace) || !guards::enabled(Guard::MaxAge) => u64::MAX,
+            StaleIfError::AfterLease(_) => return None,
+            StaleIfError::AfterRead(max_age) => max_age,
         };
         self.visible(id, epoch, now, ttl)
     }
@@ -167,12 +167,12 @@ impl<T> LocalCache<T> {
     /// The one judge of whether a cached session may be seen.
     fn visible(&self, id: &SessionId, epoch: Epoch, now: Millis, ttl: u64) -> Option<Record<T>> {
         let cached = self.sessions.get(id)?;
-        (cached.window.shows(epoch, now, ttl) && now < cached.record.expires()).then_some(cached.record)
+        (cached.validity.shows(epoch, now, ttl) && now < cached.record.expires()).then_some(cached.record)
     }
 
     /// Something was heard about a session: evicts it, unless the cached revision is the one announced.
     pub(crate) fn evict(&self, id: &SessionId, announced: Option<Revision>) {
-        self.fence.event(id, announced, || self.remove(id, announced));
+        self.fence.invalidate(id, announced, || self.remove(id, announced));
     }
 
     fn remove(&self, id: &SessionId, keep: Option<Revision>) {
@@ -192,32 +192,32 @@ impl<T> LocalCache<T> {
         }
     }
 
-    fn insert(&self, record: &Record<T>, window: Window) {
+    fn insert(&self, record: &Record<T>, validity: Validity) {
         self.absent.remove(&record.id());
-        self.sessions.insert(record.id(), Cached { record: record.clone(), window });
+        self.sessions.insert(record.id(), Cached { record: record.clone(), validity });
         if self.lease.is_permanent() {
             // There is no listener to do so now and then.
-            self.tell();
+            self.flush();
         }
     }
 
     /// A read of the backend begins.
-    pub(crate) fn begin_load(self: &Arc<Self>, id: &SessionId) -> LoadCall<T> {
-        LoadCall { call: self.begin(id, None) }
+    pub(crate) fn begin_load(self: &Arc<Self>, id: &SessionId) -> PendingFill<T> {
+        PendingFill { call: self.begin(id, None) }
     }
 
     /// A write to the backend begins, which replaces `base`.
-    pub(crate) fn begin_write(self: &Arc<Self>, id: &SessionId, base: Option<Revision>) -> WriteCall<T> {
-        WriteCall { call: self.begin(id, base) }
+    pub(crate) fn begin_write(self: &Arc<Self>, id: &SessionId, base: Option<Revision>) -> PendingWrite<T> {
+        PendingWrite { call: self.begin(id, base) }
     }
 
-    fn begin(self: &Arc<Self>, id: &SessionId, base: Option<Revision>) -> Call<T> {
+    fn begin(self: &Arc<Self>, id: &SessionId, base: Option<Revision>) -> Pending<T> {
         let lease = self.lease.held(|| self.clock.now());
-        Call { cache: self.clone(), id: *id, serial: Some(self.fence.begin(id, base)), lease }
+        Pending { cache: self.clone(), id: *id, serial: Some(self.fence.begin(id, base)), lease }
     }
 
     /// Whether a read that begins now may take the result of one that began earlier.
-    pub(crate) fn may_share(&self, earlier: &LoadMark) -> bool {
+    pub(crate) fn may_share(&self, earlier: &FillMark) -> bool {
         let held = self.lease.held(|| self.clock.now());
         let same_epoch = held.is_some_and(|(epoch, _)| Some(epoch) == earlier.epoch);
         same_epoch && self.fence.is_clear(&earlier.id, earlier.serial)
@@ -232,18 +232,18 @@ impl<T> fmt::Debug for LocalCache<T> {
 
 impl<T> Clone for Cached<T> {
     fn clone(&self) -> Self {
-        Cached { record: self.record.clone(), window: self.window }
+        Cached { record: self.record.clone(), validity: self.validity }
     }
 }
 
-impl Window {
+impl Validity {
     fn shows(&self, epoch: Epoch, now: Millis, ttl: u64) -> bool {
         self.epoch == epoch && now < self.began.plus(ttl)
     }
 }
 
 /// A call to the backend whose result may be cached. Its fence ticket is given back in any case.
-struct Call<T> {
+struct Pending<T> {
     cache: Arc<LocalCache<T>>,
     id: SessionId,
     /// Taken when the ticket is given back.
@@ -252,32 +252,32 @@ struct Call<T> {
     lease: Option<(Epoch, Millis)>,
 }
 
-impl<T> Call<T> {
+impl<T> Pending<T> {
     /// When the result of this call may be seen, if it may be cached: the lease must have been held in one epoch when the call
     /// began and now.
-    fn window(&self) -> Option<Window> {
+    fn validity(&self) -> Option<Validity> {
         let (epoch, began) = self.lease?;
         let (present, _) = self.cache.lease.held(|| self.cache.clock.now())?;
-        (epoch == present).then_some(Window { epoch, began })
+        (epoch == present).then_some(Validity { epoch, began })
     }
 }
 
 /// A read under way. Dropped without a result, it caches nothing.
-pub(crate) struct LoadCall<T> {
-    call: Call<T>,
+pub(crate) struct PendingFill<T> {
+    call: Pending<T>,
 }
 
 /// Names a read under way, for those who may want to share it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct LoadMark {
+pub(crate) struct FillMark {
     id: SessionId,
     serial: u64,
     epoch: Option<Epoch>,
 }
 
-impl<T> LoadCall<T> {
-    pub(crate) fn mark(&self) -> LoadMark {
-        LoadMark {
+impl<T> PendingFill<T> {
+    pub(crate) fn mark(&self) -> FillMark {
+        FillMark {
             id: self.call.id,
             // Only finishing and dropping take it.
             serial: self.call.serial.unwrap_or(u64::MAX),
@@ -288,31 +288,31 @@ impl<T> LoadCall<T> {
     /// The read has brought this.
     pub(crate) fn finish(mut self, loaded: Option<&Record<T>>) {
         let Some(serial) = self.call.serial.take() else { return };
-        let Call { cache, id, .. } = &self.call;
-        let window = |admitted| {
-            let window = self.call.window().filter(|_| admitted);
-            if window.is_none() && self.call.lease.is_some() {
+        let Pending { cache, id, .. } = &self.call;
+        let validity = |admitted| {
+            let validity = self.call.validity().filter(|_| admitted);
+            if validity.is_none() && self.call.lease.is_some() {
                 cache.counters.refused_fills.add_one();
             }
-            window
+            validity
         };
         match loaded {
-            Some(record) => cache.fence.end(id, serial, Some(record.revision()), |admitted| match window(admitted) {
-                Some(window) => cache.insert(record, window),
+            Some(record) => cache.fence.end(id, serial, Some(record.revision()), |admitted| match validity(admitted) {
+                Some(validity) => cache.insert(record, validity),
                 None => cache.drop_unseen(record),
             }),
             // No id is used again, so this is as final as if this node had deleted the session.
             None => cache.fence.end_write(id, serial, None, |admitted| {
                 cache.remove(id, None);
-                if let Some(window) = window(admitted) {
-                    cache.absent.insert(*id, window);
+                if let Some(validity) = validity(admitted) {
+                    cache.absent.insert(*id, validity);
                 }
             }),
         }
     }
 }
 
-impl<T> Drop for LoadCall<T> {
+impl<T> Drop for PendingFill<T> {
     fn drop(&mut self) {
         if let Some(serial) = self.call.serial.take() {
             self.call.cache.fence.end(&self.call.id, serial, None, |_| ());
@@ -322,28 +322,28 @@ impl<T> Drop for LoadCall<T> {
 
 /// A write under way. Dropped without a result, because it failed or nobody waited for it, it evicts the session: what the
 /// backend has now is unknown.
-pub(crate) struct WriteCall<T> {
-    call: Call<T>,
+pub(crate) struct PendingWrite<T> {
+    call: Pending<T>,
 }
 
-impl<T> WriteCall<T> {
+impl<T> PendingWrite<T> {
     /// The write has put this record there: it stays warm, unless news of another change have come meanwhile.
     pub(crate) fn saved(mut self, record: &Record<T>) {
         let Some(serial) = self.call.serial.take() else { return };
-        let Call { cache, id, .. } = &self.call;
+        let Pending { cache, id, .. } = &self.call;
         cache.fence.end_write(id, serial, Some(record.revision()), |admitted| {
-            match self.call.window().filter(|_| admitted) {
-                Some(window) => cache.insert(record, window),
+            match self.call.validity().filter(|_| admitted) {
+                Some(validity) => cache.insert(record, validity),
                 None => cache.remove(id, None),
             }
         });
     }
 }
 
-impl<T> Drop for WriteCall<T> {
+impl<T> Drop for PendingWrite<T> {
     fn drop(&mut self) {
         if let Some(serial) = self.call.serial.take() {
-            let Call { cache, id, .. } = &self.call;
+            let Pending { cache, id, .. } = &self.call;
             cache.fence.end_write(id, serial, None, |_| cache.remove(id, None));
         }
     }

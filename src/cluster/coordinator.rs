@@ -7,20 +7,20 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use super::cache::LocalCache;
-use super::listener::{Listener, State, Status};
+use super::listener::{Listener, ListenerState, ListenerStatus};
 use super::message::Announcement;
 use crate::backend::DynBackend;
 use crate::clock::Clock;
 use crate::cluster::ClusterConfig;
 use crate::error::StoreError;
 use crate::id::SessionId;
-use crate::observe::Observer;
+use crate::observe::Metrics;
 
 /// A node's part in the cluster. Got from [`SessionStore::coordinator`](crate::SessionStore::coordinator).
 pub struct Coordinator<T> {
     backend: Arc<dyn DynBackend>,
     cache: Arc<LocalCache<T>>,
-    status: Arc<Status>,
+    status: Arc<ListenerStatus>,
     node_id: Arc<str>,
     clock: Clock,
     config: ClusterConfig,
@@ -42,13 +42,13 @@ impl<T: Send + Sync + 'static> Coordinator<T> {
         cache: Arc<LocalCache<T>>,
         clock: Clock,
         config: ClusterConfig,
-        observer: &Observer,
+        metrics: &Metrics,
     ) -> Self {
         let listens = config.listens();
         Coordinator {
             backend,
             cache,
-            status: Arc::new(Status::new(observer, listens)),
+            status: Arc::new(ListenerStatus::new(metrics, listens)),
             node_id: config.node_id.as_str().into(),
             clock,
             config,
@@ -60,7 +60,7 @@ impl<T: Send + Sync + 'static> Coordinator<T> {
     ///
     /// `false` where nobody is to listen: with `enabled(false)` or without a local cache.
     pub fn is_running(&self) -> bool {
-        *self.status.state.borrow() != State::Stopped
+        *self.status.state.borrow() != ListenerState::Stopped
     }
 
     /// Whether this node is sure at this moment to hear the others, so that its cache may be used.
@@ -134,7 +134,7 @@ impl<T: Send + Sync + 'static> Coordinator<T> {
             Task::Spawned(listener) if !listener.is_finished() => return,
             Task::Pending | Task::Spawned(_) => {}
         }
-        self.status.enter(State::Connecting);
+        self.status.enter(ListenerState::Connecting);
         // Made outside the task: a task that is dropped before it first runs must end in `Stopped`, too.
         let listener = Listener {
             backend: self.backend.clone(),
@@ -149,13 +149,13 @@ impl<T: Send + Sync + 'static> Coordinator<T> {
     }
 
     /// Waits until the listener hears, if there is to be one.
-    pub(crate) async fn heard(&self) {
+    pub(crate) async fn wait_until_listening(&self) {
         if matches!(*self.lock_task(), Task::Off) {
             return;
         }
         let mut state = self.status.state.subscribe();
         // The sender lives as long as `self`, so the wait cannot fail.
-        let _ = state.wait_for(|state| *state == State::Listening).await;
+        let _ = state.wait_for(|state| *state == ListenerState::Listening).await;
     }
 
     /// Ends the listener for good, and with it the lease.

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
-use crate::guards::{Guard, stands};
+use crate::guards::{self, Guard};
 use crate::id::SessionId;
 use crate::record::Revision;
 use crate::sync::{AtomicU64, Mutex, MutexGuard};
@@ -44,7 +44,7 @@ enum Seen {
     /// One revision. A load that brings this very one is right, and so is the write that makes it.
     Revision(Revision),
     /// Something that only a new call can answer to.
-    News,
+    Changed,
 }
 
 impl Ticket {
@@ -55,18 +55,18 @@ impl Ticket {
         self.seen = match (self.seen, announced) {
             (Seen::Nothing, Some(revision)) => Seen::Revision(revision),
             (Seen::Revision(before), Some(revision)) if before == revision => Seen::Revision(revision),
-            _ => Seen::News,
+            _ => Seen::Changed,
         };
     }
 
     fn admits(&self, revision: Option<Revision>) -> bool {
-        if !stands(Guard::Fence) {
+        if !guards::enabled(Guard::Fence) {
             return true;
         }
         match self.seen {
             Seen::Nothing => true,
-            Seen::Revision(seen) => revision == Some(seen) && stands(Guard::OwnRevision),
-            Seen::News => false,
+            Seen::Revision(seen) => revision == Some(seen) && guards::enabled(Guard::OwnRevision),
+            Seen::Changed => false,
         }
     }
 }
@@ -103,14 +103,14 @@ impl Fence {
     }
 
     /// Something was heard about a session. `then` evicts it, before any further call about it ends.
-    pub(crate) fn event(&self, id: &SessionId, announced: Option<Revision>, then: impl FnOnce()) {
+    pub(crate) fn invalidate(&self, id: &SessionId, announced: Option<Revision>, then: impl FnOnce()) {
         let mut shard = self.shard(id);
         mark_all(&mut shard, id, announced);
         then();
     }
 
     /// Something was heard that may concern every session. The caller evicts them all afterwards.
-    pub(crate) fn event_about_all(&self) {
+    pub(crate) fn invalidate_all(&self) {
         for shard in &self.shards {
             for ticket in lock(shard).values_mut().flatten() {
                 ticket.mark(None);
@@ -175,7 +175,7 @@ mod tests {
     fn a_load_that_nothing_disturbed_is_admitted() {
         let fence = Fence::new();
         let serial = fence.begin(&id(), None);
-        fence.event(&SessionId::from_bytes([8; 16]), None, || ());
+        fence.invalidate(&SessionId::from_bytes([8; 16]), None, || ());
         assert!(fence.is_clear(&id(), serial));
         assert!(admitted(&fence, serial, Some(Revision::first())));
         assert_eq!(fence.calls_in_flight(), 0);
@@ -187,7 +187,7 @@ mod tests {
         for (brought, expected) in [(Some(old), false), (Some(new), true), (None, false)] {
             let fence = Fence::new();
             let serial = fence.begin(&id(), None);
-            fence.event(&id(), Some(new), || ());
+            fence.invalidate(&id(), Some(new), || ());
             assert!(!fence.is_clear(&id(), serial));
             assert_eq!(admitted(&fence, serial, brought), expected);
         }
@@ -198,8 +198,8 @@ mod tests {
         let (one, two) = (Revision::first(), Revision::first());
         let fence = Fence::new();
         let serial = fence.begin(&id(), None);
-        fence.event(&id(), Some(one), || ());
-        fence.event(&id(), Some(two), || ());
+        fence.invalidate(&id(), Some(one), || ());
+        fence.invalidate(&id(), Some(two), || ());
         assert!(!admitted(&fence, serial, Some(two)));
     }
 
@@ -208,11 +208,11 @@ mod tests {
         let revision = Revision::first();
         let fence = Fence::new();
         let serial = fence.begin(&id(), None);
-        fence.event(&id(), None, || ());
+        fence.invalidate(&id(), None, || ());
         assert!(!admitted(&fence, serial, Some(revision)));
 
         let serial = fence.begin(&id(), Some(revision));
-        fence.event_about_all();
+        fence.invalidate_all();
         assert!(!admitted(&fence, serial, Some(revision)));
     }
 
@@ -222,12 +222,12 @@ mod tests {
         let new = base.next();
         let fence = Fence::new();
         let serial = fence.begin(&id(), Some(base));
-        fence.event(&id(), Some(base), || ());
-        fence.event(&id(), Some(new), || ());
+        fence.invalidate(&id(), Some(base), || ());
+        fence.invalidate(&id(), Some(new), || ());
         assert!(admitted(&fence, serial, Some(new)));
 
         let serial = fence.begin(&id(), Some(base));
-        fence.event(&id(), Some(Revision::first()), || ());
+        fence.invalidate(&id(), Some(Revision::first()), || ());
         assert!(!admitted(&fence, serial, Some(new)));
     }
 

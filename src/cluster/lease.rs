@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use crate::clock::Millis;
-use crate::guards::{Guard, stands};
+use crate::guards::{self, Guard};
 use crate::sync::AtomicU64;
 
 /// The expiry takes the low 40 bits, which last for 34 years of milliseconds; the epoch has the 24 above.
@@ -62,7 +62,7 @@ impl Lease {
     pub(crate) fn held(&self, clock: impl FnOnce() -> Millis) -> Option<(Epoch, Millis)> {
         let (epoch, expiry) = unpack(self.present.load(Ordering::Acquire));
         let now = clock();
-        (now.0 < expiry || !stands(Guard::Lease)).then_some((epoch, now))
+        (now.0 < expiry || !guards::enabled(Guard::Lease)).then_some((epoch, now))
     }
 
     /// Extends the lease, if its epoch is still this one; never shortens it. `false` if another epoch has begun.
@@ -77,8 +77,8 @@ impl Lease {
     }
 
     /// Begins an epoch, unless a test has taken this guard away.
-    pub(crate) fn bump_if(&self, guard: Guard) -> Epoch {
-        if stands(guard) { self.bump() } else { unpack(self.present.load(Ordering::Acquire)).0 }
+    pub(crate) fn bump_guarded(&self, guard: Guard) -> Epoch {
+        if guards::enabled(guard) { self.bump() } else { unpack(self.present.load(Ordering::Acquire)).0 }
     }
 
     /// Begins an epoch, without a lease.

@@ -10,8 +10,8 @@ use super::message::{Action, interpret};
 use crate::backend::{DynBackend, Event, Subscription};
 use crate::clock::{Clock, millis};
 use crate::error::StoreError;
-use crate::guards::{Guard, stands};
-use crate::observe::{self, Counter, Gauge, Observer};
+use crate::guards::{self, Guard};
+use crate::observe::{self, Counter, Gauge, Metrics};
 
 /// The pause before a lost subscription is made anew, doubled at each failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -19,7 +19,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the listener is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum State {
+pub(crate) enum ListenerState {
     /// No listener is running.
     Stopped,
     /// It is not sure to hear: the cache is not used.
@@ -30,49 +30,49 @@ pub(crate) enum State {
 
 /// What the listener tells the rest of the store.
 #[derive(Debug)]
-pub(crate) struct Status {
-    pub(crate) state: watch::Sender<State>,
+pub(crate) struct ListenerStatus {
+    pub(crate) state: watch::Sender<ListenerState>,
     pub(crate) received: Counter,
     pub(crate) unreadable: Counter,
     pub(crate) losses: Counter,
     subscriptions: Counter,
-    hearing: Option<Hearing>,
+    gauges: Option<ListenerGauges>,
 }
 
 /// What is told of a node that is to listen. One that is not would look like one that has lost its connection.
 #[derive(Debug)]
-struct Hearing {
+struct ListenerGauges {
     listening: Gauge,
     last_proof: Gauge,
 }
 
-impl Status {
-    pub(crate) fn new(observer: &Observer, listens: bool) -> Self {
-        Status {
-            state: watch::Sender::new(State::Stopped),
-            received: Counter::new(observer, observe::ANNOUNCEMENTS_RECEIVED),
-            unreadable: Counter::new(observer, observe::ANNOUNCEMENTS_UNREADABLE),
-            losses: Counter::new(observer, observe::SUBSCRIPTION_LOSSES),
-            subscriptions: Counter::new(observer, observe::SUBSCRIPTIONS),
-            hearing: listens.then(|| Hearing {
-                listening: observer.gauge(observe::LISTENING),
-                last_proof: observer.gauge(observe::LAST_PROOF),
+impl ListenerStatus {
+    pub(crate) fn new(metrics: &Metrics, listens: bool) -> Self {
+        ListenerStatus {
+            state: watch::Sender::new(ListenerState::Stopped),
+            received: Counter::new(metrics, observe::ANNOUNCEMENTS_RECEIVED),
+            unreadable: Counter::new(metrics, observe::ANNOUNCEMENTS_UNREADABLE),
+            losses: Counter::new(metrics, observe::SUBSCRIPTION_LOSSES),
+            subscriptions: Counter::new(metrics, observe::SUBSCRIPTIONS),
+            gauges: listens.then(|| ListenerGauges {
+                listening: metrics.gauge(observe::LISTENING),
+                last_proof: metrics.gauge(observe::LAST_PROOF),
             }),
         }
     }
 
     /// Returns the state before.
-    pub(crate) fn enter(&self, state: State) -> State {
-        if let Some(hearing) = &self.hearing {
-            hearing.listening.set(|| f64::from(u8::from(state == State::Listening)));
+    pub(crate) fn enter(&self, state: ListenerState) -> ListenerState {
+        if let Some(gauges) = &self.gauges {
+            gauges.listening.set(|| f64::from(u8::from(state == ListenerState::Listening)));
         }
         self.state.send_replace(state)
     }
 
     /// `wall` is in milliseconds since the Unix epoch.
     fn proven(&self, wall: impl FnOnce() -> u64) {
-        if let Some(hearing) = &self.hearing {
-            hearing.last_proof.set(|| wall() as f64 / 1000.0);
+        if let Some(gauges) = &self.gauges {
+            gauges.last_proof.set(|| wall() as f64 / 1000.0);
         }
     }
 }
@@ -81,7 +81,7 @@ impl Status {
 pub(crate) struct Listener<T> {
     pub(crate) backend: Arc<dyn DynBackend>,
     pub(crate) cache: Arc<LocalCache<T>>,
-    pub(crate) status: Arc<Status>,
+    pub(crate) status: Arc<ListenerStatus>,
     pub(crate) heartbeat: Duration,
     pub(crate) max_staleness: Duration,
     pub(crate) node_id: Arc<str>,
@@ -95,7 +95,7 @@ impl<T> Listener<T> {
         loop {
             let error = match self.backend.subscribe(self.heartbeat).await {
                 Ok(subscription) => {
-                    if self.hear(subscription).await {
+                    if self.receive(subscription).await {
                         pause = FIRST_PAUSE;
                     }
                     None
@@ -109,13 +109,13 @@ impl<T> Listener<T> {
     }
 
     /// Hears one subscription to its end. Whether it was ever proven to work.
-    async fn hear(&self, mut subscription: Subscription) -> bool {
+    async fn receive(&self, mut subscription: Subscription) -> bool {
         let mut epoch = None;
         let mut proven = false;
         while let Some(event) = subscription.next().await {
             match event {
                 Event::Connected => {
-                    epoch = Some(self.cache.lease().bump_if(Guard::EpochAtSubscription));
+                    epoch = Some(self.cache.lease().bump_guarded(Guard::EpochAtSubscription));
                     self.status.subscriptions.add_one();
                 }
                 Event::Message(message) => self.apply(&message),
@@ -124,10 +124,10 @@ impl<T> Listener<T> {
                     let sent_at = self.clock.at(sent_at);
                     self.cache.lease().extend(epoch, sent_at.plus(millis(self.max_staleness)));
                     self.status.proven(|| self.clock.wall_at(sent_at));
-                    self.cache.tell();
+                    self.cache.flush();
                     if !proven {
                         proven = true;
-                        self.status.enter(State::Listening);
+                        self.status.enter(ListenerState::Listening);
                         tracing::info!(node_id = %self.node_id, "listening to session announcements");
                     }
                 }
@@ -139,7 +139,7 @@ impl<T> Listener<T> {
     fn apply(&self, message: &[u8]) {
         self.status.received.add_one();
         match interpret(message) {
-            Action::Evict(id, revision) if stands(Guard::Eviction) => self.cache.evict(&id, revision),
+            Action::Evict(id, revision) if guards::enabled(Guard::Eviction) => self.cache.evict(&id, revision),
             Action::Evict(..) => {}
             Action::Clear => self.cache.clear(),
             Action::Unreadable => {
@@ -156,8 +156,8 @@ impl<T> Listener<T> {
 
     /// One log line for each change, not for each attempt.
     fn lost(&self, error: Option<&StoreError>) {
-        self.cache.lease().bump_if(Guard::EpochAtLoss);
-        if self.status.enter(State::Connecting) == State::Connecting {
+        self.cache.lease().bump_guarded(Guard::EpochAtLoss);
+        if self.status.enter(ListenerState::Connecting) == ListenerState::Connecting {
             if let Some(error) = error {
                 tracing::debug!(node_id = %self.node_id, error = error as &dyn std::error::Error, "still not listening");
             }
@@ -175,6 +175,6 @@ impl<T> Listener<T> {
 impl<T> Drop for Listener<T> {
     fn drop(&mut self) {
         self.cache.lease().bump();
-        self.status.enter(State::Stopped);
+        self.status.enter(ListenerState::Stopped);
     }
 }

@@ -12,7 +12,7 @@ pub(crate) mod model;
 mod stats;
 
 pub use self::cache::LocalCache;
-pub(crate) use self::cache::{Grace, LoadCall, LoadMark, Lookup};
+pub(crate) use self::cache::{FillMark, Lookup, PendingFill, StaleIfError};
 pub use self::config::ClusterConfig;
 pub use self::coordinator::Coordinator;
 pub(crate) use self::lease::Lease;

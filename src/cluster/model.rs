@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use super::cache::{Grace, LocalCache, Lookup};
+use super::cache::{LocalCache, Lookup, StaleIfError};
 use super::lease::{Epoch, Lease};
 use crate::clock::{self, Clock, Millis};
 use crate::id::SessionId;
-use crate::observe::Observer;
+use crate::observe::Metrics;
 use crate::record::{Meta, Record, Revision};
 use crate::sync::{Mutex, MutexGuard};
 
@@ -68,11 +68,11 @@ struct Backend {
     /// The session, whose data is the number of its version.
     record: Option<Record<u32>>,
     /// What the node has not heard yet. `None`: it is not subscribed.
-    unheard: Option<VecDeque<Event>>,
+    unheard: Option<VecDeque<ModelEvent>>,
 }
 
 /// As [`backend::Event`](crate::backend::Event) and the messages in it.
-enum Event {
+enum ModelEvent {
     /// At which version the subscription began.
     Connected(u32),
     Changed(u32, Option<Revision>),
@@ -90,7 +90,7 @@ impl Model {
         lease.extend(epoch, clock.now().plus(clock::millis(max_staleness)));
         let model = Model {
             // Small, so that the map has but one lock, too.
-            cache: Arc::new(LocalCache::new(lease, clock.clone(), Duration::from_secs(60), 4, &Observer::new(None))),
+            cache: Arc::new(LocalCache::new(lease, clock.clone(), Duration::from_secs(60), 4, &Metrics::new(None))),
             id: SessionId::from_bytes([1; 16]),
             clock,
             backend: Mutex::new(Backend { record: None, unheard: Some(VecDeque::new()) }),
@@ -156,7 +156,7 @@ impl Model {
     /// A read whose load has failed. What it gets instead may be old, but not older than the last proof.
     pub(crate) fn read_in_outage(&self) {
         let proven = self.proven.load(Ordering::Relaxed);
-        if let Some(record) = self.cache.last_known(&self.id, Grace::AfterLease(u64::MAX)) {
+        if let Some(record) = self.cache.last_known(&self.id, StaleIfError::AfterLease(u64::MAX)) {
             let seen = version(Some(&record));
             assert!(seen >= proven, "version {seen} was served when {proven} was proven");
         }
@@ -186,7 +186,7 @@ impl Model {
 
     /// Another node deletes all sessions.
     pub(crate) fn clear_elsewhere(&self) {
-        self.put(&mut self.backend(), None, Event::Cleared);
+        self.put(&mut self.backend(), None, ModelEvent::Cleared);
     }
 
     /// This node changes the session, as the store does. Whether it did: another node may have been faster.
@@ -206,7 +206,7 @@ impl Model {
     /// This node deletes the session, as the store does.
     pub(crate) fn delete(&self) {
         let call = self.cache.begin_write(&self.id, None);
-        self.put(&mut self.backend(), None, Event::Changed(GONE, None));
+        self.put(&mut self.backend(), None, ModelEvent::Changed(GONE, None));
         drop(call);
         self.expect(GONE);
         self.proven.fetch_max(GONE, Ordering::Relaxed);
@@ -216,14 +216,14 @@ impl Model {
         let mut backend = self.backend();
         let unchanged = backend.record.as_ref().is_some_and(|record| record.revision() == base.revision());
         if unchanged {
-            let event = Event::Changed(version(Some(new)), Some(new.revision()));
+            let event = ModelEvent::Changed(version(Some(new)), Some(new.revision()));
             self.put(&mut backend, Some(new.clone()), event);
         }
         unchanged
     }
 
     /// Write and announcement are one step.
-    fn put(&self, backend: &mut Backend, record: Option<Record<u32>>, event: Event) {
+    fn put(&self, backend: &mut Backend, record: Option<Record<u32>>, event: ModelEvent) {
         if let Some(unheard) = &mut backend.unheard {
             unheard.push_back(event);
         }
@@ -240,8 +240,8 @@ impl Model {
     pub(crate) fn subscribe(&self) {
         let mut backend = self.backend();
         let present = version(backend.record.as_ref());
-        let alive = Event::Alive(Millis(u64::MAX), present);
-        backend.unheard = Some(VecDeque::from([Event::Connected(present), alive]));
+        let alive = ModelEvent::Alive(Millis(u64::MAX), present);
+        backend.unheard = Some(VecDeque::from([ModelEvent::Connected(present), alive]));
     }
 
     /// The node has noticed that it does not hear.
@@ -256,19 +256,19 @@ impl Model {
         let mut epoch: Option<Epoch> = None;
         while let Some(event) = self.next_event() {
             match event {
-                Event::Connected(present) => {
+                ModelEvent::Connected(present) => {
                     epoch = Some(self.cache.lease().bump());
                     self.expect(present);
                 }
-                Event::Changed(version, revision) => {
+                ModelEvent::Changed(version, revision) => {
                     self.cache.evict(&self.id, revision);
                     self.expect(version);
                 }
-                Event::Cleared => {
+                ModelEvent::Cleared => {
                     self.cache.clear();
                     self.expect(GONE);
                 }
-                Event::Alive(until, version) => {
+                ModelEvent::Alive(until, version) => {
                     self.cache.lease().extend(epoch.unwrap(), until);
                     self.proven.fetch_max(version, Ordering::Relaxed);
                 }
@@ -276,7 +276,7 @@ impl Model {
         }
     }
 
-    fn next_event(&self) -> Option<Event> {
+    fn next_event(&self) -> Option<ModelEvent> {
         self.backend().unheard.as_mut()?.pop_front()
     }
 

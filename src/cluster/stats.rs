@@ -1,6 +1,6 @@
 //! What the local cache has done.
 
-use crate::observe::{self, Counter, HotCounter, Observer};
+use crate::observe::{self, BufferedCounter, Counter, Metrics};
 
 /// Figures of the local cache since the store was made.
 ///
@@ -35,7 +35,7 @@ impl CacheStats {
 /// The counters behind [`CacheStats`].
 #[derive(Debug)]
 pub(crate) struct Counters {
-    pub(crate) hits: HotCounter,
+    pub(crate) hits: BufferedCounter,
     pub(crate) misses: Counter,
     pub(crate) bypasses: Counter,
     pub(crate) evictions: Counter,
@@ -44,14 +44,14 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    pub(crate) fn new(observer: &Observer) -> Self {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
         Counters {
-            hits: HotCounter::new(observer, observe::CACHE_HITS),
-            misses: Counter::new(observer, observe::CACHE_MISSES),
-            bypasses: Counter::new(observer, observe::CACHE_BYPASSES),
-            evictions: Counter::new(observer, observe::CACHE_EVICTIONS),
-            invalidations: Counter::new(observer, observe::CACHE_INVALIDATIONS),
-            refused_fills: Counter::new(observer, observe::CACHE_REFUSED_FILLS),
+            hits: BufferedCounter::new(metrics, observe::CACHE_HITS),
+            misses: Counter::new(metrics, observe::CACHE_MISSES),
+            bypasses: Counter::new(metrics, observe::CACHE_BYPASSES),
+            evictions: Counter::new(metrics, observe::CACHE_EVICTIONS),
+            invalidations: Counter::new(metrics, observe::CACHE_INVALIDATIONS),
+            refused_fills: Counter::new(metrics, observe::CACHE_REFUSED_FILLS),
         }
     }
 

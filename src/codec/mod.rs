@@ -52,7 +52,7 @@ pub(crate) struct Codec {
 pub(crate) struct Decoded<T> {
     pub(crate) data: Arc<T>,
     /// Whether its protection is on its way out: the record should be written anew.
-    pub(crate) outdated: bool,
+    pub(crate) needs_reencryption: bool,
 }
 
 impl Codec {
@@ -71,11 +71,11 @@ impl Codec {
         let head = if encrypts { PREFIX_LEN + encrypt::NONCE_LEN } else { PREFIX_LEN };
         let mut payload = vec![0; head];
         serde_json::to_writer(&mut payload, data)
-            .map_err(|error| StoreError::from(StoreErrorKind::Encode).caused_by(error))?;
+            .map_err(|error| StoreError::from(StoreErrorKind::Encode).with_source(error))?;
         let len = payload.len() - head;
         if len > self.max_len {
             let message = format!("{len} bytes of JSON, at most {} are possible (max_record_size)", self.max_len);
-            return Err(StoreError::from(StoreErrorKind::TooLarge).caused_by(message));
+            return Err(StoreError::from(StoreErrorKind::TooLarge).with_source(message));
         }
         if self.compress_above.is_some_and(|threshold| len > threshold)
             && let Some(compressed) = compress::compress(&payload[head..])
@@ -106,16 +106,17 @@ impl Codec {
         meta: &Meta,
         payload: &[u8],
     ) -> Result<Decoded<T>, StoreError> {
-        let corrupt = |cause: Box<dyn Error + Send + Sync>| StoreError::from(StoreErrorKind::Corrupt).caused_by(cause);
-        let (json, outdated) = self.open(id, meta, payload).map_err(|cause| corrupt(cause.into()))?;
+        let corrupt =
+            |cause: Box<dyn Error + Send + Sync>| StoreError::from(StoreErrorKind::Corrupt).with_source(cause);
+        let (json, needs_reencryption) = self.open(id, meta, payload).map_err(|cause| corrupt(cause.into()))?;
         // Only the place of the error: serde's message may quote the data.
         let data = serde_json::from_slice(&json).map_err(|error| {
             corrupt(format!("the JSON does not fit at line {}, column {}", error.line(), error.column()).into())
         })?;
-        Ok(Decoded { data: Arc::new(data), outdated })
+        Ok(Decoded { data: Arc::new(data), needs_reencryption })
     }
 
-    /// The JSON, and whether its protection is outdated.
+    /// The JSON, and whether it should be encrypted again.
     fn open<'a>(
         &self,
         id: &SessionId,

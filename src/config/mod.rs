@@ -20,7 +20,7 @@ use crate::cluster::ClusterConfig;
 use crate::codec::CodecConfig;
 use crate::cookie::CookieConfig;
 use crate::error::ConfigError;
-use crate::resilience::{Resilience, Wishes};
+use crate::resilience::{ResilienceOptions, ResiliencePolicy};
 use crate::secret::{KeyRing, Secret};
 
 /// Says whose a session is.
@@ -37,7 +37,7 @@ pub struct SessionConfig<T> {
     pub(crate) cluster: ClusterConfig,
     pub(crate) on_outage: OutagePolicy,
     pub(crate) codec: CodecConfig,
-    pub(crate) resilience: Resilience,
+    pub(crate) resilience: ResiliencePolicy,
     pub(crate) backend: Arc<dyn DynBackend>,
     pub(crate) clock: Clock,
     pub(crate) owner: Option<OwnerOf<T>>,
@@ -70,7 +70,7 @@ impl<T> SessionConfig<T> {
             cluster: ClusterConfig::new(),
             on_outage: OutagePolicy::Reject,
             codec: CodecConfig::new(),
-            resilience: Wishes::new(),
+            resilience: ResilienceOptions::new(),
             backend: None,
             #[cfg(feature = "redis")]
             redis: None,
@@ -105,7 +105,7 @@ pub struct SessionConfigBuilder<T> {
     cluster: ClusterConfig,
     on_outage: OutagePolicy,
     codec: CodecConfig,
-    resilience: Wishes,
+    resilience: ResilienceOptions,
     backend: Option<Arc<dyn DynBackend>>,
     #[cfg(feature = "redis")]
     redis: Option<RedisConfig>,

@@ -68,7 +68,7 @@ mod tests {
     use super::*;
     use crate::config::SessionConfig;
     use crate::error::ConfigError;
-    use crate::resilience::Resilience;
+    use crate::resilience::ResiliencePolicy;
     use crate::secret::Secret;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -77,7 +77,7 @@ mod tests {
         SessionConfig::builder(Secret::new("x".repeat(32)).unwrap())
     }
 
-    fn built(builder: SessionConfigBuilder<()>) -> Resilience {
+    fn built(builder: SessionConfigBuilder<()>) -> ResiliencePolicy {
         builder.build().unwrap().resilience
     }
 

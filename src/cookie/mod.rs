@@ -30,15 +30,15 @@ pub(crate) const MAX_CANDIDATES: usize = 8;
 const LONGEST_LIFE: Duration = Duration::from_secs(400 * 24 * 3600);
 
 /// Makes and reads the cookies of one layer.
-pub(crate) struct CookieJar {
+pub(crate) struct CookieSigner {
     config: CookieConfig,
     /// The name again, for those who keep it beyond a request.
     name: Arc<str>,
     /// One per secret of the ring, the signing one first.
-    keyed: Vec<Keyed>,
+    keys: Vec<SigningKey>,
 }
 
-struct Keyed {
+struct SigningKey {
     /// With label and name already taken in.
     mac: Hmac<Sha256>,
     retiring: bool,
@@ -46,24 +46,24 @@ struct Keyed {
 
 /// A cookie that verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Presented {
+pub(crate) struct VerifiedCookie {
     pub(crate) token: SessionToken,
-    /// Whether it was signed with the current secret, or with one to come: it need not be signed anew.
-    pub(crate) current: bool,
+    /// Whether it was signed with an older secret, and should be signed again with the current one.
+    pub(crate) needs_resigning: bool,
 }
 
-impl CookieJar {
+impl CookieSigner {
     #[expect(clippy::expect_used, reason = "HMAC takes keys of any length; and a checked config has a short name")]
     pub(crate) fn new(config: CookieConfig, ring: &KeyRing) -> Self {
         let name_len = u8::try_from(config.name.len()).expect("a checked cookie name is short");
-        let keyed = ring.derive(PURPOSE).map(|key| {
+        let keys = ring.derive(PURPOSE).map(|key| {
             let mut mac = Hmac::<Sha256>::new_from_slice(&key.bytes).expect("HMAC takes keys of any length");
             mac.update(PURPOSE.as_bytes());
             mac.update(&[0, name_len]);
             mac.update(config.name.as_bytes());
-            Keyed { mac, retiring: key.retiring }
+            SigningKey { mac, retiring: key.retiring }
         });
-        CookieJar { keyed: keyed.collect(), name: config.name.as_str().into(), config }
+        CookieSigner { keys: keys.collect(), name: config.name.as_str().into(), config }
     }
 
     pub(crate) fn name(&self) -> &Arc<str> {
@@ -74,16 +74,16 @@ impl CookieJar {
     ///
     /// Several cookies of our name are no accident: a sibling domain, or a path of its own, has planted one. If more than one
     /// token verifies, there is no telling whose session the visitor means to use, so it is nobody's.
-    pub(crate) fn verify(&self, headers: &HeaderMap) -> Option<Presented> {
-        let mut found: Option<Presented> = None;
+    pub(crate) fn verify(&self, headers: &HeaderMap) -> Option<VerifiedCookie> {
+        let mut found: Option<VerifiedCookie> = None;
         for (index, value) in self.candidates(headers).enumerate() {
             if index == MAX_CANDIDATES {
                 return None;
             }
-            let Some(presented) = self.verify_value(value) else { continue };
+            let Some(verified) = self.verify_value(value) else { continue };
             match &mut found {
-                None => found = Some(presented),
-                Some(before) if before.token == presented.token => before.current |= presented.current,
+                None => found = Some(verified),
+                Some(before) if before.token == verified.token => before.needs_resigning &= verified.needs_resigning,
                 Some(_) => return None,
             }
         }
@@ -99,7 +99,7 @@ impl CookieJar {
             .filter_map(|pair| pair.trim_ascii().strip_prefix(self.config.name.as_bytes())?.strip_prefix(b"="))
     }
 
-    fn verify_value(&self, value: &[u8]) -> Option<Presented> {
+    fn verify_value(&self, value: &[u8]) -> Option<VerifiedCookie> {
         if value.len() != id::TEXT_LEN + 1 + TAG_LEN {
             return None;
         }
@@ -112,15 +112,15 @@ impl CookieJar {
         }
         // `verify_slice` compares in constant time.
         let key = self
-            .keyed
+            .keys
             .iter()
             .find(|key| key.mac.clone().chain_update(token.as_bytes()).verify_slice(&claimed).is_ok())?;
-        Some(Presented { token, current: !key.retiring })
+        Some(VerifiedCookie { token, needs_resigning: key.retiring })
     }
 
     /// The cookie's value, signed with the current secret.
     fn sign(&self, token: &SessionToken) -> String {
-        let mac = self.keyed[0].mac.clone().chain_update(token.as_bytes());
+        let mac = self.keys[0].mac.clone().chain_update(token.as_bytes());
         let tag = mac.finalize().into_bytes();
         format!("{}.{}", token.to_text(), URL_SAFE_NO_PAD.encode(tag))
     }
@@ -168,9 +168,9 @@ impl CookieJar {
 }
 
 /// Without the keys.
-impl std::fmt::Debug for CookieJar {
+impl std::fmt::Debug for CookieSigner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CookieJar").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("CookieSigner").field("config", &self.config).finish_non_exhaustive()
     }
 }
 
@@ -197,8 +197,8 @@ mod tests {
         ring
     }
 
-    fn jar(secrets: &[&str]) -> CookieJar {
-        CookieJar::new(CookieConfig::new(), &ring(secrets))
+    fn jar(secrets: &[&str]) -> CookieSigner {
+        CookieSigner::new(CookieConfig::new(), &ring(secrets))
     }
 
     fn token(byte: u8) -> SessionToken {
@@ -210,7 +210,7 @@ mod tests {
         cookies.iter().map(|value| (header::COOKIE, value.parse().unwrap())).collect()
     }
 
-    fn pair(jar: &CookieJar, token: &SessionToken) -> String {
+    fn pair(jar: &CookieSigner, token: &SessionToken) -> String {
         jar.pair(token).to_str().unwrap().to_owned()
     }
 
@@ -223,7 +223,7 @@ mod tests {
         );
         let config = CookieConfig::development().domain("example.com").path("/app").same_site(SameSite::Strict);
         assert_eq!(
-            CookieJar::new(config, &ring(&["second secret"])).set(&token(9), Duration::MAX).to_str().unwrap(),
+            CookieSigner::new(config, &ring(&["second secret"])).set(&token(9), Duration::MAX).to_str().unwrap(),
             "session=CQkJCQkJCQkJCQkJCQkJCQ.YBnBcu9ZEI7hhj4iEmJQ_P4FfJoBpIauuHs9RUF9lxE; HttpOnly; SameSite=Strict; Path=/app; Domain=example.com"
         );
     }
@@ -248,7 +248,7 @@ mod tests {
     fn the_cookie_is_found_among_others_and_in_any_header() {
         let jar = jar(&["secret"]);
         let ours = pair(&jar, &token(1));
-        let expected = Some(Presented { token: token(1), current: true });
+        let expected = Some(VerifiedCookie { token: token(1), needs_resigning: false });
         for cookies in [
             vec![ours.clone()],
             vec![format!("a=b; {ours}; c=d")],
@@ -265,7 +265,7 @@ mod tests {
     #[test]
     fn another_name_is_not_ours_and_its_value_is_no_good_under_ours() {
         let ours = jar(&["secret"]);
-        let theirs = CookieJar::new(CookieConfig::new().name("__Host-admin"), &ring(&["secret"]));
+        let theirs = CookieSigner::new(CookieConfig::new().name("__Host-admin"), &ring(&["secret"]));
         let value = pair(&theirs, &token(1)).replace("__Host-admin", "__Host-session");
         for cookie in [value, pair(&ours, &token(1)).to_lowercase(), pair(&ours, &token(1)).replace("__H", "x__H")] {
             assert_eq!(ours.verify(&request(&[&cookie])), None, "{cookie}");
@@ -291,9 +291,9 @@ mod tests {
     fn an_older_secret_verifies_and_is_said_to_be_old() {
         let old = pair(&jar(&["old"]), &token(1));
         let rotated = jar(&["new", "old"]);
-        assert_eq!(rotated.verify(&request(&[&old])), Some(Presented { token: token(1), current: false }));
+        assert_eq!(rotated.verify(&request(&[&old])), Some(VerifiedCookie { token: token(1), needs_resigning: true }));
         let new = pair(&rotated, &token(1));
-        assert_eq!(rotated.verify(&request(&[&new])), Some(Presented { token: token(1), current: true }));
+        assert_eq!(rotated.verify(&request(&[&new])), Some(VerifiedCookie { token: token(1), needs_resigning: false }));
         assert_eq!(jar(&["old"]).verify(&request(&[&new])), None, "the current secret signs");
         assert_eq!(jar(&["new"]).verify(&request(&[&old])), None, "a dropped secret verifies nothing");
     }
@@ -303,8 +303,8 @@ mod tests {
         let mut ring = ring(&["now"]);
         ring.push_next(Secret::insecure_dev("soon"));
         let early = pair(&jar(&["soon"]), &token(1));
-        let jar = CookieJar::new(CookieConfig::new(), &ring);
-        assert_eq!(jar.verify(&request(&[&early])), Some(Presented { token: token(1), current: true }));
+        let jar = CookieSigner::new(CookieConfig::new(), &ring);
+        assert_eq!(jar.verify(&request(&[&early])), Some(VerifiedCookie { token: token(1), needs_resigning: false }));
         assert_eq!(pair(&jar, &token(1)), pair(&super::tests::jar(&["now"]), &token(1)), "the current secret signs");
     }
 

@@ -87,12 +87,12 @@ impl StoreError {
 
     /// The same error, caused by this.
     #[must_use]
-    pub fn caused_by(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+    pub fn with_source(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         self.source = Some(Arc::from(source.into()));
         self
     }
 
-    pub(crate) fn about(mut self, id: &SessionId) -> Self {
+    pub(crate) fn with_session_id(mut self, id: &SessionId) -> Self {
         self.id = Some(*id);
         self
     }

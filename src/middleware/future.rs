@@ -10,10 +10,10 @@ use http::Response;
 use pin_project_lite::pin_project;
 
 use super::headers;
-use super::shared::Shared;
+use super::state::LayerState;
 use crate::error::StoreErrorKind;
 use crate::record::SessionData;
-use crate::session::{Commit, Handle, SessionError, finished};
+use crate::session::{Commit, RequestSession, SessionError, finished};
 
 pin_project! {
     /// The response of a [`SessionService`](crate::SessionService).
@@ -21,7 +21,7 @@ pin_project! {
         #[pin]
         stage: Stage<F, B>,
         // After `stage`, so that what the request owns is dropped before the request counts as over.
-        request: OpenRequest<T>,
+        request: AbortOnDrop<T>,
     }
 }
 
@@ -38,22 +38,20 @@ pin_project! {
 }
 
 /// The request, as long as its head has not left. Dropped before that, it carries out a logout and forgets the rest.
-struct OpenRequest<T: SessionData>(Option<Parties<T>>);
-
-type Parties<T> = (Arc<Handle<T>>, Arc<Shared<T>>);
+struct AbortOnDrop<T: SessionData>(Option<(Arc<RequestSession<T>>, Arc<LayerState<T>>)>);
 
 impl<F, B, T: SessionData> ResponseFuture<F, B, T> {
-    pub(super) fn new(inner: F, handle: Arc<Handle<T>>, shared: Arc<Shared<T>>) -> Self {
-        ResponseFuture { stage: Stage::Inner { inner }, request: OpenRequest(Some((handle, shared))) }
+    pub(super) fn new(inner: F, session: Arc<RequestSession<T>>, state: Arc<LayerState<T>>) -> Self {
+        ResponseFuture { stage: Stage::Inner { inner }, request: AbortOnDrop(Some((session, state))) }
     }
 
     /// For a request that another layer looks after.
     pub(super) fn bare(inner: F) -> Self {
-        ResponseFuture { stage: Stage::Inner { inner }, request: OpenRequest(None) }
+        ResponseFuture { stage: Stage::Inner { inner }, request: AbortOnDrop(None) }
     }
 
     pub(super) fn refused(error: SessionError) -> Self {
-        ResponseFuture { stage: Stage::Refused { error: Some(error) }, request: OpenRequest(None) }
+        ResponseFuture { stage: Stage::Refused { error: Some(error) }, request: AbortOnDrop(None) }
     }
 }
 
@@ -71,10 +69,10 @@ where
             match this.stage.as_mut().project() {
                 StageProjection::Inner { inner } => {
                     let response = ready!(inner.poll(cx))?;
-                    let Some(handle) = this.request.handle().filter(|handle| handle.needs_commit()) else {
+                    let Some(session) = this.request.session().filter(|session| session.needs_commit()) else {
                         return Poll::Ready(Ok(this.request.send_head(response)));
                     };
-                    let commit = handle.commit(None);
+                    let commit = session.commit(None);
                     this.stage.set(Stage::Commit { commit, response: Some(response) });
                 }
                 StageProjection::Commit { commit, response } => {
@@ -97,30 +95,30 @@ where
     }
 }
 
-impl<T: SessionData> OpenRequest<T> {
-    fn handle(&self) -> Option<&Arc<Handle<T>>> {
-        self.0.as_ref().map(|(handle, _)| handle)
+impl<T: SessionData> AbortOnDrop<T> {
+    fn session(&self) -> Option<&Arc<RequestSession<T>>> {
+        self.0.as_ref().map(|(session, _)| session)
     }
 
     /// The client is told that its changes were not made, so they must not be made later. A logout is tried again.
     fn give_up(&self) {
-        if let Some(handle) = self.handle() {
-            handle.discard();
+        if let Some(session) = self.session() {
+            session.discard();
         }
     }
 
     fn send_head<B>(&mut self, mut response: Response<B>) -> Response<B> {
-        if let Some((handle, shared)) = self.0.take() {
-            headers::apply(response.headers_mut(), &handle.send_head(), &shared.jar);
+        if let Some((session, state)) = self.0.take() {
+            headers::apply(response.headers_mut(), &session.send_head(), &state.signer);
         }
         response
     }
 }
 
-impl<T: SessionData> Drop for OpenRequest<T> {
+impl<T: SessionData> Drop for AbortOnDrop<T> {
     fn drop(&mut self) {
-        if let Some((handle, _)) = self.0.take() {
-            handle.abort();
+        if let Some((session, _)) = self.0.take() {
+            session.abort();
         }
     }
 }

@@ -2,17 +2,17 @@
 
 use http::{HeaderMap, HeaderValue, header};
 
-use crate::cookie::CookieJar;
+use crate::cookie::CookieSigner;
 use crate::session::{CookieChange, Head};
 
-pub(super) fn apply(headers: &mut HeaderMap, head: &Head, jar: &CookieJar) {
+pub(super) fn apply(headers: &mut HeaderMap, head: &Head, signer: &CookieSigner) {
     if head.extracted {
         vary_on_cookie(headers);
     }
     let cookie = match &head.cookie {
         None => return,
-        Some(CookieChange::Set(token)) => jar.set(token, head.life),
-        Some(CookieChange::Remove) => jar.removal(),
+        Some(CookieChange::Set(token)) => signer.set(token, head.life),
+        Some(CookieChange::Remove) => signer.removal(),
     };
     headers.append(header::SET_COOKIE, cookie);
     keep_from_caches(headers);

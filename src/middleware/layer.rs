@@ -7,9 +7,9 @@ use http::HeaderValue;
 use tower_layer::Layer;
 
 use super::service::SessionService;
-use super::shared::Shared;
+use super::state::LayerState;
 use crate::config::SessionConfig;
-use crate::cookie::CookieJar;
+use crate::cookie::CookieSigner;
 use crate::error::StoreError;
 use crate::record::SessionData;
 use crate::store::SessionStore;
@@ -48,19 +48,19 @@ use crate::store::SessionStore;
 /// # }
 /// ```
 pub struct SessionLayer<T> {
-    pub(super) shared: Arc<Shared<T>>,
+    pub(super) state: Arc<LayerState<T>>,
 }
 
 impl<T: SessionData> SessionLayer<T> {
     /// Builds the store and spawns its listener; outside a runtime, the first request does.
     pub fn new(config: SessionConfig<T>) -> Self {
-        let jar = CookieJar::new(config.cookie.clone(), &config.keys);
-        SessionLayer { shared: Arc::new(Shared { store: SessionStore::new(config), jar }) }
+        let signer = CookieSigner::new(config.cookie.clone(), &config.keys);
+        SessionLayer { state: Arc::new(LayerState { store: SessionStore::new(config), signer }) }
     }
 
     /// The store, for what is not about the session of a request: administration, health, shutdown.
     pub fn store(&self) -> &SessionStore<T> {
-        &self.shared.store
+        &self.state.store
     }
 
     /// Creates a session with this data and returns the `Cookie` header of a browser that has it, for tests.
@@ -90,8 +90,8 @@ impl<T: SessionData> SessionLayer<T> {
     /// # }
     /// ```
     pub async fn cookie_for(&self, data: T) -> Result<HeaderValue, StoreError> {
-        let session = self.shared.store.create(data).await?;
-        Ok(self.shared.jar.pair(&session.token))
+        let session = self.state.store.create(data).await?;
+        Ok(self.state.signer.pair(&session.token))
     }
 }
 
@@ -99,18 +99,18 @@ impl<S, T: SessionData> Layer<S> for SessionLayer<T> {
     type Service = SessionService<S, T>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        SessionService { inner, shared: self.shared.clone() }
+        SessionService { inner, state: self.state.clone() }
     }
 }
 
 impl<T> Clone for SessionLayer<T> {
     fn clone(&self) -> Self {
-        SessionLayer { shared: self.shared.clone() }
+        SessionLayer { state: self.state.clone() }
     }
 }
 
 impl<T> fmt::Debug for SessionLayer<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SessionLayer").field("store", &self.shared.store).field("jar", &self.shared.jar).finish()
+        f.debug_struct("SessionLayer").field("store", &self.state.store).field("signer", &self.state.signer).finish()
     }
 }

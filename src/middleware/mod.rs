@@ -4,7 +4,7 @@ mod future;
 mod headers;
 mod layer;
 mod service;
-mod shared;
+mod state;
 
 pub use self::future::ResponseFuture;
 pub use self::layer::SessionLayer;

@@ -1,4 +1,4 @@
-//! The way in: verify the cookie and leave a handle in the request. No IO, and nothing is boxed but what the extensions box.
+//! The way in: verify the cookie and leave a session in the request. No IO, and nothing is boxed but what the extensions box.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,14 +8,14 @@ use http::{Extensions, Request, Response};
 use tower_service::Service;
 
 use super::future::ResponseFuture;
-use super::shared::Shared;
+use super::state::LayerState;
 use crate::record::SessionData;
-use crate::session::{Handle, Seat, SessionError};
+use crate::session::{RequestSession, SessionError};
 
 /// The middleware of a [`SessionLayer`](crate::SessionLayer).
 pub struct SessionService<S, T> {
     pub(super) inner: S,
-    pub(super) shared: Arc<Shared<T>>,
+    pub(super) state: Arc<LayerState<T>>,
 }
 
 impl<S, T, ReqBody, ResBody> Service<Request<ReqBody>> for SessionService<S, T>
@@ -33,13 +33,13 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        match self.admit(&mut request) {
-            Admission::New(handle) => ResponseFuture::new(self.inner.call(request), handle, self.shared.clone()),
-            Admission::Known => ResponseFuture::bare(self.inner.call(request)),
-            Admission::Clash => {
+        match self.attach(&mut request) {
+            Attach::New(session) => ResponseFuture::new(self.inner.call(request), session, self.state.clone()),
+            Attach::AlreadyAttached => ResponseFuture::bare(self.inner.call(request)),
+            Attach::CookieNameTaken => {
                 let error = SessionError::ClashingLayers;
                 tracing::error!(
-                    cookie = &**self.shared.jar.name(),
+                    cookie = &**self.state.signer.name(),
                     error = &error as &dyn std::error::Error,
                     "a request cannot have a session"
                 );
@@ -49,64 +49,64 @@ where
     }
 }
 
-enum Admission<T: SessionData> {
-    New(Arc<Handle<T>>),
+enum Attach<T: SessionData> {
+    New(Arc<RequestSession<T>>),
     /// The same layer is around the request already.
-    Known,
+    AlreadyAttached,
     /// Another store's layer has taken our cookie's name.
-    Clash,
+    CookieNameTaken,
 }
 
 impl<S, T: SessionData> SessionService<S, T> {
-    fn admit<B>(&self, request: &mut Request<B>) -> Admission<T> {
-        let store = self.shared.store.address();
-        if let Some(layers) = request.extensions().get::<Layers>() {
+    fn attach<B>(&self, request: &mut Request<B>) -> Attach<T> {
+        let store = self.state.store.address();
+        if let Some(layers) = request.extensions().get::<OuterLayers>() {
             for layer in layers.iter() {
                 if layer.store == store {
-                    return Admission::Known;
+                    return Attach::AlreadyAttached;
                 }
-                if layer.cookie == *self.shared.jar.name() {
-                    return Admission::Clash;
+                if layer.cookie == *self.state.signer.name() {
+                    return Attach::CookieNameTaken;
                 }
             }
         }
-        let presented = self.shared.jar.verify(request.headers());
-        let handle = Arc::new(Handle::new(self.shared.store.clone(), presented));
-        request.extensions_mut().insert(Seat(handle.clone()));
-        Layers::add(request.extensions_mut(), Layer { store, cookie: self.shared.jar.name().clone() });
-        Admission::New(handle)
+        let verified = self.state.signer.verify(request.headers());
+        let session = Arc::new(RequestSession::new(self.state.store.clone(), verified));
+        request.extensions_mut().insert(session.clone());
+        OuterLayers::add(request.extensions_mut(), OuterLayer { store, cookie: self.state.signer.name().clone() });
+        Attach::New(session)
     }
 }
 
 /// The session layers around a request, the outermost first.
 #[derive(Clone)]
-struct Layers {
-    first: Layer,
-    others: Vec<Layer>,
+struct OuterLayers {
+    first: OuterLayer,
+    others: Vec<OuterLayer>,
 }
 
 #[derive(Clone)]
-struct Layer {
+struct OuterLayer {
     store: usize,
     cookie: Arc<str>,
 }
 
-impl Layers {
-    fn add(extensions: &mut Extensions, layer: Layer) {
-        match extensions.get_mut::<Layers>() {
+impl OuterLayers {
+    fn add(extensions: &mut Extensions, layer: OuterLayer) {
+        match extensions.get_mut::<OuterLayers>() {
             Some(layers) => layers.others.push(layer),
-            None => drop(extensions.insert(Layers { first: layer, others: Vec::new() })),
+            None => drop(extensions.insert(OuterLayers { first: layer, others: Vec::new() })),
         }
     }
 
-    fn iter(&self) -> impl Iterator<Item = &Layer> {
+    fn iter(&self) -> impl Iterator<Item = &OuterLayer> {
         std::iter::once(&self.first).chain(&self.others)
     }
 }
 
 impl<S: Clone, T> Clone for SessionService<S, T> {
     fn clone(&self) -> Self {
-        SessionService { inner: self.inner.clone(), shared: self.shared.clone() }
+        SessionService { inner: self.inner.clone(), state: self.state.clone() }
     }
 }
 

@@ -2,25 +2,25 @@
 
 use tracing::Span;
 
-use super::facade::{self, Durations, Observer, Timer};
 use super::outcome::{Operation, Outcome};
+use super::recorder::{self, Durations, Metrics, Timer};
 use super::{ANNOUNCEMENTS_SENT, BACKEND_CALL_DURATION, BACKEND_CALLS, COMMITS, Counter, Metric};
 
 /// A count for each of some outcomes, the last of which takes all that have none. All are there from the start, so that the first
 /// fault is seen as a rise.
 #[derive(Debug)]
-struct ByOutcome(Vec<(Outcome, facade::Counter)>);
+struct ByOutcome(Vec<(Outcome, recorder::Counter)>);
 
 impl ByOutcome {
     fn new(
-        observer: &Observer,
+        metrics: &Metrics,
         metric: Metric,
         label: Option<(&'static str, &'static str)>,
         outcomes: &[Outcome],
     ) -> Self {
         let counter = |&outcome: &Outcome| {
             let labels: Vec<_> = label.into_iter().chain([("outcome", outcome.name())]).collect();
-            (outcome, observer.counter(metric, &labels))
+            (outcome, metrics.counter(metric, &labels))
         };
         ByOutcome(outcomes.iter().map(counter).collect())
     }
@@ -58,13 +58,13 @@ impl Calls {
         Outcome::Other,
     ];
 
-    pub(crate) fn new(observer: &Observer) -> Self {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
         let label = |operation: Operation| ("operation", operation.name());
         Calls {
             counts: Operation::ALL
-                .map(|operation| ByOutcome::new(observer, BACKEND_CALLS, Some(label(operation)), &Self::OUTCOMES)),
-            durations: Operation::ALL.map(|operation| observer.durations(BACKEND_CALL_DURATION, label(operation))),
-            announcements: Counter::new(observer, ANNOUNCEMENTS_SENT),
+                .map(|operation| ByOutcome::new(metrics, BACKEND_CALLS, Some(label(operation)), &Self::OUTCOMES)),
+            durations: Operation::ALL.map(|operation| metrics.durations(BACKEND_CALL_DURATION, label(operation))),
+            announcements: Counter::new(metrics, ANNOUNCEMENTS_SENT),
         }
     }
 
@@ -135,8 +135,8 @@ impl Commits {
         Outcome::Other,
     ];
 
-    pub(crate) fn new(observer: &Observer) -> Self {
-        Commits(ByOutcome::new(observer, COMMITS, None, &Self::OUTCOMES))
+    pub(crate) fn new(metrics: &Metrics) -> Self {
+        Commits(ByOutcome::new(metrics, COMMITS, None, &Self::OUTCOMES))
     }
 
     pub(crate) fn count(&self, outcome: Outcome) {

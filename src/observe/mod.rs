@@ -4,19 +4,19 @@
 //! built, so that to count costs no look-up. Without the feature they do nothing, but for the figures that a store tells itself.
 
 mod calls;
-#[cfg(feature = "metrics")]
-#[path = "export.rs"]
-mod facade;
-#[cfg(not(feature = "metrics"))]
-#[path = "silent.rs"]
-mod facade;
 mod outcome;
+#[cfg(feature = "metrics")]
+#[path = "recorded.rs"]
+mod recorder;
+#[cfg(not(feature = "metrics"))]
+#[path = "noop.rs"]
+mod recorder;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) use self::calls::{Calls, Commits};
-pub(crate) use self::facade::{Gauge, Observer};
 pub(crate) use self::outcome::{Operation, Outcome};
+pub(crate) use self::recorder::{Gauge, Metrics};
 
 /// A metric.
 #[cfg_attr(not(feature = "metrics"), allow(dead_code, reason = "`metrics` exports it"))]
@@ -70,21 +70,21 @@ metrics! {
     DROPPED_CHANGES: "dropped_changes_total", Count, "Requests that ended with changes never committed";
     DEGRADED_READS: "degraded_reads_total", Count, "Requests that the outage policy answered";
     UNREADABLE_RECORDS: "unreadable_records_total", Count, "Records that could not be read";
-    RESEALED_RECORDS: "resealed_records_total", Count, "Records written anew because their protection was outdated";
+    REENCRYPTED_RECORDS: "resealed_records_total", Count, "Records written anew because their protection was outdated";
 }
 
 /// A [`Counter`] that is told later: several threads that count the same thing at every moment would wait for each other at each
 /// place where it is kept.
 #[derive(Debug)]
-pub(crate) struct HotCounter {
+pub(crate) struct BufferedCounter {
     count: AtomicU64,
-    told: AtomicU64,
-    exported: facade::Counter,
+    flushed: AtomicU64,
+    exported: recorder::Counter,
 }
 
-impl HotCounter {
-    pub(crate) fn new(observer: &Observer, metric: Metric) -> Self {
-        HotCounter { count: AtomicU64::new(0), told: AtomicU64::new(0), exported: observer.counter(metric, &[]) }
+impl BufferedCounter {
+    pub(crate) fn new(metrics: &Metrics, metric: Metric) -> Self {
+        BufferedCounter { count: AtomicU64::new(0), flushed: AtomicU64::new(0), exported: metrics.counter(metric, &[]) }
     }
 
     pub(crate) fn add_one(&self) {
@@ -96,10 +96,10 @@ impl HotCounter {
     }
 
     /// Tells what was counted since this was last called.
-    pub(crate) fn tell(&self) {
+    pub(crate) fn flush(&self) {
         let count = self.get();
-        let told = self.told.fetch_max(count, Ordering::Relaxed);
-        self.exported.increment(count.saturating_sub(told));
+        let flushed = self.flushed.fetch_max(count, Ordering::Relaxed);
+        self.exported.increment(count.saturating_sub(flushed));
     }
 }
 
@@ -107,12 +107,12 @@ impl HotCounter {
 #[derive(Debug)]
 pub(crate) struct Counter {
     count: AtomicU64,
-    exported: facade::Counter,
+    exported: recorder::Counter,
 }
 
 impl Counter {
-    pub(crate) fn new(observer: &Observer, metric: Metric) -> Self {
-        Counter { count: AtomicU64::new(0), exported: observer.counter(metric, &[]) }
+    pub(crate) fn new(metrics: &Metrics, metric: Metric) -> Self {
+        Counter { count: AtomicU64::new(0), exported: metrics.counter(metric, &[]) }
     }
 
     pub(crate) fn add_one(&self) {

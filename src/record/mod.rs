@@ -17,10 +17,10 @@ use crate::id::{SessionId, SessionToken};
 
 /// A session's data with its id and times. A cheap clone of something shared and never changed: a change makes a new record.
 pub struct Record<T> {
-    inner: Arc<Inner<T>>,
+    inner: Arc<RecordInner<T>>,
 }
 
-struct Inner<T> {
+struct RecordInner<T> {
     id: SessionId,
     revision: Revision,
     created_at: u64,
@@ -29,7 +29,7 @@ struct Inner<T> {
     /// Whether somebody is extending the session at this moment.
     touching: AtomicBool,
     /// Whether it is to be written anew, and nobody has tried yet.
-    outdated: AtomicBool,
+    needs_reencryption: AtomicBool,
     /// Wall clock minus monotonic clock when the record was read, so that a cached read asks one clock only.
     wall_ahead: u64,
     data: Arc<T>,
@@ -41,20 +41,32 @@ impl<T> Record<T> {
         let Meta { revision, created_at, deadline } = meta;
         let deadline = AtomicU64::new(deadline);
         let touching = AtomicBool::new(false);
-        let outdated = AtomicBool::new(false);
-        Record { inner: Arc::new(Inner { id, revision, created_at, deadline, touching, outdated, wall_ahead, data }) }
+        let needs_reencryption = AtomicBool::new(false);
+        Record {
+            inner: Arc::new(RecordInner {
+                id,
+                revision,
+                created_at,
+                deadline,
+                touching,
+                needs_reencryption,
+                wall_ahead,
+                data,
+            }),
+        }
     }
 
     /// The same record, which is to be written anew.
-    pub(crate) fn outdated(self) -> Self {
-        self.inner.outdated.store(true, Ordering::Relaxed);
+    pub(crate) fn needs_reencryption(self) -> Self {
+        self.inner.needs_reencryption.store(true, Ordering::Relaxed);
         self
     }
 
     /// Whether it is to be written anew, by the caller: `true` once.
-    pub(crate) fn take_outdated(&self) -> bool {
+    pub(crate) fn take_needs_reencryption(&self) -> bool {
         // Read by every request, written by one.
-        self.inner.outdated.load(Ordering::Relaxed) && self.inner.outdated.swap(false, Ordering::Relaxed)
+        self.inner.needs_reencryption.load(Ordering::Relaxed)
+            && self.inner.needs_reencryption.swap(false, Ordering::Relaxed)
     }
 
     /// The session's id.

@@ -6,11 +6,11 @@ use crate::observe::Outcome;
 use crate::record::{Content, Stored};
 
 /// What a backend can answer.
-pub(super) trait Answered {
+pub(super) trait HasOutcome {
     fn outcome(&self) -> Outcome;
 }
 
-impl Answered for Option<Stored> {
+impl HasOutcome for Option<Stored> {
     fn outcome(&self) -> Outcome {
         match self.as_ref().map(|stored| &stored.content) {
             Some(Content::Payload(_)) => Outcome::Ok,
@@ -20,7 +20,7 @@ impl Answered for Option<Stored> {
     }
 }
 
-impl Answered for Created {
+impl HasOutcome for Created {
     fn outcome(&self) -> Outcome {
         match self {
             Created::Created => Outcome::Ok,
@@ -29,7 +29,7 @@ impl Answered for Created {
     }
 }
 
-impl Answered for Updated {
+impl HasOutcome for Updated {
     fn outcome(&self) -> Outcome {
         match self {
             Updated::Saved => Outcome::Ok,
@@ -39,7 +39,7 @@ impl Answered for Updated {
     }
 }
 
-impl Answered for Deleted {
+impl HasOutcome for Deleted {
     fn outcome(&self) -> Outcome {
         match self {
             Deleted::Deleted => Outcome::Ok,
@@ -49,7 +49,7 @@ impl Answered for Deleted {
     }
 }
 
-impl Answered for Touched {
+impl HasOutcome for Touched {
     fn outcome(&self) -> Outcome {
         match self {
             Touched::Extended => Outcome::Ok,
@@ -61,7 +61,7 @@ impl Answered for Touched {
 /// Answers that have but one meaning.
 macro_rules! always_ok {
     ($($answer:ty),*) => {
-        $(impl Answered for $answer {
+        $(impl HasOutcome for $answer {
             fn outcome(&self) -> Outcome {
                 Outcome::Ok
             }
@@ -71,6 +71,6 @@ macro_rules! always_ok {
 always_ok!((), u64, Page);
 
 /// How a call with this answer has ended.
-pub(super) fn outcome<R: Answered>(answer: &Result<R, StoreError>) -> Outcome {
-    answer.as_ref().map_or_else(|error| error.kind().into(), Answered::outcome)
+pub(super) fn outcome<R: HasOutcome>(answer: &Result<R, StoreError>) -> Outcome {
+    answer.as_ref().map_or_else(|error| error.kind().into(), HasOutcome::outcome)
 }

@@ -27,13 +27,13 @@ pub enum CircuitState {
 #[derive(Debug)]
 pub(super) struct Breaker {
     config: CircuitBreakerConfig,
-    state: State,
+    state: BreakerState,
     /// Goes up with each change of the state and each fault that counts, so that what began before can be told apart.
     round: u64,
 }
 
 #[derive(Debug)]
-enum State {
+enum BreakerState {
     Closed { faults: u32 },
     Open { until: Instant },
     HalfOpen { under_way: u32, answered: u32 },
@@ -41,13 +41,13 @@ enum State {
 
 /// The leave to make a call.
 #[derive(Debug)]
-pub(super) struct Pass {
+pub(super) struct ProbeTicket {
     round: u64,
 }
 
 /// How a call has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum CallOutcome {
     /// The backend has answered, be it with a refusal.
     Answer,
     /// It has not.
@@ -58,47 +58,47 @@ pub(super) enum Outcome {
 
 impl Breaker {
     pub(super) fn new(config: CircuitBreakerConfig) -> Self {
-        Breaker { config, state: State::Closed { faults: 0 }, round: 0 }
+        Breaker { config, state: BreakerState::Closed { faults: 0 }, round: 0 }
     }
 
     pub(super) fn state(&self) -> CircuitState {
         match self.state {
-            State::Closed { .. } => CircuitState::Closed,
-            State::Open { .. } => CircuitState::Open,
-            State::HalfOpen { .. } => CircuitState::HalfOpen,
+            BreakerState::Closed { .. } => CircuitState::Closed,
+            BreakerState::Open { .. } => CircuitState::Open,
+            BreakerState::HalfOpen { .. } => CircuitState::HalfOpen,
         }
     }
 
     /// Whether a call may be made. Each pass must be [`settle`](Breaker::settle)d.
-    pub(super) fn admit(&mut self, now: Instant) -> Option<Pass> {
-        if matches!(self.state, State::Open { until } if until <= now) {
+    pub(super) fn admit(&mut self, now: Instant) -> Option<ProbeTicket> {
+        if matches!(self.state, BreakerState::Open { until } if until <= now) {
             self.heard();
         }
         match &mut self.state {
-            State::Closed { .. } => {}
-            State::HalfOpen { under_way, answered } if *under_way + *answered < self.config.half_open_probes => {
+            BreakerState::Closed { .. } => {}
+            BreakerState::HalfOpen { under_way, answered } if *under_way + *answered < self.config.half_open_probes => {
                 *under_way += 1;
             }
-            State::Open { .. } | State::HalfOpen { .. } => return None,
+            BreakerState::Open { .. } | BreakerState::HalfOpen { .. } => return None,
         }
-        Some(Pass { round: self.round })
+        Some(ProbeTicket { round: self.round })
     }
 
     /// A call has ended.
-    pub(super) fn settle(&mut self, pass: &Pass, outcome: Outcome, now: Instant) {
+    pub(super) fn settle(&mut self, pass: &ProbeTicket, outcome: CallOutcome, now: Instant) {
         let counts = pass.round == self.round;
         match (&mut self.state, outcome) {
-            (State::Closed { faults }, Outcome::Answer) => *faults = 0,
-            (State::Closed { faults }, Outcome::Fault) if counts => {
+            (BreakerState::Closed { faults }, CallOutcome::Answer) => *faults = 0,
+            (BreakerState::Closed { faults }, CallOutcome::Fault) if counts => {
                 *faults += 1;
                 self.round += 1;
                 if *faults >= self.config.failure_threshold {
                     self.open(now);
                 }
             }
-            (State::HalfOpen { .. }, Outcome::Fault) if counts => self.open(now),
-            (State::HalfOpen { under_way, .. }, Outcome::Dropped) if counts => *under_way -= 1,
-            (State::HalfOpen { under_way, answered }, Outcome::Answer) if counts => {
+            (BreakerState::HalfOpen { .. }, CallOutcome::Fault) if counts => self.open(now),
+            (BreakerState::HalfOpen { under_way, .. }, CallOutcome::Dropped) if counts => *under_way -= 1,
+            (BreakerState::HalfOpen { under_way, answered }, CallOutcome::Answer) if counts => {
                 *under_way -= 1;
                 *answered += 1;
                 if *answered >= self.config.half_open_probes {
@@ -111,21 +111,21 @@ impl Breaker {
 
     /// The backend has given a sign of life other than by a call: an open circuit need not wait any longer.
     pub(super) fn heard(&mut self) {
-        if matches!(self.state, State::Open { .. }) {
-            self.enter(State::HalfOpen { under_way: 0, answered: 0 });
+        if matches!(self.state, BreakerState::Open { .. }) {
+            self.enter(BreakerState::HalfOpen { under_way: 0, answered: 0 });
         }
     }
 
     /// Closes it, whatever it was.
     pub(super) fn reset(&mut self) {
-        self.enter(State::Closed { faults: 0 });
+        self.enter(BreakerState::Closed { faults: 0 });
     }
 
     fn open(&mut self, now: Instant) {
-        self.enter(State::Open { until: now + self.config.reset_timeout });
+        self.enter(BreakerState::Open { until: now + self.config.reset_timeout });
     }
 
-    fn enter(&mut self, state: State) {
+    fn enter(&mut self, state: BreakerState) {
         self.state = state;
         self.round += 1;
     }
@@ -146,7 +146,7 @@ mod tests {
         Breaker::new(CircuitBreakerConfig::new().failure_threshold(3).reset_timeout(SECOND).half_open_probes(2))
     }
 
-    fn call(breaker: &mut Breaker, outcome: Outcome, now: Instant) {
+    fn call(breaker: &mut Breaker, outcome: CallOutcome, now: Instant) {
         let pass = breaker.admit(now).unwrap();
         breaker.settle(&pass, outcome, now);
     }
@@ -154,7 +154,7 @@ mod tests {
     fn open(now: Instant) -> Breaker {
         let mut breaker = breaker();
         for _ in 0..3 {
-            call(&mut breaker, Outcome::Fault, now);
+            call(&mut breaker, CallOutcome::Fault, now);
         }
         assert_eq!(breaker.state(), CircuitState::Open);
         breaker
@@ -164,12 +164,14 @@ mod tests {
     fn faults_in_a_row_open_it_and_an_answer_in_between_does_not_let_them() {
         let now = Instant::now();
         let mut breaker = breaker();
-        for outcome in [Outcome::Fault, Outcome::Fault, Outcome::Answer, Outcome::Fault, Outcome::Dropped] {
+        for outcome in
+            [CallOutcome::Fault, CallOutcome::Fault, CallOutcome::Answer, CallOutcome::Fault, CallOutcome::Dropped]
+        {
             call(&mut breaker, outcome, now);
         }
-        call(&mut breaker, Outcome::Fault, now);
+        call(&mut breaker, CallOutcome::Fault, now);
         assert_eq!(breaker.state(), CircuitState::Closed);
-        call(&mut breaker, Outcome::Fault, now);
+        call(&mut breaker, CallOutcome::Fault, now);
         assert_eq!(breaker.state(), CircuitState::Open);
     }
 
@@ -179,12 +181,12 @@ mod tests {
         let mut breaker = breaker();
         let together: Vec<_> = (0..100).map(|_| breaker.admit(now).unwrap()).collect();
         for pass in &together {
-            breaker.settle(pass, Outcome::Fault, now);
+            breaker.settle(pass, CallOutcome::Fault, now);
         }
         assert_eq!(breaker.state(), CircuitState::Closed);
-        call(&mut breaker, Outcome::Fault, now);
+        call(&mut breaker, CallOutcome::Fault, now);
         assert_eq!(breaker.state(), CircuitState::Closed);
-        call(&mut breaker, Outcome::Fault, now);
+        call(&mut breaker, CallOutcome::Fault, now);
         assert_eq!(breaker.state(), CircuitState::Open);
     }
 
@@ -205,11 +207,11 @@ mod tests {
         let now = now + SECOND;
         let (one, two) = (breaker.admit(now).unwrap(), breaker.admit(now).unwrap());
         assert!(breaker.admit(now).is_none(), "two are enough");
-        breaker.settle(&one, Outcome::Answer, now);
+        breaker.settle(&one, CallOutcome::Answer, now);
         assert!(breaker.admit(now).is_none(), "one has answered, and the other may");
-        breaker.settle(&two, Outcome::Answer, now);
+        breaker.settle(&two, CallOutcome::Answer, now);
         assert_eq!(breaker.state(), CircuitState::Closed);
-        call(&mut breaker, Outcome::Fault, now);
+        call(&mut breaker, CallOutcome::Fault, now);
         assert_eq!(breaker.state(), CircuitState::Closed, "the faults of before are forgotten");
     }
 
@@ -219,9 +221,9 @@ mod tests {
         let mut breaker = open(now);
         let now = now + SECOND;
         let (one, two) = (breaker.admit(now).unwrap(), breaker.admit(now).unwrap());
-        breaker.settle(&one, Outcome::Fault, now);
+        breaker.settle(&one, CallOutcome::Fault, now);
         assert_eq!(breaker.state(), CircuitState::Open);
-        breaker.settle(&two, Outcome::Answer, now);
+        breaker.settle(&two, CallOutcome::Answer, now);
         assert_eq!(breaker.state(), CircuitState::Open, "what began before says nothing any more");
         assert!(breaker.admit(now + SECOND / 2).is_none() && breaker.admit(now + SECOND).is_some());
     }
@@ -233,8 +235,8 @@ mod tests {
         let now = now + SECOND;
         for _ in 0..10 {
             let (one, two) = (breaker.admit(now).unwrap(), breaker.admit(now).unwrap());
-            breaker.settle(&one, Outcome::Dropped, now);
-            breaker.settle(&two, Outcome::Dropped, now);
+            breaker.settle(&one, CallOutcome::Dropped, now);
+            breaker.settle(&two, CallOutcome::Dropped, now);
         }
         assert_eq!(breaker.state(), CircuitState::HalfOpen);
     }
@@ -245,13 +247,13 @@ mod tests {
         let mut breaker = breaker();
         let early: Vec<_> = (0..3).map(|_| breaker.admit(now).unwrap()).collect();
         for _ in 0..3 {
-            call(&mut breaker, Outcome::Fault, now);
+            call(&mut breaker, CallOutcome::Fault, now);
         }
         let now = now + SECOND;
         let _probe = breaker.admit(now).unwrap();
-        breaker.settle(&early[0], Outcome::Dropped, now);
-        breaker.settle(&early[1], Outcome::Answer, now);
-        breaker.settle(&early[2], Outcome::Fault, now);
+        breaker.settle(&early[0], CallOutcome::Dropped, now);
+        breaker.settle(&early[1], CallOutcome::Answer, now);
+        breaker.settle(&early[2], CallOutcome::Fault, now);
         assert_eq!(breaker.state(), CircuitState::HalfOpen);
         assert!(breaker.admit(now).is_some() && breaker.admit(now).is_none());
     }
@@ -262,7 +264,7 @@ mod tests {
         let mut breaker = open(now);
         breaker.heard();
         assert_eq!(breaker.state(), CircuitState::HalfOpen);
-        call(&mut breaker, Outcome::Fault, now);
+        call(&mut breaker, CallOutcome::Fault, now);
         assert_eq!(breaker.state(), CircuitState::Open);
         breaker.reset();
         assert_eq!(breaker.state(), CircuitState::Closed);
@@ -271,20 +273,20 @@ mod tests {
     }
 
     #[derive(Clone, Debug)]
-    enum Event {
+    enum TestEvent {
         Begin,
-        End(usize, Outcome),
-        Pass(u64),
+        End(usize, CallOutcome),
+        Wait(u64),
         Heard,
     }
 
-    fn events() -> impl Strategy<Value = Vec<Event>> {
-        let outcome = prop_oneof![Just(Outcome::Answer), Just(Outcome::Fault), Just(Outcome::Dropped)];
+    fn events() -> impl Strategy<Value = Vec<TestEvent>> {
+        let outcome = prop_oneof![Just(CallOutcome::Answer), Just(CallOutcome::Fault), Just(CallOutcome::Dropped)];
         let event = prop_oneof![
-            4 => Just(Event::Begin),
-            3 => (any::<usize>(), outcome).prop_map(|(which, outcome)| Event::End(which, outcome)),
-            1 => (0u64..1500).prop_map(Event::Pass),
-            1 => Just(Event::Heard),
+            4 => Just(TestEvent::Begin),
+            3 => (any::<usize>(), outcome).prop_map(|(which, outcome)| TestEvent::End(which, outcome)),
+            1 => (0u64..1500).prop_map(TestEvent::Wait),
+            1 => Just(TestEvent::Heard),
         ];
         prop::collection::vec(event, 0..200)
     }
@@ -298,25 +300,25 @@ mod tests {
                 .half_open_probes(probes);
             let (mut breaker, mut now) = (Breaker::new(config), Instant::now());
             // Those under way, and whether they are probes of the present trial.
-            let mut under_way: Vec<(Pass, bool)> = Vec::new();
+            let mut under_way: Vec<(ProbeTicket, bool)> = Vec::new();
             let mut opened: Option<Instant> = None;
             for event in events {
                 let before = breaker.state();
                 match event {
-                    Event::Begin => {
+                    TestEvent::Begin => {
                         let pass = breaker.admit(now);
                         prop_assert!(before != CircuitState::Closed || pass.is_some());
                         if let Some(pass) = pass {
                             under_way.push((pass, breaker.state() == CircuitState::HalfOpen));
                         }
                     }
-                    Event::End(which, outcome) if !under_way.is_empty() => {
+                    TestEvent::End(which, outcome) if !under_way.is_empty() => {
                         let (pass, _) = under_way.swap_remove(which % under_way.len());
                         breaker.settle(&pass, outcome, now);
                     }
-                    Event::End(..) => {}
-                    Event::Pass(millis) => now += Duration::from_millis(millis),
-                    Event::Heard => { breaker.heard(); opened = opened.filter(|_| breaker.state() == CircuitState::Open); }
+                    TestEvent::End(..) => {}
+                    TestEvent::Wait(millis) => now += Duration::from_millis(millis),
+                    TestEvent::Heard => { breaker.heard(); opened = opened.filter(|_| breaker.state() == CircuitState::Open); }
                 }
                 match (before, breaker.state()) {
                     (CircuitState::Open, CircuitState::HalfOpen) => {

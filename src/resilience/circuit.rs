@@ -5,9 +5,9 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::time::Instant;
 
-use super::breaker::{Breaker, CircuitState, Outcome, Pass};
+use super::breaker::{Breaker, CallOutcome, CircuitState, ProbeTicket};
 use crate::error::{StoreError, StoreErrorKind};
-use crate::observe::{self, Counter, Gauge, Observer};
+use crate::observe::{self, Counter, Gauge, Metrics};
 use crate::resilience::CircuitBreakerConfig;
 
 /// The circuit breaker of a store. Got from [`SessionStore::circuit`](crate::SessionStore::circuit).
@@ -32,11 +32,11 @@ pub struct Circuit {
 }
 
 impl Circuit {
-    pub(super) fn new(config: Option<CircuitBreakerConfig>, observer: &Observer) -> Self {
+    pub(super) fn new(config: Option<CircuitBreakerConfig>, metrics: &Metrics) -> Self {
         Circuit {
             breaker: config.map(|config| Mutex::new(Breaker::new(config))),
-            state: observer.gauge(observe::CIRCUIT_STATE),
-            openings: Counter::new(observer, observe::CIRCUIT_OPENINGS),
+            state: metrics.gauge(observe::CIRCUIT_STATE),
+            openings: Counter::new(metrics, observe::CIRCUIT_OPENINGS),
         }
     }
 
@@ -56,10 +56,10 @@ impl Circuit {
     }
 
     /// The leave to make a call.
-    pub(super) fn admit(&self) -> Result<Admission<'_>, StoreError> {
+    pub(super) fn admit(&self) -> Result<Permit<'_>, StoreError> {
         match self.with(|breaker| breaker.admit(Instant::now())) {
-            None => Ok(Admission { circuit: self, pass: None }),
-            Some(Some(pass)) => Ok(Admission { circuit: self, pass: Some(pass) }),
+            None => Ok(Permit { circuit: self, pass: None }),
+            Some(Some(pass)) => Ok(Permit { circuit: self, pass: Some(pass) }),
             Some(None) => Err(StoreErrorKind::CircuitOpen.into()),
         }
     }
@@ -119,28 +119,28 @@ impl fmt::Debug for Circuit {
 }
 
 /// A call under way. Dropped before it has ended, it gives its place back.
-pub(super) struct Admission<'a> {
+pub(super) struct Permit<'a> {
     circuit: &'a Circuit,
     /// Taken when it is given back; `None` without a breaker.
-    pass: Option<Pass>,
+    pass: Option<ProbeTicket>,
 }
 
-impl Admission<'_> {
+impl Permit<'_> {
     /// What the backend itself answers is an answer, though it be a refusal.
     pub(super) fn settle<R>(mut self, answer: &Result<R, StoreError>) {
         let fault = answer.as_ref().is_err_and(|error| error.kind().is_fault());
-        self.end(if fault { Outcome::Fault } else { Outcome::Answer });
+        self.end(if fault { CallOutcome::Fault } else { CallOutcome::Answer });
     }
 
-    fn end(&mut self, outcome: Outcome) {
+    fn end(&mut self, outcome: CallOutcome) {
         if let Some(pass) = self.pass.take() {
             self.circuit.with(|breaker| breaker.settle(&pass, outcome, Instant::now()));
         }
     }
 }
 
-impl Drop for Admission<'_> {
+impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        self.end(Outcome::Dropped);
+        self.end(CallOutcome::Dropped);
     }
 }

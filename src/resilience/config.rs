@@ -185,7 +185,7 @@ impl Default for CircuitBreakerConfig {
 
 /// What was asked for.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Wishes {
+pub(crate) struct ResilienceOptions {
     pub(crate) retry: Option<RetryConfig>,
     pub(crate) breaker: Option<CircuitBreakerConfig>,
     pub(crate) attempt_timeout: Option<Duration>,
@@ -194,20 +194,25 @@ pub(crate) struct Wishes {
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Resilience {
+pub(crate) struct ResiliencePolicy {
     pub(crate) retry: RetryConfig,
     pub(crate) breaker: Option<CircuitBreakerConfig>,
     pub(crate) attempt_timeout: Duration,
     pub(crate) operation_timeout: Duration,
 }
 
-impl Wishes {
+impl ResilienceOptions {
     pub(crate) fn new() -> Self {
-        Wishes { retry: Some(RetryConfig::new()), breaker: None, attempt_timeout: None, operation_timeout: None }
+        ResilienceOptions {
+            retry: Some(RetryConfig::new()),
+            breaker: None,
+            attempt_timeout: None,
+            operation_timeout: None,
+        }
     }
 
     /// `backend` is how long the backend itself may take for an attempt, if it says so.
-    pub(crate) fn check(&self, backend: Option<Duration>) -> Result<Resilience, ConfigError> {
+    pub(crate) fn check(&self, backend: Option<Duration>) -> Result<ResiliencePolicy, ConfigError> {
         let retry = self.retry.unwrap_or(RetryConfig::once());
         retry.check()?;
         if let Some(breaker) = &self.breaker {
@@ -224,6 +229,6 @@ impl Wishes {
         if operation < attempt || operation > LONGEST {
             return Err(ConfigError::OperationTimeout { operation, attempt });
         }
-        Ok(Resilience { retry, breaker: self.breaker, attempt_timeout: attempt, operation_timeout: operation })
+        Ok(ResiliencePolicy { retry, breaker: self.breaker, attempt_timeout: attempt, operation_timeout: operation })
     }
 }

@@ -31,12 +31,12 @@ use tokio::time::error::Elapsed;
 use tokio::time::timeout_at;
 use tracing::Instrument as _;
 
-use self::answer::{Answered, outcome};
+use self::answer::{HasOutcome, outcome};
 pub use self::breaker::CircuitState;
-use self::circuit::Admission;
 pub use self::circuit::Circuit;
+use self::circuit::Permit;
 pub use self::config::{CircuitBreakerConfig, RetryConfig};
-pub(crate) use self::config::{Resilience, Wishes};
+pub(crate) use self::config::{ResilienceOptions, ResiliencePolicy};
 pub(crate) use self::deadline::{Deadline, end_of_step};
 pub(crate) use self::retry::Attempts;
 use crate::backend::{
@@ -45,16 +45,16 @@ use crate::backend::{
 use crate::clock::Clock;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
-use crate::observe::{self, Calls, Counter, Observer, Operation};
+use crate::observe::{self, Calls, Counter, Metrics, Operation};
 use crate::record::{Revision, Stored};
 
 /// A backend, bounded in time, asked again where that may help, and left alone while it does not.
 ///
 /// It wraps what is behind a pointer already, so that an attempt costs one box and no more.
 #[derive(Debug)]
-pub(crate) struct Resilient {
+pub(crate) struct Client {
     inner: Arc<dyn DynBackend>,
-    policy: Resilience,
+    policy: ResiliencePolicy,
     circuit: Circuit,
     clock: Clock,
     calls: Calls,
@@ -76,18 +76,18 @@ fn unanswered(operation: Operation, elapsed: Elapsed) -> StoreError {
             StoreErrorKind::OutcomeUnknown
         }
     };
-    StoreError::from(kind).caused_by(elapsed)
+    StoreError::from(kind).with_source(elapsed)
 }
 
-impl Resilient {
-    pub(crate) fn new(inner: Arc<dyn DynBackend>, policy: Resilience, clock: Clock, observer: &Observer) -> Self {
-        Resilient {
+impl Client {
+    pub(crate) fn new(inner: Arc<dyn DynBackend>, policy: ResiliencePolicy, clock: Clock, metrics: &Metrics) -> Self {
+        Client {
             inner,
             policy,
-            circuit: Circuit::new(policy.breaker, observer),
+            circuit: Circuit::new(policy.breaker, metrics),
             clock,
-            calls: Calls::new(observer),
-            retries: Counter::new(observer, observe::BACKEND_RETRIES),
+            calls: Calls::new(metrics),
+            retries: Counter::new(metrics, observe::BACKEND_RETRIES),
         }
     }
 
@@ -122,7 +122,7 @@ impl Resilient {
         call: impl Fn() -> Answer<'a, R> + Send + Sync,
     ) -> Result<(R, Attempts), StoreError>
     where
-        R: Answered + Send,
+        R: HasOutcome + Send,
     {
         let repeating = async {
             let mut attempts = self.attempts();
@@ -137,31 +137,31 @@ impl Resilient {
     }
 
     /// Makes a call once, if there is time for it and it is not refused.
-    async fn attempt<'a, R: Answered>(
+    async fn attempt<'a, R: HasOutcome>(
         &self,
         operation: Operation,
         call: impl FnOnce() -> Answer<'a, R> + Send,
     ) -> Result<R, StoreError> {
         let deadline = self.deadline();
         if deadline.left().is_zero() {
-            return Err(StoreError::from(StoreErrorKind::Timeout).caused_by("no time was left for it"));
+            return Err(StoreError::from(StoreErrorKind::Timeout).with_source("no time was left for it"));
         }
-        let admission = self.admit(operation)?;
+        let permit = self.admit(operation)?;
         let watched = self.calls.begin(operation);
         let call = call().instrument(watched.span());
         let answer = timeout_at(deadline.of_step(self.policy.attempt_timeout), call).await;
         let answer = answer.unwrap_or_else(|elapsed| Err(unanswered(operation, elapsed)));
         watched.end(outcome(&answer));
-        admission.settle(&answer);
+        permit.settle(&answer);
         answer
     }
 
-    fn admit(&self, operation: Operation) -> Result<Admission<'_>, StoreError> {
+    fn admit(&self, operation: Operation) -> Result<Permit<'_>, StoreError> {
         self.circuit.admit().inspect_err(|_| self.calls.refused(operation))
     }
 }
 
-impl Backend for Resilient {
+impl Backend for Client {
     async fn load(&self, id: &SessionId) -> Result<Option<Stored>, StoreError> {
         Ok(self.call(Operation::Load, || self.inner.load(id)).await?.0)
     }
@@ -180,7 +180,7 @@ impl Backend for Resilient {
     ) -> Result<Updated, StoreError> {
         let update = || self.inner.update(id, expected, stored, ttl, announcement);
         let (answer, attempts) = self.call(Operation::Update, update).await?;
-        attempts.updated(answer).map_err(|error| error.about(id))
+        attempts.updated(answer).map_err(|error| error.with_session_id(id))
     }
 
     async fn delete(&self, id: &SessionId, announcement: &[u8]) -> Result<Deleted, StoreError> {

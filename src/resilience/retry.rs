@@ -35,7 +35,7 @@ impl Attempts {
     /// What to report if it has ended with this error: that nobody knows, if one of the attempts may have been carried out.
     pub(crate) fn ended_by(&self, error: StoreError) -> StoreError {
         if self.in_doubt && error.kind() != StoreErrorKind::OutcomeUnknown {
-            return StoreError::from(StoreErrorKind::OutcomeUnknown).caused_by(error);
+            return StoreError::from(StoreErrorKind::OutcomeUnknown).with_source(error);
         }
         error
     }
@@ -47,7 +47,7 @@ impl Attempts {
     pub(super) fn updated(&self, answer: Updated) -> Result<Updated, StoreError> {
         match answer {
             Updated::Conflict(_) if self.in_doubt => Err(StoreError::from(StoreErrorKind::OutcomeUnknown)
-                .caused_by("another change is there, and perhaps this one was before it")),
+                .with_source("another change is there, and perhaps this one was before it")),
             answer => Ok(answer),
         }
     }

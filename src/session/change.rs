@@ -14,19 +14,19 @@
 
 /// What the request's cookie led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum SessionState {
     /// No cookie that verifies.
-    Nothing,
+    NoSession,
     /// A cookie that verifies, without a session when it was first looked for.
-    Dead,
+    Missing,
     /// A session.
     Live,
     /// A session that has gone since it was found.
-    Lost,
+    EndedMeanwhile,
     /// A record that cannot be read.
     Unreadable,
     /// A cookie that verifies, and a backend that cannot be asked about it: what the request sees stands in for the session.
-    Unsure,
+    Unavailable,
 }
 
 /// What the handler has asked for besides changes of the data.
@@ -74,7 +74,7 @@ pub(super) enum Plan {
     /// Its end, and a new one.
     Replace,
     /// Only the cookie goes.
-    Forget,
+    RemoveCookie,
     /// The change cannot be made.
     Refuse,
 }
@@ -86,18 +86,22 @@ impl Plan {
     }
 }
 
-pub(super) fn plan(found: Found, intent: Intent, changed: bool) -> Plan {
+pub(super) fn plan(found: SessionState, intent: Intent, changed: bool) -> Plan {
     match (found, intent, changed) {
-        (Found::Nothing, Intent::Destroy, false) => Plan::Forget,
-        (Found::Nothing, _, true) => Plan::Create,
+        (SessionState::NoSession, Intent::Destroy, false) => Plan::RemoveCookie,
+        (SessionState::NoSession, _, true) => Plan::Create,
         (_, Intent::Destroy, false) => Plan::Delete,
         (_, Intent::Destroy, true) => Plan::Replace,
-        (Found::Dead, Intent::Keep | Intent::Regenerate, true) => Plan::Create,
-        (Found::Nothing | Found::Dead, Intent::Keep | Intent::Regenerate, false) => Plan::Nothing,
+        (SessionState::Missing, Intent::Keep | Intent::Regenerate, true) => Plan::Create,
+        (SessionState::NoSession | SessionState::Missing, Intent::Keep | Intent::Regenerate, false) => Plan::Nothing,
         (_, Intent::Keep, false) => Plan::Nothing,
-        (Found::Live, Intent::Keep, true) => Plan::Update,
-        (Found::Live, Intent::Regenerate, _) => Plan::Regenerate,
-        (Found::Lost | Found::Unreadable | Found::Unsure, Intent::Keep | Intent::Regenerate, _) => Plan::Refuse,
+        (SessionState::Live, Intent::Keep, true) => Plan::Update,
+        (SessionState::Live, Intent::Regenerate, _) => Plan::Regenerate,
+        (
+            SessionState::EndedMeanwhile | SessionState::Unreadable | SessionState::Unavailable,
+            Intent::Keep | Intent::Regenerate,
+            _,
+        ) => Plan::Refuse,
     }
 }
 
@@ -111,15 +115,30 @@ mod tests {
         let columns =
             [(Keep, false), (Keep, true), (Regenerate, false), (Regenerate, true), (Destroy, false), (Destroy, true)];
         for (found, row) in [
-            (Found::Nothing, [Plan::Nothing, Plan::Create, Plan::Nothing, Plan::Create, Plan::Forget, Plan::Create]),
-            (Found::Dead, [Plan::Nothing, Plan::Create, Plan::Nothing, Plan::Create, Plan::Delete, Plan::Replace]),
             (
-                Found::Live,
+                SessionState::NoSession,
+                [Plan::Nothing, Plan::Create, Plan::Nothing, Plan::Create, Plan::RemoveCookie, Plan::Create],
+            ),
+            (
+                SessionState::Missing,
+                [Plan::Nothing, Plan::Create, Plan::Nothing, Plan::Create, Plan::Delete, Plan::Replace],
+            ),
+            (
+                SessionState::Live,
                 [Plan::Nothing, Plan::Update, Plan::Regenerate, Plan::Regenerate, Plan::Delete, Plan::Replace],
             ),
-            (Found::Lost, [Plan::Nothing, Plan::Refuse, Plan::Refuse, Plan::Refuse, Plan::Delete, Plan::Replace]),
-            (Found::Unreadable, [Plan::Nothing, Plan::Refuse, Plan::Refuse, Plan::Refuse, Plan::Delete, Plan::Replace]),
-            (Found::Unsure, [Plan::Nothing, Plan::Refuse, Plan::Refuse, Plan::Refuse, Plan::Delete, Plan::Replace]),
+            (
+                SessionState::EndedMeanwhile,
+                [Plan::Nothing, Plan::Refuse, Plan::Refuse, Plan::Refuse, Plan::Delete, Plan::Replace],
+            ),
+            (
+                SessionState::Unreadable,
+                [Plan::Nothing, Plan::Refuse, Plan::Refuse, Plan::Refuse, Plan::Delete, Plan::Replace],
+            ),
+            (
+                SessionState::Unavailable,
+                [Plan::Nothing, Plan::Refuse, Plan::Refuse, Plan::Refuse, Plan::Delete, Plan::Replace],
+            ),
         ] {
             for ((intent, changed), expected) in columns.into_iter().zip(row) {
                 assert_eq!(plan(found, intent, changed), expected, "{found:?} {intent:?} {changed}");

@@ -8,7 +8,7 @@ use tracing::Instrument as _;
 
 use super::SessionError;
 use super::change::{Intent, Plan};
-use super::handle::{Change, CookieChange, Found, Handle, apply_all};
+use super::request::{Change, CookieChange, Loaded, RequestSession, apply_all};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::observe::Outcome;
 use crate::record::{NewSession, SessionData};
@@ -16,7 +16,7 @@ use crate::record::{NewSession, SessionData};
 /// The end of a commit, and whether the application panicked in it.
 pub(crate) type Commit = JoinHandle<Result<(), SessionError>>;
 
-impl<T: SessionData> Handle<T> {
+impl<T: SessionData> RequestSession<T> {
     /// Commits what is to be done, and `extra` as the last change.
     pub(crate) fn commit(self: &Arc<Self>, extra: Option<Change<T>>) -> Commit {
         // Both are done here and not in the task: a request that is cancelled before the task runs must not take the changes
@@ -27,12 +27,12 @@ impl<T: SessionData> Handle<T> {
             state.found.id()
         };
         let admitted = self.store.begin();
-        let handle = self.clone();
+        let request = self.clone();
         let commit = async move {
-            let _busy = handle.busy.lock().await;
-            let committed = handle.commit_now(admitted, extra).await;
+            let _busy = request.busy.lock().await;
+            let committed = request.commit_now(admitted, extra).await;
             let outcome = committed.as_ref().map_or_else(SessionError::outcome, |()| Outcome::Ok);
-            handle.store.count_commit(outcome);
+            request.store.count_commit(outcome);
             committed
         };
         // A child of the request's span, though it runs in a task of its own.
@@ -78,17 +78,17 @@ impl<T: SessionData> Handle<T> {
         }
     }
 
-    async fn carry_out(&self, work: &Work<T>) -> Result<(Found<T>, Option<CookieChange>), StoreError> {
+    async fn carry_out(&self, work: &Work<T>) -> Result<(Loaded<T>, Option<CookieChange>), StoreError> {
         let store = &self.store;
         let again = |base: &T| apply_all(base, &work.changes);
         match (work.plan, &work.found) {
             (Plan::Nothing, found) => Ok((found.clone(), None)),
             (Plan::Create, _) => Ok(started(store.create_shared(work.data.clone()).await?)),
-            (Plan::Update, Found::Live(base)) => {
+            (Plan::Update, Loaded::Live(base)) => {
                 let record = store.write(base.clone(), work.data.clone(), &again).await?;
-                Ok((Found::Live(record), None))
+                Ok((Loaded::Live(record), None))
             }
-            (Plan::Regenerate, Found::Live(base)) => {
+            (Plan::Regenerate, Loaded::Live(base)) => {
                 Ok(started(store.regenerate(base.clone(), work.data.clone(), &again).await?))
             }
             (Plan::Delete | Plan::Replace, found) => {
@@ -98,10 +98,10 @@ impl<T: SessionData> Handle<T> {
                 if work.plan == Plan::Replace {
                     return Ok(started(store.create_shared(work.data.clone()).await?));
                 }
-                Ok((Found::Nothing, Some(CookieChange::Remove)))
+                Ok((Loaded::NoSession, Some(CookieChange::Remove)))
             }
-            (Plan::Forget, _) => Ok((Found::Nothing, Some(CookieChange::Remove))),
-            (Plan::Refuse, Found::Unreadable(error, _)) => Err(error.clone()),
+            (Plan::RemoveCookie, _) => Ok((Loaded::NoSession, Some(CookieChange::Remove))),
+            (Plan::Refuse, Loaded::Unreadable(error, _)) => Err(error.clone()),
             (Plan::Refuse | Plan::Update | Plan::Regenerate, _) => Err(StoreErrorKind::Gone.into()),
         }
     }
@@ -125,7 +125,7 @@ impl<T: SessionData> Handle<T> {
     fn after_failure(&self, work: Work<T>, error: &StoreError) {
         let found = match (error.kind(), &work.found) {
             _ if work.intent == Intent::Destroy => return self.put_back(work),
-            (StoreErrorKind::Gone, Found::Live(record)) => Found::Lost(record.id()),
+            (StoreErrorKind::Gone, Loaded::Live(record)) => Loaded::EndedMeanwhile(record.id()),
             (StoreErrorKind::Gone | StoreErrorKind::Corrupt | StoreErrorKind::OutcomeUnknown, found) => found.clone(),
             _ => return self.put_back(work),
         };
@@ -135,7 +135,7 @@ impl<T: SessionData> Handle<T> {
     /// What was not done is to be done again, before what has been asked for since.
     fn put_back(&self, mut work: Work<T>) {
         if work.extra {
-            // Its caller is told.
+            // Its caller gets the error.
             work.changes.pop();
         }
         let mut state = self.lock();
@@ -150,14 +150,14 @@ impl<T: SessionData> Handle<T> {
     }
 }
 
-/// What a commit has taken over from the handle.
+/// What a commit has taken over from the request.
 struct Work<T> {
     plan: Plan,
-    found: Found<T>,
+    found: Loaded<T>,
     data: Arc<T>,
     changes: Vec<Change<T>>,
     intent: Intent,
-    /// Whether the last change is not the handle's but this commit's.
+    /// Whether the last change is not the request's but this commit's.
     extra: bool,
     head_sent: bool,
 }
@@ -171,6 +171,6 @@ impl<T: SessionData> Work<T> {
     }
 }
 
-fn started<T>(new: NewSession<T>) -> (Found<T>, Option<CookieChange>) {
-    (Found::Live(new.record), Some(CookieChange::Set(new.token)))
+fn started<T>(new: NewSession<T>) -> (Loaded<T>, Option<CookieChange>) {
+    (Loaded::Live(new.record), Some(CookieChange::Set(new.token)))
 }

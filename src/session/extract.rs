@@ -5,17 +5,8 @@ use std::sync::Arc;
 
 use http::Extensions;
 
-use super::{Handle, Session, SessionError};
+use super::{RequestSession, Session, SessionError};
 use crate::record::SessionData;
-
-/// What the middleware leaves in the request for the extractors of one type of data.
-pub(crate) struct Seat<T: SessionData>(pub(crate) Arc<Handle<T>>);
-
-impl<T: SessionData> Clone for Seat<T> {
-    fn clone(&self) -> Self {
-        Seat(self.0.clone())
-    }
-}
 
 impl<T: SessionData> Session<T> {
     /// The session of the request that these extensions belong to. What the axum extractors do, for other frameworks.
@@ -27,14 +18,14 @@ impl<T: SessionData> Session<T> {
     /// [`SessionError::MissingLayer`]; [`SessionError::Store`] if the session cannot be loaded, unless the
     /// [outage policy](crate::OutagePolicy) has something to put in its place.
     pub async fn from_extensions(extensions: &Extensions) -> Result<Self, SessionError> {
-        let session = Self::seated(extensions)?;
-        session.handle.find().await?;
+        let session = Self::attached(extensions)?;
+        session.request.find().await?;
         Ok(session)
     }
 
-    fn seated(extensions: &Extensions) -> Result<Self, SessionError> {
-        match extensions.get::<Seat<T>>() {
-            Some(seat) => Ok(Session { handle: seat.0.clone() }),
+    fn attached(extensions: &Extensions) -> Result<Self, SessionError> {
+        match extensions.get::<Arc<RequestSession<T>>>() {
+            Some(request) => Ok(Session { request: request.clone() }),
             None => {
                 let error = SessionError::MissingLayer { data: type_name::<T>() };
                 tracing::error!(error = &error as &dyn std::error::Error, "a request cannot have a session");
@@ -72,7 +63,7 @@ impl<T: SessionData> Fresh<Session<T>> {
     /// [`SessionError::MissingLayer`]; [`SessionError::Store`] if the session cannot be loaded, whatever the
     /// [outage policy](crate::OutagePolicy).
     pub async fn from_extensions(extensions: &Extensions) -> Result<Self, SessionError> {
-        let session = Session::seated(extensions)?;
+        let session = Session::attached(extensions)?;
         session.reload().await?;
         Ok(Fresh(session))
     }

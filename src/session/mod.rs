@@ -4,7 +4,7 @@ mod change;
 mod commit;
 mod error;
 mod extract;
-mod handle;
+mod request;
 
 use std::fmt;
 use std::panic::resume_unwind;
@@ -13,9 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(crate) use self::commit::Commit;
 pub use self::error::SessionError;
 pub use self::extract::Fresh;
-pub(crate) use self::extract::Seat;
-use self::handle::Change;
-pub(crate) use self::handle::{CookieChange, Handle, Head};
+use self::request::Change;
+pub(crate) use self::request::{CookieChange, Head, RequestSession};
 use crate::backend::MemoryBackend;
 use crate::cluster::ClusterConfig;
 use crate::config::SessionConfig;
@@ -54,7 +53,7 @@ use crate::store::SessionStore;
 /// # Ok(()) }
 /// ```
 pub struct Session<T: SessionData> {
-    handle: Arc<Handle<T>>,
+    request: Arc<RequestSession<T>>,
 }
 
 impl<T: SessionData> Session<T> {
@@ -63,7 +62,7 @@ impl<T: SessionData> Session<T> {
     /// A visitor without a session has `T::default()`.
     #[must_use]
     pub fn data(&self) -> Arc<T> {
-        self.handle.lock().data.clone()
+        self.request.lock().data.clone()
     }
 
     /// What the closure makes of the data. It runs outside every lock.
@@ -77,7 +76,7 @@ impl<T: SessionData> Session<T> {
     /// replaces the response. See [`Session`] on closures.
     pub fn update(&self, change: impl Fn(&mut T) + Send + Sync + 'static) {
         let change: Change<T> = Arc::new(change);
-        self.handle.apply(&change);
+        self.request.apply(&change);
     }
 
     /// Changes the session now, and returns what the closure returned when the change was committed: of concurrent requests that
@@ -117,7 +116,7 @@ impl<T: SessionData> Session<T> {
 
     /// Takes back what is not committed yet, but never a [`destroy`](Session::destroy): a logout stands.
     pub fn discard(&self) {
-        self.handle.discard();
+        self.request.discard();
     }
 
     /// Gives the session a new token and id, with the response. The old ones are dead then.
@@ -125,7 +124,7 @@ impl<T: SessionData> Session<T> {
     /// Do it at login and at every change of privilege: an attacker who planted or learned the old cookie is left with nothing
     /// (OWASP Session Management Cheat Sheet, "Renew the Session ID After Any Privilege Level Change").
     pub fn regenerate(&self) {
-        self.handle.regenerate();
+        self.request.regenerate();
     }
 
     /// Logs out: deletes the session on every node and removes the cookie, with the response.
@@ -133,7 +132,7 @@ impl<T: SessionData> Session<T> {
     /// It is carried out even if the request is cancelled, panics or fails. What is changed afterwards belongs to a new session.
     /// After the response has begun, [`save`](Session::save) carries it out, or else the end of the last clone of this.
     pub fn destroy(&self) {
-        self.handle.destroy();
+        self.request.destroy();
     }
 
     /// Commits now what would be committed with the response.
@@ -159,13 +158,13 @@ impl<T: SessionData> Session<T> {
     ///
     /// If the backend cannot be asked. The session is as before.
     pub async fn reload(&self) -> Result<(), SessionError> {
-        self.handle.reload().await
+        self.request.reload().await
     }
 
     /// The session's id, which may be logged; `None` for a visitor without a session, and after [`destroy`](Session::destroy).
     #[must_use]
     pub fn id(&self) -> Option<SessionId> {
-        self.handle.id()
+        self.request.id()
     }
 
     /// Whether there is no session behind this yet; under [`OutagePolicy::Anonymous`](crate::OutagePolicy::Anonymous) also if it
@@ -196,12 +195,12 @@ impl<T: SessionData> Session<T> {
     /// ```
     #[must_use]
     pub fn outage(&self) -> Option<StoreError> {
-        self.handle.outage()
+        self.request.outage()
     }
 
     /// The store that this session lives in.
     pub fn store(&self) -> &SessionStore<T> {
-        &self.handle.store
+        &self.request.store
     }
 
     /// A session without a request, for testing a handler as a function. It lives in memory of its own.
@@ -228,11 +227,11 @@ impl<T: SessionData> Session<T> {
             .expect("the development preset is valid");
         let store = SessionStore::new(config);
         let record = store.create_in(&memory, data);
-        Session { handle: Arc::new(Handle::found(store, record)) }
+        Session { request: Arc::new(RequestSession::found(store, record)) }
     }
 
     async fn commit(&self, extra: Option<Change<T>>) -> Result<(), SessionError> {
-        finished(self.handle.commit(extra).await)
+        finished(self.request.commit(extra).await)
     }
 }
 
@@ -243,7 +242,7 @@ pub(crate) fn finished(result: Result<Result<(), SessionError>, tokio::task::Joi
         Err(Ok(panic)) => resume_unwind(panic),
         // Only the end of the runtime cancels a commit.
         Err(Err(_)) => {
-            let error = StoreError::from(StoreErrorKind::OutcomeUnknown).caused_by("the runtime is shutting down");
+            let error = StoreError::from(StoreErrorKind::OutcomeUnknown).with_source("the runtime is shutting down");
             Err(error.into())
         }
     }
@@ -251,7 +250,7 @@ pub(crate) fn finished(result: Result<Result<(), SessionError>, tokio::task::Joi
 
 impl<T: SessionData> Clone for Session<T> {
     fn clone(&self) -> Self {
-        Session { handle: self.handle.clone() }
+        Session { request: self.request.clone() }
     }
 }
 

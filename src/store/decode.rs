@@ -1,7 +1,7 @@
 //! Reading the backend: past the cache, and from what it keeps to sessions.
 
 use super::SessionStore;
-use super::tombstone::{MAX_MOVES, endless_trail};
+use super::tombstone::{MAX_MOVES, too_many_tombstones};
 use super::write::gone;
 use crate::backend::Backend as _;
 use crate::codec::Decoded;
@@ -24,11 +24,11 @@ impl<T: SessionData> SessionStore<T> {
         for _ in 0..MAX_MOVES {
             match self.load_stored(&id).await? {
                 Some(Stored { content: Content::MovedTo(new), .. }) => id = new,
-                Some(stored) => return self.decode_though_over(&id, stored),
+                Some(stored) => return self.decode_expired(&id, stored),
                 None => return Ok(None),
             }
         }
-        Err(endless_trail(&id))
+        Err(too_many_tombstones(&id))
     }
 
     async fn load_stored(&self, id: &SessionId) -> Result<Option<Stored>, StoreError> {
@@ -43,28 +43,28 @@ impl<T: SessionData> SessionStore<T> {
     /// `None` for a tombstone, and for a session whose time is over: the setting may be shorter than when it was written.
     fn decode(&self, id: &SessionId, stored: Stored) -> Result<Option<Record<T>>, StoreError> {
         let created_at = stored.meta.created_at;
-        if self.inner.lifetime.is_over(created_at, self.inner.clock.wall()) {
+        if self.inner.lifetime.has_expired(created_at, self.inner.clock.wall()) {
             return Ok(None);
         }
-        self.decode_though_over(id, stored)
+        self.decode_expired(id, stored)
     }
 
     /// For those who delete: a session whose time is over here may go on on a node with another setting.
-    fn decode_though_over(&self, id: &SessionId, stored: Stored) -> Result<Option<Record<T>>, StoreError> {
+    fn decode_expired(&self, id: &SessionId, stored: Stored) -> Result<Option<Record<T>>, StoreError> {
         let Stored { mut meta, content } = stored;
         let Content::Payload(payload) = content else { return Ok(None) };
         if let Some(end) = self.inner.lifetime.end(meta.created_at) {
             meta.deadline = meta.deadline.min(end);
         }
         let decoded = self.inner.codec.decode(id, &meta, &payload);
-        let Decoded { data, outdated } = decoded.map_err(|error| self.note_unreadable(id, error))?;
+        let Decoded { data, needs_reencryption } = decoded.map_err(|error| self.note_unreadable(id, error))?;
         let record = Record::new(&self.inner.clock, *id, meta, data);
-        Ok(Some(if outdated { record.outdated() } else { record }))
+        Ok(Some(if needs_reencryption { record.needs_reencryption() } else { record }))
     }
 
     /// Counts and logs a record that cannot be read, be it the backend or the codec that says so.
     pub(super) fn note_unreadable(&self, id: &SessionId, error: StoreError) -> StoreError {
-        let error = error.about(id);
+        let error = error.with_session_id(id);
         if error.kind() == StoreErrorKind::Corrupt {
             self.inner.unreadable.add_one();
             tracing::error!(session = %id, error = &error as &dyn std::error::Error, "a session record cannot be read");

@@ -8,7 +8,7 @@
 //! - It is removed only when the session has been deleted. Not when the owner changes: a removal that is carried out late would
 //!   take away what a change back has written. Not when the session moves to a new id: who looks for it while it moves must find
 //!   either the trail or the new entry. And not because there is no record, which may be about to be written.
-//! - It outlives the record, since a deadline is not exact: see [`lasts_until`]. What nobody removes is over then.
+//! - It outlives the record, since a deadline is not exact: see [`entry_expiry`]. What nobody removes is over then.
 //!
 //! No step covers index and record at once, so this holds also where they are on different servers.
 
@@ -19,7 +19,7 @@ use super::SessionStore;
 use crate::backend::{Backend as _, OwnerTag};
 use crate::config::OwnerOf;
 use crate::error::StoreError;
-use crate::guards::{Guard, stands};
+use crate::guards::{self, Guard};
 use crate::id::SessionId;
 use crate::record::{Record, SessionData};
 use crate::secret::KeyRing;
@@ -71,7 +71,7 @@ impl<T> Owners<T> {
 /// Of the two hours, one is for a node whose clock is behind the backend's. The other is for an extension that is made while another
 /// node changes the owner: it has the wrong owner's entry written, and moves the deadline by less than an hour, since what it is based on
 /// cannot be older than the staleness of a cache.
-fn lasts_until(deadline: u64) -> u64 {
+fn entry_expiry(deadline: u64) -> u64 {
     (deadline / HOUR + 3).saturating_mul(HOUR)
 }
 
@@ -109,18 +109,18 @@ impl<T: SessionData> SessionStore<T> {
         before: u64,
         deadline: u64,
     ) -> Result<(), StoreError> {
-        let until = lasts_until(deadline);
-        if until <= lasts_until(before) {
+        let until = entry_expiry(deadline);
+        if until <= entry_expiry(before) {
             return Ok(());
         }
         // A ring is never empty.
         let Some(tag) = owners.tags(owner).next() else { return Ok(()) };
-        if !stands(Guard::IndexFirst) {
+        if !guards::enabled(Guard::IndexFirst) {
             let (store, id) = (self.clone(), *id);
             drop(self.spawn(async move { store.inner.backend.index(&tag, &id, until).await }));
             return Ok(());
         }
-        self.inner.backend.index(&tag, id, until).await.map_err(|error| error.about(id))
+        self.inner.backend.index(&tag, id, until).await.map_err(|error| error.with_session_id(id))
     }
 
     /// Takes a session that has been deleted from its owner's index. An entry that stays does no harm, so this cannot fail.
@@ -179,10 +179,10 @@ mod tests {
     #[test]
     fn an_entry_outlasts_the_deadline_by_two_to_three_hours_and_is_as_good_for_the_rest_of_its_hour() {
         for deadline in [0, 1, HOUR - 1, HOUR, 1_700_000_000_000] {
-            let more = lasts_until(deadline) - deadline;
+            let more = entry_expiry(deadline) - deadline;
             assert!((2 * HOUR + 1..=3 * HOUR).contains(&more), "{more}");
         }
-        assert_eq!(lasts_until(HOUR), lasts_until(2 * HOUR - 1));
-        assert_eq!(lasts_until(u64::MAX), u64::MAX, "a deadline that makes no sense does no harm");
+        assert_eq!(entry_expiry(HOUR), entry_expiry(2 * HOUR - 1));
+        assert_eq!(entry_expiry(u64::MAX), u64::MAX, "a deadline that makes no sense does no harm");
     }
 }

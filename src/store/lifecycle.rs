@@ -32,8 +32,8 @@ impl<T: SessionData> SessionStore<T> {
                 }
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
-            last = StoreError::from(StoreErrorKind::Timeout).caused_by("no session announcements are heard");
-            self.inner.coordinator.heard().await;
+            last = StoreError::from(StoreErrorKind::Timeout).with_source("no session announcements are heard");
+            self.inner.coordinator.wait_until_listening().await;
             Ok(())
         };
         match tokio::time::timeout(patience, attempts).await {

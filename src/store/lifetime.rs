@@ -32,13 +32,13 @@ impl Lifetime {
     }
 
     /// Whether that moment has come.
-    pub(super) fn is_over(&self, created_at: u64, now: u64) -> bool {
+    pub(super) fn has_expired(&self, created_at: u64, now: u64) -> bool {
         self.end(created_at).is_some_and(|end| end <= now)
     }
 
     /// Whether using a session now makes it live longer by enough to say so to the backend. To its end it is extended for any
     /// gain: that happens once.
-    pub(super) fn is_worth_extending(&self, created_at: u64, deadline: u64, now: u64) -> bool {
+    pub(super) fn should_touch(&self, created_at: u64, deadline: u64, now: u64) -> bool {
         let extended = self.deadline(created_at, now);
         let least_gain = if Some(extended) == self.end(created_at) { 0 } else { self.least_gain };
         extended.saturating_sub(deadline) > least_gain
@@ -66,20 +66,20 @@ mod tests {
         assert_eq!(lifetime.deadline(0, 0), 10_000);
         assert_eq!(lifetime.deadline(0, 14_000), 24_000);
         assert_eq!(lifetime.deadline(0, 16_000), 25_000);
-        assert!(!lifetime.is_over(0, 24_999));
-        assert!(lifetime.is_over(0, 25_000));
-        assert!(!self::lifetime(10, None).is_over(0, u64::MAX));
+        assert!(!lifetime.has_expired(0, 24_999));
+        assert!(lifetime.has_expired(0, 25_000));
+        assert!(!self::lifetime(10, None).has_expired(0, u64::MAX));
     }
 
     #[test]
     fn a_session_is_extended_when_a_share_of_its_idle_time_is_to_be_gained() {
         let idle = lifetime(10, None);
-        assert!(!idle.is_worth_extending(0, 10_000, 2_500));
-        assert!(idle.is_worth_extending(0, 10_000, 2_501));
+        assert!(!idle.should_touch(0, 10_000, 2_500));
+        assert!(idle.should_touch(0, 10_000, 2_501));
         let bounded = lifetime(10, Some(25));
-        assert!(!bounded.is_worth_extending(0, 24_000, 14_999));
-        assert!(bounded.is_worth_extending(0, 24_999, 15_000), "it can be had until its end");
-        assert!(!bounded.is_worth_extending(0, 25_000, 24_999), "beyond which there is nothing to be gained");
+        assert!(!bounded.should_touch(0, 24_000, 14_999));
+        assert!(bounded.should_touch(0, 24_999, 15_000), "it can be had until its end");
+        assert!(!bounded.should_touch(0, 25_000, 24_999), "beyond which there is nothing to be gained");
     }
 
     proptest! {

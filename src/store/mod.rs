@@ -4,16 +4,16 @@ mod decode;
 mod index;
 mod lifecycle;
 mod lifetime;
-mod load;
 mod outage;
 mod owner;
-mod query;
+mod reencrypt;
 mod regenerate;
-mod reseal;
+mod scan;
+mod single_flight;
 mod tombstone;
 mod touch;
-mod turns;
 mod write;
+mod write_locks;
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,21 +24,21 @@ use tracing::Instrument as _;
 
 use self::index::Owners;
 use self::lifetime::Lifetime;
-pub(crate) use self::load::Freshness;
-use self::load::Loads;
+pub(crate) use self::outage::Degraded;
 use self::outage::Fallback;
-pub(crate) use self::outage::Substitute;
-pub use self::query::BulkDeletion;
-use self::turns::Turns;
+pub use self::scan::BulkDeletion;
+pub(crate) use self::single_flight::Freshness;
+use self::single_flight::SingleFlight;
+use self::write_locks::WriteLocks;
 use crate::clock::Clock;
 use crate::cluster::{CacheStats, Coordinator, Lease, LocalCache, Lookup};
 use crate::codec::Codec;
 use crate::config::SessionConfig;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
-use crate::observe::{self, Commits, Counter, Observer, Outcome};
+use crate::observe::{self, Commits, Counter, Metrics, Outcome};
 use crate::record::{Record, SessionData};
-use crate::resilience::{Circuit, Resilient};
+use crate::resilience::{Circuit, Client};
 
 /// Sessions in a backend, read from a local cache. A cheap clone; all clones are one store.
 ///
@@ -59,26 +59,26 @@ use crate::resilience::{Circuit, Resilient};
 /// # Ok(()) }
 /// ```
 pub struct SessionStore<T> {
-    inner: Arc<Inner<T>>,
+    inner: Arc<StoreInner<T>>,
 }
 
-struct Inner<T> {
-    backend: Arc<Resilient>,
+struct StoreInner<T> {
+    backend: Arc<Client>,
     coordinator: Coordinator<T>,
     codec: Codec,
-    loads: Loads<T>,
-    turns: Turns,
+    single_flight: SingleFlight<T>,
+    write_locks: WriteLocks,
     /// `None` if nobody has said whose a session is.
     owners: Option<Owners<T>>,
     tasks: TaskTracker,
     clock: Clock,
     lifetime: Lifetime,
     /// What a visitor without a session has, made once.
-    blank: Arc<T>,
+    default_data: Arc<T>,
     fallback: Fallback,
     closed: AtomicBool,
     unreadable: Counter,
-    resealed: Counter,
+    reencrypted: Counter,
     reapplied: Counter,
     dropped_changes: Counter,
     degraded_reads: Counter,
@@ -103,12 +103,12 @@ impl<T: SessionData> SessionStore<T> {
             metrics_label,
             ..
         } = config;
-        let observer = Observer::new(metrics_label.as_deref());
-        let backend = Arc::new(Resilient::new(backend, resilience, clock.clone(), &observer));
+        let metrics = Metrics::new(metrics_label.as_deref());
+        let backend = Arc::new(Client::new(backend, resilience, clock.clone(), &metrics));
         // A cache that is turned off is one that is never trusted; one that nobody keeps right is always trusted, as asked for.
         let lease = if cluster.cache_enabled && !cluster.enabled { Lease::permanent() } else { Lease::new() };
         let ttl = cluster.effective_cache_ttl(timeout);
-        let cache = Arc::new(LocalCache::new(lease, clock.clone(), ttl, cluster.cache_max_size, &observer));
+        let cache = Arc::new(LocalCache::new(lease, clock.clone(), ttl, cluster.cache_max_size, &metrics));
         if cluster.cache_enabled && !cluster.enabled {
             tracing::info!(
                 node_id = %cluster.node_id,
@@ -117,25 +117,25 @@ impl<T: SessionData> SessionStore<T> {
             );
         }
         let store = SessionStore {
-            inner: Arc::new(Inner {
+            inner: Arc::new(StoreInner {
                 fallback: Fallback::new(on_outage, &cluster),
-                coordinator: Coordinator::new(backend.clone(), cache, clock.clone(), cluster, &observer),
+                coordinator: Coordinator::new(backend.clone(), cache, clock.clone(), cluster, &metrics),
                 backend,
                 codec: Codec::new(&codec, &keys),
-                loads: Loads::new(),
-                turns: Turns::default(),
+                single_flight: SingleFlight::new(),
+                write_locks: WriteLocks::default(),
                 owners: owner.map(|of| Owners::new(of, &keys)),
                 tasks: TaskTracker::new(),
                 lifetime: Lifetime::new(timeout, absolute_timeout, touch_after),
                 clock,
-                blank: Arc::new(T::default()),
+                default_data: Arc::new(T::default()),
                 closed: AtomicBool::new(false),
-                unreadable: Counter::new(&observer, observe::UNREADABLE_RECORDS),
-                resealed: Counter::new(&observer, observe::RESEALED_RECORDS),
-                reapplied: Counter::new(&observer, observe::REAPPLIED_CHANGES),
-                dropped_changes: Counter::new(&observer, observe::DROPPED_CHANGES),
-                degraded_reads: Counter::new(&observer, observe::DEGRADED_READS),
-                commits: Commits::new(&observer),
+                unreadable: Counter::new(&metrics, observe::UNREADABLE_RECORDS),
+                reencrypted: Counter::new(&metrics, observe::REENCRYPTED_RECORDS),
+                reapplied: Counter::new(&metrics, observe::REAPPLIED_CHANGES),
+                dropped_changes: Counter::new(&metrics, observe::DROPPED_CHANGES),
+                degraded_reads: Counter::new(&metrics, observe::DEGRADED_READS),
+                commits: Commits::new(&metrics),
             }),
         };
         store.inner.coordinator.ensure_running();
@@ -166,7 +166,7 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// [`NotFound`](StoreErrorKind::NotFound), and those of [`find`](SessionStore::find).
     pub async fn get(&self, id: SessionId) -> Result<Record<T>, StoreError> {
-        self.find(id).await?.ok_or_else(|| StoreError::from(StoreErrorKind::NotFound).about(&id))
+        self.find(id).await?.ok_or_else(|| StoreError::from(StoreErrorKind::NotFound).with_session_id(&id))
     }
 
     pub(crate) async fn read(&self, id: SessionId, freshness: Freshness) -> Result<Option<Record<T>>, StoreError> {
@@ -180,13 +180,13 @@ impl<T: SessionData> SessionStore<T> {
         }
         self.inner.coordinator.ensure_running();
         let span = tracing::debug_span!("session.load", session = %id);
-        self.inner.loads.read(self, id, freshness).instrument(span).await
+        self.inner.single_flight.read(self, id, freshness).instrument(span).await
     }
 
     /// What the local cache has done so far. Brings the metrics of the cache up to date, too.
     pub fn cache_stats(&self) -> CacheStats {
         let cache = self.inner.coordinator.cache();
-        cache.tell();
+        cache.flush();
         cache.stats()
     }
 
@@ -213,7 +213,7 @@ impl<T: SessionData> SessionStore<T> {
     /// Sessions that this node has written anew so far because they were encrypted under an older secret, or not at all while
     /// encryption was being turned on. When it has stopped growing on all nodes, hardly any are left.
     pub fn resealed_records(&self) -> u64 {
-        self.inner.resealed.get()
+        self.inner.reencrypted.get()
     }
 
     /// Requests that ended with changes to their session that were never committed.
@@ -221,8 +221,8 @@ impl<T: SessionData> SessionStore<T> {
         self.inner.dropped_changes.get()
     }
 
-    pub(crate) fn blank(&self) -> &Arc<T> {
-        &self.inner.blank
+    pub(crate) fn default_data(&self) -> &Arc<T> {
+        &self.inner.default_data
     }
 
     pub(crate) fn count_dropped_changes(&self) {

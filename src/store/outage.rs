@@ -2,7 +2,7 @@
 
 use super::SessionStore;
 use crate::clock::millis;
-use crate::cluster::{ClusterConfig, Grace};
+use crate::cluster::{ClusterConfig, StaleIfError};
 use crate::config::OutagePolicy;
 use crate::error::StoreError;
 use crate::id::SessionId;
@@ -10,50 +10,50 @@ use crate::record::{Record, SessionData};
 
 /// What a request gets in place of a session that could not be loaded. Nothing may be written on top of it.
 #[derive(Debug)]
-pub(crate) enum Substitute<T> {
+pub(crate) enum Degraded<T> {
     /// What a visitor without a session has.
-    Blank,
+    Default,
     /// What this node knew last.
-    LastKnown(Record<T>),
+    Stale(Record<T>),
 }
 
 /// The outage policy, in terms of the cache.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Fallback {
     Nothing,
-    Blank,
-    LastKnown(Grace),
+    Default,
+    StaleIfError(StaleIfError),
 }
 
 impl Fallback {
     pub(super) fn new(policy: OutagePolicy, cluster: &ClusterConfig) -> Self {
         match policy {
             OutagePolicy::Reject => Fallback::Nothing,
-            OutagePolicy::Anonymous => Fallback::Blank,
+            OutagePolicy::Anonymous => Fallback::Default,
             OutagePolicy::ServeCached { max_age } if cluster.listens() => {
                 // A lease lasts for max_staleness from the proof that it rests on.
-                Fallback::LastKnown(Grace::AfterLease(millis(max_age.saturating_sub(cluster.max_staleness))))
+                Fallback::StaleIfError(StaleIfError::AfterLease(millis(max_age.saturating_sub(cluster.max_staleness))))
             }
-            OutagePolicy::ServeCached { max_age } => Fallback::LastKnown(Grace::AfterRead(millis(max_age))),
+            OutagePolicy::ServeCached { max_age } => Fallback::StaleIfError(StaleIfError::AfterRead(millis(max_age))),
         }
     }
 }
 
 impl<T: SessionData> SessionStore<T> {
     /// What the outage policy has for a request whose load has failed. `None`: the error stands.
-    pub(crate) fn substitute(&self, id: &SessionId, error: &StoreError) -> Option<Substitute<T>> {
+    pub(crate) fn degraded(&self, id: &SessionId, error: &StoreError) -> Option<Degraded<T>> {
         if !error.kind().is_outage() {
             return None;
         }
-        let substitute = match self.inner.fallback {
+        let degraded = match self.inner.fallback {
             Fallback::Nothing => return None,
-            Fallback::Blank => Substitute::Blank,
-            Fallback::LastKnown(grace) => Substitute::LastKnown(self.inner.coordinator.cache().last_known(id, grace)?),
+            Fallback::Default => Degraded::Default,
+            Fallback::StaleIfError(grace) => Degraded::Stale(self.inner.coordinator.cache().last_known(id, grace)?),
         };
         self.inner.degraded_reads.add_one();
         // Not louder: there is one for each request of an outage, whose beginning and end the listener logs.
         tracing::debug!(session = %id, error = error as &dyn std::error::Error, "a session is read-only: it could not be loaded");
-        Some(substitute)
+        Some(degraded)
     }
 
     /// Requests so far whose session could not be loaded, and that were given what the

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 
 use super::SessionStore;
 use super::index::Owners;
-use super::query::{BulkDeletion, MAX_PASSES, Moved, Walk, ends_the_walk};
+use super::scan::{BulkDeletion, MAX_PASSES, Scan, Tombstones, ends_the_scan};
 use super::tombstone::TOMBSTONE_TTL;
 use crate::clock::millis;
 use crate::error::{StoreError, StoreErrorKind};
-use crate::guards::{Guard, stands};
+use crate::guards::{self, Guard};
 use crate::id::SessionId;
 use crate::record::{Record, SessionData};
 
@@ -46,14 +46,14 @@ impl<T: SessionData> SessionStore<T> {
         // Where a session has just moved, both the trail and the new entry lead to it.
         let mut sessions = HashMap::new();
         for tag in owners.tags(owner) {
-            let mut walk = Walk::of(self.clone(), tag);
-            while let Some(page) = walk.next_sessions(Moved::Followed).await {
+            let mut scan = Scan::of(self.clone(), tag);
+            while let Some(page) = scan.next_sessions(Tombstones::Follow).await {
                 for result in page {
                     match result {
-                        Ok(record) if owners.is_owner(owner, &record) && !self.is_over(&record) => {
+                        Ok(record) if owners.is_owner(owner, &record) && !self.has_expired(&record) => {
                             drop(sessions.insert(record.id(), record));
                         }
-                        Err(error) if ends_the_walk(&error) => return Err(error),
+                        Err(error) if ends_the_scan(&error) => return Err(error),
                         Ok(_) | Err(_) => {}
                     }
                 }
@@ -134,8 +134,8 @@ impl<T: SessionData> SessionStore<T> {
             let mut matched = false;
             total.unreadable = 0;
             for tag in owners.tags(owner) {
-                let mut walk = Walk::of(self.clone(), tag);
-                while let Some(page) = walk.next_sessions(Moved::Followed).await {
+                let mut scan = Scan::of(self.clone(), tag);
+                while let Some(page) = scan.next_sessions(Tombstones::Follow).await {
                     for result in page {
                         match result {
                             Ok(record) if Some(record.id()) == keep || !owners.is_owner(owner, &record) => {}
@@ -143,7 +143,7 @@ impl<T: SessionData> SessionStore<T> {
                                 matched = true;
                                 total.deleted += u64::from(self.delete_judged(&record).await?);
                             }
-                            Err(error) if ends_the_walk(&error) => return Err(error),
+                            Err(error) if ends_the_scan(&error) => return Err(error),
                             Err(error) => match error.session_id().filter(|id| Some(*id) != keep) {
                                 Some(id) => self.delete_unreadable(id, &mut total).await?,
                                 None => total.unreadable += 1,
@@ -155,7 +155,7 @@ impl<T: SessionData> SessionStore<T> {
             // In a look that takes longer than trails are kept, a session may have moved from where it had not looked yet to where
             // it had, and have left no trace.
             let took = self.inner.clock.now().0 - began.0;
-            if !matched && took < millis(TOMBSTONE_TTL) || !stands(Guard::LastLook) {
+            if !matched && took < millis(TOMBSTONE_TTL) || !guards::enabled(Guard::LastLook) {
                 return Ok(total);
             }
         }
@@ -165,7 +165,7 @@ impl<T: SessionData> SessionStore<T> {
     async fn delete_unreadable(&self, id: SessionId, total: &mut BulkDeletion) -> Result<(), StoreError> {
         match self.delete_wherever_it_moved(id).await {
             Ok(deleted) => total.deleted += u64::from(deleted),
-            Err(error) if ends_the_walk(&error) => return Err(error),
+            Err(error) if ends_the_scan(&error) => return Err(error),
             Err(_) => total.unreadable += 1,
         }
         Ok(())
@@ -174,7 +174,7 @@ impl<T: SessionData> SessionStore<T> {
     fn owners(&self) -> Result<&Owners<T>, StoreError> {
         self.inner.owners.as_ref().ok_or_else(|| {
             let cause = "the configuration does not say whose a session is: give it an owner(…)";
-            StoreError::from(StoreErrorKind::NotConfigured).caused_by(cause)
+            StoreError::from(StoreErrorKind::NotConfigured).with_source(cause)
         })
     }
 }

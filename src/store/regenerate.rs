@@ -25,24 +25,24 @@ impl<T: SessionData> SessionStore<T> {
         first: Arc<T>,
         again: Reapply<'_, T>,
     ) -> Result<NewSession<T>, StoreError> {
-        self.in_time(self.move_away(base, first, again)).await
+        self.in_time(self.regenerate_in_turn(base, first, again)).await
     }
 
-    async fn move_away(
+    async fn regenerate_in_turn(
         &self,
         base: Record<T>,
         first: Arc<T>,
         again: Reapply<'_, T>,
     ) -> Result<NewSession<T>, StoreError> {
         let old = base.id();
-        let _turn = self.turn(old).await;
+        let _turn = self.write_lock(old).await;
         let (mut base, data) = self.rebase(base, first, again);
-        if self.is_over(&base) {
+        if self.has_expired(&base) {
             return Err(gone(&old));
         }
         let mut new = self.create_shared(data).await?;
         for attempt in 1..=MAX_ATTEMPTS {
-            match self.bury(&base, new.id).await {
+            match self.replace_by_tombstone(&base, new.id).await {
                 Ok(None) => return Ok(new),
                 Ok(Some(current)) => {
                     self.inner.reapplied.add_one();
@@ -57,12 +57,12 @@ impl<T: SessionData> SessionStore<T> {
             }
             self.pause_after(attempt).await;
         }
-        let error = StoreError::from(StoreErrorKind::Conflict { attempts: MAX_ATTEMPTS }).about(&old);
+        let error = StoreError::from(StoreErrorKind::Conflict { attempts: MAX_ATTEMPTS }).with_session_id(&old);
         Err(self.undo(new.id, error).await)
     }
 
     /// One attempt to replace the old record by a tombstone. `None`: it is done. `Some`: another version is there.
-    async fn bury(&self, base: &Record<T>, new: SessionId) -> Result<Option<Record<T>>, StoreError> {
+    async fn replace_by_tombstone(&self, base: &Record<T>, new: SessionId) -> Result<Option<Record<T>>, StoreError> {
         let old = base.id();
         let meta = Meta {
             revision: base.revision().next(),

@@ -10,6 +10,6 @@ pub(super) const TOMBSTONE_TTL: Duration = Duration::from_secs(60);
 /// How many tombstones in a row are followed. One is made per regeneration, and none lives longer than a minute.
 pub(super) const MAX_MOVES: usize = 64;
 
-pub(super) fn endless_trail(id: &SessionId) -> StoreError {
-    StoreError::from(StoreErrorKind::Corrupt).caused_by("the trail of tombstones has no end").about(id)
+pub(super) fn too_many_tombstones(id: &SessionId) -> StoreError {
+    StoreError::from(StoreErrorKind::Corrupt).with_source("the trail of tombstones has no end").with_session_id(id)
 }

@@ -45,8 +45,7 @@ impl<T: SessionData> SessionStore<T> {
     /// Extends the session in the background if enough of its life has passed. At most one such task runs for a cached record.
     pub(crate) fn touch_if_due(&self, record: &Record<T>) {
         let meta = record.meta();
-        if !self.inner.lifetime.is_worth_extending(meta.created_at, meta.deadline, record.wall(self.inner.clock.now()))
-        {
+        if !self.inner.lifetime.should_touch(meta.created_at, meta.deadline, record.wall(self.inner.clock.now())) {
             return;
         }
         let Some(touch) = record.begin_touch() else { return };
@@ -60,12 +59,12 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     /// Whether the session's time is over, however much it is used.
-    pub(crate) fn is_over(&self, record: &Record<T>) -> bool {
-        self.inner.lifetime.is_over(record.meta().created_at, self.inner.clock.wall())
+    pub(crate) fn has_expired(&self, record: &Record<T>) -> bool {
+        self.inner.lifetime.has_expired(record.meta().created_at, self.inner.clock.wall())
     }
 
     /// For how long the session can live, however much it is used.
-    pub(crate) fn life_left(&self, record: &Record<T>) -> Duration {
+    pub(crate) fn remaining_lifetime(&self, record: &Record<T>) -> Duration {
         let end = self.inner.lifetime.end(record.meta().created_at);
         end.map_or(Duration::MAX, |end| time_to_live(end, record.wall(self.inner.clock.now())))
     }

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use super::SessionStore;
 use super::lifetime::time_to_live;
-use super::tombstone::{MAX_MOVES, TOMBSTONE_TTL, endless_trail};
-use super::turns::Turn;
+use super::tombstone::{MAX_MOVES, TOMBSTONE_TTL, too_many_tombstones};
+use super::write_locks::WriteGuard;
 use crate::backend::{Backend as _, Created, Deleted, MemoryBackend, Updated};
 use crate::clock::millis;
 use crate::cluster::Announcement;
 use crate::error::{StoreError, StoreErrorKind};
-use crate::guards::{Guard, stands};
+use crate::guards::{self, Guard};
 use crate::id::{SessionId, SessionToken};
 use crate::record::{Content, Meta, NewSession, Record, Revision, SessionData, Stored};
 use crate::resilience::end_of_step;
@@ -164,7 +164,7 @@ impl<T: SessionData> SessionStore<T> {
             drop(call);
             if self.inner.clock.now().0 - began.0 >= millis(TOMBSTONE_TTL) {
                 // The session may have moved meanwhile, and left no trail any more.
-                return Err(StoreError::from(StoreErrorKind::OutcomeUnknown).about(&id));
+                return Err(StoreError::from(StoreErrorKind::OutcomeUnknown).with_session_id(&id));
             }
             match answer? {
                 Deleted::Deleted => {
@@ -172,12 +172,12 @@ impl<T: SessionData> SessionStore<T> {
                     return Ok(true);
                 }
                 Deleted::Gone => return Ok(false),
-                Deleted::MovedTo(new) if stands(Guard::Tombstone) => id = new,
+                Deleted::MovedTo(new) if guards::enabled(Guard::Tombstone) => id = new,
                 Deleted::MovedTo(_) => return Ok(false),
                 Deleted::Conflict(_) => break,
             }
         }
-        Err(endless_trail(&id))
+        Err(too_many_tombstones(&id))
     }
 
     /// Writes `first`, which was made from `base`; on a conflict, what `again` makes of the other's version.
@@ -197,7 +197,7 @@ impl<T: SessionData> SessionStore<T> {
         again: Reapply<'_, T>,
     ) -> Result<Record<T>, StoreError> {
         let id = base.id();
-        let _turn = self.turn(id).await;
+        let _turn = self.write_lock(id).await;
         let (mut base, mut data) = self.rebase(base, first, again);
         for attempt in 1..=MAX_ATTEMPTS {
             let record = self.next_version(&base, data)?;
@@ -211,18 +211,18 @@ impl<T: SessionData> SessionStore<T> {
             }
             self.pause_after(attempt).await;
         }
-        Err(StoreError::from(StoreErrorKind::Conflict { attempts: MAX_ATTEMPTS }).about(&id))
+        Err(StoreError::from(StoreErrorKind::Conflict { attempts: MAX_ATTEMPTS }).with_session_id(&id))
     }
 
     /// Waits for this node's other writers of a session, for half of the time that the operation has left.
-    pub(super) async fn turn(&self, id: SessionId) -> Turn<'_> {
-        self.inner.turns.take(id, self.inner.backend.deadline().left() / 2).await
+    pub(super) async fn write_lock(&self, id: SessionId) -> WriteGuard<'_> {
+        self.inner.write_locks.take(id, self.inner.backend.deadline().left() / 2).await
     }
 
     /// A version to be written on top of `base`, unless the session's time is over.
     pub(super) fn next_version(&self, base: &Record<T>, data: Arc<T>) -> Result<Record<T>, StoreError> {
         let (id, created_at, now) = (base.id(), base.meta().created_at, self.inner.clock.wall());
-        if self.inner.lifetime.is_over(created_at, now) {
+        if self.inner.lifetime.has_expired(created_at, now) {
             return Err(gone(&id));
         }
         let deadline = self.inner.lifetime.deadline(created_at, now);
@@ -256,7 +256,7 @@ impl<T: SessionData> SessionStore<T> {
     ) -> Result<Option<Record<T>>, StoreError> {
         let id = base.id();
         let meta = new.meta();
-        let payload = self.inner.codec.encode(&id, &meta, &**new.data()).map_err(|error| error.about(&id))?;
+        let payload = self.inner.codec.encode(&id, &meta, &**new.data()).map_err(|error| error.with_session_id(&id))?;
         let stored = Stored { meta, content: Content::Payload(payload) };
         self.index_before_write(Some(base), new).await?;
         let revision = new.revision();
@@ -282,13 +282,15 @@ impl<T: SessionData> SessionStore<T> {
 }
 
 pub(super) fn gone(id: &SessionId) -> StoreError {
-    StoreError::from(StoreErrorKind::Gone).about(id)
+    StoreError::from(StoreErrorKind::Gone).with_session_id(id)
 }
 
 /// To a caller who names a session, one that has gone meanwhile is one that is not there.
 fn gone_is_not_found(error: StoreError) -> StoreError {
     match error.session_id() {
-        Some(id) if error.kind() == StoreErrorKind::Gone => StoreError::from(StoreErrorKind::NotFound).about(&id),
+        Some(id) if error.kind() == StoreErrorKind::Gone => {
+            StoreError::from(StoreErrorKind::NotFound).with_session_id(&id)
+        }
         _ => error,
     }
 }

@@ -43,12 +43,12 @@ pub struct FaultyBackend<B> {
 /// What is wrong with a [`FaultyBackend`]. Nothing, at first.
 #[derive(Clone, Debug)]
 pub struct Faults {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<FaultState>>,
     link: watch::Sender<Link>,
 }
 
 #[derive(Debug)]
-struct State {
+struct FaultState {
     random: Random,
     calls: Range<Duration>,
     events: Range<Duration>,
@@ -73,7 +73,8 @@ impl<B: Backend> FaultyBackend<B> {
     pub fn new(inner: B, seed: u64) -> (Self, Faults) {
         let random = Random(seed);
         let at_once = Duration::ZERO..Duration::ZERO;
-        let state = State { random, calls: at_once.clone(), events: at_once, fail: 0.0, lose_answer: 0.0, repeat: 0.0 };
+        let state =
+            FaultState { random, calls: at_once.clone(), events: at_once, fail: 0.0, lose_answer: 0.0, repeat: 0.0 };
         let link = watch::Sender::new(Link { number: 0, blinks: 0, stalled: false, refused: false });
         let faults = Faults { state: Arc::new(Mutex::new(state)), link };
         (FaultyBackend { inner, faults: faults.clone() }, faults)
@@ -82,7 +83,7 @@ impl<B: Backend> FaultyBackend<B> {
     /// One call with what may go wrong before and after it.
     async fn call<R>(
         &self,
-        effect: Effect,
+        effect: CallEffect,
         call: impl Future<Output = Result<R, StoreError>> + Send,
     ) -> Result<R, StoreError> {
         self.faults.pause(|state| &state.calls).await;
@@ -99,16 +100,16 @@ impl<B: Backend> FaultyBackend<B> {
 }
 
 #[derive(Clone, Copy)]
-enum Effect {
-    Reads,
-    Writes,
+enum CallEffect {
+    Idempotent,
+    Mutating,
 }
 
-impl Effect {
+impl CallEffect {
     fn unanswered(self) -> StoreErrorKind {
         match self {
-            Effect::Reads => StoreErrorKind::Timeout,
-            Effect::Writes => StoreErrorKind::OutcomeUnknown,
+            CallEffect::Idempotent => StoreErrorKind::Timeout,
+            CallEffect::Mutating => StoreErrorKind::OutcomeUnknown,
         }
     }
 }
@@ -147,7 +148,7 @@ impl Faults {
     }
 
     /// Subscriptions lose what is announced in the next tenth of a second, and are confirmed anew after it.
-    pub fn blink_subscriptions(&self) {
+    pub fn drop_announcements_briefly(&self) {
         self.link.send_modify(|link| link.blinks += 1);
     }
 
@@ -170,13 +171,13 @@ impl Faults {
         self.link.send_modify(|link| (link.stalled, link.refused) = (false, false));
     }
 
-    fn chance(&self, share: impl FnOnce(&State) -> f64) -> bool {
+    fn chance(&self, share: impl FnOnce(&FaultState) -> f64) -> bool {
         let mut state = self.lock();
         let share = share(&state);
         state.random.chance(share)
     }
 
-    async fn pause(&self, range: impl FnOnce(&State) -> &Range<Duration>) {
+    async fn pause(&self, range: impl FnOnce(&FaultState) -> &Range<Duration>) {
         let pause = {
             let mut state = self.lock();
             let range = range(&state).clone();
@@ -187,7 +188,7 @@ impl Faults {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, FaultState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -231,11 +232,11 @@ async fn deaf(from: &mut Subscription) {
 
 impl<B: Backend> Backend for FaultyBackend<B> {
     async fn load(&self, id: &SessionId) -> Result<Option<Stored>, StoreError> {
-        self.call(Effect::Reads, self.inner.load(id)).await
+        self.call(CallEffect::Idempotent, self.inner.load(id)).await
     }
 
     async fn create(&self, id: &SessionId, stored: &Stored, ttl: Duration) -> Result<Created, StoreError> {
-        self.call(Effect::Writes, self.inner.create(id, stored, ttl)).await
+        self.call(CallEffect::Mutating, self.inner.create(id, stored, ttl)).await
     }
 
     async fn update(
@@ -246,57 +247,57 @@ impl<B: Backend> Backend for FaultyBackend<B> {
         ttl: Duration,
         announcement: &[u8],
     ) -> Result<Updated, StoreError> {
-        self.call(Effect::Writes, self.inner.update(id, expected, stored, ttl, announcement)).await
+        self.call(CallEffect::Mutating, self.inner.update(id, expected, stored, ttl, announcement)).await
     }
 
     async fn delete(&self, id: &SessionId, announcement: &[u8]) -> Result<Deleted, StoreError> {
-        self.call(Effect::Writes, self.inner.delete(id, announcement)).await
+        self.call(CallEffect::Mutating, self.inner.delete(id, announcement)).await
     }
 
     async fn delete_if(&self, id: &SessionId, revision: Revision, announcement: &[u8]) -> Result<Deleted, StoreError> {
-        self.call(Effect::Writes, self.inner.delete_if(id, revision, announcement)).await
+        self.call(CallEffect::Mutating, self.inner.delete_if(id, revision, announcement)).await
     }
 
     async fn touch(&self, id: &SessionId, deadline: u64, ttl: Duration) -> Result<Touched, StoreError> {
-        self.call(Effect::Writes, self.inner.touch(id, deadline, ttl)).await
+        self.call(CallEffect::Mutating, self.inner.touch(id, deadline, ttl)).await
     }
 
     async fn clear(&self, announcement: &[u8]) -> Result<u64, StoreError> {
-        self.call(Effect::Writes, self.inner.clear(announcement)).await
+        self.call(CallEffect::Mutating, self.inner.clear(announcement)).await
     }
 
     async fn scan(&self, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
-        self.call(Effect::Reads, self.inner.scan(cursor)).await
+        self.call(CallEffect::Idempotent, self.inner.scan(cursor)).await
     }
 
     async fn index(&self, owner: &OwnerTag, id: &SessionId, until: u64) -> Result<(), StoreError> {
-        self.call(Effect::Reads, self.inner.index(owner, id, until)).await
+        self.call(CallEffect::Idempotent, self.inner.index(owner, id, until)).await
     }
 
     async fn unindex(&self, owner: &OwnerTag, id: &SessionId) -> Result<(), StoreError> {
-        self.call(Effect::Reads, self.inner.unindex(owner, id)).await
+        self.call(CallEffect::Idempotent, self.inner.unindex(owner, id)).await
     }
 
     async fn indexed(&self, owner: &OwnerTag, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
-        self.call(Effect::Reads, self.inner.indexed(owner, cursor)).await
+        self.call(CallEffect::Idempotent, self.inner.indexed(owner, cursor)).await
     }
 
     async fn publish(&self, announcement: &[u8]) -> Result<(), StoreError> {
-        self.call(Effect::Reads, self.inner.publish(announcement)).await
+        self.call(CallEffect::Idempotent, self.inner.publish(announcement)).await
     }
 
     async fn subscribe(&self, heartbeat: Duration) -> Result<Subscription, StoreError> {
         if self.faults.link.borrow().refused {
             return Err(StoreErrorKind::Unavailable.into());
         }
-        let inner = self.call(Effect::Reads, self.inner.subscribe(heartbeat)).await?;
+        let inner = self.call(CallEffect::Idempotent, self.inner.subscribe(heartbeat)).await?;
         let (sender, subscription) = Subscription::channel();
         tokio::spawn(self.faults.clone().relay(inner, sender));
         Ok(subscription)
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.call(Effect::Reads, self.inner.ping()).await
+        self.call(CallEffect::Idempotent, self.inner.ping()).await
     }
 
     async fn close(&self) {

@@ -77,7 +77,7 @@ async fn a_tombstone_and_a_session_that_has_gone_meanwhile_are_told_as_gone() {
     let spy = Spy::over(&memory);
     let layer = scrape.start(config(&spy)).await;
     let id = layer.store().create(ada()).await.unwrap().id;
-    spy.deafen();
+    spy.drop_messages();
     assert!(node(&memory).await.store().delete(id).await.unwrap());
     let update = async { assert!(layer.store().update(id, visit).await.is_err()) };
     let update = scrape.rises(update).await;
@@ -92,7 +92,7 @@ async fn a_conflict_is_counted_and_the_change_made_again() {
     let spy = Spy::over(&memory);
     let layer = scrape.start(config(&spy)).await;
     let id = layer.store().create(ada()).await.unwrap().id;
-    spy.deafen();
+    spy.drop_messages();
     node(&memory).await.store().update(id, visit).await.unwrap();
     let update = async {
         layer.store().update(id, visit).await.unwrap();

@@ -128,7 +128,7 @@ pub async fn trouble(nodes: Rc<Vec<Node>>, dice: Dice, rounds: usize) {
             3 => faults.cut_subscriptions(),
             4 => faults.stall_subscriptions(),
             5 => faults.refuse_subscriptions(),
-            6 => faults.blink_subscriptions(),
+            6 => faults.drop_announcements_briefly(),
             7 => faults.repeat_events(0.3),
             // Frozen: an answer comes when nobody waits for it any more.
             8 => faults.delay_calls_by(MAX_STALENESS..MAX_STALENESS * 4),

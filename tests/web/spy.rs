@@ -1,4 +1,4 @@
-//! A backend that is watched, held up, deafened or made to fail.
+//! A backend that is watched, held up, deaf or made to fail.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -69,7 +69,7 @@ impl Spy {
     }
 
     /// From now on announcements are not heard through this, though the connection seems alive.
-    pub(crate) fn deafen(&self) {
+    pub(crate) fn drop_messages(&self) {
         self.shared.deaf.store(true, Ordering::SeqCst);
     }
 

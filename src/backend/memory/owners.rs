@@ -12,13 +12,13 @@ const SWEEP_AT: usize = 1024;
 
 /// The sessions of each owner, each with the moment, in milliseconds since the Unix epoch, at which its entry is over.
 #[derive(Debug, Default)]
-pub(super) struct Owners {
+pub(super) struct OwnerIndex {
     entries: HashMap<OwnerTag, BTreeMap<SessionId, u64>>,
     /// The number of owners at which they are swept, unless it is below the least.
     sweep_at: usize,
 }
 
-impl Owners {
+impl OwnerIndex {
     pub(super) fn add(&mut self, owner: &OwnerTag, id: &SessionId, until: u64, now: u64) {
         self.sweep(now);
         let sessions = self.entries.entry(*owner).or_default();
@@ -61,13 +61,13 @@ impl Owners {
 mod tests {
     use super::*;
 
-    fn len(owners: &Owners) -> usize {
+    fn len(owners: &OwnerIndex) -> usize {
         owners.entries.values().map(BTreeMap::len).sum()
     }
 
     #[test]
     fn the_index_of_a_busy_owner_and_the_number_of_owners_stay_bounded() {
-        let (mut owners, busy) = (Owners::default(), OwnerTag::from_bytes([0; 32]));
+        let (mut owners, busy) = (OwnerIndex::default(), OwnerTag::from_bytes([0; 32]));
         for now in 0..100_000u64 {
             let mut id = [0; 16];
             id[..8].copy_from_slice(&now.to_be_bytes());

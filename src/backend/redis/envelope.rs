@@ -22,7 +22,7 @@ const PAYLOAD: u8 = 0;
 const MOVED: u8 = 1;
 const HEADER_LEN: usize = 34;
 
-pub(crate) fn seal(stored: &Stored) -> Bytes {
+pub(crate) fn encode(stored: &Stored) -> Bytes {
     let (kind, content) = match &stored.content {
         Content::Payload(payload) => (PAYLOAD, &payload[..]),
         Content::MovedTo(id) => (MOVED, &id.as_bytes()[..]),
@@ -38,9 +38,10 @@ pub(crate) fn seal(stored: &Stored) -> Bytes {
 }
 
 /// Fails closed: what is not exactly of this format is not a record.
-pub(crate) fn open(value: &Bytes) -> Result<Stored, StoreError> {
-    parse(value)
-        .ok_or_else(|| StoreError::from(StoreErrorKind::Corrupt).caused_by("the value is not a record of this format"))
+pub(crate) fn decode(value: &Bytes) -> Result<Stored, StoreError> {
+    parse(value).ok_or_else(|| {
+        StoreError::from(StoreErrorKind::Corrupt).with_source("the value is not a record of this format")
+    })
 }
 
 fn parse(value: &Bytes) -> Option<Stored> {
@@ -84,21 +85,21 @@ mod tests {
             [&[1, kind][..], b"RRRRRRRRRRRRRRRR", &[1, 2, 3, 4, 5, 6, 7, 8], &[17, 18, 19, 20, 21, 22, 23, 24]].concat()
         };
         let payload = stored(Content::Payload(Bytes::from_static(b"payload")));
-        assert_eq!(seal(&payload), [&header(0), &b"payload"[..]].concat());
+        assert_eq!(encode(&payload), [&header(0), &b"payload"[..]].concat());
         let moved = stored(Content::MovedTo(SessionId::from_bytes(*b"IIIIIIIIIIIIIIII")));
-        assert_eq!(seal(&moved), [&header(1), &b"IIIIIIIIIIIIIIII"[..]].concat());
+        assert_eq!(encode(&moved), [&header(1), &b"IIIIIIIIIIIIIIII"[..]].concat());
     }
 
     #[test]
     fn what_is_not_of_this_format_is_refused() {
-        let good = seal(&stored(Content::Payload(Bytes::from_static(b"payload"))));
+        let good = encode(&stored(Content::Payload(Bytes::from_static(b"payload"))));
         let changed = |at: usize, byte: u8| {
             let mut value = good.to_vec();
             value[at] = byte;
             Bytes::from(value)
         };
         for bad in [Bytes::new(), good.slice(..HEADER_LEN - 1), changed(0, 2), changed(1, 2), changed(1, MOVED)] {
-            assert_eq!(open(&bad).unwrap_err().kind(), StoreErrorKind::Corrupt, "{bad:?}");
+            assert_eq!(decode(&bad).unwrap_err().kind(), StoreErrorKind::Corrupt, "{bad:?}");
         }
     }
 
@@ -107,7 +108,7 @@ mod tests {
         fn records_round_trip(revision: [u8; 16], created_at: u64, deadline: u64, payload: Vec<u8>, moved: Option<[u8; 16]>) {
             let content = moved.map_or_else(|| Content::Payload(payload.into()), |id| Content::MovedTo(SessionId::from_bytes(id)));
             let stored = Stored { meta: Meta { revision: Revision::from_bytes(revision), created_at, deadline }, content };
-            prop_assert_eq!(open(&seal(&stored)).unwrap(), stored);
+            prop_assert_eq!(decode(&encode(&stored)).unwrap(), stored);
         }
     }
 }

@@ -7,8 +7,8 @@ use crate::error::{StoreError, StoreErrorKind};
 /// Whether a command that was given up may have changed something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Effect {
-    Reads,
-    Writes,
+    Idempotent,
+    Mutating,
 }
 
 impl Effect {
@@ -19,17 +19,17 @@ impl Effect {
         timed_out: bool,
     ) -> StoreError {
         let kind = match self {
-            Effect::Writes => StoreErrorKind::OutcomeUnknown,
-            Effect::Reads if timed_out => StoreErrorKind::Timeout,
-            Effect::Reads => StoreErrorKind::Unavailable,
+            Effect::Mutating => StoreErrorKind::OutcomeUnknown,
+            Effect::Idempotent if timed_out => StoreErrorKind::Timeout,
+            Effect::Idempotent => StoreErrorKind::Unavailable,
         };
-        StoreError::from(kind).caused_by(cause)
+        StoreError::from(kind).with_source(cause)
     }
 
     /// The server has answered with an error, or the connection has failed.
     pub(super) fn failed(self, error: RedisError) -> StoreError {
         match refusal(&error) {
-            Some(kind) => StoreError::from(kind).caused_by(error),
+            Some(kind) => StoreError::from(kind).with_source(error),
             None => self.unanswered(error, false),
         }
     }
@@ -38,7 +38,7 @@ impl Effect {
 /// Why no connection could be made. Nothing was done.
 pub(super) fn unreachable(error: RedisError) -> StoreError {
     let kind = refusal(&error).unwrap_or(StoreErrorKind::Unavailable);
-    StoreError::from(kind).caused_by(error)
+    StoreError::from(kind).with_source(error)
 }
 
 /// What it means that the server has refused; `None` if it has not.

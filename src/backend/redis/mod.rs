@@ -1,10 +1,10 @@
 //! Sessions in Redis (7.0 or later): one round trip per operation.
 
-mod beats;
 mod config;
+mod connection;
 mod envelope;
 mod error;
-mod lane;
+mod heartbeat;
 mod scripts;
 mod subscribe;
 
@@ -16,10 +16,10 @@ use bytes::Bytes;
 use deadpool_redis::redis::{Client, FromRedisValue, Value, cmd, from_redis_value};
 
 pub use self::config::RedisConfig;
+use self::connection::{Connected, SharedConnection, get_from_master};
 #[cfg(any(test, fuzzing))]
-pub(crate) use self::envelope::{open as open_envelope, seal as seal_envelope};
+pub(crate) use self::envelope::{decode as decode_envelope, encode as encode_envelope};
 use self::error::Effect;
-use self::lane::{Connected, Lane, get_from_master};
 use self::scripts::Scripts;
 use super::{Backend, Created, Cursor, Deleted, OwnerTag, Page, Revision, Stored, Subscription, Touched, Updated};
 use crate::clock::millis;
@@ -34,12 +34,12 @@ const PAGE: u32 = 256;
 ///
 /// Each operation is one round trip over a connection that all share; the announcements come over another one.
 pub struct RedisBackend {
-    shared: Arc<Shared>,
+    shared: Arc<RedisInner>,
 }
 
 /// What operations and subscriptions have in common.
-struct Shared {
-    lane: Lane,
+struct RedisInner {
+    connection: SharedConnection,
     /// Makes the connections of subscriptions, which a pool cannot lend.
     client: Client,
     scripts: Scripts,
@@ -57,8 +57,8 @@ impl RedisBackend {
         config.check()?;
         let client = Client::open(config.connection_info()).map_err(|_| ConfigError::RedisUrl)?;
         Ok(RedisBackend {
-            shared: Arc::new(Shared {
-                lane: Lane::new(config)?,
+            shared: Arc::new(RedisInner {
+                connection: SharedConnection::new(config)?,
                 client,
                 scripts: Scripts::new(),
                 key_prefix: config.key_prefix.clone(),
@@ -77,7 +77,7 @@ impl fmt::Debug for RedisBackend {
     }
 }
 
-impl Shared {
+impl RedisInner {
     fn key(&self, id: &SessionId) -> String {
         format!("{}{id}", self.key_prefix)
     }
@@ -107,47 +107,51 @@ impl Connected {
     fn place(&self, cursor: Option<&Cursor>) -> Option<u64> {
         let Some(cursor) = cursor else { return Some(0) };
         let (connection, place) = cursor.0.split_once(':')?;
-        if connection.parse() == Ok(self.number) { place.parse().ok() } else { None }
+        if connection.parse() == Ok(self.generation) { place.parse().ok() } else { None }
     }
 
     fn cursor(&self, next: u64) -> Option<Cursor> {
-        (next != 0).then(|| Cursor(format!("{}:{next}", self.number)))
+        (next != 0).then(|| Cursor(format!("{}:{next}", self.generation)))
     }
 }
 
 /// The answer of a script that says 1, 0 or what is there.
-enum Answer {
+enum ScriptReply {
     Yes,
     No,
     There(Bytes),
 }
 
-impl FromRedisValue for Answer {
+impl FromRedisValue for ScriptReply {
     fn from_redis_value(value: Value) -> Result<Self, deadpool_redis::redis::ParsingError> {
         match value {
-            Value::Int(1) => Ok(Answer::Yes),
-            Value::Int(0) => Ok(Answer::No),
-            other => from_redis_value::<Bytes>(other).map(Answer::There),
+            Value::Int(1) => Ok(ScriptReply::Yes),
+            Value::Int(0) => Ok(ScriptReply::No),
+            other => from_redis_value::<Bytes>(other).map(ScriptReply::There),
         }
     }
 }
 
 fn unexpected() -> StoreError {
-    StoreError::from(StoreErrorKind::Corrupt).caused_by("the server's answer makes no sense")
+    StoreError::from(StoreErrorKind::Corrupt).with_source("the server's answer makes no sense")
 }
 
 impl Backend for RedisBackend {
     async fn load(&self, id: &SessionId) -> Result<Option<Stored>, StoreError> {
         let command = get_from_master(&self.shared.key(id));
-        let value: Option<Bytes> =
-            self.shared.lane.run(&command, Effect::Reads).await.map_err(|error| error.about(id))?;
-        value.map(|value| envelope::open(&value)).transpose().map_err(|error| error.about(id))
+        let value: Option<Bytes> = self
+            .shared
+            .connection
+            .run(&command, Effect::Idempotent)
+            .await
+            .map_err(|error| error.with_session_id(id))?;
+        value.map(|value| envelope::decode(&value)).transpose().map_err(|error| error.with_session_id(id))
     }
 
     async fn create(&self, id: &SessionId, stored: &Stored, ttl: Duration) -> Result<Created, StoreError> {
         let mut command = cmd("SET");
-        command.arg(self.shared.key(id)).arg(&envelope::seal(stored)[..]).arg("NX").arg("PX").arg(millis(ttl));
-        let answer: Option<String> = self.shared.lane.run(&command, Effect::Writes).await?;
+        command.arg(self.shared.key(id)).arg(&envelope::encode(stored)[..]).arg("NX").arg("PX").arg(millis(ttl));
+        let answer: Option<String> = self.shared.connection.run(&command, Effect::Mutating).await?;
         Ok(if answer.is_some() { Created::Created } else { Created::Exists })
     }
 
@@ -159,57 +163,61 @@ impl Backend for RedisBackend {
         ttl: Duration,
         announcement: &[u8],
     ) -> Result<Updated, StoreError> {
-        let Shared { lane, scripts, channel, .. } = &*self.shared;
-        let (key, value) = (self.shared.key(id), envelope::seal(stored));
-        let answer = lane
-            .run_script(&scripts.update, Effect::Writes, |command| {
+        let RedisInner { connection, scripts, channel, .. } = &*self.shared;
+        let (key, value) = (self.shared.key(id), envelope::encode(stored));
+        let answer = connection
+            .run_script(&scripts.update, Effect::Mutating, |command| {
                 command.arg(1).arg(&key);
                 command.arg(expected.as_bytes()).arg(stored.meta.revision.as_bytes());
                 command.arg(&value[..]).arg(millis(ttl)).arg(channel).arg(announcement);
             })
             .await?;
         match answer {
-            Answer::Yes => Ok(Updated::Saved),
-            Answer::No => Ok(Updated::Gone),
-            Answer::There(value) => envelope::open(&value).map(Updated::Conflict).map_err(|error| error.about(id)),
+            ScriptReply::Yes => Ok(Updated::Saved),
+            ScriptReply::No => Ok(Updated::Gone),
+            ScriptReply::There(value) => {
+                envelope::decode(&value).map(Updated::Conflict).map_err(|error| error.with_session_id(id))
+            }
         }
     }
 
     async fn delete(&self, id: &SessionId, announcement: &[u8]) -> Result<Deleted, StoreError> {
-        let Shared { lane, scripts, channel, .. } = &*self.shared;
+        let RedisInner { connection, scripts, channel, .. } = &*self.shared;
         let key = self.shared.key(id);
-        let answer = lane
-            .run_script(&scripts.delete, Effect::Writes, |command| {
+        let answer = connection
+            .run_script(&scripts.delete, Effect::Mutating, |command| {
                 command.arg(1).arg(&key).arg(channel).arg(announcement);
             })
             .await?;
         match answer {
-            Answer::Yes => Ok(Deleted::Deleted),
-            Answer::No => Ok(Deleted::Gone),
-            Answer::There(id) => envelope::parse_id(&id).map(Deleted::MovedTo).ok_or_else(unexpected),
+            ScriptReply::Yes => Ok(Deleted::Deleted),
+            ScriptReply::No => Ok(Deleted::Gone),
+            ScriptReply::There(id) => envelope::parse_id(&id).map(Deleted::MovedTo).ok_or_else(unexpected),
         }
     }
 
     async fn delete_if(&self, id: &SessionId, revision: Revision, announcement: &[u8]) -> Result<Deleted, StoreError> {
-        let Shared { lane, scripts, channel, .. } = &*self.shared;
+        let RedisInner { connection, scripts, channel, .. } = &*self.shared;
         let key = self.shared.key(id);
-        let answer = lane
-            .run_script(&scripts.delete_if, Effect::Writes, |command| {
+        let answer = connection
+            .run_script(&scripts.delete_if, Effect::Mutating, |command| {
                 command.arg(1).arg(&key).arg(revision.as_bytes()).arg(channel).arg(announcement);
             })
             .await?;
         match answer {
-            Answer::Yes => Ok(Deleted::Deleted),
-            Answer::No => Ok(Deleted::Gone),
-            Answer::There(value) => envelope::open(&value).map(Deleted::Conflict).map_err(|error| error.about(id)),
+            ScriptReply::Yes => Ok(Deleted::Deleted),
+            ScriptReply::No => Ok(Deleted::Gone),
+            ScriptReply::There(value) => {
+                envelope::decode(&value).map(Deleted::Conflict).map_err(|error| error.with_session_id(id))
+            }
         }
     }
 
     async fn touch(&self, id: &SessionId, deadline: u64, ttl: Duration) -> Result<Touched, StoreError> {
-        let Shared { lane, scripts, .. } = &*self.shared;
+        let RedisInner { connection, scripts, .. } = &*self.shared;
         let key = self.shared.key(id);
-        let answer: i64 = lane
-            .run_script(&scripts.touch, Effect::Writes, |command| {
+        let answer: i64 = connection
+            .run_script(&scripts.touch, Effect::Mutating, |command| {
                 command.arg(1).arg(&key).arg(&deadline.to_be_bytes()).arg(millis(ttl));
             })
             .await?;
@@ -217,14 +225,14 @@ impl Backend for RedisBackend {
     }
 
     async fn clear(&self, announcement: &[u8]) -> Result<u64, StoreError> {
-        let Shared { lane, scripts, channel, .. } = &*self.shared;
+        let RedisInner { connection, scripts, channel, .. } = &*self.shared;
         // All over one connection: if it breaks, so does the walk.
-        let connected = lane.connected().await?;
+        let connected = connection.connected().await?;
         let (pattern, key_len) = (self.shared.pattern(), self.shared.key_len());
         let (mut cursor, mut total) = (0u64, 0);
         loop {
-            let (next, deleted): (u64, u64) = lane
-                .run_script_on(&connected, &scripts.clear, Effect::Writes, |command| {
+            let (next, deleted): (u64, u64) = connection
+                .run_script_on(&connected, &scripts.clear, Effect::Mutating, |command| {
                     command.arg(0).arg(cursor).arg(&pattern).arg(key_len).arg(PAGE);
                     command.arg(channel).arg(announcement);
                 })
@@ -238,12 +246,12 @@ impl Backend for RedisBackend {
     }
 
     async fn scan(&self, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
-        let Shared { lane, scripts, .. } = &*self.shared;
-        let connected = lane.connected().await?;
+        let RedisInner { connection, scripts, .. } = &*self.shared;
+        let connected = connection.connected().await?;
         let Some(place) = connected.place(cursor) else { return Ok(Page::Restart) };
         let (pattern, key_len) = (self.shared.pattern(), self.shared.key_len());
-        let (next, keys, moved): (u64, Vec<Bytes>, Vec<Bytes>) = lane
-            .run_script_on(&connected, &scripts.scan, Effect::Reads, |command| {
+        let (next, keys, moved): (u64, Vec<Bytes>, Vec<Bytes>) = connection
+            .run_script_on(&connected, &scripts.scan, Effect::Idempotent, |command| {
                 command.arg(0).arg(place).arg(&pattern).arg(key_len).arg(PAGE);
             })
             .await?;
@@ -253,29 +261,30 @@ impl Backend for RedisBackend {
     }
 
     async fn index(&self, owner: &OwnerTag, id: &SessionId, until: u64) -> Result<(), StoreError> {
-        let Shared { lane, scripts, .. } = &*self.shared;
+        let RedisInner { connection, scripts, .. } = &*self.shared;
         let key = self.shared.owner_key(owner);
         // Made twice it does no harm, so its failure is not a write of unknown outcome.
-        lane.run_script(&scripts.index, Effect::Reads, |command| {
-            command.arg(1).arg(&key).arg(id.to_string()).arg(until);
-        })
-        .await
+        connection
+            .run_script(&scripts.index, Effect::Idempotent, |command| {
+                command.arg(1).arg(&key).arg(id.to_string()).arg(until);
+            })
+            .await
     }
 
     async fn unindex(&self, owner: &OwnerTag, id: &SessionId) -> Result<(), StoreError> {
         let mut command = cmd("ZREM");
         command.arg(self.shared.owner_key(owner)).arg(id.to_string());
-        let _: u64 = self.shared.lane.run(&command, Effect::Reads).await?;
+        let _: u64 = self.shared.connection.run(&command, Effect::Idempotent).await?;
         Ok(())
     }
 
     async fn indexed(&self, owner: &OwnerTag, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
-        let Shared { lane, scripts, .. } = &*self.shared;
-        let connected = lane.connected().await?;
+        let RedisInner { connection, scripts, .. } = &*self.shared;
+        let connected = connection.connected().await?;
         let Some(place) = connected.place(cursor) else { return Ok(Page::Restart) };
         let key = self.shared.owner_key(owner);
-        let (next, ids): (u64, Vec<Bytes>) = lane
-            .run_script_on(&connected, &scripts.indexed, Effect::Reads, |command| {
+        let (next, ids): (u64, Vec<Bytes>) = connection
+            .run_script_on(&connected, &scripts.indexed, Effect::Idempotent, |command| {
                 command.arg(1).arg(&key).arg(place).arg(PAGE);
             })
             .await?;
@@ -284,12 +293,13 @@ impl Backend for RedisBackend {
     }
 
     async fn publish(&self, announcement: &[u8]) -> Result<(), StoreError> {
-        let Shared { lane, scripts, channel, .. } = &*self.shared;
+        let RedisInner { connection, scripts, channel, .. } = &*self.shared;
         // Made twice it does no harm, so its failure is not a write of unknown outcome.
-        lane.run_script(&scripts.publish, Effect::Reads, |command| {
-            command.arg(0).arg(channel).arg(announcement);
-        })
-        .await
+        connection
+            .run_script(&scripts.publish, Effect::Idempotent, |command| {
+                command.arg(0).arg(channel).arg(announcement);
+            })
+            .await
     }
 
     async fn subscribe(&self, heartbeat: Duration) -> Result<Subscription, StoreError> {
@@ -297,10 +307,10 @@ impl Backend for RedisBackend {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.shared.lane.probe().await
+        self.shared.connection.probe().await
     }
 
     async fn close(&self) {
-        self.shared.lane.close();
+        self.shared.connection.close();
     }
 }

@@ -13,7 +13,7 @@
 use deadpool_redis::redis;
 
 #[cfg(feature = "testing")]
-use crate::guards::{Guard, stands};
+use crate::guards::{self, Guard};
 
 /// A script and the digest by which the server knows it.
 pub(super) struct Script {
@@ -71,7 +71,7 @@ return 1
 
 fn update() -> &'static str {
     #[cfg(feature = "testing")]
-    if !stands(Guard::Order) {
+    if !guards::enabled(Guard::Order) {
         return UPDATE_IN_THE_WRONG_ORDER;
     }
     UPDATE

@@ -1,6 +1,6 @@
 //! The subscription, and the proof that it hears.
 //!
-//! Announcements come over a connection of their own. Several times per `max_staleness` a *beat* runs over the lane: a script that
+//! Announcements come over a connection of their own. Several times per `max_staleness` a *beat* runs over the connection: a script that
 //! writes a short-lived key and publishes a number on a channel that only this subscription listens to. The script's answer
 //! proves that the lane leads to a writable master; the number coming out of the subscription proves that the subscription hears
 //! that same server, and that everything announced before has come out already. With the number comes the server's replication
@@ -16,24 +16,25 @@ use deadpool_redis::redis::{Client, Cmd, Msg};
 use futures_util::StreamExt as _;
 use futures_util::future::{FusedFuture as _, FutureExt as _};
 
-use super::Shared;
-use super::beats::{Beats, Heard};
+use super::RedisInner;
+use super::connection::Connected;
 use super::error::{Effect, unreachable};
-use super::lane::Connected;
+use super::heartbeat::{HeartbeatTracker, Reply};
 use crate::backend::{Event, Subscription, SubscriptionSender};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::random::random_bytes;
 
 /// Subscribes, and proves it once before saying so.
-pub(super) async fn subscribe(shared: &Arc<Shared>, heartbeat: Duration) -> Result<Subscription, StoreError> {
+pub(super) async fn subscribe(shared: &Arc<RedisInner>, heartbeat: Duration) -> Result<Subscription, StoreError> {
     // What ended the subscription before may have ended the lane's connection, too, without anybody having tried it.
-    let connected = shared.lane.checked().await?;
+    let connected = shared.connection.checked().await?;
     let private = private_channel(&shared.channel);
-    let stream = shared.lane.in_time(connect(&shared.client, &shared.channel, &private)).await??;
+    let stream = shared.connection.in_time(connect(&shared.client, &shared.channel, &private)).await??;
     let (events, subscription) = Subscription::channel();
-    let mut pump = Pump { shared: shared.clone(), connected, private, events, beats: Beats::default() };
-    let stream = pump.prove(stream).await?;
-    tokio::spawn(pump.run(stream, heartbeat));
+    let mut forwarder =
+        Forwarder { shared: shared.clone(), connected, private, events, beats: HeartbeatTracker::default() };
+    let stream = forwarder.prove(stream).await?;
+    tokio::spawn(forwarder.run(stream, heartbeat));
     Ok(subscription)
 }
 
@@ -53,25 +54,25 @@ async fn connect(client: &Client, channel: &str, private: &str) -> Result<PubSub
 }
 
 /// Moves what comes over the connection into the subscription's bounded queue.
-struct Pump {
-    shared: Arc<Shared>,
+struct Forwarder {
+    shared: Arc<RedisInner>,
     /// The lane's connection over which the beats run. With another one, the proof would be about another one.
     connected: Connected,
     private: String,
     events: SubscriptionSender,
-    beats: Beats,
+    beats: HeartbeatTracker,
 }
 
-impl Pump {
+impl Forwarder {
     /// The first beat: from the confirmation to it, nothing was missed.
     async fn prove(&mut self, mut stream: PubSubStream) -> Result<PubSubStream, StoreError> {
         self.events.send(Event::Connected);
         self.beat().await?;
-        let patience = self.shared.lane.response_timeout();
+        let patience = self.shared.connection.response_timeout();
         let heard = async {
             while let Some(message) = stream.next().await {
                 self.forward(&message);
-                if self.beats.are_heard() {
+                if self.beats.all_received() {
                     return true;
                 }
             }
@@ -80,16 +81,16 @@ impl Pump {
         match tokio::time::timeout(patience, heard).await {
             Ok(true) => Ok(stream),
             Ok(false) | Err(_) => {
-                Err(StoreError::from(StoreErrorKind::Unavailable).caused_by("the subscription does not hear"))
+                Err(StoreError::from(StoreErrorKind::Unavailable).with_source("the subscription does not hear"))
             }
         }
     }
 
-    /// Ends, and with it the subscription, when the link is lost, a beat fails or stays unheard, the lane uses another
+    /// Ends, and with it the subscription, when the link is lost, a beat fails or stays pending, the lane uses another
     /// connection, or nobody listens any more.
     async fn run(mut self, mut stream: PubSubStream, heartbeat: Duration) {
         let shared = self.shared.clone();
-        let replaced = std::pin::pin!(shared.lane.replaced(self.connected.number));
+        let replaced = std::pin::pin!(shared.connection.replaced(self.connected.generation));
         let mut replaced = replaced.fuse();
         let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + heartbeat, heartbeat);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -107,8 +108,8 @@ impl Pump {
                     }
                 }
                 _ = ticks.tick() => {
-                    let patience = heartbeat * 4 + shared.lane.response_timeout();
-                    if self.beats.are_overdue(now(), patience) {
+                    let patience = heartbeat * 4 + shared.connection.response_timeout();
+                    if self.beats.is_overdue(now(), patience) {
                         return;
                     }
                     if beats.is_terminated() {
@@ -128,13 +129,13 @@ impl Pump {
         if message.get_channel_name() != self.private {
             return self.events.send(Event::Message(message.get_payload_bytes().to_vec().into()));
         }
-        match self.beats.hear(message.get_payload_bytes()) {
-            Heard::Beat(sent_at) => self.events.send(Event::Alive(sent_at)),
-            Heard::OtherHistory => {
+        match self.beats.receive(message.get_payload_bytes()) {
+            Reply::Heartbeat(sent_at) => self.events.send(Event::Alive(sent_at)),
+            Reply::OtherHistory => {
                 tracing::debug!("the server was demoted between two heartbeats");
                 false
             }
-            Heard::Nothing => true,
+            Reply::Nothing => true,
         }
     }
 
@@ -147,7 +148,7 @@ impl Pump {
             let send = |command: &mut Cmd| {
                 command.arg(1).arg(&key).arg(1000).arg(&private).arg(number);
             };
-            shared.lane.run_script_on(&connected, &shared.scripts.beat, Effect::Writes, send).await
+            shared.connection.run_script_on(&connected, &shared.scripts.beat, Effect::Mutating, send).await
         }
     }
 }

@@ -356,8 +356,8 @@ fn a_load_is_shared_only_with_reads_for_which_it_is_fresh_enough() {
 /// A load that others may want to share.
 struct Flight {
     model: Arc<Model>,
-    call: Mutex<Option<LoadCall<u32>>>,
-    mark: LoadMark,
+    call: Mutex<Option<PendingFill<u32>>>,
+    mark: FillMark,
     loaded: OnceLock<u32>,
     /// The newest version that was due when a read took the load's promise.
     promised: AtomicU32,

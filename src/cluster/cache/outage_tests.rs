@@ -26,7 +26,7 @@ impl Bench {
     }
 
     fn last_known(&self) -> Option<u32> {
-        let known = self.cache.last_known(&self.id, Grace::AfterLease(millis(GRACE)));
+        let known = self.cache.last_known(&self.id, StaleIfError::AfterLease(millis(GRACE)));
         known.map(|record| **record.data())
     }
 }
@@ -165,7 +165,7 @@ async fn that_there_is_no_session_is_not_known_in_an_outage() {
 #[tokio::test(start_paused = true)]
 async fn a_node_that_does_not_listen_counts_from_the_read() {
     let bench = Bench::over(Lease::permanent());
-    let known = || bench.cache.last_known(&bench.id, Grace::AfterRead(millis(TTL + GRACE))).is_some();
+    let known = || bench.cache.last_known(&bench.id, StaleIfError::AfterRead(millis(TTL + GRACE))).is_some();
     let load = bench.cache.begin_load(&bench.id);
     pass(TTL).await;
     load.finish(Some(&bench.record(1)));

@@ -22,7 +22,7 @@ fn bench() -> Bench {
 impl Bench {
     pub(super) fn over(lease: Lease) -> Self {
         let clock = Clock::tokio();
-        let cache = Arc::new(LocalCache::new(lease, clock.clone(), TTL, 100, &Observer::new(None)));
+        let cache = Arc::new(LocalCache::new(lease, clock.clone(), TTL, 100, &Metrics::new(None)));
         Bench { cache, clock, id: SessionId::from_bytes([1; 16]) }
     }
 
@@ -36,7 +36,7 @@ impl Bench {
         self.cache.begin_load(&self.id).finish(Some(record));
     }
 
-    pub(super) fn begin_write(&self, base: &Record<u32>) -> WriteCall<u32> {
+    pub(super) fn begin_write(&self, base: &Record<u32>) -> PendingWrite<u32> {
         self.cache.begin_write(&self.id, Some(base.revision()))
     }
 

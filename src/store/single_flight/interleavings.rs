@@ -1,7 +1,7 @@
 //! Shared loads under schedules that a model checker chooses. See `cluster/model.rs`.
 //!
-//! tokio's channel, over which the outcome is told, is taken to be right. So is what a task does that is dropped: the thread that
-//! has begun a load carries it out.
+//! tokio's channel, over which the outcome is sent, is taken to be right. So is what a task does that is dropped: the thread that
+//! has started a load carries it out.
 #![allow(clippy::unwrap_used, clippy::collapsible_if, reason = "only models run this")]
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use crate::cluster::model::{Model, explore, race, version};
 
 struct Node {
     model: Arc<Model>,
-    loads: Loads<u32>,
+    loads: SingleFlight<u32>,
     /// Whether a load is running.
     loading: AtomicBool,
 }
@@ -20,7 +20,7 @@ struct Node {
 impl Node {
     /// Runs the threads; afterwards no load is left behind.
     fn race<const N: usize>(model: Arc<Model>, threads: [fn(&Self); N]) {
-        let node = Arc::new(Node { model, loads: Loads::new(), loading: AtomicBool::new(false) });
+        let node = Arc::new(Node { model, loads: SingleFlight::new(), loading: AtomicBool::new(false) });
         race(&node, threads);
         assert!(node.loads.flights().is_empty());
         node.model.settle();
@@ -42,15 +42,15 @@ impl Node {
         assert!(seen >= due, "version {seen} was read when {due} was due");
     }
 
-    fn join(&self, freshness: Freshness) -> Promise<u32> {
-        let (promise, mut begun) = self.loads.join(&self.model.cache, self.model.id, freshness);
-        while let Some(load) = begun {
+    fn join(&self, freshness: Freshness) -> SharedResult<u32> {
+        let (result, mut started) = self.loads.join(&self.model.cache, self.model.id, freshness);
+        while let Some(load) = started {
             assert!(!self.loading.swap(true, Ordering::Relaxed), "two loads of one session run");
             let loaded = self.model.stored();
             self.loading.store(false, Ordering::Relaxed);
-            begun = self.loads.end(&self.model.cache, self.model.id, load, Ok(loaded));
+            started = self.loads.end(&self.model.cache, self.model.id, load, Ok(loaded));
         }
-        promise
+        result
     }
 }
 

@@ -1,13 +1,13 @@
-//! Instruments that do nothing, in the place of those in `export.rs`, where the feature `metrics` is off.
+//! Instruments that do nothing, in the place of those in `recorded.rs`, where the feature `metrics` is off.
 
 use super::Metric;
 
 #[derive(Clone, Debug)]
-pub(crate) struct Observer;
+pub(crate) struct Metrics;
 
-impl Observer {
+impl Metrics {
     pub(crate) fn new(_: Option<&str>) -> Self {
-        Observer
+        Metrics
     }
 
     pub(super) fn counter(&self, _: Metric, _: &[(&'static str, &'static str)]) -> Counter {

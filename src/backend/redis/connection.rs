@@ -1,4 +1,4 @@
-//! The lane: one long-lived multiplexed connection over which all commands run.
+//! The connection: one long-lived multiplexed connection over which all commands run.
 //!
 //! deadpool checks a connection with two commands at each checkout, which would double the round trips of every operation. So
 //! the pool makes and replaces connections, and the lane keeps one checked out: each operation clones it, and it is swapped when it
@@ -29,21 +29,21 @@ pub(super) fn get_from_master(key: &str) -> Cmd {
     command
 }
 
-pub(super) struct Lane {
+pub(super) struct SharedConnection {
     pool: Pool,
     connect_timeout: Duration,
     response_timeout: Duration,
     /// A command that changes nothing, and that only a writable master carries out.
     probe: Cmd,
-    state: Mutex<State>,
+    state: Mutex<ConnectionState>,
     /// One connection is made at a time, and those who wait for it share how that ends.
     connecting: tokio::sync::Mutex<()>,
-    /// The number of the connection in use; a subscription that was proven over another one is worth nothing.
+    /// The generation of the connection in use; a subscription that was proven over another one is worth nothing.
     in_use: watch::Sender<u64>,
 }
 
 #[derive(Default)]
-struct State {
+struct ConnectionState {
     current: Option<Connected>,
     /// How many attempts to connect have ended.
     attempts: u64,
@@ -55,10 +55,10 @@ struct State {
 #[derive(Clone)]
 pub(super) struct Connected {
     connection: MultiplexedConnection,
-    pub(super) number: u64,
+    pub(super) generation: u64,
 }
 
-impl Lane {
+impl SharedConnection {
     pub(super) fn new(config: &RedisConfig) -> Result<Self, ConfigError> {
         // Timeouts are the lane's own, over everything that a call does.
         let connection = AsyncConnectionConfig::new()
@@ -73,7 +73,7 @@ impl Lane {
             .timeouts(Timeouts::default())
             .build()
             .map_err(|_| ConfigError::RedisUrl)?;
-        Ok(Lane {
+        Ok(SharedConnection {
             pool,
             connect_timeout: config.connect_timeout,
             response_timeout: config.response_timeout,
@@ -91,7 +91,7 @@ impl Lane {
     pub(super) async fn run<R: FromRedisValue>(&self, command: &Cmd, effect: Effect) -> Result<R, StoreError> {
         let connected = self.connected().await?;
         let mut value = self.ask(&connected, command, effect).await?;
-        if effect == Effect::Reads && value.as_ref().is_err_and(breaks_the_connection) {
+        if effect == Effect::Idempotent && value.as_ref().is_err_and(breaks_the_connection) {
             let connected = self.connected().await?;
             value = self.ask(&connected, command, effect).await?;
         }
@@ -144,13 +144,13 @@ impl Lane {
             Ok(answer) => {
                 let answer = answer.and_then(Value::extract_error);
                 if answer.as_ref().is_err_and(breaks_the_connection) {
-                    self.give_up(connected.number);
+                    self.give_up(connected.generation);
                 }
                 Ok(answer)
             }
             Err(elapsed) => {
                 // A link that swallows packets stays open for minutes: only a new one can tell.
-                self.give_up(connected.number);
+                self.give_up(connected.generation);
                 Err(effect.unanswered(elapsed, true))
             }
         }
@@ -184,14 +184,14 @@ impl Lane {
         state.attempts += 1;
         match attempt {
             Ok(connection) => {
-                let connected = Connected { connection, number: state.attempts };
+                let connected = Connected { connection, generation: state.attempts };
                 state.failure = None;
                 if state.closed {
                     return Err(StoreErrorKind::Closed.into());
                 }
                 state.current = Some(connected.clone());
-                // Under the lock: whoever sees the connection must see its number, too.
-                self.in_use.send_replace(connected.number);
+                // Under the lock: whoever sees the connection must see its generation, too.
+                self.in_use.send_replace(connected.generation);
                 Ok(connected)
             }
             Err(error) => {
@@ -204,7 +204,7 @@ impl Lane {
     /// The connection in use, or a new one if that has broken since it was last used.
     pub(super) async fn checked(&self) -> Result<Connected, StoreError> {
         let connected = self.connected().await?;
-        match self.ask(&connected, &self.probe, Effect::Reads).await {
+        match self.ask(&connected, &self.probe, Effect::Idempotent).await {
             Ok(Ok(_)) => Ok(connected),
             Ok(Err(_)) | Err(_) => self.connected().await,
         }
@@ -213,7 +213,7 @@ impl Lane {
     async fn connect(&self) -> Result<MultiplexedConnection, StoreError> {
         let object = self.in_time(self.pool.get()).await?.map_err(|error| match error {
             PoolError::Backend(error) => unreachable(error),
-            error => StoreError::from(StoreErrorKind::Unavailable).caused_by(error),
+            error => StoreError::from(StoreErrorKind::Unavailable).with_source(error),
         })?;
         // Taken out of the pool, whose one place is free again for its successor.
         Ok(deadpool_redis::Connection::take(object))
@@ -221,26 +221,26 @@ impl Lane {
 
     /// Whether a writable master answers.
     pub(super) async fn probe(&self) -> Result<(), StoreError> {
-        self.run(&self.probe, Effect::Reads).await
+        self.run(&self.probe, Effect::Idempotent).await
     }
 
     /// Within the time that making a connection may take.
     pub(super) async fn in_time<F: Future>(&self, connecting: F) -> Result<F::Output, StoreError> {
         tokio::time::timeout(self.connect_timeout, connecting)
             .await
-            .map_err(|elapsed| StoreError::from(StoreErrorKind::Unavailable).caused_by(elapsed))
+            .map_err(|elapsed| StoreError::from(StoreErrorKind::Unavailable).with_source(elapsed))
     }
 
     /// Waits until this connection is no longer the one in use.
-    pub(super) async fn replaced(&self, number: u64) {
+    pub(super) async fn replaced(&self, generation: u64) {
         // The sender lives as long as `self`, so the wait cannot fail.
-        let _ = self.in_use.subscribe().wait_for(|in_use| *in_use != number).await;
+        let _ = self.in_use.subscribe().wait_for(|in_use| *in_use != generation).await;
     }
 
     /// Gives a connection up, unless that has been done.
-    pub(super) fn give_up(&self, number: u64) {
+    pub(super) fn give_up(&self, generation: u64) {
         let mut state = self.lock();
-        if state.current.as_ref().is_some_and(|connected| connected.number == number) {
+        if state.current.as_ref().is_some_and(|connected| connected.generation == generation) {
             state.current = None;
             self.in_use.send_replace(0);
         }
@@ -258,7 +258,7 @@ impl Lane {
         self.pool.close();
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, ConnectionState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -12,14 +12,14 @@ impl<T: SessionData> SessionStore<T> {
     /// was loaded.
     ///
     /// Only for a session that a request has used: like any write, it extends the session's life.
-    pub(crate) fn reseal_if_outdated(&self, record: &Record<T>) {
-        if !record.take_outdated() {
+    pub(crate) fn reencrypt_if_needed(&self, record: &Record<T>) {
+        if !record.take_needs_reencryption() {
             return;
         }
         let (store, record) = (self.clone(), record.clone());
         self.spawn(async move {
-            match store.in_time(store.reseal(&record)).await {
-                Ok(true) => store.inner.resealed.add_one(),
+            match store.in_time(store.reencrypt(&record)).await {
+                Ok(true) => store.inner.reencrypted.add_one(),
                 Ok(false) => {}
                 Err(error) => {
                     tracing::debug!(session = %record.id(), error = &error as &dyn std::error::Error, "a session was not encrypted anew");
@@ -29,9 +29,9 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     /// Whether it was written, by this call.
-    async fn reseal(&self, record: &Record<T>) -> Result<bool, StoreError> {
+    async fn reencrypt(&self, record: &Record<T>) -> Result<bool, StoreError> {
         let id = record.id();
-        let _turn = self.turn(id).await;
+        let _turn = self.write_lock(id).await;
         let newer = self.inner.coordinator.cache().peek(&id);
         if newer.is_some_and(|newer| newer.revision() != record.revision()) {
             return Ok(false);

@@ -5,26 +5,26 @@ use std::time::Duration;
 
 use super::SessionError;
 use super::change::{self, Intent, Plan};
-use crate::cookie::Presented;
+use crate::cookie::VerifiedCookie;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::{SessionId, SessionToken};
 use crate::record::{Record, SessionData};
-use crate::store::{Freshness, SessionStore, Substitute};
+use crate::store::{Degraded, Freshness, SessionStore};
 
 /// A change to the data that can be made again, on top of what another node has written.
 pub(super) type Change<T> = Arc<dyn Fn(&mut T) + Send + Sync>;
 
 /// Shared by all clones of the request's [`Session`](super::Session), the middleware, and the task that commits.
-pub(crate) struct Handle<T: SessionData> {
+pub(crate) struct RequestSession<T: SessionData> {
     pub(super) store: SessionStore<T>,
-    presented: Option<Presented>,
+    verified: Option<VerifiedCookie>,
     state: Mutex<State<T>>,
     /// Loads and commits of this request come one after the other.
     pub(super) busy: tokio::sync::Mutex<()>,
 }
 
 pub(super) struct State<T> {
-    pub(super) found: Found<T>,
+    pub(super) found: Loaded<T>,
     /// What the request sees: the record's data with the changes below.
     pub(super) data: Arc<T>,
     /// Counts the changes of `data`, so that one made outside the lock is not lost to another.
@@ -40,45 +40,48 @@ pub(super) struct State<T> {
 
 /// What the request's cookie led to.
 #[derive(Clone, Debug)]
-pub(super) enum Found<T> {
+pub(super) enum Loaded<T> {
     /// Nobody has asked yet.
-    Unasked,
-    Nothing,
-    Dead(SessionId),
+    NotYet,
+    NoSession,
+    Missing(SessionId),
     Live(Record<T>),
-    Lost(SessionId),
+    EndedMeanwhile(SessionId),
     Unreadable(StoreError, SessionId),
     /// The backend cannot be asked, and the outage policy makes the visitor a stranger.
-    Unknown(StoreError, SessionId),
+    Unavailable(StoreError, SessionId),
     /// The backend cannot be asked, and this is what was known last.
-    LastKnown(StoreError, Record<T>),
+    Stale(StoreError, Record<T>),
 }
 
-impl<T> Found<T> {
-    pub(super) fn kind(&self) -> change::Found {
+impl<T> Loaded<T> {
+    pub(super) fn kind(&self) -> change::SessionState {
         match self {
-            Found::Unasked | Found::Nothing => change::Found::Nothing,
-            Found::Dead(_) => change::Found::Dead,
-            Found::Live(_) => change::Found::Live,
-            Found::Lost(_) => change::Found::Lost,
-            Found::Unreadable(..) => change::Found::Unreadable,
-            Found::Unknown(..) | Found::LastKnown(..) => change::Found::Unsure,
+            Loaded::NotYet | Loaded::NoSession => change::SessionState::NoSession,
+            Loaded::Missing(_) => change::SessionState::Missing,
+            Loaded::Live(_) => change::SessionState::Live,
+            Loaded::EndedMeanwhile(_) => change::SessionState::EndedMeanwhile,
+            Loaded::Unreadable(..) => change::SessionState::Unreadable,
+            Loaded::Unavailable(..) | Loaded::Stale(..) => change::SessionState::Unavailable,
         }
     }
 
     /// The id that a logout is about.
     pub(super) fn id(&self) -> Option<SessionId> {
         match self {
-            Found::Unasked | Found::Nothing => None,
-            Found::Live(record) | Found::LastKnown(_, record) => Some(record.id()),
-            Found::Dead(id) | Found::Lost(id) | Found::Unreadable(_, id) | Found::Unknown(_, id) => Some(*id),
+            Loaded::NotYet | Loaded::NoSession => None,
+            Loaded::Live(record) | Loaded::Stale(_, record) => Some(record.id()),
+            Loaded::Missing(id)
+            | Loaded::EndedMeanwhile(id)
+            | Loaded::Unreadable(_, id)
+            | Loaded::Unavailable(_, id) => Some(*id),
         }
     }
 
     /// What the request may see, be it sure or not.
     fn record(&self) -> Option<&Record<T>> {
         match self {
-            Found::Live(record) | Found::LastKnown(_, record) => Some(record),
+            Loaded::Live(record) | Loaded::Stale(_, record) => Some(record),
             _ => None,
         }
     }
@@ -86,7 +89,7 @@ impl<T> Found<T> {
     /// Why it is not sure.
     pub(super) fn outage(&self) -> Option<&StoreError> {
         match self {
-            Found::Unknown(error, _) | Found::LastKnown(error, _) => Some(error),
+            Loaded::Unavailable(error, _) | Loaded::Stale(error, _) => Some(error),
             _ => None,
         }
     }
@@ -109,11 +112,11 @@ pub(crate) struct Head {
     pub(crate) life: Duration,
 }
 
-impl<T: SessionData> Handle<T> {
-    pub(crate) fn new(store: SessionStore<T>, presented: Option<Presented>) -> Self {
+impl<T: SessionData> RequestSession<T> {
+    pub(crate) fn new(store: SessionStore<T>, verified: Option<VerifiedCookie>) -> Self {
         let state = State {
-            found: Found::Unasked,
-            data: store.blank().clone(),
+            found: Loaded::NotYet,
+            data: store.default_data().clone(),
             version: 0,
             changes: Vec::new(),
             intent: Intent::Keep,
@@ -121,18 +124,18 @@ impl<T: SessionData> Handle<T> {
             commits_due: 0,
             head_sent: false,
         };
-        Handle { store, presented, state: Mutex::new(state), busy: tokio::sync::Mutex::new(()) }
+        RequestSession { store, verified, state: Mutex::new(state), busy: tokio::sync::Mutex::new(()) }
     }
 
-    /// A handle whose session is known, for tests.
+    /// A request whose session is known, for tests.
     pub(super) fn found(store: SessionStore<T>, record: Record<T>) -> Self {
-        let handle = Self::new(store, None);
+        let request = Self::new(store, None);
         {
-            let mut state = handle.lock();
+            let mut state = request.lock();
             state.data = record.data().clone();
-            state.found = Found::Live(record);
+            state.found = Loaded::Live(record);
         }
-        handle
+        request
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State<T>> {
@@ -142,11 +145,11 @@ impl<T: SessionData> Handle<T> {
 
     /// Finds the session, if that has not been done yet.
     pub(super) async fn find(&self) -> Result<(), SessionError> {
-        if !matches!(self.lock().found, Found::Unasked) {
+        if !matches!(self.lock().found, Loaded::NotYet) {
             return Ok(());
         }
         let _busy = self.busy.lock().await;
-        if matches!(self.lock().found, Found::Unasked) {
+        if matches!(self.lock().found, Loaded::NotYet) {
             self.read(Freshness::Cached).await?;
         }
         Ok(())
@@ -161,24 +164,24 @@ impl<T: SessionData> Handle<T> {
     async fn read(&self, freshness: Freshness) -> Result<(), SessionError> {
         let before = self.lock().found.clone();
         let id = match &before {
-            Found::Unasked => self.presented.as_ref().map(|presented| presented.token.session_id()),
-            Found::Nothing => None,
+            Loaded::NotYet => self.verified.as_ref().map(|verified| verified.token.session_id()),
+            Loaded::NoSession => None,
             known => known.id(),
         };
         let found = match id {
-            None => Found::Nothing,
+            None => Loaded::NoSession,
             Some(id) => match self.store.read(id, freshness).await {
-                Ok(Some(record)) => Found::Live(record),
+                Ok(Some(record)) => Loaded::Live(record),
                 Ok(None) => match before {
-                    Found::Live(_) | Found::LastKnown(..) | Found::Lost(_) => Found::Lost(id),
-                    _ => Found::Dead(id),
+                    Loaded::Live(_) | Loaded::Stale(..) | Loaded::EndedMeanwhile(_) => Loaded::EndedMeanwhile(id),
+                    _ => Loaded::Missing(id),
                 },
-                Err(error) if error.kind() == StoreErrorKind::Corrupt => Found::Unreadable(error, id),
+                Err(error) if error.kind() == StoreErrorKind::Corrupt => Loaded::Unreadable(error, id),
                 // Who asks for a fresh one is not to be put off.
                 Err(error) if freshness == Freshness::Fresh => return Err(error.into()),
-                Err(error) => match self.store.substitute(&id, &error) {
-                    Some(Substitute::Blank) => Found::Unknown(error, id),
-                    Some(Substitute::LastKnown(record)) => Found::LastKnown(error, record),
+                Err(error) => match self.store.degraded(&id, &error) {
+                    Some(Degraded::Default) => Loaded::Unavailable(error, id),
+                    Some(Degraded::Stale(record)) => Loaded::Stale(error, record),
                     None => return Err(error.into()),
                 },
             },
@@ -189,13 +192,13 @@ impl<T: SessionData> Handle<T> {
 
     /// From now on the request's data is what was found plus the uncommitted changes. `also` changes the rest of the state in the
     /// same step.
-    pub(super) fn rest_on(&self, found: Found<T>, also: impl FnOnce(&mut State<T>)) {
+    pub(super) fn rest_on(&self, found: Loaded<T>, also: impl FnOnce(&mut State<T>)) {
         {
             let mut state = self.lock();
             also(&mut state);
             state.found = found;
             if state.changes.is_empty() {
-                state.data = state.base(self.store.blank());
+                state.data = state.base(self.store.default_data());
                 state.version += 1;
                 return;
             }
@@ -203,7 +206,7 @@ impl<T: SessionData> Handle<T> {
         loop {
             let (version, base, changes) = {
                 let state = self.lock();
-                (state.version, state.base(self.store.blank()), state.changes.clone())
+                (state.version, state.base(self.store.default_data()), state.changes.clone())
             };
             let data = apply_all(&*base, &changes);
             let mut state = self.lock();
@@ -242,13 +245,13 @@ impl<T: SessionData> Handle<T> {
     pub(super) fn destroy(&self) {
         let mut state = self.lock();
         state.intent = Intent::Destroy;
-        state.forget_changes(self.store.blank());
+        state.forget_changes(self.store.default_data());
     }
 
     pub(crate) fn discard(&self) {
         let mut state = self.lock();
         state.intent = state.intent.discard();
-        state.forget_changes(self.store.blank());
+        state.forget_changes(self.store.default_data());
     }
 
     /// The session's id, unless it has been destroyed.
@@ -272,28 +275,28 @@ impl<T: SessionData> Handle<T> {
         let mut state = self.lock();
         state.head_sent = true;
         let cookie = state.cookie.take().or_else(|| self.signed_anew(&state));
-        let extracted = !matches!(state.found, Found::Unasked);
+        let extracted = !matches!(state.found, Loaded::NotYet);
         let live = match &state.found {
-            Found::Live(record) => Some(record.clone()),
+            Loaded::Live(record) => Some(record.clone()),
             _ => None,
         };
         drop(state);
         let mut life = Duration::MAX;
         if let Some(record) = live {
             if matches!(cookie, Some(CookieChange::Set(_))) {
-                life = self.store.life_left(&record);
+                life = self.store.remaining_lifetime(&record);
             }
             self.store.touch_if_due(&record);
-            self.store.reseal_if_outdated(&record);
+            self.store.reencrypt_if_needed(&record);
         }
         Head { extracted, cookie, life }
     }
 
     /// A live session whose cookie is signed with an older secret gets one signed with the current secret.
     fn signed_anew(&self, state: &State<T>) -> Option<CookieChange> {
-        let Found::Live(record) = &state.found else { return None };
-        let presented = self.presented.as_ref().filter(|presented| !presented.current)?;
-        (presented.token.session_id() == record.id()).then(|| CookieChange::Set(presented.token.clone()))
+        let Loaded::Live(record) = &state.found else { return None };
+        let verified = self.verified.as_ref().filter(|verified| verified.needs_resigning)?;
+        (verified.token.session_id() == record.id()).then(|| CookieChange::Set(verified.token.clone()))
     }
 
     /// The request is over without a head: cancelled, panicked or failed. A logout is carried out all the same; nothing else is,
@@ -306,7 +309,7 @@ impl<T: SessionData> Handle<T> {
         }
         let logout = state.take_logout();
         // What the application still holds must not see them either, or the next change would be made on top of them.
-        state.forget_changes(self.store.blank());
+        state.forget_changes(self.store.default_data());
         drop(state);
         if let Some(id) = logout {
             delete_in_background(&self.store, id);
@@ -316,8 +319,8 @@ impl<T: SessionData> Handle<T> {
 
 impl<T> State<T> {
     /// What the uncommitted changes are made on.
-    fn base(&self, blank: &Arc<T>) -> Arc<T> {
-        self.record().map_or(blank, Record::data).clone()
+    fn base(&self, default_data: &Arc<T>) -> Arc<T> {
+        self.record().map_or(default_data, Record::data).clone()
     }
 
     /// The session that the request sees, unless it has been destroyed.
@@ -333,22 +336,22 @@ impl<T> State<T> {
         self.head_sent
     }
 
-    fn forget_changes(&mut self, blank: &Arc<T>) {
+    fn forget_changes(&mut self, default_data: &Arc<T>) {
         self.changes.clear();
-        self.data = self.base(blank);
+        self.data = self.base(default_data);
         self.version += 1;
     }
 
     /// The session that is to be deleted, if it is. From now on it counts as gone.
     fn take_logout(&mut self) -> Option<SessionId> {
         let id = (std::mem::take(&mut self.intent) == Intent::Destroy).then(|| self.found.id())??;
-        self.found = Found::Lost(id);
+        self.found = Loaded::EndedMeanwhile(id);
         Some(id)
     }
 }
 
 /// What was never committed, for instance because it was done after the head had left, is lost; a logout is not.
-impl<T: SessionData> Drop for Handle<T> {
+impl<T: SessionData> Drop for RequestSession<T> {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         let logout = state.take_logout();

@@ -1,10 +1,10 @@
 //! What all services of a layer have in common.
 
-use crate::cookie::CookieJar;
+use crate::cookie::CookieSigner;
 use crate::store::SessionStore;
 
 /// What all services of a layer have in common.
-pub(super) struct Shared<T> {
+pub(super) struct LayerState<T> {
     pub(super) store: SessionStore<T>,
-    pub(super) jar: CookieJar,
+    pub(super) signer: CookieSigner,
 }

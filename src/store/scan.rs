@@ -53,18 +53,18 @@ impl<T: SessionData> SessionStore<T> {
     /// # Ok(()) }
     /// ```
     pub fn each_session(&self) -> impl Stream<Item = Result<Record<T>, StoreError>> + Send + use<T> {
-        let begin = (Some(Walk::new(self.clone())), VecDeque::new());
-        stream::unfold(begin, |(mut walk, mut ready)| async move {
+        let begin = (Some(Scan::new(self.clone())), VecDeque::new());
+        stream::unfold(begin, |(mut scan, mut ready)| async move {
             loop {
                 if let Some(result) = ready.pop_front() {
-                    return Some((result, (walk, ready)));
+                    return Some((result, (scan, ready)));
                 }
-                let under_way = walk.as_mut()?;
-                let mut page = under_way.next_sessions(Moved::LeftOut).await?;
-                page.retain(|result| !result.as_ref().is_ok_and(|record| under_way.store.is_over(record)));
-                if let Some(end) = page.iter().position(|result| result.as_ref().is_err_and(ends_the_walk)) {
+                let under_way = scan.as_mut()?;
+                let mut page = under_way.next_sessions(Tombstones::Skip).await?;
+                page.retain(|result| !result.as_ref().is_ok_and(|record| under_way.store.has_expired(record)));
+                if let Some(end) = page.iter().position(|result| result.as_ref().is_err_and(ends_the_scan)) {
                     page.truncate(end + 1);
-                    walk = None;
+                    scan = None;
                 }
                 ready = VecDeque::from(page);
             }
@@ -77,9 +77,9 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// The backend's.
     pub async fn all_session_ids(&self) -> Result<Vec<SessionId>, StoreError> {
-        let mut walk = Walk::new(self.clone());
+        let mut scan = Scan::new(self.clone());
         let mut ids = HashSet::new();
-        while let Some(page) = walk.next_page().await? {
+        while let Some(page) = scan.next_page().await? {
             ids.extend(page.ids);
         }
         Ok(ids.into_iter().collect())
@@ -91,12 +91,12 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// The backend's.
     pub async fn size(&self) -> Result<u64, StoreError> {
-        let mut walk = Walk::new(self.clone());
+        let mut scan = Scan::new(self.clone());
         let mut size = 0;
-        let mut passes = walk.passes;
-        while let Some(page) = walk.next_page().await? {
-            if walk.passes != passes {
-                (size, passes) = (0, walk.passes);
+        let mut passes = scan.passes;
+        while let Some(page) = scan.next_page().await? {
+            if scan.passes != passes {
+                (size, passes) = (0, scan.passes);
             }
             size += page.ids.len() as u64;
         }
@@ -116,12 +116,12 @@ impl<T: SessionData> SessionStore<T> {
     pub async fn bulk_delete(&self, predicate: impl Fn(&Record<T>) -> bool + Send) -> Result<BulkDeletion, StoreError> {
         let mut total = BulkDeletion::default();
         for _ in 0..MAX_PASSES {
-            let mut walk = Walk::new(self.clone());
+            let mut scan = Scan::new(self.clone());
             let mut matched = false;
             total.unreadable = 0;
             // Where a walk meets a session no more that has moved, it meets its tombstone; unless a walk takes longer than a
             // tombstone is kept.
-            while let Some(page) = walk.next_sessions(Moved::Followed).await {
+            while let Some(page) = scan.next_sessions(Tombstones::Follow).await {
                 for result in page {
                     match result {
                         Ok(record) if predicate(&record) => {
@@ -129,7 +129,7 @@ impl<T: SessionData> SessionStore<T> {
                             total.deleted += u64::from(self.delete_judged(&record).await?);
                         }
                         Ok(_) => {}
-                        Err(error) if ends_the_walk(&error) => return Err(error),
+                        Err(error) if ends_the_scan(&error) => return Err(error),
                         Err(_) => total.unreadable += 1,
                     }
                 }
@@ -174,27 +174,27 @@ impl<T: SessionData> SessionStore<T> {
 }
 
 /// A record that cannot be read is one record's trouble; anything else is the backend's.
-pub(super) fn ends_the_walk(error: &StoreError) -> bool {
+pub(super) fn ends_the_scan(error: &StoreError) -> bool {
     error.kind() != StoreErrorKind::Corrupt
 }
 
 /// One walk over all ids, or over those in the index of an owner.
-pub(super) struct Walk<T> {
+pub(super) struct Scan<T> {
     store: SessionStore<T>,
     owner: Option<OwnerTag>,
-    place: Place,
+    position: Position,
     /// How often the walk has begun.
     passes: u32,
 }
 
-enum Place {
+enum Position {
     Start,
     At(Cursor),
     End,
 }
 
-/// What is met in one step of a walk.
-struct Met {
+/// What is met in one step of a scan.
+struct ScanPage {
     ids: Vec<SessionId>,
     /// Where the tombstones met lead to.
     moved: Vec<SessionId>,
@@ -202,27 +202,27 @@ struct Met {
 
 /// What a walk does about tombstones.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Moved {
-    LeftOut,
-    Followed,
+pub(super) enum Tombstones {
+    Skip,
+    Follow,
 }
 
-impl<T: SessionData> Walk<T> {
+impl<T: SessionData> Scan<T> {
     fn new(store: SessionStore<T>) -> Self {
-        Walk { store, owner: None, place: Place::Start, passes: 1 }
+        Scan { store, owner: None, position: Position::Start, passes: 1 }
     }
 
     pub(super) fn of(store: SessionStore<T>, owner: OwnerTag) -> Self {
-        Walk { owner: Some(owner), ..Walk::new(store) }
+        Scan { owner: Some(owner), ..Scan::new(store) }
     }
 
-    async fn next_page(&mut self) -> Result<Option<Met>, StoreError> {
+    async fn next_page(&mut self) -> Result<Option<ScanPage>, StoreError> {
         self.store.begin()?;
         while self.passes <= MAX_RESTARTS {
-            let cursor = match &self.place {
-                Place::Start => None,
-                Place::At(cursor) => Some(cursor),
-                Place::End => return Ok(None),
+            let cursor = match &self.position {
+                Position::Start => None,
+                Position::At(cursor) => Some(cursor),
+                Position::End => return Ok(None),
             };
             let backend = &self.store.inner.backend;
             let page = match &self.owner {
@@ -231,25 +231,25 @@ impl<T: SessionData> Walk<T> {
             };
             match page {
                 Page::Ids { ids, moved, next } => {
-                    self.place = next.map_or(Place::End, Place::At);
-                    return Ok(Some(Met { ids, moved }));
+                    self.position = next.map_or(Position::End, Position::At);
+                    return Ok(Some(ScanPage { ids, moved }));
                 }
                 Page::Restart => {
-                    self.place = Place::Start;
+                    self.position = Position::Start;
                     self.passes += 1;
                 }
             }
         }
-        Err(StoreError::from(StoreErrorKind::Unavailable).caused_by("the server changed too often during the walk"))
+        Err(StoreError::from(StoreErrorKind::Unavailable).with_source("the server changed too often during the walk"))
     }
 
     /// The sessions of the next page, read past the cache. Those that have gone meanwhile are left out.
-    pub(super) async fn next_sessions(&mut self, moved: Moved) -> Option<Vec<Result<Record<T>, StoreError>>> {
+    pub(super) async fn next_sessions(&mut self, tombstones: Tombstones) -> Option<Vec<Result<Record<T>, StoreError>>> {
         let mut met = match self.next_page().await {
             Ok(met) => met?,
             Err(error) => return Some(vec![Err(error)]),
         };
-        if moved == Moved::Followed {
+        if tombstones == Tombstones::Follow {
             met.ids.append(&mut met.moved);
         }
         let loads = met.ids.into_iter().map(|id| self.store.load_wherever_it_moved(id));

@@ -14,15 +14,15 @@ use tokio::sync::oneshot;
 use tracing::{Instrument as _, Span};
 
 use super::SessionStore;
-use crate::cluster::{LoadCall, LoadMark, LocalCache};
+use crate::cluster::{FillMark, LocalCache, PendingFill};
 use crate::error::{StoreError, StoreErrorKind};
-use crate::guards::{Guard, stands};
+use crate::guards::{self, Guard};
 use crate::id::SessionId;
 use crate::record::{Record, SessionData};
 use crate::sync::{Mutex, MutexGuard};
 
-type Outcome<T> = Result<Option<Record<T>>, StoreError>;
-type Promise<T> = Shared<oneshot::Receiver<Outcome<T>>>;
+type LoadResult<T> = Result<Option<Record<T>>, StoreError>;
+type SharedResult<T> = Shared<oneshot::Receiver<LoadResult<T>>>;
 
 /// How fresh a read must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,71 +33,82 @@ pub(crate) enum Freshness {
     Fresh,
 }
 
-pub(crate) struct Loads<T> {
+pub(crate) struct SingleFlight<T> {
     flights: Mutex<HashMap<SessionId, Flight<T>>>,
 }
 
-/// Where the outcome of a load is to be told.
-struct Answer<T> {
-    readers: oneshot::Sender<Outcome<T>>,
+/// Where the outcome of a load is reported.
+struct Waiters<T> {
+    readers: oneshot::Sender<LoadResult<T>>,
     /// That of the reader who asked first, and in whose trace the load is. Not of those that the task goes on to serve.
     span: Span,
 }
 
 /// The loads of one session: the one that runs, and the one that begins when it has ended.
 struct Flight<T> {
-    mark: LoadMark,
-    running: Promise<T>,
-    next: Option<(Answer<T>, Promise<T>)>,
+    mark: FillMark,
+    running: SharedResult<T>,
+    next: Option<(Waiters<T>, SharedResult<T>)>,
 }
 
 /// A load under way.
-struct Begun<T> {
-    call: LoadCall<T>,
-    answer: Answer<T>,
+struct StartedLoad<T> {
+    call: PendingFill<T>,
+    waiters: Waiters<T>,
 }
 
-impl<T: SessionData> Loads<T> {
+impl<T: SessionData> SingleFlight<T> {
     pub(crate) fn new() -> Self {
-        Loads { flights: Mutex::default() }
+        SingleFlight { flights: Mutex::default() }
     }
 
     /// Reads from the backend, alone or with others.
-    pub(crate) async fn read(&self, store: &SessionStore<T>, id: SessionId, freshness: Freshness) -> Outcome<T> {
-        let (promise, begun) = self.join(store.cache(), id, freshness);
-        if let Some(begun) = begun {
+    pub(crate) async fn read(&self, store: &SessionStore<T>, id: SessionId, freshness: Freshness) -> LoadResult<T> {
+        let (result, started) = self.join(store.cache(), id, freshness);
+        if let Some(started) = started {
             // Made outside the task: one that is dropped before it first runs must not leave its flight behind.
             let abandon = AbandonOnDrop { store: store.clone(), id: Some(id) };
-            store.spawn(drive(abandon, id, begun));
+            store.spawn(drive(abandon, id, started));
         }
-        let (kind, cause) = match store.inner.backend.deadline().wait_for(promise).await {
+        let (kind, cause) = match store.inner.backend.deadline().wait_for(result).await {
             Some(Ok(outcome)) => return outcome,
             // The load panicked in the application's `Deserialize`, or its runtime has gone.
             Some(Err(_)) => (StoreErrorKind::Unavailable, "the load was abandoned"),
             None => (StoreErrorKind::Timeout, "the load goes on without this reader"),
         };
-        Err(StoreError::from(kind).caused_by(cause).about(&id))
+        Err(StoreError::from(kind).with_source(cause).with_session_id(&id))
     }
 
-    /// The promise of a result that is fresh enough. If no load ran, one has begun, and the caller must see to its end.
-    fn join(&self, cache: &Arc<LocalCache<T>>, id: SessionId, freshness: Freshness) -> (Promise<T>, Option<Begun<T>>) {
+    /// The result of a load that is fresh enough. If no load ran, one has started, and the caller must see to its end.
+    fn join(
+        &self,
+        cache: &Arc<LocalCache<T>>,
+        id: SessionId,
+        freshness: Freshness,
+    ) -> (SharedResult<T>, Option<StartedLoad<T>>) {
         let mut flights = self.flights();
         if let Some(flight) = flights.get_mut(&id) {
             let may_share = freshness == Freshness::Cached && cache.may_share(&flight.mark);
-            if may_share || !stands(Guard::Sharing) {
+            if may_share || !guards::enabled(Guard::Sharing) {
                 return (flight.running.clone(), None);
             }
-            return (flight.next.get_or_insert_with(promise).1.clone(), None);
+            return (flight.next.get_or_insert_with(result).1.clone(), None);
         }
-        let (answer, promise) = promise();
+        let (waiters, result) = result();
         let call = cache.begin_load(&id);
-        flights.insert(id, Flight { mark: call.mark(), running: promise.clone(), next: None });
-        (promise, Some(Begun { call, answer }))
+        flights.insert(id, Flight { mark: call.mark(), running: result.clone(), next: None });
+        (result, Some(StartedLoad { call, waiters }))
     }
 
     /// Ends the running load. If others wait for the next one, that begins.
-    fn end(&self, cache: &Arc<LocalCache<T>>, id: SessionId, ended: Begun<T>, outcome: Outcome<T>) -> Option<Begun<T>> {
-        let Begun { call, answer } = ended;
+    fn end(
+        &self,
+        cache: &Arc<LocalCache<T>>,
+        id: SessionId,
+        ended: StartedLoad<T>,
+        outcome: LoadResult<T>,
+    ) -> Option<StartedLoad<T>> {
+        let StartedLoad { call, waiters } = ended;
         match &outcome {
             Ok(loaded) => call.finish(loaded.as_ref()),
             Err(error) => {
@@ -108,23 +119,23 @@ impl<T: SessionData> Loads<T> {
                 }
             }
         }
-        // Before the answer goes out: whoever reads after it must not find this load still running.
+        // Before the result goes out: whoever reads after it must not find this load still running.
         let next = self.advance(cache, id);
         // Nobody may be waiting any more.
-        let _ = answer.readers.send(outcome);
+        let _ = waiters.readers.send(outcome);
         next
     }
 
-    fn advance(&self, cache: &Arc<LocalCache<T>>, id: SessionId) -> Option<Begun<T>> {
+    fn advance(&self, cache: &Arc<LocalCache<T>>, id: SessionId) -> Option<StartedLoad<T>> {
         let mut flights = self.flights();
         let flight = flights.get_mut(&id)?;
-        let Some((answer, promise)) = flight.next.take() else {
+        let Some((waiters, result)) = flight.next.take() else {
             flights.remove(&id);
             return None;
         };
         let call = cache.begin_load(&id);
-        *flight = Flight { mark: call.mark(), running: promise, next: None };
-        Some(Begun { call, answer })
+        *flight = Flight { mark: call.mark(), running: result, next: None };
+        Some(StartedLoad { call, waiters })
     }
 
     fn flights(&self) -> MutexGuard<'_, HashMap<SessionId, Flight<T>>> {
@@ -132,18 +143,20 @@ impl<T: SessionData> Loads<T> {
     }
 }
 
-/// An answer to come, and those who may wait for it.
-fn promise<T>() -> (Answer<T>, Promise<T>) {
-    let (readers, promise) = oneshot::channel();
-    (Answer { readers, span: Span::current() }, promise.shared())
+/// A result to come, and those who may wait for it.
+fn result<T>() -> (Waiters<T>, SharedResult<T>) {
+    let (readers, result) = oneshot::channel();
+    (Waiters { readers, span: Span::current() }, result.shared())
 }
 
-async fn drive<T: SessionData>(abandon: AbandonOnDrop<T>, id: SessionId, mut begun: Begun<T>) {
+async fn drive<T: SessionData>(abandon: AbandonOnDrop<T>, id: SessionId, mut started: StartedLoad<T>) {
     let store = abandon.store.clone();
     loop {
-        let outcome = store.load(&id).instrument(begun.answer.span.clone()).await;
-        let Some(next) = store.loads().end(store.cache(), id, begun, outcome) else { return abandon.disarm() };
-        begun = next;
+        let outcome = store.load(&id).instrument(started.waiters.span.clone()).await;
+        let Some(next) = store.single_flight().end(store.cache(), id, started, outcome) else {
+            return abandon.disarm();
+        };
+        started = next;
     }
 }
 
@@ -163,21 +176,21 @@ impl<T: SessionData> AbandonOnDrop<T> {
 impl<T: SessionData> Drop for AbandonOnDrop<T> {
     fn drop(&mut self) {
         if let Some(id) = self.id {
-            self.store.loads().flights().remove(&id);
+            self.store.single_flight().flights().remove(&id);
         }
     }
 }
 
-impl<T> std::fmt::Debug for Loads<T> {
+impl<T> std::fmt::Debug for SingleFlight<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Loads")
+        f.write_str("SingleFlight")
     }
 }
 
 /// Handles to the inner parts of a store that loads need.
 impl<T: SessionData> SessionStore<T> {
-    fn loads(&self) -> &Loads<T> {
-        &self.inner.loads
+    fn single_flight(&self) -> &SingleFlight<T> {
+        &self.inner.single_flight
     }
 
     fn cache(&self) -> &Arc<LocalCache<T>> {

@@ -12,14 +12,14 @@ const METADATA: Metadata<'static> = Metadata::new("clustered_sessions", Level::I
 
 /// Makes the instruments of one store.
 #[derive(Clone, Debug)]
-pub(crate) struct Observer {
+pub(crate) struct Metrics {
     store: Option<Arc<str>>,
 }
 
-impl Observer {
+impl Metrics {
     /// All metrics get the label `store` with this value, if there is one.
     pub(crate) fn new(store: Option<&str>) -> Self {
-        Observer { store: store.map(Arc::from) }
+        Metrics { store: store.map(Arc::from) }
     }
 
     pub(super) fn counter(&self, metric: Metric, labels: &[(&'static str, &'static str)]) -> Counter {
