@@ -7,7 +7,9 @@ use std::fmt;
 use std::hint::black_box;
 
 use clustered_sessions::backend::{Backend as _, Content};
-use clustered_sessions::{ClusterConfig, Encryption, MemoryBackend, Secret, SessionConfig, SessionId, SessionStore};
+use clustered_sessions::{
+    ClusterConfig, Encryption, MemoryBackend, Secret, SessionConfig, SessionId, SessionStore,
+};
 use divan::{Bencher, bench};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
@@ -15,7 +17,9 @@ use tokio::runtime::Runtime;
 fn main() {
     for case in cases() {
         let Session { runtime, backend, id, .. } = case.session();
-        let Content::Payload(payload) = runtime.block_on(backend.load(&id)).unwrap().unwrap().content else {
+        let Content::Payload(payload) =
+            runtime.block_on(backend.load(&id)).unwrap().unwrap().content
+        else {
             unreachable!("it has not moved")
         };
         let json = serde_json::to_vec(&visitor(case.items)).unwrap();
@@ -140,7 +144,9 @@ impl Case {
 #[bench(args = cases())]
 fn write(bencher: Bencher<'_, '_>, case: Case) {
     let Session { runtime, store, id, .. } = case.session();
-    bencher.bench_local(|| runtime.block_on(store.update(id, |visitor| visitor.user_id ^= 1)).unwrap());
+    bencher.bench_local(|| {
+        runtime.block_on(store.update(id, |visitor| visitor.user_id ^= 1)).unwrap()
+    });
 }
 
 #[bench(args = cases())]

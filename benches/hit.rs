@@ -22,7 +22,10 @@ struct Visitor {
 /// A store that answers from memory, not disturbed by heartbeats.
 fn store() -> SessionStore<Visitor> {
     let secret = Secret::new([7; 32]).unwrap();
-    let config = SessionConfig::builder(secret).cluster(ClusterConfig::new().enabled(false)).build().unwrap();
+    let config = SessionConfig::builder(secret)
+        .cluster(ClusterConfig::new().enabled(false))
+        .build()
+        .unwrap();
     SessionStore::new(config)
 }
 
@@ -32,7 +35,9 @@ fn hit(bencher: Bencher<'_, '_>, store: &SessionStore<Visitor>) {
     bencher.bench(|| {
         let mut context = Context::from_waker(Waker::noop());
         // Where it is: to move it would cost more than what is measured.
-        let Poll::Ready(found) = pin!(store.find(id)).poll(&mut context) else { unreachable!("it is cached") };
+        let Poll::Ready(found) = pin!(store.find(id)).poll(&mut context) else {
+            unreachable!("it is cached")
+        };
         found.unwrap()
     });
 }

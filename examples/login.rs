@@ -113,7 +113,9 @@ async fn login(
     Form(form): Form<Login>,
 ) -> Result<Response, Failure> {
     let Some(version) = accounts.verify(&form.name, form.password).await? else {
-        return Ok((StatusCode::UNAUTHORIZED, page(LOGIN, "Name or password are wrong.")).into_response());
+        return Ok(
+            (StatusCode::UNAUTHORIZED, page(LOGIN, "Name or password are wrong.")).into_response()
+        );
     };
     let name = form.name.clone();
     session.update(move |data| data.name = Some(name.clone()));
@@ -122,7 +124,8 @@ async fn login(
     // The password may have been changed since it was compared, and all sessions ended but this one, which was not there yet.
     if accounts.version(&form.name) != Some(version) {
         session.destroy();
-        return Ok((StatusCode::UNAUTHORIZED, page(LOGIN, "The password has just been changed.")).into_response());
+        return Ok((StatusCode::UNAUTHORIZED, page(LOGIN, "The password has just been changed."))
+            .into_response());
     }
     Ok(Redirect::to("/").into_response())
 }
@@ -140,14 +143,19 @@ async fn change_password(
 ) -> Result<Response, Failure> {
     let name = name(&session);
     let Some(version) = accounts.verify(&name, form.old).await? else {
-        return Ok((StatusCode::FORBIDDEN, page(HOME, "The old password is wrong.")).into_response());
+        return Ok(
+            (StatusCode::FORBIDDEN, page(HOME, "The old password is wrong.")).into_response()
+        );
     };
     if !(12..=128).contains(&form.new.chars().count()) {
-        return Ok((StatusCode::BAD_REQUEST, page(HOME, "Take 12 to 128 characters.")).into_response());
+        return Ok(
+            (StatusCode::BAD_REQUEST, page(HOME, "Take 12 to 128 characters.")).into_response()
+        );
     }
     // In this order: the password, this session's new token, and then the others.
     if !accounts.replace_password(&name, version, form.new).await? {
-        return Ok((StatusCode::CONFLICT, page(HOME, "The password has just been changed.")).into_response());
+        return Ok((StatusCode::CONFLICT, page(HOME, "The password has just been changed."))
+            .into_response());
     }
     session.regenerate();
     let saved = session.save().await;
@@ -158,7 +166,8 @@ async fn change_password(
     };
     let _ = others.map_err(SessionError::from)?;
     saved?;
-    Ok(page(HOME, "The password is changed, and you are logged out everywhere else.").into_response())
+    Ok(page(HOME, "The password is changed, and you are logged out everywhere else.")
+        .into_response())
 }
 
 async fn logout(session: Session<UserSession>) -> Redirect {
@@ -176,7 +185,10 @@ async fn logout_everywhere(session: Session<UserSession>) -> Result<Redirect, Fa
 impl Accounts {
     async fn new() -> Result<Self, Failure> {
         let hashing = Arc::new(Semaphore::new(4));
-        let nobody = Account { hash: hash("nobody has this password".to_owned(), &hashing).await?, version: 0 };
+        let nobody = Account {
+            hash: hash("nobody has this password".to_owned(), &hashing).await?,
+            version: 0,
+        };
         Ok(Accounts { accounts: Arc::default(), nobody: Arc::new(nobody), hashing })
     }
 
@@ -205,12 +217,20 @@ impl Accounts {
 
     async fn register(&self, name: &str, password: &str) -> Result<(), Failure> {
         let account = Account { hash: hash(password.to_owned(), &self.hashing).await?, version: 1 };
-        self.accounts.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), account);
+        self.accounts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(name.to_owned(), account);
         Ok(())
     }
 
     /// Only if the password is still the one that was verified: of two changes at once, one wins, and the other is told.
-    async fn replace_password(&self, name: &str, version: u64, password: String) -> Result<bool, Failure> {
+    async fn replace_password(
+        &self,
+        name: &str,
+        version: u64,
+        password: String,
+    ) -> Result<bool, Failure> {
         let hash = hash(password, &self.hashing).await?;
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
         match accounts.get_mut(name) {

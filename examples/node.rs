@@ -30,8 +30,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use clustered_sessions::{
-    ClusterConfig, RedisConfig, Secret, Session, SessionConfig, SessionConfigBuilder, SessionError, SessionLayer,
-    SessionStore,
+    ClusterConfig, RedisConfig, Secret, Session, SessionConfig, SessionConfigBuilder, SessionError,
+    SessionLayer, SessionStore,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -77,7 +77,8 @@ fn config() -> Result<SessionConfigBuilder<UserSession>, Box<dyn Error>> {
         .owner(|session: &UserSession| session.user.clone());
     if env::var_os("REDIS_URL").is_some() {
         // A node that is to notice a silent Redis soon must not wait for its answers for long.
-        let patience = millis("MAX_STALENESS_MS")?.unwrap_or(Duration::MAX).min(Duration::from_millis(500));
+        let patience =
+            millis("MAX_STALENESS_MS")?.unwrap_or(Duration::MAX).min(Duration::from_millis(500));
         config = config.redis(RedisConfig::from_env("REDIS_URL")?.response_timeout(patience));
     }
     if let Some(timeout) = millis("SESSION_TIMEOUT_MS")? {
@@ -90,8 +91,9 @@ fn config() -> Result<SessionConfigBuilder<UserSession>, Box<dyn Error>> {
 }
 
 fn cluster() -> Result<ClusterConfig, Box<dyn Error>> {
-    let mut cluster =
-        ClusterConfig::new().enabled(!is("CLUSTER", "off")).local_cache_enabled(!is("LOCAL_CACHE", "off"));
+    let mut cluster = ClusterConfig::new()
+        .enabled(!is("CLUSTER", "off"))
+        .local_cache_enabled(!is("LOCAL_CACHE", "off"));
     if let Ok(node_id) = env::var("NODE_ID") {
         cluster = cluster.node_id(node_id);
     }

@@ -86,7 +86,9 @@ async fn tick(session: &Session<Viewer>) -> Result<Option<Event>, SessionError> 
         viewer.clone()
     });
     match counted.await {
-        Ok(Viewer { visits, ticks }) => Ok(Some(Event::default().data(format!("visits {visits}, ticks {ticks}")))),
+        Ok(Viewer { visits, ticks }) => {
+            Ok(Some(Event::default().data(format!("visits {visits}, ticks {ticks}"))))
+        }
         // Revoked since the reload.
         Err(SessionError::Gone) => Ok(None),
         Err(error) => Err(error),

@@ -50,7 +50,11 @@ impl Clock {
     /// # }
     /// ```
     pub fn tokio() -> Self {
-        Clock(Wall::FollowsTokio { origin: monotonic(), at_origin: system_wall(), pauses: Arc::default() })
+        Clock(Wall::FollowsTokio {
+            origin: monotonic(),
+            at_origin: system_wall(),
+            pauses: Arc::default(),
+        })
     }
 
     /// Milliseconds since an arbitrary moment. Never goes back, and never stops with the runtime.

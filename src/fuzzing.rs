@@ -17,9 +17,14 @@ use crate::secret::{KeyRing, Secret};
 /// alone. The token that verifies is the one whose value stands under our name, if it is but one.
 pub fn cookie(bytes: &[u8]) {
     let jar = jar();
-    let cookies = [SessionToken::parse(b"AQEBAQEBAQEBAQEBAQEBAQ"), SessionToken::parse(b"AgICAgICAgICAgICAgICAg")]
-        .map(|token| token.map(|token| (jar.pair(&token), token)));
-    let [Some((one, first)), Some((two, second))] = cookies else { unreachable!("both are tokens") };
+    let cookies = [
+        SessionToken::parse(b"AQEBAQEBAQEBAQEBAQEBAQ"),
+        SessionToken::parse(b"AgICAgICAgICAgICAgICAg"),
+    ]
+    .map(|token| token.map(|token| (jar.pair(&token), token)));
+    let [Some((one, first)), Some((two, second))] = cookies else {
+        unreachable!("both are tokens")
+    };
     let value = |pair: &HeaderValue| pair.as_bytes()[OUR_NAME.len()..].to_vec();
     let mut header = Vec::new();
     for byte in bytes {
@@ -31,9 +36,12 @@ pub fn cookie(bytes: &[u8]) {
             byte => header.push(*byte),
         }
     }
-    let values = header.split(|&byte| byte == b';').filter_map(|pair| pair.trim_ascii().strip_prefix(OUR_NAME));
+    let values = header
+        .split(|&byte| byte == b';')
+        .filter_map(|pair| pair.trim_ascii().strip_prefix(OUR_NAME));
     let values: Vec<_> = values.collect();
-    let (has_one, has_two) = (values.contains(&&value(&one)[..]), values.contains(&&value(&two)[..]));
+    let (has_one, has_two) =
+        (values.contains(&&value(&one)[..]), values.contains(&&value(&two)[..]));
     let expected = match (has_one, has_two) {
         _ if values.len() > MAX_CANDIDATES => None,
         (true, false) => Some(first),
@@ -103,16 +111,26 @@ type Data = (String, Option<u64>, Vec<(i32, bool)>);
 ///
 /// One that says that it is encrypted is also taken as what somebody with the secret has encrypted, which nobody guesses.
 pub fn payload(bytes: &[u8]) {
-    let (id, meta) =
-        (SessionId::from_bytes([1; 16]), Meta { revision: Revision::from_bytes([2; 16]), created_at: 3, deadline: 4 });
+    let (id, meta) = (
+        SessionId::from_bytes([1; 16]),
+        Meta { revision: Revision::from_bytes([2; 16]), created_at: 3, deadline: 4 },
+    );
     let codecs = [Encryption::Off, Encryption::Migrating, Encryption::Required].map(codec);
-    let mut decoded: Vec<_> = codecs.iter().map(|codec| codec.decode::<Data>(&id, &meta, bytes)).collect();
+    let mut decoded: Vec<_> =
+        codecs.iter().map(|codec| codec.decode::<Data>(&id, &meta, bytes)).collect();
     if let Some((&[flags, _], body)) = bytes.split_first_chunk() {
         let sealed = codecs[2].seal_body(&id, &meta, flags, body);
-        let opened = codecs.iter().map(|codec| codec.decode::<Data>(&id, &meta, &sealed)).collect::<Vec<_>>();
+        let opened = codecs
+            .iter()
+            .map(|codec| codec.decode::<Data>(&id, &meta, &sealed))
+            .collect::<Vec<_>>();
         let plain = codecs[0].decode::<Data>(&id, &meta, &[&[flags & 1, 0], body].concat());
         for opened in &opened {
-            assert_eq!(opened.is_ok(), plain.is_ok() && flags & !3 == 0, "encryption changes nothing else");
+            assert_eq!(
+                opened.is_ok(),
+                plain.is_ok() && flags & !3 == 0,
+                "encryption changes nothing else"
+            );
         }
         decoded.extend(opened);
     }
@@ -120,7 +138,11 @@ pub fn payload(bytes: &[u8]) {
         for codec in &codecs {
             // Escapes may make it longer than it came, and so too long.
             if let Ok(encoded) = codec.encode(&id, &meta, &*data) {
-                assert!(codec.decode::<Data>(&id, &meta, &encoded).is_ok_and(|again| again.data == data));
+                assert!(
+                    codec
+                        .decode::<Data>(&id, &meta, &encoded)
+                        .is_ok_and(|again| again.data == data)
+                );
             }
         }
     }
@@ -144,7 +166,8 @@ mod tests {
 
     /// Bytes of any kind; and valid ones with a part replaced, often by nothing.
     fn bytes_like(valid: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {
-        let part = (any::<prop::sample::Index>(), 0usize..4, prop::collection::vec(any::<u8>(), 0..4));
+        let part =
+            (any::<prop::sample::Index>(), 0usize..4, prop::collection::vec(any::<u8>(), 0..4));
         let spoilt = part.prop_map(move |(at, removed, inserted)| {
             let mut bytes = valid.clone();
             let at = at.index(bytes.len());

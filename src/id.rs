@@ -143,7 +143,8 @@ mod tests {
 
     #[test]
     fn a_token_has_128_bits_and_is_never_the_same() {
-        let tokens: Vec<u128> = (0..1000).map(|_| u128::from_be_bytes(SessionToken::random().0)).collect();
+        let tokens: Vec<u128> =
+            (0..1000).map(|_| u128::from_be_bytes(SessionToken::random().0)).collect();
         assert_eq!(tokens.iter().collect::<std::collections::HashSet<_>>().len(), tokens.len());
         for bit in 0..128 {
             let ones = tokens.iter().filter(|token| *token >> bit & 1 == 1).count();

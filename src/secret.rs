@@ -50,8 +50,8 @@ impl Secret {
     ///
     /// [`ConfigError::MissingVariable`] if it is unset or not Unicode, [`ConfigError::SecretTooShort`].
     pub fn from_env(variable: &str) -> Result<Self, ConfigError> {
-        let text =
-            std::env::var(variable).map_err(|_| ConfigError::MissingVariable { variable: variable.to_owned() })?;
+        let text = std::env::var(variable)
+            .map_err(|_| ConfigError::MissingVariable { variable: variable.to_owned() })?;
         Self::new(text)
     }
 
@@ -120,7 +120,8 @@ impl KeyRing {
 
     /// The keys for one purpose, the current one first.
     pub(crate) fn derive<'a>(&'a self, purpose: &'a str) -> impl Iterator<Item = RingKey> + 'a {
-        self.secrets().map(move |(secret, retiring)| RingKey { bytes: secret.derive(purpose), retiring })
+        self.secrets()
+            .map(move |(secret, retiring)| RingKey { bytes: secret.derive(purpose), retiring })
     }
 
     /// Each with whether it is retiring.
@@ -156,7 +157,12 @@ mod tests {
         ring.push_next(secrets[1].clone());
         let keys: Vec<_> = ring.derive("purpose").map(|key| (key.bytes, key.retiring)).collect();
         let expected = [false, false, true].into_iter().zip(&secrets);
-        assert_eq!(keys, expected.map(|(retiring, secret)| (secret.derive("purpose"), retiring)).collect::<Vec<_>>());
+        assert_eq!(
+            keys,
+            expected
+                .map(|(retiring, secret)| (secret.derive("purpose"), retiring))
+                .collect::<Vec<_>>()
+        );
     }
 
     #[test]

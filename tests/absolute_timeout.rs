@@ -10,7 +10,8 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
 use clustered_sessions::{
-    Clock, ClusterConfig, CookieConfig, MemoryBackend, Session, SessionConfigBuilder, SessionLayer, StoreErrorKind,
+    Clock, ClusterConfig, CookieConfig, MemoryBackend, Session, SessionConfigBuilder, SessionLayer,
+    StoreErrorKind,
 };
 use tokio::time::advance;
 use web::{Browser, Call, Data, Spy, ada, config, eventually, only_id, settle, start};
@@ -139,7 +140,10 @@ async fn a_shorter_setting_ends_the_sessions_that_exist() {
     let cluster = Cluster::new();
     let before = start(cluster.config().timeout(ABSOLUTE)).await;
     let after = cluster.node().await;
-    let (young, old) = (before.store().create(ada()).await.unwrap().id, before.store().create(ada()).await.unwrap().id);
+    let (young, old) = (
+        before.store().create(ada()).await.unwrap().id,
+        before.store().create(ada()).await.unwrap().id,
+    );
     pass(&after, ABSOLUTE / 2).await;
     assert!(before.store().touch(young).await.unwrap() && before.store().touch(old).await.unwrap());
     let record = after.store().get(young).await.unwrap();
@@ -217,11 +221,16 @@ async fn a_change_that_comes_too_late_by_a_moment_is_neither_made_nor_announced(
 async fn a_persistent_cookie_is_kept_for_as_long_as_its_session_can_live() {
     let max_age = async |config: SessionConfigBuilder<Data>| {
         let sessions = start(config.cookie(CookieConfig::new().name("id").persistent(true))).await;
-        let login = async |session: Session<Data>| session.update(|data| data.user = Some("Ada".to_owned()));
+        let login = async |session: Session<Data>| {
+            session.update(|data| data.user = Some("Ada".to_owned()))
+        };
         let app = Router::new().route("/", get(login)).layer(sessions);
         let page = Browser::new().visit(&app).await;
         let cookie = page.set_cookies().join("");
-        cookie.split("Max-Age=").nth(1).map(|rest| rest.split(';').next().unwrap_or_default().to_owned())
+        cookie
+            .split("Max-Age=")
+            .nth(1)
+            .map(|rest| rest.split(';').next().unwrap_or_default().to_owned())
     };
     let cluster = Cluster::new();
     assert_eq!(max_age(cluster.config().absolute_timeout(ABSOLUTE)).await.as_deref(), Some("3600"));

@@ -64,13 +64,15 @@ impl Scene {
         let service = self.nodes[0].layer.layer(service_fn(move |request: Request<()>| {
             let handler = handler.clone();
             async move {
-                if let Ok(session) = Session::<Counter>::from_extensions(request.extensions()).await {
+                if let Ok(session) = Session::<Counter>::from_extensions(request.extensions()).await
+                {
                     handler(session).await;
                 }
                 Ok::<_, Infallible>(Response::new(()))
             }
         }));
-        let request = Request::builder().header(header::COOKIE, self.cookie.clone()).body(()).unwrap();
+        let request =
+            Request::builder().header(header::COOKIE, self.cookie.clone()).body(()).unwrap();
         service.oneshot(request).await.unwrap();
     }
 
@@ -86,10 +88,13 @@ impl Scene {
         for (number, node) in self.nodes.iter().enumerate() {
             assert!(node.store().coordinator().is_listening());
             for id in [Some(self.id), id].into_iter().flatten() {
-                let in_time =
-                    async |read| timeout(Duration::from_secs(5), read).await.expect("a reader waits for ever");
-                let found = in_time(node.store().find(id)).await.unwrap().map(|record| record.data().count);
-                let fresh = node.store().find_fresh(id).await.unwrap().map(|record| record.data().count);
+                let in_time = async |read| {
+                    timeout(Duration::from_secs(5), read).await.expect("a reader waits for ever")
+                };
+                let found =
+                    in_time(node.store().find(id)).await.unwrap().map(|record| record.data().count);
+                let fresh =
+                    node.store().find_fresh(id).await.unwrap().map(|record| record.data().count);
                 assert_eq!(found, fresh, "node {number} has something stale in memory");
             }
         }

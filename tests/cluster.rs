@@ -54,7 +54,11 @@ impl Cluster {
 
     async fn gone_everywhere(&self, browser: &Browser) {
         for node in &self.nodes {
-            eventually(async || me(node, browser).await == StatusCode::UNAUTHORIZED, "the session is gone").await;
+            eventually(
+                async || me(node, browser).await == StatusCode::UNAUTHORIZED,
+                "the session is gone",
+            )
+            .await;
         }
     }
 }
@@ -78,7 +82,10 @@ async fn a_login_on_one_node_is_a_login_on_all() {
     let mut browser = cluster.login(0, "ada").await;
     for node in &cluster.nodes {
         let answer = browser.get(&node.url("/me")).await;
-        assert_eq!((answer.status, answer.body), (StatusCode::OK, json!({"user": "ada", "visits": 0})));
+        assert_eq!(
+            (answer.status, answer.body),
+            (StatusCode::OK, json!({"user": "ada", "visits": 0}))
+        );
         assert_eq!(me(node, &Browser::new()).await, StatusCode::UNAUTHORIZED, "a stranger");
     }
     for (node, id) in cluster.nodes.iter().zip(["one", "two", "three"]) {
@@ -110,7 +117,8 @@ async fn a_visit_on_one_node_is_seen_on_all() {
         assert_eq!((answer.status, answer.body), (StatusCode::OK, json!({"visits": visits})));
         assert!(!answer.headers.contains_key(header::SET_COOKIE), "the token is the same");
         for node in &cluster.nodes {
-            let seen = async || browser.clone().get(&node.url("/me")).await.body["visits"] == visits;
+            let seen =
+                async || browser.clone().get(&node.url("/me")).await.body["visits"] == visits;
             eventually(seen, "the visit is seen").await;
         }
     }
@@ -153,7 +161,11 @@ async fn each_of_many_visits_at_once_gets_a_number_of_its_own() {
 #[tokio::test]
 async fn logging_out_everywhere_ends_all_sessions_of_the_user_and_no_other() {
     let cluster = Cluster::start().await;
-    let mut ada = [cluster.login(0, "ada").await, cluster.login(1, "ada").await, cluster.login(2, "ada").await];
+    let mut ada = [
+        cluster.login(0, "ada").await,
+        cluster.login(1, "ada").await,
+        cluster.login(2, "ada").await,
+    ];
     let bob = cluster.login(0, "bob").await;
     for browser in ada.iter().chain([&bob]) {
         cluster.warm_up(browser).await;
@@ -190,7 +202,8 @@ async fn nodes_say_that_redis_is_silent_and_go_on_when_it_is_back() {
     cluster.warm_up(&browser).await;
     let says = async |expected: StatusCode| {
         for node in &cluster.nodes {
-            let health = async || Browser::new().get(&node.url("/healthz")).await.status == expected;
+            let health =
+                async || Browser::new().get(&node.url("/healthz")).await.status == expected;
             eventually(health, "the node notices").await;
             // The cache is used until the lease ends.
             eventually(async || me(node, &browser).await == expected, "requests are told").await;

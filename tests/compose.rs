@@ -13,7 +13,9 @@ use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use clustered_sessions::{CookieConfig, MemoryBackend, Session, SessionConfig, SessionError, SessionLayer};
+use clustered_sessions::{
+    CookieConfig, MemoryBackend, Session, SessionConfig, SessionError, SessionLayer,
+};
 use http::{HeaderName, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use tower::{BoxError, Layer as _, ServiceBuilder, ServiceExt as _, service_fn};
@@ -21,7 +23,9 @@ use tower_http::ServiceBuilderExt as _;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::request_id::MakeRequestUuid;
-use tower_http::sensitive_headers::{SetSensitiveRequestHeadersLayer, SetSensitiveResponseHeadersLayer};
+use tower_http::sensitive_headers::{
+    SetSensitiveRequestHeadersLayer, SetSensitiveResponseHeadersLayer,
+};
 use tower_http::timeout::TimeoutLayer;
 use tower_http::trace::TraceLayer;
 use web::{Browser, COOKIE, Call, Data, Spy, ada, eventually, node, only_data, serve, start};
@@ -45,7 +49,10 @@ async fn counts(app: &Router) {
 async fn counts_at(app: &Router, path: &str) {
     let mut browser = Browser::new();
     let first = browser.visit_path(app, path).await;
-    assert_eq!((first.status, first.body.as_str(), first.set_cookies().len()), (StatusCode::OK, "1", 1));
+    assert_eq!(
+        (first.status, first.body.as_str(), first.set_cookies().len()),
+        (StatusCode::OK, "1", 1)
+    );
     let second = browser.visit_path(app, path).await;
     assert_eq!((second.body.as_str(), second.set_cookies().len()), ("2", 0));
 }
@@ -89,7 +96,10 @@ async fn in_one_stack_a_trace_layer_inside_wants_its_body_mapped() {
 #[tokio::test]
 async fn in_one_stack_a_trace_layer_outside_needs_nothing() {
     let sessions = node(&MemoryBackend::new()).await;
-    let stack = ServiceBuilder::new().layer(TraceLayer::new_for_http()).layer(CatchPanicLayer::new()).layer(sessions);
+    let stack = ServiceBuilder::new()
+        .layer(TraceLayer::new_for_http())
+        .layer(CatchPanicLayer::new())
+        .layer(sessions);
     counts(&Router::new().route("/", get(count)).layer(stack)).await;
 }
 
@@ -166,7 +176,8 @@ async fn it_can_be_around_one_route_a_nested_router_and_a_fallback() {
 #[tokio::test]
 async fn a_route_outside_the_layer_says_what_is_missing() {
     let sessions = node(&MemoryBackend::new()).await;
-    let app = Router::new().route("/inside", get(count)).layer(sessions).route("/outside", get(count));
+    let app =
+        Router::new().route("/inside", get(count)).layer(sessions).route("/outside", get(count));
     let page = Browser::new().visit_path(&app, "/outside").await;
     assert_eq!((page.status, page.body.as_str()), (StatusCode::INTERNAL_SERVER_ERROR, ""));
 }
@@ -198,7 +209,8 @@ struct Basket {
 #[tokio::test]
 async fn layers_for_two_types_of_data_go_side_by_side() {
     let sessions = node(&MemoryBackend::new()).await;
-    let config = SessionConfig::<Basket>::builder(web::secret()).cookie(CookieConfig::new().name("__Host-basket"));
+    let config = SessionConfig::<Basket>::builder(web::secret())
+        .cookie(CookieConfig::new().name("__Host-basket"));
     let baskets = SessionLayer::new(config.build().unwrap());
     let both = async |session: Session<Data>, basket: Session<Basket>| {
         session.update(|data| data.visits += 1);
@@ -235,7 +247,8 @@ async fn two_stores_under_one_cookie_name_are_refused() {
 #[tokio::test]
 async fn an_inner_service_that_fails_can_be_handled_outside() {
     let sessions = node(&MemoryBackend::new()).await;
-    let handle = HandleErrorLayer::new(async |error: BoxError| (StatusCode::BAD_GATEWAY, error.to_string()));
+    let handle =
+        HandleErrorLayer::new(async |error: BoxError| (StatusCode::BAD_GATEWAY, error.to_string()));
     let broken = service_fn(async |_: Request| Err::<Response, BoxError>("broken".into()));
     let app = ServiceBuilder::new().layer(handle).layer(sessions).service(broken);
     let page = Browser::new().visit(&Router::new().fallback_service(app)).await;
@@ -266,8 +279,12 @@ async fn login_and_logout_over_two_routers_that_share_a_layer() {
         session.overwrite(ada());
     };
     let logout = async |session: Session<Data>| session.destroy();
-    let accounts = Router::new().route("/login", get(login)).route("/logout", get(logout)).layer(sessions.clone());
-    let app = Router::new().route("/", get(who)).route("/", post(who)).layer(sessions).merge(accounts);
+    let accounts = Router::new()
+        .route("/login", get(login))
+        .route("/logout", get(logout))
+        .layer(sessions.clone());
+    let app =
+        Router::new().route("/", get(who)).route("/", post(who)).layer(sessions).merge(accounts);
     let mut browser = Browser::new();
     assert_eq!(browser.visit(&app).await.body, "");
     browser.visit_path(&app, "/login").await;

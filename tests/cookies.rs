@@ -5,7 +5,9 @@
 mod web;
 
 use axum::response::AppendHeaders;
-use clustered_sessions::{MemoryBackend, Secret, Session, SessionConfig, SessionConfigBuilder, SessionLayer};
+use clustered_sessions::{
+    MemoryBackend, Secret, Session, SessionConfig, SessionConfigBuilder, SessionLayer,
+};
 use http::{HeaderValue, Request, StatusCode, header};
 use web::{Browser, COOKIE, Call, Data, Spy, ada, config, node, only_id, send, serve, start};
 
@@ -120,7 +122,8 @@ async fn a_cookie_that_does_not_verify_is_a_stranger_and_asks_no_backend() {
         assert_eq!(page.set_cookies().len(), 0, "{what}");
     }
     let not_text = HeaderValue::from_bytes(b"__Host-session=\xff\xfe").unwrap();
-    let request = Request::get("/").header(header::COOKIE, not_text).body(Default::default()).unwrap();
+    let request =
+        Request::get("/").header(header::COOKIE, not_text).body(Default::default()).unwrap();
     assert_eq!(send(&app, request).await.status, StatusCode::OK);
     assert_eq!(spy.take_calls(), []);
 }
@@ -144,7 +147,11 @@ async fn a_session_that_is_gone_leaves_the_cookie_alone_until_there_is_a_new_one
         assert_eq!(browser.visit(&app).await.set_cookies().len(), 0);
     }
     browser.visit(&serve(&sessions, count)).await;
-    assert_ne!(browser.cookie(COOKIE), before.cookie(COOKIE), "the new session has a token of its own");
+    assert_ne!(
+        browser.cookie(COOKIE),
+        before.cookie(COOKIE),
+        "the new session has a token of its own"
+    );
 }
 
 #[tokio::test]
@@ -184,7 +191,11 @@ async fn a_session_under_a_previous_secret_is_signed_anew_when_it_is_used() {
 
     let page = browser.visit(&serve(&new, read)).await;
     assert_eq!((page.body.as_str(), page.set_cookies().len()), ("Ada", 0));
-    assert_eq!(browser.visit(&serve(&old, read)).await.body, "", "the new secret is the one that signs");
+    assert_eq!(
+        browser.visit(&serve(&old, read)).await.body,
+        "",
+        "the new secret is the one that signs"
+    );
 }
 
 #[tokio::test]
@@ -212,7 +223,8 @@ async fn a_secret_that_was_dropped_verifies_nothing() {
 async fn a_response_that_looked_at_the_session_varies_with_the_cookie() {
     let sessions = node(&MemoryBackend::new()).await;
     let mut browser = Browser::with(&sessions, ada()).await;
-    let varies = async |session: Session<Data>| ([(header::VARY, "accept-encoding")], read(session).await);
+    let varies =
+        async |session: Session<Data>| ([(header::VARY, "accept-encoding")], read(session).await);
     let any = async |session: Session<Data>| ([(header::VARY, "*")], read(session).await);
     for (app, expected) in [
         (serve(&sessions, async || "hello"), &[][..]),
@@ -222,7 +234,10 @@ async fn a_response_that_looked_at_the_session_varies_with_the_cookie() {
     ] {
         let page = browser.visit(&app).await;
         assert_eq!(page.all(header::VARY), expected);
-        assert!(page.all(header::CACHE_CONTROL).is_empty(), "without a cookie it is the handler's affair");
+        assert!(
+            page.all(header::CACHE_CONTROL).is_empty(),
+            "without a cookie it is the handler's affair"
+        );
     }
     let stranger = Browser::new().visit(&serve(&sessions, read)).await;
     assert_eq!(stranger.all(header::VARY), ["cookie"]);
@@ -241,7 +256,10 @@ async fn a_response_with_a_cookie_is_kept_from_caches() {
             [(header::CACHE_CONTROL, said)]
         });
         let page = Browser::new().visit(&app).await;
-        assert_eq!((page.set_cookies().len(), page.all(header::CACHE_CONTROL)), (1, vec![expected.to_owned()]));
+        assert_eq!(
+            (page.set_cookies().len(), page.all(header::CACHE_CONTROL)),
+            (1, vec![expected.to_owned()])
+        );
     }
 }
 

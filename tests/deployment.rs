@@ -55,7 +55,9 @@ async fn a_server_with_these_settings_and_this_user_does_all_that_is_needed() {
 
 #[test]
 fn the_documentation_has_the_same_permissions() {
-    let documented = std::fs::read_to_string(file("../src/backend/redis/config.rs")).unwrap().replace("///   ", "");
+    let documented = std::fs::read_to_string(file("../src/backend/redis/config.rs"))
+        .unwrap()
+        .replace("///   ", "");
     for permission in rule().split(' ').filter(|word| word.starts_with('+')) {
         assert!(documented.contains(permission), "`RedisConfig` does not speak of {permission}");
     }

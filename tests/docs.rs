@@ -16,7 +16,9 @@ fn check(text: &str, least: usize) {
     for (file, name) in named(&text) {
         let dir = if file.starts_with("src/") { root.to_owned() } else { root.join("tests") };
         let source = std::fs::read_to_string(dir.join(format!("{file}.rs"))).unwrap_or_default();
-        let is_there = [format!("fn {name}("), format!("    {name}: ")].iter().any(|text| source.contains(text));
+        let is_there = [format!("fn {name}("), format!("    {name}: ")]
+            .iter()
+            .any(|text| source.contains(text));
         assert!(is_there, "{file}.rs has no test `{name}`");
         count += 1;
     }

@@ -9,7 +9,8 @@ mod support;
 mod web;
 
 use clustered_sessions::{
-    Encryption, Secret, Session, SessionConfig, SessionConfigBuilder, SessionId, SessionLayer, StoreErrorKind,
+    Encryption, Secret, Session, SessionConfig, SessionConfigBuilder, SessionId, SessionLayer,
+    StoreErrorKind,
 };
 use http::StatusCode;
 use support::redis::RedisServer;
@@ -96,7 +97,8 @@ async fn a_record_in_another_place_than_its_own_is_refused() {
     let server = RedisServer::start();
     let sessions = node(&server, Encryption::Required).await;
     let store = sessions.store();
-    let mut mallory = Browser::with(&sessions, Data { user: Some("Mallory".into()), visits: 0 }).await;
+    let mut mallory =
+        Browser::with(&sessions, Data { user: Some("Mallory".into()), visits: 0 }).await;
     let own = the_id(&sessions).await;
     let victim = store.create(ada()).await.unwrap().id;
 
@@ -138,13 +140,17 @@ fn set(server: &RedisServer, id: SessionId, value: &[u8]) {
 #[tokio::test]
 async fn a_plain_record_is_refused_once_encryption_is_required() {
     let server = RedisServer::start();
-    let (plain, strict) = (node(&server, Encryption::Off).await, node(&server, Encryption::Required).await);
+    let (plain, strict) =
+        (node(&server, Encryption::Off).await, node(&server, Encryption::Required).await);
     let mut browser = Browser::with(&plain, ada()).await;
     let id = the_id(&plain).await;
     assert_eq!(seen(&strict, &mut browser).await, "");
     assert_eq!(strict.store().find_fresh(id).await.unwrap_err().kind(), StoreErrorKind::Corrupt);
-    let page =
-        browser.visit(&serve(&strict, async |session: Session<Data>| session.update(|data| data.visits += 1))).await;
+    let page = browser
+        .visit(&serve(&strict, async |session: Session<Data>| {
+            session.update(|data| data.visits += 1)
+        }))
+        .await;
     assert_eq!(page.status, StatusCode::INTERNAL_SERVER_ERROR, "it is not overwritten, either");
     assert_eq!(seen(&plain, &mut browser).await, "Ada Lovelace", "the record stays as it is");
 }
@@ -159,7 +165,9 @@ async fn encryption_is_turned_on_and_off_again_step_by_step_while_people_are_log
     let mut visits = 0;
 
     // In a rolling deployment nodes of two neighbouring steps run side by side.
-    for [old, new] in [[Off, Migrating], [Migrating, Required], [Required, Migrating], [Migrating, Off]] {
+    for [old, new] in
+        [[Off, Migrating], [Migrating, Required], [Required, Migrating], [Migrating, Off]]
+    {
         let nodes = [node(&server, old).await, node(&server, new).await];
         for turn in 0..6 {
             let sessions = &nodes[turn % 2];
@@ -172,7 +180,8 @@ async fn encryption_is_turned_on_and_off_again_step_by_step_while_people_are_log
         let last = &nodes[1];
         assert_eq!(seen(last, &mut browser).await, "Ada Lovelace");
         if new == Migrating && old == Off {
-            wait::eventually(async || is_encrypted(&server, id), "what was read is encrypted").await;
+            wait::eventually(async || is_encrypted(&server, id), "what was read is encrypted")
+                .await;
         }
         for sessions in &nodes {
             sessions.store().shutdown().await;
@@ -186,7 +195,8 @@ async fn encryption_is_turned_on_and_off_again_step_by_step_while_people_are_log
 #[tokio::test]
 async fn a_session_that_is_only_read_is_encrypted_when_it_is_loaded_and_all_nodes_hear_of_it() {
     let server = RedisServer::start();
-    let (plain, migrating) = (node(&server, Encryption::Off).await, node(&server, Encryption::Migrating).await);
+    let (plain, migrating) =
+        (node(&server, Encryption::Off).await, node(&server, Encryption::Migrating).await);
     let mut browser = Browser::with(&plain, ada()).await;
     let id = the_id(&plain).await;
     let mut channel = server.listen("session:invalidate").await;
@@ -199,7 +209,10 @@ async fn a_session_that_is_only_read_is_encrypted_when_it_is_loaded_and_all_node
     assert_eq!(after[18..26], before[18..26], "no younger than it was");
     let announced = channel.next().await;
     let announced = String::from_utf8(announced.to_vec()).unwrap();
-    assert!(announced.contains("SessionInvalidated") && announced.contains(&id.to_string()), "{announced}");
+    assert!(
+        announced.contains("SessionInvalidated") && announced.contains(&id.to_string()),
+        "{announced}"
+    );
     wait::eventually(async || migrating.store().resealed_records() == 1, "it is counted").await;
 
     // A node that writes plain records leaves it as it is, or the two would overwrite each other for ever.
@@ -244,20 +257,28 @@ async fn the_secret_is_rotated_step_by_step_while_people_are_logged_in() {
             sessions.store().shutdown().await;
         }
     }
-    assert!(ids.iter().all(|&id| is_encrypted(&server, id) && number(id) != old), "all are under the new secret");
+    assert!(
+        ids.iter().all(|&id| is_encrypted(&server, id) && number(id) != old),
+        "all are under the new secret"
+    );
     for (browser, cookie) in browsers.iter().zip(&mut cookies) {
         assert_ne!(browser.cookie(COOKIE).unwrap(), cookie, "and so are their cookies");
     }
     // What has been rotated out is worth nothing any more.
     let stolen = start(of("old")).await;
-    assert_eq!(stolen.store().find_fresh(ids[0]).await.unwrap_err().kind(), StoreErrorKind::Corrupt);
+    assert_eq!(
+        stolen.store().find_fresh(ids[0]).await.unwrap_err().kind(),
+        StoreErrorKind::Corrupt
+    );
 }
 
 #[tokio::test]
 async fn nodes_that_know_a_secret_to_come_and_nodes_that_use_it_do_not_overwrite_each_other() {
     let server = RedisServer::start();
-    let early = start(config(&server, "old", Encryption::Required).next_secret(secret("new"))).await;
-    let late = start(config(&server, "new", Encryption::Required).previous_secret(secret("old"))).await;
+    let early =
+        start(config(&server, "old", Encryption::Required).next_secret(secret("new"))).await;
+    let late =
+        start(config(&server, "new", Encryption::Required).previous_secret(secret("old"))).await;
     let mut browser = Browser::with(&early, ada()).await;
     let id = the_id(&early).await;
     assert_eq!(seen(&late, &mut browser).await, "Ada Lovelace");
@@ -279,14 +300,19 @@ async fn nodes_that_know_a_secret_to_come_and_nodes_that_use_it_do_not_overwrite
 #[tokio::test]
 async fn large_sessions_are_compressed_before_they_are_encrypted() {
     let server = RedisServer::start();
-    let packing = start(config(&server, "the secret", Encryption::Required).compress_data(true)).await;
+    let packing =
+        start(config(&server, "the secret", Encryption::Required).compress_data(true)).await;
     let other = node(&server, Encryption::Required).await;
     let large = Data { user: Some("Ada Lovelace ".repeat(1000)), visits: 0 };
     let mut browser = Browser::with(&packing, large.clone()).await;
     let id = the_id(&packing).await;
     assert_eq!(flags(&server, id).0, 3);
     assert!(value(&server, id).len() < 300, "{}", value(&server, id).len());
-    assert_eq!(Some(seen(&other, &mut browser).await), large.user, "a node that does not compress reads it");
+    assert_eq!(
+        Some(seen(&other, &mut browser).await),
+        large.user,
+        "a node that does not compress reads it"
+    );
 
     let small = packing.store().create(ada()).await.unwrap().id;
     assert_eq!(flags(&server, small).0, 2, "it would not gain");
@@ -295,7 +321,8 @@ async fn large_sessions_are_compressed_before_they_are_encrypted() {
 #[tokio::test]
 async fn a_session_beyond_the_limit_is_refused_with_numbers_and_left_as_it_was() {
     let server = RedisServer::start();
-    let sessions = start(config(&server, "the secret", Encryption::Required).max_record_size(1024)).await;
+    let sessions =
+        start(config(&server, "the secret", Encryption::Required).max_record_size(1024)).await;
     let id = sessions.store().create(ada()).await.unwrap().id;
     let large = Data { user: Some("x".repeat(2000)), visits: 0 };
     let len = serde_json::to_vec(&large).unwrap().len();

@@ -90,13 +90,24 @@ async fn a_demoted_master_is_asked_for_nothing() {
         }
     }
     pair.swap_back(&trial.redis).await;
-    trial.ends_well("its master is demoted (`REPLICAOF`), later promoted again", acknowledged, Instant::now()).await;
+    trial
+        .ends_well(
+            "its master is demoted (`REPLICAOF`), later promoted again",
+            acknowledged,
+            Instant::now(),
+        )
+        .await;
 }
 
 /// A third node, which has no lease to lose, must notice, too.
-async fn a_node_without_a_lease_is_not_misled(fault: &str, credentials: &str, variables: &[(&str, &str)]) {
+async fn a_node_without_a_lease_is_not_misled(
+    fault: &str,
+    credentials: &str,
+    variables: &[(&str, &str)],
+) {
     let redis = RedisServer::start();
-    let () = redis.command(&["ACL", "SETUSER", "deaf", "on", ">secret", "+@all", "~*", "resetchannels"]);
+    let () =
+        redis.command(&["ACL", "SETUSER", "deaf", "on", ">secret", "+@all", "~*", "resetchannels"]);
     let mut trial = Trial::on(redis, "").await;
     let node = start_node(trial.redis.port(), credentials, variables);
     let pair = Pair::of(&trial.redis).await;

@@ -68,11 +68,21 @@ async fn a_link_whose_announcements_are_later_than_max_staleness() {
     let nobody = SessionId::from_bytes([0; 16]);
     let message = json!({"type": "SessionDeleted", "session_id": nobody.to_string()}).to_string();
     let () = trial.redis.command(&["PUBLISH", "session:invalidate", &message]);
-    eventually(async || stats(&trial.far).await["announcements"] != heard, "the first one comes late").await;
+    eventually(
+        async || stats(&trial.far).await["announcements"] != heard,
+        "the first one comes late",
+    )
+    .await;
     let acknowledged = trial.revoke().await;
     trial.answers(&trial.far, &trial.eve, StatusCode::UNAUTHORIZED).await;
     trial.proxy.heal();
-    trial.ends_well("its announcements come later than `max_staleness`", acknowledged, Instant::now()).await;
+    trial
+        .ends_well(
+            "its announcements come later than `max_staleness`",
+            acknowledged,
+            Instant::now(),
+        )
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -82,5 +92,7 @@ async fn connections_that_go_silent_for_good() {
     let stranded = Instant::now();
     let acknowledged = trial.revoke().await;
     trial.notices(&trial.far).await;
-    trial.ends_well("its connections go silent for good, new ones are well", acknowledged, stranded).await;
+    trial
+        .ends_well("its connections go silent for good, new ones are well", acknowledged, stranded)
+        .await;
 }

@@ -30,7 +30,11 @@ async fn node_is_stopped(fault: &str, trial: Trial, meanwhile: impl AsyncFnOnce(
     trial.far.thaw();
     let thawed = Instant::now();
     for status in join_all(waiting).await {
-        assert_ne!(status.unwrap(), StatusCode::OK, "asked after the logout, and answered after max_staleness");
+        assert_ne!(
+            status.unwrap(),
+            StatusCode::OK,
+            "asked after the logout, and answered after max_staleness"
+        );
     }
     trial.proxy.heal();
     trial.ends_well(fault, acknowledged, thawed).await;
@@ -60,27 +64,37 @@ async fn a_node_that_was_stopped_knows_it_though_nothing_is_to_be_heard() {
     trial.rest().await;
     // Else the announcement waits in the node's socket, and may be faster than the questions.
     let drop_messages = async |trial: &Trial| trial.proxy.silence(Purpose::Announcements);
-    node_is_stopped("a node is stopped, and its subscription goes silent meanwhile", trial, drop_messages).await;
+    node_is_stopped(
+        "a node is stopped, and its subscription goes silent meanwhile",
+        trial,
+        drop_messages,
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_whose_announcements_overran_their_buffer_starts_anew() {
     let trial = Trial::start().await;
-    let () = trial.redis.command(&["CONFIG", "SET", "client-output-buffer-limit", "pubsub 64kb 32kb 1"]);
+    let () =
+        trial.redis.command(&["CONFIG", "SET", "client-output-buffer-limit", "pubsub 64kb 32kb 1"]);
     let overrun = async |trial: &Trial| {
-        let listeners = || trial.redis.command::<String>(&["CLIENT", "LIST", "TYPE", "pubsub"]).lines().count();
+        let listeners =
+            || trial.redis.command::<String>(&["CLIENT", "LIST", "TYPE", "pubsub"]).lines().count();
         assert_eq!(listeners(), 2);
         // In portions that the other node's buffer can hold.
         let flood = "for i = 1, 16 do redis.call('PUBLISH', 'session:invalidate', ARGV[1]) end";
         let id = "AAECAwQFBgcICQoLDA0ODw";
-        let message = json!({"type": "SessionDeleted", "session_id": id, "padding": "x".repeat(2000)}).to_string();
+        let message =
+            json!({"type": "SessionDeleted", "session_id": id, "padding": "x".repeat(2000)})
+                .to_string();
         let is_closed = async || {
             let () = trial.redis.command(&["EVAL", flood, "0", &message]);
             listeners() < 2
         };
         eventually(is_closed, "Redis closes the subscription of the node that does not read").await;
     };
-    node_is_stopped("its announcements overrun Redis' buffer for it meanwhile", trial, overrun).await;
+    node_is_stopped("its announcements overrun Redis' buffer for it meanwhile", trial, overrun)
+        .await;
 }
 
 /// The far node's user may do everything, until it is forbidden.
@@ -107,13 +121,18 @@ async fn a_node_that_may_not_announce_writes_nothing() {
     let mut trial = trial_of_app_user().await;
     trial.rest().await;
     let sessions: Vec<String> = trial.redis.command(&["KEYS", "session:??????????????????????"]);
-    let get_all: Vec<&str> = std::iter::once("MGET").chain(sessions.iter().map(String::as_str)).collect();
+    let get_all: Vec<&str> =
+        std::iter::once("MGET").chain(sessions.iter().map(String::as_str)).collect();
     let records = || trial.redis.command::<Vec<Option<Vec<u8>>>>(&get_all);
     let () = trial.redis.command(&["ACL", "SETUSER", "app", "-publish"]);
     let before = records();
     let mut bob = trial.bob.clone();
     for path in ["/visit", "/logout", "/login?user=bob", "/logout-everywhere"] {
-        assert_eq!(bob.post(&trial.far.url(path)).await.status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
+        assert_eq!(
+            bob.post(&trial.far.url(path)).await.status,
+            StatusCode::SERVICE_UNAVAILABLE,
+            "{path}"
+        );
     }
     assert_eq!(bob.cookie, trial.bob.cookie);
     assert!(records() == before, "what cannot be announced is not written");

@@ -70,7 +70,9 @@ async fn a_server_that_is_stopped_just_after_a_revocation() {
     let acknowledged = trial.revoke().await;
     trial.redis.freeze();
     let thawed = go_on(&trial).await;
-    trial.ends_well("Redis is stopped (`SIGSTOP`) just after and goes on", acknowledged, thawed).await;
+    trial
+        .ends_well("Redis is stopped (`SIGSTOP`) just after and goes on", acknowledged, thawed)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -79,7 +81,9 @@ async fn a_server_that_is_stopped_just_before_a_revocation() {
     trial.redis.freeze();
     let (acknowledged, thawed) = join(trial.revoke(), go_on(&trial)).await;
     assert!(acknowledged > thawed, "nothing is acknowledged while the server is stopped");
-    trial.ends_well("Redis is stopped (`SIGSTOP`) just before and goes on", acknowledged, thawed).await;
+    trial
+        .ends_well("Redis is stopped (`SIGSTOP`) just before and goes on", acknowledged, thawed)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -91,7 +95,9 @@ async fn a_server_that_is_killed_just_after_a_revocation_and_comes_back_with_its
     trial.answers(&trial.near, &trial.bob, StatusCode::SERVICE_UNAVAILABLE).await;
     trial.answers(&trial.far, &trial.bob, StatusCode::SERVICE_UNAVAILABLE).await;
     trial.redis.restart();
-    trial.ends_well("Redis is killed and comes back with its data", acknowledged, Instant::now()).await;
+    trial
+        .ends_well("Redis is killed and comes back with its data", acknowledged, Instant::now())
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -53,11 +53,16 @@ async fn slow_look() {
     let slow = nodes[1].store().clone();
     let end = tokio::task::spawn_local(async move { slow.delete_all_of("ada").await });
     sleep(Duration::from_secs(36)).await;
-    let Answer::Saved(new, _) = owners::request(&nodes[0], Some(cookie), None).await else { panic!("no new id") };
+    let Answer::Saved(new, _) = owners::request(&nodes[0], Some(cookie), None).await else {
+        panic!("no new id")
+    };
     sleep(Duration::from_secs(70)).await;
     nodes[1].faults.heal();
     assert_eq!(end.await.unwrap().unwrap().deleted, 1);
-    assert!(nodes[0].store().find_fresh(new).await.unwrap().is_none(), "a session has slipped through");
+    assert!(
+        nodes[0].store().find_fresh(new).await.unwrap().is_none(),
+        "a session has slipped through"
+    );
 }
 
 /// A node that has lost its subscription knows it at once, and not only when its lease runs out.
@@ -94,10 +99,22 @@ async fn refused_announcement() {
     let id = node.create(Data::of("ada")).await.unwrap().id;
     assert!(node.find(id).await.unwrap().is_some());
 
-    let () = server.command(&["ACL", "SETUSER", "mute", "on", ">secret", "+@all", "~*", "resetchannels"]);
+    let () = server.command(&[
+        "ACL",
+        "SETUSER",
+        "mute",
+        "on",
+        ">secret",
+        "+@all",
+        "~*",
+        "resetchannels",
+    ]);
     let redis = server.config().user("mute").password("secret");
     let mute = store(config().cluster(ClusterConfig::new().enabled(false)).redis(redis)).await;
-    assert_eq!(mute.update(id, |data| data.visits += 1).await.unwrap_err().kind(), StoreErrorKind::Refused);
+    assert_eq!(
+        mute.update(id, |data| data.visits += 1).await.unwrap_err().kind(),
+        StoreErrorKind::Refused
+    );
     let cached = node.get(id).await.unwrap();
     assert_eq!(node.cache_stats().hits, 2, "both reads were answered from memory");
     let fresh = node.find_fresh(id).await.unwrap().unwrap();

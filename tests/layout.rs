@@ -21,7 +21,8 @@ const LAYERS: &[&[&str]] = &[
 
 /// Paths that a layer must not name, whether it imports them or spells them out.
 const HTTP: [&str; 4] = ["http::", "axum_core::", "tower_layer::", "tower_service::"];
-const WITHOUT_HTTP: [&str; 8] = ["error", "record", "backend", "observe", "codec", "cluster", "resilience", "store"];
+const WITHOUT_HTTP: [&str; 8] =
+    ["error", "record", "backend", "observe", "codec", "cluster", "resilience", "store"];
 
 /// The code of each file under `src`, without comments, by its path from there.
 fn sources() -> BTreeMap<PathBuf, String> {
@@ -32,7 +33,10 @@ fn sources() -> BTreeMap<PathBuf, String> {
                 walk(&path, root, found);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = fs::read_to_string(&path).unwrap();
-                let code = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>();
+                let code = text
+                    .lines()
+                    .filter(|line| !line.trim_start().starts_with("//"))
+                    .collect::<Vec<_>>();
                 found.insert(path.strip_prefix(root).unwrap().to_owned(), code.join("\n"));
             }
         }
@@ -46,24 +50,36 @@ fn sources() -> BTreeMap<PathBuf, String> {
 
 /// The module at the top that a file belongs to.
 fn module(file: &Path) -> String {
-    Path::new(file.components().next().unwrap().as_os_str()).file_stem().unwrap().to_str().unwrap().to_owned()
+    Path::new(file.components().next().unwrap().as_os_str())
+        .file_stem()
+        .unwrap()
+        .to_str()
+        .unwrap()
+        .to_owned()
 }
 
 fn layer(module: &str) -> usize {
     let layer = LAYERS.iter().position(|layer| layer.contains(&module));
-    layer.unwrap_or_else(|| panic!("`{module}` is in no layer: add it to LAYERS and to `src/lib.rs`"))
+    layer.unwrap_or_else(|| {
+        panic!("`{module}` is in no layer: add it to LAYERS and to `src/lib.rs`")
+    })
 }
 
 /// The paths that follow each `prefix` in the code, as segments. Braces are opened: `a::{b, c}` is two paths.
 fn paths(code: &str, prefix: &str) -> Vec<Vec<String>> {
     let mut paths = Vec::new();
     for (at, _) in code.match_indices(prefix) {
-        if code[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_' || before == ':') {
+        if code[..at]
+            .ends_with(|before: char| before.is_alphanumeric() || before == '_' || before == ':')
+        {
             continue;
         }
         let rest = &code[at + prefix.len()..];
-        let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')).unwrap_or(rest.len());
-        let head: Vec<String> = rest[..end].split("::").filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        let end = rest
+            .find(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'))
+            .unwrap_or(rest.len());
+        let head: Vec<String> =
+            rest[..end].split("::").filter(|name| !name.is_empty()).map(str::to_owned).collect();
         match rest[end..].strip_prefix('{').and_then(|inner| inner.split_once('}')) {
             Some((inner, _)) if rest[..end].ends_with("::") || end == 0 => {
                 for name in inner.split(',').map(str::trim).filter(|name| !name.is_empty()) {
@@ -110,7 +126,9 @@ fn the_store_side_knows_nothing_of_http() {
 /// The file of a module, given the path to it from the crate's root.
 fn file_of(sources: &BTreeMap<PathBuf, String>, path: &[String]) -> Option<PathBuf> {
     let base: PathBuf = path.iter().collect();
-    [base.with_extension("rs"), base.join("mod.rs")].into_iter().find(|file| sources.contains_key(file))
+    [base.with_extension("rs"), base.join("mod.rs")]
+        .into_iter()
+        .find(|file| sources.contains_key(file))
 }
 
 /// The path of a file's module from the crate's root.
@@ -125,7 +143,9 @@ fn definition(sources: &BTreeMap<PathBuf, String>, path: &[String]) -> Option<Pa
     let depth = (1..=path.len()).rev().find(|&depth| file_of(sources, &path[..depth]).is_some())?;
     let (module, item) = (&path[..depth], path.get(depth));
     let file = file_of(sources, module)?;
-    let re_export = paths(&sources[&file], "self::").into_iter().find(|found| found.last() == item && found.len() > 1);
+    let re_export = paths(&sources[&file], "self::")
+        .into_iter()
+        .find(|found| found.last() == item && found.len() > 1);
     match re_export {
         Some(found) if item.is_some() => definition(sources, &[module, &found].concat()),
         _ => Some(file),

@@ -19,7 +19,9 @@ use tokio::sync::mpsc;
 use tokio::task::yield_now;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 use tower_http::catch_panic::CatchPanicLayer;
-use web::{Browser, Call, Data, Spy, ada, config, eventually, node, only_data, only_id, serve, settle};
+use web::{
+    Browser, Call, Data, Spy, ada, config, eventually, node, only_data, only_id, serve, settle,
+};
 
 /// Cuts a request off after so many polls: whether it was still under way.
 async fn cut_off(app: &Router, request: Request<Body>, polls: usize) -> bool {
@@ -132,7 +134,9 @@ async fn after_the_end(
 #[tokio::test]
 async fn what_was_changed_in_a_request_that_was_cut_off_is_not_committed_later() {
     let (sessions, browser) = cold(&Spy::new()).await;
-    let session = after_the_end(&sessions, &browser, |session| session.update(|data| data.visits += 10)).await;
+    let session =
+        after_the_end(&sessions, &browser, |session| session.update(|data| data.visits += 10))
+            .await;
     assert_eq!(session.modify(|data| std::mem::replace(&mut data.visits, 1)).await.unwrap(), 0);
     assert_eq!(only_data(&sessions).await.visits, 1);
 }
@@ -190,7 +194,8 @@ async fn a_logout_is_carried_out_though_the_inner_service_fails() {
 /// The session of a response whose head has left.
 async fn after_the_head(sessions: &SessionLayer<Data>, browser: &Browser) -> Session<Data> {
     let (sender, mut receiver) = mpsc::channel(1);
-    let app = serve(sessions, async move |session: Session<Data>| sender.send(session).await.unwrap());
+    let app =
+        serve(sessions, async move |session: Session<Data>| sender.send(session).await.unwrap());
     app.oneshot(browser.request()).await.unwrap();
     receiver.recv().await.unwrap()
 }
@@ -253,7 +258,8 @@ async fn shutdown_waits_for_a_commit_under_way_and_then_the_store_is_closed() {
     let memory = MemoryBackend::new();
     let spy = Spy::over(&memory);
     let (sessions, mut browser) = cold(&spy).await;
-    let app = serve(&sessions, async |session: Session<Data>| session.update(|data| data.visits += 1));
+    let app =
+        serve(&sessions, async |session: Session<Data>| session.update(|data| data.visits += 1));
     browser.visit(&app).await;
     spy.take_calls();
 
@@ -281,7 +287,11 @@ async fn nothing_goes_on_running_when_everything_is_dropped() {
     let before = Handle::current().metrics().num_alive_tasks();
     {
         let (sessions, mut browser) = cold(&Spy::new()).await;
-        browser.visit(&serve(&sessions, async |session: Session<Data>| session.update(|data| data.visits += 1))).await;
+        browser
+            .visit(&serve(&sessions, async |session: Session<Data>| {
+                session.update(|data| data.visits += 1)
+            }))
+            .await;
         assert!(Handle::current().metrics().num_alive_tasks() > before, "the listener was running");
     }
     tokio::time::advance(Duration::from_secs(60)).await;
@@ -312,7 +322,8 @@ fn a_listener_whose_runtime_has_gone_is_started_again_by_the_next_operation() {
     assert!(!coordinator.is_running() && !coordinator.is_listening());
     runtime().block_on(async {
         let mut browser = Browser::with(&sessions, ada()).await;
-        let app = serve(&sessions, async |session: Session<Data>| session.data().visits.to_string());
+        let app =
+            serve(&sessions, async |session: Session<Data>| session.data().visits.to_string());
         browser.visit(&app).await;
         eventually(async || coordinator.is_listening()).await;
         assert_eq!(browser.visit(&app).await.body, "0");
@@ -336,7 +347,8 @@ fn a_load_whose_runtime_has_gone_holds_up_nobody() {
     });
     runtime().block_on(async {
         let mut browser = browser;
-        let app = serve(&sessions, async |session: Session<Data>| session.data().visits.to_string());
+        let app =
+            serve(&sessions, async |session: Session<Data>| session.data().visits.to_string());
         let page = tokio::time::timeout(Duration::from_secs(20), browser.visit(&app)).await;
         assert_eq!(page.expect("nobody waits for the abandoned load").body, "0");
     });
@@ -346,7 +358,8 @@ fn a_load_whose_runtime_has_gone_holds_up_nobody() {
 async fn a_response_is_ready_only_when_its_commit_is() {
     let spy = Spy::new();
     let (sessions, mut browser) = cold(&spy).await;
-    let app = serve(&sessions, async |session: Session<Data>| session.update(|data| data.visits += 1));
+    let app =
+        serve(&sessions, async |session: Session<Data>| session.update(|data| data.visits += 1));
     browser.visit(&app).await;
     let held = spy.hold().await;
     let mut response = pin!(app.oneshot(browser.request()));

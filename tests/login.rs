@@ -33,7 +33,10 @@ impl<'a> Browser<'a> {
     }
 
     async fn send(&mut self, method: &str, path: &str, form: &[(&str, &str)], site: &str) -> Page {
-        let form: Vec<_> = form.iter().map(|(name, value)| format!("{name}={}", value.replace(' ', "+"))).collect();
+        let form: Vec<_> = form
+            .iter()
+            .map(|(name, value)| format!("{name}={}", value.replace(' ', "+")))
+            .collect();
         let mut request = Request::builder()
             .method(method)
             .uri(self.node.url(path))
@@ -42,7 +45,8 @@ impl<'a> Browser<'a> {
         if let Some(cookie) = &self.cookie {
             request = request.header(header::COOKIE, cookie);
         }
-        let response = self.client.request(request.body(form.join("&").into()).unwrap()).await.unwrap();
+        let response =
+            self.client.request(request.body(form.join("&").into()).unwrap()).await.unwrap();
         let (head, body) = response.into_parts();
         if let Some(cookie) = head.headers.get(header::SET_COOKIE) {
             let cookie = cookie.to_str().unwrap();
@@ -67,8 +71,13 @@ impl<'a> Browser<'a> {
 
     async fn is_logged_in(&mut self) -> bool {
         let page = self.get("/").await;
-        let sent_away = page.headers.get(header::LOCATION).is_some_and(|location| location == "/login");
-        assert_eq!(sent_away, page.status == StatusCode::SEE_OTHER, "a page for members, or the way to the login");
+        let sent_away =
+            page.headers.get(header::LOCATION).is_some_and(|location| location == "/login");
+        assert_eq!(
+            sent_away,
+            page.status == StatusCode::SEE_OTHER,
+            "a page for members, or the way to the login"
+        );
         !sent_away && page.body.contains("Hello ada")
     }
 }
@@ -82,7 +91,8 @@ async fn a_member_logs_in_with_the_right_password_alone() {
     let node = start();
     let mut browser = Browser::new(&node);
     assert!(!browser.is_logged_in().await);
-    let (wrong, unknown) = (browser.login("ada", "a wrong password").await, browser.login("eve", PASSWORD).await);
+    let (wrong, unknown) =
+        (browser.login("ada", "a wrong password").await, browser.login("eve", PASSWORD).await);
     for page in [&wrong, &unknown] {
         assert_eq!(page.status, StatusCode::UNAUTHORIZED);
         assert!(!page.headers.contains_key(header::SET_COOKIE));
@@ -105,19 +115,24 @@ async fn a_new_password_ends_all_other_sessions_and_gives_this_one_a_new_token()
     elsewhere.login("ada", PASSWORD).await;
     let before = here.cookie.clone();
 
-    let wrong = here.post("/password", &[("old", "wrong"), ("new", "a password of some length")]).await;
+    let wrong =
+        here.post("/password", &[("old", "wrong"), ("new", "a password of some length")]).await;
     assert_eq!(wrong.status, StatusCode::FORBIDDEN);
     let short = here.post("/password", &[("old", PASSWORD), ("new", "short")]).await;
     assert_eq!(short.status, StatusCode::BAD_REQUEST);
     assert!(elsewhere.is_logged_in().await);
 
-    let changed = here.post("/password", &[("old", PASSWORD), ("new", "a password of some length")]).await;
+    let changed =
+        here.post("/password", &[("old", PASSWORD), ("new", "a password of some length")]).await;
     assert_eq!(changed.status, StatusCode::OK, "{}", changed.body);
     assert!(here.is_logged_in().await);
     assert_ne!(here.cookie, before);
     assert!(!elsewhere.is_logged_in().await);
     assert_eq!(elsewhere.login("ada", PASSWORD).await.status, StatusCode::UNAUTHORIZED);
-    assert_eq!(elsewhere.login("ada", "a password of some length").await.status, StatusCode::SEE_OTHER);
+    assert_eq!(
+        elsewhere.login("ada", "a password of some length").await.status,
+        StatusCode::SEE_OTHER
+    );
 }
 
 #[tokio::test]

@@ -11,8 +11,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clustered_sessions::backend::Backend;
 use clustered_sessions::{
-    BulkDeletion, Clock, ClusterConfig, MemoryBackend, Secret, Session, SessionConfig, SessionConfigBuilder, SessionId,
-    SessionStore, StoreErrorKind,
+    BulkDeletion, Clock, ClusterConfig, MemoryBackend, Secret, Session, SessionConfig,
+    SessionConfigBuilder, SessionId, SessionStore, StoreErrorKind,
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use support::redis::{Calls, RedisServer};
@@ -58,7 +58,10 @@ async fn create(store: &SessionStore<Data>, user: &str) -> SessionId {
     store.create(Data::of(user)).await.unwrap().id
 }
 
-async fn of<T: clustered_sessions::SessionData>(store: &SessionStore<T>, owner: &str) -> BTreeSet<SessionId> {
+async fn of<T: clustered_sessions::SessionData>(
+    store: &SessionStore<T>,
+    owner: &str,
+) -> BTreeSet<SessionId> {
     store.sessions_of(owner).await.unwrap().iter().map(|record| record.id()).collect()
 }
 
@@ -89,7 +92,8 @@ async fn an_owner_is_logged_out_on_every_node_and_nobody_else_is() {
     assert_eq!(done, BulkDeletion { deleted: 4, unreadable: 0 });
     for node in &nodes {
         for id in &ada {
-            eventually(async || node.find(*id).await.unwrap().is_none(), "the node hears of it").await;
+            eventually(async || node.find(*id).await.unwrap().is_none(), "the node hears of it")
+                .await;
         }
         assert!(node.find(bob).await.unwrap().is_some());
         assert_eq!(of(node, "owner-of-ada").await, BTreeSet::new());
@@ -120,7 +124,8 @@ async fn what_an_owner_costs_does_not_depend_on_the_others() {
     let (done, made) = server.calls_of(store.delete_all_of("owner-of-ada")).await;
     assert_eq!(done.unwrap().deleted, 5);
     let scripts = [("evalsha", 2 + 5), ("zscan", 2), ("getrange", 5), ("publish", 5), ("del", 5)];
-    let expected: Calls = calls(scripts).into_iter().chain(calls([("getex", 5), ("zrem", 5)])).collect();
+    let expected: Calls =
+        calls(scripts).into_iter().chain(calls([("getex", 5), ("zrem", 5)])).collect();
     assert_eq!(made, expected, "deleting them");
     assert_eq!(store.size().await.unwrap(), 3000);
 }
@@ -130,10 +135,15 @@ async fn an_owner_of_many_sessions_loses_them_all() {
     let server = RedisServer::start();
     let store = store(owned(&server)).await;
     let new = async |_| store.create(Data::of("ada")).await.map(|new| new.id);
-    let created: BTreeSet<_> = stream::iter(0..2000).map(new).buffer_unordered(64).try_collect().await.unwrap();
+    let created: BTreeSet<_> =
+        stream::iter(0..2000).map(new).buffer_unordered(64).try_collect().await.unwrap();
     assert_eq!(of(&store, "owner-of-ada").await, created);
     assert_eq!(store.delete_all_of("owner-of-ada").await.unwrap().deleted, 2000);
-    assert_eq!((store.size().await.unwrap(), index_keys(&server).len()), (0, 0), "nothing is left behind");
+    assert_eq!(
+        (store.size().await.unwrap(), index_keys(&server).len()),
+        (0, 0),
+        "nothing is left behind"
+    );
 }
 
 #[tokio::test]
@@ -152,7 +162,8 @@ async fn a_session_costs_one_command_more_when_it_is_created_with_an_owner_and_n
     assert_eq!(made, calls([("evalsha", 1), ("getrange", 1), ("pexpire", 1), ("setrange", 1)]));
 
     let (new, made) = server.calls_of(store.create(Data::of("ada"))).await;
-    let index = [("evalsha", 1), ("time", 1), ("zremrangebyscore", 1), ("zadd", 1), ("pexpireat", 2)];
+    let index =
+        [("evalsha", 1), ("time", 1), ("zremrangebyscore", 1), ("zadd", 1), ("pexpireat", 2)];
     assert_eq!(made, calls([("set", 1)]).into_iter().chain(calls(index)).collect::<Calls>());
 
     let id = new.unwrap().id;
@@ -180,10 +191,12 @@ async fn an_entry_is_written_anew_once_an_hour_and_when_the_owner_changes() {
     let visit = async |minutes: u64, expected: &[Call]| {
         sleep(Duration::from_secs(60 * minutes)).await;
         store.update(id, |data| data.visits += 1).await.unwrap();
-        let update: Vec<_> = spy.take_calls().into_iter().filter(|call| *call != Call::Load).collect();
+        let update: Vec<_> =
+            spy.take_calls().into_iter().filter(|call| *call != Call::Load).collect();
         assert_eq!(update, [expected, &[Call::Update]].concat());
         assert!(store.touch(id).await.unwrap());
-        let touch: Vec<_> = spy.take_calls().into_iter().filter(|call| *call != Call::Load).collect();
+        let touch: Vec<_> =
+            spy.take_calls().into_iter().filter(|call| *call != Call::Load).collect();
         assert_eq!(touch, [Call::Touch], "the entry is there already");
     };
     visit(0, &[Call::Index]).await;
@@ -222,7 +235,8 @@ async fn a_session_that_is_used_for_days_stays_in_the_index_and_one_that_is_not_
 #[tokio::test(start_paused = true)]
 async fn an_extension_by_a_node_that_does_not_know_the_new_owner_yet_does_no_harm() {
     let (clock, memory) = paused();
-    let [knows, does_not] = [(); 2].map(|()| SessionStore::new(in_memory(&memory, &clock).build().unwrap()));
+    let [knows, does_not] =
+        [(); 2].map(|()| SessionStore::new(in_memory(&memory, &clock).build().unwrap()));
     seconds_before_the_hour(5).await;
     let id = knows.create(ada()).await.unwrap().id;
     assert!(does_not.find(id).await.unwrap().is_some());
@@ -291,12 +305,18 @@ async fn a_password_change_spares_the_session_that_made_it() {
     let app = serve(&sessions, async |session: Session<web::Data>| {
         session.regenerate();
         session.save().await.unwrap();
-        let done = session.store().delete_all_of_except("Ada", session.id().unwrap()).await.unwrap();
+        let done =
+            session.store().delete_all_of_except("Ada", session.id().unwrap()).await.unwrap();
         done.deleted.to_string()
     });
     assert_eq!(browser.visit(&app).await.body, "3");
-    let who = serve(&sessions, async |session: Session<web::Data>| session.data().user.clone().unwrap());
-    assert_eq!(browser.visit(&who).await.body, "Ada", "the browser is logged in with its new cookie");
+    let who =
+        serve(&sessions, async |session: Session<web::Data>| session.data().user.clone().unwrap());
+    assert_eq!(
+        browser.visit(&who).await.body,
+        "Ada",
+        "the browser is logged in with its new cookie"
+    );
     assert_eq!(sessions.store().size().await.unwrap(), 1);
 }
 
@@ -334,7 +354,8 @@ async fn who_logs_in_while_he_is_logged_out_loses_what_was_acknowledged_before()
 #[tokio::test(start_paused = true)]
 async fn a_secret_can_be_rotated_without_losing_sight_of_sessions() {
     let (clock, memory) = paused();
-    let [old, new] = ["the old secret, which is long enough", "the new secret, which is long enough"];
+    let [old, new] =
+        ["the old secret, which is long enough", "the new secret, which is long enough"];
     let node = |current: &str, previous: Option<&str>| {
         let mut config = SessionConfig::builder(Secret::new(current).unwrap())
             .backend(memory.clone())
@@ -348,10 +369,15 @@ async fn a_secret_can_be_rotated_without_losing_sight_of_sessions() {
         SessionStore::new(config.build().unwrap())
     };
     let (before, during, after) = (node(old, None), node(new, Some(old)), node(new, None));
-    let (used, idle) = (before.create(ada()).await.unwrap().id, before.create(ada()).await.unwrap().id);
+    let (used, idle) =
+        (before.create(ada()).await.unwrap().id, before.create(ada()).await.unwrap().id);
     let young = during.create(ada()).await.unwrap().id;
     assert_eq!(of(&during, "Ada").await, [used, idle, young].into());
-    assert_eq!(of(&before, "Ada").await, [used, idle].into(), "this node does not know the new secret");
+    assert_eq!(
+        of(&before, "Ada").await,
+        [used, idle].into(),
+        "this node does not know the new secret"
+    );
 
     // A session timeout and an hour.
     for _ in 0..8 {
@@ -366,8 +392,9 @@ async fn a_secret_can_be_rotated_without_losing_sight_of_sessions() {
 #[tokio::test(start_paused = true)]
 async fn sessions_from_before_there_were_owners_are_found_after_a_timeout_and_an_hour() {
     let (clock, memory) = paused();
-    let without =
-        SessionStore::new(web::config(&memory).cluster(silent()).clock(clock.clone()).timeout(HOUR).build().unwrap());
+    let without = SessionStore::new(
+        web::config(&memory).cluster(silent()).clock(clock.clone()).timeout(HOUR).build().unwrap(),
+    );
     let with = SessionStore::new(in_memory(&memory, &clock).build().unwrap());
     let id = without.create(ada()).await.unwrap().id;
     for _ in 0..8 {
@@ -422,7 +449,10 @@ async fn the_name_of_an_owner_is_nowhere_in_redis() {
     assert_eq!(entries, [id.to_string()]);
     let record: Vec<u8> = server.command(&["GET", &format!("session:{id}")]);
     for place in [key.as_bytes(), &record, &message] {
-        assert!(!String::from_utf8_lossy(place).contains("owner-of"), "the owner's name is in {place:?}");
+        assert!(
+            !String::from_utf8_lossy(place).contains("owner-of"),
+            "the owner's name is in {place:?}"
+        );
     }
     assert!(!format!("{store:?}").contains("owner-of"));
 }
@@ -434,7 +464,8 @@ async fn an_index_forgets_what_is_over_and_goes_with_its_last_entry() {
     let id = create(&store, "ada").await;
     let [key]: [String; 1] = index_keys(&server).try_into().unwrap();
     // Sessions of yesterday, which nobody has logged out.
-    let yesterday = (SystemTime::now() - 24 * HOUR).duration_since(UNIX_EPOCH).unwrap().as_millis().to_string();
+    let yesterday =
+        (SystemTime::now() - 24 * HOUR).duration_since(UNIX_EPOCH).unwrap().as_millis().to_string();
     let ghosts: Vec<String> = (0..500).map(|number| format!("{number:022}")).collect();
     let add: Vec<&str> = ghosts.iter().flat_map(|ghost| [yesterday.as_str(), ghost]).collect();
     let () = server.command(&[&["ZADD", key.as_str()], add.as_slice()].concat());
@@ -446,7 +477,11 @@ async fn an_index_forgets_what_is_over_and_goes_with_its_last_entry() {
     assert!((HOUR..=4 * HOUR).contains(&left), "{left:?}");
     assert_eq!(store.size().await.unwrap(), 2, "the index is not a session");
     assert_eq!(store.clear().await.unwrap(), 2);
-    assert_eq!(of(&store, "owner-of-ada").await, BTreeSet::new(), "the records say so, whatever the index says");
+    assert_eq!(
+        of(&store, "owner-of-ada").await,
+        BTreeSet::new(),
+        "the records say so, whatever the index says"
+    );
 }
 
 #[tokio::test]
@@ -455,7 +490,12 @@ async fn what_cannot_be_read_is_left_out_and_deleted_with_the_rest() {
     let store = store(owned(&server).cluster(silent())).await;
     let (good, spoilt, foreign) =
         (create(&store, "ada").await, create(&store, "ada").await, create(&store, "ada").await);
-    let () = server.command(&["SETRANGE", &format!("session:{spoilt}"), "36", "not the JSON of a session"]);
+    let () = server.command(&[
+        "SETRANGE",
+        &format!("session:{spoilt}"),
+        "36",
+        "not the JSON of a session",
+    ]);
     let () = server.command(&["DEL", &format!("session:{foreign}")]);
     let () = server.command(&["SADD", &format!("session:{foreign}"), "a set"]);
     assert_eq!(of(&store, "owner-of-ada").await, [good].into());

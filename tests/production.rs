@@ -79,7 +79,8 @@ async fn visit_until_the_end(node: &str, browser: &Browser, tally: &Tally) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_asked_to_end_under_load_loses_no_acknowledged_write() {
     let redis = RedisServer::start();
-    let (ending, staying) = (Production::start(&redis, "ending").await, Production::start(&redis, "staying").await);
+    let (ending, staying) =
+        (Production::start(&redis, "ending").await, Production::start(&redis, "staying").await);
     let ada = ending.login("ada").await;
     let (tally, url) = (Tally::default(), ending.node.url("/visit"));
     let clients = join_all((0..16).map(|_| visit_until_the_end(&url, &ada, &tally)));
@@ -92,7 +93,10 @@ async fn a_node_that_is_asked_to_end_under_load_loses_no_acknowledged_write() {
 
     let (acknowledged, unknown) = (tally.acknowledged.into_inner(), tally.unknown.into_inner());
     let visits = ada.clone().get(&staying.node.url("/")).await.body["visits"].as_u64().unwrap();
-    assert!((acknowledged..=acknowledged + unknown).contains(&visits), "{visits} of {acknowledged} + {unknown}");
+    assert!(
+        (acknowledged..=acknowledged + unknown).contains(&visits),
+        "{visits} of {acknowledged} + {unknown}"
+    );
 }
 
 #[tokio::test]
@@ -124,8 +128,12 @@ async fn another_site_cannot_act_in_a_visitors_name() {
         .header("sec-fetch-site", "cross-site")
         .body(http_body_util::Empty::<bytes::Bytes>::new())
         .unwrap();
-    let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new()).build_http();
-    let answer = tokio::time::timeout(Duration::from_secs(10), client.request(request)).await.unwrap().unwrap();
+    let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
+        .build_http();
+    let answer = tokio::time::timeout(Duration::from_secs(10), client.request(request))
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(answer.status(), StatusCode::FORBIDDEN);
     assert_eq!(ada.clone().get(&node.node.url("/")).await.body["visits"], 0);
 }

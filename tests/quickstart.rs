@@ -2,7 +2,11 @@
 //! after a change to it alone, so does `cargo build --example quickstart`.
 
 #![cfg(all(feature = "axum", feature = "redis"))]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of a test fail as the test does")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of a test fail as the test does"
+)]
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -39,7 +43,9 @@ impl Quickstart {
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}; run `cargo build --example quickstart`", example.display()));
+            .unwrap_or_else(|error| {
+                panic!("{}: {error}; run `cargo build --example quickstart`", example.display())
+            });
         let mut output = BufReader::new(process.stdout.take().unwrap()).lines();
         let mut address = async |label| {
             let line = timeout(PATIENCE, output.next_line()).await.unwrap().unwrap().unwrap();
@@ -66,8 +72,10 @@ impl Browser {
         if let Some(cookie) = &self.cookie {
             request = request.header(header::COOKIE, cookie);
         }
-        let request =
-            request.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded").body(Full::from(form)).unwrap();
+        let request = request
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(Full::from(form))
+            .unwrap();
         let response = self.client.request(request).await.unwrap();
         if let Some(cookie) = response.headers().get(header::SET_COOKIE) {
             let pair = cookie.to_str().unwrap().split(';').next().unwrap();
@@ -150,7 +158,8 @@ async fn visits_are_for_those_who_are_logged_in() {
     let nodes = Quickstart::start().await;
     let mut stranger = Browser::new();
     for action in ["visit", "logout-everywhere"] {
-        let (status, _) = stranger.send(Method::POST, &format!("{}/api/{action}", nodes.node_a), "").await;
+        let (status, _) =
+            stranger.send(Method::POST, &format!("{}/api/{action}", nodes.node_a), "").await;
         assert_eq!(status, StatusCode::UNAUTHORIZED, "{action}");
     }
     assert_eq!(stranger.cookie, None);
@@ -163,7 +172,11 @@ async fn ctrl_c_stops_it_gracefully() {
     let mut browser = Browser::new();
     browser.post(&nodes.node_a, "login", "name=Ada").await;
 
-    let kill = Command::new("kill").args(["-INT", &nodes.process.id().unwrap().to_string()]).status().await.unwrap();
+    let kill = Command::new("kill")
+        .args(["-INT", &nodes.process.id().unwrap().to_string()])
+        .status()
+        .await
+        .unwrap();
     assert!(kill.success());
     let exit = timeout(PATIENCE, nodes.process.wait()).await.expect("it goes on").unwrap();
     assert!(exit.success(), "{exit}");

@@ -47,7 +47,8 @@ async fn a_session_deleted_on_one_node_is_gone_on_another() {
     let id = one.create(Data::of("ada")).await.unwrap().id;
     cached(&other, id).await;
     assert!(one.delete(id).await.unwrap());
-    eventually(async || other.find(id).await.unwrap().is_none(), "the other node knows it is gone").await;
+    eventually(async || other.find(id).await.unwrap().is_none(), "the other node knows it is gone")
+        .await;
     assert_eq!(other.coordinator().losses(), 0, "it was heard, and nothing else made it go");
 }
 
@@ -58,10 +59,15 @@ async fn a_session_changed_on_one_node_is_changed_on_another() {
     let id = one.create(Data::of("ada")).await.unwrap().id;
     cached(&other, id).await;
     one.update(id, |data| data.visits = 7).await.unwrap();
-    eventually(async || other.get(id).await.unwrap().data().visits == 7, "the other node sees the change").await;
+    eventually(
+        async || other.get(id).await.unwrap().data().visits == 7,
+        "the other node sees the change",
+    )
+    .await;
     assert_eq!(other.coordinator().losses(), 0, "it was heard, and nothing else made it go");
     // The writer has it still, although it hears its own announcement, too.
-    eventually(async || one.coordinator().announcements_received() == 1, "the writer hears itself").await;
+    eventually(async || one.coordinator().announcements_received() == 1, "the writer hears itself")
+        .await;
     let misses = one.cache_stats().misses;
     assert_eq!(one.get(id).await.unwrap().data().visits, 7);
     assert_eq!(one.cache_stats().misses, misses);
@@ -78,10 +84,15 @@ async fn nodes_on_other_channels_and_prefixes_are_not_disturbed() {
 
     let _ = one.create(Data::of("bob")).await.unwrap();
     assert_eq!(one.clear().await.unwrap(), 1);
-    eventually(async || one.coordinator().announcements_received() > 0, "the clearing is announced").await;
+    eventually(
+        async || one.coordinator().announcements_received() > 0,
+        "the clearing is announced",
+    )
+    .await;
     // What was announced to the shop next is the first thing that it hears.
     shop.coordinator().publish_invalidation(SessionId::from_bytes([0; 16])).await.unwrap();
-    eventually(async || shop.coordinator().announcements_received() == 1, "the shop hears its own").await;
+    eventually(async || shop.coordinator().announcements_received() == 1, "the shop hears its own")
+        .await;
     cached(&shop, id).await;
     assert!(shop.find_fresh(id).await.unwrap().is_some());
 }
@@ -101,7 +112,8 @@ async fn a_killed_subscription_is_made_anew_and_counted() {
     assert_eq!(other.cache_stats().misses, misses + 1);
     cached(&other, id).await;
     one.delete(id).await.unwrap();
-    eventually(async || other.find(id).await.unwrap().is_none(), "the new subscription hears").await;
+    eventually(async || other.find(id).await.unwrap().is_none(), "the new subscription hears")
+        .await;
     assert_eq!(other.coordinator().losses(), 1);
 }
 
@@ -114,7 +126,8 @@ async fn a_node_that_cannot_hear_reads_from_redis_until_it_hears_again() {
 
     // Takes the subscription away and does not give it back.
     let () = server.command(&["ACL", "SETUSER", "app", "resetchannels"]);
-    eventually(async || !other.coordinator().is_listening(), "the node knows that it is deaf").await;
+    eventually(async || !other.coordinator().is_listening(), "the node knows that it is deaf")
+        .await;
     for _ in 0..3 {
         let bypasses = other.cache_stats().bypasses;
         other.get(id).await.unwrap();
@@ -132,7 +145,16 @@ async fn a_node_that_cannot_hear_reads_from_redis_until_it_hears_again() {
 #[tokio::test]
 async fn a_node_that_may_not_listen_serves_without_its_cache() {
     let server = RedisServer::start();
-    let () = server.command(&["ACL", "SETUSER", "deaf", "on", ">secret", "+@all", "~*", "resetchannels"]);
+    let () = server.command(&[
+        "ACL",
+        "SETUSER",
+        "deaf",
+        "on",
+        ">secret",
+        "+@all",
+        "~*",
+        "resetchannels",
+    ]);
     let redis = server.config().user("deaf").password("secret");
     let deaf = SessionStore::new(config().cluster(trusting()).redis(redis).build().unwrap());
 
@@ -158,10 +180,17 @@ async fn a_message_that_cannot_be_read_clears_the_cache() {
     let node = node(&server).await;
     let id = node.create(Data::of("ada")).await.unwrap().id;
     cached(&node, id).await;
-    for (count, garbage) in (1..).zip(["", "garbage", "{}", "{\"type\":\"SessionDeleted\",\"session_id\":\"short\"}"]) {
+    for (count, garbage) in
+        (1..).zip(["", "garbage", "{}", "{\"type\":\"SessionDeleted\",\"session_id\":\"short\"}"])
+    {
         let () = server.command(&["PUBLISH", CHANNEL, garbage]);
-        eventually(async || node.coordinator().announcements_unreadable() == count, "it is counted").await;
-        eventually(async || node.coordinator().local_cache().size() == 0, "the cache is cleared").await;
+        eventually(
+            async || node.coordinator().announcements_unreadable() == count,
+            "it is counted",
+        )
+        .await;
+        eventually(async || node.coordinator().local_cache().size() == 0, "the cache is cleared")
+            .await;
         cached(&node, id).await;
     }
 }
@@ -179,7 +208,8 @@ async fn others_can_announce_too() {
     ] {
         cached(&node, id).await;
         let () = server.command(&["PUBLISH", CHANNEL, &message.to_string()]);
-        eventually(async || node.coordinator().local_cache().size() == 0, "the session is evicted").await;
+        eventually(async || node.coordinator().local_cache().size() == 0, "the session is evicted")
+            .await;
     }
     assert_eq!(node.coordinator().announcements_unreadable(), 0);
 }
@@ -196,7 +226,8 @@ async fn announcements_have_the_documented_form() {
     node.update(id, |data| data.visits += 1).await.unwrap();
     let message = next().await;
     let value: Vec<u8> = server.command(&["GET", &format!("session:{id}")]);
-    let revision = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, &value[2..18]);
+    let revision =
+        base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, &value[2..18]);
     let timestamp = message["timestamp"].as_u64().unwrap();
     assert!(timestamp > 1_600_000_000_000, "milliseconds since the Unix epoch");
     assert_eq!(
@@ -211,13 +242,16 @@ async fn announcements_have_the_documented_form() {
         assert_eq!(message, expected);
     };
     node.coordinator().publish_invalidation(id).await.unwrap();
-    expect(json!({"type": "SessionInvalidated", "session_id": id.to_string(), "node_id": "web-3"})).await;
+    expect(json!({"type": "SessionInvalidated", "session_id": id.to_string(), "node_id": "web-3"}))
+        .await;
     node.coordinator().publish_cache_clear().await.unwrap();
     expect(json!({"type": "CacheClear", "node_id": "web-3"})).await;
     node.delete(id).await.unwrap();
-    expect(json!({"type": "SessionDeleted", "session_id": id.to_string(), "node_id": "web-3"})).await;
+    expect(json!({"type": "SessionDeleted", "session_id": id.to_string(), "node_id": "web-3"}))
+        .await;
     node.delete(id).await.unwrap();
-    expect(json!({"type": "SessionDeleted", "session_id": id.to_string(), "node_id": "web-3"})).await;
+    expect(json!({"type": "SessionDeleted", "session_id": id.to_string(), "node_id": "web-3"}))
+        .await;
     node.clear().await.unwrap();
     expect(json!({"type": "CacheClear", "node_id": "web-3"})).await;
 }

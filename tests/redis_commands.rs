@@ -53,17 +53,29 @@ async fn each_operation_is_one_command() {
 
     // One command of the client's, the script; the others are the script's.
     let (updated, made) = server.calls_of(store.update(id, |data| data.visits += 1)).await;
-    assert_eq!(made, calls([("evalsha", 1), ("getrange", 1), ("publish", 1), ("set", 1)]), "update");
+    assert_eq!(
+        made,
+        calls([("evalsha", 1), ("getrange", 1), ("publish", 1), ("set", 1)]),
+        "update"
+    );
     updated.unwrap();
 
     // Within one millisecond there would be nothing to extend.
     tokio::time::sleep(Duration::from_millis(2)).await;
     let (touched, made) = server.calls_of(store.touch(id)).await;
-    assert_eq!(made, calls([("evalsha", 1), ("getrange", 1), ("pexpire", 1), ("setrange", 1)]), "touch");
+    assert_eq!(
+        made,
+        calls([("evalsha", 1), ("getrange", 1), ("pexpire", 1), ("setrange", 1)]),
+        "touch"
+    );
     assert!(touched.unwrap());
 
     let (deleted, made) = server.calls_of(store.delete(id)).await;
-    assert_eq!(made, calls([("del", 1), ("evalsha", 1), ("getrange", 1), ("publish", 1)]), "delete");
+    assert_eq!(
+        made,
+        calls([("del", 1), ("evalsha", 1), ("getrange", 1), ("publish", 1)]),
+        "delete"
+    );
     assert!(deleted.unwrap());
 }
 
@@ -139,7 +151,8 @@ async fn a_record_has_the_documented_layout() {
 async fn the_token_is_nowhere_in_redis() {
     let server = RedisServer::start();
     let mut channel = server.listen("session:invalidate").await;
-    let layer = SessionLayer::new(config().cluster(silent()).redis(server.config()).build().unwrap());
+    let layer =
+        SessionLayer::new(config().cluster(silent()).redis(server.config()).build().unwrap());
     let cookie = layer.cookie_for(Data::of("ada")).await.unwrap();
     let token = cookie.to_str().unwrap().split(['=', '.']).nth(1).unwrap();
     let bytes = URL_SAFE_NO_PAD.decode(token).unwrap();
@@ -153,7 +166,10 @@ async fn the_token_is_nowhere_in_redis() {
     let message = channel.next().await;
     for place in [keys[0].as_bytes(), &value, &message] {
         for secret in [token.as_bytes(), &bytes] {
-            assert!(!place.windows(secret.len()).any(|part| part == secret), "the token is in {place:?}");
+            assert!(
+                !place.windows(secret.len()).any(|part| part == secret),
+                "the token is in {place:?}"
+            );
         }
     }
 }
@@ -229,7 +245,8 @@ async fn a_node_that_does_not_listen_announces_all_the_same() {
 }
 
 fn subscribers(server: &RedisServer) -> u64 {
-    let (_, subscribers): (String, u64) = server.command(&["PUBSUB", "NUMSUB", "session:invalidate"]);
+    let (_, subscribers): (String, u64) =
+        server.command(&["PUBSUB", "NUMSUB", "session:invalidate"]);
     subscribers
 }
 

@@ -15,8 +15,8 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Request, Response, StatusCode, header};
 use axum::routing::{get, post};
 use clustered_sessions::{
-    ClusterConfig, RedisConfig, Session, SessionConfigBuilder, SessionError, SessionId, SessionLayer, SessionStore,
-    StoreError, StoreErrorKind,
+    ClusterConfig, RedisConfig, Session, SessionConfigBuilder, SessionError, SessionId,
+    SessionLayer, SessionStore, StoreError, StoreErrorKind,
 };
 use support::proxy::Proxy;
 use support::redis::RedisServer;
@@ -56,13 +56,21 @@ impl App {
         App { router, store, id, cookie }
     }
 
-    async fn request(&self, method: &str, path: &str, cookie: Option<&HeaderValue>) -> Response<Body> {
+    async fn request(
+        &self,
+        method: &str,
+        path: &str,
+        cookie: Option<&HeaderValue>,
+    ) -> Response<Body> {
         let mut request = Request::builder().method(method).uri(path);
         if let Some(cookie) = cookie {
             request = request.header(header::COOKIE, cookie);
         }
         let answer = self.router.clone().oneshot(request.body(Body::empty()).unwrap());
-        tokio::time::timeout(DEADLINE, answer).await.expect("the timeouts bound each request").unwrap()
+        tokio::time::timeout(DEADLINE, answer)
+            .await
+            .expect("the timeouts bound each request")
+            .unwrap()
     }
 
     async fn status(&self, method: &str, path: &str) -> StatusCode {
@@ -81,9 +89,16 @@ impl App {
             let response = self.request(method, path, cookie).await;
             assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{path}");
             assert!(response.headers().contains_key(header::RETRY_AFTER), "{path}");
-            assert!(!response.headers().contains_key(header::SET_COOKIE), "{path}: the cookie stays as it is");
+            assert!(
+                !response.headers().contains_key(header::SET_COOKIE),
+                "{path}: the cookie stays as it is"
+            );
         }
-        assert_eq!(self.request("GET", "/me", None).await.status(), StatusCode::UNAUTHORIZED, "a stranger");
+        assert_eq!(
+            self.request("GET", "/me", None).await.status(),
+            StatusCode::UNAUTHORIZED,
+            "a stranger"
+        );
     }
 
     /// The first call finds a connection that is of no more use; the others have to make one.
@@ -132,8 +147,10 @@ async fn logout(session: Session<Data>) {
 /// Ends within the timeouts and says what is the matter; above all, it does not say that there is no session.
 async fn in_time<R>(what: &str, operation: impl Future<Output = Result<R, StoreError>>) {
     let result = tokio::time::timeout(DEADLINE, operation).await;
-    let kind = result.unwrap_or_else(|_| panic!("{what} does not end")).err().map(|error| error.kind());
-    let outage = [StoreErrorKind::Unavailable, StoreErrorKind::Timeout, StoreErrorKind::OutcomeUnknown];
+    let kind =
+        result.unwrap_or_else(|_| panic!("{what} does not end")).err().map(|error| error.kind());
+    let outage =
+        [StoreErrorKind::Unavailable, StoreErrorKind::Timeout, StoreErrorKind::OutcomeUnknown];
     assert!(kind.is_some_and(|kind| outage.contains(&kind)), "{what}: {kind:?}");
 }
 
@@ -167,7 +184,8 @@ async fn connections_that_have_gone_silent_are_replaced() {
     let id = node.create(Data::of("ada")).await.unwrap().id;
     proxy.strand();
     in_time("find", node.find_fresh(id)).await;
-    eventually(async || node.find_fresh(id).await.is_ok(), "commands go over a new connection").await;
+    eventually(async || node.find_fresh(id).await.is_ok(), "commands go over a new connection")
+        .await;
     let hears = async || node.coordinator().losses() == 1 && node.coordinator().is_listening();
     eventually(hears, "announcements come over a new connection").await;
 }
@@ -201,7 +219,11 @@ async fn a_write_into_a_silent_link_has_an_unknown_outcome() {
     let error = app.store.delete(app.id).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::OutcomeUnknown);
     proxy.heal();
-    eventually(async || app.store.find(app.id).await.is_ok_and(|found| found.is_none()), "it arrives late").await;
+    eventually(
+        async || app.store.find(app.id).await.is_ok_and(|found| found.is_none()),
+        "it arrives late",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -241,7 +263,11 @@ async fn a_node_that_is_cut_off_answers_nothing_from_memory() {
     let node = store(config().cluster(cluster).redis(redis)).await;
     let other = store(config().redis(server.config())).await;
     let id = node.create(Data::of("ada")).await.unwrap().id;
-    eventually(async || node.find(id).await.unwrap().is_some() && node.cache_stats().hits > 0, "it is cached").await;
+    eventually(
+        async || node.find(id).await.unwrap().is_some() && node.cache_stats().hits > 0,
+        "it is cached",
+    )
+    .await;
 
     // Nothing is closed: only the lease ends the use of the cache.
     proxy.blackhole();
@@ -261,14 +287,17 @@ async fn a_node_that_is_cut_off_answers_nothing_from_memory() {
 #[tokio::test]
 async fn a_wrong_password_is_refused_and_not_printed() {
     let server = RedisServer::start();
-    let () = server.command(&["ACL", "SETUSER", "app", "on", ">correct-horse", "+@all", "~*", "&*"]);
+    let () =
+        server.command(&["ACL", "SETUSER", "app", "on", ">correct-horse", "+@all", "~*", "&*"]);
     let redis = server.config().user("app").password("battery-staple");
     let store = SessionStore::new(config().redis(redis).build().unwrap());
     let error = store.find(SessionId::from_bytes([0; 16])).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Refused);
-    for error in
-        [error, store.create(Data::default()).await.unwrap_err(), store.ready(Duration::ZERO).await.unwrap_err()]
-    {
+    for error in [
+        error,
+        store.create(Data::default()).await.unwrap_err(),
+        store.ready(Duration::ZERO).await.unwrap_err(),
+    ] {
         let mut text = format!("{error} {error:?}");
         let mut source = error.source();
         while let Some(cause) = source {
@@ -284,7 +313,8 @@ async fn shutdown_closes_the_connections_and_what_comes_later_is_told() {
     let server = RedisServer::start();
     let store = store(config().redis(server.config())).await;
     let id = store.create(Data::of("ada")).await.unwrap().id;
-    eventually(async || server.connections() == 2, "there is one for commands and one to listen").await;
+    eventually(async || server.connections() == 2, "there is one for commands and one to listen")
+        .await;
     store.shutdown().await;
     eventually(async || server.connections() == 0, "both are closed").await;
     assert_eq!(store.find(id).await.unwrap_err().kind(), StoreErrorKind::Closed);

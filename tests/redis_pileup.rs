@@ -17,8 +17,8 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Request, StatusCode, header};
 use axum::routing::{get, post};
 use clustered_sessions::{
-    CircuitBreakerConfig, CircuitState, ClusterConfig, Session, SessionConfigBuilder, SessionError, SessionLayer,
-    SessionStore,
+    CircuitBreakerConfig, CircuitState, ClusterConfig, Session, SessionConfigBuilder, SessionError,
+    SessionLayer, SessionStore,
 };
 use support::proxy::Proxy;
 use support::redis::RedisServer;
@@ -47,7 +47,9 @@ struct App {
 }
 
 impl App {
-    async fn start(change: impl FnOnce(SessionConfigBuilder<Data>) -> SessionConfigBuilder<Data>) -> Self {
+    async fn start(
+        change: impl FnOnce(SessionConfigBuilder<Data>) -> SessionConfigBuilder<Data>,
+    ) -> Self {
         let redis = RedisServer::start();
         let proxy = Proxy::start(redis.port()).await;
         let (answer, connect) = (OPERATION / 5, OPERATION * 3 / 10);
@@ -71,7 +73,9 @@ impl App {
 
     /// The request of this number: somebody reads, changes, begins or ends a session.
     async fn request(&self, number: usize) -> StatusCode {
-        let (method, path) = [("GET", "/me"), ("POST", "/visit"), ("POST", "/login"), ("POST", "/logout")][number % 4];
+        let (method, path) =
+            [("GET", "/me"), ("POST", "/visit"), ("POST", "/login"), ("POST", "/logout")]
+                [number % 4];
         let mut request = Request::builder().method(method).uri(path);
         if path != "/login" {
             request = request.header(header::COOKIE, &self.cookies[number % self.cookies.len()]);
@@ -110,7 +114,9 @@ impl App {
             answered.unwrap();
         }
         let slowest = Duration::from_millis(slowest.load(Ordering::SeqCst));
-        println!("{fault} | {number} | {slowest:?} | {most_tasks} | {most_connections} | {most_under_way}");
+        println!(
+            "{fault} | {number} | {slowest:?} | {most_tasks} | {most_connections} | {most_under_way}"
+        );
         assert!(slowest < GENEROUS, "an answer took {slowest:?}");
         let at_a_time = GENEROUS.div_duration_f64(PACE) as usize;
         // The request, and what it waits for: a load, or a commit.
@@ -182,7 +188,10 @@ async fn with_a_circuit_breaker_nobody_waits_for_a_frozen_server() {
     app.redis.freeze();
     let under_way = app.storm("frozen, with a circuit breaker").await;
     assert_eq!(app.store.circuit().openings(), 1);
-    assert!(under_way < GENEROUS.div_duration_f64(PACE) as usize / 10, "{under_way} requests were under way");
+    assert!(
+        under_way < GENEROUS.div_duration_f64(PACE) as usize / 10,
+        "{under_way} requests were under way"
+    );
     app.redis.thaw();
     app.recovers(before).await;
     let closed = async || {

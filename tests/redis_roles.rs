@@ -27,7 +27,9 @@ fn promote(server: &RedisServer) {
 }
 
 async fn synced(replica: &RedisServer) {
-    let up = async || replica.command::<String>(&["INFO", "replication"]).contains("master_link_status:up");
+    let up = async || {
+        replica.command::<String>(&["INFO", "replication"]).contains("master_link_status:up")
+    };
     eventually(up, "the replica has everything").await;
 }
 
@@ -49,7 +51,11 @@ async fn a_master_that_was_demoted_between_two_heartbeats_is_a_lost_channel() {
     let node = store(config().cluster(slow_heartbeat()).redis(master.config())).await;
     let id = node.create(Data::of("ada")).await.unwrap().id;
     let key = format!("session:{id}");
-    eventually(async || replica.command::<u64>(&["EXISTS", &key]) == 1, "the replica has the session").await;
+    eventually(
+        async || replica.command::<u64>(&["EXISTS", &key]) == 1,
+        "the replica has the session",
+    )
+    .await;
     assert!(node.find(id).await.unwrap().is_some());
     assert_eq!((node.cache_stats().hits, node.coordinator().losses()), (1, 0));
 
@@ -63,8 +69,11 @@ async fn a_master_that_was_demoted_between_two_heartbeats_is_a_lost_channel() {
     synced(&master).await;
     promote(&master);
 
-    eventually(async || node.find(id).await.is_ok_and(|found| found.is_none()), "the session is known to be gone")
-        .await;
+    eventually(
+        async || node.find(id).await.is_ok_and(|found| found.is_none()),
+        "the session is known to be gone",
+    )
+    .await;
     assert!(node.coordinator().losses() > 0, "by the loss, and not because it was forgotten");
 }
 
@@ -108,7 +117,10 @@ async fn a_demoted_master_is_believed_in_nothing() {
 async fn a_server_without_memory_refuses_changes_and_still_logs_out() {
     let server = RedisServer::start();
     let node = store(config().redis(server.config())).await;
-    let (ada, bob) = (node.create(Data::of("ada")).await.unwrap().id, node.create(Data::of("bob")).await.unwrap().id);
+    let (ada, bob) = (
+        node.create(Data::of("ada")).await.unwrap().id,
+        node.create(Data::of("bob")).await.unwrap().id,
+    );
     let () = server.command(&["CONFIG", "SET", "maxmemory", "1"]);
     // Else a session that has an owner would not be extended.
     let backend = RedisBackend::new(&server.config(), "session:invalidate").unwrap();
@@ -124,7 +136,11 @@ async fn a_server_without_memory_refuses_changes_and_still_logs_out() {
     assert_eq!(node.find(bob).await.unwrap().map(|_| ()), None);
     assert_eq!(node.get(ada).await.unwrap().data().visits, 0);
     // What was refused was not announced either.
-    eventually(async || node.coordinator().announcements_received() == 1, "the logout is announced").await;
+    eventually(
+        async || node.coordinator().announcements_received() == 1,
+        "the logout is announced",
+    )
+    .await;
 
     // Reading from memory goes on, since hearing is proven without room, too.
     let beats = || server.calls()["publish"];

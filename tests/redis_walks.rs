@@ -57,15 +57,23 @@ async fn clear_deletes_all_sessions_and_nothing_else_and_says_so() {
     );
     let ids = create(&one, 5000).await;
     let seen = *ids.iter().next().unwrap();
-    eventually(async || other.find(seen).await.unwrap().is_some() && other.cache_stats().size == 1, "it is cached")
-        .await;
+    eventually(
+        async || other.find(seen).await.unwrap().is_some() && other.cache_stats().size == 1,
+        "it is cached",
+    )
+    .await;
     add_foreign_keys(&server);
     let () = server.command(&["SET", "other", "1"]);
 
-    assert_eq!(one.clear().await.unwrap(), 5001, "the string of 22 characters is taken for a session");
+    assert_eq!(
+        one.clear().await.unwrap(),
+        5001,
+        "the string of 22 characters is taken for a session"
+    );
     assert_eq!(one.size().await.unwrap(), 1, "the set");
     assert!(one.find(seen).await.unwrap().is_none());
-    eventually(async || other.find(seen).await.unwrap().is_none(), "the other node hears of it").await;
+    eventually(async || other.find(seen).await.unwrap().is_none(), "the other node hears of it")
+        .await;
     let keys: HashSet<String> = server.command(&["KEYS", "*"]);
     for key in ["other", FOREIGN[0][1], FOREIGN[1][1]] {
         assert!(keys.contains(key), "{key} is not a session");
@@ -81,11 +89,16 @@ async fn a_key_that_is_no_record_is_reported_and_does_not_end_a_walk() {
     add_foreign_keys(&server);
 
     let results: Vec<_> = store.each_session().collect().await;
-    let (records, errors): (Vec<_>, Vec<_>) = results.into_iter().partition(|result| result.is_ok());
-    assert_eq!(records.into_iter().map(|record| record.unwrap().id()).collect::<HashSet<_>>(), created);
+    let (records, errors): (Vec<_>, Vec<_>) =
+        results.into_iter().partition(|result| result.is_ok());
+    assert_eq!(
+        records.into_iter().map(|record| record.unwrap().id()).collect::<HashSet<_>>(),
+        created
+    );
     let mut unreadable: Vec<_> = errors.into_iter().map(|error| error.unwrap_err()).collect();
     unreadable.sort_by_key(|error| error.session_id());
-    let named: Vec<_> = unreadable.iter().map(|error| format!("session:{}", error.session_id().unwrap())).collect();
+    let named: Vec<_> =
+        unreadable.iter().map(|error| format!("session:{}", error.session_id().unwrap())).collect();
     assert_eq!(named, [FOREIGN[1][1], FOREIGN[2][1]]);
     assert!(unreadable.iter().all(|error| error.kind() == StoreErrorKind::Corrupt));
 
@@ -100,7 +113,10 @@ async fn a_key_that_is_no_record_is_reported_and_does_not_end_a_walk() {
 #[tokio::test]
 async fn a_bulk_deletion_is_seen_on_every_node() {
     let server = RedisServer::start();
-    let (one, other) = (store(config().redis(server.config())).await, store(config().redis(server.config())).await);
+    let (one, other) = (
+        store(config().redis(server.config())).await,
+        store(config().redis(server.config())).await,
+    );
     let mut ids = Vec::new();
     for user in ["ada", "bob", "ada", "bob"] {
         ids.push(one.create(Data::of(user)).await.unwrap().id);
@@ -108,11 +124,16 @@ async fn a_bulk_deletion_is_seen_on_every_node() {
     for id in &ids {
         assert!(other.find(*id).await.unwrap().is_some());
     }
-    let done = one.bulk_delete(|record| record.data().user.as_deref() == Some("ada")).await.unwrap();
+    let done =
+        one.bulk_delete(|record| record.data().user.as_deref() == Some("ada")).await.unwrap();
     assert_eq!(done, BulkDeletion { deleted: 2, unreadable: 0 });
     for (id, stays) in ids.into_iter().zip([false, true, false, true]) {
         assert_eq!(one.find(id).await.unwrap().is_some(), stays);
-        eventually(async || other.find(id).await.unwrap().is_some() == stays, "the other node sees it").await;
+        eventually(
+            async || other.find(id).await.unwrap().is_some() == stays,
+            "the other node sees it",
+        )
+        .await;
     }
 }
 

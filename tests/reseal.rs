@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use clustered_sessions::backend::{Backend as _, Content};
 use clustered_sessions::{
-    Clock, ClusterConfig, Encryption, Fresh, MemoryBackend, Secret, Session, SessionConfigBuilder, SessionId,
-    SessionLayer, StoreErrorKind,
+    Clock, ClusterConfig, Encryption, Fresh, MemoryBackend, Secret, Session, SessionConfigBuilder,
+    SessionId, SessionLayer, StoreErrorKind,
 };
 use web::{Browser, Call, Data, Spy, ada, config, eventually, only_id, serve, settle, start};
 
@@ -70,7 +70,11 @@ async fn a_session_is_encrypted_anew_once_and_stays_in_memory() {
         assert_eq!(browser.visit(&app).await.body, "Ada");
     }
     settle().await;
-    assert_eq!(spy.take_calls(), [], "neither its own announcement nor another attempt costs anything");
+    assert_eq!(
+        spy.take_calls(),
+        [],
+        "neither its own announcement nor another attempt costs anything"
+    );
 }
 
 #[tokio::test]
@@ -124,7 +128,9 @@ async fn a_rewrite_that_fails_is_harmless_and_tried_again_at_the_next_load() {
     let before = payload(&memory, id).await;
     let spy = Spy::over(&memory);
     let sessions = start(after_rotation(&spy)).await;
-    let app = serve(&sessions, async |session: Session<Data>, _: Fresh<Session<Data>>| read(session).await);
+    let app = serve(&sessions, async |session: Session<Data>, _: Fresh<Session<Data>>| {
+        read(session).await
+    });
     for kind in [StoreErrorKind::Unavailable, StoreErrorKind::OutcomeUnknown] {
         let read = serve(&sessions, read);
         sessions.store().find_fresh(id).await.unwrap();
@@ -145,7 +151,8 @@ async fn a_change_that_comes_between_wins_over_the_rewrite() {
     let memory = MemoryBackend::new();
     let (mut browser, id) = logged_in_before(&memory).await;
     let spy = Spy::over(&memory);
-    let (sessions, other) = (start(after_rotation(&spy)).await, start(after_rotation(&Spy::over(&memory))).await);
+    let (sessions, other) =
+        (start(after_rotation(&spy)).await, start(after_rotation(&Spy::over(&memory))).await);
     sessions.store().find(id).await.unwrap();
     let held = spy.hold().await;
     assert_eq!(browser.visit(&serve(&sessions, read)).await.body, "Ada");
@@ -162,7 +169,8 @@ async fn a_deletion_that_comes_between_is_not_undone() {
     let memory = MemoryBackend::new();
     let (mut browser, id) = logged_in_before(&memory).await;
     let spy = Spy::over(&memory);
-    let (sessions, other) = (start(after_rotation(&spy)).await, start(after_rotation(&Spy::over(&memory))).await);
+    let (sessions, other) =
+        (start(after_rotation(&spy)).await, start(after_rotation(&Spy::over(&memory))).await);
     sessions.store().find(id).await.unwrap();
     let held = spy.hold().await;
     assert_eq!(browser.visit(&serve(&sessions, read)).await.body, "Ada");

@@ -58,9 +58,12 @@ async fn reading_asks_the_backend_once_and_not_at_all_when_cached() {
     let spy = Spy::new();
     let sessions = node(&spy).await;
     let mut browser = Browser::with(&sessions, ada()).await;
-    let app = serve(&sessions, async |one: Session<Data>, two: Option<Session<Data>>, three: Session<Data>| {
-        assert_eq!([one.id(), three.id()], [two.unwrap().id(); 2]);
-    });
+    let app = serve(
+        &sessions,
+        async |one: Session<Data>, two: Option<Session<Data>>, three: Session<Data>| {
+            assert_eq!([one.id(), three.id()], [two.unwrap().id(); 2]);
+        },
+    );
     sessions.store().coordinator().local_cache().clear();
     spy.take_calls();
     browser.visit(&app).await;
@@ -278,7 +281,9 @@ async fn regenerating_keeps_the_data_and_kills_the_old_cookie_on_every_node() {
         session.regenerate();
         session.update(|data| data.visits += 1);
     });
-    let who = async |session: Session<Data>| format!("{:?} {}", session.data().user, session.data().visits);
+    let who = async |session: Session<Data>| {
+        format!("{:?} {}", session.data().user, session.data().visits)
+    };
     let (who_a, who_b) = (serve(&a, who), serve(&b, who));
     for who in [&who_a, &who_b] {
         assert_eq!(thief.visit(who).await.body, r#"Some("Ada") 0"#);

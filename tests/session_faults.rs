@@ -7,10 +7,14 @@ mod web;
 use std::time::Duration;
 
 use clustered_sessions::backend::{Backend as _, Content, Meta, Revision, Stored};
-use clustered_sessions::{Fresh, MemoryBackend, Session, SessionError, SessionLayer, StoreErrorKind};
+use clustered_sessions::{
+    Fresh, MemoryBackend, Session, SessionError, SessionLayer, StoreErrorKind,
+};
 use http::{Extensions, StatusCode, header};
 use tower::service_fn;
-use web::{Browser, COOKIE, Call, Data, Page, Spy, ada, eventually, node, only_data, only_id, send, serve};
+use web::{
+    Browser, COOKIE, Call, Data, Page, Spy, ada, eventually, node, only_data, only_id, send, serve,
+};
 
 fn error(page: &Page) -> &SessionError {
     page.extensions.get().expect("the response says what went wrong")
@@ -80,7 +84,8 @@ async fn a_record_that_cannot_be_read_is_no_session_and_stays() {
     assert_eq!((page.status, page.set_cookies().len()), (StatusCode::OK, 0));
     assert_eq!(sessions.store().unreadable_records(), 1);
 
-    let app = serve(&sessions, async |session: Session<Data>| session.update(|data| data.visits += 1));
+    let app =
+        serve(&sessions, async |session: Session<Data>| session.update(|data| data.visits += 1));
     let page = browser.visit(&app).await;
     assert_eq!((page.status, page.set_cookies().len()), (StatusCode::INTERNAL_SERVER_ERROR, 0));
     let corrupt = |kind| kind == StoreErrorKind::Corrupt;
@@ -137,7 +142,11 @@ async fn behind() -> (SessionLayer<Data>, Browser) {
 async fn a_fresh_session_is_read_past_the_cache() {
     let (deaf, mut browser) = behind().await;
     let cached = async |session: Session<Data>| session.data().visits.to_string();
-    assert_eq!(browser.visit(&serve(&deaf, cached)).await.body, "0", "the announcement is held back");
+    assert_eq!(
+        browser.visit(&serve(&deaf, cached)).await.body,
+        "0",
+        "the announcement is held back"
+    );
     let fresh = async |Fresh(session): Fresh<Session<Data>>| session.data().visits.to_string();
     assert_eq!(browser.visit(&serve(&deaf, fresh)).await.body, "10");
 }
@@ -149,7 +158,8 @@ async fn a_fresh_extraction_makes_the_changes_of_an_earlier_one_again() {
         let session = Session::<Data>::from_extensions(&request.extensions).await.unwrap();
         session.update(|data| data.visits += 1);
         assert_eq!(session.data().visits, 1);
-        let Fresh(fresh) = Fresh::<Session<Data>>::from_extensions(&request.extensions).await.unwrap();
+        let Fresh(fresh) =
+            Fresh::<Session<Data>>::from_extensions(&request.extensions).await.unwrap();
         assert_eq!([fresh.data().visits, session.data().visits], [11; 2]);
     });
     assert_eq!(browser.visit(&app).await.status, StatusCode::OK);

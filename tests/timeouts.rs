@@ -32,7 +32,11 @@ impl Cluster {
     /// Sessions of 40 minutes, extended after 10 of them.
     fn config(&self) -> SessionConfigBuilder<Data> {
         let cluster = ClusterConfig::new().local_cache_ttl(TIMEOUT);
-        config(&self.spy).clock(self.clock.clone()).timeout(TIMEOUT).touch_after(0.25).cluster(cluster)
+        config(&self.spy)
+            .clock(self.clock.clone())
+            .timeout(TIMEOUT)
+            .touch_after(0.25)
+            .cluster(cluster)
     }
 
     async fn node(&self) -> SessionLayer<Data> {
@@ -147,7 +151,11 @@ async fn extending_does_not_bring_back_a_session_that_was_deleted_elsewhere() {
     elsewhere.store().delete(id).await.unwrap();
     assert_eq!(browser.visit(&who(&deaf)).await.body, "Ada", "the announcement is held back");
     settle().await;
-    assert_eq!(browser.visit(&who(&deaf)).await.body, "", "the attempt to extend it has shown that it is gone");
+    assert_eq!(
+        browser.visit(&who(&deaf)).await.body,
+        "",
+        "the attempt to extend it has shown that it is gone"
+    );
     assert_eq!(deaf.store().size().await.unwrap(), 0);
 }
 
@@ -172,9 +180,11 @@ async fn an_entry_whose_time_in_the_cache_is_up_is_a_miss() {
         let CacheStats { hits, misses, size, .. } = sessions.store().cache_stats();
         (hits, misses, size)
     };
-    for (time, expected) in
-        [(Duration::ZERO, (1, 0, 1)), (MINUTE - Duration::from_millis(1), (2, 0, 1)), (MINUTE, (2, 1, 1))]
-    {
+    for (time, expected) in [
+        (Duration::ZERO, (1, 0, 1)),
+        (MINUTE - Duration::from_millis(1), (2, 0, 1)),
+        (MINUTE, (2, 1, 1)),
+    ] {
         pass(&sessions, time).await;
         assert!(sessions.store().find(id).await.unwrap().is_some());
         assert_eq!(figures(), expected);

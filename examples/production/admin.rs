@@ -24,7 +24,8 @@ struct Admin {
 }
 
 /// Buckets for what takes from a tenth of a millisecond to the longest that an operation may.
-const SECONDS: [f64; 12] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 3.0];
+const SECONDS: [f64; 12] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 3.0];
 
 pub(crate) fn recorder() -> Result<PrometheusHandle, Box<dyn Error>> {
     let handle = PrometheusBuilder::new()
@@ -40,7 +41,11 @@ pub(crate) fn recorder() -> Result<PrometheusHandle, Box<dyn Error>> {
     Ok(handle)
 }
 
-pub(crate) fn router(store: SessionStore<UserSession>, metrics: PrometheusHandle, ending: Arc<AtomicBool>) -> Router {
+pub(crate) fn router(
+    store: SessionStore<UserSession>,
+    metrics: PrometheusHandle,
+    ending: Arc<AtomicBool>,
+) -> Router {
     Router::new()
         .route("/", get(page))
         .route("/figures", get(figures))
@@ -53,7 +58,11 @@ pub(crate) fn router(store: SessionStore<UserSession>, metrics: PrometheusHandle
 /// Not while the node is ending. Without Redis it shows what it knows, and all nodes would be without it at once: that is for
 /// alerts, and not for the load balancer.
 async fn readyz(State(admin): State<Admin>) -> StatusCode {
-    if admin.ending.load(Ordering::Relaxed) { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }
+    if admin.ending.load(Ordering::Relaxed) {
+        StatusCode::SERVICE_UNAVAILABLE
+    } else {
+        StatusCode::OK
+    }
 }
 
 async fn render(State(admin): State<Admin>) -> String {

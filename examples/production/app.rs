@@ -32,7 +32,11 @@ pub(crate) struct UserSession {
 pub(crate) fn router(sessions: SessionLayer<UserSession>) -> Router {
     let layers = ServiceBuilder::new()
         // Before anything logs a header.
-        .layer(SetSensitiveHeadersLayer::new([header::COOKIE, header::SET_COOKIE, header::AUTHORIZATION]))
+        .layer(SetSensitiveHeadersLayer::new([
+            header::COOKIE,
+            header::SET_COOKIE,
+            header::AUTHORIZATION,
+        ]))
         .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
         .layer(TraceLayer::new_for_http().make_span_with(span))
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
@@ -62,7 +66,9 @@ fn span(request: &Request) -> tracing::Span {
 
 async fn home(session: Session<UserSession>) -> Json<Value> {
     let read_only = session.outage().is_some();
-    session.read(|data| Json(json!({ "user": data.user, "visits": data.visits, "read_only": read_only })))
+    session.read(|data| {
+        Json(json!({ "user": data.user, "visits": data.visits, "read_only": read_only }))
+    })
 }
 
 #[derive(Deserialize)]

@@ -5,7 +5,8 @@ use std::error::Error;
 use std::time::Duration;
 
 use clustered_sessions::{
-    ClusterConfig, CookieConfig, OutagePolicy, RedisConfig, Secret, SessionConfig, SessionConfigBuilder,
+    ClusterConfig, CookieConfig, OutagePolicy, RedisConfig, Secret, SessionConfig,
+    SessionConfigBuilder,
 };
 
 use crate::app::UserSession;
@@ -34,7 +35,9 @@ fn cluster() -> ClusterConfig {
     }
 }
 
-fn rotation(mut config: SessionConfigBuilder<UserSession>) -> Result<SessionConfig<UserSession>, Box<dyn Error>> {
+fn rotation(
+    mut config: SessionConfigBuilder<UserSession>,
+) -> Result<SessionConfig<UserSession>, Box<dyn Error>> {
     if let Some(secret) = secret("SESSION_SECRET_NEXT")? {
         config = config.next_secret(secret);
     }

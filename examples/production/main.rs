@@ -46,18 +46,21 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let store = sessions.store().clone();
 
     let listener = TcpListener::bind(config::variable("LISTEN", "127.0.0.1:3000")).await?;
-    let admin_listener = TcpListener::bind(config::variable("ADMIN_LISTEN", "127.0.0.1:9000")).await?;
+    let admin_listener =
+        TcpListener::bind(config::variable("ADMIN_LISTEN", "127.0.0.1:9000")).await?;
     println!("listening on http://{}", listener.local_addr()?);
     println!("for operators on http://{}", admin_listener.local_addr()?);
 
     let ending = Arc::new(AtomicBool::new(false));
     let (stop, stopped) = watch::channel(());
     let admin = admin::router(store.clone(), metrics, ending.clone());
-    let admin = axum::serve(admin_listener, admin).with_graceful_shutdown(until_dropped(stopped.clone()));
+    let admin =
+        axum::serve(admin_listener, admin).with_graceful_shutdown(until_dropped(stopped.clone()));
     let admin = tokio::spawn(admin.into_future());
 
     let (drain, draining) = watch::channel(());
-    let app = axum::serve(listener, app::router(sessions)).with_graceful_shutdown(until_dropped(draining));
+    let app = axum::serve(listener, app::router(sessions))
+        .with_graceful_shutdown(until_dropped(draining));
     let app = tokio::spawn(app.into_future());
 
     termination().await?;

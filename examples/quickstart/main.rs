@@ -22,7 +22,8 @@ use axum::response::Html;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use clustered_sessions::{
-    ClusterConfig, ConfigError, MemoryBackend, RedisConfig, Secret, Session, SessionConfig, SessionLayer,
+    ClusterConfig, ConfigError, MemoryBackend, RedisConfig, Secret, Session, SessionConfig,
+    SessionLayer,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -62,7 +63,9 @@ fn node(id: &str, memory: &MemoryBackend) -> Result<SessionLayer<User>, ConfigEr
     let config = SessionConfig::development(Secret::insecure_dev("quickstart"))
         .cluster(ClusterConfig::new().node_id(id).channel("quickstart:session:invalidate"));
     let config = match std::env::var_os("REDIS_URL") {
-        Some(_) => config.redis(RedisConfig::from_env("REDIS_URL")?.key_prefix("quickstart:session:")),
+        Some(_) => {
+            config.redis(RedisConfig::from_env("REDIS_URL")?.key_prefix("quickstart:session:"))
+        }
         None => config.backend(memory.clone()),
     };
     Ok(SessionLayer::new(config.build()?))

@@ -7,7 +7,8 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use super::{
-    Backend, Created, Cursor, Deleted, OwnerTag, Page, Revision, StoreError, Stored, Subscription, Touched, Updated,
+    Backend, Created, Cursor, Deleted, OwnerTag, Page, Revision, StoreError, Stored, Subscription,
+    Touched, Updated,
 };
 use crate::id::SessionId;
 

@@ -11,8 +11,8 @@ use bytes::Bytes;
 
 use self::owners::OwnerIndex;
 use super::{
-    Backend, Content, Created, Cursor, Deleted, Event, OwnerTag, Page, Revision, StoreError, Stored, Subscription,
-    SubscriptionSender, Touched, Updated,
+    Backend, Content, Created, Cursor, Deleted, Event, OwnerTag, Page, Revision, StoreError,
+    Stored, Subscription, SubscriptionSender, Touched, Updated,
 };
 use crate::clock::{Clock, Millis, millis};
 use crate::guards::{self, Guard};
@@ -129,7 +129,8 @@ impl MemoryState {
 
     fn announce(&mut self, announcement: &[u8]) {
         let message = Bytes::copy_from_slice(announcement);
-        self.subscribers.retain_mut(|(_, subscriber)| subscriber.send(Event::Message(message.clone())));
+        self.subscribers
+            .retain_mut(|(_, subscriber)| subscriber.send(Event::Message(message.clone())));
     }
 
     fn subscribe(&mut self, events: SubscriptionSender) -> u64 {
@@ -142,7 +143,8 @@ impl MemoryState {
     /// subscriber has gone.
     fn beat(&mut self, number: u64) -> bool {
         let alive = Event::Alive(tokio::time::Instant::now().into_std());
-        self.subscribers.retain_mut(|(its, subscriber)| *its != number || subscriber.send(alive.clone()));
+        self.subscribers
+            .retain_mut(|(its, subscriber)| *its != number || subscriber.send(alive.clone()));
         self.subscribers.iter().any(|(its, _)| *its == number)
     }
 
@@ -159,7 +161,12 @@ impl Backend for MemoryBackend {
         Ok(self.shared.lock().live(id, self.shared.clock.now()).cloned())
     }
 
-    async fn create(&self, id: &SessionId, stored: &Stored, ttl: Duration) -> Result<Created, StoreError> {
+    async fn create(
+        &self,
+        id: &SessionId,
+        stored: &Stored,
+        ttl: Duration,
+    ) -> Result<Created, StoreError> {
         Ok(self.create_now(id, stored, ttl))
     }
 
@@ -176,7 +183,9 @@ impl Backend for MemoryBackend {
         match state.live(id, now) {
             None => Ok(Updated::Gone),
             Some(current) if current.meta.revision == stored.meta.revision => Ok(Updated::Saved),
-            Some(current) if current.meta.revision != expected && guards::enabled(Guard::Comparison) => {
+            Some(current)
+                if current.meta.revision != expected && guards::enabled(Guard::Comparison) =>
+            {
                 Ok(Updated::Conflict(current.clone()))
             }
             Some(_) => {
@@ -200,10 +209,17 @@ impl Backend for MemoryBackend {
         }
     }
 
-    async fn delete_if(&self, id: &SessionId, revision: Revision, announcement: &[u8]) -> Result<Deleted, StoreError> {
+    async fn delete_if(
+        &self,
+        id: &SessionId,
+        revision: Revision,
+        announcement: &[u8],
+    ) -> Result<Deleted, StoreError> {
         let mut state = self.shared.lock();
         match state.live(id, self.shared.clock.now()) {
-            Some(current) if current.meta.revision != revision => Ok(Deleted::Conflict(current.clone())),
+            Some(current) if current.meta.revision != revision => {
+                Ok(Deleted::Conflict(current.clone()))
+            }
             None => {
                 state.announce(announcement);
                 Ok(Deleted::Gone)
@@ -216,7 +232,12 @@ impl Backend for MemoryBackend {
         }
     }
 
-    async fn touch(&self, id: &SessionId, deadline: u64, ttl: Duration) -> Result<Touched, StoreError> {
+    async fn touch(
+        &self,
+        id: &SessionId,
+        deadline: u64,
+        ttl: Duration,
+    ) -> Result<Touched, StoreError> {
         let now = self.shared.clock.now();
         let mut state = self.shared.lock();
         let Some(kept) = state.records.get_mut(id).filter(|kept| kept.expires > now) else {
@@ -234,7 +255,9 @@ impl Backend for MemoryBackend {
         let now = self.shared.clock.now();
         let mut state = self.shared.lock();
         state.announce(announcement);
-        let is_session = |kept: &&Entry| kept.expires > now && matches!(kept.stored.content, Content::Payload(_));
+        let is_session = |kept: &&Entry| {
+            kept.expires > now && matches!(kept.stored.content, Content::Payload(_))
+        };
         let sessions = state.records.values().filter(is_session).count();
         state.records.clear();
         Ok(sessions as u64)

@@ -107,7 +107,10 @@ pub struct Cursor(pub String);
 /// The suite in [`testing`](crate::testing) (feature `testing`) says whether it keeps them.
 pub trait Backend: Send + Sync + 'static {
     /// The record under an id, or nothing.
-    fn load(&self, id: &SessionId) -> impl Future<Output = Result<Option<Stored>, StoreError>> + Send;
+    fn load(
+        &self,
+        id: &SessionId,
+    ) -> impl Future<Output = Result<Option<Stored>, StoreError>> + Send;
 
     /// Puts a record where there is none. Not announced: nobody can know the id yet.
     fn create(
@@ -129,7 +132,11 @@ pub trait Backend: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Updated, StoreError>> + Send;
 
     /// Removes the record, whatever its revision, but not a tombstone. Announced in any case.
-    fn delete(&self, id: &SessionId, announcement: &[u8]) -> impl Future<Output = Result<Deleted, StoreError>> + Send;
+    fn delete(
+        &self,
+        id: &SessionId,
+        announcement: &[u8],
+    ) -> impl Future<Output = Result<Deleted, StoreError>> + Send;
 
     /// Removes the record if it has this revision. Announced unless it answers [`Deleted::Conflict`].
     fn delete_if(
@@ -153,7 +160,10 @@ pub trait Backend: Send + Sync + 'static {
 
     /// One page of ids. A record that exists during the whole walk is met at least once; one that becomes a tombstone meanwhile is
     /// met as the one or the other.
-    fn scan(&self, cursor: Option<&Cursor>) -> impl Future<Output = Result<Page, StoreError>> + Send;
+    fn scan(
+        &self,
+        cursor: Option<&Cursor>,
+    ) -> impl Future<Output = Result<Page, StoreError>> + Send;
 
     /// Notes that a session belongs to an owner. The entry lasts at least until a moment in milliseconds since the Unix epoch, by the
     /// backend's own clock, or longer if an earlier call has said so; when it is over, the backend must forget it in time, so that
@@ -170,7 +180,11 @@ pub trait Backend: Send + Sync + 'static {
     /// Forgets an entry that [`index`](Backend::index) has made, if it is there. Nothing else forgets one before its time,
     /// [`clear`](Backend::clear) included: a session that is being created then is in the index already. Not announced, and its
     /// failure is never a write of unknown outcome.
-    fn unindex(&self, owner: &OwnerTag, id: &SessionId) -> impl Future<Output = Result<(), StoreError>> + Send;
+    fn unindex(
+        &self,
+        owner: &OwnerTag,
+        id: &SessionId,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// One page of an owner's index. An entry that exists during the whole walk is met at least once, and `moved` is always
     /// empty. What it costs depends on this owner's entries alone.
@@ -185,7 +199,10 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Listens to all announcements. See [`Event`] for what the stream must say; `heartbeat` is how often it should say
     /// [`Event::Alive`].
-    fn subscribe(&self, heartbeat: Duration) -> impl Future<Output = Result<Subscription, StoreError>> + Send;
+    fn subscribe(
+        &self,
+        heartbeat: Duration,
+    ) -> impl Future<Output = Result<Subscription, StoreError>> + Send;
 
     /// Whether the backend answers.
     fn ping(&self) -> impl Future<Output = Result<(), StoreError>> + Send;

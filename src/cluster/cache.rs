@@ -74,11 +74,23 @@ pub(crate) enum Lookup<T> {
 }
 
 impl<T> LocalCache<T> {
-    pub(crate) fn new(lease: Lease, clock: Clock, ttl: Duration, max_size: usize, metrics: &Metrics) -> Self {
+    pub(crate) fn new(
+        lease: Lease,
+        clock: Clock,
+        ttl: Duration,
+        max_size: usize,
+        metrics: &Metrics,
+    ) -> Self {
         let counters = Arc::new(Counters::new(metrics));
         let evictions = CountEvictions(counters.clone());
         LocalCache {
-            sessions: Cache::with(max_size, max_size as u64, UnitWeighter, DefaultHashBuilder::default(), evictions),
+            sessions: Cache::with(
+                max_size,
+                max_size as u64,
+                UnitWeighter,
+                DefaultHashBuilder::default(),
+                evictions,
+            ),
             absent: Cache::new(max_size.min(ABSENT_MAX)),
             fence: Fence::new(),
             lease,
@@ -134,7 +146,11 @@ impl<T> LocalCache<T> {
             self.counters.hits.add_one();
             return Lookup::Hit(record);
         }
-        if self.absent.get(id).is_some_and(|validity| validity.shows(epoch, now, self.ttl.min(ABSENT_TTL))) {
+        if self
+            .absent
+            .get(id)
+            .is_some_and(|validity| validity.shows(epoch, now, self.ttl.min(ABSENT_TTL)))
+        {
             self.counters.hits.add_one();
             return Lookup::Absent;
         }
@@ -157,7 +173,11 @@ impl<T> LocalCache<T> {
     pub(crate) fn last_known(&self, id: &SessionId, grace: StaleIfError) -> Option<Record<T>> {
         let LastHeld { epoch, until, now } = self.lease.last_held(|| self.clock.now())?;
         let ttl = match grace {
-            StaleIfError::AfterLease(grace) if now < until.plus(grace) || !guards::enabled(Guard::MaxAge) => u64::MAX,
+            StaleIfError::AfterLease(grace)
+                if now < until.plus(grace) || !guards::enabled(Guard::MaxAge) =>
+            {
+                u64::MAX
+            }
             StaleIfError::AfterLease(_) => return None,
             StaleIfError::AfterRead(max_age) => max_age,
         };
@@ -167,7 +187,8 @@ impl<T> LocalCache<T> {
     /// The one judge of whether a cached session may be seen.
     fn visible(&self, id: &SessionId, epoch: Epoch, now: Millis, ttl: u64) -> Option<Record<T>> {
         let cached = self.sessions.get(id)?;
-        (cached.validity.shows(epoch, now, ttl) && now < cached.record.expires()).then_some(cached.record)
+        (cached.validity.shows(epoch, now, ttl) && now < cached.record.expires())
+            .then_some(cached.record)
     }
 
     /// Something was heard about a session: evicts it, unless the cached revision is the one announced.
@@ -207,7 +228,11 @@ impl<T> LocalCache<T> {
     }
 
     /// A write to the backend begins, which replaces `base`.
-    pub(crate) fn begin_write(self: &Arc<Self>, id: &SessionId, base: Option<Revision>) -> PendingWrite<T> {
+    pub(crate) fn begin_write(
+        self: &Arc<Self>,
+        id: &SessionId,
+        base: Option<Revision>,
+    ) -> PendingWrite<T> {
         PendingWrite { call: self.begin(id, base) }
     }
 
@@ -297,9 +322,11 @@ impl<T> PendingFill<T> {
             validity
         };
         match loaded {
-            Some(record) => cache.fence.end(id, serial, Some(record.revision()), |admitted| match validity(admitted) {
-                Some(validity) => cache.insert(record, validity),
-                None => cache.drop_unseen(record),
+            Some(record) => cache.fence.end(id, serial, Some(record.revision()), |admitted| {
+                match validity(admitted) {
+                    Some(validity) => cache.insert(record, validity),
+                    None => cache.drop_unseen(record),
+                }
             }),
             // No id is used again, so this is as final as if this node had deleted the session.
             None => cache.fence.end_write(id, serial, None, |admitted| {

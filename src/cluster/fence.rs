@@ -54,7 +54,9 @@ impl Ticket {
         }
         self.seen = match (self.seen, announced) {
             (Seen::Nothing, Some(revision)) => Seen::Revision(revision),
-            (Seen::Revision(before), Some(revision)) if before == revision => Seen::Revision(revision),
+            (Seen::Revision(before), Some(revision)) if before == revision => {
+                Seen::Revision(revision)
+            }
             _ => Seen::Changed,
         };
     }
@@ -87,7 +89,13 @@ impl Fence {
 
     /// The call has ended. `then` learns whether a record of this revision (`None`: no record) may be cached, and acts on it
     /// before any further event about the session.
-    pub(crate) fn end(&self, id: &SessionId, serial: u64, revision: Option<Revision>, then: impl FnOnce(bool)) {
+    pub(crate) fn end(
+        &self,
+        id: &SessionId,
+        serial: u64,
+        revision: Option<Revision>,
+        then: impl FnOnce(bool),
+    ) {
         let mut shard = self.shard(id);
         let ticket = take(&mut shard, id, serial);
         then(ticket.is_some_and(|ticket| ticket.admits(revision)));
@@ -95,7 +103,13 @@ impl Fence {
 
     /// A write has ended, which is news to all other calls about the session; `revision` is what it wrote, if that is known.
     /// `then` is as in [`end`](Fence::end).
-    pub(crate) fn end_write(&self, id: &SessionId, serial: u64, revision: Option<Revision>, then: impl FnOnce(bool)) {
+    pub(crate) fn end_write(
+        &self,
+        id: &SessionId,
+        serial: u64,
+        revision: Option<Revision>,
+        then: impl FnOnce(bool),
+    ) {
         let mut shard = self.shard(id);
         let ticket = take(&mut shard, id, serial);
         mark_all(&mut shard, id, revision);
@@ -103,7 +117,12 @@ impl Fence {
     }
 
     /// Something was heard about a session. `then` evicts it, before any further call about it ends.
-    pub(crate) fn invalidate(&self, id: &SessionId, announced: Option<Revision>, then: impl FnOnce()) {
+    pub(crate) fn invalidate(
+        &self,
+        id: &SessionId,
+        announced: Option<Revision>,
+        then: impl FnOnce(),
+    ) {
         let mut shard = self.shard(id);
         mark_all(&mut shard, id, announced);
         then();
@@ -121,7 +140,8 @@ impl Fence {
     /// Whether nothing was heard about the session since the call began.
     pub(crate) fn is_clear(&self, id: &SessionId, serial: u64) -> bool {
         let shard = self.shard(id);
-        let ticket = shard.get(id).and_then(|tickets| tickets.iter().find(|ticket| ticket.serial == serial));
+        let ticket =
+            shard.get(id).and_then(|tickets| tickets.iter().find(|ticket| ticket.serial == serial));
         ticket.is_some_and(|ticket| ticket.seen == Seen::Nothing)
     }
 
@@ -245,6 +265,9 @@ mod tests {
         let load = fence.begin(&id(), None);
         let write = fence.begin(&id(), Some(base));
         fence.end_write(&id(), write, None, |_| ());
-        assert!(!admitted(&fence, load, Some(new)), "an unknown outcome is news whatever the load brings");
+        assert!(
+            !admitted(&fence, load, Some(new)),
+            "an unknown outcome is news whatever the load brings"
+        );
     }
 }

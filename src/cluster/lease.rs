@@ -78,7 +78,11 @@ impl Lease {
 
     /// Begins an epoch, unless a test has taken this guard away.
     pub(crate) fn bump_guarded(&self, guard: Guard) -> Epoch {
-        if guards::enabled(guard) { self.bump() } else { unpack(self.present.load(Ordering::Acquire)).0 }
+        if guards::enabled(guard) {
+            self.bump()
+        } else {
+            unpack(self.present.load(Ordering::Acquire)).0
+        }
     }
 
     /// Begins an epoch, without a lease.
@@ -92,7 +96,12 @@ impl Lease {
                 self.lost.fetch_max(word, Ordering::AcqRel);
             }
             let next = Epoch((epoch.0 + 1) & EPOCH_MASK);
-            match self.present.compare_exchange(word, pack(next, 0), Ordering::AcqRel, Ordering::Acquire) {
+            match self.present.compare_exchange(
+                word,
+                pack(next, 0),
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
                 Ok(_) => return next,
                 Err(current) => word = current,
             }
@@ -169,7 +178,8 @@ mod tests {
     #[test]
     fn the_last_epoch_that_was_held_is_remembered_through_bumps_until_the_lease_is_held_again() {
         let lease = Lease::new();
-        let last = || lease.last_held(|| Millis(7)).map(|last| (last.epoch, last.until.0, last.now.0));
+        let last =
+            || lease.last_held(|| Millis(7)).map(|last| (last.epoch, last.until.0, last.now.0));
         assert_eq!(last(), None, "it was never held");
         let first = lease.bump();
         assert_eq!(last(), None);

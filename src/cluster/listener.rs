@@ -139,7 +139,9 @@ impl<T> Listener<T> {
     fn apply(&self, message: &[u8]) {
         self.status.received.add_one();
         match interpret(message) {
-            Action::Evict(id, revision) if guards::enabled(Guard::Eviction) => self.cache.evict(&id, revision),
+            Action::Evict(id, revision) if guards::enabled(Guard::Eviction) => {
+                self.cache.evict(&id, revision)
+            }
             Action::Evict(..) => {}
             Action::Clear => self.cache.clear(),
             Action::Unreadable => {

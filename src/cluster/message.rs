@@ -133,16 +133,27 @@ mod tests {
 
     #[test]
     fn a_revision_that_cannot_be_read_evicts_whatever_is_cached() {
-        let message = format!(r#"{{"type":"SessionInvalidated","session_id":"{ID}","revision":"!"}}"#);
+        let message =
+            format!(r#"{{"type":"SessionInvalidated","session_id":"{ID}","revision":"!"}}"#);
         assert_eq!(interpret(message.as_bytes()), Action::Evict(id(), None));
     }
 
     #[test]
     fn anything_else_clears_the_cache() {
-        let too_long = format!(r#"{{"type":"SessionDeleted","session_id":"{ID}","x":"{}"}}"#, "x".repeat(MAX_LEN));
-        for message in
-            ["", "hello", "{}", "[]", "null", r#"{"type":7}"#, r#"{"type":"SessionDeleted"}"#, too_long.as_str()]
-        {
+        let too_long = format!(
+            r#"{{"type":"SessionDeleted","session_id":"{ID}","x":"{}"}}"#,
+            "x".repeat(MAX_LEN)
+        );
+        for message in [
+            "",
+            "hello",
+            "{}",
+            "[]",
+            "null",
+            r#"{"type":7}"#,
+            r#"{"type":"SessionDeleted"}"#,
+            too_long.as_str(),
+        ] {
             assert_eq!(interpret(message.as_bytes()), Action::Unreadable, "{message}");
         }
         let cut = format!(r#"{{"type":"SessionDeleted","session_id":"{}"}}"#, &ID[..21]);
@@ -151,9 +162,13 @@ mod tests {
 
     fn announcements() -> impl Strategy<Value = Announcement> {
         prop_oneof![
-            any::<[u8; 16]>().prop_map(|id| Announcement::SessionDeleted(SessionId::from_bytes(id))),
+            any::<[u8; 16]>()
+                .prop_map(|id| Announcement::SessionDeleted(SessionId::from_bytes(id))),
             any::<([u8; 16], Option<[u8; 16]>)>().prop_map(|(id, revision)| {
-                Announcement::SessionInvalidated(SessionId::from_bytes(id), revision.map(Revision::from_bytes))
+                Announcement::SessionInvalidated(
+                    SessionId::from_bytes(id),
+                    revision.map(Revision::from_bytes),
+                )
             }),
             Just(Announcement::CacheClear),
         ]

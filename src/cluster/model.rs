@@ -39,7 +39,10 @@ pub(crate) fn exhaust(model: fn()) {
 }
 
 /// Runs each in a thread of its own, to its end.
-pub(crate) fn race<S: Send + Sync + 'static, const N: usize>(shared: &Arc<S>, threads: [fn(&S); N]) {
+pub(crate) fn race<S: Send + Sync + 'static, const N: usize>(
+    shared: &Arc<S>,
+    threads: [fn(&S); N],
+) {
     let threads = threads.map(|thread| {
         let shared = shared.clone();
         shuttle::thread::spawn(move || thread(&shared))
@@ -90,7 +93,13 @@ impl Model {
         lease.extend(epoch, clock.now().plus(clock::millis(max_staleness)));
         let model = Model {
             // Small, so that the map has but one lock, too.
-            cache: Arc::new(LocalCache::new(lease, clock.clone(), Duration::from_secs(60), 4, &Metrics::new(None))),
+            cache: Arc::new(LocalCache::new(
+                lease,
+                clock.clone(),
+                Duration::from_secs(60),
+                4,
+                &Metrics::new(None),
+            )),
             id: SessionId::from_bytes([1; 16]),
             clock,
             backend: Mutex::new(Backend { record: None, unheard: Some(VecDeque::new()) }),
@@ -118,7 +127,11 @@ impl Model {
         let mut revision = [0; 16];
         revision[..4].copy_from_slice(&version.to_be_bytes());
         let now = self.clock.wall();
-        let meta = Meta { revision: Revision::from_bytes(revision), created_at: now, deadline: now + 3_600_000 };
+        let meta = Meta {
+            revision: Revision::from_bytes(revision),
+            created_at: now,
+            deadline: now + 3_600_000,
+        };
         Record::new(&self.clock, self.id, meta, Arc::new(version))
     }
 
@@ -214,7 +227,8 @@ impl Model {
 
     fn compare_and_set(&self, base: &Record<u32>, new: &Record<u32>) -> bool {
         let mut backend = self.backend();
-        let unchanged = backend.record.as_ref().is_some_and(|record| record.revision() == base.revision());
+        let unchanged =
+            backend.record.as_ref().is_some_and(|record| record.revision() == base.revision());
         if unchanged {
             let event = ModelEvent::Changed(version(Some(new)), Some(new.revision()));
             self.put(&mut backend, Some(new.clone()), event);
@@ -284,7 +298,11 @@ impl Model {
     pub(crate) fn settle(&self) {
         self.hear();
         if let Some(cached) = self.cached() {
-            assert_eq!(cached, self.acknowledged(), "a version is cached that the backend does not have");
+            assert_eq!(
+                cached,
+                self.acknowledged(),
+                "a version is cached that the backend does not have"
+            );
         }
         self.read();
     }

@@ -37,7 +37,12 @@ pub(crate) struct CodecConfig {
 
 impl CodecConfig {
     pub(crate) fn new() -> Self {
-        CodecConfig { encryption: Encryption::Off, compress: false, compression_threshold: KIB, max_record_size: MIB }
+        CodecConfig {
+            encryption: Encryption::Off,
+            compress: false,
+            compression_threshold: KIB,
+            max_record_size: MIB,
+        }
     }
 
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
@@ -46,7 +51,10 @@ impl CodecConfig {
             return Err(ConfigError::MaxRecordSize(maximum));
         }
         if self.compress && self.compression_threshold >= maximum {
-            return Err(ConfigError::CompressionThreshold { threshold: self.compression_threshold, maximum });
+            return Err(ConfigError::CompressionThreshold {
+                threshold: self.compression_threshold,
+                maximum,
+            });
         }
         Ok(())
     }
@@ -72,7 +80,10 @@ mod tests {
             CodecConfig { compress, compression_threshold, ..CodecConfig::new() }.check()
         };
         assert_eq!(with(true, 0), Ok(()));
-        assert_eq!(with(true, MIB), Err(ConfigError::CompressionThreshold { threshold: MIB, maximum: MIB }));
+        assert_eq!(
+            with(true, MIB),
+            Err(ConfigError::CompressionThreshold { threshold: MIB, maximum: MIB })
+        );
         assert_eq!(with(false, MIB), Ok(()));
     }
 }

@@ -73,15 +73,26 @@ impl RecordKeys {
         self.seal_with(random_bytes(), id, meta, payload);
     }
 
-    #[expect(clippy::expect_used, reason = "AES-GCM-SIV takes up to 64 GiB, and a record has 16 MiB at most")]
-    pub(super) fn seal_with(&self, nonce: [u8; NONCE_LEN], id: &SessionId, meta: &Meta, payload: &mut Vec<u8>) {
+    #[expect(
+        clippy::expect_used,
+        reason = "AES-GCM-SIV takes up to 64 GiB, and a record has 16 MiB at most"
+    )]
+    pub(super) fn seal_with(
+        &self,
+        nonce: [u8; NONCE_LEN],
+        id: &SessionId,
+        meta: &Meta,
+        payload: &mut Vec<u8>,
+    ) {
         let key = &self.keys[0];
         let (head, body) = payload.split_at_mut(super::PREFIX_LEN + NONCE_LEN);
         head[1] = key.number;
         head[super::PREFIX_LEN..].copy_from_slice(&nonce);
         let aad = associated_data(head[0], key.number, id, meta);
-        let tag =
-            key.cipher.encrypt_inout_detached(&nonce.into(), &aad, body.into()).expect("the body is short enough");
+        let tag = key
+            .cipher
+            .encrypt_inout_detached(&nonce.into(), &aad, body.into())
+            .expect("the body is short enough");
         payload.extend_from_slice(&tag);
     }
 
@@ -100,7 +111,12 @@ impl RecordKeys {
         let mut refusal = UNKNOWN_KEY;
         for key in self.keys.iter().filter(|key| key.number == number) {
             let mut body = ciphertext.to_vec();
-            let opened = key.cipher.decrypt_inout_detached(nonce.into(), &aad, body.as_mut_slice().into(), tag.into());
+            let opened = key.cipher.decrypt_inout_detached(
+                nonce.into(),
+                &aad,
+                body.as_mut_slice().into(),
+                tag.into(),
+            );
             if opened.is_ok() {
                 return Ok(Opened { body, retiring: key.retiring });
             }

@@ -66,7 +66,12 @@ impl Codec {
     }
 
     /// The payload of the record with this id and meta, and of no other.
-    pub(crate) fn encode<T: Serialize>(&self, id: &SessionId, meta: &Meta, data: &T) -> Result<Bytes, StoreError> {
+    pub(crate) fn encode<T: Serialize>(
+        &self,
+        id: &SessionId,
+        meta: &Meta,
+        data: &T,
+    ) -> Result<Bytes, StoreError> {
         let encrypts = self.encryption != Encryption::Off;
         let head = if encrypts { PREFIX_LEN + encrypt::NONCE_LEN } else { PREFIX_LEN };
         let mut payload = vec![0; head];
@@ -74,7 +79,10 @@ impl Codec {
             .map_err(|error| StoreError::from(StoreErrorKind::Encode).with_source(error))?;
         let len = payload.len() - head;
         if len > self.max_len {
-            let message = format!("{len} bytes of JSON, at most {} are possible (max_record_size)", self.max_len);
+            let message = format!(
+                "{len} bytes of JSON, at most {} are possible (max_record_size)",
+                self.max_len
+            );
             return Err(StoreError::from(StoreErrorKind::TooLarge).with_source(message));
         }
         if self.compress_above.is_some_and(|threshold| len > threshold)
@@ -106,12 +114,21 @@ impl Codec {
         meta: &Meta,
         payload: &[u8],
     ) -> Result<Decoded<T>, StoreError> {
-        let corrupt =
-            |cause: Box<dyn Error + Send + Sync>| StoreError::from(StoreErrorKind::Corrupt).with_source(cause);
-        let (json, needs_reencryption) = self.open(id, meta, payload).map_err(|cause| corrupt(cause.into()))?;
+        let corrupt = |cause: Box<dyn Error + Send + Sync>| {
+            StoreError::from(StoreErrorKind::Corrupt).with_source(cause)
+        };
+        let (json, needs_reencryption) =
+            self.open(id, meta, payload).map_err(|cause| corrupt(cause.into()))?;
         // Only the place of the error: serde's message may quote the data.
         let data = serde_json::from_slice(&json).map_err(|error| {
-            corrupt(format!("the JSON does not fit at line {}, column {}", error.line(), error.column()).into())
+            corrupt(
+                format!(
+                    "the JSON does not fit at line {}, column {}",
+                    error.line(),
+                    error.column()
+                )
+                .into(),
+            )
         })?;
         Ok(Decoded { data: Arc::new(data), needs_reencryption })
     }
@@ -127,7 +144,9 @@ impl Codec {
         if payload.len() > max_payload {
             return Err(self.too_long(payload.len()));
         }
-        let Some((&[flags, number], body)) = payload.split_first_chunk() else { return Err(UNKNOWN_FORM.into()) };
+        let Some((&[flags, number], body)) = payload.split_first_chunk() else {
+            return Err(UNKNOWN_FORM.into());
+        };
         let encrypted = flags & ENCRYPTED != 0;
         if flags & !(COMPRESSED | ENCRYPTED) != 0 || (!encrypted && number != 0) {
             return Err(UNKNOWN_FORM.into());
@@ -139,9 +158,15 @@ impl Codec {
             }
             Encryption::Off => (Cow::Borrowed(body), false),
             Encryption::Migrating => (Cow::Borrowed(body), true),
-            Encryption::Required => return Err("the record is not encrypted, and only encrypted ones are read".into()),
+            Encryption::Required => {
+                return Err("the record is not encrypted, and only encrypted ones are read".into());
+            }
         };
-        let json = if flags & COMPRESSED == 0 { body } else { compress::decompress(&body, self.max_len)?.into() };
+        let json = if flags & COMPRESSED == 0 {
+            body
+        } else {
+            compress::decompress(&body, self.max_len)?.into()
+        };
         if json.len() > self.max_len {
             return Err(self.too_long(json.len()));
         }
@@ -149,7 +174,8 @@ impl Codec {
     }
 
     fn too_long(&self, len: usize) -> Cow<'static, str> {
-        format!("the record has {len} bytes, at most {} are read (max_record_size)", self.max_len).into()
+        format!("the record has {len} bytes, at most {} are read (max_record_size)", self.max_len)
+            .into()
     }
 }
 

@@ -19,7 +19,11 @@ const SECRET: &str = "first secret";
 const MAX: usize = 64 * 1024;
 
 fn meta() -> Meta {
-    Meta { revision: Revision::from_bytes(*b"RRRRRRRRRRRRRRRR"), created_at: 0x0102_0304_0506_0708, deadline: 1 }
+    Meta {
+        revision: Revision::from_bytes(*b"RRRRRRRRRRRRRRRR"),
+        created_at: 0x0102_0304_0506_0708,
+        deadline: 1,
+    }
 }
 
 fn ring(current: &str, previous: &[&str]) -> KeyRing {
@@ -72,7 +76,10 @@ fn refusal(codec: &Codec, payload: &[u8]) -> String {
 }
 
 fn hex(text: &str) -> Vec<u8> {
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
+        .collect()
 }
 
 mod frozen {
@@ -82,7 +89,8 @@ mod frozen {
     use super::*;
 
     const ENCRYPTED: &str = "02824e4e4e4e4e4e4e4e4e4e4e4eb7b31762e07c4f96fa5d25942551d583cfbb906cf4e8e2c39a266109e882688805491fc5913c6c0c0a";
-    const COMPRESSED: &str = "010000000066ab56ca4bcc4d55b252724c4954a02656d2512acb2cce2c2956b232ae0500";
+    const COMPRESSED: &str =
+        "010000000066ab56ca4bcc4d55b252724c4954a02656d2512acb2cce2c2956b232ae0500";
     const BOTH: &str = "03824e4e4e4e4e4e4e4e4e4e4e4ea3cda4dbb8e65667543568e0268b713b95c042068c51ef02f1981d007bf31e469140b9cc1d7778bbcd4a1fb37b57c13d73d3";
 
     #[test]
@@ -128,9 +136,17 @@ fn nothing_is_accepted_that_was_not_written_like_this() {
     let mut keyed = good.to_vec();
     keyed[1] = 1;
     let trailing = [&good[..], b"x"].concat();
-    for bad in
-        [&b""[..], b"\0", b"\0\0", &good[..good.len() - 1], &flagged(1), &flagged(2), &flagged(4), &keyed, &trailing]
-    {
+    for bad in [
+        &b""[..],
+        b"\0",
+        b"\0\0",
+        &good[..good.len() - 1],
+        &flagged(1),
+        &flagged(2),
+        &flagged(4),
+        &keyed,
+        &trailing,
+    ] {
         assert_eq!(decode(&off(), bad).unwrap_err().kind(), StoreErrorKind::Corrupt, "{bad:?}");
     }
     for len in 0..30 {
@@ -171,7 +187,8 @@ fn data_beyond_the_limit_is_refused_with_numbers() {
 fn a_record_beyond_the_limit_is_refused_however_it_was_written() {
     let strict = |codec: Codec| Codec { max_len: 1024, ..codec };
     let data = Data { name: "x".repeat(1025), visits: 0 };
-    for codec in [off as fn() -> Codec, required, || compressing(off()), || compressing(required())] {
+    for codec in [off as fn() -> Codec, required, || compressing(off()), || compressing(required())]
+    {
         let refusal = refusal(&strict(codec()), &encode(&codec(), &data));
         assert!(refusal.contains("max_record_size"), "{refusal}");
     }
@@ -183,13 +200,20 @@ fn nothing_of_the_data_shows_in_an_encrypted_payload() {
     for word in [&b"Ada"[..], b"name", b"visits", b"{\""] {
         assert!(!payload.windows(word.len()).any(|window| window == word));
     }
-    assert_ne!(payload, encode(&required(), &Data { name: "Ada Lovelace".into(), visits: 3 }), "the nonce is random");
+    assert_ne!(
+        payload,
+        encode(&required(), &Data { name: "Ada Lovelace".into(), visits: 3 }),
+        "the nonce is random"
+    );
 }
 
 #[test]
 fn a_plain_record_is_refused_where_encryption_is_required() {
     let plain = encode(&off(), &ada());
-    assert_eq!(refusal(&required(), &plain), "the record is not encrypted, and only encrypted ones are read");
+    assert_eq!(
+        refusal(&required(), &plain),
+        "the record is not encrypted, and only encrypted ones are read"
+    );
     #[cfg(feature = "compression")]
     assert!(refusal(&required(), &encode(&compressing(off()), &adas())).contains("not encrypted"));
 }
@@ -244,7 +268,10 @@ fn secrets_whose_numbers_collide_are_all_tried() {
     assert_eq!(payload[1], encode(&one, &ada())[1], "these secrets were chosen for that");
     let decoded = decode(&of("secret 1", &["secret 3"]), &payload).unwrap();
     assert_eq!((&*decoded.data, decoded.needs_reencryption), (&ada(), true));
-    assert_eq!(refusal(&one, &payload), "the encrypted record was changed, or does not belong here");
+    assert_eq!(
+        refusal(&one, &payload),
+        "the encrypted record was changed, or does not belong here"
+    );
 }
 
 #[test]
@@ -261,7 +288,8 @@ fn keys_do_not_print() {
 }
 
 fn any_codec() -> impl Strategy<Value = Codec> {
-    let encryption = prop_oneof![Just(Encryption::Off), Just(Encryption::Migrating), Just(Encryption::Required)];
+    let encryption =
+        prop_oneof![Just(Encryption::Off), Just(Encryption::Migrating), Just(Encryption::Required)];
     (encryption, prop::option::of(0usize..100)).prop_map(|(encryption, compress_above)| Codec {
         compress_above: compress_above.filter(|_| cfg!(feature = "compression")),
         ..codec(encryption, &ring(SECRET, &[]))

@@ -265,13 +265,20 @@ impl<T> SessionConfigBuilder<T> {
             if self.backend.is_some() {
                 return Err(ConfigError::TwoBackends);
             }
-            let (max_staleness, response_timeout) = (self.cluster.max_staleness, redis.response_timeout);
+            let (max_staleness, response_timeout) =
+                (self.cluster.max_staleness, redis.response_timeout);
             if self.cluster.listens() && max_staleness < response_timeout {
-                return Err(ConfigError::MaxStalenessBelowTimeout { max_staleness, response_timeout });
+                return Err(ConfigError::MaxStalenessBelowTimeout {
+                    max_staleness,
+                    response_timeout,
+                });
             }
             return Ok(Arc::new(RedisBackend::new(redis, &self.cluster.channel)?));
         }
-        Ok(self.backend.clone().unwrap_or_else(|| Arc::new(MemoryBackend::with_clock(self.clock.clone()))))
+        Ok(self
+            .backend
+            .clone()
+            .unwrap_or_else(|| Arc::new(MemoryBackend::with_clock(self.clock.clone()))))
     }
 }
 
@@ -299,13 +306,25 @@ mod tests {
     fn each_mistake_has_its_error() {
         assert!(builder().build().is_ok());
         for timeout in [Duration::ZERO, Duration::from_millis(999), Duration::MAX] {
-            assert_eq!(builder().timeout(timeout).build().unwrap_err(), ConfigError::Timeout(timeout));
+            assert_eq!(
+                builder().timeout(timeout).build().unwrap_err(),
+                ConfigError::Timeout(timeout)
+            );
         }
         for absolute in [Duration::from_secs(24 * 3600 - 1), Duration::MAX] {
             let error = builder().absolute_timeout(absolute).build().unwrap_err();
-            assert_eq!(error, ConfigError::AbsoluteTimeout { absolute, idle: Duration::from_secs(24 * 3600) });
+            assert_eq!(
+                error,
+                ConfigError::AbsoluteTimeout { absolute, idle: Duration::from_secs(24 * 3600) }
+            );
         }
-        assert!(builder().timeout(Duration::from_secs(60)).absolute_timeout(Duration::from_secs(60)).build().is_ok());
+        assert!(
+            builder()
+                .timeout(Duration::from_secs(60))
+                .absolute_timeout(Duration::from_secs(60))
+                .build()
+                .is_ok()
+        );
         for share in [0.0, -1.0, 1.1, f64::NAN] {
             assert_eq!(builder().touch_after(share).build().unwrap_err(), ConfigError::TouchAfter);
         }
@@ -314,28 +333,38 @@ mod tests {
         let cluster = ClusterConfig::new().channel("");
         assert_eq!(builder().cluster(cluster).build().unwrap_err(), ConfigError::Channel);
         let policy = OutagePolicy::ServeCached { max_age: Duration::from_secs(60) };
-        let uncached = builder().cluster(ClusterConfig::new().local_cache_enabled(false)).on_outage(policy);
+        let uncached =
+            builder().cluster(ClusterConfig::new().local_cache_enabled(false)).on_outage(policy);
         assert_eq!(uncached.build().unwrap_err(), ConfigError::ServeCachedWithoutCache);
-        assert_eq!(builder().max_record_size(0).build().unwrap_err(), ConfigError::MaxRecordSize(0));
+        assert_eq!(
+            builder().max_record_size(0).build().unwrap_err(),
+            ConfigError::MaxRecordSize(0)
+        );
         #[cfg(feature = "metrics")]
         for label in [String::new(), "s".repeat(129)] {
-            assert_eq!(builder().metrics_label(label).build().unwrap_err(), ConfigError::MetricsLabel);
+            assert_eq!(
+                builder().metrics_label(label).build().unwrap_err(),
+                ConfigError::MetricsLabel
+            );
         }
     }
 
     #[cfg(feature = "redis")]
     #[test]
     fn sessions_live_in_one_place() {
-        let two = builder().redis(RedisConfig::new("localhost", 6379)).backend(MemoryBackend::new());
+        let two =
+            builder().redis(RedisConfig::new("localhost", 6379)).backend(MemoryBackend::new());
         assert_eq!(two.build().unwrap_err(), ConfigError::TwoBackends);
     }
 
     #[cfg(feature = "redis")]
     #[test]
     fn a_heartbeat_must_be_able_to_come_in_time() {
-        let (max_staleness, response_timeout) = (Duration::from_millis(200), Duration::from_millis(500));
+        let (max_staleness, response_timeout) =
+            (Duration::from_millis(200), Duration::from_millis(500));
         let strict = || ClusterConfig::new().max_staleness(max_staleness);
-        let slow = |cluster| builder().redis(RedisConfig::new("localhost", 6379)).cluster(cluster).build();
+        let slow =
+            |cluster| builder().redis(RedisConfig::new("localhost", 6379)).cluster(cluster).build();
         let expected = ConfigError::MaxStalenessBelowTimeout { max_staleness, response_timeout };
         assert_eq!(slow(strict()).unwrap_err(), expected);
         assert!(slow(strict().enabled(false)).is_ok(), "without a listener there is no heartbeat");

@@ -74,13 +74,21 @@ pub enum OutagePolicy {
 impl OutagePolicy {
     const LONGEST: Duration = Duration::from_secs(3600);
 
-    pub(super) fn check(self, cluster: &ClusterConfig, timeout: Duration) -> Result<(), ConfigError> {
+    pub(super) fn check(
+        self,
+        cluster: &ClusterConfig,
+        timeout: Duration,
+    ) -> Result<(), ConfigError> {
         let OutagePolicy::ServeCached { max_age } = self else { return Ok(()) };
         if !cluster.cache_enabled {
             return Err(ConfigError::ServeCachedWithoutCache);
         }
         // What is no older than this is served without an outage.
-        let above = if cluster.listens() { cluster.max_staleness } else { cluster.effective_cache_ttl(timeout) };
+        let above = if cluster.listens() {
+            cluster.max_staleness
+        } else {
+            cluster.effective_cache_ttl(timeout)
+        };
         if max_age <= above || max_age > Self::LONGEST {
             return Err(ConfigError::ServeCachedMaxAge { max_age, above });
         }
@@ -95,8 +103,11 @@ mod tests {
     #[test]
     fn each_mistake_has_its_error() {
         let (new, second) = (ClusterConfig::new, Duration::from_secs(1));
-        let age = |max_age: Duration, above: Duration| Err(ConfigError::ServeCachedMaxAge { max_age, above });
-        let check = |policy: OutagePolicy, cluster: ClusterConfig| policy.check(&cluster, second * 3600);
+        let age = |max_age: Duration, above: Duration| {
+            Err(ConfigError::ServeCachedMaxAge { max_age, above })
+        };
+        let check =
+            |policy: OutagePolicy, cluster: ClusterConfig| policy.check(&cluster, second * 3600);
         for policy in [OutagePolicy::Reject, OutagePolicy::Anonymous] {
             assert_eq!(check(policy, new().local_cache_enabled(false)), Ok(()));
         }

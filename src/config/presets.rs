@@ -161,7 +161,8 @@ mod tests {
         assert_eq!((traffic.codec.compress, traffic.codec.compression_threshold), (true, 256));
         assert_eq!(traffic.resilience, production.resilience);
 
-        let development = SessionConfig::<Data>::development(Secret::insecure_dev("dev")).build().unwrap();
+        let development =
+            SessionConfig::<Data>::development(Secret::insecure_dev("dev")).build().unwrap();
         assert_eq!(development.timeout, HOUR);
         assert!(!development.cluster.enabled && development.cluster.cache_enabled);
         assert_eq!(development.cluster.cache_ttl, Some(Duration::from_secs(10)));
@@ -187,7 +188,9 @@ mod tests {
     fn only_development_accepts_an_insecure_secret() {
         let insecure = || Secret::insecure_dev("dev");
         assert!(SessionConfig::<Data>::development(insecure()).build().is_ok());
-        for builder in [SessionConfig::<Data>::builder(insecure()), SessionConfig::production(insecure())] {
+        for builder in
+            [SessionConfig::<Data>::builder(insecure()), SessionConfig::production(insecure())]
+        {
             assert_eq!(builder.build().unwrap_err(), ConfigError::InsecureSecret);
         }
         let rotated = SessionConfig::<Data>::builder(secret()).previous_secret(insecure());

@@ -85,17 +85,30 @@ mod tests {
     fn calls_are_repeated_by_default_and_the_breaker_must_be_asked_for() {
         let default = built(builder());
         assert_eq!((default.retry, default.breaker), (RetryConfig::new(), None));
-        assert_eq!((default.attempt_timeout, default.operation_timeout), (SECOND * 3 / 2, SECOND * 3));
+        assert_eq!(
+            (default.attempt_timeout, default.operation_timeout),
+            (SECOND * 3 / 2, SECOND * 3)
+        );
 
         assert_eq!(built(builder().enable_retry(false)).retry.max_attempts, 1);
         let twice = RetryConfig::new().max_attempts(2);
         assert_eq!(built(builder().retry(twice).enable_retry(true)).retry, twice, "it is kept");
-        assert_eq!(built(builder().enable_retry(false).retry(twice)).retry, twice, "it is turned on");
+        assert_eq!(
+            built(builder().enable_retry(false).retry(twice)).retry,
+            twice,
+            "it is turned on"
+        );
 
         let breaker = CircuitBreakerConfig::new().failure_threshold(7);
-        assert_eq!(built(builder().circuit_breaker_enabled(true)).breaker, Some(CircuitBreakerConfig::new()));
+        assert_eq!(
+            built(builder().circuit_breaker_enabled(true)).breaker,
+            Some(CircuitBreakerConfig::new())
+        );
         assert_eq!(built(builder().circuit_breaker(breaker)).breaker, Some(breaker));
-        assert_eq!(built(builder().circuit_breaker(breaker).circuit_breaker_enabled(false)).breaker, None);
+        assert_eq!(
+            built(builder().circuit_breaker(breaker).circuit_breaker_enabled(false)).breaker,
+            None
+        );
     }
 
     #[cfg(feature = "redis")]
@@ -103,12 +116,18 @@ mod tests {
     fn an_attempt_has_as_much_time_as_redis_may_take() {
         use crate::backend::RedisConfig;
         use crate::cluster::ClusterConfig;
-        let redis = || RedisConfig::new("localhost", 6379).connect_timeout(SECOND * 2).response_timeout(SECOND);
+        let redis = || {
+            RedisConfig::new("localhost", 6379).connect_timeout(SECOND * 2).response_timeout(SECOND)
+        };
         let default = built(builder().redis(redis()));
         assert_eq!((default.attempt_timeout, default.operation_timeout), (SECOND * 3, SECOND * 6));
         let expected = ConfigError::AttemptTimeoutBelowRedis { attempt: SECOND, redis: SECOND * 3 };
         assert_eq!(builder().redis(redis()).attempt_timeout(SECOND).build().unwrap_err(), expected);
-        assert_eq!(ClusterConfig::new().max_staleness, SECOND * 2, "an operation may take longer than that");
+        assert_eq!(
+            ClusterConfig::new().max_staleness,
+            SECOND * 2,
+            "an operation may take longer than that"
+        );
     }
 
     #[test]
@@ -130,12 +149,21 @@ mod tests {
         for (wrong, expected) in [
             (breaker().failure_threshold(0), ConfigError::CircuitBreakerZero),
             (breaker().half_open_probes(0), ConfigError::CircuitBreakerZero),
-            (breaker().reset_timeout(Duration::ZERO), ConfigError::CircuitBreakerReset(Duration::ZERO)),
-            (breaker().reset_timeout(Duration::MAX), ConfigError::CircuitBreakerReset(Duration::MAX)),
+            (
+                breaker().reset_timeout(Duration::ZERO),
+                ConfigError::CircuitBreakerReset(Duration::ZERO),
+            ),
+            (
+                breaker().reset_timeout(Duration::MAX),
+                ConfigError::CircuitBreakerReset(Duration::MAX),
+            ),
         ] {
             assert_eq!(builder().circuit_breaker(wrong).build().unwrap_err(), expected);
         }
-        assert_eq!(builder().attempt_timeout(Duration::ZERO).build().unwrap_err(), ConfigError::AttemptTimeoutZero);
+        assert_eq!(
+            builder().attempt_timeout(Duration::ZERO).build().unwrap_err(),
+            ConfigError::AttemptTimeoutZero
+        );
         let too_short = builder().attempt_timeout(SECOND).operation_timeout(SECOND / 2).build();
         let expected = ConfigError::OperationTimeout { operation: SECOND / 2, attempt: SECOND };
         assert_eq!(too_short.unwrap_err(), expected);

@@ -166,7 +166,10 @@ mod tests {
             (new().path("/app"), Err(ConfigError::HostPrefix)),
             (new().secure(false), Err(ConfigError::PrefixWithoutSecure)),
             (new().name("__host-x").secure(false), Err(ConfigError::PrefixWithoutSecure)),
-            (new().name("id").secure(false).same_site(SameSite::None), Err(ConfigError::SameSiteNoneWithoutSecure)),
+            (
+                new().name("id").secure(false).same_site(SameSite::None),
+                Err(ConfigError::SameSiteNoneWithoutSecure),
+            ),
             (new().name("id").secure(false).path("/app").domain(".example.com"), Ok(())),
             (new().name(""), Err(ConfigError::CookieName)),
             (new().name("a b"), Err(ConfigError::CookieName)),

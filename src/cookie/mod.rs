@@ -53,11 +53,15 @@ pub(crate) struct VerifiedCookie {
 }
 
 impl CookieSigner {
-    #[expect(clippy::expect_used, reason = "HMAC takes keys of any length; and a checked config has a short name")]
+    #[expect(
+        clippy::expect_used,
+        reason = "HMAC takes keys of any length; and a checked config has a short name"
+    )]
     pub(crate) fn new(config: CookieConfig, ring: &KeyRing) -> Self {
         let name_len = u8::try_from(config.name.len()).expect("a checked cookie name is short");
         let keys = ring.derive(PURPOSE).map(|key| {
-            let mut mac = Hmac::<Sha256>::new_from_slice(&key.bytes).expect("HMAC takes keys of any length");
+            let mut mac =
+                Hmac::<Sha256>::new_from_slice(&key.bytes).expect("HMAC takes keys of any length");
             mac.update(PURPOSE.as_bytes());
             mac.update(&[0, name_len]);
             mac.update(config.name.as_bytes());
@@ -83,7 +87,9 @@ impl CookieSigner {
             let Some(verified) = self.verify_value(value) else { continue };
             match &mut found {
                 None => found = Some(verified),
-                Some(before) if before.token == verified.token => before.needs_resigning &= verified.needs_resigning,
+                Some(before) if before.token == verified.token => {
+                    before.needs_resigning &= verified.needs_resigning
+                }
                 Some(_) => return None,
             }
         }
@@ -96,7 +102,9 @@ impl CookieSigner {
             .get_all(header::COOKIE)
             .into_iter()
             .flat_map(|header| header.as_bytes().split(|&byte| byte == b';'))
-            .filter_map(|pair| pair.trim_ascii().strip_prefix(self.config.name.as_bytes())?.strip_prefix(b"="))
+            .filter_map(|pair| {
+                pair.trim_ascii().strip_prefix(self.config.name.as_bytes())?.strip_prefix(b"=")
+            })
     }
 
     fn verify_value(&self, value: &[u8]) -> Option<VerifiedCookie> {
@@ -111,10 +119,9 @@ impl CookieSigner {
             return None;
         }
         // `verify_slice` compares in constant time.
-        let key = self
-            .keys
-            .iter()
-            .find(|key| key.mac.clone().chain_update(token.as_bytes()).verify_slice(&claimed).is_ok())?;
+        let key = self.keys.iter().find(|key| {
+            key.mac.clone().chain_update(token.as_bytes()).verify_slice(&claimed).is_ok()
+        })?;
         Some(VerifiedCookie { token, needs_resigning: key.retiring })
     }
 
@@ -130,7 +137,9 @@ impl CookieSigner {
         let mut cookie = self.build(self.sign(token));
         if self.config.persistent {
             let seconds = life.min(LONGEST_LIFE).as_secs();
-            cookie.set_max_age(cookie::time::Duration::seconds(i64::try_from(seconds).unwrap_or(i64::MAX)));
+            cookie.set_max_age(cookie::time::Duration::seconds(
+                i64::try_from(seconds).unwrap_or(i64::MAX),
+            ));
         }
         header_value(&cookie)
     }
@@ -177,7 +186,8 @@ impl std::fmt::Debug for CookieSigner {
 /// Marked sensitive, so that `Debug` of the headers, and HTTP/2's header compression, leave the token alone.
 #[expect(clippy::expect_used, reason = "name, path and domain are checked, the value is base64url")]
 fn header_value(cookie: &Cookie<'_>) -> HeaderValue {
-    let mut value = HeaderValue::try_from(cookie.to_string()).expect("a checked cookie is a header value");
+    let mut value =
+        HeaderValue::try_from(cookie.to_string()).expect("a checked cookie is a header value");
     value.set_sensitive(true);
     value
 }
@@ -221,9 +231,15 @@ mod tests {
             jar(&["first secret"]).set(&token(7), Duration::MAX).to_str().unwrap(),
             "__Host-session=BwcHBwcHBwcHBwcHBwcHBw.GrWGhF2LQsaKX2VTAFJNpIMv0IMvsHKPCn8bcGycdak; HttpOnly; SameSite=Lax; Secure; Path=/"
         );
-        let config = CookieConfig::development().domain("example.com").path("/app").same_site(SameSite::Strict);
+        let config = CookieConfig::development()
+            .domain("example.com")
+            .path("/app")
+            .same_site(SameSite::Strict);
         assert_eq!(
-            CookieSigner::new(config, &ring(&["second secret"])).set(&token(9), Duration::MAX).to_str().unwrap(),
+            CookieSigner::new(config, &ring(&["second secret"]))
+                .set(&token(9), Duration::MAX)
+                .to_str()
+                .unwrap(),
             "session=CQkJCQkJCQkJCQkJCQkJCQ.YBnBcu9ZEI7hhj4iEmJQ_P4FfJoBpIauuHs9RUF9lxE; HttpOnly; SameSite=Strict; Path=/app; Domain=example.com"
         );
     }
@@ -232,7 +248,9 @@ mod tests {
     fn a_removal_has_the_attributes_of_the_cookie() {
         let removal = jar(&["secret"]).removal();
         let removal = removal.to_str().unwrap();
-        assert!(removal.starts_with("__Host-session=; HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=0; Expires="));
+        assert!(removal.starts_with(
+            "__Host-session=; HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=0; Expires="
+        ));
     }
 
     #[test]
@@ -265,9 +283,14 @@ mod tests {
     #[test]
     fn another_name_is_not_ours_and_its_value_is_no_good_under_ours() {
         let ours = jar(&["secret"]);
-        let theirs = CookieSigner::new(CookieConfig::new().name("__Host-admin"), &ring(&["secret"]));
+        let theirs =
+            CookieSigner::new(CookieConfig::new().name("__Host-admin"), &ring(&["secret"]));
         let value = pair(&theirs, &token(1)).replace("__Host-admin", "__Host-session");
-        for cookie in [value, pair(&ours, &token(1)).to_lowercase(), pair(&ours, &token(1)).replace("__H", "x__H")] {
+        for cookie in [
+            value,
+            pair(&ours, &token(1)).to_lowercase(),
+            pair(&ours, &token(1)).replace("__H", "x__H"),
+        ] {
             assert_eq!(ours.verify(&request(&[&cookie])), None, "{cookie}");
         }
     }
@@ -291,11 +314,21 @@ mod tests {
     fn an_older_secret_verifies_and_is_said_to_be_old() {
         let old = pair(&jar(&["old"]), &token(1));
         let rotated = jar(&["new", "old"]);
-        assert_eq!(rotated.verify(&request(&[&old])), Some(VerifiedCookie { token: token(1), needs_resigning: true }));
+        assert_eq!(
+            rotated.verify(&request(&[&old])),
+            Some(VerifiedCookie { token: token(1), needs_resigning: true })
+        );
         let new = pair(&rotated, &token(1));
-        assert_eq!(rotated.verify(&request(&[&new])), Some(VerifiedCookie { token: token(1), needs_resigning: false }));
+        assert_eq!(
+            rotated.verify(&request(&[&new])),
+            Some(VerifiedCookie { token: token(1), needs_resigning: false })
+        );
         assert_eq!(jar(&["old"]).verify(&request(&[&new])), None, "the current secret signs");
-        assert_eq!(jar(&["new"]).verify(&request(&[&old])), None, "a dropped secret verifies nothing");
+        assert_eq!(
+            jar(&["new"]).verify(&request(&[&old])),
+            None,
+            "a dropped secret verifies nothing"
+        );
     }
 
     #[test]
@@ -304,8 +337,15 @@ mod tests {
         ring.push_next(Secret::insecure_dev("soon"));
         let early = pair(&jar(&["soon"]), &token(1));
         let jar = CookieSigner::new(CookieConfig::new(), &ring);
-        assert_eq!(jar.verify(&request(&[&early])), Some(VerifiedCookie { token: token(1), needs_resigning: false }));
-        assert_eq!(pair(&jar, &token(1)), pair(&super::tests::jar(&["now"]), &token(1)), "the current secret signs");
+        assert_eq!(
+            jar.verify(&request(&[&early])),
+            Some(VerifiedCookie { token: token(1), needs_resigning: false })
+        );
+        assert_eq!(
+            pair(&jar, &token(1)),
+            pair(&super::tests::jar(&["now"]), &token(1)),
+            "the current secret signs"
+        );
     }
 
     proptest! {

@@ -41,8 +41,15 @@ pin_project! {
 struct AbortOnDrop<T: SessionData>(Option<(Arc<RequestSession<T>>, Arc<LayerState<T>>)>);
 
 impl<F, B, T: SessionData> ResponseFuture<F, B, T> {
-    pub(super) fn new(inner: F, session: Arc<RequestSession<T>>, state: Arc<LayerState<T>>) -> Self {
-        ResponseFuture { stage: Stage::Inner { inner }, request: AbortOnDrop(Some((session, state))) }
+    pub(super) fn new(
+        inner: F,
+        session: Arc<RequestSession<T>>,
+        state: Arc<LayerState<T>>,
+    ) -> Self {
+        ResponseFuture {
+            stage: Stage::Inner { inner },
+            request: AbortOnDrop(Some((session, state))),
+        }
     }
 
     /// For a request that another layer looks after.
@@ -69,7 +76,9 @@ where
             match this.stage.as_mut().project() {
                 StageProjection::Inner { inner } => {
                     let response = ready!(inner.poll(cx))?;
-                    let Some(session) = this.request.session().filter(|session| session.needs_commit()) else {
+                    let Some(session) =
+                        this.request.session().filter(|session| session.needs_commit())
+                    else {
                         return Poll::Ready(Ok(this.request.send_head(response)));
                     };
                     let commit = session.commit(None);
@@ -88,7 +97,9 @@ where
                     return Poll::Ready(Ok(this.request.send_head(response)));
                 }
                 StageProjection::Refused { error } => {
-                    return Poll::Ready(Ok(error.take().map_or_else(Response::default, SessionError::response)));
+                    return Poll::Ready(Ok(error
+                        .take()
+                        .map_or_else(Response::default, SessionError::response)));
                 }
             }
         }

@@ -48,7 +48,9 @@ fn keep_from_caches(headers: &mut HeaderMap) {
         }
         merged.extend_from_slice(directive);
     };
-    for directive in directives.iter().filter(|directive| !directive.eq_ignore_ascii_case(b"public")) {
+    for directive in
+        directives.iter().filter(|directive| !directive.eq_ignore_ascii_case(b"public"))
+    {
         push(directive);
     }
     if !has_private {
@@ -82,10 +84,13 @@ mod tests {
     use super::*;
 
     fn merged(said: &[&'static str]) -> String {
-        let mut headers: HeaderMap =
-            said.iter().map(|value| (header::CACHE_CONTROL, HeaderValue::from_static(value))).collect();
+        let mut headers: HeaderMap = said
+            .iter()
+            .map(|value| (header::CACHE_CONTROL, HeaderValue::from_static(value)))
+            .collect();
         keep_from_caches(&mut headers);
-        let values: Vec<_> = headers.get_all(header::CACHE_CONTROL).iter().map(|v| v.to_str().unwrap()).collect();
+        let values: Vec<_> =
+            headers.get_all(header::CACHE_CONTROL).iter().map(|v| v.to_str().unwrap()).collect();
         values.join(" | ")
     }
 
@@ -115,7 +120,8 @@ mod tests {
             let mut headers: HeaderMap =
                 said.iter().map(|value| (header::VARY, HeaderValue::from_static(value))).collect();
             vary_on_cookie(&mut headers);
-            let values: Vec<_> = headers.get_all(header::VARY).iter().map(|v| v.to_str().unwrap()).collect();
+            let values: Vec<_> =
+                headers.get_all(header::VARY).iter().map(|v| v.to_str().unwrap()).collect();
             assert_eq!(values.join(" | "), expected);
         }
     }

@@ -111,6 +111,9 @@ impl<T> Clone for SessionLayer<T> {
 
 impl<T> fmt::Debug for SessionLayer<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SessionLayer").field("store", &self.state.store).field("signer", &self.state.signer).finish()
+        f.debug_struct("SessionLayer")
+            .field("store", &self.state.store)
+            .field("signer", &self.state.signer)
+            .finish()
     }
 }

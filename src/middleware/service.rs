@@ -34,7 +34,9 @@ where
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         match self.attach(&mut request) {
-            Attach::New(session) => ResponseFuture::new(self.inner.call(request), session, self.state.clone()),
+            Attach::New(session) => {
+                ResponseFuture::new(self.inner.call(request), session, self.state.clone())
+            }
             Attach::AlreadyAttached => ResponseFuture::bare(self.inner.call(request)),
             Attach::CookieNameTaken => {
                 let error = SessionError::ClashingLayers;
@@ -73,7 +75,10 @@ impl<S, T: SessionData> SessionService<S, T> {
         let verified = self.state.signer.verify(request.headers());
         let session = Arc::new(RequestSession::new(self.state.store.clone(), verified));
         request.extensions_mut().insert(session.clone());
-        OuterLayers::add(request.extensions_mut(), OuterLayer { store, cookie: self.state.signer.name().clone() });
+        OuterLayers::add(
+            request.extensions_mut(),
+            OuterLayer { store, cookie: self.state.signer.name().clone() },
+        );
         Attach::New(session)
     }
 }

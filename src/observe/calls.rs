@@ -61,17 +61,22 @@ impl Calls {
     pub(crate) fn new(metrics: &Metrics) -> Self {
         let label = |operation: Operation| ("operation", operation.name());
         Calls {
-            counts: Operation::ALL
-                .map(|operation| ByOutcome::new(metrics, BACKEND_CALLS, Some(label(operation)), &Self::OUTCOMES)),
-            durations: Operation::ALL.map(|operation| metrics.durations(BACKEND_CALL_DURATION, label(operation))),
+            counts: Operation::ALL.map(|operation| {
+                ByOutcome::new(metrics, BACKEND_CALLS, Some(label(operation)), &Self::OUTCOMES)
+            }),
+            durations: Operation::ALL
+                .map(|operation| metrics.durations(BACKEND_CALL_DURATION, label(operation))),
             announcements: Counter::new(metrics, ANNOUNCEMENTS_SENT),
         }
     }
 
     /// A call begins.
     pub(crate) fn begin(&self, operation: Operation) -> Call<'_> {
-        let span =
-            tracing::trace_span!("session.backend", operation = operation.name(), outcome = tracing::field::Empty);
+        let span = tracing::trace_span!(
+            "session.backend",
+            operation = operation.name(),
+            outcome = tracing::field::Empty
+        );
         Call { calls: self, operation, timer: Timer::start(), span, outcome: Outcome::Cancelled }
     }
 

@@ -84,7 +84,11 @@ pub(crate) struct BufferedCounter {
 
 impl BufferedCounter {
     pub(crate) fn new(metrics: &Metrics, metric: Metric) -> Self {
-        BufferedCounter { count: AtomicU64::new(0), flushed: AtomicU64::new(0), exported: metrics.counter(metric, &[]) }
+        BufferedCounter {
+            count: AtomicU64::new(0),
+            flushed: AtomicU64::new(0),
+            exported: metrics.counter(metric, &[]),
+        }
     }
 
     pub(crate) fn add_one(&self) {

@@ -22,23 +22,43 @@ impl Metrics {
         Metrics { store: store.map(Arc::from) }
     }
 
-    pub(super) fn counter(&self, metric: Metric, labels: &[(&'static str, &'static str)]) -> Counter {
+    pub(super) fn counter(
+        &self,
+        metric: Metric,
+        labels: &[(&'static str, &'static str)],
+    ) -> Counter {
         with_recorder(|recorder| {
-            recorder.describe_counter(metric.name.into(), Some(metric.unit.into()), metric.about.into());
+            recorder.describe_counter(
+                metric.name.into(),
+                Some(metric.unit.into()),
+                metric.about.into(),
+            );
             recorder.register_counter(&self.key(metric, labels), &METADATA)
         })
     }
 
     pub(crate) fn gauge(&self, metric: Metric) -> Gauge {
         Gauge(with_recorder(|recorder| {
-            recorder.describe_gauge(metric.name.into(), Some(metric.unit.into()), metric.about.into());
+            recorder.describe_gauge(
+                metric.name.into(),
+                Some(metric.unit.into()),
+                metric.about.into(),
+            );
             recorder.register_gauge(&self.key(metric, &[]), &METADATA)
         }))
     }
 
-    pub(super) fn durations(&self, metric: Metric, label: (&'static str, &'static str)) -> Durations {
+    pub(super) fn durations(
+        &self,
+        metric: Metric,
+        label: (&'static str, &'static str),
+    ) -> Durations {
         Durations(with_recorder(|recorder| {
-            recorder.describe_histogram(metric.name.into(), Some(metric.unit.into()), metric.about.into());
+            recorder.describe_histogram(
+                metric.name.into(),
+                Some(metric.unit.into()),
+                metric.about.into(),
+            );
             recorder.register_histogram(&self.key(metric, &[label]), &METADATA)
         }))
     }

@@ -24,6 +24,9 @@ use serde::de::DeserializeOwned;
     label = "not session data",
     note = "add `#[derive(Clone, Default, serde::Serialize, serde::Deserialize)]` to `{Self}`, and make sure that it is `Send + Sync + 'static`"
 )]
-pub trait SessionData: Clone + Default + Serialize + DeserializeOwned + Send + Sync + 'static {}
+pub trait SessionData:
+    Clone + Default + Serialize + DeserializeOwned + Send + Sync + 'static
+{
+}
 
 impl<T: Clone + Default + Serialize + DeserializeOwned + Send + Sync + 'static> SessionData for T {}

@@ -94,7 +94,11 @@ impl<T> Record<T> {
     }
 
     pub(crate) fn meta(&self) -> Meta {
-        Meta { revision: self.inner.revision, created_at: self.inner.created_at, deadline: self.deadline() }
+        Meta {
+            revision: self.inner.revision,
+            created_at: self.inner.created_at,
+            deadline: self.deadline(),
+        }
     }
 
     /// In milliseconds since the Unix epoch.

@@ -55,7 +55,8 @@ mod tests {
     #[test]
     fn a_record_does_not_print_its_data() {
         let meta = Meta { revision: Revision::first(), created_at: 0, deadline: 0 };
-        let stored = Stored { meta, content: Content::Payload(Bytes::from_static(b"\0\0{\"card\":1}")) };
+        let stored =
+            Stored { meta, content: Content::Payload(Bytes::from_static(b"\0\0{\"card\":1}")) };
         let text = format!("{stored:?}");
         assert!(text.contains("Payload(12 bytes)") && !text.contains("card"), "{text}");
     }

@@ -76,7 +76,9 @@ impl Breaker {
         }
         match &mut self.state {
             BreakerState::Closed { .. } => {}
-            BreakerState::HalfOpen { under_way, answered } if *under_way + *answered < self.config.half_open_probes => {
+            BreakerState::HalfOpen { under_way, answered }
+                if *under_way + *answered < self.config.half_open_probes =>
+            {
                 *under_way += 1;
             }
             BreakerState::Open { .. } | BreakerState::HalfOpen { .. } => return None,
@@ -97,7 +99,9 @@ impl Breaker {
                 }
             }
             (BreakerState::HalfOpen { .. }, CallOutcome::Fault) if counts => self.open(now),
-            (BreakerState::HalfOpen { under_way, .. }, CallOutcome::Dropped) if counts => *under_way -= 1,
+            (BreakerState::HalfOpen { under_way, .. }, CallOutcome::Dropped) if counts => {
+                *under_way -= 1
+            }
             (BreakerState::HalfOpen { under_way, answered }, CallOutcome::Answer) if counts => {
                 *under_way -= 1;
                 *answered += 1;
@@ -143,7 +147,12 @@ mod tests {
 
     /// Opens at the third fault, for a second, and takes two probes.
     fn breaker() -> Breaker {
-        Breaker::new(CircuitBreakerConfig::new().failure_threshold(3).reset_timeout(SECOND).half_open_probes(2))
+        Breaker::new(
+            CircuitBreakerConfig::new()
+                .failure_threshold(3)
+                .reset_timeout(SECOND)
+                .half_open_probes(2),
+        )
     }
 
     fn call(breaker: &mut Breaker, outcome: CallOutcome, now: Instant) {
@@ -164,9 +173,13 @@ mod tests {
     fn faults_in_a_row_open_it_and_an_answer_in_between_does_not_let_them() {
         let now = Instant::now();
         let mut breaker = breaker();
-        for outcome in
-            [CallOutcome::Fault, CallOutcome::Fault, CallOutcome::Answer, CallOutcome::Fault, CallOutcome::Dropped]
-        {
+        for outcome in [
+            CallOutcome::Fault,
+            CallOutcome::Fault,
+            CallOutcome::Answer,
+            CallOutcome::Fault,
+            CallOutcome::Dropped,
+        ] {
             call(&mut breaker, outcome, now);
         }
         call(&mut breaker, CallOutcome::Fault, now);
@@ -281,7 +294,11 @@ mod tests {
     }
 
     fn events() -> impl Strategy<Value = Vec<TestEvent>> {
-        let outcome = prop_oneof![Just(CallOutcome::Answer), Just(CallOutcome::Fault), Just(CallOutcome::Dropped)];
+        let outcome = prop_oneof![
+            Just(CallOutcome::Answer),
+            Just(CallOutcome::Fault),
+            Just(CallOutcome::Dropped)
+        ];
         let event = prop_oneof![
             4 => Just(TestEvent::Begin),
             3 => (any::<usize>(), outcome).prop_map(|(which, outcome)| TestEvent::End(which, outcome)),

@@ -95,7 +95,9 @@ impl Circuit {
             CircuitState::HalfOpen => {
                 tracing::info!(openings, "the circuit is half-open: the session backend is tried");
             }
-            CircuitState::Closed => tracing::info!(openings, "the session backend answers: the circuit is closed"),
+            CircuitState::Closed => {
+                tracing::info!(openings, "the session backend answers: the circuit is closed")
+            }
         }
         Some(result)
     }
@@ -114,7 +116,10 @@ impl CircuitState {
 
 impl fmt::Debug for Circuit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Circuit").field("state", &self.state()).field("openings", &self.openings()).finish()
+        f.debug_struct("Circuit")
+            .field("state", &self.state())
+            .field("openings", &self.openings())
+            .finish()
     }
 }
 

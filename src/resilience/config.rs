@@ -138,7 +138,11 @@ pub struct CircuitBreakerConfig {
 impl CircuitBreakerConfig {
     /// Opens at 5 failures in a row, tries again after 5 seconds, and closes when 3 calls were answered.
     pub fn new() -> Self {
-        CircuitBreakerConfig { failure_threshold: 5, reset_timeout: Duration::from_secs(5), half_open_probes: 3 }
+        CircuitBreakerConfig {
+            failure_threshold: 5,
+            reset_timeout: Duration::from_secs(5),
+            half_open_probes: 3,
+        }
     }
 
     /// How many failures in a row, one after the other and with no answer in between, open the circuit; default 5, at least 1.
@@ -229,6 +233,11 @@ impl ResilienceOptions {
         if operation < attempt || operation > LONGEST {
             return Err(ConfigError::OperationTimeout { operation, attempt });
         }
-        Ok(ResiliencePolicy { retry, breaker: self.breaker, attempt_timeout: attempt, operation_timeout: operation })
+        Ok(ResiliencePolicy {
+            retry,
+            breaker: self.breaker,
+            attempt_timeout: attempt,
+            operation_timeout: operation,
+        })
     }
 }

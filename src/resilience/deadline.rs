@@ -77,7 +77,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_task_of_its_own_has_a_time_of_its_own() {
         let whole = Deadline::current_or(SECOND);
-        let spawned = whole.within(async { tokio::spawn(async { Deadline::current() }).await }).await;
+        let spawned =
+            whole.within(async { tokio::spawn(async { Deadline::current() }).await }).await;
         assert_eq!(spawned.unwrap(), None);
     }
 

@@ -40,7 +40,8 @@ pub(crate) use self::config::{ResilienceOptions, ResiliencePolicy};
 pub(crate) use self::deadline::{Deadline, end_of_step};
 pub(crate) use self::retry::Attempts;
 use crate::backend::{
-    Answer, Backend, Created, Cursor, Deleted, DynBackend, OwnerTag, Page, Subscription, Touched, Updated,
+    Answer, Backend, Created, Cursor, Deleted, DynBackend, OwnerTag, Page, Subscription, Touched,
+    Updated,
 };
 use crate::clock::Clock;
 use crate::error::{StoreError, StoreErrorKind};
@@ -72,15 +73,22 @@ fn unanswered(operation: Operation, elapsed: Elapsed) -> StoreError {
         | Operation::Indexed
         | Operation::Publish
         | Operation::Ping => StoreErrorKind::Timeout,
-        Operation::Create | Operation::Update | Operation::Delete | Operation::Touch | Operation::Clear => {
-            StoreErrorKind::OutcomeUnknown
-        }
+        Operation::Create
+        | Operation::Update
+        | Operation::Delete
+        | Operation::Touch
+        | Operation::Clear => StoreErrorKind::OutcomeUnknown,
     };
     StoreError::from(kind).with_source(elapsed)
 }
 
 impl Client {
-    pub(crate) fn new(inner: Arc<dyn DynBackend>, policy: ResiliencePolicy, clock: Clock, metrics: &Metrics) -> Self {
+    pub(crate) fn new(
+        inner: Arc<dyn DynBackend>,
+        policy: ResiliencePolicy,
+        clock: Clock,
+        metrics: &Metrics,
+    ) -> Self {
         Client {
             inner,
             policy,
@@ -106,10 +114,18 @@ impl Client {
     }
 
     /// An attempt has failed. Comes back when it is time for the next one; fails if there is to be none.
-    pub(crate) async fn pause_after(&self, attempts: &mut Attempts, error: StoreError) -> Result<(), StoreError> {
+    pub(crate) async fn pause_after(
+        &self,
+        attempts: &mut Attempts,
+        error: StoreError,
+    ) -> Result<(), StoreError> {
         let failure = error.clone();
         let pause = self.clock.jitter(attempts.failed(error, self.deadline().left())?);
-        tracing::debug!(error = &failure as &dyn std::error::Error, ?pause, "the session backend is asked again");
+        tracing::debug!(
+            error = &failure as &dyn std::error::Error,
+            ?pause,
+            "the session backend is asked again"
+        );
         tokio::time::sleep(pause).await;
         self.retries.add_one();
         Ok(())
@@ -144,7 +160,9 @@ impl Client {
     ) -> Result<R, StoreError> {
         let deadline = self.deadline();
         if deadline.left().is_zero() {
-            return Err(StoreError::from(StoreErrorKind::Timeout).with_source("no time was left for it"));
+            return Err(
+                StoreError::from(StoreErrorKind::Timeout).with_source("no time was left for it")
+            );
         }
         let permit = self.admit(operation)?;
         let watched = self.calls.begin(operation);
@@ -166,7 +184,12 @@ impl Backend for Client {
         Ok(self.call(Operation::Load, || self.inner.load(id)).await?.0)
     }
 
-    async fn create(&self, id: &SessionId, stored: &Stored, ttl: Duration) -> Result<Created, StoreError> {
+    async fn create(
+        &self,
+        id: &SessionId,
+        stored: &Stored,
+        ttl: Duration,
+    ) -> Result<Created, StoreError> {
         self.attempt(Operation::Create, || self.inner.create(id, stored, ttl)).await
     }
 
@@ -184,17 +207,28 @@ impl Backend for Client {
     }
 
     async fn delete(&self, id: &SessionId, announcement: &[u8]) -> Result<Deleted, StoreError> {
-        let (answer, attempts) = self.call(Operation::Delete, || self.inner.delete(id, announcement)).await?;
+        let (answer, attempts) =
+            self.call(Operation::Delete, || self.inner.delete(id, announcement)).await?;
         Ok(attempts.deleted(answer))
     }
 
-    async fn delete_if(&self, id: &SessionId, revision: Revision, announcement: &[u8]) -> Result<Deleted, StoreError> {
+    async fn delete_if(
+        &self,
+        id: &SessionId,
+        revision: Revision,
+        announcement: &[u8],
+    ) -> Result<Deleted, StoreError> {
         let delete = || self.inner.delete_if(id, revision, announcement);
         let (answer, attempts) = self.call(Operation::Delete, delete).await?;
         Ok(attempts.deleted(answer))
     }
 
-    async fn touch(&self, id: &SessionId, deadline: u64, ttl: Duration) -> Result<Touched, StoreError> {
+    async fn touch(
+        &self,
+        id: &SessionId,
+        deadline: u64,
+        ttl: Duration,
+    ) -> Result<Touched, StoreError> {
         Ok(self.call(Operation::Touch, || self.inner.touch(id, deadline, ttl)).await?.0)
     }
 

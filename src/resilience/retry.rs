@@ -22,7 +22,11 @@ impl Attempts {
 
     /// An attempt has failed, and so much time is left. The longest pause before the next one; or, if there is to be none, what
     /// to report: that nobody knows, if one of the attempts may have been carried out.
-    pub(crate) fn failed(&mut self, error: StoreError, left: Duration) -> Result<Duration, StoreError> {
+    pub(crate) fn failed(
+        &mut self,
+        error: StoreError,
+        left: Duration,
+    ) -> Result<Duration, StoreError> {
         self.made = self.made.saturating_add(1);
         self.in_doubt |= error.kind() == StoreErrorKind::OutcomeUnknown;
         let pause = self.policy.pause_after(self.made);
@@ -46,8 +50,10 @@ impl Attempts {
     /// could make it twice. Nothing there: whether it was saved before the session ended no longer matters to anybody.
     pub(super) fn updated(&self, answer: Updated) -> Result<Updated, StoreError> {
         match answer {
-            Updated::Conflict(_) if self.in_doubt => Err(StoreError::from(StoreErrorKind::OutcomeUnknown)
-                .with_source("another change is there, and perhaps this one was before it")),
+            Updated::Conflict(_) if self.in_doubt => {
+                Err(StoreError::from(StoreErrorKind::OutcomeUnknown)
+                    .with_source("another change is there, and perhaps this one was before it"))
+            }
             answer => Ok(answer),
         }
     }
@@ -70,7 +76,8 @@ impl RetryConfig {
         let exponent = i32::try_from(made.saturating_sub(1)).unwrap_or(i32::MAX);
         let seconds = self.base_delay.as_secs_f64() * self.multiplier.powi(exponent);
         // Beyond any number it is above the cap, too.
-        Duration::try_from_secs_f64(seconds).map_or(self.max_delay, |pause| pause.min(self.max_delay))
+        Duration::try_from_secs_f64(seconds)
+            .map_or(self.max_delay, |pause| pause.min(self.max_delay))
     }
 }
 
@@ -101,14 +108,19 @@ mod tests {
     fn pauses_grow_up_to_the_cap_and_attempts_come_to_an_end() {
         let mut attempts = Attempts::new(policy());
         for millis in [10, 30, 50, 50] {
-            assert_eq!(failed(&mut attempts, StoreErrorKind::Unavailable), Ok(Duration::from_millis(millis)));
+            assert_eq!(
+                failed(&mut attempts, StoreErrorKind::Unavailable),
+                Ok(Duration::from_millis(millis))
+            );
         }
         assert_eq!(failed(&mut attempts, StoreErrorKind::Timeout), Err(StoreErrorKind::Timeout));
     }
 
     #[test]
     fn only_faults_of_the_backend_are_worth_another_attempt() {
-        for kind in [StoreErrorKind::Unavailable, StoreErrorKind::Timeout, StoreErrorKind::OutcomeUnknown] {
+        for kind in
+            [StoreErrorKind::Unavailable, StoreErrorKind::Timeout, StoreErrorKind::OutcomeUnknown]
+        {
             assert!(failed(&mut Attempts::new(policy()), kind).is_ok(), "{kind:?}");
         }
         for kind in [

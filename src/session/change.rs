@@ -93,7 +93,11 @@ pub(super) fn plan(found: SessionState, intent: Intent, changed: bool) -> Plan {
         (_, Intent::Destroy, false) => Plan::Delete,
         (_, Intent::Destroy, true) => Plan::Replace,
         (SessionState::Missing, Intent::Keep | Intent::Regenerate, true) => Plan::Create,
-        (SessionState::NoSession | SessionState::Missing, Intent::Keep | Intent::Regenerate, false) => Plan::Nothing,
+        (
+            SessionState::NoSession | SessionState::Missing,
+            Intent::Keep | Intent::Regenerate,
+            false,
+        ) => Plan::Nothing,
         (_, Intent::Keep, false) => Plan::Nothing,
         (SessionState::Live, Intent::Keep, true) => Plan::Update,
         (SessionState::Live, Intent::Regenerate, _) => Plan::Regenerate,
@@ -112,36 +116,88 @@ mod tests {
     #[test]
     fn the_table() {
         use Intent::{Destroy, Keep, Regenerate};
-        let columns =
-            [(Keep, false), (Keep, true), (Regenerate, false), (Regenerate, true), (Destroy, false), (Destroy, true)];
+        let columns = [
+            (Keep, false),
+            (Keep, true),
+            (Regenerate, false),
+            (Regenerate, true),
+            (Destroy, false),
+            (Destroy, true),
+        ];
         for (found, row) in [
             (
                 SessionState::NoSession,
-                [Plan::Nothing, Plan::Create, Plan::Nothing, Plan::Create, Plan::RemoveCookie, Plan::Create],
+                [
+                    Plan::Nothing,
+                    Plan::Create,
+                    Plan::Nothing,
+                    Plan::Create,
+                    Plan::RemoveCookie,
+                    Plan::Create,
+                ],
             ),
             (
                 SessionState::Missing,
-                [Plan::Nothing, Plan::Create, Plan::Nothing, Plan::Create, Plan::Delete, Plan::Replace],
+                [
+                    Plan::Nothing,
+                    Plan::Create,
+                    Plan::Nothing,
+                    Plan::Create,
+                    Plan::Delete,
+                    Plan::Replace,
+                ],
             ),
             (
                 SessionState::Live,
-                [Plan::Nothing, Plan::Update, Plan::Regenerate, Plan::Regenerate, Plan::Delete, Plan::Replace],
+                [
+                    Plan::Nothing,
+                    Plan::Update,
+                    Plan::Regenerate,
+                    Plan::Regenerate,
+                    Plan::Delete,
+                    Plan::Replace,
+                ],
             ),
             (
                 SessionState::EndedMeanwhile,
-                [Plan::Nothing, Plan::Refuse, Plan::Refuse, Plan::Refuse, Plan::Delete, Plan::Replace],
+                [
+                    Plan::Nothing,
+                    Plan::Refuse,
+                    Plan::Refuse,
+                    Plan::Refuse,
+                    Plan::Delete,
+                    Plan::Replace,
+                ],
             ),
             (
                 SessionState::Unreadable,
-                [Plan::Nothing, Plan::Refuse, Plan::Refuse, Plan::Refuse, Plan::Delete, Plan::Replace],
+                [
+                    Plan::Nothing,
+                    Plan::Refuse,
+                    Plan::Refuse,
+                    Plan::Refuse,
+                    Plan::Delete,
+                    Plan::Replace,
+                ],
             ),
             (
                 SessionState::Unavailable,
-                [Plan::Nothing, Plan::Refuse, Plan::Refuse, Plan::Refuse, Plan::Delete, Plan::Replace],
+                [
+                    Plan::Nothing,
+                    Plan::Refuse,
+                    Plan::Refuse,
+                    Plan::Refuse,
+                    Plan::Delete,
+                    Plan::Replace,
+                ],
             ),
         ] {
             for ((intent, changed), expected) in columns.into_iter().zip(row) {
-                assert_eq!(plan(found, intent, changed), expected, "{found:?} {intent:?} {changed}");
+                assert_eq!(
+                    plan(found, intent, changed),
+                    expected,
+                    "{found:?} {intent:?} {changed}"
+                );
             }
         }
     }

@@ -36,11 +36,16 @@ impl<T: SessionData> RequestSession<T> {
             committed
         };
         // A child of the request's span, though it runs in a task of its own.
-        let span = tracing::debug_span!("session.commit", session = session.map(tracing::field::display));
+        let span =
+            tracing::debug_span!("session.commit", session = session.map(tracing::field::display));
         self.store.spawn(commit.instrument(span))
     }
 
-    async fn commit_now(&self, admitted: Result<(), StoreError>, extra: Option<Change<T>>) -> Result<(), SessionError> {
+    async fn commit_now(
+        &self,
+        admitted: Result<(), StoreError>,
+        extra: Option<Change<T>>,
+    ) -> Result<(), SessionError> {
         let mut work = self.take_work();
         if let Err(closed) = admitted {
             self.put_back(work);
@@ -78,7 +83,10 @@ impl<T: SessionData> RequestSession<T> {
         }
     }
 
-    async fn carry_out(&self, work: &Work<T>) -> Result<(Loaded<T>, Option<CookieChange>), StoreError> {
+    async fn carry_out(
+        &self,
+        work: &Work<T>,
+    ) -> Result<(Loaded<T>, Option<CookieChange>), StoreError> {
         let store = &self.store;
         let again = |base: &T| apply_all(base, &work.changes);
         match (work.plan, &work.found) {
@@ -126,7 +134,10 @@ impl<T: SessionData> RequestSession<T> {
         let found = match (error.kind(), &work.found) {
             _ if work.intent == Intent::Destroy => return self.put_back(work),
             (StoreErrorKind::Gone, Loaded::Live(record)) => Loaded::EndedMeanwhile(record.id()),
-            (StoreErrorKind::Gone | StoreErrorKind::Corrupt | StoreErrorKind::OutcomeUnknown, found) => found.clone(),
+            (
+                StoreErrorKind::Gone | StoreErrorKind::Corrupt | StoreErrorKind::OutcomeUnknown,
+                found,
+            ) => found.clone(),
             _ => return self.put_back(work),
         };
         self.rest_on(found, |_| ());

@@ -48,10 +48,17 @@ impl SessionError {
             Self::MissingLayer { .. } | Self::ClashingLayers | Self::HeadSent | Self::Encode(_) => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
-            Self::Store(error) if matches!(error.kind(), StoreErrorKind::Corrupt | StoreErrorKind::NotConfigured) => {
+            Self::Store(error)
+                if matches!(
+                    error.kind(),
+                    StoreErrorKind::Corrupt | StoreErrorKind::NotConfigured
+                ) =>
+            {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
-            Self::Conflict { .. } | Self::Gone | Self::ReadOnly(_) | Self::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Conflict { .. } | Self::Gone | Self::ReadOnly(_) | Self::Store(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 

@@ -28,7 +28,10 @@ impl<T: SessionData> Session<T> {
             Some(request) => Ok(Session { request: request.clone() }),
             None => {
                 let error = SessionError::MissingLayer { data: type_name::<T>() };
-                tracing::error!(error = &error as &dyn std::error::Error, "a request cannot have a session");
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "a request cannot have a session"
+                );
                 Err(error)
             }
         }
@@ -89,7 +92,10 @@ mod axum {
     impl<T: SessionData, S: Sync> OptionalFromRequestParts<S> for Session<T> {
         type Rejection = SessionError;
 
-        async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, SessionError> {
+        async fn from_request_parts(
+            parts: &mut Parts,
+            _: &S,
+        ) -> Result<Option<Self>, SessionError> {
             let session = Session::from_extensions(&parts.extensions).await?;
             Ok((!session.is_new()).then_some(session))
         }

@@ -236,13 +236,16 @@ impl<T: SessionData> Session<T> {
 }
 
 /// A panic of the application's goes on where the application waits for it.
-pub(crate) fn finished(result: Result<Result<(), SessionError>, tokio::task::JoinError>) -> Result<(), SessionError> {
+pub(crate) fn finished(
+    result: Result<Result<(), SessionError>, tokio::task::JoinError>,
+) -> Result<(), SessionError> {
     match result.map_err(tokio::task::JoinError::try_into_panic) {
         Ok(result) => result,
         Err(Ok(panic)) => resume_unwind(panic),
         // Only the end of the runtime cancels a commit.
         Err(Err(_)) => {
-            let error = StoreError::from(StoreErrorKind::OutcomeUnknown).with_source("the runtime is shutting down");
+            let error = StoreError::from(StoreErrorKind::OutcomeUnknown)
+                .with_source("the runtime is shutting down");
             Err(error.into())
         }
     }

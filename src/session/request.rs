@@ -124,7 +124,12 @@ impl<T: SessionData> RequestSession<T> {
             commits_due: 0,
             head_sent: false,
         };
-        RequestSession { store, verified, state: Mutex::new(state), busy: tokio::sync::Mutex::new(()) }
+        RequestSession {
+            store,
+            verified,
+            state: Mutex::new(state),
+            busy: tokio::sync::Mutex::new(()),
+        }
     }
 
     /// A request whose session is known, for tests.
@@ -173,10 +178,14 @@ impl<T: SessionData> RequestSession<T> {
             Some(id) => match self.store.read(id, freshness).await {
                 Ok(Some(record)) => Loaded::Live(record),
                 Ok(None) => match before {
-                    Loaded::Live(_) | Loaded::Stale(..) | Loaded::EndedMeanwhile(_) => Loaded::EndedMeanwhile(id),
+                    Loaded::Live(_) | Loaded::Stale(..) | Loaded::EndedMeanwhile(_) => {
+                        Loaded::EndedMeanwhile(id)
+                    }
                     _ => Loaded::Missing(id),
                 },
-                Err(error) if error.kind() == StoreErrorKind::Corrupt => Loaded::Unreadable(error, id),
+                Err(error) if error.kind() == StoreErrorKind::Corrupt => {
+                    Loaded::Unreadable(error, id)
+                }
                 // Who asks for a fresh one is not to be put off.
                 Err(error) if freshness == Freshness::Fresh => return Err(error.into()),
                 Err(error) => match self.store.degraded(&id, &error) {
@@ -296,7 +305,8 @@ impl<T: SessionData> RequestSession<T> {
     fn signed_anew(&self, state: &State<T>) -> Option<CookieChange> {
         let Loaded::Live(record) = &state.found else { return None };
         let verified = self.verified.as_ref().filter(|verified| verified.needs_resigning)?;
-        (verified.token.session_id() == record.id()).then(|| CookieChange::Set(verified.token.clone()))
+        (verified.token.session_id() == record.id())
+            .then(|| CookieChange::Set(verified.token.clone()))
     }
 
     /// The request is over without a head: cancelled, panicked or failed. A logout is carried out all the same; nothing else is,
@@ -344,7 +354,8 @@ impl<T> State<T> {
 
     /// The session that is to be deleted, if it is. From now on it counts as gone.
     fn take_logout(&mut self) -> Option<SessionId> {
-        let id = (std::mem::take(&mut self.intent) == Intent::Destroy).then(|| self.found.id())??;
+        let id =
+            (std::mem::take(&mut self.intent) == Intent::Destroy).then(|| self.found.id())??;
         self.found = Loaded::EndedMeanwhile(id);
         Some(id)
     }

@@ -19,7 +19,10 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     /// The same, wherever the session has moved since its id was met, and though its time may be over.
-    pub(super) async fn load_wherever_it_moved(&self, id: SessionId) -> Result<Option<Record<T>>, StoreError> {
+    pub(super) async fn load_wherever_it_moved(
+        &self,
+        id: SessionId,
+    ) -> Result<Option<Record<T>>, StoreError> {
         let mut id = id;
         for _ in 0..MAX_MOVES {
             match self.load_stored(&id).await? {
@@ -36,7 +39,11 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     /// What is there instead of what a change was made from.
-    pub(super) fn conflicting(&self, id: &SessionId, current: Stored) -> Result<Option<Record<T>>, StoreError> {
+    pub(super) fn conflicting(
+        &self,
+        id: &SessionId,
+        current: Stored,
+    ) -> Result<Option<Record<T>>, StoreError> {
         self.decode(id, current)?.map(Some).ok_or_else(|| gone(id))
     }
 
@@ -50,14 +57,19 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     /// For those who delete: a session whose time is over here may go on on a node with another setting.
-    fn decode_expired(&self, id: &SessionId, stored: Stored) -> Result<Option<Record<T>>, StoreError> {
+    fn decode_expired(
+        &self,
+        id: &SessionId,
+        stored: Stored,
+    ) -> Result<Option<Record<T>>, StoreError> {
         let Stored { mut meta, content } = stored;
         let Content::Payload(payload) = content else { return Ok(None) };
         if let Some(end) = self.inner.lifetime.end(meta.created_at) {
             meta.deadline = meta.deadline.min(end);
         }
         let decoded = self.inner.codec.decode(id, &meta, &payload);
-        let Decoded { data, needs_reencryption } = decoded.map_err(|error| self.note_unreadable(id, error))?;
+        let Decoded { data, needs_reencryption } =
+            decoded.map_err(|error| self.note_unreadable(id, error))?;
         let record = Record::new(&self.inner.clock, *id, meta, data);
         Ok(Some(if needs_reencryption { record.needs_reencryption() } else { record }))
     }

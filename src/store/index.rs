@@ -40,7 +40,8 @@ impl<T> Owners<T> {
     #[expect(clippy::expect_used, reason = "HMAC takes keys of any length")]
     pub(super) fn new(of: OwnerOf<T>, ring: &KeyRing) -> Self {
         let keyed = ring.derive(PURPOSE).map(|key| {
-            let mut mac = Hmac::<Sha256>::new_from_slice(&key.bytes).expect("HMAC takes keys of any length");
+            let mut mac =
+                Hmac::<Sha256>::new_from_slice(&key.bytes).expect("HMAC takes keys of any length");
             mac.update(PURPOSE.as_bytes());
             mac.update(&[0]);
             mac
@@ -77,7 +78,11 @@ fn entry_expiry(deadline: u64) -> u64 {
 
 impl<T: SessionData> SessionStore<T> {
     /// What comes before a record is written on top of `base`: from then on the index of its owner must have it.
-    pub(super) async fn index_before_write(&self, base: Option<&Record<T>>, new: &Record<T>) -> Result<(), StoreError> {
+    pub(super) async fn index_before_write(
+        &self,
+        base: Option<&Record<T>>,
+        new: &Record<T>,
+    ) -> Result<(), StoreError> {
         let Some(owners) = &self.inner.owners else { return Ok(()) };
         let Some(owner) = (owners.of)(new.data()) else { return Ok(()) };
         match base {
@@ -89,7 +94,11 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     /// What comes before a session is extended to a deadline.
-    pub(super) async fn index_before_touch(&self, id: &SessionId, deadline: u64) -> Result<(), StoreError> {
+    pub(super) async fn index_before_touch(
+        &self,
+        id: &SessionId,
+        deadline: u64,
+    ) -> Result<(), StoreError> {
         let Some(owners) = &self.inner.owners else { return Ok(()) };
         let record = match self.inner.coordinator.cache().peek(id) {
             Some(record) => Some(record),
@@ -177,7 +186,8 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_outlasts_the_deadline_by_two_to_three_hours_and_is_as_good_for_the_rest_of_its_hour() {
+    fn an_entry_outlasts_the_deadline_by_two_to_three_hours_and_is_as_good_for_the_rest_of_its_hour()
+     {
         for deadline in [0, 1, HOUR - 1, HOUR, 1_700_000_000_000] {
             let more = entry_expiry(deadline) - deadline;
             assert!((2 * HOUR + 1..=3 * HOUR).contains(&more), "{more}");

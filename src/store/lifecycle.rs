@@ -32,7 +32,8 @@ impl<T: SessionData> SessionStore<T> {
                 }
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
-            last = StoreError::from(StoreErrorKind::Timeout).with_source("no session announcements are heard");
+            last = StoreError::from(StoreErrorKind::Timeout)
+                .with_source("no session announcements are heard");
             self.inner.coordinator.wait_until_listening().await;
             Ok(())
         };
@@ -67,7 +68,11 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     pub(super) fn check_open(&self) -> Result<(), StoreError> {
-        if self.inner.closed.load(Ordering::Acquire) { Err(StoreErrorKind::Closed.into()) } else { Ok(()) }
+        if self.inner.closed.load(Ordering::Acquire) {
+            Err(StoreErrorKind::Closed.into())
+        } else {
+            Ok(())
+        }
     }
 
     /// What every operation but a cached read begins with.

@@ -17,7 +17,11 @@ impl Lifetime {
     /// `touch_after` is the share of the idle timeout that must have passed before a session is extended.
     pub(crate) fn new(idle: Duration, absolute: Option<Duration>, touch_after: f64) -> Self {
         let idle = millis(idle);
-        Lifetime { idle, absolute: absolute.map(millis), least_gain: (idle as f64 * touch_after) as u64 }
+        Lifetime {
+            idle,
+            absolute: absolute.map(millis),
+            least_gain: (idle as f64 * touch_after) as u64,
+        }
     }
 
     /// Until when a session lives that is used now, and never again.
@@ -79,7 +83,10 @@ mod tests {
         let bounded = lifetime(10, Some(25));
         assert!(!bounded.should_touch(0, 24_000, 14_999));
         assert!(bounded.should_touch(0, 24_999, 15_000), "it can be had until its end");
-        assert!(!bounded.should_touch(0, 25_000, 24_999), "beyond which there is nothing to be gained");
+        assert!(
+            !bounded.should_touch(0, 25_000, 24_999),
+            "beyond which there is nothing to be gained"
+        );
     }
 
     proptest! {

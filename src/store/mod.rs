@@ -106,9 +106,14 @@ impl<T: SessionData> SessionStore<T> {
         let metrics = Metrics::new(metrics_label.as_deref());
         let backend = Arc::new(Client::new(backend, resilience, clock.clone(), &metrics));
         // A cache that is turned off is one that is never trusted; one that nobody keeps right is always trusted, as asked for.
-        let lease = if cluster.cache_enabled && !cluster.enabled { Lease::permanent() } else { Lease::new() };
+        let lease = if cluster.cache_enabled && !cluster.enabled {
+            Lease::permanent()
+        } else {
+            Lease::new()
+        };
         let ttl = cluster.effective_cache_ttl(timeout);
-        let cache = Arc::new(LocalCache::new(lease, clock.clone(), ttl, cluster.cache_max_size, &metrics));
+        let cache =
+            Arc::new(LocalCache::new(lease, clock.clone(), ttl, cluster.cache_max_size, &metrics));
         if cluster.cache_enabled && !cluster.enabled {
             tracing::info!(
                 node_id = %cluster.node_id,
@@ -119,7 +124,13 @@ impl<T: SessionData> SessionStore<T> {
         let store = SessionStore {
             inner: Arc::new(StoreInner {
                 fallback: Fallback::new(on_outage, &cluster),
-                coordinator: Coordinator::new(backend.clone(), cache, clock.clone(), cluster, &metrics),
+                coordinator: Coordinator::new(
+                    backend.clone(),
+                    cache,
+                    clock.clone(),
+                    cluster,
+                    &metrics,
+                ),
                 backend,
                 codec: Codec::new(&codec, &keys),
                 single_flight: SingleFlight::new(),
@@ -166,10 +177,16 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// [`NotFound`](StoreErrorKind::NotFound), and those of [`find`](SessionStore::find).
     pub async fn get(&self, id: SessionId) -> Result<Record<T>, StoreError> {
-        self.find(id).await?.ok_or_else(|| StoreError::from(StoreErrorKind::NotFound).with_session_id(&id))
+        self.find(id)
+            .await?
+            .ok_or_else(|| StoreError::from(StoreErrorKind::NotFound).with_session_id(&id))
     }
 
-    pub(crate) async fn read(&self, id: SessionId, freshness: Freshness) -> Result<Option<Record<T>>, StoreError> {
+    pub(crate) async fn read(
+        &self,
+        id: SessionId,
+        freshness: Freshness,
+    ) -> Result<Option<Record<T>>, StoreError> {
         self.check_open()?;
         if freshness == Freshness::Cached {
             match self.inner.coordinator.cache().get(&id) {
@@ -247,6 +264,8 @@ impl<T> Clone for SessionStore<T> {
 
 impl<T> fmt::Debug for SessionStore<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SessionStore").field("coordinator", &self.inner.coordinator).finish_non_exhaustive()
+        f.debug_struct("SessionStore")
+            .field("coordinator", &self.inner.coordinator)
+            .finish_non_exhaustive()
     }
 }

@@ -32,9 +32,13 @@ impl Fallback {
             OutagePolicy::Anonymous => Fallback::Default,
             OutagePolicy::ServeCached { max_age } if cluster.listens() => {
                 // A lease lasts for max_staleness from the proof that it rests on.
-                Fallback::StaleIfError(StaleIfError::AfterLease(millis(max_age.saturating_sub(cluster.max_staleness))))
+                Fallback::StaleIfError(StaleIfError::AfterLease(millis(
+                    max_age.saturating_sub(cluster.max_staleness),
+                )))
             }
-            OutagePolicy::ServeCached { max_age } => Fallback::StaleIfError(StaleIfError::AfterRead(millis(max_age))),
+            OutagePolicy::ServeCached { max_age } => {
+                Fallback::StaleIfError(StaleIfError::AfterRead(millis(max_age)))
+            }
         }
     }
 }
@@ -48,7 +52,9 @@ impl<T: SessionData> SessionStore<T> {
         let degraded = match self.inner.fallback {
             Fallback::Nothing => return None,
             Fallback::Default => Degraded::Default,
-            Fallback::StaleIfError(grace) => Degraded::Stale(self.inner.coordinator.cache().last_known(id, grace)?),
+            Fallback::StaleIfError(grace) => {
+                Degraded::Stale(self.inner.coordinator.cache().last_known(id, grace)?)
+            }
         };
         self.inner.degraded_reads.add_one();
         // Not louder: there is one for each request of an outage, whose beginning and end the listener logs.

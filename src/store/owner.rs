@@ -50,7 +50,9 @@ impl<T: SessionData> SessionStore<T> {
             while let Some(page) = scan.next_sessions(Tombstones::Follow).await {
                 for result in page {
                     match result {
-                        Ok(record) if owners.is_owner(owner, &record) && !self.has_expired(&record) => {
+                        Ok(record)
+                            if owners.is_owner(owner, &record) && !self.has_expired(&record) =>
+                        {
                             drop(sessions.insert(record.id(), record));
                         }
                         Err(error) if ends_the_scan(&error) => return Err(error),
@@ -122,11 +124,19 @@ impl<T: SessionData> SessionStore<T> {
     /// # Errors
     ///
     /// Those of [`delete_all_of`](SessionStore::delete_all_of).
-    pub async fn delete_all_of_except(&self, owner: &str, keep: SessionId) -> Result<BulkDeletion, StoreError> {
+    pub async fn delete_all_of_except(
+        &self,
+        owner: &str,
+        keep: SessionId,
+    ) -> Result<BulkDeletion, StoreError> {
         self.delete_all_but(owner, Some(keep)).await
     }
 
-    async fn delete_all_but(&self, owner: &str, keep: Option<SessionId>) -> Result<BulkDeletion, StoreError> {
+    async fn delete_all_but(
+        &self,
+        owner: &str,
+        keep: Option<SessionId>,
+    ) -> Result<BulkDeletion, StoreError> {
         let owners = self.owners()?;
         let mut total = BulkDeletion::default();
         for _ in 0..MAX_PASSES {
@@ -138,7 +148,9 @@ impl<T: SessionData> SessionStore<T> {
                 while let Some(page) = scan.next_sessions(Tombstones::Follow).await {
                     for result in page {
                         match result {
-                            Ok(record) if Some(record.id()) == keep || !owners.is_owner(owner, &record) => {}
+                            Ok(record)
+                                if Some(record.id()) == keep
+                                    || !owners.is_owner(owner, &record) => {}
                             Ok(record) => {
                                 matched = true;
                                 total.deleted += u64::from(self.delete_judged(&record).await?);
@@ -162,7 +174,11 @@ impl<T: SessionData> SessionStore<T> {
         Err(StoreErrorKind::Conflict { attempts: MAX_PASSES }.into())
     }
 
-    async fn delete_unreadable(&self, id: SessionId, total: &mut BulkDeletion) -> Result<(), StoreError> {
+    async fn delete_unreadable(
+        &self,
+        id: SessionId,
+        total: &mut BulkDeletion,
+    ) -> Result<(), StoreError> {
         match self.delete_wherever_it_moved(id).await {
             Ok(deleted) => total.deleted += u64::from(deleted),
             Err(error) if ends_the_scan(&error) => return Err(error),

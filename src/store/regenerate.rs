@@ -57,12 +57,17 @@ impl<T: SessionData> SessionStore<T> {
             }
             self.pause_after(attempt).await;
         }
-        let error = StoreError::from(StoreErrorKind::Conflict { attempts: MAX_ATTEMPTS }).with_session_id(&old);
+        let error = StoreError::from(StoreErrorKind::Conflict { attempts: MAX_ATTEMPTS })
+            .with_session_id(&old);
         Err(self.undo(new.id, error).await)
     }
 
     /// One attempt to replace the old record by a tombstone. `None`: it is done. `Some`: another version is there.
-    async fn replace_by_tombstone(&self, base: &Record<T>, new: SessionId) -> Result<Option<Record<T>>, StoreError> {
+    async fn replace_by_tombstone(
+        &self,
+        base: &Record<T>,
+        new: SessionId,
+    ) -> Result<Option<Record<T>>, StoreError> {
         let old = base.id();
         let meta = Meta {
             revision: base.revision().next(),
@@ -73,7 +78,11 @@ impl<T: SessionData> SessionStore<T> {
         let announcement = self.inner.coordinator.encode(Announcement::SessionDeleted(old));
         // Never finished: whatever the outcome, this node must not answer for the old id from memory.
         let _call = self.inner.coordinator.cache().begin_write(&old, None);
-        let answer = self.inner.backend.update(&old, base.revision(), &tombstone, TOMBSTONE_TTL, &announcement).await;
+        let answer = self
+            .inner
+            .backend
+            .update(&old, base.revision(), &tombstone, TOMBSTONE_TTL, &announcement)
+            .await;
         match answer.map_err(|error| self.note_unreadable(&old, error))? {
             Updated::Saved => Ok(None),
             Updated::Gone => Err(gone(&old)),

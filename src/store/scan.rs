@@ -52,7 +52,9 @@ impl<T: SessionData> SessionStore<T> {
     /// }
     /// # Ok(()) }
     /// ```
-    pub fn each_session(&self) -> impl Stream<Item = Result<Record<T>, StoreError>> + Send + use<T> {
+    pub fn each_session(
+        &self,
+    ) -> impl Stream<Item = Result<Record<T>, StoreError>> + Send + use<T> {
         let begin = (Some(Scan::new(self.clone())), VecDeque::new());
         stream::unfold(begin, |(mut scan, mut ready)| async move {
             loop {
@@ -61,8 +63,12 @@ impl<T: SessionData> SessionStore<T> {
                 }
                 let under_way = scan.as_mut()?;
                 let mut page = under_way.next_sessions(Tombstones::Skip).await?;
-                page.retain(|result| !result.as_ref().is_ok_and(|record| under_way.store.has_expired(record)));
-                if let Some(end) = page.iter().position(|result| result.as_ref().is_err_and(ends_the_scan)) {
+                page.retain(|result| {
+                    !result.as_ref().is_ok_and(|record| under_way.store.has_expired(record))
+                });
+                if let Some(end) =
+                    page.iter().position(|result| result.as_ref().is_err_and(ends_the_scan))
+                {
                     page.truncate(end + 1);
                     scan = None;
                 }
@@ -113,7 +119,10 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// The backend's; what was deleted by then stays deleted. [`Conflict`](StoreErrorKind::Conflict) if after 16 passes there
     /// are still new sessions to delete.
-    pub async fn bulk_delete(&self, predicate: impl Fn(&Record<T>) -> bool + Send) -> Result<BulkDeletion, StoreError> {
+    pub async fn bulk_delete(
+        &self,
+        predicate: impl Fn(&Record<T>) -> bool + Send,
+    ) -> Result<BulkDeletion, StoreError> {
         let mut total = BulkDeletion::default();
         for _ in 0..MAX_PASSES {
             let mut scan = Scan::new(self.clone());
@@ -240,11 +249,15 @@ impl<T: SessionData> Scan<T> {
                 }
             }
         }
-        Err(StoreError::from(StoreErrorKind::Unavailable).with_source("the server changed too often during the walk"))
+        Err(StoreError::from(StoreErrorKind::Unavailable)
+            .with_source("the server changed too often during the walk"))
     }
 
     /// The sessions of the next page, read past the cache. Those that have gone meanwhile are left out.
-    pub(super) async fn next_sessions(&mut self, tombstones: Tombstones) -> Option<Vec<Result<Record<T>, StoreError>>> {
+    pub(super) async fn next_sessions(
+        &mut self,
+        tombstones: Tombstones,
+    ) -> Option<Vec<Result<Record<T>, StoreError>>> {
         let mut met = match self.next_page().await {
             Ok(met) => met?,
             Err(error) => return Some(vec![Err(error)]),

@@ -63,7 +63,12 @@ impl<T: SessionData> SingleFlight<T> {
     }
 
     /// Reads from the backend, alone or with others.
-    pub(crate) async fn read(&self, store: &SessionStore<T>, id: SessionId, freshness: Freshness) -> LoadResult<T> {
+    pub(crate) async fn read(
+        &self,
+        store: &SessionStore<T>,
+        id: SessionId,
+        freshness: Freshness,
+    ) -> LoadResult<T> {
         let (result, started) = self.join(store.cache(), id, freshness);
         if let Some(started) = started {
             // Made outside the task: one that is dropped before it first runs must not leave its flight behind.
@@ -149,7 +154,11 @@ fn result<T>() -> (Waiters<T>, SharedResult<T>) {
     (Waiters { readers, span: Span::current() }, result.shared())
 }
 
-async fn drive<T: SessionData>(abandon: AbandonOnDrop<T>, id: SessionId, mut started: StartedLoad<T>) {
+async fn drive<T: SessionData>(
+    abandon: AbandonOnDrop<T>,
+    id: SessionId,
+    mut started: StartedLoad<T>,
+) {
     let store = abandon.store.clone();
     loop {
         let outcome = store.load(&id).instrument(started.waiters.span.clone()).await;

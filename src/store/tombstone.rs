@@ -11,5 +11,7 @@ pub(super) const TOMBSTONE_TTL: Duration = Duration::from_secs(60);
 pub(super) const MAX_MOVES: usize = 64;
 
 pub(super) fn too_many_tombstones(id: &SessionId) -> StoreError {
-    StoreError::from(StoreErrorKind::Corrupt).with_source("the trail of tombstones has no end").with_session_id(id)
+    StoreError::from(StoreErrorKind::Corrupt)
+        .with_source("the trail of tombstones has no end")
+        .with_session_id(id)
 }

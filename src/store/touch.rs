@@ -45,7 +45,11 @@ impl<T: SessionData> SessionStore<T> {
     /// Extends the session in the background if enough of its life has passed. At most one such task runs for a cached record.
     pub(crate) fn touch_if_due(&self, record: &Record<T>) {
         let meta = record.meta();
-        if !self.inner.lifetime.should_touch(meta.created_at, meta.deadline, record.wall(self.inner.clock.now())) {
+        if !self.inner.lifetime.should_touch(
+            meta.created_at,
+            meta.deadline,
+            record.wall(self.inner.clock.now()),
+        ) {
             return;
         }
         let Some(touch) = record.begin_touch() else { return };

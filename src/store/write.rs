@@ -53,7 +53,9 @@ impl<T: SessionData> SessionStore<T> {
             let payload = self.inner.codec.encode(&id, &meta, &*data)?;
             let stored = Stored { meta, content: Content::Payload(payload) };
             // Without an entry there is to be no record. But an earlier attempt may have left one.
-            self.index_before_write(None, &record).await.map_err(|error| attempts.ended_by(error))?;
+            self.index_before_write(None, &record)
+                .await
+                .map_err(|error| attempts.ended_by(error))?;
             let call = self.inner.coordinator.cache().begin_write(&id, None);
             match self.inner.backend.create(&id, &stored, ttl).await {
                 Ok(Created::Created) => {
@@ -70,9 +72,15 @@ impl<T: SessionData> SessionStore<T> {
     /// A session in memory, for callers that cannot wait. The store must be over this memory.
     pub(crate) fn create_in(&self, memory: &MemoryBackend, data: T) -> Record<T> {
         let (meta, ttl) = self.first_meta();
-        let record = Record::new(&self.inner.clock, SessionToken::random().session_id(), meta, Arc::new(data));
+        let record = Record::new(
+            &self.inner.clock,
+            SessionToken::random().session_id(),
+            meta,
+            Arc::new(data),
+        );
         // Data that cannot be encoded is found out when it is first changed.
-        let payload = self.inner.codec.encode(&record.id(), &meta, &**record.data()).unwrap_or_default();
+        let payload =
+            self.inner.codec.encode(&record.id(), &meta, &**record.data()).unwrap_or_default();
         memory.create_now(&record.id(), &Stored { meta, content: Content::Payload(payload) }, ttl);
         record
     }
@@ -81,7 +89,10 @@ impl<T: SessionData> SessionStore<T> {
     fn first_meta(&self) -> (Meta, Duration) {
         let now = self.inner.clock.wall();
         let deadline = self.inner.lifetime.deadline(now, now);
-        (Meta { revision: Revision::first(), created_at: now, deadline }, time_to_live(deadline, now))
+        (
+            Meta { revision: Revision::first(), created_at: now, deadline },
+            time_to_live(deadline, now),
+        )
     }
 
     /// Replaces the data of an existing session. Concurrent changes by others are lost: see [`update`](SessionStore::update).
@@ -94,7 +105,10 @@ impl<T: SessionData> SessionStore<T> {
         let data = Arc::new(data);
         let time = self.inner.backend.deadline();
         let base = time.within(self.get(id)).await?;
-        time.within(self.write(base, data.clone(), &|_| data.clone())).await.map(drop).map_err(gone_is_not_found)
+        time.within(self.write(base, data.clone(), &|_| data.clone()))
+            .await
+            .map(drop)
+            .map_err(gone_is_not_found)
     }
 
     /// Changes a session, and returns what the closure returned when the change was committed.
@@ -211,7 +225,8 @@ impl<T: SessionData> SessionStore<T> {
             }
             self.pause_after(attempt).await;
         }
-        Err(StoreError::from(StoreErrorKind::Conflict { attempts: MAX_ATTEMPTS }).with_session_id(&id))
+        Err(StoreError::from(StoreErrorKind::Conflict { attempts: MAX_ATTEMPTS })
+            .with_session_id(&id))
     }
 
     /// Waits for this node's other writers of a session, for half of the time that the operation has left.
@@ -220,7 +235,11 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     /// A version to be written on top of `base`, unless the session's time is over.
-    pub(super) fn next_version(&self, base: &Record<T>, data: Arc<T>) -> Result<Record<T>, StoreError> {
+    pub(super) fn next_version(
+        &self,
+        base: &Record<T>,
+        data: Arc<T>,
+    ) -> Result<Record<T>, StoreError> {
         let (id, created_at, now) = (base.id(), base.meta().created_at, self.inner.clock.wall());
         if self.inner.lifetime.has_expired(created_at, now) {
             return Err(gone(&id));
@@ -238,7 +257,12 @@ impl<T: SessionData> SessionStore<T> {
 
     /// While the writer waited for its turn, this node may have seen a newer version. To write on top of the old one would only
     /// cost a conflict.
-    pub(super) fn rebase(&self, base: Record<T>, first: Arc<T>, again: Reapply<'_, T>) -> (Record<T>, Arc<T>) {
+    pub(super) fn rebase(
+        &self,
+        base: Record<T>,
+        first: Arc<T>,
+        again: Reapply<'_, T>,
+    ) -> (Record<T>, Arc<T>) {
         match self.inner.coordinator.cache().peek(&base.id()) {
             Some(newer) if newer.revision() != base.revision() => {
                 let data = again(newer.data());
@@ -256,7 +280,11 @@ impl<T: SessionData> SessionStore<T> {
     ) -> Result<Option<Record<T>>, StoreError> {
         let id = base.id();
         let meta = new.meta();
-        let payload = self.inner.codec.encode(&id, &meta, &**new.data()).map_err(|error| error.with_session_id(&id))?;
+        let payload = self
+            .inner
+            .codec
+            .encode(&id, &meta, &**new.data())
+            .map_err(|error| error.with_session_id(&id))?;
         let stored = Stored { meta, content: Content::Payload(payload) };
         self.index_before_write(Some(base), new).await?;
         let revision = new.revision();
@@ -269,7 +297,8 @@ impl<T: SessionData> SessionStore<T> {
         }
         let cache = self.inner.coordinator.cache();
         let call = cache.begin_write(&id, Some(base.revision()));
-        let answer = self.inner.backend.update(&id, base.revision(), &stored, ttl, &announcement).await;
+        let answer =
+            self.inner.backend.update(&id, base.revision(), &stored, ttl, &announcement).await;
         match answer.map_err(|error| self.note_unreadable(&id, error))? {
             Updated::Saved => {
                 call.saved(new);

@@ -11,10 +11,16 @@ const HEARTBEAT: Duration = Duration::from_millis(20);
 pub(super) async fn a_subscription_is_confirmed_and_proven(backend: &impl Backend) {
     let before = tokio::time::Instant::now().into_std();
     let mut subscription = ok(backend.subscribe(HEARTBEAT).await);
-    same(&next(&mut subscription).await, &Event::Connected, "a subscription begins with its confirmation");
+    same(
+        &next(&mut subscription).await,
+        &Event::Connected,
+        "a subscription begins with its confirmation",
+    );
     let mut last = before;
     for _ in 0..3 {
-        let Event::Alive(sent_at) = next(&mut subscription).await else { panic!("nothing was announced") };
+        let Event::Alive(sent_at) = next(&mut subscription).await else {
+            panic!("nothing was announced")
+        };
         assert!(sent_at >= last, "proofs come in order");
         last = sent_at;
     }
@@ -33,7 +39,11 @@ pub(super) async fn writes_are_announced_in_order(backend: &impl Backend) {
     ok(backend.publish(b"publish\0\xff\n").await);
     ok(backend.clear(b"clear").await);
     for expected in [&b"update"[..], b"delete", b"delete if", b"publish\0\xff\n", b"clear"] {
-        same(&message(&mut subscription).await, &expected.to_vec(), "writes are announced in their order");
+        same(
+            &message(&mut subscription).await,
+            &expected.to_vec(),
+            "writes are announced in their order",
+        );
     }
 }
 
@@ -49,8 +59,16 @@ pub(super) async fn what_changed_nothing_is_not_announced(backend: &impl Backend
     ok(backend.update(&id, base.meta.revision, &new, LONG, b"saved").await);
     ok(backend.update(&id, base.meta.revision, &new, LONG, b"repeated").await);
     ok(backend.publish(b"end").await);
-    same(&message(&mut subscription).await, &b"saved".to_vec(), "creating, conflicts and touches are no news");
-    same(&message(&mut subscription).await, &b"end".to_vec(), "a repetition that changes nothing is no news");
+    same(
+        &message(&mut subscription).await,
+        &b"saved".to_vec(),
+        "creating, conflicts and touches are no news",
+    );
+    same(
+        &message(&mut subscription).await,
+        &b"end".to_vec(),
+        "a repetition that changes nothing is no news",
+    );
 }
 
 pub(super) async fn deletions_are_announced_even_of_what_was_gone(backend: &impl Backend) {
@@ -61,7 +79,11 @@ pub(super) async fn deletions_are_announced_even_of_what_was_gone(backend: &impl
     ok(backend.delete(&grave, b"moved").await);
     ok(backend.delete_if(&any_id(), Revision::first(), b"gone, too").await);
     for expected in [&b"gone"[..], b"moved", b"gone, too"] {
-        same(&message(&mut subscription).await, &expected.to_vec(), "a deletion is announced in any case");
+        same(
+            &message(&mut subscription).await,
+            &expected.to_vec(),
+            "a deletion is announced in any case",
+        );
     }
 }
 
@@ -89,11 +111,19 @@ pub(super) async fn every_subscriber_hears(backend: &impl Backend) {
     let mut two = ok(backend.subscribe(HEARTBEAT).await);
     ok(backend.publish(b"both").await);
     for subscription in [&mut one, &mut two] {
-        same(&message(subscription).await, &b"both".to_vec(), "every subscriber hears every announcement");
+        same(
+            &message(subscription).await,
+            &b"both".to_vec(),
+            "every subscriber hears every announcement",
+        );
     }
     drop(one);
     ok(backend.publish(b"the other").await);
-    same(&message(&mut two).await, &b"the other".to_vec(), "one that leaves takes nothing from the others");
+    same(
+        &message(&mut two).await,
+        &b"the other".to_vec(),
+        "one that leaves takes nothing from the others",
+    );
 }
 
 async fn next(subscription: &mut Subscription) -> Event {

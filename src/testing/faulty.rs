@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::backend::{
-    Backend, Created, Cursor, Deleted, Event, OwnerTag, Page, Subscription, SubscriptionSender, Touched, Updated,
+    Backend, Created, Cursor, Deleted, Event, OwnerTag, Page, Subscription, SubscriptionSender,
+    Touched, Updated,
 };
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
@@ -73,9 +74,16 @@ impl<B: Backend> FaultyBackend<B> {
     pub fn new(inner: B, seed: u64) -> (Self, Faults) {
         let random = Random(seed);
         let at_once = Duration::ZERO..Duration::ZERO;
-        let state =
-            FaultState { random, calls: at_once.clone(), events: at_once, fail: 0.0, lose_answer: 0.0, repeat: 0.0 };
-        let link = watch::Sender::new(Link { number: 0, blinks: 0, stalled: false, refused: false });
+        let state = FaultState {
+            random,
+            calls: at_once.clone(),
+            events: at_once,
+            fail: 0.0,
+            lose_answer: 0.0,
+            repeat: 0.0,
+        };
+        let link =
+            watch::Sender::new(Link { number: 0, blinks: 0, stalled: false, refused: false });
         let faults = Faults { state: Arc::new(Mutex::new(state)), link };
         (FaultyBackend { inner, faults: faults.clone() }, faults)
     }
@@ -181,7 +189,8 @@ impl Faults {
         let pause = {
             let mut state = self.lock();
             let range = range(&state).clone();
-            range.start / 2 + (range.end.saturating_sub(range.start) / 2).mul_f64(state.random.share())
+            range.start / 2
+                + (range.end.saturating_sub(range.start) / 2).mul_f64(state.random.share())
         };
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
@@ -235,7 +244,12 @@ impl<B: Backend> Backend for FaultyBackend<B> {
         self.call(CallEffect::Idempotent, self.inner.load(id)).await
     }
 
-    async fn create(&self, id: &SessionId, stored: &Stored, ttl: Duration) -> Result<Created, StoreError> {
+    async fn create(
+        &self,
+        id: &SessionId,
+        stored: &Stored,
+        ttl: Duration,
+    ) -> Result<Created, StoreError> {
         self.call(CallEffect::Mutating, self.inner.create(id, stored, ttl)).await
     }
 
@@ -247,18 +261,29 @@ impl<B: Backend> Backend for FaultyBackend<B> {
         ttl: Duration,
         announcement: &[u8],
     ) -> Result<Updated, StoreError> {
-        self.call(CallEffect::Mutating, self.inner.update(id, expected, stored, ttl, announcement)).await
+        self.call(CallEffect::Mutating, self.inner.update(id, expected, stored, ttl, announcement))
+            .await
     }
 
     async fn delete(&self, id: &SessionId, announcement: &[u8]) -> Result<Deleted, StoreError> {
         self.call(CallEffect::Mutating, self.inner.delete(id, announcement)).await
     }
 
-    async fn delete_if(&self, id: &SessionId, revision: Revision, announcement: &[u8]) -> Result<Deleted, StoreError> {
+    async fn delete_if(
+        &self,
+        id: &SessionId,
+        revision: Revision,
+        announcement: &[u8],
+    ) -> Result<Deleted, StoreError> {
         self.call(CallEffect::Mutating, self.inner.delete_if(id, revision, announcement)).await
     }
 
-    async fn touch(&self, id: &SessionId, deadline: u64, ttl: Duration) -> Result<Touched, StoreError> {
+    async fn touch(
+        &self,
+        id: &SessionId,
+        deadline: u64,
+        ttl: Duration,
+    ) -> Result<Touched, StoreError> {
         self.call(CallEffect::Mutating, self.inner.touch(id, deadline, ttl)).await
     }
 

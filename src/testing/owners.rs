@@ -49,7 +49,11 @@ pub(super) async fn an_owner_is_not_taken_for_another(backend: &impl Backend) {
         ok(backend.index(&one, id, after(LONG)).await);
     }
     same(&entries(backend, &one).await, &ids, "an index has what was added, each once");
-    same(&entries(backend, &other).await, &HashSet::new(), "an index has nothing of another owner's");
+    same(
+        &entries(backend, &other).await,
+        &HashSet::new(),
+        "an index has nothing of another owner's",
+    );
 
     let id = any_id();
     ok(backend.index(&one, &id, after(LONG)).await);
@@ -76,7 +80,9 @@ pub(super) async fn a_walk_over_an_index_meets_all_of_it(backend: &impl Backend)
     assert!(!matches!(page, Page::Ids { ids, .. } if !ids.is_empty()), "an entry is not a session");
 }
 
-pub(super) async fn an_entry_lasts_until_its_moment_and_is_forgotten_after_it(backend: &impl Backend) {
+pub(super) async fn an_entry_lasts_until_its_moment_and_is_forgotten_after_it(
+    backend: &impl Backend,
+) {
     let (owner, left_alone) = (any_owner(), any_owner());
     let (short, extended, long) = (any_id(), any_id(), any_id());
     let soon = after(Duration::from_millis(50));
@@ -92,15 +98,27 @@ pub(super) async fn an_entry_lasts_until_its_moment_and_is_forgotten_after_it(ba
         ok(backend.index(&owner, &long, after(LONG)).await);
     }
     assert!(after(Duration::ZERO) >= soon, "an entry is forgotten before its time");
-    same(&entries(backend, &owner).await.contains(&extended), &true, "an entry lasts until the latest moment given");
-    same(&entries(backend, &left_alone).await.contains(&long), &true, "an index lasts as long as one of its entries");
+    same(
+        &entries(backend, &owner).await.contains(&extended),
+        &true,
+        "an entry lasts until the latest moment given",
+    );
+    same(
+        &entries(backend, &left_alone).await.contains(&long),
+        &true,
+        "an index lasts as long as one of its entries",
+    );
 }
 
 pub(super) async fn clear_leaves_the_indices(backend: &impl Backend) {
     let (owner, id) = (any_owner(), any_id());
     ok(backend.index(&owner, &id, after(LONG)).await);
     same(&ok(backend.clear(b"news").await), &0, "an entry is not a session");
-    same(&entries(backend, &owner).await, &[id].into(), "a session that is being created stays in the index");
+    same(
+        &entries(backend, &owner).await,
+        &[id].into(),
+        "a session that is being created stays in the index",
+    );
     let created = ok(backend.create(&id, &any_record(Revision::first()), LONG).await);
     same(&created, &Created::Created, "an entry does not stand in the way of its session");
 }

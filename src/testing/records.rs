@@ -14,16 +14,26 @@ const NEWS: &[u8] = b"news";
 
 pub(super) async fn what_was_never_created_is_not_there(backend: &impl Backend) {
     same(&ok(backend.load(&any_id()).await), &None, "an unknown id is nothing, and no error");
-    same(&ok(backend.touch(&any_id(), 1, LONG).await), &Touched::Gone, "an unknown id cannot be touched");
+    same(
+        &ok(backend.touch(&any_id(), 1, LONG).await),
+        &Touched::Gone,
+        "an unknown id cannot be touched",
+    );
     ok(backend.ping().await);
 }
 
 pub(super) async fn what_was_created_is_loaded_as_it_was(backend: &impl Backend) {
     let large = with_payload(Revision::first(), vec![0xa5; 256 * 1024]);
     let empty = with_payload(Revision::first(), Vec::new());
-    for stored in [any_record(Revision::first()), large, empty, tombstone(Revision::first(), any_id())] {
+    for stored in
+        [any_record(Revision::first()), large, empty, tombstone(Revision::first(), any_id())]
+    {
         let id = any_id();
-        same(&ok(backend.create(&id, &stored, LONG).await), &Created::Created, "a new id can be created");
+        same(
+            &ok(backend.create(&id, &stored, LONG).await),
+            &Created::Created,
+            "a new id can be created",
+        );
         same(&ok(backend.load(&id).await), &Some(stored), "what is loaded is what was created");
     }
 }
@@ -38,7 +48,11 @@ pub(super) async fn creating_twice_changes_nothing(backend: &impl Backend) {
 pub(super) async fn an_update_of_the_expected_revision_is_saved(backend: &impl Backend) {
     let (id, base) = created(backend).await;
     let new = with_payload(base.meta.revision.next(), "new");
-    same(&ok(update(backend, &id, &base, &new).await), &Updated::Saved, "the expected revision is replaced");
+    same(
+        &ok(update(backend, &id, &base, &new).await),
+        &Updated::Saved,
+        "the expected revision is replaced",
+    );
     same(&ok(backend.load(&id).await), &Some(new), "the new record is there");
 }
 
@@ -47,11 +61,19 @@ pub(super) async fn an_update_of_another_revision_is_a_conflict(backend: &impl B
     let stale = any_record(Revision::first());
     let new = with_payload(stale.meta.revision.next(), "new");
     let answer = ok(update(backend, &id, &stale, &new).await);
-    same(&answer, &Updated::Conflict(current.clone()), "a conflict brings the record that is there");
+    same(
+        &answer,
+        &Updated::Conflict(current.clone()),
+        "a conflict brings the record that is there",
+    );
     same(&ok(backend.load(&id).await), &Some(current.clone()), "a conflict changes nothing");
 
     let grave = tombstone(current.meta.revision.next(), any_id());
-    same(&ok(update(backend, &id, &current, &grave).await), &Updated::Saved, "a tombstone is written like data");
+    same(
+        &ok(update(backend, &id, &current, &grave).await),
+        &Updated::Saved,
+        "a tombstone is written like data",
+    );
     let answer = ok(update(backend, &id, &current, &new).await);
     same(&answer, &Updated::Conflict(grave), "a tombstone is a conflict like data");
 }
@@ -59,22 +81,36 @@ pub(super) async fn an_update_of_another_revision_is_a_conflict(backend: &impl B
 pub(super) async fn an_update_never_creates(backend: &impl Backend) {
     let (id, base) = (any_id(), any_record(Revision::first()));
     let new = with_payload(base.meta.revision.next(), "new");
-    same(&ok(update(backend, &id, &base, &new).await), &Updated::Gone, "what is not there cannot be updated");
+    same(
+        &ok(update(backend, &id, &base, &new).await),
+        &Updated::Gone,
+        "what is not there cannot be updated",
+    );
     same(&ok(backend.load(&id).await), &None, "an update never creates");
 }
 
 pub(super) async fn an_update_can_be_repeated(backend: &impl Backend) {
     let (id, base) = created(backend).await;
     let new = with_payload(base.meta.revision.next(), "new");
-    same(&ok(update(backend, &id, &base, &new).await), &Updated::Saved, "the expected revision is replaced");
-    same(&ok(update(backend, &id, &base, &new).await), &Updated::Saved, "one's own revision is success");
+    same(
+        &ok(update(backend, &id, &base, &new).await),
+        &Updated::Saved,
+        "the expected revision is replaced",
+    );
+    same(
+        &ok(update(backend, &id, &base, &new).await),
+        &Updated::Saved,
+        "one's own revision is success",
+    );
     same(&ok(backend.load(&id).await), &Some(new), "the repetition changes nothing");
 }
 
 pub(super) async fn concurrent_updates_lose_nothing(backend: &impl Backend) {
     const WRITERS: u64 = 20;
     let id = any_id();
-    ok(backend.create(&id, &with_payload(Revision::first(), 0u64.to_be_bytes().to_vec()), LONG).await);
+    ok(backend
+        .create(&id, &with_payload(Revision::first(), 0u64.to_be_bytes().to_vec()), LONG)
+        .await);
     let count = |stored: &Stored| match &stored.content {
         Content::Payload(payload) => payload[..].try_into().map(u64::from_be_bytes).ok(),
         Content::MovedTo(_) => None,
@@ -107,9 +143,17 @@ pub(super) async fn a_tombstone_is_not_deleted_but_followed(backend: &impl Backe
     let (id, to) = (any_id(), any_id());
     let grave = tombstone(Revision::first(), to);
     ok(backend.create(&id, &grave, LONG).await);
-    same(&ok(backend.delete(&id, NEWS).await), &Deleted::MovedTo(to), "a deletion is shown the trail");
+    same(
+        &ok(backend.delete(&id, NEWS).await),
+        &Deleted::MovedTo(to),
+        "a deletion is shown the trail",
+    );
     same(&ok(backend.load(&id).await), &Some(grave), "the trail stays");
-    same(&ok(backend.touch(&id, u64::MAX, LONG).await), &Touched::Gone, "a tombstone is not extended");
+    same(
+        &ok(backend.touch(&id, u64::MAX, LONG).await),
+        &Touched::Gone,
+        "a tombstone is not extended",
+    );
 }
 
 pub(super) async fn a_conditional_delete_spares_another_revision(backend: &impl Backend) {
@@ -140,8 +184,15 @@ pub(super) async fn a_record_ends_with_its_time_to_live(backend: &impl Backend) 
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
-    assert!(ok(backend.load(&touched).await).is_some(), "a touched record lives as long as it was given");
-    same(&ok(backend.touch(&created, u64::MAX, LONG).await), &Touched::Gone, "what has ended cannot be touched");
+    assert!(
+        ok(backend.load(&touched).await).is_some(),
+        "a touched record lives as long as it was given"
+    );
+    same(
+        &ok(backend.touch(&created, u64::MAX, LONG).await),
+        &Touched::Gone,
+        "what has ended cannot be touched",
+    );
 }
 
 pub(super) async fn a_touch_extends_and_never_shortens(backend: &impl Backend) {
@@ -150,11 +201,19 @@ pub(super) async fn a_touch_extends_and_never_shortens(backend: &impl Backend) {
     let deadline = stored.meta.deadline;
     ok(backend.create(&id, &stored, LONG).await);
 
-    same(&ok(backend.touch(&id, deadline + 1, LONG * 2).await), &Touched::Extended, "what is there is extended");
+    same(
+        &ok(backend.touch(&id, deadline + 1, LONG * 2).await),
+        &Touched::Extended,
+        "what is there is extended",
+    );
     stored.meta.deadline = deadline + 1;
     same(&ok(backend.load(&id).await), &Some(stored.clone()), "only the deadline has changed");
 
-    same(&ok(backend.touch(&id, deadline - 1, LONG / 2).await), &Touched::Extended, "going back is no error");
+    same(
+        &ok(backend.touch(&id, deadline - 1, LONG / 2).await),
+        &Touched::Extended,
+        "going back is no error",
+    );
     same(&ok(backend.load(&id).await), &Some(stored), "but it is not done");
 }
 
@@ -205,7 +264,11 @@ pub(super) async fn clear_leaves_nothing(backend: &impl Backend) {
 
 async fn created(backend: &impl Backend) -> (SessionId, Stored) {
     let (id, stored) = (any_id(), any_record(Revision::first()));
-    same(&ok(backend.create(&id, &stored, LONG).await), &Created::Created, "a new id can be created");
+    same(
+        &ok(backend.create(&id, &stored, LONG).await),
+        &Created::Created,
+        "a new id can be created",
+    );
     (id, stored)
 }
 

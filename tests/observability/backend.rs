@@ -1,7 +1,9 @@
 //! Calls of the backend, and the circuit.
 
 use clustered_sessions::testing::FaultyBackend;
-use clustered_sessions::{CircuitBreakerConfig, MemoryBackend, SessionId, SessionLayer, StoreErrorKind};
+use clustered_sessions::{
+    CircuitBreakerConfig, MemoryBackend, SessionId, SessionLayer, StoreErrorKind,
+};
 use futures_util::future::join;
 use tokio::time::{sleep, timeout};
 
@@ -37,7 +39,10 @@ async fn each_operation_is_counted_and_measured_by_its_outcome() {
         settle().await;
         store.cache_stats();
     };
-    assert_eq!(scrape.rises(update).await, all([hit.clone(), announced(), calls("update", &[("ok", 1.0)])]));
+    assert_eq!(
+        scrape.rises(update).await,
+        all([hit.clone(), announced(), calls("update", &[("ok", 1.0)])])
+    );
     let touch = async {
         assert!(store.touch(id).await.unwrap());
         store.cache_stats();
@@ -48,7 +53,10 @@ async fn each_operation_is_counted_and_measured_by_its_outcome() {
         settle().await;
     };
     let dropped = figures([("cache_invalidations_total", 1.0)]);
-    assert_eq!(scrape.rises(delete).await, all([announced(), dropped.clone(), calls("delete", &[("ok", 1.0)])]));
+    assert_eq!(
+        scrape.rises(delete).await,
+        all([announced(), dropped.clone(), calls("delete", &[("ok", 1.0)])])
+    );
     let delete = async {
         assert!(!store.delete(stranger).await.unwrap());
         settle().await;
@@ -67,7 +75,10 @@ async fn each_operation_is_counted_and_measured_by_its_outcome() {
         assert_eq!(store.clear().await.unwrap(), 1);
         settle().await;
     };
-    assert_eq!(scrape.rises(clear).await, all([announced(), dropped, calls("clear", &[("ok", 1.0)])]));
+    assert_eq!(
+        scrape.rises(clear).await,
+        all([announced(), dropped, calls("clear", &[("ok", 1.0)])])
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -104,7 +115,10 @@ async fn a_conflict_is_counted_and_the_change_made_again() {
         ("reapplied_changes_total", 1.0),
         ("announcements_sent_total", 1.0),
     ]);
-    assert_eq!(scrape.rises(update).await, all([rises, calls("update", &[("conflict", 1.0), ("ok", 1.0)])]));
+    assert_eq!(
+        scrape.rises(update).await,
+        all([rises, calls("update", &[("conflict", 1.0), ("ok", 1.0)])])
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -136,7 +150,10 @@ async fn an_attempt_that_is_made_again_is_a_retry() {
     spy.fail_next(2, StoreErrorKind::Unavailable);
     let read = async { assert!(layer.store().find_fresh(id).await.unwrap().is_some()) };
     let retries = figures([("backend_retries_total", 2.0)]);
-    assert_eq!(scrape.rises(read).await, all([retries, calls("load", &[("unavailable", 2.0), ("ok", 1.0)])]));
+    assert_eq!(
+        scrape.rises(read).await,
+        all([retries, calls("load", &[("unavailable", 2.0), ("ok", 1.0)])])
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -150,7 +167,10 @@ async fn how_long_a_call_took_is_measured_and_one_that_is_given_up_is_cancelled(
     let rises = scrape.rises(touch).await;
     assert_eq!(rises["backend_calls_total{operation=\"touch\",outcome=\"ok\"}"], 1.0);
     let text = scrape.0.handle().render();
-    let sum = text.lines().find(|line| line.contains("duration_seconds_sum{operation=\"touch\"}")).unwrap();
+    let sum = text
+        .lines()
+        .find(|line| line.contains("duration_seconds_sum{operation=\"touch\"}"))
+        .unwrap();
     let seconds: f64 = sum.rsplit_once(' ').unwrap().1.parse().unwrap();
     assert!((0.5..0.51).contains(&seconds), "{seconds}");
 
@@ -162,7 +182,10 @@ async fn how_long_a_call_took_is_measured_and_one_that_is_given_up_is_cancelled(
 async fn the_circuit_tells_its_state_its_openings_and_what_it_refuses() {
     let scrape = Scrape::new();
     let spy = Spy::new();
-    let breaker = CircuitBreakerConfig::new().failure_threshold(2).reset_timeout(SECOND * 60).half_open_probes(2);
+    let breaker = CircuitBreakerConfig::new()
+        .failure_threshold(2)
+        .reset_timeout(SECOND * 60)
+        .half_open_probes(2);
     let layer = scrape.start(config(&spy).circuit_breaker(breaker)).await;
     let id = layer.store().create(ada()).await.unwrap().id;
     let read = async || layer.store().find_fresh(id).await.is_ok();
@@ -172,7 +195,11 @@ async fn the_circuit_tells_its_state_its_openings_and_what_it_refuses() {
     assert!(!read().await && !read().await);
     assert_eq!(circuit(), (2.0, 1.0));
     let refused = async { assert!(!read().await) };
-    assert_eq!(scrape.rises(refused).await, calls("load", &[("circuit_open", 1.0)]), "no time is measured");
+    assert_eq!(
+        scrape.rises(refused).await,
+        calls("load", &[("circuit_open", 1.0)]),
+        "no time is measured"
+    );
     sleep(SECOND * 60).await;
     assert!(read().await);
     assert_eq!(circuit(), (1.0, 1.0));

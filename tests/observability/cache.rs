@@ -32,7 +32,11 @@ async fn reads_are_hits_or_misses_and_a_hit_is_nothing_else() {
         store.cache_stats();
     };
     assert_eq!(scrape.rises(read()).await, all([miss, calls("load", &[("not_found", 1.0)])]));
-    assert_eq!(scrape.rises(read()).await, figures([("cache_hits_total", 1.0)]), "that there is none was cached, too");
+    assert_eq!(
+        scrape.rises(read()).await,
+        figures([("cache_hits_total", 1.0)]),
+        "that there is none was cached, too"
+    );
     let stats = store.cache_stats();
     assert_eq!(scrape.get("cache_hits_total"), stats.hits as f64);
     assert_eq!(scrape.get("cache_misses_total"), stats.misses as f64);
@@ -79,11 +83,21 @@ async fn a_change_elsewhere_is_an_announcement_received_and_an_invalidation() {
         other.store().cache_stats();
     };
     let (heard, (said, ())) = (here.figures(), join(there.rises(change), async {}).await);
-    let rises =
-        figures([("cache_hits_total", 1.0), ("announcements_sent_total", 1.0), ("announcements_received_total", 1.0)]);
-    assert_eq!(said, all([rises, calls("update", &[("ok", 1.0)])]), "its own announcement costs it nothing");
+    let rises = figures([
+        ("cache_hits_total", 1.0),
+        ("announcements_sent_total", 1.0),
+        ("announcements_received_total", 1.0),
+    ]);
+    assert_eq!(
+        said,
+        all([rises, calls("update", &[("ok", 1.0)])]),
+        "its own announcement costs it nothing"
+    );
     let rise = |series: &str| here.get(series) - heard[series];
-    assert_eq!((rise("announcements_received_total"), rise("cache_invalidations_total")), (1.0, 1.0));
+    assert_eq!(
+        (rise("announcements_received_total"), rise("cache_invalidations_total")),
+        (1.0, 1.0)
+    );
     assert_eq!(rise("announcements_sent_total"), 0.0);
 }
 
@@ -136,7 +150,10 @@ async fn the_size_is_told_with_each_fill_on_a_node_that_does_not_listen() {
         let _ = layer.store().create(ada()).await.unwrap();
         assert_eq!(scrape.get("cache_sessions"), f64::from(size));
     }
-    assert!(!scrape.figures().contains_key("listening"), "it is not to listen, so it has lost nothing");
+    assert!(
+        !scrape.figures().contains_key("listening"),
+        "it is not to listen, so it has lost nothing"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -150,7 +167,8 @@ async fn stores_of_one_process_are_told_apart_by_their_labels() {
     shop.store().cache_stats();
     assert_eq!(scrape.get("cache_hits_total{store=\"shop\"}"), 1.0);
     assert_eq!(scrape.get("cache_hits_total{store=\"admin\"}"), 0.0);
-    let unlabelled: Vec<_> = scrape.figures().into_keys().filter(|series| !series.contains("store=\"")).collect();
+    let unlabelled: Vec<_> =
+        scrape.figures().into_keys().filter(|series| !series.contains("store=\"")).collect();
     assert!(unlabelled.is_empty(), "{unlabelled:?}");
     drop(admin);
 }

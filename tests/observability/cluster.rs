@@ -15,7 +15,10 @@ async fn a_loss_and_a_new_subscription_are_told() {
     let scrape = Scrape::new();
     let (backend, faults) = FaultyBackend::new(MemoryBackend::new(), 1);
     let layer = scrape.start(config(&MemoryBackend::new()).backend(backend)).await;
-    let hearing = || ["listening", "subscriptions_total", "subscription_losses_total"].map(|series| scrape.get(series));
+    let hearing = || {
+        ["listening", "subscriptions_total", "subscription_losses_total"]
+            .map(|series| scrape.get(series))
+    };
     assert_eq!(hearing(), [1.0, 1.0, 0.0]);
     faults.refuse_subscriptions();
     faults.cut_subscriptions();

@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use clustered_sessions::{
-    Encryption, MemoryBackend, OutagePolicy, Secret, Session, SessionConfigBuilder, SessionLayer, StoreErrorKind,
+    Encryption, MemoryBackend, OutagePolicy, Secret, Session, SessionConfigBuilder, SessionLayer,
+    StoreErrorKind,
 };
 use http::StatusCode;
 
@@ -19,7 +20,9 @@ async fn read(_: Session<Data>) {}
 /// What has risen, calls, reads and announcements left out.
 async fn rises(scrape: &Scrape, during: impl Future<Output = ()>) -> Figures {
     let mut rises = scrape.rises(during).await;
-    rises.retain(|series, _| !["backend_", "cache_", "announcements_"].iter().any(|part| series.starts_with(part)));
+    rises.retain(|series, _| {
+        !["backend_", "cache_", "announcements_"].iter().any(|part| series.starts_with(part))
+    });
     rises
 }
 
@@ -52,7 +55,9 @@ async fn each_commit_is_counted_by_how_it_ended_for_the_request() {
         let failed = request(&mut browser, StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(rises(&scrape, failed).await, committed(outcome));
     }
-    for (kind, outcome) in [(StoreErrorKind::Encode, "encode"), (StoreErrorKind::TooLarge, "too_large")] {
+    for (kind, outcome) in
+        [(StoreErrorKind::Encode, "encode"), (StoreErrorKind::TooLarge, "too_large")]
+    {
         layer.store().get(only_id(&layer).await).await.unwrap();
         spy.fail_next(1, kind);
         let failed = request(&mut browser, StatusCode::INTERNAL_SERVER_ERROR);
@@ -61,10 +66,16 @@ async fn each_commit_is_counted_by_how_it_ended_for_the_request() {
     layer.store().get(only_id(&layer).await).await.unwrap();
     spy.fail_next(1, StoreErrorKind::Corrupt);
     let unreadable = rises(&scrape, request(&mut browser, StatusCode::INTERNAL_SERVER_ERROR)).await;
-    let expected = [(r#"commits_total{outcome="corrupt"}"#, 1.0), ("unreadable_records_total", 1.0)];
+    let expected =
+        [(r#"commits_total{outcome="corrupt"}"#, 1.0), ("unreadable_records_total", 1.0)];
     assert_eq!(unreadable, figures(expected));
-    let reading = async { assert_eq!(browser.visit(&serve(&layer, read)).await.status, StatusCode::OK) };
-    assert_eq!(rises(&scrape, reading).await, figures([]), "nothing is committed where nothing was changed");
+    let reading =
+        async { assert_eq!(browser.visit(&serve(&layer, read)).await.status, StatusCode::OK) };
+    assert_eq!(
+        rises(&scrape, reading).await,
+        figures([]),
+        "nothing is committed where nothing was changed"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -78,7 +89,8 @@ async fn a_session_that_ends_during_the_request_is_a_commit_that_is_gone() {
         session.update(visit);
         assert!(other.store().delete(session.id().unwrap()).await.unwrap());
     });
-    let request = async { assert_eq!(browser.visit(&raced).await.status, StatusCode::SERVICE_UNAVAILABLE) };
+    let request =
+        async { assert_eq!(browser.visit(&raced).await.status, StatusCode::SERVICE_UNAVAILABLE) };
     assert_eq!(rises(&scrape, request).await, committed("gone"));
 }
 
@@ -86,7 +98,8 @@ async fn a_session_that_ends_during_the_request_is_a_commit_that_is_gone() {
 async fn after_the_head(layer: &SessionLayer<Data>) -> Session<Data> {
     let kept = Arc::new(Mutex::new(None));
     let keep = kept.clone();
-    let app = serve(layer, async move |session: Session<Data>| *keep.lock().unwrap() = Some(session));
+    let app =
+        serve(layer, async move |session: Session<Data>| *keep.lock().unwrap() = Some(session));
     let mut browser = Browser::with(layer, ada()).await;
     assert_eq!(browser.visit(&app).await.status, StatusCode::OK);
     kept.lock().unwrap().take().unwrap()
@@ -118,11 +131,14 @@ async fn what_the_outage_policy_answers_is_a_degraded_read_and_its_changes_are_r
         spy.fail_next(1, StoreErrorKind::Unavailable);
     };
     cut_off(&layer);
-    let request = async { assert_eq!(browser.visit(&serve(&layer, read)).await.status, StatusCode::OK) };
+    let request =
+        async { assert_eq!(browser.visit(&serve(&layer, read)).await.status, StatusCode::OK) };
     assert_eq!(rises(&scrape, request).await, figures([("degraded_reads_total", 1.0)]));
     cut_off(&layer);
     let counting = serve(&layer, count);
-    let request = async { assert_eq!(browser.visit(&counting).await.status, StatusCode::SERVICE_UNAVAILABLE) };
+    let request = async {
+        assert_eq!(browser.visit(&counting).await.status, StatusCode::SERVICE_UNAVAILABLE)
+    };
     let mut expected = committed("read_only");
     expected.extend(figures([("degraded_reads_total", 1.0)]));
     assert_eq!(rises(&scrape, request).await, expected);

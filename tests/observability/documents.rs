@@ -19,7 +19,8 @@ fn read(file: &str) -> String {
 fn table(head: &str) -> Vec<Vec<String>> {
     let text = read("docs/observability.md");
     let rows = text.lines().skip_while(|line| !line.starts_with(head)).skip(2);
-    let cells = |row: &str| row.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect();
+    let cells =
+        |row: &str| row.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect();
     let rows: Vec<Vec<String>> = rows.take_while(|row| row.starts_with('|')).map(cells).collect();
     assert!(!rows.is_empty(), "there is no table {head}");
     rows
@@ -34,7 +35,10 @@ type Described = BTreeMap<String, (String, String, BTreeSet<String>)>;
 
 fn documented() -> Described {
     let rows = table("| metric |").into_iter();
-    rows.map(|row| (row[0].trim_matches('`').to_owned(), (row[1].clone(), row[2].clone(), code(&row[3])))).collect()
+    rows.map(|row| {
+        (row[0].trim_matches('`').to_owned(), (row[1].clone(), row[2].clone(), code(&row[3])))
+    })
+    .collect()
 }
 
 /// All series of a store, with what the recorder was told about them.
@@ -49,7 +53,11 @@ fn told() -> (Described, BTreeMap<String, BTreeSet<String>>) {
             MetricKind::Gauge => "gauge",
             MetricKind::Histogram => "histogram",
         };
-        assert!(description.is_some_and(|text| !text.is_empty()), "{} is not described", key.key().name());
+        assert!(
+            description.is_some_and(|text| !text.is_empty()),
+            "{} is not described",
+            key.key().name()
+        );
         let mut labels = BTreeSet::new();
         for label in key.key().labels() {
             labels.insert(label.key().to_owned());
@@ -91,8 +99,13 @@ fn each_operation_and_outcome_is_documented() {
 /// The queries of the dashboard.
 fn dashboard() -> (Value, Vec<String>) {
     let dashboard: Value = serde_json::from_str(&read("deploy/grafana-dashboard.json")).unwrap();
-    let targets = dashboard["panels"].as_array().unwrap().iter().filter_map(|panel| panel["targets"].as_array());
-    let queries = targets.flatten().map(|target| target["expr"].as_str().unwrap().to_owned()).collect();
+    let targets = dashboard["panels"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|panel| panel["targets"].as_array());
+    let queries =
+        targets.flatten().map(|target| target["expr"].as_str().unwrap().to_owned()).collect();
     (dashboard, queries)
 }
 
@@ -109,7 +122,11 @@ fn is_word(c: char) -> bool {
 fn asked(query: &str) -> BTreeSet<String> {
     let words = query.split(|c| !is_word(c)).filter(|word| word.starts_with(PREFIX));
     let suffixes = ["_bucket", "_sum", "_count"];
-    words.map(|word| suffixes.iter().find_map(|end| word.strip_suffix(end)).unwrap_or(word).to_owned()).collect()
+    words
+        .map(|word| {
+            suffixes.iter().find_map(|end| word.strip_suffix(end)).unwrap_or(word).to_owned()
+        })
+        .collect()
 }
 
 /// The labels that a query asks about, and the values that it names.
@@ -137,12 +154,17 @@ fn the_dashboard_and_the_alerts_ask_for_what_there_is() {
         for (label, value) in selected(query) {
             match label.as_str() {
                 "instance" | "store" => assert_eq!(value, format!("${label}"), "{query}"),
-                label => assert!(values[label].contains(&value), "there is no {label} {value}: {query}"),
+                label => {
+                    assert!(values[label].contains(&value), "there is no {label} {value}: {query}")
+                }
             }
         }
         for by in query.split("by (").skip(1) {
             for label in by.split(')').next().unwrap().split(", ") {
-                assert!(["instance", "le"].contains(&label) || values.contains_key(label), "{label}: {query}");
+                assert!(
+                    ["instance", "le"].contains(&label) || values.contains_key(label),
+                    "{label}: {query}"
+                );
             }
         }
     }
@@ -161,14 +183,16 @@ fn the_dashboard_is_one_that_grafana_can_show() {
     let (dashboard, _) = dashboard();
     assert!(dashboard["schemaVersion"].as_u64().unwrap() >= 36);
     let variables = dashboard["templating"]["list"].as_array().unwrap();
-    let names: Vec<_> = variables.iter().map(|variable| variable["name"].as_str().unwrap()).collect();
+    let names: Vec<_> =
+        variables.iter().map(|variable| variable["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["datasource", "instance", "store"]);
     let mut ids = BTreeSet::new();
     let mut taken = BTreeSet::new();
     for panel in dashboard["panels"].as_array().unwrap() {
         let title = panel["title"].as_str().unwrap();
         assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}");
-        let [x, y, w, h] = ["x", "y", "w", "h"].map(|side| panel["gridPos"][side].as_u64().unwrap());
+        let [x, y, w, h] =
+            ["x", "y", "w", "h"].map(|side| panel["gridPos"][side].as_u64().unwrap());
         assert!(x + w <= 24, "{title}");
         for cell in (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y))) {
             assert!(taken.insert(cell), "{title} is on top of another panel");
@@ -221,7 +245,8 @@ fn said() -> BTreeSet<(String, String)> {
         let text = std::fs::read_to_string(&file).unwrap();
         for (at, path) in text.match_indices("tracing::") {
             let Some((level, rest)) = text[at + path.len()..].split_once("!(") else { continue };
-            let (level, is_span) = level.strip_suffix("_span").map_or((level, false), |level| (level, true));
+            let (level, is_span) =
+                level.strip_suffix("_span").map_or((level, false), |level| (level, true));
             if !["error", "warn", "info", "debug", "trace"].contains(&level) {
                 continue;
             }
@@ -239,8 +264,11 @@ fn said() -> BTreeSet<(String, String)> {
 
 #[test]
 fn the_tables_of_spans_and_events_are_what_the_code_says() {
-    let spans = table("| span |").into_iter().map(|row| (row[1].clone(), row[0].trim_matches('`').to_owned()));
-    let events = table("| level | message |").into_iter().map(|row| (row[0].clone(), row[1].clone()));
+    let spans = table("| span |")
+        .into_iter()
+        .map(|row| (row[1].clone(), row[0].trim_matches('`').to_owned()));
+    let events =
+        table("| level | message |").into_iter().map(|row| (row[0].clone(), row[1].clone()));
     let documented: BTreeSet<_> = spans.chain(events).collect();
     assert_eq!(documented, said());
 }

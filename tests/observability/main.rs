@@ -55,9 +55,12 @@ impl Scrape {
         let text = self.0.handle().render();
         let samples = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
         let pairs = samples.map(|line| line.rsplit_once(' ').unwrap());
-        let of_interest = pairs.filter(|(series, _)| !series.contains("quantile=") && !series.contains("seconds_sum"));
+        let of_interest = pairs
+            .filter(|(series, _)| !series.contains("quantile=") && !series.contains("seconds_sum"));
         of_interest
-            .map(|(series, value)| (series.strip_prefix(PREFIX).unwrap().to_owned(), value.parse().unwrap()))
+            .map(|(series, value)| {
+                (series.strip_prefix(PREFIX).unwrap().to_owned(), value.parse().unwrap())
+            })
             .collect()
     }
 
@@ -91,11 +94,17 @@ fn calls(operation: &str, outcomes: &[(&str, f64)]) -> Figures {
     let mut figures = Figures::new();
     let mut made = 0.0;
     for (outcome, count) in outcomes {
-        figures.insert(format!("backend_calls_total{{operation=\"{operation}\",outcome=\"{outcome}\"}}"), *count);
+        figures.insert(
+            format!("backend_calls_total{{operation=\"{operation}\",outcome=\"{outcome}\"}}"),
+            *count,
+        );
         made += if *outcome == "circuit_open" { 0.0 } else { *count };
     }
     if made > 0.0 {
-        figures.insert(format!("backend_call_duration_seconds_count{{operation=\"{operation}\"}}"), made);
+        figures.insert(
+            format!("backend_call_duration_seconds_count{{operation=\"{operation}\"}}"),
+            made,
+        );
     }
     figures
 }

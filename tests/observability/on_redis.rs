@@ -16,7 +16,8 @@ async fn a_redis_that_is_killed_and_comes_back_is_told_as_such() {
     let scrape = Scrape::new();
     let cluster = ClusterConfig::new().max_staleness(Duration::from_millis(500));
     let redis = server.config().response_timeout(Duration::from_millis(200));
-    let layer = scrape.start(SessionConfig::<Data>::builder(secret()).redis(redis).cluster(cluster)).await;
+    let layer =
+        scrape.start(SessionConfig::<Data>::builder(secret()).redis(redis).cluster(cluster)).await;
     let store = layer.store();
     let id = store.create(ada()).await.unwrap().id;
     store.update(id, visit).await.unwrap();
@@ -26,13 +27,16 @@ async fn a_redis_that_is_killed_and_comes_back_is_told_as_such() {
     assert_eq!(["listening", "subscriptions_total"].map(|series| scrape.get(series)), [1.0, 1.0]);
     assert_eq!(scrape.get("backend_calls_total{operation=\"update\",outcome=\"ok\"}"), 1.0);
     let proof = scrape.get("last_proof_timestamp_seconds");
-    eventually(async || scrape.get("last_proof_timestamp_seconds") > proof, "heartbeats are told").await;
+    eventually(async || scrape.get("last_proof_timestamp_seconds") > proof, "heartbeats are told")
+        .await;
 
     server.kill();
     eventually(async || scrape.get("listening") == 0.0, "the loss is told").await;
     assert_eq!(scrape.get("subscription_losses_total"), 1.0);
     assert!(store.find(id).await.is_err());
-    let failed = |outcome| scrape.get(&format!("backend_calls_total{{operation=\"load\",outcome=\"{outcome}\"}}"));
+    let failed = |outcome| {
+        scrape.get(&format!("backend_calls_total{{operation=\"load\",outcome=\"{outcome}\"}}"))
+    };
     assert!(failed("unavailable") + failed("timeout") >= 1.0);
     assert!(scrape.get("backend_retries_total") >= 1.0);
 

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clustered_sessions::testing::FaultyBackend;
-use clustered_sessions::{MemoryBackend, OutagePolicy, Session, SessionConfigBuilder, SessionLayer, StoreErrorKind};
+use clustered_sessions::{
+    MemoryBackend, OutagePolicy, Session, SessionConfigBuilder, SessionLayer, StoreErrorKind,
+};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -136,7 +138,13 @@ async fn no_secret_token_or_data_is_told_whatever_happens() {
     private.extend([secret, PRIVATE].map(str::to_owned));
     private.extend([URL_SAFE_NO_PAD.encode(secret), URL_SAFE_NO_PAD.encode(PRIVATE)]);
     let told = log.text();
-    for expected in ["session.load", "session.commit", "session.backend", "could not be committed", "asked again"] {
+    for expected in [
+        "session.load",
+        "session.commit",
+        "session.backend",
+        "could not be committed",
+        "asked again",
+    ] {
         assert!(told.contains(expected), "nothing was heard of {expected}:\n{told}");
     }
     assert!(private.len() > 40, "{}", private.len());

@@ -11,15 +11,19 @@ async fn a_visitor_whose_session_is_out_of_reach_is_a_stranger_and_keeps_the_coo
     let site = site().await;
     let mut browser = site.visitor().await;
     site.outage().await;
-    let app = serve(&site.sessions, async |optional: Option<Session<Data>>, session: Session<Data>| {
-        assert!(optional.is_none(), "as for any stranger");
-        assert!(session.is_new() && session.id().is_none());
-        assert_eq!(session.outage().unwrap().kind(), StoreErrorKind::Unavailable);
-        session.save().await.unwrap();
-        session.data().user.clone().unwrap_or_default()
-    });
+    let app =
+        serve(&site.sessions, async |optional: Option<Session<Data>>, session: Session<Data>| {
+            assert!(optional.is_none(), "as for any stranger");
+            assert!(session.is_new() && session.id().is_none());
+            assert_eq!(session.outage().unwrap().kind(), StoreErrorKind::Unavailable);
+            session.save().await.unwrap();
+            session.data().user.clone().unwrap_or_default()
+        });
     let page = browser.visit(&app).await;
-    assert_eq!((page.status, page.body.as_str(), page.set_cookies().len()), (StatusCode::OK, "", 0));
+    assert_eq!(
+        (page.status, page.body.as_str(), page.set_cookies().len()),
+        (StatusCode::OK, "", 0)
+    );
     assert_eq!(page.all(header::VARY), ["cookie"]);
     assert_eq!(site.store().degraded_reads(), 1, "one load for all extractions of a request");
     site.recovery().await;
@@ -53,7 +57,11 @@ async fn nothing_is_created_and_no_cookie_is_set_even_if_the_backend_is_back_bef
         site.spy.take_calls();
         let page = browser.visit(&app).await;
         if how == "modify" {
-            assert_eq!((page.status, page.set_cookies().len()), (StatusCode::OK, 0), "its caller was told");
+            assert_eq!(
+                (page.status, page.set_cookies().len()),
+                (StatusCode::OK, 0),
+                "its caller was told"
+            );
         } else {
             unavailable(&page);
             read_only(error(&page));
@@ -126,7 +134,11 @@ async fn a_new_session_after_a_logout_begins_only_when_the_old_one_is_gone() {
     site.spy.take_calls();
     unavailable(&browser.visit(&replace).await);
     settle().await;
-    assert_eq!(site.spy.take_calls(), [Call::Load, Call::Delete, Call::Delete], "nothing is created");
+    assert_eq!(
+        site.spy.take_calls(),
+        [Call::Load, Call::Delete, Call::Delete],
+        "nothing is created"
+    );
 
     let mut browser = site.visitor().await;
     site.spy.fail_next(1, StoreErrorKind::Unavailable);

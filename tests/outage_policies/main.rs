@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use clustered_sessions::testing::{Faults, FaultyBackend};
 use clustered_sessions::{
-    Clock, ClusterConfig, Fresh, MemoryBackend, OutagePolicy, Session, SessionConfig, SessionError, SessionLayer,
-    SessionStore, StoreErrorKind,
+    Clock, ClusterConfig, Fresh, MemoryBackend, OutagePolicy, Session, SessionConfig, SessionError,
+    SessionLayer, SessionStore, StoreErrorKind,
 };
 use http::{StatusCode, header, request};
 use web::{Browser, Call, Data, Page, Spy, ada, secret, serve, settle};
@@ -46,8 +46,14 @@ impl Site {
         let memory = MemoryBackend::with_clock(clock.clone());
         let spy = Spy::over(&memory);
         let (backend, faults) = FaultyBackend::new(spy.clone(), 1);
-        let config = || SessionConfig::builder(secret()).enable_retry(false).timeout(TIMEOUT).clock(clock.clone());
-        let sessions = web::start(config().cluster(cluster).on_outage(policy).backend(backend)).await;
+        let config = || {
+            SessionConfig::builder(secret())
+                .enable_retry(false)
+                .timeout(TIMEOUT)
+                .clock(clock.clone())
+        };
+        let sessions =
+            web::start(config().cluster(cluster).on_outage(policy).backend(backend)).await;
         let elsewhere = web::start(config().backend(memory)).await;
         Site { sessions, faults, spy, elsewhere }
     }
@@ -100,7 +106,9 @@ impl Site {
 fn reading(sessions: &SessionLayer<Data>) -> axum::Router {
     serve(sessions, async |session: Session<Data>| {
         let outage = if session.outage().is_some() { " (outage)" } else { "" };
-        session.read(|data| format!("{} {}{outage}", data.user.as_deref().unwrap_or("stranger"), data.visits))
+        session.read(|data| {
+            format!("{} {}{outage}", data.user.as_deref().unwrap_or("stranger"), data.visits)
+        })
     })
 }
 
@@ -127,7 +135,10 @@ const CHANGES: [&str; 6] = ["update", "overwrite", "regenerate", "login", "modif
 
 #[track_caller]
 fn read_only(error: &SessionError) {
-    assert!(matches!(error, SessionError::ReadOnly(cause) if cause.kind() == StoreErrorKind::Unavailable), "{error:?}");
+    assert!(
+        matches!(error, SessionError::ReadOnly(cause) if cause.kind() == StoreErrorKind::Unavailable),
+        "{error:?}"
+    );
 }
 
 /// An empty 503 that says why, and leaves the cookie as it is.

@@ -11,10 +11,15 @@ use super::*;
 async fn node(redis: RedisConfig) -> (SessionLayer<Data>, Browser) {
     let cluster = ClusterConfig::new().max_staleness(Duration::from_millis(500));
     let redis = redis.response_timeout(Duration::from_millis(200));
-    let config = SessionConfig::builder(secret()).redis(redis).cluster(cluster).on_outage(cached_for(600));
+    let config =
+        SessionConfig::builder(secret()).redis(redis).cluster(cluster).on_outage(cached_for(600));
     let sessions = web::start(config).await;
     let browser = Browser::with(&sessions, ada()).await;
-    eventually(async || answers_from_memory(&sessions, &browser, "Ada 0").await, "the session is cached").await;
+    eventually(
+        async || answers_from_memory(&sessions, &browser, "Ada 0").await,
+        "the session is cached",
+    )
+    .await;
     (sessions, browser)
 }
 
@@ -34,7 +39,8 @@ async fn read(sessions: &SessionLayer<Data>, browser: &mut Browser) -> (StatusCo
 async fn is_cut_off(sessions: &SessionLayer<Data>, browser: &mut Browser) {
     let known = async || read(sessions, &mut browser.clone()).await == answered("Ada 0 (outage)");
     eventually(known, "what was known last is served").await;
-    let visit = serve(sessions, async |session: Session<Data>| session.update(|data| data.visits += 1));
+    let visit =
+        serve(sessions, async |session: Session<Data>| session.update(|data| data.visits += 1));
     let page = browser.visit(&visit).await;
     unavailable(&page);
     assert!(matches!(error(&page), SessionError::ReadOnly(_)), "{:?}", error(&page));
@@ -44,11 +50,20 @@ async fn is_cut_off(sessions: &SessionLayer<Data>, browser: &mut Browser) {
 
 /// The node hears, and what it answers is what the server has: visits 5.
 async fn is_back(sessions: &SessionLayer<Data>, browser: &mut Browser) {
-    eventually(async || sessions.store().coordinator().is_listening(), "the node hears again").await;
+    eventually(async || sessions.store().coordinator().is_listening(), "the node hears again")
+        .await;
     let before = sessions.store().cache_stats().misses;
-    assert_eq!(read(sessions, browser).await, answered("Ada 5"), "what was served is not admitted again");
+    assert_eq!(
+        read(sessions, browser).await,
+        answered("Ada 5"),
+        "what was served is not admitted again"
+    );
     assert!(sessions.store().cache_stats().misses > before);
-    eventually(async || answers_from_memory(sessions, browser, "Ada 5").await, "the cache is used again").await;
+    eventually(
+        async || answers_from_memory(sessions, browser, "Ada 5").await,
+        "the cache is used again",
+    )
+    .await;
     assert_eq!(sessions.store().size().await.unwrap(), 1, "no session was created");
 }
 
@@ -88,11 +103,17 @@ async fn a_session_revoked_while_a_node_is_cut_off_is_dead_when_it_is_back() {
     let (sessions, mut browser) = node(proxy.config()).await;
     proxy.cut();
     is_cut_off(&sessions, &mut browser).await;
-    let elsewhere = web::start(SessionConfig::<Data>::builder(secret()).redis(server.config())).await;
+    let elsewhere =
+        web::start(SessionConfig::<Data>::builder(secret()).redis(server.config())).await;
     elsewhere.store().delete(web::only_id(&elsewhere).await).await.unwrap();
-    assert_eq!(read(&sessions, &mut browser).await, answered("Ada 0 (outage)"), "the risk that the policy takes");
+    assert_eq!(
+        read(&sessions, &mut browser).await,
+        answered("Ada 0 (outage)"),
+        "the risk that the policy takes"
+    );
     proxy.heal();
-    eventually(async || sessions.store().coordinator().is_listening(), "the node hears again").await;
+    eventually(async || sessions.store().coordinator().is_listening(), "the node hears again")
+        .await;
     assert_eq!(read(&sessions, &mut browser).await, answered("stranger 0"));
     assert_eq!(sessions.store().size().await.unwrap(), 0);
 }

@@ -2,7 +2,8 @@
 
 use super::*;
 
-const POLICIES: [fn() -> OutagePolicy; 3] = [OutagePolicy::default, || OutagePolicy::Anonymous, || cached_for(60)];
+const POLICIES: [fn() -> OutagePolicy; 3] =
+    [OutagePolicy::default, || OutagePolicy::Anonymous, || cached_for(60)];
 
 #[tokio::test(start_paused = true)]
 async fn by_default_a_request_whose_session_is_out_of_reach_is_rejected() {
@@ -11,7 +12,9 @@ async fn by_default_a_request_whose_session_is_out_of_reach_is_rejected() {
     site.outage().await;
     let page = browser.visit(&site.reading()).await;
     unavailable(&page);
-    assert!(matches!(error(&page), SessionError::Store(error) if error.kind() == StoreErrorKind::Unavailable));
+    assert!(
+        matches!(error(&page), SessionError::Store(error) if error.kind() == StoreErrorKind::Unavailable)
+    );
     assert_eq!(site.store().degraded_reads(), 0);
     site.recovery().await;
     assert_eq!(site.read(&mut browser).await, answered("Ada 0"));
@@ -28,7 +31,9 @@ async fn a_fresh_session_and_a_reload_report_the_error_under_every_policy() {
         assert_eq!(site.store().degraded_reads(), 0);
 
         let reloading = serve(&site.sessions, async |parts: request::Parts| {
-            let Ok(session) = Session::<Data>::from_extensions(&parts.extensions).await else { return "rejected" };
+            let Ok(session) = Session::<Data>::from_extensions(&parts.extensions).await else {
+                return "rejected";
+            };
             let (before, id) = (session.data(), session.id());
             assert!(matches!(session.reload().await.unwrap_err(), SessionError::Store(_)));
             assert_eq!((session.data(), session.id()), (before, id), "the session is as before");
@@ -48,8 +53,14 @@ async fn the_stores_own_methods_report_the_error_under_every_policy() {
         let id = site.store().all_session_ids().await.unwrap()[0];
         site.outage().await;
         let kind = |error: clustered_sessions::StoreError| error.kind();
-        assert_eq!(site.store().find(id).await.map_err(kind).unwrap_err(), StoreErrorKind::Unavailable);
-        assert_eq!(site.store().get(id).await.map_err(kind).unwrap_err(), StoreErrorKind::Unavailable);
+        assert_eq!(
+            site.store().find(id).await.map_err(kind).unwrap_err(),
+            StoreErrorKind::Unavailable
+        );
+        assert_eq!(
+            site.store().get(id).await.map_err(kind).unwrap_err(),
+            StoreErrorKind::Unavailable
+        );
         let update = site.store().update(id, |data| data.visits += 1).await;
         assert_eq!(update.map_err(kind).unwrap_err(), StoreErrorKind::Unavailable);
     }
@@ -63,7 +74,11 @@ async fn a_visitor_without_a_session_is_none_of_any_policys_business() {
         forged.set_cookie(web::COOKIE, "forged.forged");
         site.outage().await;
         for mut stranger in [Browser::new(), forged] {
-            assert_eq!(site.read(&mut stranger).await, answered("stranger 0"), "there is nothing to load");
+            assert_eq!(
+                site.read(&mut stranger).await,
+                answered("stranger 0"),
+                "there is nothing to load"
+            );
             let login = serve(&site.sessions, async |session: Session<Data>| {
                 session.overwrite(ada());
                 assert!(session.outage().is_none());

@@ -19,12 +19,13 @@ async fn what_was_known_last_is_served_until_its_age_is_over() {
     let site = site().await;
     let mut browser = site.visitor().await;
     site.outage().await;
-    let app = serve(&site.sessions, async |optional: Option<Session<Data>>, session: Session<Data>| {
-        assert!(optional.is_some() && !session.is_new() && session.id().is_some());
-        assert_eq!(session.outage().unwrap().kind(), StoreErrorKind::Unavailable);
-        session.save().await.unwrap();
-        session.data().user.clone().unwrap()
-    });
+    let app =
+        serve(&site.sessions, async |optional: Option<Session<Data>>, session: Session<Data>| {
+            assert!(optional.is_some() && !session.is_new() && session.id().is_some());
+            assert_eq!(session.outage().unwrap().kind(), StoreErrorKind::Unavailable);
+            session.save().await.unwrap();
+            session.data().user.clone().unwrap()
+        });
     let page = browser.visit(&app).await;
     assert_eq!((page.body.as_str(), page.set_cookies().len()), ("Ada", 0));
     assert_eq!(page.all(header::VARY), ["cookie"]);
@@ -68,7 +69,11 @@ async fn what_was_changed_or_deleted_elsewhere_is_served_no_longer_than_its_age(
     let mut browser = site.visitor().await;
     site.outage().await;
     site.elsewhere.store().delete(only_id(&site).await).await.unwrap();
-    assert_eq!(site.read(&mut browser).await, answered("Ada 0 (outage)"), "the risk that the policy takes");
+    assert_eq!(
+        site.read(&mut browser).await,
+        answered("Ada 0 (outage)"),
+        "the risk that the policy takes"
+    );
     tokio::time::advance(Duration::from_secs(MAX_AGE)).await;
     assert_eq!(site.read(&mut browser).await, rejected());
 }
@@ -175,7 +180,11 @@ async fn nothing_is_written_on_top_of_it_even_if_the_backend_is_back_before_the_
         site.spy.take_calls();
         let page = browser.visit(&app).await;
         if how == "modify" {
-            assert_eq!((page.status, page.set_cookies().len()), (StatusCode::OK, 0), "its caller was told");
+            assert_eq!(
+                (page.status, page.set_cookies().len()),
+                (StatusCode::OK, 0),
+                "its caller was told"
+            );
         } else {
             unavailable(&page);
             read_only(error(&page));
@@ -246,11 +255,12 @@ async fn a_cookie_under_an_older_secret_is_not_signed_anew_in_an_outage() {
     let old = web::node(&memory).await;
     let mut browser = Browser::with(&old, ada()).await;
     let (backend, faults) = FaultyBackend::new(memory, 1);
-    let config =
-        SessionConfig::builder(clustered_sessions::Secret::new("another secret, and the present one").unwrap())
-            .previous_secret(secret())
-            .cluster(ClusterConfig::new().enabled(false).local_cache_ttl(Duration::from_secs(1)))
-            .on_outage(cached_for(MAX_AGE));
+    let config = SessionConfig::builder(
+        clustered_sessions::Secret::new("another secret, and the present one").unwrap(),
+    )
+    .previous_secret(secret())
+    .cluster(ClusterConfig::new().enabled(false).local_cache_ttl(Duration::from_secs(1)))
+    .on_outage(cached_for(MAX_AGE));
     let sessions = web::start(config.backend(backend)).await;
     // Remembered without a request, which would have signed the cookie anew.
     let id = web::only_id(&sessions).await;
@@ -288,7 +298,8 @@ async fn a_session_is_not_served_beyond_its_deadline_nor_extended() {
 
 #[tokio::test(start_paused = true)]
 async fn the_time_to_live_in_the_cache_does_not_count_in_an_outage() {
-    let brief = ClusterConfig::new().max_staleness(MAX_STALENESS).local_cache_ttl(Duration::from_secs(5));
+    let brief =
+        ClusterConfig::new().max_staleness(MAX_STALENESS).local_cache_ttl(Duration::from_secs(5));
     let site = Site::with(cached_for(MAX_AGE), brief).await;
     let mut browser = site.visitor().await;
     site.faults.fail_calls(1.0);
@@ -296,7 +307,11 @@ async fn the_time_to_live_in_the_cache_does_not_count_in_an_outage() {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     assert!(site.store().coordinator().is_listening());
-    assert_eq!(site.read(&mut browser).await, answered("Ada 0 (outage)"), "the node hears, and cannot load");
+    assert_eq!(
+        site.read(&mut browser).await,
+        answered("Ada 0 (outage)"),
+        "the node hears, and cannot load"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -23,7 +23,11 @@ async fn a_call_that_fails_is_made_again_up_to_three_times() {
     assert_eq!(kind(nodes.store().find_fresh(id).await), StoreErrorKind::Unavailable);
     assert_eq!(nodes.spy.take_calls(), [Call::Load; 3]);
     let pauses = Duration::from_millis(75)..=Duration::from_millis(152);
-    assert!(pauses.contains(&begun.elapsed()), "50 and 100 ms, or less by up to a half: {:?}", begun.elapsed());
+    assert!(
+        pauses.contains(&begun.elapsed()),
+        "50 and 100 ms, or less by up to a half: {:?}",
+        begun.elapsed()
+    );
     assert!(nodes.store().find_fresh(id).await.is_ok());
 }
 
@@ -31,7 +35,9 @@ async fn a_call_that_fails_is_made_again_up_to_three_times() {
 async fn each_operation_outlives_a_call_that_fails() {
     let nodes = Nodes::start().await;
     let (store, id) = (nodes.store(), nodes.session().await);
-    for fault in [StoreErrorKind::Unavailable, StoreErrorKind::OutcomeUnknown, StoreErrorKind::Timeout] {
+    for fault in
+        [StoreErrorKind::Unavailable, StoreErrorKind::OutcomeUnknown, StoreErrorKind::Timeout]
+    {
         let fail = || nodes.spy.fail_next(1, fault);
         fail();
         store.update(id, visit).await.unwrap();

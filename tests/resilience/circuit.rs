@@ -15,7 +15,10 @@ use super::{MILLI, Nodes, SECOND, kind, visit};
 
 /// Opens at the third fault, for a minute, and takes two probes. Calls are made once.
 async fn with_breaker() -> Nodes {
-    let breaker = CircuitBreakerConfig::new().failure_threshold(3).reset_timeout(SECOND * 60).half_open_probes(2);
+    let breaker = CircuitBreakerConfig::new()
+        .failure_threshold(3)
+        .reset_timeout(SECOND * 60)
+        .half_open_probes(2);
     Nodes::with(|config| config.enable_retry(false).circuit_breaker(breaker)).await
 }
 
@@ -120,10 +123,15 @@ async fn a_probe_that_is_cancelled_gives_its_place_back() {
     }
     let third = async {
         sleep(MILLI).await;
-        assert_eq!(kind(nodes.store().delete(nobody).await), StoreErrorKind::CircuitOpen, "two are under way");
+        assert_eq!(
+            kind(nodes.store().delete(nobody).await),
+            StoreErrorKind::CircuitOpen,
+            "two are under way"
+        );
         drop(held);
     };
-    let ((one, two), ()) = join(join(nodes.store().delete(nobody), nodes.store().delete(nobody)), third).await;
+    let ((one, two), ()) =
+        join(join(nodes.store().delete(nobody), nodes.store().delete(nobody)), third).await;
     assert!(one.is_ok() && two.is_ok());
     assert_eq!(nodes.circuit(), (CircuitState::Closed, 1));
 }
@@ -133,7 +141,10 @@ async fn a_sign_of_life_has_the_backend_tried_at_once() {
     let nodes = with_breaker().await;
     let id = nodes.session().await;
     nodes.open(id).await;
-    assert!(nodes.store().healthy().await, "a question after its health is asked though the circuit is open");
+    assert!(
+        nodes.store().healthy().await,
+        "a question after its health is asked though the circuit is open"
+    );
     assert_eq!(nodes.circuit().0, CircuitState::HalfOpen);
     nodes.spy.fail_next(1, StoreErrorKind::Unavailable);
     assert!(nodes.store().find_fresh(id).await.is_err());
@@ -141,7 +152,10 @@ async fn a_sign_of_life_has_the_backend_tried_at_once() {
 
     nodes.faults.cut_subscriptions();
     sleep(SECOND).await;
-    assert!(nodes.store().coordinator().is_listening(), "the listener goes on though the circuit is open");
+    assert!(
+        nodes.store().coordinator().is_listening(),
+        "the listener goes on though the circuit is open"
+    );
     assert_eq!(nodes.circuit().0, CircuitState::HalfOpen);
 }
 
@@ -160,7 +174,9 @@ async fn a_visitor_is_not_logged_out_by_an_open_circuit() {
     let nodes = with_breaker().await;
     let mut browser = Browser::with(&nodes.well, ada()).await;
     nodes.open(SessionId::from_bytes([0; 16])).await;
-    let who = serve(&nodes.layer, async |session: Session<Data>| session.data().user.clone().unwrap_or_default());
+    let who = serve(&nodes.layer, async |session: Session<Data>| {
+        session.data().user.clone().unwrap_or_default()
+    });
     let page = browser.visit(&who).await;
     assert_eq!((page.status, page.body.as_str()), (StatusCode::SERVICE_UNAVAILABLE, ""));
     assert_eq!((page.all(header::RETRY_AFTER).len(), page.set_cookies().len()), (1, 0));
@@ -188,8 +204,11 @@ async fn each_change_of_the_circuit_is_one_line_in_the_log() {
     let (log, nodes) = (Log::default(), with_breaker().await);
     let id = nodes.session().await;
     let writer = log.clone();
-    let _default =
-        tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish().set_default();
+    let _default = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish()
+        .set_default();
     nodes.open(id).await;
     for _ in 0..100 {
         assert_eq!(kind(nodes.store().find_fresh(id).await), StoreErrorKind::CircuitOpen);

@@ -31,7 +31,10 @@ async fn an_attempt_that_is_not_answered_is_given_up_and_made_again() {
 }
 
 /// Ends when its time is up, with the kind of error that says whether something may have been done.
-async fn ends_in_time<R: Debug>(expected: StoreErrorKind, operation: impl Future<Output = Result<R, StoreError>>) {
+async fn ends_in_time<R: Debug>(
+    expected: StoreErrorKind,
+    operation: impl Future<Output = Result<R, StoreError>>,
+) {
     // A load that is about to fail must not be there to be shared.
     settle().await;
     let begun = Instant::now();
@@ -78,7 +81,11 @@ async fn an_operation_has_one_time_for_all_its_steps() {
         assert_eq!(begun.elapsed(), OPERATION);
         kind
     };
-    assert_eq!(join(update, others).await.0, StoreErrorKind::OutcomeUnknown, "an attempt was under way");
+    assert_eq!(
+        join(update, others).await.0,
+        StoreErrorKind::OutcomeUnknown,
+        "an attempt was under way"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -108,7 +115,8 @@ async fn a_writer_that_waits_in_vain_for_its_turn_goes_ahead_while_there_is_time
     let nodes = Nodes::with(|config| config.attempt_timeout(short).operation_timeout(short)).await;
     let id = nodes.session().await;
     let _held = nodes.spy.hold().await;
-    let (first, second) = join(nodes.store().update(id, visit), nodes.store().update(id, visit)).await;
+    let (first, second) =
+        join(nodes.store().update(id, visit), nodes.store().update(id, visit)).await;
     assert_eq!([kind(first), kind(second)], [StoreErrorKind::OutcomeUnknown; 2]);
     assert_eq!(nodes.spy.take_calls(), [Call::Update; 2]);
 }

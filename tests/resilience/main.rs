@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use clustered_sessions::testing::{Faults, FaultyBackend};
 use clustered_sessions::{
-    MemoryBackend, SessionConfigBuilder, SessionId, SessionLayer, SessionStore, StoreError, StoreErrorKind,
+    MemoryBackend, SessionConfigBuilder, SessionId, SessionLayer, SessionStore, StoreError,
+    StoreErrorKind,
 };
 use futures_util::future::join;
 use tokio::time::sleep;
@@ -35,7 +36,9 @@ impl Nodes {
         Self::with(|config| config).await
     }
 
-    async fn with(change: impl FnOnce(SessionConfigBuilder<Data>) -> SessionConfigBuilder<Data>) -> Self {
+    async fn with(
+        change: impl FnOnce(SessionConfigBuilder<Data>) -> SessionConfigBuilder<Data>,
+    ) -> Self {
         let memory = MemoryBackend::new();
         let spy = Spy::over(&memory);
         let (faulty, faults) = FaultyBackend::new(spy.clone(), 1);
@@ -60,7 +63,11 @@ impl Nodes {
     }
 
     /// The first attempt is carried out and its answer lost. Before the next one, something else happens.
-    async fn first_answer_lost<R>(&self, operation: impl Future<Output = R>, meanwhile: impl Future<Output = ()>) -> R {
+    async fn first_answer_lost<R>(
+        &self,
+        operation: impl Future<Output = R>,
+        meanwhile: impl Future<Output = ()>,
+    ) -> R {
         self.faults.lose_answers(1.0);
         let meanwhile = async {
             sleep(MILLI).await;

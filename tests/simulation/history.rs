@@ -5,7 +5,10 @@
 //! less than what was acknowledged before t minus the staleness bound, and on the node that wrote, or one that knows that it does
 //! not hear, not less than what was acknowledged at all. A deleted session counts as more than any number. What a request is served
 //! in an outage must not be less than what was acknowledged before t minus the policy's age, nor than what that node wrote.
-#![allow(clippy::await_holding_refcell_ref, reason = "at the end nobody else looks at the histories")]
+#![allow(
+    clippy::await_holding_refcell_ref,
+    reason = "at the end nobody else looks at the histories"
+)]
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -47,7 +50,8 @@ impl History {
     /// The least that a read of this node may bring that begins now and may be behind by so much.
     fn floor(&self, node: usize, staleness: Duration) -> u64 {
         let now = Instant::now();
-        let visible = |(at, writer, _): &&(Instant, usize, u64)| *writer == node || *at + staleness <= now;
+        let visible =
+            |(at, writer, _): &&(Instant, usize, u64)| *writer == node || *at + staleness <= now;
         self.acknowledged.iter().filter(visible).map(|(.., count)| *count).max().unwrap_or(0)
     }
 
@@ -65,7 +69,10 @@ impl History {
                 self.acknowledged
             ),
             None => {
-                assert!(self.may_be_deleted, "node {node} says that a session is gone that nobody deleted");
+                assert!(
+                    self.may_be_deleted,
+                    "node {node} says that a session is gone that nobody deleted"
+                );
                 // From now on, that has been said.
                 self.acknowledge(node, DELETED);
             }
@@ -112,11 +119,19 @@ fn with_history(histories: &Histories, id: SessionId, note: impl FnOnce(&mut His
     note(histories.borrow_mut().entry(id).or_default());
 }
 
-async fn read(node: usize, store: &SessionStore<Counter>, id: SessionId, histories: &Histories, fresh: bool) {
+async fn read(
+    node: usize,
+    store: &SessionStore<Counter>,
+    id: SessionId,
+    histories: &Histories,
+    fresh: bool,
+) {
     let floor = histories.borrow()[&id].floor(node, staleness(store, fresh));
     let answer = if fresh { store.find_fresh(id).await } else { store.find(id).await };
     let Ok(found) = answer else { return };
-    with_history(histories, id, |history| history.judge(node, found.map(|record| record.data().count), floor));
+    with_history(histories, id, |history| {
+        history.judge(node, found.map(|record| record.data().count), floor)
+    });
 }
 
 /// By how much a read may be behind that begins now. A node that knows that it does not hear must not rest on what it has heard.
@@ -130,17 +145,26 @@ async fn visit(number: usize, node: &Node, session: &Known, histories: &Historie
     let (usual, in_outage) = (floor(staleness(node.store(), false)), floor(MAX_AGE));
     let service = node.layer.layer(service_fn(|request: Request<()>| async move {
         let session = Session::<Counter>::from_extensions(request.extensions()).await.ok();
-        let seen = session.map(|session| (session.id().map(|_| session.data().count), session.outage().is_some()));
+        let seen = session.map(|session| {
+            (session.id().map(|_| session.data().count), session.outage().is_some())
+        });
         Ok::<_, Infallible>(Response::new(seen))
     }));
     let request = Request::builder().header(header::COOKIE, &session.cookie).body(()).unwrap();
     let response = service.oneshot(request).await.unwrap();
     assert!(!response.headers().contains_key(header::SET_COOKIE), "reading has touched the cookie");
     let Some((found, outage)) = response.into_body() else { return };
-    with_history(histories, session.id, |history| history.judge(number, found, if outage { in_outage } else { usual }));
+    with_history(histories, session.id, |history| {
+        history.judge(number, found, if outage { in_outage } else { usual })
+    });
 }
 
-async fn increment(node: usize, store: &SessionStore<Counter>, id: SessionId, histories: &Histories) {
+async fn increment(
+    node: usize,
+    store: &SessionStore<Counter>,
+    id: SessionId,
+    histories: &Histories,
+) {
     let answer = store
         .update(id, |data| {
             data.count += 1;
@@ -154,7 +178,10 @@ async fn increment(node: usize, store: &SessionStore<Counter>, id: SessionId, hi
         }
         Err(error) if error.kind() == StoreErrorKind::OutcomeUnknown => history.unknown += 1,
         Err(error) if error.kind() == StoreErrorKind::NotFound => {
-            assert!(history.may_be_deleted, "an update found nothing, though nobody deleted the session");
+            assert!(
+                history.may_be_deleted,
+                "an update found nothing, though nobody deleted the session"
+            );
         }
         Err(_) => {}
     });
@@ -179,7 +206,8 @@ pub async fn history(seed: u64) -> Told {
     create_sessions(&nodes[0], &histories, &sessions).await;
     let mut tasks = vec![tokio::task::spawn_local(trouble(nodes.clone(), dice.clone(), 12))];
     if seed.is_multiple_of(4) {
-        let (nodes, histories, dice, sessions) = (nodes.clone(), histories.clone(), dice.clone(), sessions.clone());
+        let (nodes, histories, dice, sessions) =
+            (nodes.clone(), histories.clone(), dice.clone(), sessions.clone());
         tasks.push(tokio::task::spawn_local(async move {
             sleep(dice.millis(3000)).await;
             restart_empty(&nodes, &histories);
@@ -187,7 +215,8 @@ pub async fn history(seed: u64) -> Told {
         }));
     }
     for _ in 0..CLIENTS {
-        let (nodes, histories, dice, sessions) = (nodes.clone(), histories.clone(), dice.clone(), sessions.clone());
+        let (nodes, histories, dice, sessions) =
+            (nodes.clone(), histories.clone(), dice.clone(), sessions.clone());
         tasks.push(tokio::task::spawn_local(async move {
             for _ in 0..STEPS {
                 let node = dice.roll(NODES as u64) as usize;
@@ -203,7 +232,11 @@ pub async fn history(seed: u64) -> Told {
     recovers(&nodes, &histories).await;
     let histories = histories.borrow();
     let told = |known: &Known| {
-        histories[&known.id].acknowledged.iter().map(|(at, node, count)| (*at - start, *node, *count)).collect()
+        histories[&known.id]
+            .acknowledged
+            .iter()
+            .map(|(at, node, count)| (*at - start, *node, *count))
+            .collect()
     };
     sessions.borrow().iter().map(told).collect()
 }
@@ -252,16 +285,28 @@ async fn recovers(nodes: &[Node], histories: &Histories) {
             let before = node.store().cache_stats().hits;
             let first = node.store().find(*id).await.unwrap();
             let second = node.store().find(*id).await.unwrap();
-            assert!(node.store().cache_stats().hits > before, "a node does not use its cache again");
-            assert_eq!(first.as_ref().map(|record| record.data().count), second.map(|record| record.data().count));
+            assert!(
+                node.store().cache_stats().hits > before,
+                "a node does not use its cache again"
+            );
+            assert_eq!(
+                first.as_ref().map(|record| record.data().count),
+                second.map(|record| record.data().count)
+            );
             found.push(first.map(|record| record.data().count));
         }
-        assert!(found.windows(2).all(|pair| pair[0] == pair[1]), "the nodes do not agree: {found:?}");
+        assert!(
+            found.windows(2).all(|pair| pair[0] == pair[1]),
+            "the nodes do not agree: {found:?}"
+        );
         match found[0] {
             Some(count) => {
                 assert!(!history.is_deleted(), "a deleted session has come back");
                 let range = history.increments..=history.increments + history.unknown;
-                assert!(range.contains(&count), "{count} increments are there, {range:?} were made");
+                assert!(
+                    range.contains(&count),
+                    "{count} increments are there, {range:?} were made"
+                );
             }
             None => assert!(history.may_be_deleted, "a session has gone that nobody deleted"),
         }

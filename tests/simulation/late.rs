@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clustered_sessions::backend::{
-    Backend, Created, Cursor, Deleted, OwnerTag, Page, Revision, Stored, Subscription, Touched, Updated,
+    Backend, Created, Cursor, Deleted, OwnerTag, Page, Revision, Stored, Subscription, Touched,
+    Updated,
 };
 use clustered_sessions::{SessionId, StoreError};
 
@@ -29,7 +30,12 @@ impl<B: Backend> Backend for Late<B> {
         self.0.load(id).await
     }
 
-    async fn create(&self, id: &SessionId, stored: &Stored, ttl: Duration) -> Result<Created, StoreError> {
+    async fn create(
+        &self,
+        id: &SessionId,
+        stored: &Stored,
+        ttl: Duration,
+    ) -> Result<Created, StoreError> {
         let (id, stored) = (*id, stored.clone());
         self.write(|inner| async move { inner.create(&id, &stored, ttl).await }).await
     }
@@ -43,7 +49,10 @@ impl<B: Backend> Backend for Late<B> {
         announcement: &[u8],
     ) -> Result<Updated, StoreError> {
         let (id, stored, announcement) = (*id, stored.clone(), announcement.to_owned());
-        self.write(|inner| async move { inner.update(&id, expected, &stored, ttl, &announcement).await }).await
+        self.write(
+            |inner| async move { inner.update(&id, expected, &stored, ttl, &announcement).await },
+        )
+        .await
     }
 
     async fn delete(&self, id: &SessionId, announcement: &[u8]) -> Result<Deleted, StoreError> {
@@ -51,12 +60,22 @@ impl<B: Backend> Backend for Late<B> {
         self.write(|inner| async move { inner.delete(&id, &announcement).await }).await
     }
 
-    async fn delete_if(&self, id: &SessionId, revision: Revision, announcement: &[u8]) -> Result<Deleted, StoreError> {
+    async fn delete_if(
+        &self,
+        id: &SessionId,
+        revision: Revision,
+        announcement: &[u8],
+    ) -> Result<Deleted, StoreError> {
         let (id, announcement) = (*id, announcement.to_owned());
         self.write(|inner| async move { inner.delete_if(&id, revision, &announcement).await }).await
     }
 
-    async fn touch(&self, id: &SessionId, deadline: u64, ttl: Duration) -> Result<Touched, StoreError> {
+    async fn touch(
+        &self,
+        id: &SessionId,
+        deadline: u64,
+        ttl: Duration,
+    ) -> Result<Touched, StoreError> {
         let id = *id;
         self.write(|inner| async move { inner.touch(&id, deadline, ttl).await }).await
     }

@@ -104,7 +104,8 @@ async fn together(nodes: &Rc<Vec<Node>>, id: SessionId, most: u64, dice: &Dice) 
 async fn pause(start: tokio::time::Instant, timeout: Duration, dice: &Dice) {
     let most = u64::try_from(timeout.as_millis()).unwrap();
     let pause = dice.millis(most / [2, 5, 10, 100][dice.roll(4) as usize]);
-    let into_the_hour = Duration::from_nanos(((start.elapsed() + pause).as_nanos() % HOUR.as_nanos()) as u64);
+    let into_the_hour =
+        Duration::from_nanos(((start.elapsed() + pause).as_nanos() % HOUR.as_nanos()) as u64);
     let rest = (HOUR - into_the_hour).saturating_sub(dice.millis(20_000));
     sleep(if rest < timeout / 2 && dice.roll(2) == 0 { pause + rest } else { pause }).await;
 }

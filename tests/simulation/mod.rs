@@ -1,6 +1,11 @@
 //! Several nodes over one backend that fails, under a paused clock, all decided by a seed.
 #![allow(unreachable_pub, dead_code, reason = "each test uses its part")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a test fails by panicking"
+)]
 
 pub mod history;
 pub mod late;
@@ -15,8 +20,8 @@ use std::time::Duration;
 
 use clustered_sessions::testing::{Faults, FaultyBackend};
 use clustered_sessions::{
-    CircuitBreakerConfig, Clock, ClusterConfig, Encryption, MemoryBackend, OutagePolicy, Secret, SessionConfig,
-    SessionConfigBuilder, SessionLayer, SessionStore,
+    CircuitBreakerConfig, Clock, ClusterConfig, Encryption, MemoryBackend, OutagePolicy, Secret,
+    SessionConfig, SessionConfigBuilder, SessionLayer, SessionStore,
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
@@ -52,7 +57,9 @@ pub fn nodes(count: u64, seed: u64) -> Rc<Vec<Node>> {
     nodes_with(count, seed, |number, config| {
         config
             .encrypt_redis_data(if number == 0 { Encryption::Off } else { Encryption::Migrating })
-            .cluster(ClusterConfig::new().node_id(format!("node-{number}")).max_staleness(MAX_STALENESS))
+            .cluster(
+                ClusterConfig::new().node_id(format!("node-{number}")).max_staleness(MAX_STALENESS),
+            )
             .on_outage(OutagePolicy::ServeCached { max_age: MAX_AGE })
     })
 }
@@ -80,7 +87,8 @@ pub fn nodes_with(
 /// Half of the seeds see each failure, and half what other attempts leave of it; of these, half with little time for them, and a
 /// circuit breaker.
 fn resilience(config: SessionConfigBuilder<Counter>, seed: u64) -> SessionConfigBuilder<Counter> {
-    let breaker = CircuitBreakerConfig::new().failure_threshold(3).reset_timeout(Duration::from_millis(200));
+    let breaker =
+        CircuitBreakerConfig::new().failure_threshold(3).reset_timeout(Duration::from_millis(200));
     match seed % 4 {
         0 => config,
         2 => config
@@ -156,7 +164,11 @@ pub async fn calm(nodes: &[Node]) {
 
 /// Runs one simulation under a paused clock.
 pub fn run<R>(simulation: impl Future<Output = R>) -> R {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, simulation)
 }
 
@@ -173,7 +185,9 @@ pub fn run_all<R, F: Future<Output = R>>(default: u64, simulation: impl Fn(u64) 
             let (seeds, simulation) = (seeds.clone(), &simulation);
             scope.spawn(move || {
                 for seed in seeds.skip(first as usize).step_by(processors as usize) {
-                    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(run(simulation(seed))))) {
+                    if let Err(panic) =
+                        catch_unwind(AssertUnwindSafe(|| drop(run(simulation(seed)))))
+                    {
                         eprintln!("to see it again: SEED={seed}");
                         resume_unwind(panic);
                     }

@@ -1,6 +1,9 @@
 //! One history of owners: their sessions begin, move to new ids, change hands and end on several nodes while things go wrong, and
 //! now and then an owner logs out everywhere. A checker holds that against what was acknowledged before.
-#![allow(clippy::await_holding_refcell_ref, reason = "it is held over nothing that others wait for")]
+#![allow(
+    clippy::await_holding_refcell_ref,
+    reason = "it is held over nothing that others wait for"
+)]
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
@@ -110,7 +113,8 @@ impl Client {
 
     /// Some clients hang up before it is done.
     async fn step(&self) {
-        let patience = if self.dice.roll(10) == 0 { self.dice.millis(100) } else { Duration::from_secs(3600) };
+        let patience =
+            if self.dice.roll(10) == 0 { self.dice.millis(100) } else { Duration::from_secs(3600) };
         let action = self.dice.roll(100);
         let Some(visit) = self.visit().filter(|_| action >= 15) else { return self.log_in().await };
         match action {
@@ -135,7 +139,15 @@ impl Client {
         // Without an answer, nobody has the cookie.
         let Answer::Saved(id, Some(cookie)) = answer else { return };
         let may_be_dead = before.begun > before.over || self.world.borrow().ends(owner) != before;
-        let visit = Visit { ids: vec![id], cookie, owner, changes: 0, unsure: false, may_be_dead, dead: None };
+        let visit = Visit {
+            ids: vec![id],
+            cookie,
+            owner,
+            changes: 0,
+            unsure: false,
+            may_be_dead,
+            dead: None,
+        };
         self.world.borrow_mut().visits.push(visit);
     }
 
@@ -196,7 +208,10 @@ impl Client {
         let strict = !node.store().coordinator().is_listening();
         let Ok(Some(_)) = node.store().find(id).await else { return };
         let due = dead.is_some_and(|dead| strict || dead + MAX_STALENESS < began);
-        assert!(!due, "a session was read at {began:?} that was gone at {dead:?} (strict: {strict})");
+        assert!(
+            !due,
+            "a session was read at {began:?} that was gone at {dead:?} (strict: {strict})"
+        );
     }
 
     async fn log_out(&self, visit: usize) {
@@ -212,17 +227,22 @@ impl Client {
             world.ends.entry(owner).or_default().begun += 1;
             for visit in &mut world.visits {
                 // What an earlier change may have made the owner's is at stake as well.
-                visit.may_be_dead |= visit.unsure || !visit.changes.is_multiple_of(2) || visit.owner == owner;
+                visit.may_be_dead |=
+                    visit.unsure || !visit.changes.is_multiple_of(2) || visit.owner == owner;
             }
             let visits = world.visits.iter().enumerate();
-            visits.filter(|(_, visit)| visit.is_certainly(owner)).map(|(at, visit)| (at, visit.changes)).collect()
+            visits
+                .filter(|(_, visit)| visit.is_certainly(owner))
+                .map(|(at, visit)| (at, visit.changes))
+                .collect()
         };
         let answer = timeout(patience, self.node().store().delete_all_of(owner)).await;
         let due: Vec<_> = {
             let mut world = self.world.borrow_mut();
             world.ends.entry(owner).or_default().over += 1;
-            let unchanged =
-                |(at, changes): &(usize, u64)| world.visits[*at].changes == *changes && !world.visits[*at].unsure;
+            let unchanged = |(at, changes): &(usize, u64)| {
+                world.visits[*at].changes == *changes && !world.visits[*at].unsure
+            };
             before.into_iter().filter(unchanged).map(|(at, _)| at).collect()
         };
         match answer {
@@ -251,7 +271,9 @@ impl Client {
         for id in ids {
             let mut at = *id;
             while let Some(Stored { content, .. }) = self.nodes[0].memory.load(&at).await.unwrap() {
-                let Content::MovedTo(new) = content else { panic!("a session lives on after {why}") };
+                let Content::MovedTo(new) = content else {
+                    panic!("a session lives on after {why}")
+                };
                 at = new;
             }
         }
@@ -268,7 +290,11 @@ pub enum Answer {
 }
 
 /// A request for a new id, which may give the session to an owner. Without a cookie it begins a session.
-pub async fn request(node: &Node, cookie: Option<HeaderValue>, owner: Option<&'static str>) -> Answer {
+pub async fn request(
+    node: &Node,
+    cookie: Option<HeaderValue>,
+    owner: Option<&'static str>,
+) -> Answer {
     let is_new = cookie.is_none();
     let service = node.layer.layer(service_fn(move |request: Request<()>| async move {
         let Ok(session) = Session::<Counter>::from_extensions(request.extensions()).await else {
@@ -360,7 +386,11 @@ pub async fn owners(seed: u64) {
         } else if !visit.may_be_dead && !visit.unsure {
             let found = nodes[0].store().find(visit.id()).await.unwrap();
             let owner = found.as_ref().and_then(|record| record.data().owner.as_deref());
-            assert_eq!(owner, Some(visit.owner), "a session that nobody ended is gone, or is another's");
+            assert_eq!(
+                owner,
+                Some(visit.owner),
+                "a session that nobody ended is gone, or is another's"
+            );
         }
     }
 }

@@ -41,7 +41,9 @@ async fn regenerate(node: &Node, cookie: HeaderValue) -> Option<SessionId> {
 async fn increment(node: &Node, id: SessionId, told: &RefCell<Told>) {
     match node.store().update(id, |data| data.count += 1).await {
         Ok(()) => told.borrow_mut().increments += 1,
-        Err(error) if error.kind() == StoreErrorKind::OutcomeUnknown => told.borrow_mut().unknown += 1,
+        Err(error) if error.kind() == StoreErrorKind::OutcomeUnknown => {
+            told.borrow_mut().unknown += 1
+        }
         Err(_) => {}
     }
 }
@@ -67,7 +69,8 @@ pub async fn race(seed: u64) {
     let rounds = if fails { 3 } else { 0 };
     let mut racers = vec![tokio::task::spawn_local(trouble(nodes.clone(), dice.clone(), rounds))];
     for racer in 0..6 {
-        let (nodes, dice, told, cookie) = (nodes.clone(), dice.clone(), told.clone(), cookie.clone());
+        let (nodes, dice, told, cookie) =
+            (nodes.clone(), dice.clone(), told.clone(), cookie.clone());
         let logs_out = racer == 5 && dice.roll(2) == 0;
         racers.push(tokio::task::spawn_local(async move {
             sleep(dice.millis(300)).await;
@@ -102,7 +105,9 @@ pub async fn race(seed: u64) {
 
 async fn judge(nodes: &[Node], old: SessionId, told: &Told) {
     for node in nodes {
-        let count = async |id: SessionId| node.store().find_fresh(id).await.unwrap().map(|record| record.data().count);
+        let count = async |id: SessionId| {
+            node.store().find_fresh(id).await.unwrap().map(|record| record.data().count)
+        };
         let (at_old, at_new) = (
             count(old).await,
             match told.new {

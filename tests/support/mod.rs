@@ -13,7 +13,9 @@ pub(crate) mod redis;
 pub(crate) mod trial;
 pub(crate) mod wait;
 
-use clustered_sessions::{ClusterConfig, Secret, SessionConfig, SessionConfigBuilder, SessionStore};
+use clustered_sessions::{
+    ClusterConfig, Secret, SessionConfig, SessionConfigBuilder, SessionStore,
+};
 use serde::{Deserialize, Serialize};
 
 use self::wait::DEADLINE;

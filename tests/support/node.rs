@@ -88,7 +88,11 @@ fn build(name: &str) -> String {
         .output()
         .unwrap();
     assert!(output.status.success(), "the example does not build");
-    let messages = output.stdout.lines().map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
+    let messages =
+        output.stdout.lines().map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
     let is_it = |message: &Value| message["target"]["name"] == name;
-    messages.filter(is_it).find_map(|message| message["executable"].as_str().map(str::to_owned)).unwrap()
+    messages
+        .filter(is_it)
+        .find_map(|message| message["executable"].as_str().map(str::to_owned))
+        .unwrap()
 }

@@ -84,7 +84,12 @@ impl Proxy {
     pub(crate) async fn start(server_port: u16) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let link = Arc::new(Link { state: watch::Sender::default(), up: 0.into(), down: 0.into(), open: 0.into() });
+        let link = Arc::new(Link {
+            state: watch::Sender::default(),
+            up: 0.into(),
+            down: 0.into(),
+            open: 0.into(),
+        });
         let task = tokio::spawn(accept(listener, server_port, link.clone()));
         Proxy { port, link, task }
     }
@@ -194,7 +199,8 @@ async fn pump(
 ) {
     let mut state = link.state.subscribe();
     let born = state.borrow().strandings;
-    let purpose = || if listens.load(Ordering::SeqCst) { Purpose::Announcements } else { Purpose::Commands };
+    let purpose =
+        || if listens.load(Ordering::SeqCst) { Purpose::Announcements } else { Purpose::Commands };
     let (chunks, mut under_way) = mpsc::channel(UNDER_WAY);
     let take = async move {
         let mut buffer = vec![0; 64 * 1024];
@@ -213,7 +219,10 @@ async fn pump(
     let deliver = async {
         while let Some((due, chunk)) = under_way.recv().await {
             tokio::time::sleep_until(due).await;
-            let passes = state.wait_for(|state| state.passes(purpose()) && state.strandings == born).await.is_ok();
+            let passes = state
+                .wait_for(|state| state.passes(purpose()) && state.strandings == born)
+                .await
+                .is_ok();
             passed.fetch_add(u64::from(passes), Ordering::SeqCst);
             if !passes || to.write_all(&chunk).await.is_err() {
                 return;

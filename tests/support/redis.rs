@@ -38,7 +38,8 @@ impl RedisServer {
         // Between our finding a free port and the server's taking it, another process may be faster.
         for _ in 0..10 {
             let port = free_port();
-            let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("redis-{}-{port}", std::process::id()));
+            let dir = Path::new(env!("CARGO_TARGET_TMPDIR"))
+                .join(format!("redis-{}-{port}", std::process::id()));
             std::fs::create_dir_all(&dir).unwrap();
             let process = spawn(port, &dir, &args);
             let mut server = RedisServer { port, dir, args: args.clone(), process };
@@ -129,7 +130,8 @@ impl RedisServer {
 
     /// Listens as anybody could, without this crate.
     pub(crate) async fn listen(&self, channel: &str) -> Channel {
-        let mut connection = redis::Client::open(self.url()).unwrap().get_async_pubsub().await.unwrap();
+        let mut connection =
+            redis::Client::open(self.url()).unwrap().get_async_pubsub().await.unwrap();
         connection.subscribe(channel).await.unwrap();
         Channel(connection.into_on_message())
     }
@@ -145,7 +147,10 @@ impl RedisServer {
         let begun = Instant::now();
         let own_id = format!("process_id:{}\r\n", self.process.id());
         while self.process.try_wait().unwrap().is_none() {
-            if self.try_command::<String>(&["INFO", "server"]).is_ok_and(|info| info.contains(&own_id)) {
+            if self
+                .try_command::<String>(&["INFO", "server"])
+                .is_ok_and(|info| info.contains(&own_id))
+            {
                 return true;
             }
             if begun.elapsed() > DEADLINE {
@@ -183,7 +188,16 @@ impl Drop for RedisServer {
 fn spawn(port: u16, dir: &Path, args: &[String]) -> Child {
     let log = File::create(log_file(dir)).unwrap();
     Command::new("redis-server")
-        .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port", &port.to_string()])
+        .args([
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--port",
+            &port.to_string(),
+        ])
         .arg("--dir")
         .arg(dir)
         .args(args)
@@ -191,7 +205,9 @@ fn spawn(port: u16, dir: &Path, args: &[String]) -> Child {
         .stderr(log.try_clone().unwrap())
         .stdout(log)
         .spawn()
-        .unwrap_or_else(|error| panic!("redis-server cannot be run ({error}): apt-get install redis-server"))
+        .unwrap_or_else(|error| {
+            panic!("redis-server cannot be run ({error}): apt-get install redis-server")
+        })
 }
 
 fn log_file(dir: &Path) -> PathBuf {

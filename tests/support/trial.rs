@@ -51,7 +51,8 @@ impl Trial {
         let proxy = Proxy::start(redis.port()).await;
         let near = start_node(redis.port(), "", &[]);
         let far = start_node(proxy.port(), credentials, &[]);
-        let [ada, bob, eve] = [login(&near, "ada").await, login(&near, "bob").await, login(&near, "eve").await];
+        let [ada, bob, eve] =
+            [login(&near, "ada").await, login(&near, "bob").await, login(&near, "eve").await];
         for node in [&near, &far] {
             hits(node, &bob).await;
             hits(node, &eve).await;
@@ -63,7 +64,9 @@ impl Trial {
 
     /// Ends Eve's session at a node, however often it must be tried. When that was acknowledged.
     pub(crate) async fn revoke_at(&self, node: &Node) -> Instant {
-        let logout = async || self.eve.clone().post(&node.url("/logout")).await.status == StatusCode::NO_CONTENT;
+        let logout = async || {
+            self.eve.clone().post(&node.url("/logout")).await.status == StatusCode::NO_CONTENT
+        };
         eventually(logout, "the logout is acknowledged").await;
         Instant::now()
     }
@@ -86,7 +89,11 @@ impl Trial {
 
     /// Waits until a node has been without its lease since the beginning.
     pub(crate) async fn notices(&self, node: &Node) {
-        eventually(async || stats(node).await["losses"] != 0, "the node notices that it does not hear").await;
+        eventually(
+            async || stats(node).await["losses"] != 0,
+            "the node notices that it does not hear",
+        )
+        .await;
     }
 
     /// Watches another node, too.
@@ -144,13 +151,16 @@ impl Trial {
 pub(crate) fn start_node(port: u16, credentials: &str, variables: &[(&str, &str)]) -> Node {
     let url = format!("redis://{credentials}127.0.0.1:{port}");
     let max_staleness = MAX_STALENESS.as_millis().to_string();
-    let common = [("REDIS_URL", url.as_str()), ("MAX_STALENESS_MS", &max_staleness), ("RETRY", "off")];
+    let common =
+        [("REDIS_URL", url.as_str()), ("MAX_STALENESS_MS", &max_staleness), ("RETRY", "off")];
     Node::start(&[&common, variables].concat())
 }
 
 pub(crate) async fn login(node: &Node, user: &str) -> Browser {
     let mut browser = Browser::new();
-    let login = async || browser.post(&node.url(&format!("/login?user={user}"))).await.status == StatusCode::OK;
+    let login = async || {
+        browser.post(&node.url(&format!("/login?user={user}"))).await.status == StatusCode::OK
+    };
     eventually(login, "the visitor is logged in").await;
     browser
 }
@@ -268,6 +278,9 @@ impl Visits {
         assert_eq!(numbers.len() as u64, acknowledged, "two visits got the same number");
         let tried = self.ada.tried.load(Ordering::SeqCst);
         let counted = numbers.last().copied().unwrap_or_default();
-        assert!((acknowledged..=tried).contains(&counted), "{counted} of {tried} visits, {acknowledged} acknowledged");
+        assert!(
+            (acknowledged..=tried).contains(&counted),
+            "{counted} of {tried} visits, {acknowledged} acknowledged"
+        );
     }
 }

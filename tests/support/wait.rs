@@ -30,7 +30,10 @@ impl<T> Condition for Option<T> {
 }
 
 /// Asks again and again until the condition is met. Panics with what did not happen when the deadline has passed.
-pub(crate) async fn eventually<C: Condition>(mut probe: impl AsyncFnMut() -> C, what: &str) -> C::Value {
+pub(crate) async fn eventually<C: Condition>(
+    mut probe: impl AsyncFnMut() -> C,
+    what: &str,
+) -> C::Value {
     let polling = async {
         loop {
             if let Some(value) = probe().await.met() {

@@ -13,7 +13,9 @@ use axum::body::{Body, HttpBody};
 use axum::handler::Handler;
 use axum::routing::get;
 use clustered_sessions::backend::Backend;
-use clustered_sessions::{ClusterConfig, Secret, SessionConfig, SessionConfigBuilder, SessionId, SessionLayer};
+use clustered_sessions::{
+    ClusterConfig, Secret, SessionConfig, SessionConfigBuilder, SessionId, SessionLayer,
+};
 use http::{Extensions, HeaderMap, Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use serde::{Deserialize, Serialize};
@@ -124,7 +126,8 @@ impl Browser {
     }
 
     pub(crate) fn request(&self) -> Request<Body> {
-        let pairs: Vec<_> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let pairs: Vec<_> =
+            self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let mut request = Request::new(Body::empty());
         if !pairs.is_empty() {
             request.headers_mut().insert(header::COOKIE, pairs.join("; ").parse().unwrap());

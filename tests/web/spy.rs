@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clustered_sessions::backend::{
-    Backend, Created, Cursor, Deleted, Event, OwnerTag, Page, Revision, Stored, Subscription, Touched, Updated,
+    Backend, Created, Cursor, Deleted, Event, OwnerTag, Page, Revision, Stored, Subscription,
+    Touched, Updated,
 };
 use clustered_sessions::{MemoryBackend, SessionId, StoreError, StoreErrorKind};
 use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
@@ -73,7 +74,11 @@ impl Spy {
         self.shared.deaf.store(true, Ordering::SeqCst);
     }
 
-    async fn call<R>(&self, call: Call, answer: impl Future<Output = Result<R, StoreError>>) -> Result<R, StoreError> {
+    async fn call<R>(
+        &self,
+        call: Call,
+        answer: impl Future<Output = Result<R, StoreError>>,
+    ) -> Result<R, StoreError> {
         self.shared.calls.lock().unwrap().push(call);
         yield_now().await;
         let _open = self.shared.gate.read().await;
@@ -92,7 +97,12 @@ impl Backend for Spy {
         self.call(Call::Load, self.memory.load(id)).await
     }
 
-    async fn create(&self, id: &SessionId, stored: &Stored, ttl: Duration) -> Result<Created, StoreError> {
+    async fn create(
+        &self,
+        id: &SessionId,
+        stored: &Stored,
+        ttl: Duration,
+    ) -> Result<Created, StoreError> {
         self.call(Call::Create, self.memory.create(id, stored, ttl)).await
     }
 
@@ -111,11 +121,21 @@ impl Backend for Spy {
         self.call(Call::Delete, self.memory.delete(id, announcement)).await
     }
 
-    async fn delete_if(&self, id: &SessionId, revision: Revision, announcement: &[u8]) -> Result<Deleted, StoreError> {
+    async fn delete_if(
+        &self,
+        id: &SessionId,
+        revision: Revision,
+        announcement: &[u8],
+    ) -> Result<Deleted, StoreError> {
         self.call(Call::DeleteIf, self.memory.delete_if(id, revision, announcement)).await
     }
 
-    async fn touch(&self, id: &SessionId, deadline: u64, ttl: Duration) -> Result<Touched, StoreError> {
+    async fn touch(
+        &self,
+        id: &SessionId,
+        deadline: u64,
+        ttl: Duration,
+    ) -> Result<Touched, StoreError> {
         self.call(Call::Touch, self.memory.touch(id, deadline, ttl)).await
     }
 
@@ -149,7 +169,8 @@ impl Backend for Spy {
         let shared = self.shared.clone();
         tokio::spawn(async move {
             while let Some(event) = heard.next().await {
-                let swallowed = matches!(event, Event::Message(_)) && shared.deaf.load(Ordering::SeqCst);
+                let swallowed =
+                    matches!(event, Event::Message(_)) && shared.deaf.load(Ordering::SeqCst);
                 if !swallowed && !ear.send(event) {
                     break;
                 }

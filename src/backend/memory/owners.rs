@@ -42,7 +42,11 @@ impl OwnerIndex {
             Some(Ok(last)) => Bound::Excluded(last),
             Some(Err(_)) => return Page::Restart,
         };
-        let after = self.entries.get(owner).into_iter().flat_map(|sessions| sessions.range((start, Bound::Unbounded)));
+        let after = self
+            .entries
+            .get(owner)
+            .into_iter()
+            .flat_map(|sessions| sessions.range((start, Bound::Unbounded)));
         let mut lasting = after.filter(|(_, until)| **until > now).map(|(id, _)| *id);
         let ids: Vec<_> = lasting.by_ref().take(PAGE).collect();
         let next = lasting.next().and(ids.last()).map(|id| Cursor(id.to_string()));

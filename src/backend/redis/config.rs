@@ -4,7 +4,9 @@ use std::fmt;
 use std::time::Duration;
 
 use deadpool_redis::redis::io::tcp::TcpSettings;
-use deadpool_redis::redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, ProtocolVersion};
+use deadpool_redis::redis::{
+    ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, ProtocolVersion,
+};
 
 use crate::error::ConfigError;
 
@@ -82,8 +84,8 @@ impl RedisConfig {
     ///
     /// [`ConfigError::MissingVariable`], and those of [`RedisConfig::from_url`].
     pub fn from_env(variable: &str) -> Result<Self, ConfigError> {
-        let url =
-            std::env::var(variable).map_err(|_| ConfigError::MissingVariable { variable: variable.to_owned() })?;
+        let url = std::env::var(variable)
+            .map_err(|_| ConfigError::MissingVariable { variable: variable.to_owned() })?;
         Self::from_url(&url)
     }
 
@@ -140,7 +142,9 @@ impl RedisConfig {
 
     fn map_settings(
         mut self,
-        change: impl FnOnce(deadpool_redis::redis::RedisConnectionInfo) -> deadpool_redis::redis::RedisConnectionInfo,
+        change: impl FnOnce(
+            deadpool_redis::redis::RedisConnectionInfo,
+        ) -> deadpool_redis::redis::RedisConnectionInfo,
     ) -> Self {
         let settings = change(self.info.redis_settings().clone());
         self.info = self.info.set_redis_settings(settings);
@@ -150,7 +154,10 @@ impl RedisConfig {
     /// What the client needs, with what it leaves off by default: small packets are sent at once.
     pub(crate) fn connection_info(&self) -> ConnectionInfo {
         let settings = self.info.redis_settings().clone().set_skip_set_lib_name();
-        self.info.clone().set_redis_settings(settings).set_tcp_settings(TcpSettings::default().set_nodelay(true))
+        self.info
+            .clone()
+            .set_redis_settings(settings)
+            .set_tcp_settings(TcpSettings::default().set_nodelay(true))
     }
 
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
@@ -185,7 +192,8 @@ mod tests {
     #[test]
     fn url_and_parts_say_the_same() {
         let url = RedisConfig::from_url("redis://app:hunter2@cache.example.com:6380/3").unwrap();
-        let parts = RedisConfig::new("cache.example.com", 6380).user("app").password("hunter2").database(3);
+        let parts =
+            RedisConfig::new("cache.example.com", 6380).user("app").password("hunter2").database(3);
         for config in [url, parts] {
             assert_eq!(config.info.addr().to_string(), "cache.example.com:6380");
             assert_eq!(config.info.redis_settings().username(), Some("app"));
@@ -215,8 +223,14 @@ mod tests {
         for prefix in ["", "session", "s*:", "s[1]:", "{tag}:", &format!("{}:", "x".repeat(128))] {
             assert_eq!(new().key_prefix(prefix).check(), Err(ConfigError::KeyPrefix), "{prefix}");
         }
-        assert_eq!(new().connect_timeout(Duration::ZERO).check(), Err(ConfigError::RedisTimeoutZero));
-        assert_eq!(new().response_timeout(Duration::ZERO).check(), Err(ConfigError::RedisTimeoutZero));
+        assert_eq!(
+            new().connect_timeout(Duration::ZERO).check(),
+            Err(ConfigError::RedisTimeoutZero)
+        );
+        assert_eq!(
+            new().response_timeout(Duration::ZERO).check(),
+            Err(ConfigError::RedisTimeoutZero)
+        );
     }
 
     #[test]

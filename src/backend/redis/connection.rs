@@ -9,7 +9,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::{AsyncConnectionConfig, Cmd, FromRedisValue, RedisResult, Value, cmd, from_redis_value};
+use deadpool_redis::redis::{
+    AsyncConnectionConfig, Cmd, FromRedisValue, RedisResult, Value, cmd, from_redis_value,
+};
 use deadpool_redis::{Manager, Pool, PoolError, Runtime, Timeouts};
 use tokio::sync::watch;
 
@@ -65,8 +67,8 @@ impl SharedConnection {
             .set_connection_timeout(None)
             .set_response_timeout(None)
             .set_pipeline_buffer_size(QUEUE);
-        let manager =
-            Manager::new_with_config(config.connection_info(), connection).map_err(|_| ConfigError::RedisUrl)?;
+        let manager = Manager::new_with_config(config.connection_info(), connection)
+            .map_err(|_| ConfigError::RedisUrl)?;
         let pool = Pool::builder(manager)
             .max_size(1)
             .runtime(Runtime::Tokio1)
@@ -88,7 +90,11 @@ impl SharedConnection {
     ///
     /// A server may close a connection that has been idle, which is found out by the next command. If that one changes nothing,
     /// it is run again over a new connection.
-    pub(super) async fn run<R: FromRedisValue>(&self, command: &Cmd, effect: Effect) -> Result<R, StoreError> {
+    pub(super) async fn run<R: FromRedisValue>(
+        &self,
+        command: &Cmd,
+        effect: Effect,
+    ) -> Result<R, StoreError> {
         let connected = self.connected().await?;
         let mut value = self.ask(&connected, command, effect).await?;
         if effect == Effect::Idempotent && value.as_ref().is_err_and(breaks_the_connection) {
@@ -122,7 +128,10 @@ impl SharedConnection {
         by_digest.arg(&script.sha);
         add_arguments(&mut by_digest);
         let mut answer = self.ask(connected, &by_digest, effect).await?;
-        if answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)) {
+        if answer
+            .as_ref()
+            .is_err_and(|error| error.kind() == ErrorKind::Server(ServerErrorKind::NoScript))
+        {
             let mut by_code = cmd("EVAL");
             by_code.arg(script.code);
             add_arguments(&mut by_code);
@@ -140,7 +149,9 @@ impl SharedConnection {
         effect: Effect,
     ) -> Result<RedisResult<Value>, StoreError> {
         let mut connection = connected.connection.clone();
-        match tokio::time::timeout(self.response_timeout, connection.send_packed_command(command)).await {
+        match tokio::time::timeout(self.response_timeout, connection.send_packed_command(command))
+            .await
+        {
             Ok(answer) => {
                 let answer = answer.and_then(Value::extract_error);
                 if answer.as_ref().is_err_and(breaks_the_connection) {
@@ -175,7 +186,9 @@ impl SharedConnection {
                 return Ok(connected.clone());
             }
             // While we waited, somebody's attempt has failed. One after the other, the waiting ones would wait for ever.
-            if let Some(failure) = state.failure.as_ref().filter(|_| state.attempts != attempts_before) {
+            if let Some(failure) =
+                state.failure.as_ref().filter(|_| state.attempts != attempts_before)
+            {
                 return Err(failure.clone());
             }
         }

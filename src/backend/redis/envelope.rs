@@ -40,7 +40,8 @@ pub(crate) fn encode(stored: &Stored) -> Bytes {
 /// Fails closed: what is not exactly of this format is not a record.
 pub(crate) fn decode(value: &Bytes) -> Result<Stored, StoreError> {
     parse(value).ok_or_else(|| {
-        StoreError::from(StoreErrorKind::Corrupt).with_source("the value is not a record of this format")
+        StoreError::from(StoreErrorKind::Corrupt)
+            .with_source("the value is not a record of this format")
     })
 }
 
@@ -76,13 +77,26 @@ mod tests {
 
     fn stored(content: Content) -> Stored {
         let revision = Revision::from_bytes(*b"RRRRRRRRRRRRRRRR");
-        Stored { meta: Meta { revision, created_at: 0x0102_0304_0506_0708, deadline: 0x1112_1314_1516_1718 }, content }
+        Stored {
+            meta: Meta {
+                revision,
+                created_at: 0x0102_0304_0506_0708,
+                deadline: 0x1112_1314_1516_1718,
+            },
+            content,
+        }
     }
 
     #[test]
     fn the_envelope_is_frozen() {
         let header = |kind: u8| {
-            [&[1, kind][..], b"RRRRRRRRRRRRRRRR", &[1, 2, 3, 4, 5, 6, 7, 8], &[17, 18, 19, 20, 21, 22, 23, 24]].concat()
+            [
+                &[1, kind][..],
+                b"RRRRRRRRRRRRRRRR",
+                &[1, 2, 3, 4, 5, 6, 7, 8],
+                &[17, 18, 19, 20, 21, 22, 23, 24],
+            ]
+            .concat()
         };
         let payload = stored(Content::Payload(Bytes::from_static(b"payload")));
         assert_eq!(encode(&payload), [&header(0), &b"payload"[..]].concat());
@@ -98,7 +112,13 @@ mod tests {
             value[at] = byte;
             Bytes::from(value)
         };
-        for bad in [Bytes::new(), good.slice(..HEADER_LEN - 1), changed(0, 2), changed(1, 2), changed(1, MOVED)] {
+        for bad in [
+            Bytes::new(),
+            good.slice(..HEADER_LEN - 1),
+            changed(0, 2),
+            changed(1, 2),
+            changed(1, MOVED),
+        ] {
             assert_eq!(decode(&bad).unwrap_err().kind(), StoreErrorKind::Corrupt, "{bad:?}");
         }
     }

@@ -49,7 +49,9 @@ fn refusal(error: &RedisError) -> Option<StoreErrorKind> {
     }
     match error.kind() {
         _ if error.code() == Some("WRONGTYPE") => Some(StoreErrorKind::Corrupt),
-        ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::AuthenticationFailed => Some(StoreErrorKind::Refused),
+        ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::AuthenticationFailed => {
+            Some(StoreErrorKind::Refused)
+        }
         _ => None,
     }
 }
@@ -57,7 +59,10 @@ fn refusal(error: &RedisError) -> Option<StoreErrorKind> {
 /// Whether the server is one that must not be asked for anything, though it answers: one that takes no writes may have been
 /// replaced by another, and know less.
 fn is_wrong_server(error: &RedisError) -> bool {
-    matches!(error.code(), Some("READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "NOREPLICAS" | "MISCONF"))
+    matches!(
+        error.code(),
+        Some("READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "NOREPLICAS" | "MISCONF")
+    )
 }
 
 /// Whether the connection is of no more use.

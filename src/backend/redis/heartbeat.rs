@@ -39,7 +39,9 @@ impl HeartbeatTracker {
     /// Takes what the script has published: the number of the beat and the server's replication id.
     pub(super) fn receive(&mut self, message: &[u8]) -> Reply {
         let Some((number, history)) = parse(message) else { return Reply::Nothing };
-        let Some(position) = self.pending.iter().position(|(sent, _)| *sent == number) else { return Reply::Nothing };
+        let Some(position) = self.pending.iter().position(|(sent, _)| *sent == number) else {
+            return Reply::Nothing;
+        };
         if self.history.get_or_insert_with(|| history.to_owned()) != history {
             return Reply::OtherHistory;
         }
@@ -75,7 +77,10 @@ mod tests {
     #[test]
     fn a_beat_that_is_heard_proves_the_moment_at_which_it_was_sent() {
         let (mut beats, start) = (HeartbeatTracker::default(), Instant::now());
-        assert_eq!((beats.send(start), beats.send(start + SECOND), beats.send(start + 2 * SECOND)), (1, 2, 3));
+        assert_eq!(
+            (beats.send(start), beats.send(start + SECOND), beats.send(start + 2 * SECOND)),
+            (1, 2, 3)
+        );
         assert_eq!(beats.receive(b"2 abc"), Reply::Heartbeat(start + SECOND));
         assert!(!beats.all_received());
         assert_eq!(beats.receive(b"1 abc"), Reply::Nothing, "overtaken");

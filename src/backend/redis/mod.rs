@@ -21,7 +21,10 @@ use self::connection::{Connected, SharedConnection, get_from_master};
 pub(crate) use self::envelope::{decode as decode_envelope, encode as encode_envelope};
 use self::error::Effect;
 use self::scripts::Scripts;
-use super::{Backend, Created, Cursor, Deleted, OwnerTag, Page, Revision, Stored, Subscription, Touched, Updated};
+use super::{
+    Backend, Created, Cursor, Deleted, OwnerTag, Page, Revision, Stored, Subscription, Touched,
+    Updated,
+};
 use crate::clock::millis;
 use crate::error::{ConfigError, StoreError, StoreErrorKind};
 use crate::id::{SessionId, TEXT_LEN};
@@ -145,12 +148,25 @@ impl Backend for RedisBackend {
             .run(&command, Effect::Idempotent)
             .await
             .map_err(|error| error.with_session_id(id))?;
-        value.map(|value| envelope::decode(&value)).transpose().map_err(|error| error.with_session_id(id))
+        value
+            .map(|value| envelope::decode(&value))
+            .transpose()
+            .map_err(|error| error.with_session_id(id))
     }
 
-    async fn create(&self, id: &SessionId, stored: &Stored, ttl: Duration) -> Result<Created, StoreError> {
+    async fn create(
+        &self,
+        id: &SessionId,
+        stored: &Stored,
+        ttl: Duration,
+    ) -> Result<Created, StoreError> {
         let mut command = cmd("SET");
-        command.arg(self.shared.key(id)).arg(&envelope::encode(stored)[..]).arg("NX").arg("PX").arg(millis(ttl));
+        command
+            .arg(self.shared.key(id))
+            .arg(&envelope::encode(stored)[..])
+            .arg("NX")
+            .arg("PX")
+            .arg(millis(ttl));
         let answer: Option<String> = self.shared.connection.run(&command, Effect::Mutating).await?;
         Ok(if answer.is_some() { Created::Created } else { Created::Exists })
     }
@@ -175,9 +191,9 @@ impl Backend for RedisBackend {
         match answer {
             ScriptReply::Yes => Ok(Updated::Saved),
             ScriptReply::No => Ok(Updated::Gone),
-            ScriptReply::There(value) => {
-                envelope::decode(&value).map(Updated::Conflict).map_err(|error| error.with_session_id(id))
-            }
+            ScriptReply::There(value) => envelope::decode(&value)
+                .map(Updated::Conflict)
+                .map_err(|error| error.with_session_id(id)),
         }
     }
 
@@ -192,11 +208,18 @@ impl Backend for RedisBackend {
         match answer {
             ScriptReply::Yes => Ok(Deleted::Deleted),
             ScriptReply::No => Ok(Deleted::Gone),
-            ScriptReply::There(id) => envelope::parse_id(&id).map(Deleted::MovedTo).ok_or_else(unexpected),
+            ScriptReply::There(id) => {
+                envelope::parse_id(&id).map(Deleted::MovedTo).ok_or_else(unexpected)
+            }
         }
     }
 
-    async fn delete_if(&self, id: &SessionId, revision: Revision, announcement: &[u8]) -> Result<Deleted, StoreError> {
+    async fn delete_if(
+        &self,
+        id: &SessionId,
+        revision: Revision,
+        announcement: &[u8],
+    ) -> Result<Deleted, StoreError> {
         let RedisInner { connection, scripts, channel, .. } = &*self.shared;
         let key = self.shared.key(id);
         let answer = connection
@@ -207,13 +230,18 @@ impl Backend for RedisBackend {
         match answer {
             ScriptReply::Yes => Ok(Deleted::Deleted),
             ScriptReply::No => Ok(Deleted::Gone),
-            ScriptReply::There(value) => {
-                envelope::decode(&value).map(Deleted::Conflict).map_err(|error| error.with_session_id(id))
-            }
+            ScriptReply::There(value) => envelope::decode(&value)
+                .map(Deleted::Conflict)
+                .map_err(|error| error.with_session_id(id)),
         }
     }
 
-    async fn touch(&self, id: &SessionId, deadline: u64, ttl: Duration) -> Result<Touched, StoreError> {
+    async fn touch(
+        &self,
+        id: &SessionId,
+        deadline: u64,
+        ttl: Duration,
+    ) -> Result<Touched, StoreError> {
         let RedisInner { connection, scripts, .. } = &*self.shared;
         let key = self.shared.key(id);
         let answer: i64 = connection

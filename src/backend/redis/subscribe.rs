@@ -25,14 +25,23 @@ use crate::error::{StoreError, StoreErrorKind};
 use crate::random::random_bytes;
 
 /// Subscribes, and proves it once before saying so.
-pub(super) async fn subscribe(shared: &Arc<RedisInner>, heartbeat: Duration) -> Result<Subscription, StoreError> {
+pub(super) async fn subscribe(
+    shared: &Arc<RedisInner>,
+    heartbeat: Duration,
+) -> Result<Subscription, StoreError> {
     // What ended the subscription before may have ended the lane's connection, too, without anybody having tried it.
     let connected = shared.connection.checked().await?;
     let private = private_channel(&shared.channel);
-    let stream = shared.connection.in_time(connect(&shared.client, &shared.channel, &private)).await??;
+    let stream =
+        shared.connection.in_time(connect(&shared.client, &shared.channel, &private)).await??;
     let (events, subscription) = Subscription::channel();
-    let mut forwarder =
-        Forwarder { shared: shared.clone(), connected, private, events, beats: HeartbeatTracker::default() };
+    let mut forwarder = Forwarder {
+        shared: shared.clone(),
+        connected,
+        private,
+        events,
+        beats: HeartbeatTracker::default(),
+    };
     let stream = forwarder.prove(stream).await?;
     tokio::spawn(forwarder.run(stream, heartbeat));
     Ok(subscription)
@@ -44,7 +53,11 @@ fn private_channel(channel: &str) -> String {
     format!("{channel}:{random}")
 }
 
-async fn connect(client: &Client, channel: &str, private: &str) -> Result<PubSubStream, StoreError> {
+async fn connect(
+    client: &Client,
+    channel: &str,
+    private: &str,
+) -> Result<PubSubStream, StoreError> {
     let connection: PubSub = client.get_async_pubsub().await.map_err(unreachable)?;
     let (mut sink, stream) = connection.split();
     // Each is confirmed by the server before this goes on.
@@ -80,9 +93,8 @@ impl Forwarder {
         };
         match tokio::time::timeout(patience, heard).await {
             Ok(true) => Ok(stream),
-            Ok(false) | Err(_) => {
-                Err(StoreError::from(StoreErrorKind::Unavailable).with_source("the subscription does not hear"))
-            }
+            Ok(false) | Err(_) => Err(StoreError::from(StoreErrorKind::Unavailable)
+                .with_source("the subscription does not hear")),
         }
     }
 
@@ -92,7 +104,8 @@ impl Forwarder {
         let shared = self.shared.clone();
         let replaced = std::pin::pin!(shared.connection.replaced(self.connected.generation));
         let mut replaced = replaced.fuse();
-        let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + heartbeat, heartbeat);
+        let mut ticks =
+            tokio::time::interval_at(tokio::time::Instant::now() + heartbeat, heartbeat);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut beats = std::pin::pin!(futures_util::future::Fuse::terminated());
         loop {
@@ -148,7 +161,10 @@ impl Forwarder {
             let send = |command: &mut Cmd| {
                 command.arg(1).arg(&key).arg(1000).arg(&private).arg(number);
             };
-            shared.connection.run_script_on(&connected, &shared.scripts.beat, Effect::Mutating, send).await
+            shared
+                .connection
+                .run_script_on(&connected, &shared.scripts.beat, Effect::Mutating, send)
+                .await
         }
     }
 }

@@ -290,8 +290,10 @@ fn a_proof_from_an_earlier_epoch_gives_no_lease_in_a_later_one() {
 fn every_bump_begins_an_epoch_of_its_own() {
     exhaust(|| {
         let shared = Arc::new((Lease::new(), [OnceLock::new(), OnceLock::new()]));
-        let bumps: [fn(&(Lease, [OnceLock<Epoch>; 2])); 2] =
-            [|(lease, [one, _])| one.set(lease.bump()).unwrap(), |(lease, [_, two])| two.set(lease.bump()).unwrap()];
+        let bumps: [fn(&(Lease, [OnceLock<Epoch>; 2])); 2] = [
+            |(lease, [one, _])| one.set(lease.bump()).unwrap(),
+            |(lease, [_, two])| two.set(lease.bump()).unwrap(),
+        ];
         race(&shared, bumps);
         let [one, two] = &shared.1;
         assert_ne!(one.get(), two.get());

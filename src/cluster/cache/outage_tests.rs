@@ -60,7 +60,11 @@ async fn an_entry_is_out_of_reach_for_good_once_another_epoch_was_proven() {
     let bench = Bench::proven_now();
     bench.fill(&bench.record(1));
     bench.hear();
-    assert_eq!((bench.seen(), bench.last_known()), (None, None), "something may have been missed between the two");
+    assert_eq!(
+        (bench.seen(), bench.last_known()),
+        (None, None),
+        "something may have been missed between the two"
+    );
     bench.cache.lease().bump();
     assert_eq!(bench.last_known(), None);
 
@@ -79,7 +83,11 @@ async fn the_time_to_live_does_not_count_in_an_outage_and_the_deadline_does() {
     pass(TTL).await;
     let (epoch, _) = bench.cache.lease().held(|| Millis(0)).unwrap();
     bench.prove(epoch);
-    assert_eq!((bench.seen(), bench.last_known()), (None, Some(1)), "the node hears, and only the backend fails");
+    assert_eq!(
+        (bench.seen(), bench.last_known()),
+        (None, Some(1)),
+        "the node hears, and only the backend fails"
+    );
     pass(GRACE - Duration::from_millis(1)).await;
     assert_eq!(bench.last_known(), Some(1));
     pass(Duration::from_millis(1)).await;
@@ -128,7 +136,8 @@ async fn what_this_node_has_read_since_the_loss_takes_what_it_knew_before_out_of
             bench.fill(&record);
             let early = bench.cache.begin_load(&bench.id);
             bench.cache.lease().bump();
-            let load = if begun_before_the_loss { early } else { bench.cache.begin_load(&bench.id) };
+            let load =
+                if begun_before_the_loss { early } else { bench.cache.begin_load(&bench.id) };
             load.finish(read.as_ref());
             assert_eq!(bench.last_known(), expected, "{what}, {begun_before_the_loss}");
         }
@@ -165,7 +174,9 @@ async fn that_there_is_no_session_is_not_known_in_an_outage() {
 #[tokio::test(start_paused = true)]
 async fn a_node_that_does_not_listen_counts_from_the_read() {
     let bench = Bench::over(Lease::permanent());
-    let known = || bench.cache.last_known(&bench.id, StaleIfError::AfterRead(millis(TTL + GRACE))).is_some();
+    let known = || {
+        bench.cache.last_known(&bench.id, StaleIfError::AfterRead(millis(TTL + GRACE))).is_some()
+    };
     let load = bench.cache.begin_load(&bench.id);
     pass(TTL).await;
     load.finish(Some(&bench.record(1)));

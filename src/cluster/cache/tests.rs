@@ -77,7 +77,9 @@ async fn a_session_is_not_seen_beyond_its_deadline_but_is_when_it_was_extended()
 async fn an_announcement_evicts_another_revision_and_spares_its_own() {
     let bench = bench();
     let record = bench.record(1);
-    for (announced, expected) in [(Some(record.revision()), Some(1)), (Some(Revision::first()), None), (None, None)] {
+    for (announced, expected) in
+        [(Some(record.revision()), Some(1)), (Some(Revision::first()), None), (None, None)]
+    {
         bench.fill(&record);
         bench.cache.evict(&bench.id, announced);
         assert_eq!(bench.seen(), expected);
@@ -111,7 +113,8 @@ async fn a_load_that_a_clear_has_overtaken_is_not_cached() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_load_that_crosses_a_gap_in_hearing_is_not_cached_and_what_was_cached_before_it_is_not_seen() {
+async fn a_load_that_crosses_a_gap_in_hearing_is_not_cached_and_what_was_cached_before_it_is_not_seen()
+ {
     let bench = bench();
     bench.fill(&bench.record(1));
     let load = bench.cache.begin_load(&bench.id);
@@ -191,7 +194,8 @@ async fn a_load_may_be_shared_until_something_is_heard() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn that_there_is_no_session_is_believed_for_a_second_at_most_and_only_until_it_is_announced() {
+async fn that_there_is_no_session_is_believed_for_a_second_at_most_and_only_until_it_is_announced()
+{
     let bench = bench();
     let absent = || matches!(bench.cache.get(&bench.id), Lookup::Absent);
     bench.fill(&bench.record(1));

@@ -20,7 +20,8 @@ struct Node {
 impl Node {
     /// Runs the threads; afterwards no load is left behind.
     fn race<const N: usize>(model: Arc<Model>, threads: [fn(&Self); N]) {
-        let node = Arc::new(Node { model, loads: SingleFlight::new(), loading: AtomicBool::new(false) });
+        let node =
+            Arc::new(Node { model, loads: SingleFlight::new(), loading: AtomicBool::new(false) });
         race(&node, threads);
         assert!(node.loads.flights().is_empty());
         node.model.settle();
