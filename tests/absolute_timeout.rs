@@ -222,7 +222,7 @@ async fn a_persistent_cookie_is_kept_for_as_long_as_its_session_can_live() {
     let max_age = async |config: SessionConfigBuilder<Data>| {
         let sessions = start(config.cookie(CookieConfig::new().name("id").persistent(true))).await;
         let login = async |session: Session<Data>| {
-            session.update(|data| data.user = Some("Ada".to_owned()))
+            session.update(|data| data.user = Some("Ada".to_owned()));
         };
         let app = Router::new().route("/", get(login)).layer(sessions);
         let page = Browser::new().visit(&app).await;

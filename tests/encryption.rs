@@ -148,7 +148,7 @@ async fn a_plain_record_is_refused_once_encryption_is_required() {
     assert_eq!(strict.store().find_fresh(id).await.unwrap_err().kind(), StoreErrorKind::Corrupt);
     let page = browser
         .visit(&serve(&strict, async |session: Session<Data>| {
-            session.update(|data| data.visits += 1)
+            session.update(|data| data.visits += 1);
         }))
         .await;
     assert_eq!(page.status, StatusCode::INTERNAL_SERVER_ERROR, "it is not overwritten, either");

@@ -289,7 +289,7 @@ async fn nothing_goes_on_running_when_everything_is_dropped() {
         let (sessions, mut browser) = cold(&Spy::new()).await;
         browser
             .visit(&serve(&sessions, async |session: Session<Data>| {
-                session.update(|data| data.visits += 1)
+                session.update(|data| data.visits += 1);
             }))
             .await;
         assert!(Handle::current().metrics().num_alive_tasks() > before, "the listener was running");

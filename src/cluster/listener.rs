@@ -140,7 +140,7 @@ impl<T> Listener<T> {
         self.status.received.add_one();
         match interpret(message) {
             Action::Evict(id, revision) if guards::enabled(Guard::Eviction) => {
-                self.cache.evict(&id, revision)
+                self.cache.evict(&id, revision);
             }
             Action::Evict(..) => {}
             Action::Clear => self.cache.clear(),

@@ -88,7 +88,7 @@ impl CookieSigner {
             match &mut found {
                 None => found = Some(verified),
                 Some(before) if before.token == verified.token => {
-                    before.needs_resigning &= verified.needs_resigning
+                    before.needs_resigning &= verified.needs_resigning;
                 }
                 Some(_) => return None,
             }

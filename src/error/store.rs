@@ -129,13 +129,13 @@ impl fmt::Display for StoreError {
             }
             StoreErrorKind::Refused => f.write_str("the session backend refused")?,
             StoreErrorKind::OutcomeUnknown => {
-                f.write_str("a session write may or may not have been carried out")?
+                f.write_str("a session write may or may not have been carried out")?;
             }
             StoreErrorKind::Corrupt => f.write_str("the session record cannot be read")?,
             StoreErrorKind::Encode => f.write_str("the session data cannot be encoded")?,
             StoreErrorKind::TooLarge => f.write_str("the session data is too large")?,
             StoreErrorKind::NotConfigured => {
-                f.write_str("the session store is not configured for this")?
+                f.write_str("the session store is not configured for this")?;
             }
             StoreErrorKind::Closed => f.write_str("the session store has been shut down")?,
         }

@@ -100,7 +100,7 @@ impl Breaker {
             }
             (BreakerState::HalfOpen { .. }, CallOutcome::Fault) if counts => self.open(now),
             (BreakerState::HalfOpen { under_way, .. }, CallOutcome::Dropped) if counts => {
-                *under_way -= 1
+                *under_way -= 1;
             }
             (BreakerState::HalfOpen { under_way, answered }, CallOutcome::Answer) if counts => {
                 *under_way -= 1;

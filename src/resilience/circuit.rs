@@ -96,7 +96,7 @@ impl Circuit {
                 tracing::info!(openings, "the circuit is half-open: the session backend is tried");
             }
             CircuitState::Closed => {
-                tracing::info!(openings, "the session backend answers: the circuit is closed")
+                tracing::info!(openings, "the session backend answers: the circuit is closed");
             }
         }
         Some(result)

@@ -137,7 +137,7 @@ async fn what_the_outage_policy_answers_is_a_degraded_read_and_its_changes_are_r
     cut_off(&layer);
     let counting = serve(&layer, count);
     let request = async {
-        assert_eq!(browser.visit(&counting).await.status, StatusCode::SERVICE_UNAVAILABLE)
+        assert_eq!(browser.visit(&counting).await.status, StatusCode::SERVICE_UNAVAILABLE);
     };
     let mut expected = committed("read_only");
     expected.extend(figures([("degraded_reads_total", 1.0)]));

@@ -155,7 +155,7 @@ fn the_dashboard_and_the_alerts_ask_for_what_there_is() {
             match label.as_str() {
                 "instance" | "store" => assert_eq!(value, format!("${label}"), "{query}"),
                 label => {
-                    assert!(values[label].contains(&value), "there is no {label} {value}: {query}")
+                    assert!(values[label].contains(&value), "there is no {label} {value}: {query}");
                 }
             }
         }

@@ -130,7 +130,7 @@ async fn read(
     let answer = if fresh { store.find_fresh(id).await } else { store.find(id).await };
     let Ok(found) = answer else { return };
     with_history(histories, id, |history| {
-        history.judge(node, found.map(|record| record.data().count), floor)
+        history.judge(node, found.map(|record| record.data().count), floor);
     });
 }
 
@@ -155,7 +155,7 @@ async fn visit(number: usize, node: &Node, session: &Known, histories: &Historie
     assert!(!response.headers().contains_key(header::SET_COOKIE), "reading has touched the cookie");
     let Some((found, outage)) = response.into_body() else { return };
     with_history(histories, session.id, |history| {
-        history.judge(number, found, if outage { in_outage } else { usual })
+        history.judge(number, found, if outage { in_outage } else { usual });
     });
 }
 
