@@ -1,11 +1,14 @@
-//! Without axum: a plain hyper server, with the layer from a tower `ServiceBuilder`.
+//! A plain hyper server without axum: the session layer in a tower `ServiceBuilder`.
 //!
 //! ```sh
 //! cargo run --example hyper --no-default-features
-//! curl -i -c jar -b jar localhost:3000    # again and again: it counts
+//! curl -i -c jar -b jar localhost:3000    # repeat: the number of visits goes up
 //! ```
+//!
+//! What to look at: [`visit`] takes the session from the request's extensions, and [`handle`] turns
+//! an error into its response, which axum's extractor does by itself.
 
-#![allow(clippy::print_stdout, reason = "it says where it listens")]
+#![allow(clippy::print_stdout, reason = "the example prints its address")]
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -21,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tower::{ServiceBuilder, ServiceExt as _};
 
+/// The data of a session. A visitor without a session gets the default.
 #[derive(Clone, Default, Serialize, Deserialize)]
 struct Visitor {
     visits: u64,
@@ -29,11 +33,11 @@ struct Visitor {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let config = SessionConfig::<Visitor>::development(Secret::insecure_dev("hyper")).build()?;
-    // Made once, cloned for each request: all clones share one store.
+    // Built once and cloned for each request: all clones share one store.
     let service = ServiceBuilder::new().layer(SessionLayer::new(config)).service_fn(handle);
 
     let listener = TcpListener::bind(("127.0.0.1", 3000)).await?;
-    println!("http://{}", listener.local_addr()?);
+    println!("listening on http://{}", listener.local_addr()?);
     loop {
         let (stream, _) = listener.accept().await?;
         let service = service.clone();
@@ -42,13 +46,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
             if let Err(error) =
                 http1::Builder::new().serve_connection(TokioIo::new(stream), service).await
             {
-                println!("connection: {error}");
+                println!("connection failed: {error}");
             }
         });
     }
 }
 
-/// Without a framework nobody turns an error into a response but the error itself.
+/// Turns an error into its response: without a framework, the handler must do so itself.
 async fn handle(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     Ok(visit(&request).await.unwrap_or_else(SessionError::response))
 }

@@ -1,23 +1,34 @@
-//! One node of a cluster: a small application whose sessions all nodes share.
+//! One node of a cluster: a small JSON API whose sessions are shared by all nodes.
 //!
 //! ```text
 //! PORT=3001 NODE_ID=one REDIS_URL=redis://127.0.0.1:6379 cargo run --example node
 //! PORT=3002 NODE_ID=two REDIS_URL=redis://127.0.0.1:6379 cargo run --example node
 //! curl -c jar -X POST 'http://127.0.0.1:3001/login?user=ada'
-//! curl -b jar http://127.0.0.1:3002/me
+//! curl -b jar http://127.0.0.1:3002/me       # logged in here as well
+//! curl -b jar -X POST http://127.0.0.1:3001/logout
+//! curl -i -b jar http://127.0.0.1:3002/me    # 401
+//! curl http://127.0.0.1:3002/stats
 //! ```
+//!
+//! What to look at: [`config`] for the options, [`login`] for a new token at login, [`visit`] for a
+//! change that is committed before the response, and [`main`] for a shutdown that loses no write.
+//! The example `production` adds the metrics, probes and middleware that a deployment needs.
 //!
 //! | variable | meaning |
 //! |---|---|
-//! | `PORT` | default 3000; 0 picks a free one |
-//! | `REDIS_URL` | where sessions live; unset: in memory |
-//! | `NODE_ID` | the node's name; unset: a random one |
-//! | `SESSION_SECRET` | signs the cookies; unset: one for development |
-//! | `SESSION_TIMEOUT_MS`, `LOCAL_CACHE_TTL_MS`, `MAX_STALENESS_MS` | unset: the crate's defaults |
-//! | `LOCAL_CACHE=off`, `CLUSTER=off` | without a cache in memory; without listening to the others |
-//! | `OPERATION_TIMEOUT_MS` | how long a load or a commit may take in all; unset: the crate's default |
-//! | `RETRY=off`, `CIRCUIT_BREAKER=on` | calls are made once; a Redis that fails is left alone for a while |
-#![allow(clippy::print_stdout, reason = "it says where it listens")]
+//! | `PORT` | port to listen on; defaults to 3000; 0 picks a free one |
+//! | `REDIS_URL` | the Redis server that stores the sessions; unset: in memory |
+//! | `NODE_ID` | the node's name in logs and statistics; unset: random |
+//! | `SESSION_SECRET` | signs the cookies; unset: an insecure development secret |
+//! | `SESSION_TIMEOUT_MS` | idle timeout; unset: the crate's default |
+//! | `LOCAL_CACHE_TTL_MS` | longest time that a session is cached; unset: the crate's default |
+//! | `MAX_STALENESS_MS` | longest time that a missed announcement can go unnoticed; unset: the crate's default |
+//! | `LOCAL_CACHE=off` | disables the local cache |
+//! | `CLUSTER=off` | does not receive the announcements of other nodes |
+//! | `OPERATION_TIMEOUT_MS` | deadline of a load or a commit, retries included; unset: the crate's default |
+//! | `RETRY=off` | disables retries |
+//! | `CIRCUIT_BREAKER=on` | enables the circuit breaker |
+#![allow(clippy::print_stdout, reason = "the example prints its address")]
 
 use std::env;
 use std::error::Error;
@@ -38,7 +49,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// What a session holds. A visitor without one has the default.
+/// The data of a session. A visitor without a session gets the default.
 #[derive(Clone, Default, Serialize, Deserialize)]
 struct UserSession {
     user: Option<String>,
@@ -59,12 +70,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
             terminate.recv().await;
         })
         .await?;
-    // After the last request, so that each can commit its session.
+    // After the last request, so that all sessions are committed.
     store.shutdown().await;
     Ok(())
 }
 
-/// For development over plain HTTP, but for the cluster, which is as in production.
+/// Builds on the development preset, which allows plain HTTP, and enables clustering.
 fn config() -> Result<SessionConfigBuilder<UserSession>, Box<dyn Error>> {
     let secret = match env::var("SESSION_SECRET") {
         Ok(secret) => Secret::new(secret)?,
@@ -76,10 +87,11 @@ fn config() -> Result<SessionConfigBuilder<UserSession>, Box<dyn Error>> {
         .circuit_breaker_enabled(is("CIRCUIT_BREAKER", "on"))
         .owner(|session: &UserSession| session.user.clone());
     if env::var_os("REDIS_URL").is_some() {
-        // A node that is to notice a silent Redis soon must not wait for its answers for long.
-        let patience =
+        // To notice an unresponsive Redis within `MAX_STALENESS_MS`, do not wait longer for a
+        // reply.
+        let timeout =
             millis("MAX_STALENESS_MS")?.unwrap_or(Duration::MAX).min(Duration::from_millis(500));
-        config = config.redis(RedisConfig::from_env("REDIS_URL")?.response_timeout(patience));
+        config = config.redis(RedisConfig::from_env("REDIS_URL")?.response_timeout(timeout));
     }
     if let Some(timeout) = millis("SESSION_TIMEOUT_MS")? {
         config = config.timeout(timeout);
@@ -119,7 +131,7 @@ fn is(variable: &str, expected: &str) -> bool {
     env::var(variable).is_ok_and(|value| value == expected)
 }
 
-/// The layer goes on after the routes: it is around those above it.
+/// Adds the layer last: a layer applies to the routes added before it.
 fn router(sessions: SessionLayer<UserSession>) -> Router {
     Router::new()
         .route("/login", post(login))
@@ -138,24 +150,27 @@ struct Login {
     user: String,
 }
 
-/// With a new token: a cookie that somebody else has planted is worth nothing after it. A real one would ask for a password.
+/// Gives the session a new token, so that a cookie planted by an attacker is worthless.
+///
+/// An application would check a password first: see the example `login`.
 async fn login(session: Session<UserSession>, Query(Login { user }): Query<Login>) -> Json<Value> {
-    let answer = json!({ "user": user });
+    let body = json!({ "user": user });
     session.update(move |data| *data = UserSession { user: Some(user.clone()), visits: 0 });
     session.regenerate();
-    Json(answer)
+    Json(body)
 }
 
-/// From memory, as a rule.
+/// Reads the session, usually from the local cache.
 async fn me(session: Session<UserSession>) -> Result<Json<Value>, StatusCode> {
     let data = session.data();
     let user = data.user.as_ref().ok_or(StatusCode::UNAUTHORIZED)?;
     Ok(Json(json!({ "user": user, "visits": data.visits })))
 }
 
-/// Committed before it answers: each of many visits at the same time, on whatever node, gets a number of its own.
-async fn visit(session: Option<Session<UserSession>>) -> Result<Json<Value>, Refusal> {
-    let session = session.ok_or(Refusal::LoggedOut)?;
+/// Commits before it responds, so concurrent visits on any nodes are all counted and get distinct
+/// numbers.
+async fn visit(session: Option<Session<UserSession>>) -> Result<Json<Value>, Rejection> {
+    let session = session.ok_or(Rejection::LoggedOut)?;
     let add_one = |data: &mut UserSession| {
         data.visits += 1;
         data.visits
@@ -170,15 +185,16 @@ async fn logout(session: Session<UserSession>) -> StatusCode {
     StatusCode::NO_CONTENT
 }
 
-/// Ends all sessions of the user on every node, this one among them.
-async fn logout_everywhere(session: Session<UserSession>) -> Result<Json<Value>, Refusal> {
-    let user = session.read(|data| data.user.clone()).ok_or(Refusal::LoggedOut)?;
+/// Ends all sessions of the user on every node, including this one.
+async fn logout_everywhere(session: Session<UserSession>) -> Result<Json<Value>, Rejection> {
+    let user = session.read(|data| data.user.clone()).ok_or(Rejection::LoggedOut)?;
     let done = session.store().delete_all_of(&user).await;
     let done = done.map_err(SessionError::from)?;
     Ok(Json(json!({ "deleted": done.deleted })))
 }
 
-/// What the node has done so far. For operators: a real one would not answer this to everybody.
+/// Returns the node's statistics. An application would not expose them publicly: the example
+/// `production` serves them on a separate address.
 async fn stats(State(store): State<SessionStore<UserSession>>) -> Json<Value> {
     let (cache, coordinator) = (store.cache_stats(), store.coordinator());
     Json(json!({
@@ -201,33 +217,33 @@ async fn stats(State(store): State<SessionStore<UserSession>>) -> Json<Value> {
     }))
 }
 
-/// Whether requests can be served: a load balancer sends them elsewhere while they cannot.
+/// Readiness probe: responds 503 while the backend is unavailable.
 async fn healthz(State(store): State<SessionStore<UserSession>>) -> StatusCode {
     if store.healthy().await { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
-/// Why a request that needs a session is not served.
-enum Refusal {
+/// The reason why a request that requires a session was rejected.
+enum Rejection {
     LoggedOut,
     Failed(SessionError),
 }
 
-/// A session that goes during the request was logged out elsewhere: to its visitor that is the same as before the request.
-impl From<SessionError> for Refusal {
+/// A session that ended during the request is reported like one that ended before it.
+impl From<SessionError> for Rejection {
     fn from(error: SessionError) -> Self {
         match error {
-            SessionError::Gone => Refusal::LoggedOut,
-            error => Refusal::Failed(error),
+            SessionError::Gone => Rejection::LoggedOut,
+            error => Rejection::Failed(error),
         }
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for Rejection {
     fn into_response(self) -> Response {
         match self {
-            Refusal::LoggedOut => StatusCode::UNAUTHORIZED.into_response(),
-            Refusal::Failed(error) => {
-                tracing::warn!(%error, "a request is refused");
+            Rejection::LoggedOut => StatusCode::UNAUTHORIZED.into_response(),
+            Rejection::Failed(error) => {
+                tracing::warn!(%error, "request rejected: session error");
                 error.into_response()
             }
         }

@@ -1,17 +1,18 @@
-//! Server-Sent Events: a stream that lives as long as the session behind it.
+//! Server-Sent Events: a stream that ends when its session is revoked.
 //!
 //! ```sh
 //! cargo run --example sse
 //! curl -c jar -X POST localhost:3000/login
-//! curl -b jar -N localhost:3000/events            # ticks, until the logout below ends it
-//! curl -b jar -X POST localhost:3000/visit        # in another terminal; seen in the stream
-//! curl -b jar -X POST localhost:3000/logout
+//! curl -b jar -N localhost:3000/events            # one event a second, until the logout below
+//! curl -b jar -X POST localhost:3000/visit        # in another terminal; appears in the stream
+//! curl -b jar -X POST localhost:3000/logout       # ends the stream
 //! ```
 //!
-//! A stream goes on after the head of its response has left. Its session can still be read and changed then, but nothing is
-//! committed for it any more: `reload` learns what other requests have done, `modify` commits at once.
+//! What to look at: [`tick`]. A stream continues after the response head has been sent. From then
+//! on, the layer commits nothing for the request, so the stream calls `reload` to see the changes
+//! made by other requests, and `modify`, which commits immediately.
 
-#![allow(clippy::print_stdout, reason = "it says where it listens")]
+#![allow(clippy::print_stdout, reason = "the example prints its address")]
 
 use std::error::Error;
 use std::time::Duration;
@@ -28,9 +29,12 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::time::interval;
 
+/// The data of a session.
 #[derive(Clone, Default, Serialize, Deserialize)]
 struct Viewer {
+    /// Requests to `/visit`.
     visits: u64,
+    /// Events sent, by all streams of the session.
     ticks: u64,
 }
 
@@ -44,11 +48,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .route("/events", get(events))
         .layer(SessionLayer::new(config));
     let listener = TcpListener::bind(("127.0.0.1", 3000)).await?;
-    println!("http://{}", listener.local_addr()?);
+    println!("listening on http://{}", listener.local_addr()?);
     axum::serve(listener, app).await?;
     Ok(())
 }
 
+/// Starts a session. An application would check a password first: see the example `login`.
 async fn login(session: Session<Viewer>) {
     session.regenerate();
     session.overwrite(Viewer::default());
@@ -62,7 +67,7 @@ async fn logout(session: Session<Viewer>) {
     session.destroy();
 }
 
-/// Only for those who have a session: a stream cannot begin one, since its cookie would come too late.
+/// Requires a session. A stream cannot create one: the cookie must be sent with the response head.
 async fn events(
     session: Option<Session<Viewer>>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, SessionError>>>, StatusCode> {
@@ -75,7 +80,7 @@ async fn events(
     })))
 }
 
-/// One event, or `None` when the session was revoked.
+/// Returns the next event, or `None` if the session has been revoked.
 async fn tick(session: &Session<Viewer>) -> Result<Option<Event>, SessionError> {
     session.reload().await?;
     if session.id().is_none() {
@@ -89,7 +94,7 @@ async fn tick(session: &Session<Viewer>) -> Result<Option<Event>, SessionError> 
         Ok(Viewer { visits, ticks }) => {
             Ok(Some(Event::default().data(format!("visits {visits}, ticks {ticks}"))))
         }
-        // Revoked since the reload.
+        // The session was revoked after the reload.
         Err(SessionError::Gone) => Ok(None),
         Err(error) => Err(error),
     }

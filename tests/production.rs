@@ -1,4 +1,4 @@
-//! The example `production`, as real processes.
+//! Runs the example `production` as real processes.
 #![cfg(all(feature = "axum", feature = "redis"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -17,7 +17,7 @@ use support::wait::eventually;
 
 struct Production {
     node: Node,
-    operators: String,
+    admin: String,
 }
 
 impl Production {
@@ -35,18 +35,18 @@ impl Production {
                 ("PLAIN_HTTP", "yes"),
             ],
         );
-        let production = Production { operators: node.told("for operators on "), node };
+        let production = Production { admin: node.told("metrics and probes on "), node };
         assert_eq!(production.status("/readyz").await, StatusCode::OK);
-        eventually(async || production.figure("listening").await == true, "the node listens").await;
+        eventually(async || production.stat("listening").await == true, "the node listens").await;
         production
     }
 
     async fn status(&self, path: &str) -> StatusCode {
-        Browser::new().get(&format!("{}{path}", self.operators)).await.status
+        Browser::new().get(&format!("{}{path}", self.admin)).await.status
     }
 
-    async fn figure(&self, name: &str) -> serde_json::Value {
-        Browser::new().get(&format!("{}/figures", self.operators)).await.body[name].clone()
+    async fn stat(&self, name: &str) -> serde_json::Value {
+        Browser::new().get(&format!("{}/stats", self.admin)).await.body[name].clone()
     }
 
     async fn login(&self, user: &str) -> Browser {
@@ -57,15 +57,15 @@ impl Production {
     }
 }
 
-/// What became of the visits of many clients.
+/// The number of visits made by many clients.
 #[derive(Default)]
 struct Tally {
     acknowledged: AtomicU64,
-    /// Without an answer: made or not.
+    /// Visits without a response, which may or may not have been counted.
     unknown: AtomicU64,
 }
 
-/// Visits until the node does not answer any more.
+/// Sends visits until the node no longer responds.
 async fn visit_until_the_end(node: &str, browser: &Browser, tally: &Tally) {
     let mut browser = browser.clone();
     while let Some(answer) = browser.try_send("POST", node).await {
@@ -106,7 +106,11 @@ async fn a_node_without_redis_goes_on_and_shows_what_it_knew() {
     let mut ada = node.login("ada").await;
     assert_eq!(ada.get(&node.node.url("/")).await.body["read_only"], false);
     redis.kill();
-    eventually(async || node.figure("listening").await == false, "it does not hear").await;
+    eventually(
+        async || node.stat("listening").await == false,
+        "it notices that announcements no longer arrive",
+    )
+    .await;
     for probe in ["/livez", "/readyz"] {
         assert_eq!(node.status(probe).await, StatusCode::OK);
     }

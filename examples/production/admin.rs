@@ -1,4 +1,5 @@
-//! What operators and probes see, on an address of its own.
+//! The interface for operators, on a separate address: metrics, probes, a page, and cache
+//! statistics in the log.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -20,13 +21,14 @@ use crate::app::UserSession;
 struct Admin {
     store: SessionStore<UserSession>,
     metrics: PrometheusHandle,
-    ending: Arc<AtomicBool>,
+    shutting_down: Arc<AtomicBool>,
 }
 
-/// Buckets for what takes from a tenth of a millisecond to the longest that an operation may.
+/// Histogram buckets in seconds, from a fast backend call to the default deadline of an operation.
 const SECONDS: [f64; 12] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 3.0];
 
+/// Installs the Prometheus recorder. Metrics recorded before that are lost.
 pub(crate) fn recorder() -> Result<PrometheusHandle, Box<dyn Error>> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_duration_seconds".to_owned()), &SECONDS)?
@@ -35,6 +37,8 @@ pub(crate) fn recorder() -> Result<PrometheusHandle, Box<dyn Error>> {
     tokio::spawn(async move {
         loop {
             tokio::time::sleep(Duration::from_secs(5)).await;
+            // Otherwise samples of histograms accumulate in memory while Prometheus does not
+            // scrape.
             upkeep.run_upkeep();
         }
     });
@@ -44,29 +48,32 @@ pub(crate) fn recorder() -> Result<PrometheusHandle, Box<dyn Error>> {
 pub(crate) fn router(
     store: SessionStore<UserSession>,
     metrics: PrometheusHandle,
-    ending: Arc<AtomicBool>,
+    shutting_down: Arc<AtomicBool>,
 ) -> Router {
     Router::new()
         .route("/", get(page))
-        .route("/figures", get(figures))
+        .route("/stats", get(stats))
         .route("/metrics", get(render))
         .route("/livez", get(StatusCode::OK))
         .route("/readyz", get(readyz))
-        .with_state(Admin { store, metrics, ending })
+        .with_state(Admin { store, metrics, shutting_down })
 }
 
-/// Not while the node is ending. Without Redis it shows what it knows, and all nodes would be without it at once: that is for
-/// alerts, and not for the load balancer.
+/// Readiness probe: responds 503 only while the node shuts down.
+///
+/// Redis does not affect it. All nodes lose Redis at the same time, and each still serves the
+/// sessions in its cache: an outage is a matter for alerts, not for the load balancer.
 async fn readyz(State(admin): State<Admin>) -> StatusCode {
-    if admin.ending.load(Ordering::Relaxed) {
+    if admin.shutting_down.load(Ordering::Relaxed) {
         StatusCode::SERVICE_UNAVAILABLE
     } else {
         StatusCode::OK
     }
 }
 
+/// Serves the metrics to Prometheus.
 async fn render(State(admin): State<Admin>) -> String {
-    // Hits are told to the recorder now and then, and whenever somebody looks at them.
+    // Cache hits are buffered and flushed with each heartbeat; this call flushes them now.
     let _ = admin.store.cache_stats();
     admin.metrics.render()
 }
@@ -75,8 +82,9 @@ async fn page() -> Html<&'static str> {
     Html(include_str!("page.html"))
 }
 
-/// For the page. Prometheus has more.
-async fn figures(State(Admin { store, .. }): State<Admin>) -> Json<Value> {
+/// Returns the statistics that the store keeps itself, without a metrics recorder. The page shows
+/// them together with some of the metrics.
+async fn stats(State(Admin { store, .. }): State<Admin>) -> Json<Value> {
     let (cache, coordinator, circuit) = (store.cache_stats(), store.coordinator(), store.circuit());
     Json(json!({
         "node_id": coordinator.node_id(),
@@ -97,4 +105,23 @@ async fn figures(State(Admin { store, .. }): State<Admin>) -> Json<Value> {
         "unreadable_records": store.unreadable_records(),
         "dropped_changes": store.dropped_changes(),
     }))
+}
+
+/// Logs the statistics of the local cache, for deployments that do not collect metrics.
+pub(crate) async fn log_cache_stats(store: SessionStore<UserSession>, every: Duration) {
+    let mut every = tokio::time::interval(every);
+    loop {
+        every.tick().await;
+        let stats = store.cache_stats();
+        tracing::info!(
+            hits = stats.hits,
+            misses = stats.misses,
+            bypasses = stats.bypasses,
+            evictions = stats.evictions,
+            invalidations = stats.invalidations,
+            sessions = stats.size,
+            "session cache: hit rate {:.1} %",
+            stats.hit_rate() * 100.0,
+        );
+    }
 }

@@ -1,4 +1,4 @@
-//! What the world sees, and the middleware around it.
+//! The application: its routes, and the middleware around them.
 
 use std::time::Duration;
 
@@ -20,18 +20,20 @@ use tower_http::trace::TraceLayer;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What a session holds.
+/// The data of a session. A visitor without a session gets the default.
 #[derive(Clone, Default, Serialize, Deserialize)]
 pub(crate) struct UserSession {
     user: Option<String>,
+    // Added later: records written before that have no such field.
     #[serde(default)]
     visits: u64,
 }
 
-/// From the outside in. The session layer is the innermost: what is outside of it sees responses whose sessions have been committed.
+/// Lists the layers from the outermost to the innermost. The session layer is the innermost, so the
+/// other layers see responses whose sessions have been committed.
 pub(crate) fn router(sessions: SessionLayer<UserSession>) -> Router {
     let layers = ServiceBuilder::new()
-        // Before anything logs a header.
+        // Outermost, so that no layer logs these headers.
         .layer(SetSensitiveHeadersLayer::new([
             header::COOKIE,
             header::SET_COOKIE,
@@ -40,13 +42,13 @@ pub(crate) fn router(sessions: SessionLayer<UserSession>) -> Router {
         .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
         .layer(TraceLayer::new_for_http().make_span_with(span))
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
-        // A panic in a handler is answered with 500; what it had changed in its session is not committed.
+        // A handler that panics gets a 500 response; its session changes are not committed.
         .layer(CatchPanicLayer::new())
         .layer(CompressionLayer::new())
-        // Longer than a load and a commit that both take all the time that they have. A request that is cut off before its
-        // commit commits nothing but a logout.
+        // Longer than the deadlines of a load and a commit together. A request that times out
+        // before its commit commits only a logout.
         .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, Duration::from_secs(10)))
-        // Other sites cannot act in a visitor's name.
+        // Rejects cross-site requests that change something.
         .layer(CsrfLayer::new())
         .layer(DefaultBodyLimit::max(64 * 1024))
         .layer(sessions);
@@ -58,12 +60,14 @@ pub(crate) fn router(sessions: SessionLayer<UserSession>) -> Router {
         .layer(layers)
 }
 
-/// With the id by which proxies and other services know the request, and without its query, which may be private.
+/// Names the request by the id that proxies and other services log as well. Leaves out the query,
+/// which may contain private data.
 fn span(request: &Request) -> tracing::Span {
     let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok());
     tracing::info_span!("request", method = %request.method(), path = request.uri().path(), id)
 }
 
+/// Returns the session. `read_only` is `true` while Redis is down and a cached copy is shown.
 async fn home(session: Session<UserSession>) -> Json<Value> {
     let read_only = session.outage().is_some();
     session.read(|data| {
@@ -76,14 +80,15 @@ struct Login {
     user: String,
 }
 
-/// Who they say they are. The example `login` asks for a password.
+/// Logs in without a password, and gives the session a new token. See the example `login` for
+/// passwords.
 async fn login(session: Session<UserSession>, Query(Login { user }): Query<Login>) -> StatusCode {
     session.update(move |data| *data = UserSession { user: Some(user.clone()), visits: 0 });
     session.regenerate();
     StatusCode::NO_CONTENT
 }
 
-/// Committed before it is answered.
+/// Commits before it responds: `modify` fails if the change cannot be written.
 async fn visit(session: Option<Session<UserSession>>) -> Result<Json<Value>, SessionError> {
     let Some(session) = session else { return Ok(Json(json!({ "visits": null }))) };
     let visits = session.modify(|data| {

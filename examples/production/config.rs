@@ -1,4 +1,4 @@
-//! The configuration, from the environment.
+//! The configuration, read from the environment.
 
 use std::env;
 use std::error::Error;
@@ -11,15 +11,15 @@ use clustered_sessions::{
 
 use crate::app::UserSession;
 
-/// The preset has retries, the circuit breaker, encryption, and the cache's figures; what is said here is what is this
-/// application's own.
+/// Builds on the production preset, which enables retries, the circuit breaker and encryption, and
+/// sizes the cache. Only the settings specific to this application appear here.
 pub(crate) fn sessions() -> Result<SessionConfig<UserSession>, Box<dyn Error>> {
     let mut config = SessionConfig::production(Secret::from_env("SESSION_SECRET")?)
         .timeout(Duration::from_secs(2 * 3600))
         .absolute_timeout(Duration::from_secs(24 * 3600))
         .redis(RedisConfig::from_env("REDIS_URL")?)
         .cluster(cluster())
-        // A session that this node knows can still be looked at while Redis is down, for a minute.
+        // While Redis is down, sessions cached on this node can still be read, for up to a minute.
         .on_outage(OutagePolicy::ServeCached { max_age: Duration::from_secs(60) });
     if is_plain_http() {
         config = config.cookie(CookieConfig::development());
@@ -35,6 +35,7 @@ fn cluster() -> ClusterConfig {
     }
 }
 
+/// Adds the second secret that a rotation needs: see "Rotating the secret" in `docs/deployment.md`.
 fn rotation(
     mut config: SessionConfigBuilder<UserSession>,
 ) -> Result<SessionConfig<UserSession>, Box<dyn Error>> {
@@ -47,16 +48,24 @@ fn rotation(
     Ok(config.build()?)
 }
 
-/// Empty is as good as unset: Compose files cannot leave a variable out.
+/// Reads an optional secret. An empty variable counts as unset, because a Compose file cannot leave
+/// a variable out.
 fn secret(name: &str) -> Result<Option<Secret>, Box<dyn Error>> {
     let value = env::var(name).ok().filter(|value| !value.is_empty());
     Ok(value.map(Secret::new).transpose()?)
 }
 
-pub(crate) fn is_plain_http() -> bool {
+fn is_plain_http() -> bool {
     env::var("PLAIN_HTTP").is_ok_and(|value| value == "yes")
 }
 
+/// Returns the interval at which cache statistics are logged, or `None` if that is disabled.
+pub(crate) fn log_stats_interval() -> Result<Option<Duration>, Box<dyn Error>> {
+    let seconds = variable("LOG_STATS_SECONDS", "60").parse()?;
+    Ok(Some(Duration::from_secs(seconds)).filter(|interval| !interval.is_zero()))
+}
+
+/// Returns an environment variable, or its default.
 pub(crate) fn variable(name: &str, default: &str) -> String {
     env::var(name).unwrap_or_else(|_| default.to_owned())
 }

@@ -1,21 +1,35 @@
-//! An application as it runs in production: everything that `docs/deployment.md` speaks of.
+//! An application as it runs in production, with everything that `docs/deployment.md` recommends.
 //!
 //! ```text
 //! export REDIS_URL=redis://127.0.0.1:6379 SESSION_SECRET=$(openssl rand -base64 48)
 //! PLAIN_HTTP=yes cargo run --example production --all-features
+//! curl -c jar -b jar -X POST 'http://127.0.0.1:3000/login?user=ada'
+//! curl -c jar -b jar -X POST http://127.0.0.1:3000/visit
 //! ```
+//!
+//! Open <http://127.0.0.1:9000> for the node's metrics; <http://127.0.0.1:9000/metrics> has them
+//! for Prometheus. `deploy/` runs three nodes of this example with Docker Compose or Kubernetes.
+//!
+//! What to look at:
+//!
+//! - `config.rs` reads the configuration from the environment, including secret rotation.
+//! - `app.rs` has the routes and the order of the middleware.
+//! - `admin.rs` has what operators use, on a separate address: metrics, probes, a page, and cache
+//!   statistics in the log.
+//! - [`main`] shuts down gracefully: requests in progress finish and commit their sessions.
 //!
 //! | variable | meaning |
 //! |---|---|
 //! | `SESSION_SECRET` | signs cookies and encrypts records; at least 32 bytes, the same on all nodes |
-//! | `SESSION_SECRET_NEXT`, `SESSION_SECRET_PREVIOUS` | while it is being rotated |
-//! | `REDIS_URL` | where sessions live |
-//! | `NODE_ID` | the node's name in logs and announcements; unset: a random one |
-//! | `LISTEN` | default 127.0.0.1:3000 |
-//! | `ADMIN_LISTEN` | for operators and probes, not for the world; default 127.0.0.1:9000 |
-//! | `PLAIN_HTTP=yes` | without TLS in front, on one's own machine |
-//! | `RUST_LOG` | default `info` |
-#![allow(clippy::print_stdout, reason = "it says where it listens")]
+//! | `SESSION_SECRET_NEXT`, `SESSION_SECRET_PREVIOUS` | the other secret during a rotation |
+//! | `REDIS_URL` | the Redis server that stores the sessions |
+//! | `NODE_ID` | the node's name in logs and announcements; unset: random |
+//! | `LISTEN` | address of the application; defaults to 127.0.0.1:3000 |
+//! | `ADMIN_LISTEN` | address of metrics and probes, not to be exposed publicly; defaults to 127.0.0.1:9000 |
+//! | `LOG_STATS_SECONDS` | interval at which cache statistics are logged; defaults to 60; 0 disables |
+//! | `PLAIN_HTTP=yes` | allows cookies without TLS, for use on a local machine |
+//! | `RUST_LOG` | log filter; defaults to `info` |
+#![allow(clippy::print_stdout, reason = "the example prints its addresses")]
 
 mod admin;
 mod app;
@@ -33,27 +47,31 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
-/// How long requests under way may take when the node is to end. Orchestrators wait for 30 seconds by default.
+/// Maximum time for requests in progress to finish at shutdown. Less than the 30 seconds that
+/// orchestrators wait by default before they kill the process.
 const GRACE: Duration = Duration::from_secs(20);
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    // Before the layer: what it counts goes to the recorder that it finds.
+    // Before the layer: a store reports to the recorder that is installed when it is created.
     let metrics = admin::recorder()?;
     let sessions = SessionLayer::new(config::sessions()?);
     let store = sessions.store().clone();
+    if let Some(every) = config::log_stats_interval()? {
+        tokio::spawn(admin::log_cache_stats(store.clone(), every));
+    }
 
     let listener = TcpListener::bind(config::variable("LISTEN", "127.0.0.1:3000")).await?;
     let admin_listener =
         TcpListener::bind(config::variable("ADMIN_LISTEN", "127.0.0.1:9000")).await?;
     println!("listening on http://{}", listener.local_addr()?);
-    println!("for operators on http://{}", admin_listener.local_addr()?);
+    println!("metrics and probes on http://{}", admin_listener.local_addr()?);
 
-    let ending = Arc::new(AtomicBool::new(false));
+    let shutting_down = Arc::new(AtomicBool::new(false));
     let (stop, stopped) = watch::channel(());
-    let admin = admin::router(store.clone(), metrics, ending.clone());
+    let admin = admin::router(store.clone(), metrics, shutting_down.clone());
     let admin =
         axum::serve(admin_listener, admin).with_graceful_shutdown(until_dropped(stopped.clone()));
     let admin = tokio::spawn(admin.into_future());
@@ -64,16 +82,17 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let app = tokio::spawn(app.into_future());
 
     termination().await?;
-    tracing::info!("ending: no new connections, and requests under way are finished");
-    ending.store(true, Ordering::Relaxed);
+    tracing::info!("shutting down: refusing new connections, finishing requests in progress");
+    shutting_down.store(true, Ordering::Relaxed);
     drop(drain);
     if tokio::time::timeout(GRACE, app).await.is_err() {
-        tracing::warn!("some requests were still under way after {GRACE:?}");
+        tracing::warn!("some requests were still in progress after {GRACE:?}");
     }
-    // After the last request, so that each has committed its session; and the probes are answered until then.
+    // After the last request, so that all sessions are committed. Probes are still served
+    // meanwhile.
     store.shutdown().await;
     drop((stop, stopped));
-    // A probe that sends half a request shall not hold it up.
+    // A client that has sent half a request must not delay the exit.
     match tokio::time::timeout(Duration::from_secs(1), admin).await {
         Ok(ended) => Ok(ended??),
         Err(_) => Ok(()),
@@ -81,11 +100,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn until_dropped(mut channel: watch::Receiver<()>) {
-    // An error means that the sender has been dropped, which is what is waited for.
+    // `changed` returns an error once the sender has been dropped, which is the signal.
     let _ = channel.changed().await;
 }
 
-/// Waits for SIGTERM, which orchestrators send, or Ctrl+C.
+/// Waits for SIGTERM, which orchestrators send, or Ctrl-C.
 fn termination() -> impl Future<Output = std::io::Result<()>> {
     let terminate = signal(SignalKind::terminate());
     async move {

@@ -1,16 +1,22 @@
-//! Two nodes in one process: log in on one, be logged in on the other, and watch the caches.
+//! Two nodes in one process, with a page that shows a session and the local cache on each.
 //!
 //! ```sh
 //! cargo run --example quickstart
 //! ```
 //!
-//! No server is needed: both nodes share one backend in memory. With `REDIS_URL=redis://127.0.0.1:6379` they share Redis. They
-//! listen on ports 3000 and 3001, or the next free ones; `PORT` says where to begin.
+//! Open <http://127.0.0.1:3000>, log in, and click "Visit" on either node. The other node's cached
+//! copy is invalidated: its "Invalidations" counter goes up and it shows the new number of visits.
+//! "Log out" ends the session on both.
 //!
-//! Each node is what a process would be in production: a `SessionLayer` with a store, a cache and a listener of its own. Browsers
-//! send cookies to all ports of a host, so a browser has one session on both.
+//! No server is required: both nodes share a backend in memory. Set
+//! `REDIS_URL=redis://127.0.0.1:6379` to share Redis instead. The nodes listen on ports 3000 and
+//! 3001, or the next free ones; `PORT` sets the first port to try.
+//!
+//! What to look at: [`node`], which does what each process of a cluster does at its start. Every
+//! node has its own `SessionLayer`, and with it its own store, cache and listener. Browsers send
+//! cookies to all ports of a host, so a browser has the same session on both nodes.
 
-#![allow(clippy::print_stdout, reason = "it says what to open")]
+#![allow(clippy::print_stdout, reason = "the example prints its addresses")]
 
 use std::error::Error;
 use std::io::ErrorKind;
@@ -29,6 +35,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+/// The data of a session. A visitor without a session gets the default.
 #[derive(Clone, Default, Serialize, Deserialize)]
 struct User {
     name: Option<String>,
@@ -46,7 +53,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (address_b, listener_b) = listen(address_a.port().saturating_add(1)).await?;
     println!("node-a: http://{address_a}");
     println!("node-b: http://{address_b}");
-    println!("Open either, or both, or one in a private window. Ctrl-C stops them.");
+    println!("Open one of them in a browser. Press Ctrl-C to stop.");
 
     tokio::try_join!(
         axum::serve(listener_a, app(&a, &b)).with_graceful_shutdown(ctrl_c()),
@@ -57,9 +64,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// What one process of a cluster does at its start.
+/// Builds the session layer of one node.
 fn node(id: &str, memory: &MemoryBackend) -> Result<SessionLayer<User>, ConfigError> {
-    // The development preset allows plain HTTP. It has nobody listen, so the cluster is turned on again.
+    // The development preset allows plain HTTP, but disables clustering: enable it again.
     let config = SessionConfig::development(Secret::insecure_dev("quickstart"))
         .cluster(ClusterConfig::new().node_id(id).channel("quickstart:session:invalidate"));
     let config = match std::env::var_os("REDIS_URL") {
@@ -71,7 +78,9 @@ fn node(id: &str, memory: &MemoryBackend) -> Result<SessionLayer<User>, ConfigEr
     Ok(SessionLayer::new(config.build()?))
 }
 
-/// A page that acts on the node that serves it, and sees the other one as well: pages may only ask their own port.
+/// Serves the page, the node's own API under `/api`, and the other node's API under `/peer`.
+///
+/// The page shows both nodes, but the same-origin policy lets it call only the port that served it.
 fn app(own: &SessionLayer<User>, peer: &SessionLayer<User>) -> Router {
     Router::new()
         .route("/", get(async || Html(include_str!("page.html"))))
@@ -89,6 +98,7 @@ fn api(sessions: &SessionLayer<User>) -> Router {
         .layer(sessions.clone())
 }
 
+/// Returns the session as this node sees it, with the node's cache statistics.
 async fn show(session: Session<User>) -> Json<Value> {
     let store = session.store();
     let cache = store.cache_stats();
@@ -113,7 +123,9 @@ struct Login {
     name: String,
 }
 
-/// A new token at login: whoever knew the old one is left with nothing.
+/// Gives the session a new token, so that a cookie planted by an attacker is worthless.
+///
+/// An application would check a password first: see the example `login`.
 async fn login(session: Session<User>, Form(login): Form<Login>) -> StatusCode {
     let name = login.name.trim();
     if name.is_empty() {
@@ -124,7 +136,7 @@ async fn login(session: Session<User>, Form(login): Form<Login>) -> StatusCode {
     StatusCode::NO_CONTENT
 }
 
-/// Counted exactly once, on whichever node and however many at a time.
+/// Commits before it responds, so concurrent visits on both nodes are all counted.
 async fn visit(session: Option<Session<User>>) -> axum::response::Result<Json<u64>> {
     let session = session.ok_or(StatusCode::UNAUTHORIZED)?;
     let visits = session
@@ -141,7 +153,10 @@ async fn logout(session: Session<User>) -> StatusCode {
     StatusCode::NO_CONTENT
 }
 
-/// Ends this user's sessions in all browsers, and says how many they were.
+/// Ends this user's sessions in all browsers and returns their number.
+///
+/// This scans all sessions, which is fine for a demonstration. The example `node` uses the owner
+/// index instead.
 async fn logout_everywhere(session: Option<Session<User>>) -> axum::response::Result<Json<u64>> {
     let session = session.ok_or(StatusCode::UNAUTHORIZED)?;
     let name = session.data().name.clone();
@@ -150,7 +165,7 @@ async fn logout_everywhere(session: Option<Session<User>>) -> axum::response::Re
     Ok(Json(ended.deleted))
 }
 
-/// The first free port from this one on.
+/// Binds the first free port, starting at `first`.
 async fn listen(first: u16) -> std::io::Result<(SocketAddr, TcpListener)> {
     let mut port = first;
     loop {
@@ -164,6 +179,6 @@ async fn listen(first: u16) -> std::io::Result<(SocketAddr, TcpListener)> {
 
 async fn ctrl_c() {
     if let Err(error) = tokio::signal::ctrl_c().await {
-        println!("Ctrl-C cannot be heard: {error}");
+        println!("cannot listen for Ctrl-C: {error}");
     }
 }

@@ -1,0 +1,59 @@
+//! The HTML pages.
+
+use axum::response::Html;
+
+/// Returns the login form, with a message above it.
+pub(crate) fn login(note: &str) -> Html<String> {
+    page(LOGIN, note)
+}
+
+/// Returns the account page, with a message above it.
+pub(crate) fn home(note: &str) -> Html<String> {
+    page(HOME, note)
+}
+
+/// The message may contain the account's name; it is the only text that is not a constant.
+fn page(content: &str, note: &str) -> Html<String> {
+    let note = note.replace('&', "&amp;").replace('<', "&lt;");
+    Html(format!("{HEAD}<main>{content}</main>").replace("{note}", &note))
+}
+
+const HEAD: &str = r#"<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>clustered-sessions: login</title>
+<link rel="icon" href="data:,">
+<style>
+  :root { color-scheme: light dark }
+  body { font: 1rem/1.5 system-ui, sans-serif; max-width: 24rem; margin: 3rem auto; padding: 0 1rem }
+  h1 { font-size: 1.5rem }
+  form { display: grid; gap: .75rem; margin: 1.5rem 0 }
+  input, button { font: inherit; padding: .5rem .75rem; width: 100%; box-sizing: border-box }
+</style>
+"#;
+
+const LOGIN: &str = r#"
+<h1>Log in</h1>
+<p role="status">{note}</p>
+<form method="post" action="/login">
+  <label>Name <input name="name" autocomplete="username" required maxlength="64"></label>
+  <label>Password <input name="password" type="password" autocomplete="current-password"
+    required maxlength="128"></label>
+  <button>Log in</button>
+</form>
+"#;
+
+const HOME: &str = r#"
+<h1>Your account</h1>
+<p role="status">{note}</p>
+<form method="post" action="/password">
+  <label>Old password <input name="old" type="password" autocomplete="current-password"
+    required maxlength="128"></label>
+  <label>New password <input name="new" type="password" autocomplete="new-password"
+    required minlength="12" maxlength="128"></label>
+  <button>Change password</button>
+</form>
+<form method="post" action="/logout"><button>Log out</button></form>
+<form method="post" action="/logout-everywhere"><button>Log out everywhere</button></form>
+"#;
