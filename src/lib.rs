@@ -116,12 +116,12 @@ mod store;
 mod sync;
 
 pub mod backend;
-pub mod guide;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
 #[cfg(all(test, not(fuzzing)))]
 mod fuzzing;
+pub mod guide;
 #[cfg(feature = "testing")]
 pub mod testing;
 

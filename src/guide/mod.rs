@@ -16,15 +16,13 @@
 
 // On a forge, documents refer to each other by file name. Here each module first defines the same
 // link labels again, as paths to items: of two definitions of a label, Markdown takes the first.
-// `tests/links.rs` checks that none is missing.
+// A test checks that none is missing.
 
 pub mod guarantees {
     //! The contract, its limits, and the test that demonstrates each rule.
     //!
-    //! [encryption]: super::encryption
+    //! [load]: super::resilience#under-load
     //! [protocol]: super::protocol
-    //! [resilience]: super::resilience
-    //! [testing]: super::testing
     //!
     #![doc = include_str!("../../docs/guarantees.md")]
 }
@@ -32,11 +30,11 @@ pub mod guarantees {
 pub mod protocol {
     //! The rules by which the nodes keep the contract, and every format on the wire.
     //!
+    //! [contract]: super::guarantees#the-contract
     //! [encryption]: super::encryption
     //! [glossary]: https://docs.rs/crate/clustered-sessions/latest/source/CONTRIBUTING.md
     //! [guarantees]: super::guarantees
     //! [owners]: super::owners
-    //! [resilience]: super::resilience
     //!
     #![doc = include_str!("../../docs/protocol.md")]
 }
@@ -44,9 +42,9 @@ pub mod protocol {
 pub mod resilience {
     //! Retries, deadlines, the circuit breaker, and outages of the backend.
     //!
+    //! [asvs]: super::owasp#asvs-50-chapter-v7
     //! [guarantees]: super::guarantees
     //! [observability]: super::observability
-    //! [owasp]: super::owasp
     //! [protocol]: super::protocol
     //!
     #![doc = include_str!("../../docs/resilience.md")]
@@ -55,7 +53,7 @@ pub mod resilience {
 pub mod owners {
     //! The sessions of one user, and "log out everywhere".
     //!
-    //! [protocol]: super::protocol
+    //! [index]: super::protocol#owner-index
     //!
     #![doc = include_str!("../../docs/owners.md")]
 }
@@ -63,8 +61,8 @@ pub mod owners {
 pub mod encryption {
     //! Encryption at rest, rotation of secrets, and compression.
     //!
-    //! [deployment]: super::deployment
-    //! [protocol]: super::protocol
+    //! [record]: super::protocol#record
+    //! [rotating]: super::deployment#rotating-the-secret
     //!
     #![doc = include_str!("../../docs/encryption.md")]
 }
@@ -72,10 +70,9 @@ pub mod encryption {
 pub mod deployment {
     //! Several nodes over one Redis, in production.
     //!
-    //! [encryption]: super::encryption
     //! [observability]: super::observability
-    //! [protocol]: super::protocol
-    //! [resilience]: super::resilience
+    //! [rotation]: super::encryption#changing-the-secret
+    //! [rule-1]: super::protocol#rule-1-proof-by-heartbeat
     //!
     #![doc = include_str!("../../docs/deployment.md")]
 }
@@ -101,10 +98,10 @@ pub mod testing {
 pub mod owasp {
     //! The OWASP session checklist and ASVS 5.0, requirement by requirement.
     //!
+    //! [contract]: super::guarantees#the-contract
     //! [deployment]: super::deployment
-    //! [guarantees]: super::guarantees
+    //! [outage]: super::resilience#outage-policies
     //! [owners]: super::owners
-    //! [resilience]: super::resilience
     //!
     #![doc = include_str!("../../docs/owasp.md")]
 }
@@ -112,7 +109,8 @@ pub mod owasp {
 pub mod from_clustered_redis_store {
     //! A table from the Crystal library `ClusteredRedisStore` to this crate.
     //!
-    //! [guarantees]: super::guarantees
+    //! [guarantees]: super::guarantees#the-contract
+    //! [messages]: super::protocol#announcements
     //! [owners]: super::owners
     //! [resilience]: super::resilience
     //!
