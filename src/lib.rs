@@ -116,33 +116,12 @@ mod store;
 mod sync;
 
 pub mod backend;
-#[cfg(any(doc, doctest))]
-pub mod guide {
-    //! Longer texts.
-
-    #[doc = include_str!("../docs/deployment.md")]
-    pub mod deployment {}
-
-    #[doc = include_str!("../docs/guarantees.md")]
-    pub mod guarantees {}
-
-    #[doc = include_str!("../docs/observability.md")]
-    pub mod observability {}
-
-    #[doc = include_str!("../docs/owasp.md")]
-    pub mod owasp_checklist {}
-
-    #[doc = include_str!("../docs/testing.md")]
-    pub mod testing_applications {}
-
-    #[doc = include_str!("../docs/encryption.md")]
-    pub mod encryption {}
-}
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
 #[cfg(all(test, not(fuzzing)))]
 mod fuzzing;
+pub mod guide;
 #[cfg(feature = "testing")]
 pub mod testing;
 

@@ -1,0 +1,118 @@
+//! The guide: documentation in chapters, without code.
+//!
+//! The chapters are the files in `docs/`, which can be read on any forge as well. In reading order:
+//!
+//! 1. [`guarantees`]: the contract, its limits, and the test that demonstrates each rule.
+//! 2. [`protocol`]: the rules by which the nodes keep the contract, and every format on the wire.
+//! 3. [`resilience`]: retries, deadlines, the circuit breaker, and outages of the backend.
+//! 4. [`owners`]: the sessions of one user, and "log out everywhere".
+//! 5. [`encryption`]: encryption at rest, rotation of secrets, and compression.
+//! 6. [`deployment`]: several nodes over one Redis, in production.
+//! 7. [`observability`]: metrics, alerts, spans and log events.
+//! 8. [`testing`]: tests of an application that uses this crate.
+//! 9. [`owasp`]: the OWASP session checklist and ASVS 5.0, requirement by requirement.
+//! 10. [`from_clustered_redis_store`]: a table from the Crystal library `ClusteredRedisStore` to this
+//!     crate.
+
+// On a forge, documents refer to each other by file name. Here each module first defines the same
+// link labels again, as paths to items: of two definitions of a label, Markdown takes the first.
+// A test checks that none is missing.
+
+pub mod guarantees {
+    //! The contract, its limits, and the test that demonstrates each rule.
+    //!
+    //! [load]: super::resilience#under-load
+    //! [protocol]: super::protocol
+    //!
+    #![doc = include_str!("../../docs/guarantees.md")]
+}
+
+pub mod protocol {
+    //! The rules by which the nodes keep the contract, and every format on the wire.
+    //!
+    //! [contract]: super::guarantees#the-contract
+    //! [encryption]: super::encryption
+    //! [glossary]: https://docs.rs/crate/clustered-sessions/latest/source/CONTRIBUTING.md
+    //! [guarantees]: super::guarantees
+    //! [owners]: super::owners
+    //!
+    #![doc = include_str!("../../docs/protocol.md")]
+}
+
+pub mod resilience {
+    //! Retries, deadlines, the circuit breaker, and outages of the backend.
+    //!
+    //! [asvs]: super::owasp#asvs-50-chapter-v7
+    //! [guarantees]: super::guarantees
+    //! [observability]: super::observability
+    //! [protocol]: super::protocol
+    //!
+    #![doc = include_str!("../../docs/resilience.md")]
+}
+
+pub mod owners {
+    //! The sessions of one user, and "log out everywhere".
+    //!
+    //! [index]: super::protocol#owner-index
+    //!
+    #![doc = include_str!("../../docs/owners.md")]
+}
+
+pub mod encryption {
+    //! Encryption at rest, rotation of secrets, and compression.
+    //!
+    //! [record]: super::protocol#record
+    //! [rotating]: super::deployment#rotating-the-secret
+    //!
+    #![doc = include_str!("../../docs/encryption.md")]
+}
+
+pub mod deployment {
+    //! Several nodes over one Redis, in production.
+    //!
+    //! [observability]: super::observability
+    //! [rotation]: super::encryption#changing-the-secret
+    //! [rule-1]: super::protocol#rule-1-proof-by-heartbeat
+    //!
+    #![doc = include_str!("../../docs/deployment.md")]
+}
+
+pub mod observability {
+    //! Metrics, alerts, spans and log events.
+    //!
+    #![cfg_attr(
+        any(not(doctest), feature = "metrics"),
+        doc = include_str!("../../docs/observability.md")
+    )]
+}
+
+pub mod testing {
+    //! Tests of an application that uses this crate.
+    //!
+    #![cfg_attr(
+        any(not(doctest), feature = "axum"),
+        doc = include_str!("../../docs/testing.md")
+    )]
+}
+
+pub mod owasp {
+    //! The OWASP session checklist and ASVS 5.0, requirement by requirement.
+    //!
+    //! [contract]: super::guarantees#the-contract
+    //! [deployment]: super::deployment
+    //! [outage]: super::resilience#outage-policies
+    //! [owners]: super::owners
+    //!
+    #![doc = include_str!("../../docs/owasp.md")]
+}
+
+pub mod from_clustered_redis_store {
+    //! A table from the Crystal library `ClusteredRedisStore` to this crate.
+    //!
+    //! [guarantees]: super::guarantees#the-contract
+    //! [messages]: super::protocol#announcements
+    //! [owners]: super::owners
+    //! [resilience]: super::resilience
+    //!
+    #![doc = include_str!("../../docs/from-clustered-redis-store.md")]
+}
