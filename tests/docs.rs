@@ -74,6 +74,13 @@ fn check(document: &str, least: usize) {
 }
 
 #[test]
+fn every_function_that_a_document_names_is_there() {
+    for document in documents() {
+        check(document.to_str().unwrap(), 0);
+    }
+}
+
+#[test]
 fn every_test_that_the_guarantees_name_is_there() {
     check("docs/guarantees.md", 40);
 }
