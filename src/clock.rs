@@ -147,7 +147,7 @@ pub(crate) mod model {
         NOW.get()
     }
 
-    pub(crate) fn let_pass(time: Duration) {
+    pub(crate) fn advance(time: Duration) {
         NOW.set(NOW.get() + time);
     }
 }
