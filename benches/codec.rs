@@ -1,6 +1,8 @@
-//! What encryption and compression add to a write and to a cache miss: over the backend in memory, beside plain `serde_json`, for
-//! sessions of three sizes. `cargo bench --bench codec`
-#![allow(clippy::print_stdout, reason = "it says what it has measured")]
+//! The cost that encryption and compression add to a write and to a cache miss: over the backend in
+//! memory, next to plain `serde_json`, for sessions of three sizes.
+//!
+//! Run it with `cargo bench --bench codec`.
+#![allow(clippy::print_stdout, reason = "a benchmark prints its results")]
 #![allow(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 
 use std::fmt;
@@ -20,7 +22,7 @@ fn main() {
         let Content::Payload(payload) =
             runtime.block_on(backend.load(&id)).unwrap().unwrap().content
         else {
-            unreachable!("it has not moved")
+            unreachable!("it was not regenerated")
         };
         let json = serde_json::to_vec(&visitor(case.items)).unwrap();
         println!("{case}: {} bytes of JSON are {} in the backend", json.len(), payload.len());
@@ -28,7 +30,7 @@ fn main() {
     divan::main();
 }
 
-/// A shop's session with a cart.
+/// The session of a visitor of a shop, with a cart.
 #[derive(Clone, Default, Serialize, Deserialize)]
 struct Visitor {
     user_id: u64,
@@ -50,6 +52,7 @@ struct Item {
     added_at: u64,
 }
 
+/// Generates a session, the same in each run.
 fn visitor(items: usize) -> Visitor {
     let mut random: u64 = 88_172_645_463_325_252;
     let mut roll = |sides: u64| {
@@ -87,6 +90,7 @@ struct Case {
     form: Form,
 }
 
+/// The form in which records are written.
 #[derive(Clone, Copy, Debug)]
 enum Form {
     Plain,
@@ -96,7 +100,7 @@ enum Form {
 }
 
 const FORMS: [Form; 4] = [Form::Plain, Form::Encrypted, Form::Compressed, Form::Both];
-/// About 300 bytes, 2 KB and 16 KB of JSON.
+/// Items in the cart that make about 300 bytes, 2 KB and 16 KB of JSON.
 const ITEMS: [usize; 3] = [1, 17, 152];
 
 fn cases() -> impl Iterator<Item = Case> {

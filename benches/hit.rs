@@ -1,5 +1,6 @@
-//! A cached read, and what telling it a recorder adds: run it with and without `--features metrics`.
-//! `cargo bench --bench hit --features metrics`
+//! The cost of a cached read, and what exporting it to a recorder adds.
+//!
+//! Run it with `cargo bench --bench hit --features metrics`, and without the feature to compare.
 #![allow(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 
 use std::pin::pin;
@@ -19,7 +20,7 @@ struct Visitor {
     user_id: u64,
 }
 
-/// A store that answers from memory, not disturbed by heartbeats.
+/// A store that answers from its cache, without heartbeats in the background.
 fn store() -> SessionStore<Visitor> {
     let secret = Secret::new([7; 32]).unwrap();
     let config = SessionConfig::builder(secret)
@@ -29,12 +30,13 @@ fn store() -> SessionStore<Visitor> {
     SessionStore::new(config)
 }
 
+/// Measures cached reads of one session, which all threads share.
 fn hit(bencher: Bencher<'_, '_>, store: &SessionStore<Visitor>) {
     let runtime = Runtime::new().unwrap();
     let id = runtime.block_on(store.create(Visitor { user_id: 1 })).unwrap().id;
     bencher.bench(|| {
         let mut context = Context::from_waker(Waker::noop());
-        // Where it is: to move it would cost more than what is measured.
+        // Polled in place: moving the future would cost more than what is measured.
         let Poll::Ready(found) = pin!(store.find(id)).poll(&mut context) else {
             unreachable!("it is cached")
         };

@@ -1,4 +1,4 @@
-//! Where the crate reads time: one of the two seams a test can take hold of.
+//! The clock: one of the two seams that tests control, beside the backend.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -6,36 +6,44 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::random::random_bytes;
 
-/// The source of time for a store.
+/// The source of time of a store.
 ///
-/// Two kinds of time are used. What happens within this process (leases, the age of a cached entry) follows the monotonic
-/// clock; what several nodes must agree on (when a session was created, when it expires) is wall-clock time.
+/// Two kinds of time are used. Events within this process, such as leases and the age of a cached
+/// entry, follow the monotonic clock. Times that several nodes must agree on, such as when a
+/// session was created and when it expires, are wall-clock times.
 ///
-/// The default is [`Clock::system`]. A test that runs under tokio's paused clock wants [`Clock::tokio`], which makes the
-/// wall clock follow the paused one, so that a day passes in `tokio::time::advance(day)`.
+/// The default is [`Clock::system`]. A test that runs under tokio's paused clock should use
+/// [`Clock::tokio`]: its wall clock follows the paused one, so that `tokio::time::advance` advances
+/// both.
 #[derive(Clone, Debug)]
 pub struct Clock(Wall);
 
+/// The source of wall-clock time.
 #[derive(Clone, Debug)]
 enum Wall {
+    /// The machine's wall clock.
     System,
+    /// tokio's clock, counted from the wall-clock time at which it was created.
     FollowsTokio {
         origin: Instant,
+        /// Milliseconds since the Unix epoch at `origin`.
         at_origin: u64,
-        /// Counts the pauses that were jittered, so that a test that runs again pauses alike.
+        /// The number of jittered pauses so far. It replaces randomness, so that a repeated test
+        /// repeats its pauses.
         pauses: Arc<AtomicU64>,
     },
 }
 
 impl Clock {
-    /// The machine's clocks.
+    /// Returns the machine's clocks.
     pub fn system() -> Self {
         Clock(Wall::System)
     }
 
-    /// A wall clock that starts at the present and then follows `tokio::time`, which a test can pause and advance.
+    /// Creates a wall clock that starts at the present and then follows `tokio::time`, which a test
+    /// can pause and advance.
     ///
-    /// Several stores that share sessions in a test should share one such clock.
+    /// Stores that share sessions in a test should share one such clock.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -57,23 +65,25 @@ impl Clock {
         })
     }
 
-    /// Milliseconds since an arbitrary moment. Never goes back, and never stops with the runtime.
+    /// Returns the present moment on the monotonic clock.
     pub(crate) fn now(&self) -> Millis {
         self.at(monotonic())
     }
 
-    /// An instant in milliseconds, rounded down: a lease that runs from a rounded moment ends early, never late.
+    /// Converts an instant, rounding down: a lease that runs from a rounded moment ends early,
+    /// never late.
     pub(crate) fn at(&self, instant: Instant) -> Millis {
         static ORIGIN: OnceLock<Instant> = OnceLock::new();
         let origin = match &self.0 {
             Wall::System => ORIGIN.get_or_init(monotonic),
-            // Its own, so that a test that runs again rounds alike.
+            // An origin per clock, so that a repeated test rounds alike.
             Wall::FollowsTokio { origin, .. } => origin,
         };
         Millis(millis(instant.saturating_duration_since(*origin)))
     }
 
-    /// Between half the pause and all of it, so that those who were cut off together do not come back together.
+    /// Returns a random duration between half the pause and all of it, so that nodes that were
+    /// disconnected together do not reconnect together.
     pub(crate) fn jitter(&self, pause: Duration) -> Duration {
         let random = match &self.0 {
             Wall::System => u64::from_be_bytes(random_bytes()),
@@ -85,7 +95,7 @@ impl Clock {
         pause / 2 + (pause / 2).mul_f64(random as f64 / u64::MAX as f64)
     }
 
-    /// Milliseconds since the Unix epoch.
+    /// Returns the wall-clock time in milliseconds since the Unix epoch.
     pub(crate) fn wall(&self) -> u64 {
         match &self.0 {
             Wall::System => system_wall(),
@@ -95,7 +105,7 @@ impl Clock {
         }
     }
 
-    /// A moment of a short while ago on the wall clock, in milliseconds since the Unix epoch.
+    /// Converts a recent moment to wall-clock time, in milliseconds since the Unix epoch.
     pub(crate) fn wall_at(&self, moment: Millis) -> u64 {
         self.wall().saturating_sub(self.now().0.saturating_sub(moment.0))
     }
@@ -107,22 +117,26 @@ impl Default for Clock {
     }
 }
 
-/// A moment on the monotonic clock, in whole milliseconds.
+/// A moment on the monotonic clock, in whole milliseconds since an arbitrary origin.
+///
+/// It never goes back, and it does not stop with the runtime. Unlike an `Instant`, it fits into the
+/// atomic word of the lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Millis(pub(crate) u64);
 
 impl Millis {
+    /// Returns the moment that is this many milliseconds later. Saturates.
     pub(crate) fn plus(self, millis: u64) -> Self {
         Millis(self.0.saturating_add(millis))
     }
 }
 
-/// Whole milliseconds of a duration, at most `u64::MAX`.
+/// Returns the whole milliseconds of a duration. Saturates at `u64::MAX`.
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// tokio's clock is the machine's own, unless a test has paused it.
+/// Returns the monotonic time. tokio's clock is the machine's, unless a test has paused it.
 #[cfg(not(all(test, shuttle)))]
 fn monotonic() -> Instant {
     tokio::time::Instant::now().into_std()
@@ -131,7 +145,8 @@ fn monotonic() -> Instant {
 #[cfg(all(test, shuttle))]
 use self::model::monotonic;
 
-/// The model checker's time: it stands still until a model lets some pass, so that a schedule can be replayed.
+/// The model checker's time. It stands still until a model advances it, so that a schedule can be
+/// replayed.
 #[cfg(all(test, shuttle))]
 pub(crate) mod model {
     use std::cell::Cell;
@@ -139,7 +154,7 @@ pub(crate) mod model {
     use super::{Duration, Instant};
 
     thread_local! {
-        // All threads of a model are coroutines of this one.
+        // All threads of a model are coroutines of one thread.
         static NOW: Cell<Instant> = Cell::new(Instant::now());
     }
 
@@ -147,11 +162,13 @@ pub(crate) mod model {
         NOW.get()
     }
 
-    pub(crate) fn let_pass(time: Duration) {
+    /// Advances the time of the model.
+    pub(crate) fn advance(time: Duration) {
         NOW.set(NOW.get() + time);
     }
 }
 
+/// Returns the machine's wall-clock time in milliseconds since the Unix epoch.
 fn system_wall() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis)
 }

@@ -1,5 +1,6 @@
-//! What must hold for any bytes that come from outside. Only fuzzers (see `fuzz/`) and the tests below see this.
-#![cfg_attr(not(fuzzing), allow(unreachable_pub, reason = "it is public to fuzzers"))]
+//! Properties that must hold for any bytes from outside. Visible only to the fuzzers (see `fuzz/`)
+//! and to the tests below.
+#![cfg_attr(not(fuzzing), allow(unreachable_pub, reason = "public to fuzzers"))]
 
 #[cfg(feature = "redis")]
 use bytes::Bytes;
@@ -13,15 +14,18 @@ use crate::id::{SessionId, SessionToken};
 use crate::record::{Meta, Revision};
 use crate::secret::{KeyRing, Secret};
 
-/// A `Cookie` header with signatures in it, which nobody guesses: 1 and 2 stand for two cookies of ours, 3 and 4 for their values
-/// alone. The token that verifies is the one whose value stands under our name, if it is but one.
+/// Verifies a `Cookie` header, and checks that a token is returned only if it is the only one that
+/// verifies under our name.
+///
+/// A fuzzer cannot guess a signature. So the bytes 1 and 2 stand for two signed cookies, and 3 and
+/// 4 for their values alone.
 pub fn cookie(bytes: &[u8]) {
-    let jar = jar();
+    let signer = signer();
     let cookies = [
         SessionToken::parse(b"AQEBAQEBAQEBAQEBAQEBAQ"),
         SessionToken::parse(b"AgICAgICAgICAgICAgICAg"),
     ]
-    .map(|token| token.map(|token| (jar.pair(&token), token)));
+    .map(|token| token.map(|token| (signer.pair(&token), token)));
     let [Some((one, first)), Some((two, second))] = cookies else {
         unreachable!("both are tokens")
     };
@@ -50,20 +54,23 @@ pub fn cookie(bytes: &[u8]) {
     };
     let Ok(header_value) = HeaderValue::from_bytes(&header) else { return };
     let headers: HeaderMap = [(header::COOKIE, header_value)].into_iter().collect();
-    assert_eq!(jar.verify(&headers).map(|presented| presented.token), expected);
+    assert_eq!(signer.verify(&headers).map(|cookie| cookie.token), expected);
 }
 
+/// The default name of the cookie, with its `=`.
 const OUR_NAME: &[u8] = b"__Host-session=";
 
-fn jar() -> CookieSigner {
+fn signer() -> CookieSigner {
     CookieSigner::new(CookieConfig::new(), &ring())
 }
 
+/// A ring that fuzzers and seeds agree on.
 fn ring() -> KeyRing {
     KeyRing::new(Secret::insecure_dev("fuzzing"))
 }
 
-/// An announcement: the session that it evicts is one that it names, and saying the same in our words has the same effect.
+/// Interprets an announcement, and checks that it evicts only a session that it names, and that its
+/// own encoding has the same effect.
 pub fn announcement(bytes: &[u8]) {
     let action = interpret(bytes);
     let again = match action {
@@ -77,11 +84,13 @@ pub fn announcement(bytes: &[u8]) {
     assert_eq!(interpret(&again.encode("", 0)), action);
 }
 
+/// Returns `true` if the message names this session.
 fn names(json: &[u8], text: &str) -> bool {
     serde_json::from_slice::<Named>(json).is_ok_and(|named| named.session_id == text)
 }
 
-/// A message, or an array of its fields, of which but one is looked at: the others may hold what is no Unicode and no number.
+/// A message, or an array of its fields. Only the session id is decoded: the other fields may hold
+/// invalid Unicode or numbers out of range.
 #[derive(serde::Deserialize)]
 struct Named {
     #[serde(rename = "type")]
@@ -95,7 +104,7 @@ struct Named {
     _timestamp: IgnoredAny,
 }
 
-/// A value in Redis: what opens is sealed to the same bytes.
+/// Decodes a value in Redis, and checks that it is encoded to the same bytes again.
 #[cfg(feature = "redis")]
 pub fn envelope(bytes: &[u8]) {
     let value = Bytes::copy_from_slice(bytes);
@@ -104,12 +113,14 @@ pub fn envelope(bytes: &[u8]) {
     }
 }
 
-/// What the payloads of fuzzers hold: a bit of each kind.
+/// The type of the fuzzers' sessions: a value of each kind.
 type Data = (String, Option<u64>, Vec<(i32, bool)>);
 
-/// A payload: what decodes is the same after another round trip, encrypted or not, and however it is written.
+/// Decodes a payload, and checks that data that decodes survives another round trip, encrypted or
+/// not, however it is written.
 ///
-/// One that says that it is encrypted is also taken as what somebody with the secret has encrypted, which nobody guesses.
+/// A fuzzer cannot guess a valid tag. So a payload with the flag for encryption is also encrypted
+/// under the right secret, and checked in that form.
 pub fn payload(bytes: &[u8]) {
     let (id, meta) = (
         SessionId::from_bytes([1; 16]),
@@ -129,14 +140,14 @@ pub fn payload(bytes: &[u8]) {
             assert_eq!(
                 opened.is_ok(),
                 plain.is_ok() && flags & !3 == 0,
-                "encryption changes nothing else"
+                "an encrypted payload decodes exactly if the same plain one does"
             );
         }
         decoded.extend(opened);
     }
     for Decoded { data, .. } in decoded.into_iter().flatten() {
         for codec in &codecs {
-            // Escapes may make it longer than it came, and so too long.
+            // Escapes may make the JSON longer than it was, and so too long.
             if let Ok(encoded) = codec.encode(&id, &meta, &*data) {
                 assert!(
                     codec
@@ -148,6 +159,7 @@ pub fn payload(bytes: &[u8]) {
     }
 }
 
+/// A codec that compresses, if it can, what is longer than 64 bytes.
 fn codec(encryption: Encryption) -> Codec {
     let config = CodecConfig {
         encryption,
@@ -164,21 +176,21 @@ mod tests {
 
     use super::*;
 
-    /// Bytes of any kind; and valid ones with a part replaced, often by nothing.
+    /// Generates arbitrary bytes, and valid ones with a part replaced, often by nothing.
     fn bytes_like(valid: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {
         let part =
             (any::<prop::sample::Index>(), 0usize..4, prop::collection::vec(any::<u8>(), 0..4));
-        let spoilt = part.prop_map(move |(at, removed, inserted)| {
+        let mutated = part.prop_map(move |(at, removed, inserted)| {
             let mut bytes = valid.clone();
             let at = at.index(bytes.len());
             let end = bytes.len().min(at + removed);
             bytes.splice(at..end, inserted);
             bytes
         });
-        prop_oneof![any::<Vec<u8>>(), spoilt]
+        prop_oneof![any::<Vec<u8>>(), mutated]
     }
 
-    /// The placeholders stand for what is signed.
+    /// A header in which placeholders stand for signed cookies.
     fn cookies() -> Vec<u8> {
         b"a=b; \x01; __Host-session=\x03".to_vec()
     }
@@ -194,13 +206,13 @@ mod tests {
     }
 
     #[test]
-    fn what_the_bytes_are_like_is_valid() {
+    fn the_valid_bytes_are_valid() {
         assert!(matches!(interpret(&change_announced()), Action::Evict(_, Some(_))));
         assert!(serde_json::from_slice::<Data>(&encoded()[2..]).is_ok());
     }
 
     #[test]
-    fn a_message_with_an_unknown_field_that_is_malformed_is_understood() {
+    fn a_message_with_a_malformed_unknown_field_is_interpreted() {
         for field in [&b"\"\xff\""[..], b"9e999"] {
             let begin = b"{\"type\":\"New\",\"session_id\":\"AQEBAQEBAQEBAQEBAQEBAQ\",\"new\":";
             let message = [begin, field, b"}"].concat();
@@ -216,7 +228,7 @@ mod tests {
         }
 
         #[test]
-        fn any_announcement_is_understood_or_unreadable(bytes in bytes_like(change_announced())) {
+        fn any_announcement_is_interpreted_or_unreadable(bytes in bytes_like(change_announced())) {
             announcement(&bytes);
         }
 
@@ -227,7 +239,7 @@ mod tests {
 
         #[test]
         #[cfg(feature = "redis")]
-        fn any_value_is_opened_or_refused(bytes in bytes_like([&[1, 0][..], &[7; 40]].concat())) {
+        fn any_value_is_decoded_or_refused(bytes in bytes_like([&[1, 0][..], &[7; 40]].concat())) {
             envelope(&bytes);
         }
     }

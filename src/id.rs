@@ -9,25 +9,26 @@ use sha2::{Digest as _, Sha256};
 
 use crate::random::random_bytes;
 
-/// Length of the text of a [`SessionId`] and of a token: 128 bits in base64url without padding.
+/// Length of a [`SessionId`] and of a token as text: 128 bits in base64url without padding.
 pub(crate) const TEXT_LEN: usize = 22;
 
-/// The credential in the cookie: 128 random bits. Whoever has it has the session.
+/// The credential in the cookie: 128 random bits. Whoever holds it has access to the session.
 ///
-/// It is in the cookie and nowhere else: stores, keys, messages and logs carry the [`SessionId`], from which no token can be
-/// made. 128 bits from the operating system's generator are what OWASP's Session Management Cheat Sheet asks for.
+/// It appears in the cookie and nowhere else. Stores, keys, messages and logs carry the
+/// [`SessionId`], from which the token cannot be computed. 128 bits from the operating system's
+/// random generator are what OWASP's Session Management Cheat Sheet asks for.
 ///
 /// `Debug` prints nothing of it, and there is no `Display`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SessionToken([u8; 16]);
 
 impl SessionToken {
-    /// A new token from the operating system's random generator.
+    /// Generates a token with the operating system's random generator.
     pub(crate) fn random() -> Self {
         SessionToken(random_bytes())
     }
 
-    /// The id of the session that this token opens.
+    /// Returns the id of the session that this token gives access to.
     pub fn session_id(&self) -> SessionId {
         let digest = Sha256::digest(self.0);
         let mut id = [0; 16];
@@ -39,26 +40,29 @@ impl SessionToken {
         &self.0
     }
 
-    /// Only the one canonical spelling of a token is read.
+    /// Parses a token. Accepts only its one canonical spelling.
     pub(crate) fn parse(text: &[u8]) -> Option<Self> {
         decode_128(text).map(SessionToken)
     }
 
+    /// Returns the token as 22 characters of base64url.
     pub(crate) fn to_text(&self) -> String {
         URL_SAFE_NO_PAD.encode(self.0)
     }
 }
 
+/// Prints no part of the token.
 impl fmt::Debug for SessionToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SessionToken(redacted)")
     }
 }
 
-/// The name of a session everywhere but in the cookie: SHA-256 of its token, cut to 128 bits.
+/// The name of a session everywhere but in the cookie: the SHA-256 digest of its token, truncated
+/// to 128 bits.
 ///
-/// It is not a credential, so it may be logged, shown to administrators and passed to the store's methods. Its text is 22
-/// characters of base64url, and only that canonical text parses.
+/// It is not a credential. It may be logged, shown to administrators and passed to the methods of
+/// the store. As text it is 22 characters of base64url, and only this canonical spelling parses.
 ///
 /// ```
 /// use clustered_sessions::SessionId;
@@ -72,12 +76,12 @@ impl fmt::Debug for SessionToken {
 pub struct SessionId([u8; 16]);
 
 impl SessionId {
-    /// The 128 bits, for a backend that stores ids in binary.
+    /// Returns the 128 bits, for a backend that stores ids in binary.
     pub fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
 
-    /// The id with these 128 bits, as [`SessionId::as_bytes`] gave them.
+    /// Creates an id from its 128 bits, as returned by [`SessionId::as_bytes`].
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         SessionId(bytes)
     }
@@ -86,7 +90,7 @@ impl SessionId {
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = [0; TEXT_LEN];
-        // The length always fits: 16 bytes are 22 characters.
+        // This cannot fail: 16 bytes are 22 characters.
         let written = URL_SAFE_NO_PAD.encode_slice(self.0, &mut text).map_err(|_| fmt::Error)?;
         f.write_str(std::str::from_utf8(&text[..written]).map_err(|_| fmt::Error)?)
     }
@@ -106,7 +110,7 @@ impl FromStr for SessionId {
     }
 }
 
-/// A text that is not the 22 characters of a [`SessionId`].
+/// The error for a text that is not a [`SessionId`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidSessionId(());
 
@@ -118,12 +122,13 @@ impl fmt::Display for InvalidSessionId {
 
 impl std::error::Error for InvalidSessionId {}
 
+/// Decodes 22 characters of base64url.
 fn decode_128(text: &[u8]) -> Option<[u8; 16]> {
     if text.len() != TEXT_LEN {
         return None;
     }
     let mut bytes = [0; 16];
-    // The engine refuses stray trailing bits, so each value has one spelling.
+    // The engine refuses stray trailing bits, so each value has exactly one spelling.
     let written = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;
     (written == bytes.len()).then_some(bytes)
 }

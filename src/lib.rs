@@ -1,10 +1,26 @@
-//! Tower middleware that gives an HTTP application typed, signed, server-side sessions that are read from memory, kept in Redis,
-//! and revoked on every node at once.
+//! Tower middleware for typed, signed, server-side sessions that are read from memory, stored in
+//! Redis, and revoked on every node at once.
+//!
+//! - **Typed.** A handler takes a [`Session<UserSession>`](Session) and works with its own struct.
+//! - **Fast.** A session in the local cache is read without IO. Reading never writes, except to
+//!   extend a session from time to time.
+//! - **Coherent.** A change or logout on one node evicts the session from the caches of all nodes.
+//!   A node that cannot prove that it receives these announcements bypasses its cache.
+//! - **Safe.** Concurrent changes are never lost, deleted sessions stay deleted, cookies are
+//!   signed, and records can be encrypted. Secrets rotate without logging users out.
+//! - **Prepared for failures.** Retries, deadlines, a circuit breaker, and a choice of what a
+//!   request gets while Redis is unreachable: see [`OutagePolicy`].
+//!
+//! It works with axum and with any other framework that accepts a tower layer.
+//!
+//! # Example
 //!
 //! ```no_run
 //! # #[cfg(all(feature = "axum", feature = "redis"))] mod app {
 //! use axum::{Router, http::StatusCode, routing::{get, post}};
-//! use clustered_sessions::{ClusterConfig, RedisConfig, Secret, Session, SessionConfig, SessionError, SessionLayer};
+//! use clustered_sessions::{
+//!     ClusterConfig, RedisConfig, Secret, Session, SessionConfig, SessionError, SessionLayer,
+//! };
 //!
 //! #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
 //! struct UserSession {
@@ -17,14 +33,15 @@
 //! }
 //!
 //! async fn visit(session: Session<UserSession>) -> Result<String, SessionError> {
-//!     let visits = session.modify(|s| { s.visits += 1; s.visits }).await?; // committed, counted exactly once
+//!     // Committed when this returns, and counted exactly once, whatever other requests do.
+//!     let visits = session.modify(|s| { s.visits += 1; s.visits }).await?;
 //!     Ok(visits.to_string())
 //! }
 //!
 //! # #[tokio::main]
 //! pub async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let config = SessionConfig::<UserSession>::builder(Secret::from_env("SESSION_SECRET")?)
-//!         .redis(RedisConfig::from_env("REDIS_URL")?) // left out: in memory, one process
+//!         .redis(RedisConfig::from_env("REDIS_URL")?) // without it: in memory, for one process
 //!         .cluster(ClusterConfig::new().channel("prod:session:invalidate"))
 //!         .build()?;
 //!     let app = Router::new()
@@ -39,62 +56,93 @@
 //! # fn main() {}
 //! ```
 //!
+//! [`Session`] describes what a handler can do with a session, [`SessionConfig`] the options and
+//! presets, and [`SessionStore`] how to reach sessions outside of a request, for instance to end
+//! all sessions of a user.
+//!
 //! # How it works
 //!
-//! The cookie carries a random token and its signature. SHA-256 of the token names the session everywhere else: in Redis, in
-//! messages, in logs. A request that extracts its session is answered from this node's memory or by one `GETEX`. A change is one
-//! script on the server that compares the revision, announces the change over Pub/Sub and writes it; every node, hearing that,
-//! drops its copy.
+//! 1. The cookie carries a random *token* and its signature. The *session id*, a truncated SHA-256
+//!    digest of the token, names the session everywhere else: in Redis, in announcements and in
+//!    logs. No token can be computed from it.
+//! 2. A request that extracts its session is answered from the cache of its node, or by one
+//!    `GETEX`.
+//! 3. A change is committed by one script that runs inside Redis. It compares the record's
+//!    *revision*, announces the change over Pub/Sub, and writes the new record, in one step.
+//! 4. Every node has a *listener* that receives the announcement and evicts the session from its
+//!    cache.
+//! 5. Several times per [`max_staleness`](ClusterConfig::max_staleness), a *heartbeat* travels
+//!    through Redis and back through the subscription. It proves that every earlier announcement
+//!    has arrived, and so extends the node's *lease* on its cache. A node without a lease reads
+//!    every session from Redis.
 //!
-//! # What it promises
+//! # The coherence promise
 //!
-//! > A read that begins at time *t* reflects every write and delete that was acknowledged before *t* − *S*.
+//! A read reflects every write and deletion that was acknowledged more than *S* before the read
+//! began. *S* depends on the node that reads:
 //!
-//! | state of the node | *S* |
+//! | the node | *S* |
 //! |---|---|
-//! | it hears the others | the delivery time of an announcement, and never more than `max_staleness` (default 2 s) |
-//! | it does not, or is not sure | 0: it reads from the backend |
-//! | it is the node that wrote | 0 |
-//! | [`Fresh`], [`Session::reload`] | 0 |
-//! | it cannot load the session, under [`OutagePolicy::ServeCached`] | its `max_age`, for reading alone |
+//! | receives announcements | the delivery time of an announcement, at most `max_staleness` (default 2 s) |
+//! | cannot prove that it receives them | 0: it reads from the backend |
+//! | made the write itself | 0 |
+//! | reads with [`Fresh`] or [`Session::reload`] | 0 |
+//! | cannot load the session, under [`OutagePolicy::ServeCached`] | its `max_age`; the session is read-only |
+//! | is configured not to listen, by [`enabled(false)`](ClusterConfig::enabled) | [`local_cache_ttl`](ClusterConfig::local_cache_ttl) |
 //!
-//! Updates are never lost: a change is compared with what it was made from, and made again on top of what came first, or
-//! reported. A session that was deleted never comes back: no write creates what is not there.
+//! Updates are never lost. A change replaces only the revision that it was made from; if another
+//! change came first, it is applied again on top of that one, or reported as a conflict. Only
+//! [`Session::overwrite`] discards other changes, as its name says. A deleted session never comes
+//! back, because a write never creates a record that does not exist.
 //!
-//! Limits: Redis replicates asynchronously, so a failover can forget acknowledged writes, an acknowledged logout among them; the
-//! promise is relative to the history that survives. A split brain is bounded only by `min-replicas-to-write`. A frozen machine stops
-//! its own clock. Redis 7.0 or later, asked directly and not through a proxy that answers in its place.
+//! # Limits
+//!
+//! - Redis replicates asynchronously. A failover can lose acknowledged writes, including an
+//!   acknowledged logout. The promise holds for the history that survives.
+//! - A split brain is bounded only by Redis' `min-replicas-to-write`.
+//! - A suspended machine stops its own clock, and with it the expiry of its lease.
+//! - Redis 7.0 or later is required, connected to directly, not through a proxy that answers in its
+//!   place.
 //!
 //! # Features
 //!
-//! | feature | default | what it adds |
+//! | feature | default | adds |
 //! |---|---|---|
-//! | `axum` | yes | extractors: `Session<T>`, `Option<Session<T>>`, `Fresh<Session<T>>` |
-//! | `compression` | yes | compressed records: [`compress_data`](SessionConfigBuilder::compress_data) |
-//! | `metrics` | no | figures for Prometheus and others, through the facade `metrics`: see [`guide::observability`] |
-//! | `redis` | yes | [`RedisConfig`] and the backend behind it |
-//! | `testing` | no | a conformance suite for backends, and a backend that fails |
+//! | `axum` | yes | the extractors `Session<T>`, `Option<Session<T>>` and `Fresh<Session<T>>` |
+//! | `compression` | yes | compression of records: [`compress_data`](SessionConfigBuilder::compress_data) |
+//! | `metrics` | no | metrics for Prometheus and others, through the crate `metrics`: see [`guide::observability`] |
+//! | `redis` | yes | [`RedisConfig`] and the Redis backend |
+//! | `testing` | no | a conformance suite for custom backends, and a backend that injects faults |
+//!
+//! # Guide
+//!
+//! The [`guide`] has longer texts, among them the promise in detail with a test for each part
+//! ([`guarantees`](guide::guarantees)), operation in production
+//! ([`deployment`](guide::deployment)), metrics, alerts and logs
+//! ([`observability`](guide::observability)), and encryption and the rotation of secrets
+//! ([`encryption`](guide::encryption)).
 //!
 //! # Layout
 //!
-//! From the top down: each module imports only from those below it, which `tests/layout.rs` checks.
+//! For contributors: the modules from the top down. Each imports only from those below it, which
+//! `tests/layout.rs` checks.
 //!
-//! - `middleware` — the tower layer, service and response future
-//! - `session` — what a handler sees; `change` is the table of what becomes of a session, `commit` carries it out
-//! - `store` — [`SessionStore`]: the order of steps over the parts below; `index` and `owner` are about whose a session is
-//! - `config` — one builder for everything, where the parts are put together
-//! - `resilience` — what is done about a backend that fails: attempts, deadlines, the circuit breaker
-//! - `cluster` — the local cache, its lease and fence, messages, the listener
-//! - `codec` — between data and payload: JSON, compressed and encrypted
-//! - `cookie` — signing and verifying
-//! - [`backend`] — where records live: the trait, memory, Redis
-//! - `observe` — all metrics: names, units, and how calls and commits end in their words
-//! - `secret` — keys and their rotation
-//! - `record`, `error` — what a session is to all parts, and how they fail
-//! - `id`, `random`, `clock`, `sync`, `guards` — token and id, and what tests take hold of: randomness, time, locks, and the
-//!   guards, each of which they see missed
-//!
-//! See also [`guide`].
+//! - `middleware` — the tower layer, its service and its response future
+//! - `session` — the handle that an application uses; `change` decides what a response does to the
+//!   session, and `commit` carries it out
+//! - `store` — [`SessionStore`]: the order of steps over the modules below; `index` and `owner`
+//!   handle the sessions of one owner
+//! - `config` — the builder, which checks all options and chooses the backend
+//! - `resilience` — retries, deadlines and the circuit breaker around a backend that may fail
+//! - `cluster` — the local cache, its lease and fence, announcements, the listener
+//! - `codec` — encodes data as payloads: JSON, compressed and encrypted
+//! - `cookie` — signs and verifies cookies
+//! - [`backend`] — stores records and delivers announcements: the trait, memory, Redis
+//! - `observe` — the metrics: names, units, and outcomes of calls and commits
+//! - `secret` — the secrets, their rotation, and the keys derived from them
+//! - `record`, `error` — the types that all modules share: sessions and failures
+//! - `id`, `random`, `clock`, `sync`, `guards` — tokens and ids; and randomness, time, locks and
+//!   guards, which tests control
 
 mod clock;
 mod cluster;
@@ -142,7 +190,7 @@ pub use crate::secret::Secret;
 pub use crate::session::{Fresh, Session, SessionError};
 pub use crate::store::{BulkDeletion, SessionStore};
 
-/// The README's examples are tests, too.
+/// Runs the examples of the README as tests.
 #[cfg(all(doctest, feature = "axum", feature = "redis"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,4 +1,5 @@
-//! The application's secret, the ring of secrets that allows rotation, and the keys derived from them.
+//! The application's secret, the ring of secrets that allows rotation, and the keys derived from
+//! them.
 
 use std::fmt;
 
@@ -7,16 +8,18 @@ use sha2::Sha256;
 
 use crate::error::ConfigError;
 
-/// Shortest secret accepted, in bytes: as long as the keys that are derived from it.
+/// Minimum length of a secret in bytes: that of the keys derived from it.
 pub(crate) const MIN_LEN: usize = 32;
 
-/// A secret of the application. Keys for signing cookies and encrypting records are derived from it by HKDF-SHA256 (RFC 5869).
+/// A secret of the application. The keys that sign cookies and encrypt records are derived from it
+/// by HKDF-SHA256 (RFC 5869).
 ///
-/// All nodes of a cluster must have the same one. Make it from a random generator, for instance with `openssl rand -base64 48`,
-/// keep it out of the source, and rotate it with [`SessionConfigBuilder::next_secret`](crate::SessionConfigBuilder::next_secret)
-/// and [`previous_secret`](crate::SessionConfigBuilder::previous_secret).
+/// All nodes of a cluster must have the same secret. Generate it randomly, for instance with
+/// `openssl rand -base64 48`, keep it out of the source code, and rotate it with
+/// [`SessionConfigBuilder::next_secret`](crate::SessionConfigBuilder::next_secret) and
+/// [`previous_secret`](crate::SessionConfigBuilder::previous_secret).
 ///
-/// `Debug` prints nothing of it, there is no `Display` and no default.
+/// `Debug` prints nothing of it. There is neither a `Display` nor a default.
 ///
 /// ```
 /// use clustered_sessions::Secret;
@@ -27,15 +30,16 @@ pub(crate) const MIN_LEN: usize = 32;
 #[derive(Clone)]
 pub struct Secret {
     bytes: Box<[u8]>,
+    /// `true` if it was created by [`insecure_dev`](Secret::insecure_dev), whatever its length.
     insecure: bool,
 }
 
 impl Secret {
-    /// A secret of at least 32 bytes.
+    /// Creates a secret from at least 32 bytes.
     ///
     /// # Errors
     ///
-    /// [`ConfigError::SecretTooShort`].
+    /// [`ConfigError::SecretTooShort`] if there are fewer.
     pub fn new(secret: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
         let bytes = secret.as_ref();
         if bytes.len() < MIN_LEN {
@@ -44,22 +48,24 @@ impl Secret {
         Ok(Secret { bytes: bytes.into(), insecure: false })
     }
 
-    /// The secret in an environment variable, whose text is used as it is.
+    /// Reads a secret from an environment variable. Its text is used as it is, without decoding.
     ///
     /// # Errors
     ///
-    /// [`ConfigError::MissingVariable`] if it is unset or not Unicode, [`ConfigError::SecretTooShort`].
+    /// [`ConfigError::MissingVariable`] if it is unset or not Unicode,
+    /// [`ConfigError::SecretTooShort`] if it has fewer than 32 bytes.
     pub fn from_env(variable: &str) -> Result<Self, ConfigError> {
         let text = std::env::var(variable)
             .map_err(|_| ConfigError::MissingVariable { variable: variable.to_owned() })?;
         Self::new(text)
     }
 
-    /// A secret of any length, which only [`SessionConfig::development`](crate::SessionConfig::development) accepts.
+    /// Creates a secret of any length, which only
+    /// [`SessionConfig::development`](crate::SessionConfig::development) accepts.
     ///
     /// # Risk
     ///
-    /// Whoever reads your source can sign cookies with it.
+    /// Anyone who can read your source code can sign cookies with it.
     pub fn insecure_dev(secret: impl AsRef<[u8]>) -> Self {
         Secret { bytes: secret.as_ref().into(), insecure: true }
     }
@@ -68,8 +74,12 @@ impl Secret {
         self.insecure
     }
 
-    /// A 32-byte key for one purpose. Keys for different purposes tell nothing about each other.
-    #[expect(clippy::expect_used, reason = "HKDF-SHA256 gives up to 8160 bytes; 32 are asked for")]
+    /// Derives the 32-byte key for a purpose. Keys for different purposes reveal nothing about each
+    /// other.
+    #[expect(
+        clippy::expect_used,
+        reason = "HKDF-SHA256 yields up to 8160 bytes, and this takes 32"
+    )]
     pub(crate) fn derive(&self, purpose: &str) -> [u8; 32] {
         let mut key = [0; 32];
         Hkdf::<Sha256>::new(Some(b"clustered-sessions"), &self.bytes)
@@ -79,25 +89,28 @@ impl Secret {
     }
 }
 
+/// Prints no part of the secret.
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(redacted)")
     }
 }
 
-/// The secrets in force. The first signs and encrypts; all verify and decrypt.
+/// The secrets in use. The current one signs and encrypts; all of them verify and decrypt.
 #[derive(Clone, Debug)]
 pub(crate) struct KeyRing {
     current: Secret,
-    /// Those that other nodes may have begun to use.
+    /// Secrets that other nodes may already sign and encrypt with.
     next: Vec<Secret>,
+    /// Secrets that no longer sign or encrypt.
     previous: Vec<Secret>,
 }
 
 /// A key derived from one secret of the ring.
 pub(crate) struct RingKey {
     pub(crate) bytes: [u8; 32],
-    /// Whether its secret is on its way out, so that what was made with it is to be made anew.
+    /// `true` if its secret is a previous one, so that what was made with it should be made again
+    /// with the current one.
     pub(crate) retiring: bool,
 }
 
@@ -114,17 +127,18 @@ impl KeyRing {
         self.previous.push(secret);
     }
 
+    /// Returns `true` if any of the secrets was created by [`Secret::insecure_dev`].
     pub(crate) fn has_insecure(&self) -> bool {
         self.secrets().any(|(secret, _)| secret.is_insecure())
     }
 
-    /// The keys for one purpose, the current one first.
+    /// Derives the keys for a purpose, the current one first.
     pub(crate) fn derive<'a>(&'a self, purpose: &'a str) -> impl Iterator<Item = RingKey> + 'a {
         self.secrets()
             .map(move |(secret, retiring)| RingKey { bytes: secret.derive(purpose), retiring })
     }
 
-    /// Each with whether it is retiring.
+    /// Returns each secret, and whether it is retiring.
     fn secrets(&self) -> impl Iterator<Item = (&Secret, bool)> {
         let in_use = std::iter::once(&self.current).chain(&self.next).map(|secret| (secret, false));
         in_use.chain(self.previous.iter().map(|secret| (secret, true)))

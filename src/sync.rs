@@ -1,5 +1,5 @@
-//! The locks and atomics of the cache, the fence, the lease and shared loads. The model checker puts its own in their place: see
-//! `cluster/model.rs`.
+//! Locks and atomics of the cache, the fence, the lease and the single flight of loads. The model
+//! checker replaces them with its own: see `cluster/model.rs`.
 
 #[cfg(all(test, shuttle))]
 pub(crate) use shuttle::sync::{Mutex, MutexGuard, atomic::AtomicU64};

@@ -186,7 +186,7 @@ async fn connections_that_have_gone_silent_are_replaced() {
     in_time("find", node.find_fresh(id)).await;
     eventually(async || node.find_fresh(id).await.is_ok(), "commands go over a new connection")
         .await;
-    let hears = async || node.coordinator().losses() == 1 && node.coordinator().is_listening();
+    let hears = async || node.coordinator().disconnects() == 1 && node.coordinator().is_listening();
     eventually(hears, "announcements come over a new connection").await;
 }
 

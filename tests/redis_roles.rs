@@ -57,7 +57,7 @@ async fn a_master_that_was_demoted_between_two_heartbeats_is_a_lost_channel() {
     )
     .await;
     assert!(node.find(id).await.unwrap().is_some());
-    assert_eq!((node.cache_stats().hits, node.coordinator().losses()), (1, 0));
+    assert_eq!((node.cache_stats().hits, node.coordinator().disconnects()), (1, 0));
 
     let beats = || master.calls()["publish"];
     let before = beats();
@@ -74,7 +74,7 @@ async fn a_master_that_was_demoted_between_two_heartbeats_is_a_lost_channel() {
         "the session is known to be gone",
     )
     .await;
-    assert!(node.coordinator().losses() > 0, "by the loss, and not because it was forgotten");
+    assert!(node.coordinator().disconnects() > 0, "by the loss, and not because it was forgotten");
 }
 
 #[tokio::test]
@@ -146,6 +146,6 @@ async fn a_server_without_memory_refuses_changes_and_still_logs_out() {
     let beats = || server.calls()["publish"];
     let before = beats();
     eventually(async || beats() > before + 1, "heartbeats go on").await;
-    assert_eq!(node.coordinator().losses(), 0);
+    assert_eq!(node.coordinator().disconnects(), 0);
     assert!(node.coordinator().is_listening());
 }

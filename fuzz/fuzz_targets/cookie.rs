@@ -1,4 +1,4 @@
-//! Any bytes as a `Cookie` header.
+//! Fuzzes the verification of `Cookie` headers.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| clustered_sessions::fuzzing::cookie(bytes));

@@ -1,4 +1,4 @@
-//! Any bytes as a value in Redis.
+//! Fuzzes the decoding of values in Redis.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| clustered_sessions::fuzzing::envelope(bytes));

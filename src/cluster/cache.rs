@@ -1,15 +1,17 @@
-//! The local cache: sessions in memory, visible only while the node is sure to hear of changes to them.
+//! The local cache: sessions in memory, returned only while the node can prove that it receives the
+//! announcements of changes to them.
 //!
-//! Three things stand between a reader and a stale session. The *lease* (`lease.rs`) says whether the node hears the others at
-//! all. The *epoch* makes what was cached before a gap in hearing invisible. The *fence* (`fence.rs`) keeps out what a change has
-//! overtaken on its way in.
+//! Three mechanisms keep a stale session from a reader. The *lease* (`lease.rs`) proves that the
+//! node receives announcements at all. The *epoch* hides what was cached before a gap in that. The
+//! *fence* (`fence.rs`) keeps out a value that a change has overtaken while it was being loaded or
+//! written.
 //!
-//! What is invisible is still there. In an outage of the backend a request may be answered from it for a while, if the
-//! application has said so: [`last_known`](LocalCache::last_known). So what this node knows to be outdated is taken out of the map
-//! even while nobody can see it.
+//! A hidden entry is still in the map. During an outage of the backend a request may be answered
+//! from it for a while, if the application allows it: [`last_known`](LocalCache::last_known). So an
+//! entry that this node knows to be stale is removed from the map even while no read can return it.
 //!
-//! A hit takes one load of the lease, one reading of the clock, one read lock on a shard of the map and one clone of an `Arc`; it
-//! allocates nothing.
+//! A hit takes one load of the lease, one reading of the clock, one read lock on a shard of the map
+//! and one clone of an `Arc`. It allocates nothing.
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,49 +29,61 @@ use crate::id::SessionId;
 use crate::observe::{self, Gauge, Metrics};
 use crate::record::{Record, Revision};
 
-/// For how long, in milliseconds, "there is no such session" is believed.
+/// Time for which a node remembers that a session does not exist, in milliseconds.
 const ABSENT_TTL: u64 = 1000;
-/// How many ids are remembered not to exist. Only cookies that verify get this far, so it need not be large.
+/// Number of ids of absent sessions to remember. Only cookies that verify lead to a lookup, so few
+/// are needed.
 const ABSENT_MAX: usize = 1024;
 
 /// The sessions in this node's memory.
 pub struct LocalCache<T> {
     sessions: Cache<SessionId, Cached<T>, UnitWeighter, DefaultHashBuilder, CountEvictions>,
+    /// Ids of sessions that do not exist. A map of its own, so that they cannot push out sessions.
     absent: Cache<SessionId, Validity>,
     fence: Fence,
     lease: Lease,
     clock: Clock,
+    /// Time to live of an entry in milliseconds, counted from the beginning of its backend call.
     ttl: u64,
+    /// Shared with the map, which counts its evictions.
     counters: Arc<Counters>,
     size: Gauge,
 }
 
+/// A cached record.
 struct Cached<T> {
     record: Record<T>,
     validity: Validity,
 }
 
-/// When an entry may be seen: in the epoch in which its backend call began, and for a time from that moment on.
+/// Decides when an entry may be returned: in the epoch in which its backend call began, and for a
+/// limited time from that moment on.
 #[derive(Clone, Copy, Debug)]
 struct Validity {
     epoch: Epoch,
+    /// The beginning of the backend call. What it returned may be that old.
     began: Millis,
 }
 
-/// How long what is cached may be served while the backend is out of reach, in milliseconds.
+/// The limit for serving a cached record while the backend is unreachable, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StaleIfError {
-    /// From the end of the last lease on. What was read in that epoch is as good as the lease was, however long ago it was read.
+    /// Counted from the end of the last lease. A record read in that epoch is as good as the lease
+    /// was, however long ago it was read.
     AfterLease(u64),
-    /// From the moment on at which it was read, on a node that does not listen and proves nothing.
+    /// Counted from the moment at which the record was read. For a node that does not listen and so
+    /// has no proof.
     AfterRead(u64),
 }
 
-/// What the cache knows about a session.
+/// The result of a lookup in the cache.
 #[derive(Debug)]
 pub(crate) enum Lookup<T> {
+    /// The session is cached.
     Hit(Record<T>),
+    /// The session is known not to exist.
     Absent,
+    /// The backend must be queried.
     Miss,
 }
 
@@ -101,7 +115,7 @@ impl<T> LocalCache<T> {
         }
     }
 
-    /// Drops all sessions from this node's memory. Other nodes keep theirs, and nothing is deleted.
+    /// Evicts all sessions from this node's cache. Other nodes keep theirs, and nothing is deleted.
     pub fn clear(&self) {
         self.fence.invalidate_all();
         self.counters.invalidations.add(self.sessions.len() as u64);
@@ -110,13 +124,14 @@ impl<T> LocalCache<T> {
         self.flush();
     }
 
-    /// Sessions in memory now, those included that have expired but have not been replaced yet.
+    /// Returns the number of sessions in the cache, including those that have expired but have not
+    /// been replaced yet.
     pub fn size(&self) -> usize {
         self.sessions.len()
     }
 
-    /// Tells the recorder what would cost too much to tell as it happens: hits, and the size, which is counted over all shards of
-    /// the map.
+    /// Exports the metrics that would cost too much to export at every change: the hits, and the
+    /// size, which is summed over all shards of the map.
     pub(crate) fn flush(&self) {
         self.counters.hits.flush();
         self.size.set(|| self.size() as f64);
@@ -130,12 +145,12 @@ impl<T> LocalCache<T> {
         &self.lease
     }
 
-    /// Whether the cache may be used at this moment.
+    /// Returns `true` if the cache may be used at this moment.
     pub(crate) fn is_trusted(&self) -> bool {
         self.lease.held(|| self.clock.now()).is_some()
     }
 
-    /// The one entry point for reads; counts a hit or a miss.
+    /// Looks up a session, and counts a hit or a miss. Every read of a request comes through here.
     pub(crate) fn get(&self, id: &SessionId) -> Lookup<T> {
         let Some((epoch, now)) = self.lease.held(|| self.clock.now()) else {
             self.counters.bypasses.add_one();
@@ -149,7 +164,7 @@ impl<T> LocalCache<T> {
         if self
             .absent
             .get(id)
-            .is_some_and(|validity| validity.shows(epoch, now, self.ttl.min(ABSENT_TTL)))
+            .is_some_and(|validity| validity.covers(epoch, now, self.ttl.min(ABSENT_TTL)))
         {
             self.counters.hits.add_one();
             return Lookup::Absent;
@@ -158,18 +173,19 @@ impl<T> LocalCache<T> {
         Lookup::Miss
     }
 
-    /// The record that a read would get, without counting.
+    /// Returns the record that [`get`](Self::get) would return, without counting.
     pub(crate) fn peek(&self, id: &SessionId) -> Option<Record<T>> {
         let (epoch, now) = self.lease.held(|| self.clock.now())?;
         self.visible(id, epoch, now, self.ttl)
     }
 
-    /// What was last known of a session whose load has failed. Only for showing: it may have changed, and nothing may be written on
-    /// top of it.
+    /// Returns the last known version of a session whose load has failed. It may be stale: it may
+    /// be displayed, but nothing may be written on top of it.
     ///
-    /// It is what was cached in the last epoch that was held, if nothing was heard about it since and nothing was done to it on
-    /// this node. Its time to live does not count, its deadline does. What is known not to exist may exist by now, so that is no
-    /// answer.
+    /// It is the record that was cached in the last epoch in which the lease was held, provided
+    /// that no announcement about it has arrived since and this node has not changed or deleted it.
+    /// Its time to live is ignored; its deadline is not. A session that was known not to exist may
+    /// exist by now, so that is no answer.
     pub(crate) fn last_known(&self, id: &SessionId, grace: StaleIfError) -> Option<Record<T>> {
         let LastHeld { epoch, until, now } = self.lease.last_held(|| self.clock.now())?;
         let ttl = match grace {
@@ -184,18 +200,22 @@ impl<T> LocalCache<T> {
         self.visible(id, epoch, now, ttl)
     }
 
-    /// The one judge of whether a cached session may be seen.
+    /// Returns a cached record if it may be seen. Every read of the map that returns a record goes
+    /// through this check.
     fn visible(&self, id: &SessionId, epoch: Epoch, now: Millis, ttl: u64) -> Option<Record<T>> {
         let cached = self.sessions.get(id)?;
-        (cached.validity.shows(epoch, now, ttl) && now < cached.record.expires())
+        (cached.validity.covers(epoch, now, ttl) && now < cached.record.expires())
             .then_some(cached.record)
     }
 
-    /// Something was heard about a session: evicts it, unless the cached revision is the one announced.
+    /// Evicts a session that was changed or deleted, unless the cached revision is the announced
+    /// one.
     pub(crate) fn evict(&self, id: &SessionId, announced: Option<Revision>) {
         self.fence.invalidate(id, announced, || self.remove(id, announced));
     }
 
+    /// Removes a session from the map unless its revision is `keep`. Called under the fence's lock
+    /// for the session, so that no fill can come in between.
     fn remove(&self, id: &SessionId, keep: Option<Revision>) {
         self.absent.remove(id);
         let cached = self.sessions.peek(id);
@@ -205,29 +225,33 @@ impl<T> LocalCache<T> {
         }
     }
 
-    /// This record was loaded and may not be cached. What else is cached where nobody sees it is outdated, or may be: it must not
-    /// come to light in an outage.
-    fn drop_unseen(&self, record: &Record<T>) {
+    /// Removes a hidden entry for the session of a loaded record that may not be cached.
+    ///
+    /// Any such entry may be stale, and [`last_known`](Self::last_known) must not serve it during
+    /// an outage. A visible entry is left alone: lease, epoch and fence vouch for it.
+    fn remove_hidden(&self, record: &Record<T>) {
         if self.peek(&record.id()).is_none() {
             self.remove(&record.id(), Some(record.revision()));
         }
     }
 
+    /// Caches a record. Called under the fence's lock for the session.
     fn insert(&self, record: &Record<T>, validity: Validity) {
         self.absent.remove(&record.id());
         self.sessions.insert(record.id(), Cached { record: record.clone(), validity });
         if self.lease.is_permanent() {
-            // There is no listener to do so now and then.
+            // On a node that listens, the listener does this with every heartbeat.
             self.flush();
         }
     }
 
-    /// A read of the backend begins.
+    /// Begins a read of the backend. Must be called before the backend is.
     pub(crate) fn begin_load(self: &Arc<Self>, id: &SessionId) -> PendingFill<T> {
         PendingFill { call: self.begin(id, None) }
     }
 
-    /// A write to the backend begins, which replaces `base`.
+    /// Begins a write to the backend that replaces the revision `base`. Must be called before the
+    /// backend is.
     pub(crate) fn begin_write(
         self: &Arc<Self>,
         id: &SessionId,
@@ -236,12 +260,14 @@ impl<T> LocalCache<T> {
         PendingWrite { call: self.begin(id, base) }
     }
 
+    /// Takes a ticket of the fence, and notes the epoch and the time.
     fn begin(self: &Arc<Self>, id: &SessionId, base: Option<Revision>) -> Pending<T> {
         let lease = self.lease.held(|| self.clock.now());
         Pending { cache: self.clone(), id: *id, serial: Some(self.fence.begin(id, base)), lease }
     }
 
-    /// Whether a read that begins now may take the result of one that began earlier.
+    /// Returns `true` if a read that begins now may take the result of one that began earlier: the
+    /// lease has been held in one epoch throughout, and nothing has happened to the session since.
     pub(crate) fn may_share(&self, earlier: &FillMark) -> bool {
         let held = self.lease.held(|| self.clock.now());
         let same_epoch = held.is_some_and(|(epoch, _)| Some(epoch) == earlier.epoch);
@@ -262,24 +288,28 @@ impl<T> Clone for Cached<T> {
 }
 
 impl Validity {
-    fn shows(&self, epoch: Epoch, now: Millis, ttl: u64) -> bool {
+    /// Returns `true` if the entry may be seen at this moment, given its time to live in
+    /// milliseconds.
+    fn covers(&self, epoch: Epoch, now: Millis, ttl: u64) -> bool {
         self.epoch == epoch && now < self.began.plus(ttl)
     }
 }
 
-/// A call to the backend whose result may be cached. Its fence ticket is given back in any case.
+/// A call to the backend whose result may be cached. Finishing and dropping it both give its ticket
+/// back to the fence.
 struct Pending<T> {
     cache: Arc<LocalCache<T>>,
     id: SessionId,
-    /// Taken when the ticket is given back.
+    /// The ticket of the fence. `None` once it has been given back.
     serial: Option<u64>,
-    /// The epoch and the moment in which the call began. `None` if no lease was held: its result will not be cached.
+    /// The epoch in which and the moment at which the call began. `None` if the lease was not held:
+    /// the result will not be cached.
     lease: Option<(Epoch, Millis)>,
 }
 
 impl<T> Pending<T> {
-    /// When the result of this call may be seen, if it may be cached: the lease must have been held in one epoch when the call
-    /// began and now.
+    /// Returns the validity of this call's result, or `None` if it may not be cached: the lease
+    /// must be held now, in the same epoch as when the call began.
     fn validity(&self) -> Option<Validity> {
         let (epoch, began) = self.lease?;
         let (present, _) = self.cache.lease.held(|| self.cache.clock.now())?;
@@ -287,30 +317,33 @@ impl<T> Pending<T> {
     }
 }
 
-/// A read under way. Dropped without a result, it caches nothing.
+/// A read in progress. If it is dropped without a result, nothing is cached.
 pub(crate) struct PendingFill<T> {
     call: Pending<T>,
 }
 
-/// Names a read under way, for those who may want to share it.
+/// Identifies a read in progress, so that other reads can find out whether they may share its
+/// result.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FillMark {
     id: SessionId,
     serial: u64,
+    /// `None` if the lease was not held when the read began, so that no other read may share it.
     epoch: Option<Epoch>,
 }
 
 impl<T> PendingFill<T> {
+    /// Returns the mark by which other reads can check this one.
     pub(crate) fn mark(&self) -> FillMark {
         FillMark {
             id: self.call.id,
-            // Only finishing and dropping take it.
+            // Only finishing and dropping take it, so it is there.
             serial: self.call.serial.unwrap_or(u64::MAX),
             epoch: self.call.lease.map(|(epoch, _)| epoch),
         }
     }
 
-    /// The read has brought this.
+    /// Caches the result of the read, unless a change has overtaken it.
     pub(crate) fn finish(mut self, loaded: Option<&Record<T>>) {
         let Some(serial) = self.call.serial.take() else { return };
         let Pending { cache, id, .. } = &self.call;
@@ -325,10 +358,10 @@ impl<T> PendingFill<T> {
             Some(record) => cache.fence.end(id, serial, Some(record.revision()), |admitted| {
                 match validity(admitted) {
                     Some(validity) => cache.insert(record, validity),
-                    None => cache.drop_unseen(record),
+                    None => cache.remove_hidden(record),
                 }
             }),
-            // No id is used again, so this is as final as if this node had deleted the session.
+            // Ids are never used again, so this is as final as a deletion by this node.
             None => cache.fence.end_write(id, serial, None, |admitted| {
                 cache.remove(id, None);
                 if let Some(validity) = validity(admitted) {
@@ -347,14 +380,15 @@ impl<T> Drop for PendingFill<T> {
     }
 }
 
-/// A write under way. Dropped without a result, because it failed or nobody waited for it, it evicts the session: what the
-/// backend has now is unknown.
+/// A write in progress. If it is dropped without a result, because it failed or its caller went
+/// away, the session is evicted: what the backend holds now is unknown.
 pub(crate) struct PendingWrite<T> {
     call: Pending<T>,
 }
 
 impl<T> PendingWrite<T> {
-    /// The write has put this record there: it stays warm, unless news of another change have come meanwhile.
+    /// Caches the record that was written, so that the writing node needs no read afterwards. If
+    /// another change was announced meanwhile, the session is evicted instead.
     pub(crate) fn saved(mut self, record: &Record<T>) {
         let Some(serial) = self.call.serial.take() else { return };
         let Pending { cache, id, .. } = &self.call;
@@ -376,7 +410,7 @@ impl<T> Drop for PendingWrite<T> {
     }
 }
 
-/// Counts what the map drops to make room, and nothing else.
+/// Counts the entries that the map evicts to make room.
 #[derive(Clone, Debug)]
 struct CountEvictions(Arc<Counters>);
 

@@ -1,11 +1,11 @@
-//! The local cache and the announcements that keep it right.
+//! Configuration of the local cache and of the announcements that keep it coherent.
 
 use std::time::Duration;
 
 use crate::error::ConfigError;
 use crate::random::random_bytes;
 
-/// The local cache of a node, and how it hears from the others.
+/// Configuration of a node's local cache, and of how the node receives announcements.
 ///
 /// ```
 /// use std::time::Duration;
@@ -25,14 +25,16 @@ pub struct ClusterConfig {
     pub(crate) node_id: String,
     pub(crate) channel: String,
     pub(crate) cache_enabled: bool,
+    /// `None` for the default, which depends on the session timeout.
     pub(crate) cache_ttl: Option<Duration>,
     pub(crate) cache_max_size: usize,
     pub(crate) max_staleness: Duration,
 }
 
 impl ClusterConfig {
-    /// Enabled, a random node id, the channel `session:invalidate`, up to 10 000 sessions cached for up to a minute, at most
-    /// 2 seconds of staleness.
+    /// Creates the default configuration: enabled, a random node id, the channel
+    /// `session:invalidate`, up to 10 000 sessions cached for up to a minute, and at most 2 seconds
+    /// of staleness.
     pub fn new() -> Self {
         ClusterConfig {
             enabled: true,
@@ -45,88 +47,103 @@ impl ClusterConfig {
         }
     }
 
-    /// Whether this node listens to the others' announcements; default `true`.
+    /// Sets whether this node listens to announcements. Defaults to `true`.
     ///
     /// # Risk
     ///
-    /// With `false` the node still announces its own changes, since others may listen, but hears nothing: it may answer from its
-    /// cache for a session that was changed or deleted on another node, for up to the cache's time to live.
+    /// With `false` the node still announces its own changes, since other nodes may listen, but
+    /// receives no announcements: it may serve a session from its cache that was changed or deleted
+    /// on another node, for up to [`local_cache_ttl`](Self::local_cache_ttl).
     pub fn enabled(mut self, enabled: bool) -> Self {
         self.enabled = enabled;
         self
     }
 
-    /// The name of this node in announcements and logs; default 8 random hexadecimal digits.
+    /// Sets the name of this node in announcements and logs, 1 to 128 bytes. Defaults to 8 random
+    /// hexadecimal digits.
     ///
-    /// It is a label and nothing depends on it: two nodes that share one by mistake still hear each other.
+    /// It is only a label. Two nodes that share one by mistake still receive each other's
+    /// announcements.
     pub fn node_id(mut self, node_id: impl Into<String>) -> Self {
         self.node_id = node_id.into();
         self
     }
 
-    /// The Pub/Sub channel of the announcements; default `session:invalidate`. All nodes of a cluster must use the same one.
+    /// Sets the Pub/Sub channel of the announcements, 1 to 256 bytes. Defaults to
+    /// `session:invalidate`. All nodes of a cluster must use the same one.
     ///
     /// # Risk
     ///
-    /// Redis channels are not separated by database number: give each deployment on a shared server its own. Under an ACL the
-    /// user needs this channel and those that begin with it followed by `:`.
+    /// Redis channels are not separated by database number: give each deployment on a shared server
+    /// its own channel. Under an ACL the user needs access to this channel and to those that begin
+    /// with its name followed by `:`.
     pub fn channel(mut self, channel: impl Into<String>) -> Self {
         self.channel = channel.into();
         self
     }
 
-    /// Whether sessions are cached in memory; default `true`. With `false` each read asks the backend, and nobody needs to listen.
+    /// Sets whether sessions are cached in memory. Defaults to `true`.
+    ///
+    /// With `false` each read queries the backend, and the node does not listen to announcements.
     pub fn local_cache_enabled(mut self, enabled: bool) -> Self {
         self.cache_enabled = enabled;
         self
     }
 
-    /// How long a session may be answered from memory before it is read again; default one minute, or the session timeout if
-    /// that is shorter. Counted from the moment the read began.
+    /// Sets how long a session may be served from the cache before it is read again. Defaults to
+    /// one minute, or to the session timeout if that is shorter.
     ///
-    /// It is no measure of staleness: a change on any node evicts the session at once.
+    /// It is counted from the moment the read began, must not be zero, and must not exceed the
+    /// session timeout. It does not bound staleness: a change on any node evicts the session at
+    /// once.
     pub fn local_cache_ttl(mut self, ttl: Duration) -> Self {
         self.cache_ttl = Some(ttl);
         self
     }
 
-    /// How many sessions are kept in memory; default 10 000. Two to three times the users active at a time are a good size.
-    /// When it is full, sessions that are read less make room.
+    /// Sets the maximum number of sessions in the cache, at least 1. Defaults to 10 000.
+    ///
+    /// Two to three times the number of users that are active at the same time is a good size. When
+    /// the cache is full, less frequently read sessions are evicted.
     pub fn local_cache_max_size(mut self, sessions: usize) -> Self {
         self.cache_max_size = sessions;
         self
     }
 
-    /// The longest time for which a change on another node may go unseen while its announcement is held up; default 2 seconds.
+    /// Sets the maximum time for which a change on another node may go unseen while its
+    /// announcement is delayed. Defaults to 2 seconds; at least 100 milliseconds, at most 1 hour.
     ///
-    /// The node proves several times within it that it hears the others. While it cannot, it reads from the backend instead of
-    /// the cache.
+    /// The node proves several times within this span that it receives announcements. While it
+    /// cannot, it reads from the backend instead of the cache.
     ///
     /// # Risk
     ///
-    /// The longer it is, the longer a session revoked elsewhere may be answered when the network fails silently. A short one
-    /// costs four small messages per span and node, and loses the cache whenever a message is late by that much. It must not be
-    /// shorter than [`RedisConfig::response_timeout`](crate::RedisConfig::response_timeout).
+    /// The longer it is, the longer a session that was revoked on another node may still be served
+    /// when the network fails silently. The shorter it is, the more heartbeats are sent (four small
+    /// messages per span and node), and the more often the cache is bypassed because a heartbeat is
+    /// late. It must not be shorter than
+    /// [`RedisConfig::response_timeout`](crate::RedisConfig::response_timeout).
     pub fn max_staleness(mut self, max_staleness: Duration) -> Self {
         self.max_staleness = max_staleness;
         self
     }
 
-    /// Whether a listener is wanted: a node without a cache has nothing to evict from.
+    /// Returns `true` if the node runs a listener. Without a cache there is nothing to evict.
     pub(crate) fn listens(&self) -> bool {
         self.enabled && self.cache_enabled
     }
 
-    /// How often the listener proves that it hears.
+    /// Returns the interval between heartbeats. Four per lease, so that some may be late or lost.
     pub(crate) fn heartbeat(&self) -> Duration {
         self.max_staleness / 4
     }
 
-    /// The cache's time to live, never above the session timeout.
+    /// Returns the cache's time to live; the default is never above the session timeout.
     pub(crate) fn effective_cache_ttl(&self, timeout: Duration) -> Duration {
         self.cache_ttl.unwrap_or_else(|| Duration::from_secs(60).min(timeout))
     }
 
+    /// Checks every setting, given the session timeout.
     pub(crate) fn check(&self, timeout: Duration) -> Result<(), ConfigError> {
         if self.node_id.is_empty() || self.node_id.len() > 128 {
             return Err(ConfigError::NodeId);

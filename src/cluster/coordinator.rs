@@ -1,4 +1,5 @@
-//! A node's part in the cluster: one listener, and the node's own announcements.
+//! The handle to a node's membership in the cluster: it runs the listener and publishes the node's
+//! own announcements.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,23 +17,30 @@ use crate::error::StoreError;
 use crate::id::SessionId;
 use crate::observe::Metrics;
 
-/// A node's part in the cluster. Got from [`SessionStore::coordinator`](crate::SessionStore::coordinator).
+/// A node's membership in the cluster: its listener, its local cache and its announcements.
+///
+/// Returned by [`SessionStore::coordinator`](crate::SessionStore::coordinator).
 pub struct Coordinator<T> {
+    /// Publishes announcements, and is what the listener subscribes to.
     backend: Arc<dyn DynBackend>,
     cache: Arc<LocalCache<T>>,
+    /// Written by the listener, and kept when the listener is spawned again.
     status: Arc<ListenerStatus>,
     node_id: Arc<str>,
     clock: Clock,
     config: ClusterConfig,
+    /// Held only to check or replace the task, never across an await.
     task: Mutex<Task>,
 }
 
+/// The listener's task, if there is one.
 #[derive(Debug)]
 enum Task {
-    /// Not spawned yet, because there was no runtime.
+    /// Not spawned yet, because no runtime was available.
     Pending,
+    /// Spawned on some runtime. It may have ended since.
     Spawned(JoinHandle<()>),
-    /// Stopped for good, or never wanted.
+    /// Stopped for good, or not configured to run.
     Off,
 }
 
@@ -56,63 +64,69 @@ impl<T: Send + Sync + 'static> Coordinator<T> {
         }
     }
 
-    /// Whether the listener is running. It may be reconnecting: see [`is_listening`](Coordinator::is_listening).
+    /// Returns `true` if the listener's task is running. It may be reconnecting: see
+    /// [`is_listening`](Coordinator::is_listening).
     ///
-    /// `false` where nobody is to listen: with `enabled(false)` or without a local cache.
+    /// Always `false` on a node that does not listen, that is, with `enabled(false)` or without a
+    /// local cache.
     pub fn is_running(&self) -> bool {
         *self.status.state.borrow() != ListenerState::Stopped
     }
 
-    /// Whether this node is sure at this moment to hear the others, so that its cache may be used.
+    /// Returns `true` if this node can prove at this moment that it receives announcements, so that
+    /// its cache may be used.
     pub fn is_listening(&self) -> bool {
         self.is_running() && self.cache.is_trusted()
     }
 
-    /// The name of this node, as configured.
+    /// Returns the configured name of this node.
     pub fn node_id(&self) -> &str {
         &self.node_id
     }
 
-    /// The sessions in this node's memory.
+    /// Returns this node's local cache.
     pub fn local_cache(&self) -> &LocalCache<T> {
         &self.cache
     }
 
-    /// Announcements heard since the store was made, this node's own among them.
+    /// Returns the number of announcements received since the store was created, including this
+    /// node's own.
     pub fn announcements_received(&self) -> u64 {
         self.status.received.get()
     }
 
-    /// Announcements that could not be read. Each cleared the cache.
+    /// Returns the number of announcements that could not be read. Each of them cleared the cache.
     pub fn announcements_unreadable(&self) -> u64 {
         self.status.unreadable.get()
     }
 
-    /// How often this node ceased to hear the others.
-    pub fn losses(&self) -> u64 {
+    /// Returns how often the subscription was lost after it had been proven to work.
+    #[doc(alias = "losses")]
+    pub fn disconnects(&self) -> u64 {
         self.status.losses.get()
     }
 
-    /// Tells all nodes, this one included, to drop a session from their memory.
+    /// Evicts a session from the caches of all nodes, including this one.
     ///
     /// # Errors
     ///
-    /// If the announcement could not be made.
+    /// If the announcement could not be published.
     pub async fn publish_invalidation(&self, id: SessionId) -> Result<(), StoreError> {
         self.cache.evict(&id, None);
         self.backend.publish(&self.encode(Announcement::SessionInvalidated(id, None))).await
     }
 
-    /// Tells all nodes, this one included, to drop all sessions from their memory.
+    /// Clears the caches of all nodes, including this one.
     ///
     /// # Errors
     ///
-    /// If the announcement could not be made.
+    /// If the announcement could not be published.
     pub async fn publish_cache_clear(&self) -> Result<(), StoreError> {
         self.cache.clear();
         self.backend.publish(&self.encode(Announcement::CacheClear)).await
     }
 
+    /// Encodes an announcement in this node's name, stamped with the current time.
     pub(crate) fn encode(&self, announcement: Announcement) -> Vec<u8> {
         announcement.encode(&self.node_id, self.clock.wall())
     }
@@ -121,8 +135,10 @@ impl<T: Send + Sync + 'static> Coordinator<T> {
         &self.cache
     }
 
-    /// Spawns the listener if it should run and does not: at first, where the layer was made outside a runtime; later, where the
-    /// runtime that it ran on has gone.
+    /// Spawns the listener if it should run and does not.
+    ///
+    /// That is the case at first, if the layer was created outside a runtime, and later, if the
+    /// runtime on which it was spawned has shut down.
     pub(crate) fn ensure_running(&self) {
         if self.is_running() {
             return;
@@ -135,7 +151,8 @@ impl<T: Send + Sync + 'static> Coordinator<T> {
             Task::Pending | Task::Spawned(_) => {}
         }
         self.status.enter(ListenerState::Connecting);
-        // Made outside the task: a task that is dropped before it first runs must end in `Stopped`, too.
+        // Created outside the task, so that a task that is dropped before its first poll ends in
+        // `Stopped`, too.
         let listener = Listener {
             backend: self.backend.clone(),
             cache: self.cache.clone(),
@@ -148,22 +165,23 @@ impl<T: Send + Sync + 'static> Coordinator<T> {
         *task = Task::Spawned(runtime.spawn(listener.run()));
     }
 
-    /// Waits until the listener hears, if there is to be one.
+    /// Waits until the listener is proven to receive announcements. Returns at once on a node that
+    /// does not listen.
     pub(crate) async fn wait_until_listening(&self) {
         if matches!(*self.lock_task(), Task::Off) {
             return;
         }
         let mut state = self.status.state.subscribe();
-        // The sender lives as long as `self`, so the wait cannot fail.
+        // `self` keeps the sender alive, so the wait cannot fail.
         let _ = state.wait_for(|state| *state == ListenerState::Listening).await;
     }
 
-    /// Ends the listener for good, and with it the lease.
+    /// Stops the listener for good, and ends the lease.
     pub(crate) async fn stop(&self) {
         let task = std::mem::replace(&mut *self.lock_task(), Task::Off);
         if let Task::Spawned(listener) = task {
             listener.abort();
-            // Aborted, finished or panicked: it is over.
+            // It has ended in any case: aborted, finished or panicked.
             let _ = listener.await;
         }
         self.cache.lease().bump();
@@ -174,7 +192,7 @@ impl<T: Send + Sync + 'static> Coordinator<T> {
     }
 }
 
-/// The listener does not outlive the store.
+/// Stops the listener when the store is dropped.
 impl<T> Drop for Coordinator<T> {
     fn drop(&mut self) {
         let task = self.task.get_mut().unwrap_or_else(PoisonError::into_inner);

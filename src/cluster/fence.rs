@@ -1,10 +1,12 @@
-//! The fence: what is inserted into the cache must not be older than what the node has heard.
+//! The fence: keeps a value out of the cache that is older than a change of which the node knows.
 //!
-//! Between the moment at which a backend call begins and the moment at which its result is to be cached, the session may be
-//! changed or deleted, and the announcement of that may already have been applied, in vain, since nothing was cached yet. So each
-//! call takes a ticket; each event about its session marks the ticket; and a marked ticket inserts nothing.
+//! Between the beginning of a backend call and the moment at which its result is to be cached, the
+//! session may be changed or deleted. The announcement of that change may already have been
+//! applied, without effect, because nothing was cached yet. So each call takes a ticket, each
+//! change of its session marks the ticket, and the result of a marked ticket is not cached.
 //!
-//! Tickets are counted per session and not by a global number, so that traffic on other sessions never costs a fill.
+//! Tickets are kept per session rather than compared with a global counter, so that traffic on
+//! other sessions never costs a fill.
 
 use std::collections::HashMap;
 use std::sync::PoisonError;
@@ -15,39 +17,47 @@ use crate::id::SessionId;
 use crate::record::Revision;
 use crate::sync::{AtomicU64, Mutex, MutexGuard};
 
-/// Locks, so that sessions seldom wait for each other. The caller's closures run under one of them, and must not wait.
+/// Number of locks, so that sessions rarely wait for each other. Closures of the caller run under
+/// one of them and must not wait.
 ///
-/// Models have but one session. Few locks leave fewer interleavings to try.
+/// Models have only one session, and few locks leave fewer interleavings to try.
 const SHARDS: usize = if cfg!(all(test, shuttle)) { 2 } else { 64 };
 
 /// The tickets of all backend calls in flight.
 #[derive(Debug)]
 pub(crate) struct Fence {
     shards: Box<[Mutex<Shard>]>,
+    /// The serial number of the next ticket.
     serial: AtomicU64,
 }
 
+/// The tickets of the sessions in one shard. A session without a call in flight has no entry.
 type Shard = HashMap<SessionId, Vec<Ticket>>;
 
+/// A backend call in flight, and what has been announced about its session since it began.
 #[derive(Debug)]
 struct Ticket {
     serial: u64,
-    /// What a write replaces: that it was written is no news to it, however late it is announced.
+    /// The revision that a write replaces. A late announcement of it does not disturb the write.
     base: Option<Revision>,
     seen: Seen,
 }
 
-/// What was announced about the session since the call began.
+/// The changes announced since the call began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Seen {
+    /// None.
     Nothing,
-    /// One revision. A load that brings this very one is right, and so is the write that makes it.
+    /// One revision. A load that returns this very revision is current, and so is the write that
+    /// makes it.
     Revision(Revision),
-    /// Something that only a new call can answer to.
+    /// Anything else: a deletion, a clear, or several revisions. Only a new call can return a
+    /// current value.
     Changed,
 }
 
 impl Ticket {
+    /// Notes a change. `announced` is the revision that it led to, if that is known.
     fn mark(&mut self, announced: Option<Revision>) {
         if announced.is_some() && announced == self.base {
             return;
@@ -61,6 +71,7 @@ impl Ticket {
         };
     }
 
+    /// Returns `true` if a record of this revision may be cached (`None`: the absence of a record).
     fn admits(&self, revision: Option<Revision>) -> bool {
         if !guards::enabled(Guard::Fence) {
             return true;
@@ -78,17 +89,21 @@ impl Fence {
         Fence { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), serial: AtomicU64::new(0) }
     }
 
-    /// A call about a session begins. The serial number must be given back to [`end`](Fence::end).
+    /// Takes a ticket for a call about a session. The serial number must be given back to
+    /// [`end`](Fence::end) or [`end_write`](Fence::end_write).
     pub(crate) fn begin(&self, id: &SessionId, base: Option<Revision>) -> u64 {
-        // Uniqueness is all that is asked of it.
+        // Only uniqueness is required, so no ordering is.
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let ticket = Ticket { serial, base, seen: Seen::Nothing };
         self.shard(id).entry(*id).or_default().push(ticket);
         serial
     }
 
-    /// The call has ended. `then` learns whether a record of this revision (`None`: no record) may be cached, and acts on it
-    /// before any further event about the session.
+    /// Gives back the ticket of a read. `then` receives `true` if a record of this revision
+    /// (`None`: the absence of a record) may be cached.
+    ///
+    /// It runs under the lock of the session, so that what it does to the cache comes before any
+    /// further change of the session.
     pub(crate) fn end(
         &self,
         id: &SessionId,
@@ -101,8 +116,8 @@ impl Fence {
         then(ticket.is_some_and(|ticket| ticket.admits(revision)));
     }
 
-    /// A write has ended, which is news to all other calls about the session; `revision` is what it wrote, if that is known.
-    /// `then` is as in [`end`](Fence::end).
+    /// Gives back the ticket of a write, which marks the tickets of all other calls about the
+    /// session. `revision` is the one written, if it is known. `then` is as in [`end`](Fence::end).
     pub(crate) fn end_write(
         &self,
         id: &SessionId,
@@ -116,7 +131,8 @@ impl Fence {
         then(ticket.is_some_and(|ticket| ticket.admits(revision)));
     }
 
-    /// Something was heard about a session. `then` evicts it, before any further call about it ends.
+    /// Marks the tickets of all calls about a session. `then` evicts the session, under the lock,
+    /// before any further call about it ends.
     pub(crate) fn invalidate(
         &self,
         id: &SessionId,
@@ -128,7 +144,7 @@ impl Fence {
         then();
     }
 
-    /// Something was heard that may concern every session. The caller evicts them all afterwards.
+    /// Marks all tickets. The caller evicts all sessions afterwards.
     pub(crate) fn invalidate_all(&self) {
         for shard in &self.shards {
             for ticket in lock(shard).values_mut().flatten() {
@@ -137,7 +153,7 @@ impl Fence {
         }
     }
 
-    /// Whether nothing was heard about the session since the call began.
+    /// Returns `true` if no change of the session has been announced since the call began.
     pub(crate) fn is_clear(&self, id: &SessionId, serial: u64) -> bool {
         let shard = self.shard(id);
         let ticket =
@@ -146,10 +162,11 @@ impl Fence {
     }
 
     fn shard(&self, id: &SessionId) -> MutexGuard<'_, Shard> {
-        // Ids are digests: each of their bytes is as good as a hash.
+        // An id is a digest, so each of its bytes is as good as a hash.
         lock(&self.shards[usize::from(id.as_bytes()[0]) % SHARDS])
     }
 
+    /// Number of tickets that have not been given back.
     #[cfg(test)]
     pub(crate) fn calls_in_flight(&self) -> usize {
         self.shards.iter().map(|shard| lock(shard).values().map(Vec::len).sum::<usize>()).sum()
@@ -157,7 +174,7 @@ impl Fence {
 }
 
 fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    // Marks are single assignments, so a panic in a closure leaves nothing half done.
+    // A mark is a single assignment, so a panic in a closure leaves no inconsistent state.
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -167,6 +184,7 @@ fn mark_all(shard: &mut Shard, id: &SessionId, announced: Option<Revision>) {
     }
 }
 
+/// Removes a ticket, and the session's entry with the last one.
 fn take(shard: &mut Shard, id: &SessionId, serial: u64) -> Option<Ticket> {
     let tickets = shard.get_mut(id)?;
     let position = tickets.iter().position(|ticket| ticket.serial == serial)?;
@@ -252,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_ends_is_news_to_loads_in_flight() {
+    fn a_write_that_ends_marks_the_loads_in_flight() {
         let base = Revision::first();
         let new = base.next();
         let fence = Fence::new();
@@ -267,7 +285,7 @@ mod tests {
         fence.end_write(&id(), write, None, |_| ());
         assert!(
             !admitted(&fence, load, Some(new)),
-            "an unknown outcome is news whatever the load brings"
+            "after an unknown outcome no load in flight is admitted"
         );
     }
 }

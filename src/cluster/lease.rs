@@ -1,5 +1,8 @@
-//! The lease: a node's proof that it has heard every announcement up to a moment ago. Pure, and one atomic word; a second one
-//! remembers what was lost.
+//! The lease: a node's time-limited proof that it has received every announcement up to a moment
+//! ago.
+//!
+//! It is pure state without IO: one atomic word for the current lease, and a second one that
+//! remembers the last lease that was lost.
 
 use std::sync::atomic::Ordering;
 
@@ -7,46 +10,52 @@ use crate::clock::Millis;
 use crate::guards::{self, Guard};
 use crate::sync::AtomicU64;
 
-/// The expiry takes the low 40 bits, which last for 34 years of milliseconds; the epoch has the 24 above.
+/// The expiry takes the low 40 bits, enough for 34 years of milliseconds. The epoch has the 24 bits
+/// above.
 const EXPIRY_BITS: u32 = 40;
 const EXPIRY_MASK: u64 = (1 << EXPIRY_BITS) - 1;
 const EPOCH_MASK: u64 = (1 << (64 - EXPIRY_BITS)) - 1;
 
-/// A stretch of unbroken hearing. Bumped at every loss and at every new subscription; what was cached in another epoch is
-/// invisible.
+/// The period of one unbroken subscription.
+///
+/// A new epoch begins at every loss and at every new subscription. Entries that were cached in
+/// another epoch are invisible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Epoch(u64);
 
-/// Epoch and expiry in one word, so that no reader sees the one without the other.
+/// The current epoch and the expiry of its lease, in one word, so that no reader sees one without
+/// the other.
 #[derive(Debug)]
 pub(crate) struct Lease {
+    /// An expiry of 0 means that the lease has not been held in this epoch yet.
     present: AtomicU64,
-    /// The last word that was bumped away while it had an expiry; 0 before that.
+    /// The word of the last epoch that ended after its lease had been held; 0 before that.
     lost: AtomicU64,
 }
 
-/// The last epoch in which the lease was held, be it over or not.
+/// The last epoch in which the lease was held. It may still be held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LastHeld {
     pub(crate) epoch: Epoch,
-    /// The end that the lease has, or would have had.
+    /// The expiry of the lease, which may have passed, or may have been cut short by the end of the
+    /// epoch.
     pub(crate) until: Millis,
-    /// The moment at which this was so.
+    /// The moment of the reading.
     pub(crate) now: Millis,
 }
 
 impl Lease {
-    /// No lease is held until it is extended.
+    /// Creates a lease that is not held until it is extended.
     pub(crate) fn new() -> Self {
         Lease::at(pack(Epoch(1), 0))
     }
 
-    /// A lease that never ends, for a node that does not listen at all.
+    /// Creates a lease that never expires, for a node that does not listen at all.
     pub(crate) fn permanent() -> Self {
         Lease::at(pack(Epoch(1), EXPIRY_MASK))
     }
 
-    /// Whether it never ends.
+    /// Returns `true` if the lease never expires.
     pub(crate) fn is_permanent(&self) -> bool {
         unpack(self.present.load(Ordering::Relaxed)).1 == EXPIRY_MASK
     }
@@ -55,17 +64,19 @@ impl Lease {
         Lease { present: AtomicU64::new(word), lost: AtomicU64::new(0) }
     }
 
-    /// The epoch in which the lease is held, and the moment at which that was so.
+    /// Returns the current epoch and the present moment if the lease is held.
     ///
-    /// The clock is read after the word: were it read before, a thread that is held up between the two would take a lease that
-    /// was extended meanwhile for one that covers a moment long gone.
+    /// The clock is read after the word. If it were read before, a thread that is preempted between
+    /// the two could see an extension that was made meanwhile, and take it for proof of a moment
+    /// long past.
     pub(crate) fn held(&self, clock: impl FnOnce() -> Millis) -> Option<(Epoch, Millis)> {
         let (epoch, expiry) = unpack(self.present.load(Ordering::Acquire));
         let now = clock();
         (now.0 < expiry || !guards::enabled(Guard::Lease)).then_some((epoch, now))
     }
 
-    /// Extends the lease, if its epoch is still this one; never shortens it. `false` if another epoch has begun.
+    /// Extends the lease if `epoch` is still the current one, and returns whether it is. Never
+    /// shortens the lease.
     pub(crate) fn extend(&self, epoch: Epoch, until: Millis) -> bool {
         let until = until.0.min(EXPIRY_MASK);
         self.present
@@ -76,7 +87,7 @@ impl Lease {
             .is_ok()
     }
 
-    /// Begins an epoch, unless a test has taken this guard away.
+    /// Begins an epoch, unless a test has disabled this guard.
     pub(crate) fn bump_guarded(&self, guard: Guard) -> Epoch {
         if guards::enabled(guard) {
             self.bump()
@@ -85,14 +96,15 @@ impl Lease {
         }
     }
 
-    /// Begins an epoch, without a lease.
+    /// Begins an epoch, in which the lease is not held yet.
     pub(crate) fn bump(&self) -> Epoch {
         let mut word = self.present.load(Ordering::Acquire);
         loop {
             let (epoch, expiry) = unpack(word);
             if expiry > 0 {
-                // First, so that whoever sees the new epoch finds the old one. And never back: somebody who was held up before this
-                // must not bring back an epoch that a later one has put out of reach.
+                // Written before the new epoch, so that a thread that sees the new epoch finds the
+                // old one here. And only ever raised: a thread that was preempted before this line
+                // must not bring back an epoch that a later one has replaced.
                 self.lost.fetch_max(word, Ordering::AcqRel);
             }
             let next = Epoch((epoch.0 + 1) & EPOCH_MASK);
@@ -108,9 +120,11 @@ impl Lease {
         }
     }
 
-    /// The last epoch in which the lease was held, if it ever was. The clock is read last, as in [`held`](Lease::held).
+    /// Returns the last epoch in which the lease was held, if there was one. The clock is read
+    /// last, as in [`held`](Lease::held).
     ///
-    /// There is one at a time: as soon as the lease is held in a new epoch, all that came before is out of reach for good.
+    /// There is only one such epoch at a time. As soon as the lease is held in a new epoch, entries
+    /// of all earlier ones can never be returned again.
     pub(crate) fn last_held(&self, clock: impl FnOnce() -> Millis) -> Option<LastHeld> {
         let mut word = self.present.load(Ordering::Acquire);
         if unpack(word).1 == 0 {
@@ -121,10 +135,12 @@ impl Lease {
     }
 }
 
+/// Packs an epoch and an expiry into one word.
 fn pack(epoch: Epoch, expiry: u64) -> u64 {
     epoch.0 << EXPIRY_BITS | expiry
 }
 
+/// The inverse of [`pack`].
 fn unpack(word: u64) -> (Epoch, u64) {
     (Epoch(word >> EXPIRY_BITS), word & EXPIRY_MASK)
 }
@@ -193,13 +209,13 @@ mod tests {
         assert!(!lease.extend(second, Millis(300)));
         assert_eq!(last(), Some((first, 200, 7)), "a late proof proves nothing");
         lease.extend(third, Millis(300));
-        assert_eq!(last(), Some((third, 300, 7)), "the first is out of reach");
+        assert_eq!(last(), Some((third, 300, 7)), "the first is replaced");
         lease.bump();
         assert_eq!(last(), Some((third, 300, 7)));
     }
 
     #[test]
-    fn the_permanent_lease_outlives_us() {
+    fn the_permanent_lease_lasts_for_decades() {
         assert!(held_at(&Lease::permanent(), 30 * 365 * 86_400_000).is_some());
     }
 

@@ -1,4 +1,9 @@
-//! Hears the announcements and applies them to the cache, in the order in which they come.
+//! The listener: receives announcements and applies them to the cache, in the order of arrival.
+//!
+//! A subscription yields three kinds of events in one queue. `Connected` begins an epoch. `Message`
+//! is an announcement, which evicts. `Alive` is a heartbeat that came back; since the queue is in
+//! order, every announcement made before the heartbeat was sent has been applied by then, so it
+//! extends the lease. If the queue ends, the epoch ends, and the listener subscribes again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,37 +18,43 @@ use crate::error::StoreError;
 use crate::guards::{self, Guard};
 use crate::observe::{self, Counter, Gauge, Metrics};
 
-/// The pause before a lost subscription is made anew, doubled at each failure.
+/// Pause before the first attempt to subscribe again. It doubles with each failed attempt.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// Upper bound of that pause, so that a node notices within a second that the backend is back.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// What the listener is doing.
+/// The state of the listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ListenerState {
     /// No listener is running.
     Stopped,
-    /// It is not sure to hear: the cache is not used.
+    /// Not proven to receive announcements, so the cache is not used.
     Connecting,
-    /// It hears.
+    /// Proven to receive announcements.
     Listening,
 }
 
-/// What the listener tells the rest of the store.
+/// State and counters of the listener, shared with the rest of the store.
 #[derive(Debug)]
 pub(crate) struct ListenerStatus {
     pub(crate) state: watch::Sender<ListenerState>,
     pub(crate) received: Counter,
     pub(crate) unreadable: Counter,
+    /// Counts transitions from `Listening` to `Connecting`.
     pub(crate) losses: Counter,
+    /// Counts confirmed subscriptions. Each begins an epoch.
     subscriptions: Counter,
+    /// `None` on a node that is configured not to listen: its gauges would look like a lost
+    /// connection.
     gauges: Option<ListenerGauges>,
 }
 
-/// What is told of a node that is to listen. One that is not would look like one that has lost its connection.
+/// Gauges of a node that is configured to listen.
 #[derive(Debug)]
 struct ListenerGauges {
     listening: Gauge,
-    last_proof: Gauge,
+    /// Unix time at which the last heartbeat that came back was sent.
+    last_heartbeat: Gauge,
 }
 
 impl ListenerStatus {
@@ -56,12 +67,12 @@ impl ListenerStatus {
             subscriptions: Counter::new(metrics, observe::SUBSCRIPTIONS),
             gauges: listens.then(|| ListenerGauges {
                 listening: metrics.gauge(observe::LISTENING),
-                last_proof: metrics.gauge(observe::LAST_PROOF),
+                last_heartbeat: metrics.gauge(observe::LAST_HEARTBEAT),
             }),
         }
     }
 
-    /// Returns the state before.
+    /// Enters a state and returns the previous one.
     pub(crate) fn enter(&self, state: ListenerState) -> ListenerState {
         if let Some(gauges) = &self.gauges {
             gauges.listening.set(|| f64::from(u8::from(state == ListenerState::Listening)));
@@ -69,27 +80,33 @@ impl ListenerStatus {
         self.state.send_replace(state)
     }
 
-    /// `wall` is in milliseconds since the Unix epoch.
+    /// Records a heartbeat that came back. `wall` returns the time at which it was sent, in
+    /// milliseconds since the Unix epoch.
     fn proven(&self, wall: impl FnOnce() -> u64) {
         if let Some(gauges) = &self.gauges {
-            gauges.last_proof.set(|| wall() as f64 / 1000.0);
+            gauges.last_heartbeat.set(|| wall() as f64 / 1000.0);
         }
     }
 }
 
-/// One listener. Its end, whether it is stopped, panics or its runtime goes, is the end of the lease.
+/// The listener's task. When it ends (stopped, panicked, or with its runtime), the lease ends with
+/// it.
 pub(crate) struct Listener<T> {
     pub(crate) backend: Arc<dyn DynBackend>,
     pub(crate) cache: Arc<LocalCache<T>>,
     pub(crate) status: Arc<ListenerStatus>,
+    /// Interval between heartbeats.
     pub(crate) heartbeat: Duration,
+    /// The term of the lease, counted from the moment at which the last heartbeat that came back
+    /// was sent.
     pub(crate) max_staleness: Duration,
     pub(crate) node_id: Arc<str>,
     pub(crate) clock: Clock,
 }
 
 impl<T> Listener<T> {
-    /// Listens until it is dropped.
+    /// Subscribes, receives, and subscribes again whenever the subscription is lost. Runs until the
+    /// task is dropped.
     pub(crate) async fn run(self) {
         let mut pause = FIRST_PAUSE;
         loop {
@@ -108,7 +125,8 @@ impl<T> Listener<T> {
         }
     }
 
-    /// Hears one subscription to its end. Whether it was ever proven to work.
+    /// Receives from one subscription until it ends. Returns `true` if a heartbeat came back at
+    /// least once.
     async fn receive(&self, mut subscription: Subscription) -> bool {
         let mut epoch = None;
         let mut proven = false;
@@ -136,6 +154,7 @@ impl<T> Listener<T> {
         proven
     }
 
+    /// Applies one announcement to the cache.
     fn apply(&self, message: &[u8]) {
         self.status.received.add_one();
         match interpret(message) {
@@ -149,19 +168,20 @@ impl<T> Listener<T> {
                 tracing::warn!(
                     node_id = %self.node_id,
                     length = message.len(),
-                    "an announcement cannot be read: the whole session cache is cleared"
+                    "an announcement cannot be read: the session cache of this node is cleared"
                 );
                 self.cache.clear();
             }
         }
     }
 
-    /// One log line for each change, not for each attempt.
+    /// Ends the epoch, and logs a warning once per loss. Further failed attempts are logged at
+    /// `debug`.
     fn lost(&self, error: Option<&StoreError>) {
         self.cache.lease().bump_guarded(Guard::EpochAtLoss);
         if self.status.enter(ListenerState::Connecting) == ListenerState::Connecting {
             if let Some(error) = error {
-                tracing::debug!(node_id = %self.node_id, error = error as &dyn std::error::Error, "still not listening");
+                tracing::debug!(node_id = %self.node_id, error = error as &dyn std::error::Error, "still not listening to session announcements");
             }
             return;
         }
@@ -169,11 +189,12 @@ impl<T> Listener<T> {
         tracing::warn!(
             node_id = %self.node_id,
             error = error.map(|error| error as &dyn std::error::Error),
-            "no longer listening to session announcements: sessions are read from the backend until it is mended"
+            "no longer listening to session announcements: sessions are read from the backend until the subscription is restored"
         );
     }
 }
 
+/// Ends the lease however the task ends, so that no cached session is served without a listener.
 impl<T> Drop for Listener<T> {
     fn drop(&mut self) {
         self.cache.lease().bump();

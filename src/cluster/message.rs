@@ -1,4 +1,4 @@
-//! What nodes tell each other, and what is made of a message that cannot be read.
+//! The messages between nodes, and how a message that cannot be read is handled.
 
 use std::borrow::Cow;
 
@@ -9,33 +9,34 @@ use serde::{Deserialize, Serialize};
 use crate::id::SessionId;
 use crate::record::Revision;
 
-/// Longer messages are not parsed. Ours have some 200 bytes, plus a node id of at most 128.
+/// Maximum length of a message in bytes. Longer ones are not parsed: ours have some 200 bytes, plus
+/// a node id of at most 128.
 const MAX_LEN: usize = 4096;
 
-/// An announcement to all nodes.
+/// A change that is announced to all nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Announcement {
-    /// A session is no more.
+    /// A session was deleted.
     SessionDeleted(SessionId),
     /// A session was changed, to this revision if it is known.
     SessionInvalidated(SessionId, Option<Revision>),
-    /// Every session may have changed.
+    /// Any session may have changed.
     CacheClear,
 }
 
-/// What a listener does about a message.
+/// The reaction of a listener to a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Evict this session, unless the cached revision is this one.
+    /// Evict this session, unless the cached revision is the one given.
     Evict(SessionId, Option<Revision>),
-    /// Evict everything.
+    /// Evict all sessions.
     Clear,
-    /// The message cannot be read. Whatever it meant to say may concern any session, so everything is evicted: a rolling
-    /// upgrade must not blind old nodes.
+    /// Evict all sessions, because the message cannot be read and may concern any of them. A node
+    /// that ignored it would keep stale sessions during a rolling upgrade that adds a message type.
     Unreadable,
 }
 
-/// The wire form: the seed's JSON plus the revision. Fields that we do not know are ignored.
+/// The JSON form of a message. Unknown fields are ignored, so that later versions may add some.
 #[derive(Serialize, Deserialize)]
 struct Wire<'a> {
     #[serde(rename = "type", borrow)]
@@ -51,7 +52,8 @@ struct Wire<'a> {
 }
 
 impl Announcement {
-    /// The message's bytes. `timestamp` is in milliseconds since the Unix epoch; it and the node id are for people to read.
+    /// Encodes the message. `timestamp` is in milliseconds since the Unix epoch. It and the node id
+    /// are for people who read the channel; no node depends on them.
     pub(crate) fn encode(self, node_id: &str, timestamp: u64) -> Vec<u8> {
         let (kind, id, revision) = match self {
             Self::SessionDeleted(id) => ("SessionDeleted", Some(id), None),
@@ -65,12 +67,13 @@ impl Announcement {
             node_id: node_id.into(),
             timestamp,
         };
-        // Strings and a number always serialize; were it otherwise, an empty message clears every cache.
+        // Strings and a number always serialize. If that ever failed, an empty message would clear
+        // every cache, which is safe.
         serde_json::to_vec(&wire).unwrap_or_default()
     }
 }
 
-/// Decides what to do about a message. Never fails: what cannot be read clears the cache.
+/// Decides how to react to a message. It never fails: an unreadable message clears the cache.
 pub(crate) fn interpret(message: &[u8]) -> Action {
     if message.len() > MAX_LEN {
         return Action::Unreadable;
@@ -79,7 +82,8 @@ pub(crate) fn interpret(message: &[u8]) -> Action {
     if wire.kind == "CacheClear" {
         return Action::Clear;
     }
-    // A type that we do not know, from a later version, still says which session it is about.
+    // A message type of a later version is unknown, but it still names the session that it
+    // concerns.
     match wire.session_id.and_then(|id| id.parse().ok()) {
         Some(id) if wire.kind == "SessionInvalidated" => {
             Action::Evict(id, wire.revision.and_then(|text| parse_revision(&text)))
@@ -89,6 +93,8 @@ pub(crate) fn interpret(message: &[u8]) -> Action {
     }
 }
 
+/// Returns `None` for a malformed revision; the session is then evicted whatever revision is
+/// cached.
 fn parse_revision(text: &str) -> Option<Revision> {
     let mut bytes = [0; 16];
     let written = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).ok()?;
@@ -176,14 +182,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_said_is_understood(said in announcements(), node_id: String, timestamp: u64) {
+        fn what_is_encoded_is_interpreted(announcement in announcements(), node_id: String, timestamp: u64) {
             prop_assume!(node_id.len() <= 128);
-            let expected = match said {
+            let expected = match announcement {
                 Announcement::SessionDeleted(id) => Action::Evict(id, None),
                 Announcement::SessionInvalidated(id, revision) => Action::Evict(id, revision),
                 Announcement::CacheClear => Action::Clear,
             };
-            prop_assert_eq!(interpret(&said.encode(&node_id, timestamp)), expected);
+            prop_assert_eq!(interpret(&announcement.encode(&node_id, timestamp)), expected);
         }
     }
 }

@@ -1,4 +1,10 @@
-//! The local cache of a node and what keeps it right.
+//! The local cache of a node, and the announcements that keep it coherent with the backend.
+//!
+//! `cache` holds the sessions. Three mechanisms decide what it may hold and return: the `lease`
+//! proves that the node still receives announcements, an epoch of that lease hides what was cached
+//! before a gap, and the `fence` keeps out values that a change has overtaken. The `listener`
+//! receives `message`s and evicts; the `coordinator` runs it and sends the node's own
+//! announcements.
 
 mod cache;
 mod config;

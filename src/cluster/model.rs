@@ -1,9 +1,11 @@
-//! What models of interleavings are made of: one session, a backend, and the cache of one node.
+//! Building blocks of the models of interleavings: one session, a backend, and the cache of one
+//! node.
 //!
-//! The models are in `cache/interleavings.rs` and `store/load/interleavings.rs`, and `tests/run.sh` runs them: `RUSTFLAGS="--cfg
-//! shuttle" cargo test --lib interleavings`. [shuttle](https://docs.rs/shuttle) decides at each lock and each atomic which thread
-//! goes on, and prints the schedule of a run that failed. Locks and atomics are taken as sequentially consistent. Only models run
-//! under that flag: outside of one, shuttle's locks panic.
+//! The models are in `cache/interleavings.rs` and `store/single_flight/interleavings.rs`.
+//! `tests/run.sh` runs them with `RUSTFLAGS="--cfg shuttle" cargo test --lib interleavings`. At
+//! each lock and each atomic, [shuttle](https://docs.rs/shuttle) decides which thread continues,
+//! and it prints the schedule of a failed run. Locks and atomics are treated as sequentially
+//! consistent. Only models run under that flag: outside of a model, shuttle's locks panic.
 #![allow(clippy::unwrap_used, reason = "only models run this")]
 
 use std::collections::VecDeque;
@@ -19,26 +21,27 @@ use crate::observe::Metrics;
 use crate::record::{Meta, Record, Revision};
 use crate::sync::{Mutex, MutexGuard};
 
-/// How many random schedules are tried, of each of two kinds.
+/// Number of random schedules to try, of each of two kinds.
 const SCHEDULES: usize = 10_000;
-/// The second kind changes priorities this often in a run: what needs few switches at unlikely places is found so.
+/// The second kind changes priorities this many times in a run, which finds errors that need few
+/// switches at unlikely places.
 const SWITCHES: usize = 3;
 
-/// The version of a session that was deleted. Versions only go up.
+/// The version of a session that was deleted. Versions only increase.
 pub(crate) const GONE: u32 = u32::MAX;
 
-/// Tries many schedules of a model.
+/// Runs a model under many random schedules.
 pub(crate) fn explore(model: fn()) {
     shuttle::check_random(model, SCHEDULES);
     shuttle::check_pct(model, SCHEDULES, SWITCHES);
 }
 
-/// Tries every schedule of a model, which must be a tiny one.
-pub(crate) fn exhaust(model: fn()) {
+/// Runs a model, which must be tiny, under every possible schedule.
+pub(crate) fn explore_all(model: fn()) {
     shuttle::check_dfs(model, None);
 }
 
-/// Runs each in a thread of its own, to its end.
+/// Runs each closure in its own thread and joins all of them.
 pub(crate) fn race<S: Send + Sync + 'static, const N: usize>(
     shared: &Arc<S>,
     threads: [fn(&S); N],
@@ -52,47 +55,49 @@ pub(crate) fn race<S: Send + Sync + 'static, const N: usize>(
     }
 }
 
-/// A node's cache, and the backend.
+/// A node's cache, the backend, and the checker's knowledge of what a read may return.
 pub(crate) struct Model {
     pub(crate) cache: Arc<LocalCache<u32>>,
     pub(crate) id: SessionId,
     clock: Clock,
     backend: Mutex<Backend>,
-    // What the checker knows. Not shuttle's atomics: looking on must not add interleavings.
-    /// The version that the backend has acknowledged last.
+    // The checker's knowledge is not in shuttle's atomics: it must not add interleavings.
+    /// The version that the backend acknowledged last.
     acknowledged: AtomicU32,
-    /// The oldest version that a read may give which begins now.
+    /// The oldest version that a read that begins now may return.
     due: AtomicU32,
-    /// The same for one whose load has failed: what was there when the last proof of hearing was sent, or made by this node.
+    /// The same for a read whose load has failed: the version in the backend when the last
+    /// heartbeat was sent, or the last one that this node wrote.
     proven: AtomicU32,
 }
 
+/// The state of the backend.
 struct Backend {
-    /// The session, whose data is the number of its version.
+    /// The session. Its data is the number of its version.
     record: Option<Record<u32>>,
-    /// What the node has not heard yet. `None`: it is not subscribed.
-    unheard: Option<VecDeque<ModelEvent>>,
+    /// Announcements that the node has not received yet. `None` if it is not subscribed.
+    pending: Option<VecDeque<ModelEvent>>,
 }
 
-/// As [`backend::Event`](crate::backend::Event) and the messages in it.
+/// The counterpart of [`backend::Event`](crate::backend::Event) and the messages in it.
 enum ModelEvent {
-    /// At which version the subscription began.
+    /// The version at which the subscription began.
     Connected(u32),
     Changed(u32, Option<Revision>),
     Cleared,
-    /// Until when the lease is proven, and what was there when the proof was sent.
+    /// The end of the proven lease, and the version in the backend when the heartbeat was sent.
     Alive(Millis, u32),
 }
 
 impl Model {
-    /// The session is there in version 1, and not cached; the node holds the lease for this long.
+    /// A session of version 1 that is not cached, on a node that holds the lease for this long.
     pub(crate) fn leased_for(max_staleness: Duration) -> Arc<Self> {
         let clock = Clock::tokio();
         let lease = Lease::new();
         let epoch = lease.bump();
         lease.extend(epoch, clock.now().plus(clock::millis(max_staleness)));
         let model = Model {
-            // Small, so that the map has but one lock, too.
+            // Small, so that the map, too, has only one lock.
             cache: Arc::new(LocalCache::new(
                 lease,
                 clock.clone(),
@@ -102,7 +107,7 @@ impl Model {
             )),
             id: SessionId::from_bytes([1; 16]),
             clock,
-            backend: Mutex::new(Backend { record: None, unheard: Some(VecDeque::new()) }),
+            backend: Mutex::new(Backend { record: None, pending: Some(VecDeque::new()) }),
             acknowledged: AtomicU32::new(1),
             due: AtomicU32::new(1),
             proven: AtomicU32::new(1),
@@ -111,7 +116,7 @@ impl Model {
         Arc::new(model)
     }
 
-    /// The session is there in version 1, and not cached; the node holds the lease for as long as nobody bumps it.
+    /// A session of version 1 that is not cached, on a node that holds the lease until it is lost.
     pub(crate) fn cold() -> Arc<Self> {
         Self::leased_for(Duration::MAX)
     }
@@ -139,34 +144,36 @@ impl Model {
         self.backend.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns the record in the backend.
     pub(crate) fn stored(&self) -> Option<Record<u32>> {
         self.backend().record.clone()
     }
 
-    /// Somebody loads the session, from the beginning to the end.
+    /// Loads the session from the backend, from the beginning to the end.
     pub(crate) fn load(&self) {
-        self.ask_backend();
+        self.load_version();
     }
 
-    fn ask_backend(&self) -> u32 {
+    fn load_version(&self) -> u32 {
         let call = self.cache.begin_load(&self.id);
         let loaded = self.stored();
         call.finish(loaded.as_ref());
         version(loaded.as_ref())
     }
 
-    /// A read by the rules of the cache, which must not be too old.
+    /// Reads the session by the rules of the cache, and checks that the result is not too old.
     pub(crate) fn read(&self) {
         let due = self.due();
         let seen = match self.cache.get(&self.id) {
             Lookup::Hit(record) => version(Some(&record)),
             Lookup::Absent => GONE,
-            Lookup::Miss => self.ask_backend(),
+            Lookup::Miss => self.load_version(),
         };
         assert!(seen >= due, "version {seen} was read when {due} was due");
     }
 
-    /// A read whose load has failed. What it gets instead may be old, but not older than the last proof.
+    /// A read whose load has failed. It may return a stale version, but none older than the last
+    /// proof.
     pub(crate) fn read_in_outage(&self) {
         let proven = self.proven.load(Ordering::Relaxed);
         if let Some(record) = self.cache.last_known(&self.id, StaleIfError::AfterLease(u64::MAX)) {
@@ -183,7 +190,7 @@ impl Model {
         self.acknowledged.load(Ordering::Relaxed)
     }
 
-    /// From now on, reads must give this version.
+    /// From now on, reads must return this version or a later one.
     pub(crate) fn expect(&self, version: u32) {
         self.due.fetch_max(version, Ordering::Relaxed);
     }
@@ -202,7 +209,8 @@ impl Model {
         self.put(&mut self.backend(), None, ModelEvent::Cleared);
     }
 
-    /// This node changes the session, as the store does. Whether it did: another node may have been faster.
+    /// This node changes the session, as the store does. Returns `false` if another node was
+    /// faster.
     pub(crate) fn change(&self) -> bool {
         let base = self.stored().unwrap();
         let new = self.record(**base.data() + 1);
@@ -236,37 +244,38 @@ impl Model {
         unchanged
     }
 
-    /// Write and announcement are one step.
+    /// Writes and announces in one step.
     fn put(&self, backend: &mut Backend, record: Option<Record<u32>>, event: ModelEvent) {
-        if let Some(unheard) = &mut backend.unheard {
-            unheard.push_back(event);
+        if let Some(pending) = &mut backend.pending {
+            pending.push_back(event);
         }
         self.acknowledged.store(version(record.as_ref()), Ordering::Relaxed);
         backend.record = record;
     }
 
-    /// The connection breaks, with what it has not delivered.
+    /// The subscription breaks, and undelivered announcements are lost with it.
     pub(crate) fn cut(&self) {
-        self.backend().unheard = None;
+        self.backend().pending = None;
     }
 
-    /// A new subscription, which is proven to work.
+    /// A new subscription is confirmed, and its first heartbeat comes back.
     pub(crate) fn subscribe(&self) {
         let mut backend = self.backend();
         let present = version(backend.record.as_ref());
         let alive = ModelEvent::Alive(Millis(u64::MAX), present);
-        backend.unheard = Some(VecDeque::from([ModelEvent::Connected(present), alive]));
+        backend.pending = Some(VecDeque::from([ModelEvent::Connected(present), alive]));
     }
 
-    /// The node has noticed that it does not hear.
-    pub(crate) fn lose(&self) {
+    /// The node notices that the subscription is lost.
+    pub(crate) fn disconnect(&self) {
         let acknowledged = self.acknowledged();
         self.cache.lease().bump();
         self.expect(acknowledged);
     }
 
-    /// The listener applies what there is to hear. One thread at a time may call it.
-    pub(crate) fn hear(&self) {
+    /// The listener applies all announcements that have arrived. Only one thread at a time may call
+    /// it.
+    pub(crate) fn receive(&self) {
         let mut epoch: Option<Epoch> = None;
         while let Some(event) = self.next_event() {
             match event {
@@ -291,12 +300,12 @@ impl Model {
     }
 
     fn next_event(&self) -> Option<ModelEvent> {
-        self.backend().unheard.as_mut()?.pop_front()
+        self.backend().pending.as_mut()?.pop_front()
     }
 
-    /// Now that all has been heard, what is cached is what the backend has.
+    /// All announcements are applied: if the session is cached, it is what the backend holds.
     pub(crate) fn settle(&self) {
-        self.hear();
+        self.receive();
         if let Some(cached) = self.cached() {
             assert_eq!(
                 cached,
@@ -307,12 +316,13 @@ impl Model {
         self.read();
     }
 
-    /// The version that is answered from memory.
+    /// Returns the version that is served from the cache.
     pub(crate) fn cached(&self) -> Option<u32> {
         self.cache.peek(&self.id).map(|record| version(Some(&record)))
     }
 }
 
+/// Returns the version of a record, [`GONE`] if there is none.
 pub(crate) fn version(record: Option<&Record<u32>>) -> u32 {
     record.map_or(GONE, |record| **record.data())
 }

@@ -1,40 +1,44 @@
-//! What the local cache has done.
+//! Counters of the local cache.
 
 use crate::observe::{self, BufferedCounter, Counter, Metrics};
 
-/// Figures of the local cache since the store was made.
+/// Metrics of the local cache since the store was created.
 ///
-/// Each read counts once, as a hit or as a miss, whatever happens at the same time.
+/// Each read is counted exactly once, as a hit or as a miss, also under concurrency.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheStats {
-    /// Reads answered from memory.
+    /// Reads answered from the local cache.
     pub hits: u64,
-    /// Reads that asked the backend. An expired entry is a miss.
+    /// Reads that queried the backend. A read of an expired entry is a miss.
     pub misses: u64,
-    /// Those of the misses that could not use the cache at all, since the node was not sure to hear the others.
+    /// Misses that bypassed the cache because the node could not prove that it receives
+    /// announcements.
     pub bypasses: u64,
-    /// Sessions dropped to make room for others.
+    /// Sessions evicted to make room for others.
     pub evictions: u64,
-    /// Sessions dropped because they were changed or deleted, here or on another node.
+    /// Sessions evicted because they were changed or deleted, on this node or another.
     pub invalidations: u64,
-    /// Results of reads that were not cached, because the session changed while they were under way.
+    /// Loaded records that were not cached because the session changed while it was being loaded.
     pub refused_fills: u64,
-    /// Sessions in memory now, those included that have expired but have not been replaced yet.
+    /// Current number of sessions in the cache, including those that have expired but have not been
+    /// replaced yet.
     pub size: usize,
 }
 
 impl CacheStats {
-    /// The share of reads answered from memory, 0 to 1; 0 before the first read.
+    /// Returns the share of reads that were answered from the cache, from 0 to 1. It is 0 before
+    /// the first read.
     pub fn hit_rate(&self) -> f64 {
         let reads = self.hits + self.misses;
         if reads == 0 { 0.0 } else { self.hits as f64 / reads as f64 }
     }
 }
 
-/// The counters behind [`CacheStats`].
+/// The counters behind [`CacheStats`], which are exported as metrics as well.
 #[derive(Debug)]
 pub(crate) struct Counters {
+    /// Buffered, because a hit is on the hot path of every request.
     pub(crate) hits: BufferedCounter,
     pub(crate) misses: Counter,
     pub(crate) bypasses: Counter,
@@ -55,6 +59,8 @@ impl Counters {
         }
     }
 
+    /// Reads all counters. They are not read at the same instant, so their sums may differ by the
+    /// reads in flight.
     pub(crate) fn snapshot(&self, size: usize) -> CacheStats {
         CacheStats {
             hits: self.hits.get(),

@@ -1,8 +1,10 @@
-//! Compression: four bytes, the length of the JSON in big-endian, and raw DEFLATE (RFC 1951).
+//! Compression. A compressed body is the length of the JSON (four bytes, big-endian), followed by
+//! raw DEFLATE (RFC 1951).
 //!
-//! DEFLATE by zlib-rs rather than zstd: it is Rust throughout, needs no C compiler, is in most web applications already, and makes
-//! records of these sizes smaller. Zstandard is two to three times as fast at writing, but that is 5 to 10 microseconds, beside a
-//! round trip of a hundred:
+//! DEFLATE by zlib-rs was chosen over zstd: it is pure Rust, needs no C compiler, is already part
+//! of most web applications, and compresses records of these sizes better. Zstandard is two to
+//! three times as fast at compressing, but that saves 5 to 10 microseconds next to a round trip of
+//! a hundred:
 //!
 //! | JSON | zlib-rs, level 3 | zstd, level 1 | lz4 |
 //! |---|---|---|---|
@@ -11,22 +13,30 @@
 //! | 2024 B | **551 B**, 14.1 / 3.1 µs | 576 B, 6.0 / 3.8 µs | 814 B, 1.5 / 0.4 µs |
 //! | 16305 B | **2614 B**, 48.8 / 11.2 µs | 2634 B, 23.8 / 9.6 µs | 4416 B, 9.8 / 3.4 µs |
 //!
-//! Bytes, and the time to compress and decompress, with contexts that are used again: a new one each time costs more than the work.
+//! Sizes in bytes, and times to compress and decompress, with reused contexts. Creating a context
+//! for each record costs more than the compression.
 
 use std::cell::RefCell;
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-/// Level 1 leaves a fifth to a third more. Level 6 takes twice the time for 16 KB, to make 3 % less of them.
+/// Compression level. Level 1 leaves records larger by a fifth to a third. Level 6 takes twice the
+/// time for 16 KB to save 3 % of the size.
 const LEVEL: u32 = 3;
+/// Bytes of the length in front of the compressed data.
 const LEN_LEN: usize = 4;
 
+const MALFORMED: &str = "the compressed record is malformed";
+const TOO_LONG: &str = "the compressed record is longer than max_record_size";
+
 thread_local! {
+    /// Reused by all records that a thread compresses; some 300 KB.
     static DEFLATE: RefCell<Compress> = RefCell::new(Compress::new(Compression::new(LEVEL), false));
+    /// Reused by all records that a thread decompresses.
     static INFLATE: RefCell<Decompress> = RefCell::new(Decompress::new(false));
 }
 
-/// `None` if it would not become shorter.
+/// Compresses JSON. Returns `None` if the result would not be shorter.
 pub(super) fn compress(json: &[u8]) -> Option<Vec<u8>> {
     let len = u32::try_from(json.len()).ok()?;
     let mut body = Vec::with_capacity(json.len());
@@ -35,11 +45,11 @@ pub(super) fn compress(json: &[u8]) -> Option<Vec<u8>> {
         deflate.reset();
         deflate.compress_vec(json, &mut body, FlushCompress::Finish)
     });
-    // What does not fit into the room that the JSON takes does not end here.
+    // The buffer is only as large as the JSON. If the result does not fit, the stream does not end.
     (matches!(status, Ok(Status::StreamEnd)) && body.len() < json.len()).then_some(body)
 }
 
-/// Takes no more memory than `max_len`, whatever the body claims to hold.
+/// Decompresses a body. Never allocates more than `max_len`, whatever length the body claims.
 pub(super) fn decompress(body: &[u8], max_len: usize) -> Result<Vec<u8>, &'static str> {
     let (len, deflated) = body.split_first_chunk::<LEN_LEN>().ok_or(MALFORMED)?;
     let len = usize::try_from(u32::from_be_bytes(*len)).map_err(|_| TOO_LONG)?;
@@ -54,9 +64,6 @@ pub(super) fn decompress(body: &[u8], max_len: usize) -> Result<Vec<u8>, &'stati
     let whole = consumed == deflated.len() as u64 && json.len() == len;
     if matches!(status, Ok(Status::StreamEnd)) && whole { Ok(json) } else { Err(MALFORMED) }
 }
-
-const MALFORMED: &str = "the compressed record is malformed";
-const TOO_LONG: &str = "the compressed record is longer than max_record_size";
 
 #[cfg(test)]
 mod tests {
@@ -91,7 +98,8 @@ mod tests {
         let bomb = compress(&vec![b' '; 1 << 20]).unwrap();
         assert!(bomb.len() < 2048);
         assert_eq!(decompress(&bomb, MAX), Err(TOO_LONG));
-        // Its length is a lie, so that it must go off to be found out, and the room is all that it gets.
+        // Its claimed length is a lie that only decompressing can expose, within the memory that
+        // the lie asks for.
         let mut lying = bomb;
         lying[..LEN_LEN].copy_from_slice(&(MAX as u32).to_be_bytes());
         assert_eq!(decompress(&lying, MAX), Err(MALFORMED));

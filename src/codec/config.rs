@@ -1,41 +1,47 @@
-//! How records are written.
+//! Configuration of the codec: encryption, compression and the size limit.
 
 use crate::error::ConfigError;
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
-/// Whether the backend gets to see what sessions hold.
+/// Encryption of the records in the backend.
 ///
-/// Whatever is chosen, a node reads the encrypted records of others that have its secret. So encryption can be turned on, and
-/// off again, under way and without logging anybody out: see [the guide](crate::guide::encryption).
+/// Whatever is set, a node reads encrypted records of other nodes that share its secret. Encryption
+/// can therefore be enabled and disabled while sessions are live, without logging users out: see
+/// [the guide](crate::guide::encryption).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Encryption {
-    /// Records are written as plain JSON. Plain and encrypted ones are read.
+    /// Writes plain JSON. Reads plain and encrypted records.
     #[default]
     Off,
-    /// Records are written encrypted. Plain ones are read, too, and encrypted when a request uses them.
+    /// Writes encrypted records. Reads plain ones as well, and encrypts them when a request uses
+    /// them.
     ///
     /// # Risk
     ///
-    /// Whoever can write to the backend can still put a plain record there, and so make up a session.
+    /// An attacker who can write to the backend can still store a plain record there, and so forge
+    /// a session.
     Migrating,
-    /// Records are written encrypted, and plain ones are refused.
+    /// Writes encrypted records and refuses plain ones.
     Required,
 }
 
-/// The part of the configuration that is the codec's.
+/// The options of the codec.
 #[derive(Clone, Debug)]
 pub(crate) struct CodecConfig {
     pub(crate) encryption: Encryption,
-    /// Without the feature `compression`, nothing can set it.
+    /// Always `false` without the feature `compression`.
     pub(crate) compress: bool,
+    /// In bytes of JSON.
     pub(crate) compression_threshold: usize,
+    /// In bytes of JSON.
     pub(crate) max_record_size: usize,
 }
 
 impl CodecConfig {
+    /// Creates the default options: no encryption, no compression, records of up to 1 MiB.
     pub(crate) fn new() -> Self {
         CodecConfig {
             encryption: Encryption::Off,
@@ -45,6 +51,7 @@ impl CodecConfig {
         }
     }
 
+    /// Checks the size limit, and that the threshold is below it.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let maximum = self.max_record_size;
         if !(KIB..=16 * MIB).contains(&maximum) {

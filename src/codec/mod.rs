@@ -1,13 +1,13 @@
-//! Between an application's data and a backend's payload.
+//! The codec: encodes an application's data as a backend's payload, and decodes it.
 //!
-//! | bytes | what |
+//! | bytes | content |
 //! |---|---|
 //! | 0 | flags: 1 compressed, 2 encrypted |
-//! | 1 | number of the key, 0 where nothing is encrypted |
-//! | 2.. | JSON; compressed (see `compress.rs`), then encrypted (see `encrypt.rs`), as the flags say |
+//! | 1 | id of the key, 0 if not encrypted |
+//! | 2.. | JSON, compressed (see `compress.rs`) and then encrypted (see `encrypt.rs`) as the flags say |
 //!
-//! What is not exactly of this form was written by a later version or by nobody's good intentions, and is refused rather than
-//! misread.
+//! A payload of any other form was written by a later version or by an attacker. It is refused
+//! rather than misread.
 
 #[cfg(feature = "compression")]
 mod compress;
@@ -32,26 +32,34 @@ use crate::id::SessionId;
 use crate::record::Meta;
 use crate::secret::KeyRing;
 
+/// Flag of a compressed body.
 const COMPRESSED: u8 = 1;
+/// Flag of an encrypted body.
 const ENCRYPTED: u8 = 2;
-/// Flags and key number.
+/// Length of the flags and the id of the key.
 const PREFIX_LEN: usize = 2;
 
-/// Reads and writes the payloads of one store.
+const UNKNOWN_FORMAT: &str = "the payload has a format that this version does not know";
+const NOT_ENCRYPTED: &str =
+    "the record is not encrypted, and this node accepts only encrypted records";
+
+/// Encodes and decodes the payloads of one store.
 pub(crate) struct Codec {
     encryption: Encryption,
+    /// Present even with encryption off: other nodes may write encrypted records.
     keys: RecordKeys,
-    /// JSON longer than this is worth a try; `None`: never compress.
+    /// Length of JSON, in bytes, above which compression is tried. `None` disables it.
     compress_above: Option<usize>,
-    /// The longest JSON, in bytes.
+    /// Maximum length of JSON, in bytes.
     max_len: usize,
 }
 
-/// What a payload has brought.
+/// A decoded payload.
 #[derive(Debug)]
 pub(crate) struct Decoded<T> {
     pub(crate) data: Arc<T>,
-    /// Whether its protection is on its way out: the record should be written anew.
+    /// `true` if the record is plain, or encrypted under a previous secret, and should be written
+    /// again.
     pub(crate) needs_reencryption: bool,
 }
 
@@ -65,7 +73,8 @@ impl Codec {
         }
     }
 
-    /// The payload of the record with this id and meta, and of no other.
+    /// Encodes data as the payload of the record with this id and metadata. If it is encrypted, it
+    /// is valid for no other record.
     pub(crate) fn encode<T: Serialize>(
         &self,
         id: &SessionId,
@@ -80,7 +89,7 @@ impl Codec {
         let len = payload.len() - head;
         if len > self.max_len {
             let message = format!(
-                "{len} bytes of JSON, at most {} are possible (max_record_size)",
+                "the data has {len} bytes as JSON, but at most {} can be stored (max_record_size)",
                 self.max_len
             );
             return Err(StoreError::from(StoreErrorKind::TooLarge).with_source(message));
@@ -99,7 +108,7 @@ impl Codec {
         Ok(payload.into())
     }
 
-    /// The payload that somebody who has the secret could make of any body and any flags.
+    /// Encrypts any body under any flags, as an attacker who has the secret could.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn seal_body(&self, id: &SessionId, meta: &Meta, flags: u8, body: &[u8]) -> Vec<u8> {
         let mut payload = [&[flags | ENCRYPTED, 0], &[0; encrypt::NONCE_LEN][..], body].concat();
@@ -107,7 +116,7 @@ impl Codec {
         payload
     }
 
-    /// Fails closed, and with nothing in the error that stood in the payload.
+    /// Decodes a payload. An error never quotes the payload.
     pub(crate) fn decode<T: DeserializeOwned>(
         &self,
         id: &SessionId,
@@ -119,11 +128,11 @@ impl Codec {
         };
         let (json, needs_reencryption) =
             self.open(id, meta, payload).map_err(|cause| corrupt(cause.into()))?;
-        // Only the place of the error: serde's message may quote the data.
+        // Only the position of the error is kept, because serde's message may quote the data.
         let data = serde_json::from_slice(&json).map_err(|error| {
             corrupt(
                 format!(
-                    "the JSON does not fit at line {}, column {}",
+                    "the JSON does not match the session type at line {}, column {}",
                     error.line(),
                     error.column()
                 )
@@ -133,7 +142,7 @@ impl Codec {
         Ok(Decoded { data: Arc::new(data), needs_reencryption })
     }
 
-    /// The JSON, and whether it should be encrypted again.
+    /// Returns the JSON of a payload, and whether the record needs to be encrypted again.
     fn open<'a>(
         &self,
         id: &SessionId,
@@ -144,22 +153,22 @@ impl Codec {
         if payload.len() > max_payload {
             return Err(self.too_long(payload.len()));
         }
-        let Some((&[flags, number], body)) = payload.split_first_chunk() else {
-            return Err(UNKNOWN_FORM.into());
+        let Some((&[flags, key_id], body)) = payload.split_first_chunk() else {
+            return Err(UNKNOWN_FORMAT.into());
         };
         let encrypted = flags & ENCRYPTED != 0;
-        if flags & !(COMPRESSED | ENCRYPTED) != 0 || (!encrypted && number != 0) {
-            return Err(UNKNOWN_FORM.into());
+        if flags & !(COMPRESSED | ENCRYPTED) != 0 || (!encrypted && key_id != 0) {
+            return Err(UNKNOWN_FORMAT.into());
         }
-        let (body, outdated) = match self.encryption {
+        let (body, needs_reencryption) = match self.encryption {
             _ if encrypted => {
-                let opened = self.keys.open(id, meta, flags, number, body)?;
+                let opened = self.keys.open(id, meta, flags, key_id, body)?;
                 (Cow::Owned(opened.body), opened.retiring)
             }
             Encryption::Off => (Cow::Borrowed(body), false),
             Encryption::Migrating => (Cow::Borrowed(body), true),
             Encryption::Required => {
-                return Err("the record is not encrypted, and only encrypted ones are read".into());
+                return Err(NOT_ENCRYPTED.into());
             }
         };
         let json = if flags & COMPRESSED == 0 {
@@ -170,18 +179,20 @@ impl Codec {
         if json.len() > self.max_len {
             return Err(self.too_long(json.len()));
         }
-        Ok((json, outdated))
+        Ok((json, needs_reencryption))
     }
 
+    /// The error for a record that exceeds `max_record_size`.
     fn too_long(&self, len: usize) -> Cow<'static, str> {
-        format!("the record has {len} bytes, at most {} are read (max_record_size)", self.max_len)
-            .into()
+        format!(
+            "the record has {len} bytes, but at most {} are read (max_record_size)",
+            self.max_len
+        )
+        .into()
     }
 }
 
-const UNKNOWN_FORM: &str = "the payload is not of a form that this version knows";
-
-/// Without the keys.
+/// Omits the keys.
 impl std::fmt::Debug for Codec {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Codec").field("encryption", &self.encryption).finish_non_exhaustive()
@@ -190,7 +201,7 @@ impl std::fmt::Debug for Codec {
 
 #[cfg(not(feature = "compression"))]
 mod compress {
-    /// Not called: without the feature, nothing can turn compression on.
+    /// Never called: without the feature, compression cannot be enabled.
     pub(super) fn compress(_: &[u8]) -> Option<Vec<u8>> {
         None
     }

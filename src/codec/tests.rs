@@ -15,7 +15,7 @@ struct Data {
 
 const ID: SessionId = SessionId::from_bytes(*b"IIIIIIIIIIIIIIII");
 const SECRET: &str = "first secret";
-/// The largest record of these tests.
+/// Maximum size of a record in these tests.
 const MAX: usize = 64 * 1024;
 
 fn meta() -> Meta {
@@ -54,7 +54,7 @@ fn ada() -> Data {
     Data { name: "Ada".into(), visits: 3 }
 }
 
-/// What compresses well.
+/// Data that compresses well.
 #[cfg(feature = "compression")]
 fn adas() -> Data {
     Data { name: "Ada ".repeat(20), visits: 3 }
@@ -68,7 +68,7 @@ fn decode(codec: &Codec, payload: &[u8]) -> Result<Decoded<Data>, StoreError> {
     codec.decode(&ID, &meta(), payload)
 }
 
-/// Why a payload was refused.
+/// Decodes a payload that must be refused, and returns the reason.
 fn refusal(codec: &Codec, payload: &[u8]) -> String {
     let error = decode(codec, payload).unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Corrupt);
@@ -83,8 +83,8 @@ fn hex(text: &str) -> Vec<u8> {
 }
 
 mod frozen {
-    //! If one of these fails, every record in the field has become unreadable. Where something is encrypted, another
-    //! implementation (OpenSSL's) has done it.
+    //! If one of these tests fails, every record in production has become unreadable. The encrypted
+    //! vectors were made by another implementation, OpenSSL.
 
     use super::*;
 
@@ -178,7 +178,7 @@ fn data_beyond_the_limit_is_refused_with_numbers() {
         assert_eq!(error.kind(), StoreErrorKind::TooLarge);
         assert_eq!(
             error.source().unwrap().to_string(),
-            "65537 bytes of JSON, at most 65536 are possible (max_record_size)"
+            "the data has 65537 bytes as JSON, but at most 65536 can be stored (max_record_size)"
         );
     }
 }
@@ -210,23 +210,21 @@ fn nothing_of_the_data_shows_in_an_encrypted_payload() {
 #[test]
 fn a_plain_record_is_refused_where_encryption_is_required() {
     let plain = encode(&off(), &ada());
-    assert_eq!(
-        refusal(&required(), &plain),
-        "the record is not encrypted, and only encrypted ones are read"
-    );
+    assert_eq!(refusal(&required(), &plain), NOT_ENCRYPTED);
     #[cfg(feature = "compression")]
     assert!(refusal(&required(), &encode(&compressing(off()), &adas())).contains("not encrypted"));
 }
 
 #[test]
-fn what_is_read_and_what_is_to_be_written_anew() {
+fn which_records_are_read_and_which_need_reencryption() {
     use Encryption::{Migrating, Off, Required};
     let old = ring("old", &[]);
     let (mut before, after) = (ring("old", &[]), ring("new", &["old"]));
     before.push_next(Secret::insecure_dev("new"));
     let new = ring("new", &[]);
 
-    // How it was written; how it is read; whether it can be, and if so, whether it needs to be encrypted again.
+    // The writer; the reader; whether the record then needs to be encrypted again (`None`: it is
+    // refused).
     for (written, read, expected) in [
         (codec(Off, &old), codec(Off, &after), Some(false)),
         (codec(Off, &old), codec(Migrating, &after), Some(true)),
@@ -235,7 +233,8 @@ fn what_is_read_and_what_is_to_be_written_anew() {
         (codec(Required, &old), codec(Migrating, &old), Some(false)),
         (codec(Required, &old), codec(Required, &old), Some(false)),
         (codec(Migrating, &old), codec(Required, &old), Some(false)),
-        // A rotation: the secret that comes is no more outdated than the one in use, or two nodes would overwrite each other for ever.
+        // During a rotation the next secret counts as current, like the one in use. Otherwise two
+        // nodes would overwrite each other forever.
         (codec(Required, &old), codec(Required, &before), Some(false)),
         (codec(Required, &new), codec(Required, &before), Some(false)),
         (codec(Required, &new), codec(Required, &after), Some(false)),
@@ -261,16 +260,20 @@ fn a_record_under_an_unknown_secret_says_so() {
 }
 
 #[test]
-fn secrets_whose_numbers_collide_are_all_tried() {
+fn secrets_whose_key_ids_collide_are_all_tried() {
     let of = |current, previous: &[&str]| codec(Encryption::Required, &ring(current, previous));
     let (one, three) = (of("secret 1", &[]), of("secret 3", &[]));
     let payload = encode(&three, &ada());
-    assert_eq!(payload[1], encode(&one, &ada())[1], "these secrets were chosen for that");
+    assert_eq!(
+        payload[1],
+        encode(&one, &ada())[1],
+        "these secrets were chosen because their ids collide"
+    );
     let decoded = decode(&of("secret 1", &["secret 3"]), &payload).unwrap();
     assert_eq!((&*decoded.data, decoded.needs_reencryption), (&ada(), true));
     assert_eq!(
         refusal(&one, &payload),
-        "the encrypted record was changed, or does not belong here"
+        "the encrypted record was altered, or was written for another session or revision"
     );
 }
 
@@ -327,7 +330,7 @@ proptest! {
         let mut payload = encode(&codec, &data).to_vec();
         let at = at.index(payload.len());
         payload[at] ^= 1u8 << bit;
-        // A node that reads plain records must not take a changed flag's word for it, either.
+        // A node that reads plain records must refuse it, too, even if the changed bit says plain.
         for reader in [codec, off()] {
             prop_assert!(decode(&reader, &payload).is_err());
         }

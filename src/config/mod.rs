@@ -1,4 +1,4 @@
-//! One builder for everything; each mistake is a [`ConfigError`].
+//! The configuration: one builder for everything. Each mistake is a [`ConfigError`].
 
 mod outage;
 mod presets;
@@ -23,11 +23,16 @@ use crate::error::ConfigError;
 use crate::resilience::{ResilienceOptions, ResiliencePolicy};
 use crate::secret::{KeyRing, Secret};
 
-/// Says whose a session is.
+/// Extracts the owner of a session from its data.
 pub(crate) type OwnerOf<T> = Arc<dyn Fn(&T) -> Option<String> + Send + Sync>;
 
-/// A checked configuration. Made by [`SessionConfig::builder`] or one of the presets, used by
+/// A checked configuration.
+///
+/// Built by [`SessionConfig::builder`] or one of the presets, and passed to
 /// [`SessionLayer::new`](crate::SessionLayer::new).
+///
+/// A clone shares the backend with the original. Stores that are created from the two have the same
+/// sessions, even in memory, and a store that is shut down closes the backend for both.
 pub struct SessionConfig<T> {
     pub(crate) keys: KeyRing,
     pub(crate) timeout: Duration,
@@ -40,20 +45,24 @@ pub struct SessionConfig<T> {
     pub(crate) resilience: ResiliencePolicy,
     pub(crate) backend: Arc<dyn DynBackend>,
     pub(crate) clock: Clock,
+    /// `None` if sessions have no owner.
     pub(crate) owner: Option<OwnerOf<T>>,
+    /// Always `None` without the feature `metrics`.
     pub(crate) metrics_label: Option<String>,
 }
 
 impl<T> SessionConfig<T> {
-    /// Starts from the defaults: sessions of 24 hours in memory, a `__Host-session` cookie, the cache of [`ClusterConfig::new`],
-    /// calls repeated as in [`RetryConfig::new`], no circuit breaker.
+    /// Returns a builder with the defaults: sessions in memory with a timeout of 24 hours, a cookie
+    /// named `__Host-session`, the cache of [`ClusterConfig::new`], retries as in
+    /// [`RetryConfig::new`](crate::RetryConfig::new), and no circuit breaker.
     ///
     /// ```
     /// use std::time::Duration;
     /// use clustered_sessions::{Secret, SessionConfig};
     ///
     /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession;
-    /// let config = SessionConfig::<UserSession>::builder(Secret::new("at least thirty-two bytes of secret")?)
+    /// let secret = Secret::new("at least thirty-two bytes of secret")?;
+    /// let config = SessionConfig::<UserSession>::builder(secret)
     ///     .timeout(Duration::from_secs(3600))
     ///     .build()?;
     /// # let _ = config;
@@ -81,6 +90,27 @@ impl<T> SessionConfig<T> {
     }
 }
 
+// By hand: `derive` would require `T: Clone`, and no field holds a `T`.
+impl<T> Clone for SessionConfig<T> {
+    fn clone(&self) -> Self {
+        SessionConfig {
+            keys: self.keys.clone(),
+            timeout: self.timeout,
+            absolute_timeout: self.absolute_timeout,
+            touch_after: self.touch_after,
+            cookie: self.cookie.clone(),
+            cluster: self.cluster.clone(),
+            on_outage: self.on_outage,
+            codec: self.codec.clone(),
+            resilience: self.resilience,
+            backend: self.backend.clone(),
+            clock: self.clock.clone(),
+            owner: self.owner.clone(),
+            metrics_label: self.metrics_label.clone(),
+        }
+    }
+}
+
 impl<T> fmt::Debug for SessionConfig<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionConfig")
@@ -93,10 +123,11 @@ impl<T> fmt::Debug for SessionConfig<T> {
     }
 }
 
-/// Collects a configuration; [`build`](SessionConfigBuilder::build) checks it.
+/// Collects the options of a configuration, which [`build`](SessionConfigBuilder::build) checks.
 #[must_use = "a builder does nothing until .build() is called"]
 pub struct SessionConfigBuilder<T> {
     keys: KeyRing,
+    /// `true` only for the development preset.
     accept_insecure: bool,
     timeout: Duration,
     absolute_timeout: Option<Duration>,
@@ -115,61 +146,71 @@ pub struct SessionConfigBuilder<T> {
 }
 
 impl<T> SessionConfigBuilder<T> {
-    /// The session cookie; default [`CookieConfig::new`].
+    /// Sets the options of the session cookie. Defaults to [`CookieConfig::new`].
     pub fn cookie(mut self, cookie: CookieConfig) -> Self {
         self.cookie = cookie;
         self
     }
 
-    /// The local cache and the announcements; default [`ClusterConfig::new`].
+    /// Sets the options of the local cache and of the announcements. Defaults to
+    /// [`ClusterConfig::new`].
     pub fn cluster(mut self, cluster: ClusterConfig) -> Self {
         self.cluster = cluster;
         self
     }
 
-    /// What a request gets whose session cannot be loaded; default [`OutagePolicy::Reject`].
+    /// Sets how a request is answered whose session cannot be loaded. Defaults to
+    /// [`OutagePolicy::Reject`].
     pub fn on_outage(mut self, policy: OutagePolicy) -> Self {
         self.on_outage = policy;
         self
     }
 
-    /// Sessions live in this Redis. Left out, they live in memory within this process and are gone when it ends.
+    /// Stores sessions in Redis. Without a backend, sessions are stored in the memory of this
+    /// process and are lost when it ends.
     #[cfg(feature = "redis")]
     pub fn redis(mut self, redis: RedisConfig) -> Self {
         self.redis = Some(redis);
         self
     }
 
-    /// Sessions live in a backend of your own, or in a [`MemoryBackend`] that several layers share.
+    /// Stores sessions in a custom backend, or in a [`MemoryBackend`] that several layers share.
     pub fn backend(mut self, backend: impl Backend) -> Self {
         self.backend = Some(Arc::new(backend));
         self
     }
 
-    /// Where time comes from; default [`Clock::system`]. Tests under paused time want [`Clock::tokio`].
+    /// Sets the source of time. Defaults to [`Clock::system`]. Tests under paused time should use
+    /// [`Clock::tokio`].
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
     }
 
-    /// Whose a session is, such as a user's id; default nobody's. For
-    /// [`SessionStore::sessions_of`](crate::SessionStore::sessions_of) and
-    /// [`SessionStore::delete_all_of`](crate::SessionStore::delete_all_of), "log out everywhere".
+    /// Sets the closure that extracts a session's owner, such as a user id. By default, sessions
+    /// have no owner.
     ///
-    /// For each owner the backend keeps an index of sessions, under a keyed hash of the name. A session that has an owner costs one
-    /// more round trip when it is created, when its owner changes, and when its life is extended for the first time in an hour; one
-    /// that has none, `None`, costs nothing. An entry takes 40 to 140 bytes of Redis, until its session is deleted or, at the most, three
-    /// hours after it has expired.
+    /// An owner is what [`SessionStore::sessions_of`](crate::SessionStore::sessions_of) and
+    /// [`SessionStore::delete_all_of`](crate::SessionStore::delete_all_of) ("log out everywhere")
+    /// look up. Owners are compared byte for byte. The closure must be deterministic and fast, and
+    /// must not panic. It returns `None` for a session without an owner.
     ///
-    /// The closure must say the same of the same data whenever it is asked, be quick, and not panic. An owner is compared byte for byte.
+    /// For each owner the backend keeps an index of sessions, under a keyed hash of the owner. A
+    /// session with an owner costs one more round trip when it is created, when its owner changes,
+    /// and when it is extended for the first time in an hour. A session without an owner costs
+    /// nothing. An entry takes 40 to 140 bytes in Redis, until its session is deleted or, at the
+    /// latest, three hours after it has expired.
     ///
     /// # Risk
     ///
-    /// Sessions from before all nodes had this setting are found once they have been extended: all of them after a session timeout
-    /// and an hour. Until then, [`bulk_delete`](crate::SessionStore::bulk_delete) finds them. The same goes for another closure.
+    /// Sessions that were created before all nodes had this setting are found once they have been
+    /// extended: all of them after a session timeout and an hour. Until then,
+    /// [`bulk_delete`](crate::SessionStore::bulk_delete) finds them. The same applies if the
+    /// closure is changed.
     ///
-    /// Redis must not evict keys (`maxmemory-policy noeviction`), or an index may go before its sessions do. A node whose clock is
-    /// more than an hour behind the server's may lose entries, too.
+    /// Redis must not evict keys (`maxmemory-policy noeviction`), or an index may be lost before
+    /// its sessions are. A node whose clock is more than an hour behind the server's may lose
+    /// entries, too.
     ///
     /// ```
     /// use clustered_sessions::{Secret, SessionConfig};
@@ -177,7 +218,8 @@ impl<T> SessionConfigBuilder<T> {
     /// #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
     /// struct UserSession { user_id: Option<i64> }
     ///
-    /// let config = SessionConfig::<UserSession>::builder(Secret::new("at least thirty-two bytes of secret")?)
+    /// let secret = Secret::new("at least thirty-two bytes of secret")?;
+    /// let config = SessionConfig::<UserSession>::builder(secret)
     ///     .owner(|session: &UserSession| session.user_id.map(|id| id.to_string()))
     ///     .build()?;
     /// # let _ = config;
@@ -188,15 +230,19 @@ impl<T> SessionConfigBuilder<T> {
         self
     }
 
-    /// The value of a label `store` on all metrics of this store, for a process that has several; default none. 1 to 128 bytes.
+    /// Sets the value of a label `store` on all metrics of this store, 1 to 128 bytes, for a
+    /// process that has several stores. By default there is no such label.
     ///
-    /// What is measured, and how it gets to Prometheus, says [`guide::observability`](crate::guide::observability).
+    /// See [`guide::observability`](crate::guide::observability) for the metrics and how to export
+    /// them.
     ///
     /// ```
     /// # use clustered_sessions::{ConfigError, Secret, SessionConfig};
     /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct Shopper;
     /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct Admin;
-    /// # fn secrets() -> Result<(Secret, Secret), ConfigError> { Ok((Secret::new([1; 32])?, Secret::new([2; 32])?)) }
+    /// # fn secrets() -> Result<(Secret, Secret), ConfigError> {
+    /// #     Ok((Secret::new([1; 32])?, Secret::new([2; 32])?))
+    /// # }
     /// # let (one, two) = secrets()?;
     /// let shop = SessionConfig::<Shopper>::builder(one).metrics_label("shop").build()?;
     /// let admin = SessionConfig::<Admin>::builder(two).metrics_label("admin").build()?;
@@ -209,12 +255,13 @@ impl<T> SessionConfigBuilder<T> {
         self
     }
 
+    /// Accepts [`Secret::insecure_dev`].
     pub(super) fn accept_insecure_secret(mut self) -> Self {
         self.accept_insecure = true;
         self
     }
 
-    /// Checks everything. Nothing is connected yet.
+    /// Checks all options and builds the configuration. Does not connect to anything.
     ///
     /// # Errors
     ///
@@ -250,7 +297,7 @@ impl<T> SessionConfigBuilder<T> {
         })
     }
 
-    /// How long the backend itself may take for an attempt, if it says so.
+    /// Returns how long the backend itself may take for one attempt, if it has timeouts of its own.
     fn attempt_at_backend(&self) -> Option<Duration> {
         #[cfg(feature = "redis")]
         if let Some(redis) = &self.redis {
@@ -259,6 +306,7 @@ impl<T> SessionConfigBuilder<T> {
         None
     }
 
+    /// Returns the configured backend, or one in memory.
     fn choose_backend(&self) -> Result<Arc<dyn DynBackend>, ConfigError> {
         #[cfg(feature = "redis")]
         if let Some(redis) = &self.redis {
@@ -300,6 +348,22 @@ mod tests {
 
     fn builder() -> SessionConfigBuilder<()> {
         SessionConfig::builder(Secret::new("x".repeat(32)).unwrap())
+    }
+
+    #[test]
+    fn a_clone_has_the_same_options_and_shares_the_backend() {
+        struct NotClone;
+        let config = SessionConfig::<NotClone>::builder(Secret::new("x".repeat(32)).unwrap())
+            .timeout(Duration::from_secs(60))
+            .absolute_timeout(Duration::from_secs(120))
+            .owner(|_| Some("ada".to_owned()))
+            .build()
+            .unwrap();
+        let clone = config.clone();
+        assert_eq!(format!("{clone:?}"), format!("{config:?}"));
+        assert_eq!(clone.absolute_timeout, config.absolute_timeout);
+        assert_eq!(clone.owner.unwrap()(&NotClone).as_deref(), Some("ada"));
+        assert!(Arc::ptr_eq(&clone.backend, &config.backend));
     }
 
     #[test]

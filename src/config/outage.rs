@@ -1,34 +1,40 @@
-//! What a request gets while the backend is out of reach.
+//! The outage policy: how requests are answered while the backend is unreachable.
 
 use std::time::Duration;
 
 use crate::cluster::ClusterConfig;
 use crate::error::ConfigError;
 
-/// What a request gets whose session cannot be loaded, because the backend is out of reach or does not answer in time.
+/// The answer to a request whose session cannot be loaded, because the backend is unreachable or
+/// does not reply in time.
 ///
-/// Only the loads of requests are concerned that fail with an [outage](crate::StoreErrorKind::is_outage). Where the cache may be
-/// used, it is, whatever the policy; visitors without a cookie need no load. The methods of [`SessionStore`](crate::SessionStore),
-/// [`Fresh`](crate::Fresh) and [`Session::reload`](crate::Session::reload) report the error under every policy: who calls them has
-/// asked for the truth.
+/// Applies only when loading a request's session fails with an
+/// [outage](crate::StoreErrorKind::is_outage). While the cache may be used, it is, under every
+/// policy, and a visitor without a cookie needs no load. The methods of
+/// [`SessionStore`](crate::SessionStore), [`Fresh`](crate::Fresh) and
+/// [`Session::reload`](crate::Session::reload), which are called for the current state, always
+/// report the error.
 ///
 /// | policy | a request that reads | that changes | that logs out | a visitor without a cookie |
 /// |---|---|---|---|---|
 /// | [`Reject`](OutagePolicy::Reject) | 503 | 503 | 503 | as always: reads are answered, a login is tried |
-/// | [`Anonymous`](OutagePolicy::Anonymous) | sees a stranger's session | 503 | the deletion is tried, 503 if it fails | the same |
-/// | [`ServeCached`](OutagePolicy::ServeCached) | sees what this node knew last, or 503 | 503 | the deletion is tried, 503 if it fails | the same |
+/// | [`Anonymous`](OutagePolicy::Anonymous) | sees the session of a new visitor | 503 | the deletion is tried, 503 if it fails | the same |
+/// | [`ServeCached`](OutagePolicy::ServeCached) | sees the last version this node knows, or 503 | 503 | the deletion is tried, 503 if it fails | the same |
 ///
-/// Under the latter two the session is read-only and says so: [`Session::outage`](crate::Session::outage) is the error. A change
-/// is refused with [`SessionError::ReadOnly`](crate::SessionError::ReadOnly), the session's life is not extended, and the
-/// visitor's cookie stays as it is: nobody is logged out because a server was down. A logout is the exception: it is carried out
-/// as soon as the backend says that the session is gone, and then the cookie goes, too.
+/// Under the latter two the session is read-only, and [`Session::outage`](crate::Session::outage)
+/// returns the error. A change is refused with
+/// [`SessionError::ReadOnly`](crate::SessionError::ReadOnly), the session is not extended, and the
+/// visitor's cookie is left as it is, so that an outage logs no user out. A logout is the
+/// exception: it is carried out once the backend confirms that the session is gone, and then the
+/// cookie is removed, too.
 ///
 /// ```
 /// use std::time::Duration;
 /// use clustered_sessions::{OutagePolicy, Secret, SessionConfig};
 ///
 /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession;
-/// let config = SessionConfig::<UserSession>::builder(Secret::new("at least thirty-two bytes of secret")?)
+/// let secret = Secret::new("at least thirty-two bytes of secret")?;
+/// let config = SessionConfig::<UserSession>::builder(secret)
 ///     .on_outage(OutagePolicy::ServeCached { max_age: Duration::from_secs(60) })
 ///     .build()?;
 /// # let _ = config;
@@ -37,43 +43,53 @@ use crate::error::ConfigError;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OutagePolicy {
-    /// An empty 503 with `Retry-After`. The default: nobody is mistaken for a stranger, and nobody sees what may be outdated.
+    /// Answers with an empty 503 and `Retry-After`. The default: no user is treated as a new
+    /// visitor, and no stale session is served.
     #[default]
     Reject,
-    /// A session with `T::default()`, as a visitor without one has.
+    /// Provides a session with `T::default()`, as for a visitor without a session.
     ///
     /// # Risk
     ///
-    /// A handler that takes `T::default()` for "logged out" sends visitors to the login page, where they cannot log in: the
-    /// session is read-only. Ask [`Session::outage`](crate::Session::outage) to tell them why. `Option<Session<T>>` is `None`, as
-    /// for any stranger.
+    /// A handler that takes `T::default()` for "logged out" sends visitors to the login page, where
+    /// they cannot log in, because the session is read-only. Check
+    /// [`Session::outage`](crate::Session::outage) to explain this to them. `Option<Session<T>>` is
+    /// `None`, as for any visitor without a session.
     Anonymous,
-    /// The session as this node last knew it, if it is still in its memory. If it is not, the request is rejected.
+    /// Provides the last version of the session that this node has cached. If there is none, the
+    /// request is rejected. This is the `stale-if-error` of HTTP caching (RFC 5861, section 4),
+    /// applied to sessions.
     ///
-    /// It is served if it was cached in the last unbroken stretch of hearing, nothing was heard about it since, and nothing was
-    /// done to it on this node: not changed, deleted or evicted, nor was that only tried. `local_cache_ttl` does not count
-    /// meanwhile; the session's own deadline does, and is not extended.
+    /// A cached version is served if it was cached during the last period of unbroken subscription,
+    /// no announcement about it has arrived since, and this node has not changed, deleted or
+    /// evicted the session, nor tried to. Its `local_cache_ttl` is ignored; the session's own
+    /// deadline is not, and is not extended.
     ///
     /// # Risk
     ///
-    /// A session that was changed or **revoked on another node** may be answered on this one, for as long as the backend is out
-    /// of reach, but not longer than `max_age` after the last proof that this node heard all revocations. OWASP's ASVS wants
-    /// all use of a session to stop when it ends (5.0, 7.4.1); this policy trades that for answers during an outage. Where a
-    /// stolen session would do harm by reading alone, choose [`Reject`](OutagePolicy::Reject), or read with
-    /// [`Fresh`](crate::Fresh).
+    /// A session that was changed or **revoked on another node** may still be served on this one
+    /// while the backend is unreachable, but no longer than `max_age` after the last proof that
+    /// this node had received all revocations. OWASP's ASVS requires that all use of a session
+    /// stops when it ends (5.0, 7.4.1); this policy trades that for answers during an outage. If a
+    /// stolen session could do harm by reading alone, choose [`Reject`](OutagePolicy::Reject), or
+    /// read with [`Fresh`](crate::Fresh).
+    #[doc(alias = "stale-if-error")]
     ServeCached {
-        /// How long ago the node may have had its last proof of hearing; more than
+        /// Maximum age of the node's last proof that it receives announcements. More than
         /// [`max_staleness`](ClusterConfig::max_staleness), at most 1 hour.
         ///
-        /// A node that does not listen ([`enabled(false)`](ClusterConfig::enabled)) has no such proof. There it is the age of
-        /// what is served, and must be more than [`local_cache_ttl`](ClusterConfig::local_cache_ttl).
+        /// A node that does not listen ([`enabled(false)`](ClusterConfig::enabled)) has no such
+        /// proof. There it is the maximum age of the cached version, and must be more than
+        /// [`local_cache_ttl`](ClusterConfig::local_cache_ttl).
         max_age: Duration,
     },
 }
 
 impl OutagePolicy {
+    /// Upper bound of `max_age`.
     const LONGEST: Duration = Duration::from_secs(3600);
 
+    /// Checks `max_age` against the options of the cache.
     pub(super) fn check(
         self,
         cluster: &ClusterConfig,
@@ -83,7 +99,7 @@ impl OutagePolicy {
         if !cluster.cache_enabled {
             return Err(ConfigError::ServeCachedWithoutCache);
         }
-        // What is no older than this is served without an outage.
+        // Up to this age, a cached version is served without an outage as well.
         let above = if cluster.listens() {
             cluster.max_staleness
         } else {

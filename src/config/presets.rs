@@ -1,4 +1,4 @@
-//! The set-ups that the documentation recommends, as starting points.
+//! Presets: the configurations that the documentation recommends, as starting points.
 
 use std::time::Duration;
 
@@ -13,21 +13,26 @@ const HOUR: Duration = Duration::from_secs(3600);
 const MINUTE: Duration = Duration::from_secs(60);
 
 impl<T> SessionConfig<T> {
-    /// For production: sessions of 24 hours, up to 100 000 of them cached for up to a minute, encrypted in Redis; calls repeated that
-    /// Redis did not answer, and a circuit breaker, as in [`RetryConfig::new`](super::RetryConfig::new) and
-    /// [`CircuitBreakerConfig::new`](super::CircuitBreakerConfig::new).
+    /// Returns a builder for production: sessions of 24 hours, encrypted in Redis, up to 100 000 of
+    /// them cached for up to a minute, retries and a circuit breaker.
     ///
-    /// Add the Redis server, and to [`ClusterConfig::production`] a channel and a node id of your own. Plain records are refused:
-    /// where there are sessions already that were written without encryption, say
-    /// `.encrypt_redis_data(Encryption::Migrating)` until they are gone.
+    /// Retries and the circuit breaker are those of [`RetryConfig::new`](crate::RetryConfig::new)
+    /// and [`CircuitBreakerConfig::new`](crate::CircuitBreakerConfig::new). Add the Redis server,
+    /// and set a channel and a node id on [`ClusterConfig::production`].
+    ///
+    /// Plain records are refused. If there are sessions that were written without encryption, set
+    /// `.encrypt_redis_data(Encryption::Migrating)` until they have expired.
     ///
     /// ```
     /// use clustered_sessions::{ClusterConfig, RedisConfig, Secret, SessionConfig};
     ///
     /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession;
-    /// let config = SessionConfig::<UserSession>::production(Secret::new("at least thirty-two bytes of secret")?)
+    /// let secret = Secret::new("at least thirty-two bytes of secret")?;
+    /// let config = SessionConfig::<UserSession>::production(secret)
     ///     .redis(RedisConfig::new("redis.example.com", 6379))
-    ///     .cluster(ClusterConfig::production().node_id("web-3").channel("prod:session:invalidate"))
+    ///     .cluster(
+    ///         ClusterConfig::production().node_id("web-3").channel("prod:session:invalidate"),
+    ///     )
     ///     .build()?;
     /// # let _ = config;
     /// # Ok::<(), clustered_sessions::ConfigError>(())
@@ -41,9 +46,11 @@ impl<T> SessionConfig<T> {
             .circuit_breaker_enabled(true)
     }
 
-    /// For many visitors: like [`SessionConfig::production`], with 500 000 sessions cached for up to two minutes. With the feature
-    /// `compression`, which is on by default, records of more than 256 bytes are compressed; see the risk at
-    /// [`compress_data`](SessionConfigBuilder::compress_data).
+    /// Returns a builder for many visitors: like [`SessionConfig::production`], with 500 000
+    /// sessions cached for up to two minutes.
+    ///
+    /// With the feature `compression`, which is on by default, records of more than 256 bytes are
+    /// compressed; see the risk at [`compress_data`](SessionConfigBuilder::compress_data).
     pub fn high_traffic(secret: Secret) -> SessionConfigBuilder<T> {
         let builder = Self::production(secret).cluster(ClusterConfig::high_traffic());
         #[cfg(feature = "compression")]
@@ -51,27 +58,31 @@ impl<T> SessionConfig<T> {
         builder
     }
 
-    /// Like [`SessionConfig::production`], with the timeouts that NIST SP 800-63B-4 (section 2.1.3) asks for at assurance level 1: at
-    /// most 30 days until the next login, without a limit to idleness below that.
+    /// Returns a builder like [`SessionConfig::production`], with the timeouts of NIST SP 800-63B-4
+    /// (section 2.1.3) for assurance level 1: a login at least every 30 days, and no shorter limit
+    /// on idleness.
     ///
-    /// A level asks for more than timeouts, above all for kinds of authenticators. Call
-    /// [`regenerate`](crate::Session::regenerate) at each login: it begins both timeouts anew.
+    /// A level requires more than timeouts, above all certain kinds of authenticators. Call
+    /// [`regenerate`](crate::Session::regenerate) at each login: it restarts both timeouts.
     pub fn aal1(secret: Secret) -> SessionConfigBuilder<T> {
         Self::production(secret).timeout(30 * DAY).absolute_timeout(30 * DAY)
     }
 
-    /// As [`SessionConfig::aal1`] for assurance level 2 (section 2.2.3): a login every 24 hours, and after an hour of idleness.
+    /// Returns a builder like [`SessionConfig::aal1`], for assurance level 2 (section 2.2.3): a
+    /// login at least every 24 hours, and after an hour of idleness.
     pub fn aal2(secret: Secret) -> SessionConfigBuilder<T> {
         Self::production(secret).timeout(HOUR).absolute_timeout(DAY)
     }
 
-    /// As [`SessionConfig::aal1`] for assurance level 3 (section 2.3.3): a login every 12 hours, and after 15 minutes of idleness.
+    /// Returns a builder like [`SessionConfig::aal1`], for assurance level 3 (section 2.3.3): a
+    /// login at least every 12 hours, and after 15 minutes of idleness.
     ///
     /// ```
     /// use clustered_sessions::{Secret, SessionConfig};
     ///
     /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession;
-    /// let config = SessionConfig::<UserSession>::aal3(Secret::new("at least thirty-two bytes of secret")?).build()?;
+    /// let secret = Secret::new("at least thirty-two bytes of secret")?;
+    /// let config = SessionConfig::<UserSession>::aal3(secret).build()?;
     /// # let _ = config;
     /// # Ok::<(), clustered_sessions::ConfigError>(())
     /// ```
@@ -79,12 +90,14 @@ impl<T> SessionConfig<T> {
         Self::production(secret).timeout(15 * MINUTE).absolute_timeout(12 * HOUR)
     }
 
-    /// For development over plain HTTP: a cookie named `session` that is not Secure, sessions of an hour, a cache of ten seconds,
-    /// no listening to other nodes. The only set-up that accepts [`Secret::insecure_dev`].
+    /// Returns a builder for development over plain HTTP: a cookie named `session` that is not
+    /// `Secure`, sessions of an hour, a cache of ten seconds, and no listening to other nodes.
+    ///
+    /// It is the only preset that accepts [`Secret::insecure_dev`].
     ///
     /// # Risk
     ///
-    /// Whoever listens on the network has the sessions: not for production.
+    /// Anyone who listens on the network can take over the sessions. Do not use it in production.
     ///
     /// ```
     /// use clustered_sessions::{Secret, SessionConfig};
@@ -105,24 +118,27 @@ impl<T> SessionConfig<T> {
 }
 
 impl CookieConfig {
-    /// For plain HTTP: named `session`, not Secure.
+    /// Creates a configuration for plain HTTP: named `session`, not `Secure`.
     pub fn development() -> Self {
         Self::new().name("session").secure(false)
     }
 }
 
 impl ClusterConfig {
-    /// The cache of [`SessionConfig::production`].
+    /// Creates the configuration of [`SessionConfig::production`]: 100 000 sessions, for up to a
+    /// minute.
     pub fn production() -> Self {
         Self::new().local_cache_ttl(MINUTE).local_cache_max_size(100_000)
     }
 
-    /// The cache of [`SessionConfig::high_traffic`].
+    /// Creates the configuration of [`SessionConfig::high_traffic`]: 500 000 sessions, for up to
+    /// two minutes.
     pub fn high_traffic() -> Self {
         Self::new().local_cache_ttl(2 * MINUTE).local_cache_max_size(500_000)
     }
 
-    /// The cache of [`SessionConfig::development`]: ten seconds, and nobody listens.
+    /// Creates the configuration of [`SessionConfig::development`]: sessions cached for ten
+    /// seconds, and no listening.
     pub fn development() -> Self {
         Self::new().enabled(false).local_cache_ttl(Duration::from_secs(10))
     }
@@ -142,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn the_presets_have_the_figures_of_the_set_ups_they_stand_for() {
+    fn the_presets_have_their_documented_values() {
         let production = SessionConfig::<Data>::production(secret()).build().unwrap();
         assert_eq!(production.timeout, 24 * HOUR);
         assert!(production.cluster.enabled && production.cluster.cache_enabled);

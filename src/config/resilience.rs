@@ -1,4 +1,4 @@
-//! How long to wait for a backend, how often to ask it again, and when to stop asking.
+//! Setters for timeouts, retries and the circuit breaker.
 
 use std::time::Duration;
 
@@ -6,57 +6,66 @@ use super::SessionConfigBuilder;
 use crate::resilience::{CircuitBreakerConfig, RetryConfig};
 
 impl<T> SessionConfigBuilder<T> {
-    /// Whether calls that the backend did not answer are repeated; default `true`, as [`RetryConfig::new`] says.
+    /// Sets whether failed calls to the backend are retried. Defaults to `true`, as configured by
+    /// [`RetryConfig::new`].
+    #[doc(alias = "retry")]
     pub fn enable_retry(mut self, enabled: bool) -> Self {
         self.resilience.retry = enabled.then(|| self.resilience.retry.unwrap_or_default());
         self
     }
 
-    /// How calls are repeated that the backend did not answer. Turns it on.
+    /// Sets how failed calls to the backend are retried, and enables retries.
     pub fn retry(mut self, retry: RetryConfig) -> Self {
         self.resilience.retry = Some(retry);
         self
     }
 
-    /// Whether a backend that goes on failing is left alone for a while; default `false`, and `true` in the presets for
-    /// production. As [`CircuitBreakerConfig::new`] says.
+    /// Sets whether calls are suspended for a while when the backend keeps failing. Defaults to
+    /// `false`, and to `true` in the presets for production, as configured by
+    /// [`CircuitBreakerConfig::new`].
+    #[doc(alias = "circuit_breaker")]
     pub fn circuit_breaker_enabled(mut self, enabled: bool) -> Self {
         self.resilience.breaker = enabled.then(|| self.resilience.breaker.unwrap_or_default());
         self
     }
 
-    /// When a backend that goes on failing is left alone, and for how long. Turns it on.
+    /// Sets when and for how long calls to a failing backend are suspended, and enables the circuit
+    /// breaker.
     pub fn circuit_breaker(mut self, breaker: CircuitBreakerConfig) -> Self {
         self.resilience.breaker = Some(breaker);
         self
     }
 
-    /// How long one attempt at a call to the backend may take, at least 1 ms; default, for Redis, its connect and response timeouts
-    /// together, which by default are 1.5 seconds, and 1.5 seconds for other backends.
+    /// Sets the timeout of one attempt at a backend call, at least 1 ms. Defaults to the sum of the
+    /// connect and response timeouts of Redis, 1.5 seconds unless they are changed, and to 1.5
+    /// seconds for other backends.
     ///
     /// # Risk
     ///
-    /// A write that is given up may still be carried out.
+    /// A write that has timed out may still be carried out.
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.resilience.attempt_timeout = Some(timeout);
         self
     }
 
-    /// How long an operation of the store may take in all; default twice the attempt timeout, which for the default Redis
-    /// configuration is 3 seconds: one attempt that fails in the worst way, and one that finds the way anew. At least one attempt,
-    /// at most 1 hour.
+    /// Sets the timeout of an operation of the store, in total. Defaults to twice the attempt
+    /// timeout, 3 seconds in the default Redis configuration, which leaves room for one attempt
+    /// that times out and one over a new connection. At least one attempt timeout, at most 1 hour.
     ///
-    /// It bounds everything that a request waits for: repetitions, changes made again after a conflict, waiting for another
-    /// writer, loads shared with other requests. When it is up, a read ends with [`Timeout`](crate::StoreErrorKind::Timeout), and so
-    /// does a write that was not under way; one that was ends with [`OutcomeUnknown`](crate::StoreErrorKind::OutcomeUnknown). Walks
-    /// over all sessions have so much time for each step.
+    /// It bounds everything that a request waits for: retries, changes reapplied after a conflict,
+    /// another writer, and loads shared with other requests. When it elapses, a read fails with
+    /// [`Timeout`](crate::StoreErrorKind::Timeout), and so does a write that has not been sent yet;
+    /// a write that has been sent fails with
+    /// [`OutcomeUnknown`](crate::StoreErrorKind::OutcomeUnknown). Scans of all sessions have this
+    /// time for each step.
     ///
-    /// It has nothing to do with [`max_staleness`](super::ClusterConfig::max_staleness): a write is announced when it is carried
-    /// out, however late that is.
+    /// It is unrelated to [`max_staleness`](super::ClusterConfig::max_staleness): a write is
+    /// announced when it is carried out, however late that is.
     ///
     /// # Risk
     ///
-    /// A request may load and then commit, which are two operations: a server that cuts requests off should allow for both.
+    /// A request may load and then commit, which are two operations. Allow for both in a server's
+    /// request timeout.
     pub fn operation_timeout(mut self, timeout: Duration) -> Self {
         self.resilience.operation_timeout = Some(timeout);
         self
@@ -82,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_are_repeated_by_default_and_the_breaker_must_be_asked_for() {
+    fn retries_are_on_by_default_and_the_breaker_is_off() {
         let default = built(builder());
         assert_eq!((default.retry, default.breaker), (RetryConfig::new(), None));
         assert_eq!(

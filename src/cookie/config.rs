@@ -1,26 +1,30 @@
-//! How the session cookie looks.
+//! Configuration of the session cookie.
 
 use crate::error::ConfigError;
 
-/// When browsers send the cookie along with requests that another site caused.
+/// The `SameSite` attribute: whether browsers send the cookie with requests that another site
+/// caused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum SameSite {
-    /// Never. A visitor who follows a link from elsewhere arrives logged out, and so does one who comes back from an OAuth provider.
+    /// Never sent. A visitor who follows a link from another site arrives logged out, and so does
+    /// one who returns from an OAuth provider.
     Strict,
-    /// Only when the visitor navigates to the site. The default.
+    /// Sent only when the visitor navigates to the site. The default.
     #[default]
     Lax,
-    /// Always. Needs a Secure cookie, and a protection against cross-site request forgery of its own.
+    /// Always sent. Requires a `Secure` cookie, and separate protection against cross-site request
+    /// forgery.
     None,
 }
 
 /// The session cookie's name and attributes.
 ///
-/// The default is `__Host-session; HttpOnly; SameSite=Lax; Secure; Path=/`: the prefix makes browsers refuse such a cookie from
-/// a sibling domain or over plain HTTP (RFC 6265bis, section 4.1.3). It has neither Max-Age nor Expires, unless it is made
-/// [persistent](Self::persistent): browsers forget it at the end of their session, and what ends a login is the server-side
-/// timeout.
+/// The default is `__Host-session; HttpOnly; SameSite=Lax; Secure; Path=/`. The prefix makes
+/// browsers refuse such a cookie from a sibling domain or over plain HTTP (RFC 6265bis, section
+/// 4.1.3). The cookie has neither `Max-Age` nor `Expires`, unless it is made
+/// [persistent](Self::persistent): browsers delete it when they end their own session. A login ends
+/// with the server-side timeout in any case.
 ///
 /// ```
 /// use clustered_sessions::{CookieConfig, SameSite};
@@ -40,7 +44,7 @@ pub struct CookieConfig {
 }
 
 impl CookieConfig {
-    /// The defaults described above.
+    /// Creates the default configuration, as described above.
     pub fn new() -> Self {
         CookieConfig {
             name: "__Host-session".to_owned(),
@@ -52,24 +56,27 @@ impl CookieConfig {
         }
     }
 
-    /// The cookie's name; default `__Host-session`. Names are matched byte for byte, and signatures are bound to the name.
+    /// Sets the cookie's name, 1 to 128 token characters (RFC 6265). Defaults to `__Host-session`.
+    /// Names are compared byte for byte, and signatures are bound to the name.
     ///
     /// # Risk
     ///
-    /// Changing it logs everybody out. Without the `__Host-` prefix a sibling domain can plant cookies; several of our name that
-    /// verify make the request a stranger's.
+    /// Changing the name logs all users out. Without the `__Host-` prefix, a sibling domain can set
+    /// cookies of the same name; if several of them verify, the request has no session.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
     }
 
-    /// The path below which browsers send the cookie; default `/`. Anything else rules out `__Host-`.
+    /// Sets the path below which browsers send the cookie. Defaults to `/`. Any other path excludes
+    /// the prefix `__Host-`.
     pub fn path(mut self, path: impl Into<String>) -> Self {
         self.path = path.into();
         self
     }
 
-    /// The domain to whose subdomains, too, browsers send the cookie; default none, which means this very host. Rules out `__Host-`.
+    /// Sets the `Domain` attribute: browsers also send the cookie to its subdomains. Unset by
+    /// default, which limits the cookie to the exact host. Excludes the prefix `__Host-`.
     ///
     /// # Risk
     ///
@@ -79,37 +86,41 @@ impl CookieConfig {
         self
     }
 
-    /// Whether browsers send the cookie over HTTPS alone; default `true`.
+    /// Sets whether browsers send the cookie over HTTPS only. Defaults to `true`.
     ///
     /// # Risk
     ///
-    /// With `false`, whoever listens on the network has the session. It is for development over plain HTTP.
+    /// With `false`, anyone who listens on the network can take over the session. Use it only for
+    /// development over plain HTTP.
     pub fn secure(mut self, secure: bool) -> Self {
         self.secure = secure;
         self
     }
 
-    /// Default [`SameSite::Lax`].
+    /// Sets the `SameSite` attribute. Defaults to [`SameSite::Lax`].
     ///
     /// # Risk
     ///
-    /// [`SameSite::None`] lets other sites act in the visitor's name unless something else prevents it.
+    /// [`SameSite::None`] lets other sites act in the visitor's name unless something else prevents
+    /// it.
     pub fn same_site(mut self, same_site: SameSite) -> Self {
         self.same_site = same_site;
         self
     }
 
-    /// Whether browsers keep the cookie when they are closed; default `false`, a session cookie.
+    /// Sets whether browsers keep the cookie when they are closed. Defaults to `false`, a session
+    /// cookie.
     ///
-    /// A persistent one gets a Max-Age: what is left of the session's [absolute timeout], or 400 days, the longest that browsers
-    /// accept (RFC 6265bis, section 5.5). It is not renewed as the session is used, since a late response that carries a cookie could
-    /// undo a login. What ends a login is the server-side timeout in any case, as NIST SP 800-63B-4 demands: a cookie that outlives its
-    /// session is a stranger's.
+    /// A persistent cookie has a `Max-Age`: what remains of the session's [absolute timeout], or
+    /// 400 days, the longest that browsers accept (RFC 6265bis, section 5.5). It is not renewed
+    /// while the session is in use, because a late response that carries a cookie could undo a
+    /// login. A login ends with the server-side timeout in any case, as NIST SP 800-63B-4 requires:
+    /// a cookie that outlives its session has no effect.
     ///
     /// # Risk
     ///
-    /// Who uses the device next, or reads its disk, has the session until its timeout: OWASP's Session Management Cheat Sheet
-    /// advises against it.
+    /// The next user of the device, or anyone who reads its disk, has the session until its
+    /// timeout. OWASP's Session Management Cheat Sheet advises against it.
     ///
     /// [absolute timeout]: crate::SessionConfigBuilder::absolute_timeout
     pub fn persistent(mut self, persistent: bool) -> Self {
@@ -117,6 +128,7 @@ impl CookieConfig {
         self
     }
 
+    /// Checks for what browsers would refuse or misread.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let is_token_char = |c: u8| c.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&c);
         if self.name.is_empty() || self.name.len() > 128 || !self.name.bytes().all(is_token_char) {
@@ -132,7 +144,7 @@ impl CookieConfig {
                 return Err(ConfigError::CookieDomain);
             }
         }
-        // Browsers compare the prefixes without regard to case, so `__host-` is bound by the same rules.
+        // Browsers compare the prefixes case-insensitively, so the same rules apply to `__host-`.
         let name = self.name.to_ascii_lowercase();
         if name.starts_with("__host-") && (self.domain.is_some() || self.path != "/") {
             return Err(ConfigError::HostPrefix);

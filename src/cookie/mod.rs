@@ -1,7 +1,13 @@
-//! The session cookie: signed, verified, set and removed in one place.
+//! The session cookie: signs, verifies, sets and removes it.
 //!
-//! Its value is `<token>.<tag>` in base64url without padding. The tag is HMAC-SHA256 (RFC 2104) under a derived key over a fixed
-//! label, the cookie's name and the token; so a value is good under no other name and in no other version of the format.
+//! Its value is `<token>.<tag>` in base64url without padding. The tag is HMAC-SHA256 (RFC 2104),
+//! under a derived key, over a fixed label, the cookie's name and the token. A value is therefore
+//! valid under no other name and in no other version of the format.
+//!
+//! The signature is checked before the backend is queried, so a guessed or damaged cookie costs no
+//! round trip. A cookie that does not verify is ignored, and the visitor is treated as new.
+
+mod config;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,46 +19,48 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use http::{HeaderMap, HeaderValue, header};
 use sha2::Sha256;
 
-mod config;
-
 pub use self::config::{CookieConfig, SameSite};
 use crate::id::{self, SessionToken};
 use crate::secret::KeyRing;
 
-/// What keys are derived for, and what tags begin with.
+/// Purpose for which the keys are derived, and the beginning of what is signed.
 const PURPOSE: &str = "clustered-sessions/cookie/v1";
-/// Characters of a tag: 32 bytes in base64url.
+/// Length of a tag in characters: 32 bytes in base64url.
 const TAG_LEN: usize = 43;
-/// Cookies of our name looked at in one request. Browsers send a handful at most; more is somebody at work.
+/// Maximum number of cookies of our name in one request. Browsers send a handful at most; a request
+/// with more is an attack and has no session.
 pub(crate) const MAX_CANDIDATES: usize = 8;
 
-/// Browsers cut off what is beyond.
+/// The longest `Max-Age` that browsers accept.
 const LONGEST_LIFE: Duration = Duration::from_secs(400 * 24 * 3600);
 
-/// Makes and reads the cookies of one layer.
+/// Signs and verifies the cookies of one layer.
 pub(crate) struct CookieSigner {
     config: CookieConfig,
-    /// The name again, for those who keep it beyond a request.
+    /// The configured name, shared with state that outlives a request.
     name: Arc<str>,
-    /// One per secret of the ring, the signing one first.
+    /// One key per secret of the ring, the one that signs first.
     keys: Vec<SigningKey>,
 }
 
+/// A key derived from one secret of the ring.
 struct SigningKey {
-    /// With label and name already taken in.
+    /// Has already consumed the label and the name, so that each cookie costs only the token.
     mac: Hmac<Sha256>,
     retiring: bool,
 }
 
-/// A cookie that verified.
+/// A cookie that has been verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct VerifiedCookie {
     pub(crate) token: SessionToken,
-    /// Whether it was signed with an older secret, and should be signed again with the current one.
+    /// `true` if the cookie was signed with a previous secret and should be signed again with the
+    /// current one.
     pub(crate) needs_resigning: bool,
 }
 
 impl CookieSigner {
+    /// Derives a key from each secret of the ring.
     #[expect(
         clippy::expect_used,
         reason = "HMAC takes keys of any length; and a checked config has a short name"
@@ -74,10 +82,11 @@ impl CookieSigner {
         &self.name
     }
 
-    /// The request's token, if exactly one verifies.
+    /// Returns the request's token if exactly one token verifies.
     ///
-    /// Several cookies of our name are no accident: a sibling domain, or a path of its own, has planted one. If more than one
-    /// token verifies, there is no telling whose session the visitor means to use, so it is nobody's.
+    /// Several cookies of our name are never set by this layer alone: a sibling domain or another
+    /// path has added one. If more than one token verifies, it is unknown which session the visitor
+    /// means to use, so the request has none.
     pub(crate) fn verify(&self, headers: &HeaderMap) -> Option<VerifiedCookie> {
         let mut found: Option<VerifiedCookie> = None;
         for (index, value) in self.candidates(headers).enumerate() {
@@ -96,7 +105,7 @@ impl CookieSigner {
         found
     }
 
-    /// The values of all cookies of our name. Names are compared byte for byte.
+    /// Returns the values of all cookies of our name. Names are compared byte for byte.
     fn candidates<'a>(&'a self, headers: &'a HeaderMap) -> impl Iterator<Item = &'a [u8]> {
         headers
             .get_all(header::COOKIE)
@@ -107,6 +116,7 @@ impl CookieSigner {
             })
     }
 
+    /// Verifies the value of one cookie.
     fn verify_value(&self, value: &[u8]) -> Option<VerifiedCookie> {
         if value.len() != id::TEXT_LEN + 1 + TAG_LEN {
             return None;
@@ -125,14 +135,15 @@ impl CookieSigner {
         Some(VerifiedCookie { token, needs_resigning: key.retiring })
     }
 
-    /// The cookie's value, signed with the current secret.
+    /// Returns the cookie's value, signed with the current secret.
     fn sign(&self, token: &SessionToken) -> String {
         let mac = self.keys[0].mac.clone().chain_update(token.as_bytes());
         let tag = mac.finalize().into_bytes();
         format!("{}.{}", token.to_text(), URL_SAFE_NO_PAD.encode(tag))
     }
 
-    /// The `Set-Cookie` that gives a visitor this token, whose session lives for so long at most.
+    /// Returns the `Set-Cookie` header that gives a visitor this token. `life` is the maximum
+    /// remaining lifetime of its session.
     pub(crate) fn set(&self, token: &SessionToken, life: Duration) -> HeaderValue {
         let mut cookie = self.build(self.sign(token));
         if self.config.persistent {
@@ -144,20 +155,22 @@ impl CookieSigner {
         header_value(&cookie)
     }
 
-    /// The `Set-Cookie` that takes it away. Made by the same builder: browsers ignore a removal whose attributes differ.
+    /// Returns the `Set-Cookie` header that removes the cookie. It has the attributes of
+    /// [`set`](Self::set), because browsers ignore a removal whose attributes differ.
     pub(crate) fn removal(&self) -> HeaderValue {
         let mut cookie = self.build(String::new());
         cookie.make_removal();
         header_value(&cookie)
     }
 
-    /// `name=value`, as a browser sends it back.
+    /// Returns `name=value`, as a browser sends it back.
     pub(crate) fn pair(&self, token: &SessionToken) -> HeaderValue {
         let mut cookie = Cookie::new(&*self.name, self.sign(token));
         cookie.unset_path();
         header_value(&cookie)
     }
 
+    /// Builds a cookie with the configured attributes.
     fn build(&self, value: String) -> Cookie<'_> {
         let same_site = match self.config.same_site {
             SameSite::Strict => cookie::SameSite::Strict,
@@ -176,14 +189,15 @@ impl CookieSigner {
     }
 }
 
-/// Without the keys.
+/// Omits the keys.
 impl std::fmt::Debug for CookieSigner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("CookieSigner").field("config", &self.config).finish_non_exhaustive()
     }
 }
 
-/// Marked sensitive, so that `Debug` of the headers, and HTTP/2's header compression, leave the token alone.
+/// Converts a cookie to a header value. It is marked as sensitive, so that neither `Debug` of the
+/// headers nor HTTP/2's header compression exposes the token.
 #[expect(clippy::expect_used, reason = "name, path and domain are checked, the value is base64url")]
 fn header_value(cookie: &Cookie<'_>) -> HeaderValue {
     let mut value =
@@ -207,7 +221,7 @@ mod tests {
         ring
     }
 
-    fn jar(secrets: &[&str]) -> CookieSigner {
+    fn signer(secrets: &[&str]) -> CookieSigner {
         CookieSigner::new(CookieConfig::new(), &ring(secrets))
     }
 
@@ -220,15 +234,15 @@ mod tests {
         cookies.iter().map(|value| (header::COOKIE, value.parse().unwrap())).collect()
     }
 
-    fn pair(jar: &CookieSigner, token: &SessionToken) -> String {
-        jar.pair(token).to_str().unwrap().to_owned()
+    fn pair(signer: &CookieSigner, token: &SessionToken) -> String {
+        signer.pair(token).to_str().unwrap().to_owned()
     }
 
     #[test]
     fn the_format_is_frozen() {
-        // If one of these fails, every cookie in the field has become invalid.
+        // If one of these fails, every cookie in production has become invalid.
         assert_eq!(
-            jar(&["first secret"]).set(&token(7), Duration::MAX).to_str().unwrap(),
+            signer(&["first secret"]).set(&token(7), Duration::MAX).to_str().unwrap(),
             "__Host-session=BwcHBwcHBwcHBwcHBwcHBw.GrWGhF2LQsaKX2VTAFJNpIMv0IMvsHKPCn8bcGycdak; HttpOnly; SameSite=Lax; Secure; Path=/"
         );
         let config = CookieConfig::development()
@@ -246,7 +260,7 @@ mod tests {
 
     #[test]
     fn a_removal_has_the_attributes_of_the_cookie() {
-        let removal = jar(&["secret"]).removal();
+        let removal = signer(&["secret"]).removal();
         let removal = removal.to_str().unwrap();
         assert!(removal.starts_with(
             "__Host-session=; HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=0; Expires="
@@ -255,17 +269,17 @@ mod tests {
 
     #[test]
     fn headers_do_not_print_the_token() {
-        let jar = jar(&["secret"]);
-        for value in [jar.set(&token(1), Duration::MAX), jar.pair(&token(1))] {
+        let signer = signer(&["secret"]);
+        for value in [signer.set(&token(1), Duration::MAX), signer.pair(&token(1))] {
             assert_eq!(format!("{value:?}"), "Sensitive");
         }
-        assert!(!format!("{jar:?}").contains("secret"));
+        assert!(!format!("{signer:?}").contains("secret"));
     }
 
     #[test]
     fn the_cookie_is_found_among_others_and_in_any_header() {
-        let jar = jar(&["secret"]);
-        let ours = pair(&jar, &token(1));
+        let signer = signer(&["secret"]);
+        let ours = pair(&signer, &token(1));
         let expected = Some(VerifiedCookie { token: token(1), needs_resigning: false });
         for cookies in [
             vec![ours.clone()],
@@ -276,13 +290,13 @@ mod tests {
             vec![format!("__Host-session=junk; {ours}")],
         ] {
             let cookies: Vec<_> = cookies.iter().map(String::as_str).collect();
-            assert_eq!(jar.verify(&request(&cookies)), expected, "{cookies:?}");
+            assert_eq!(signer.verify(&request(&cookies)), expected, "{cookies:?}");
         }
     }
 
     #[test]
-    fn another_name_is_not_ours_and_its_value_is_no_good_under_ours() {
-        let ours = jar(&["secret"]);
+    fn a_cookie_of_another_name_does_not_verify_and_neither_does_its_value_under_our_name() {
+        let ours = signer(&["secret"]);
         let theirs =
             CookieSigner::new(CookieConfig::new().name("__Host-admin"), &ring(&["secret"]));
         let value = pair(&theirs, &token(1)).replace("__Host-admin", "__Host-session");
@@ -297,23 +311,26 @@ mod tests {
 
     #[test]
     fn two_tokens_that_verify_are_a_stranger() {
-        let jar = jar(&["secret"]);
-        let (one, two) = (pair(&jar, &token(1)), pair(&jar, &token(2)));
-        assert_eq!(jar.verify(&request(&[&format!("{one}; {two}")])), None);
-        assert_eq!(jar.verify(&request(&[&one, &two])), None);
+        let signer = signer(&["secret"]);
+        let (one, two) = (pair(&signer, &token(1)), pair(&signer, &token(2)));
+        assert_eq!(signer.verify(&request(&[&format!("{one}; {two}")])), None);
+        assert_eq!(signer.verify(&request(&[&one, &two])), None);
     }
 
     #[test]
     fn a_flood_of_cookies_is_a_stranger() {
-        let jar = jar(&["secret"]);
+        let signer = signer(&["secret"]);
         let flood = "__Host-session=x; ".repeat(MAX_CANDIDATES);
-        assert_eq!(jar.verify(&request(&[&format!("{flood}{}", pair(&jar, &token(1)))])), None);
+        assert_eq!(
+            signer.verify(&request(&[&format!("{flood}{}", pair(&signer, &token(1)))])),
+            None
+        );
     }
 
     #[test]
-    fn an_older_secret_verifies_and_is_said_to_be_old() {
-        let old = pair(&jar(&["old"]), &token(1));
-        let rotated = jar(&["new", "old"]);
+    fn a_cookie_under_a_previous_secret_verifies_and_needs_resigning() {
+        let old = pair(&signer(&["old"]), &token(1));
+        let rotated = signer(&["new", "old"]);
         assert_eq!(
             rotated.verify(&request(&[&old])),
             Some(VerifiedCookie { token: token(1), needs_resigning: true })
@@ -323,9 +340,9 @@ mod tests {
             rotated.verify(&request(&[&new])),
             Some(VerifiedCookie { token: token(1), needs_resigning: false })
         );
-        assert_eq!(jar(&["old"]).verify(&request(&[&new])), None, "the current secret signs");
+        assert_eq!(signer(&["old"]).verify(&request(&[&new])), None, "the current secret signs");
         assert_eq!(
-            jar(&["new"]).verify(&request(&[&old])),
+            signer(&["new"]).verify(&request(&[&old])),
             None,
             "a dropped secret verifies nothing"
         );
@@ -335,15 +352,15 @@ mod tests {
     fn a_cookie_of_the_next_secret_verifies_and_is_left_as_it_is() {
         let mut ring = ring(&["now"]);
         ring.push_next(Secret::insecure_dev("soon"));
-        let early = pair(&jar(&["soon"]), &token(1));
-        let jar = CookieSigner::new(CookieConfig::new(), &ring);
+        let early = pair(&signer(&["soon"]), &token(1));
+        let signer = CookieSigner::new(CookieConfig::new(), &ring);
         assert_eq!(
-            jar.verify(&request(&[&early])),
+            signer.verify(&request(&[&early])),
             Some(VerifiedCookie { token: token(1), needs_resigning: false })
         );
         assert_eq!(
-            pair(&jar, &token(1)),
-            pair(&super::tests::jar(&["now"]), &token(1)),
+            pair(&signer, &token(1)),
+            pair(&super::tests::signer(&["now"]), &token(1)),
             "the current secret signs"
         );
     }
@@ -351,13 +368,13 @@ mod tests {
     proptest! {
         #[test]
         fn any_change_to_a_cookie_makes_it_a_strangers(at in 0usize..66, byte in 0x21u8..0x7f) {
-            let jar = jar(&["secret"]);
-            let mut cookie = pair(&jar, &token(1)).into_bytes();
+            let signer = signer(&["secret"]);
+            let mut cookie = pair(&signer, &token(1)).into_bytes();
             let at = cookie.len() - 66 + at;
             prop_assume!(cookie[at] != byte);
             cookie[at] = byte;
             let headers: HeaderMap = [(header::COOKIE, HeaderValue::from_bytes(&cookie).unwrap())].into_iter().collect();
-            prop_assert_eq!(jar.verify(&headers), None);
+            prop_assert_eq!(signer.verify(&headers), None);
         }
 
         #[test]
@@ -366,7 +383,7 @@ mod tests {
             value.extend(bytes.bytes());
             if let Ok(value) = HeaderValue::from_bytes(&value) {
                 let headers: HeaderMap = [(header::COOKIE, value)].into_iter().collect();
-                prop_assert_eq!(jar(&["secret"]).verify(&headers), None);
+                prop_assert_eq!(signer(&["secret"]).verify(&headers), None);
             }
         }
     }

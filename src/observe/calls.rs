@@ -1,4 +1,4 @@
-//! The calls of a backend and the commits of requests, counted and measured by how they end.
+//! Counts and durations of backend calls and of commits, by outcome.
 
 use tracing::Span;
 
@@ -6,8 +6,10 @@ use super::outcome::{Operation, Outcome};
 use super::recorder::{self, Durations, Metrics, Timer};
 use super::{ANNOUNCEMENTS_SENT, BACKEND_CALL_DURATION, BACKEND_CALLS, COMMITS, Counter, Metric};
 
-/// A count for each of some outcomes, the last of which takes all that have none. All are there from the start, so that the first
-/// fault is seen as a rise.
+/// A counter for each of some outcomes. The last one also counts all outcomes that have none.
+///
+/// All counters exist from the start, so that a monitoring system sees the first fault as a rise
+/// and not as a new series.
 #[derive(Debug)]
 struct ByOutcome(Vec<(Outcome, recorder::Counter)>);
 
@@ -33,15 +35,18 @@ impl ByOutcome {
     }
 }
 
-/// The calls of a store's backend.
+/// The instruments for the backend calls of one store.
 #[derive(Debug)]
 pub(crate) struct Calls {
+    /// Indexed by operation, as `durations` is.
     counts: [ByOutcome; Operation::ALL.len()],
     durations: [Durations; Operation::ALL.len()],
+    /// Announcements that the backend has acknowledged.
     announcements: Counter,
 }
 
 impl Calls {
+    /// The outcomes that a backend call can have.
     const OUTCOMES: [Outcome; 13] = [
         Outcome::Ok,
         Outcome::NotFound,
@@ -70,7 +75,7 @@ impl Calls {
         }
     }
 
-    /// A call begins.
+    /// Begins to measure a call.
     pub(crate) fn begin(&self, operation: Operation) -> Call<'_> {
         let span = tracing::trace_span!(
             "session.backend",
@@ -80,13 +85,14 @@ impl Calls {
         Call { calls: self, operation, timer: Timer::start(), span, outcome: Outcome::Cancelled }
     }
 
-    /// A call was not made, since the circuit is open.
+    /// Counts a call that was not made because the circuit is open.
     pub(crate) fn refused(&self, operation: Operation) {
         self.counts[operation as usize].count(Outcome::CircuitOpen);
     }
 }
 
-/// A call under way.
+/// A call in progress. It is recorded when it is dropped; if that happens before
+/// [`end`](Call::end), its outcome is `Cancelled`.
 #[derive(Debug)]
 pub(crate) struct Call<'a> {
     calls: &'a Calls,
@@ -97,10 +103,12 @@ pub(crate) struct Call<'a> {
 }
 
 impl Call<'_> {
+    /// Returns the span in which the call is to run.
     pub(crate) fn span(&self) -> Span {
         self.span.clone()
     }
 
+    /// Ends the call with an outcome.
     pub(crate) fn end(mut self, outcome: Outcome) {
         self.outcome = outcome;
     }
@@ -117,11 +125,12 @@ impl Drop for Call<'_> {
     }
 }
 
-/// The commits of a store's requests.
+/// The counters for the commits of one store's requests.
 #[derive(Debug)]
 pub(crate) struct Commits(ByOutcome);
 
 impl Commits {
+    /// The outcomes that a commit can have.
     const OUTCOMES: [Outcome; 15] = [
         Outcome::Ok,
         Outcome::Gone,

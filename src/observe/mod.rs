@@ -1,7 +1,9 @@
-//! What is measured: all metrics with their names, units and descriptions. `docs/observability.md` has the same as a table.
+//! Metrics: the name, unit and description of each, and the instruments that record them. The table
+//! in `docs/observability.md` lists the same ones.
 //!
-//! They go out through the facade of the crate `metrics` (feature `metrics`). Each instrument is made once, when the store is
-//! built, so that to count costs no look-up. Without the feature they do nothing, but for the figures that a store tells itself.
+//! They are exported through the facade crate `metrics` (feature `metrics`). Each instrument is
+//! created once, when the store is built, so that recording needs no lookup. Without the feature
+//! nothing is exported; the counters that the store itself reports still count.
 
 mod calls;
 mod outcome;
@@ -18,19 +20,23 @@ pub(crate) use self::calls::{Calls, Commits};
 pub(crate) use self::outcome::{Operation, Outcome};
 pub(crate) use self::recorder::{Gauge, Metrics};
 
-/// A metric.
+/// The name, unit and description of a metric.
 #[cfg_attr(not(feature = "metrics"), allow(dead_code, reason = "`metrics` exports it"))]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Metric {
+    /// Follows the conventions of Prometheus: ends in `_total` if it is a counter, and in the unit
+    /// if it has one.
     name: &'static str,
     unit: Unit,
+    /// The description that a recorder may show, as in Prometheus' `# HELP`.
     about: &'static str,
 }
 
+/// The unit of a metric.
 #[cfg_attr(not(feature = "metrics"), allow(dead_code, reason = "`metrics` exports it"))]
 #[derive(Clone, Copy, Debug)]
 enum Unit {
-    /// How many; or, of a state, which.
+    /// A number of things or, for the state of the circuit, the number of the state.
     Count,
     Seconds,
 }
@@ -43,41 +49,46 @@ macro_rules! metrics {
 }
 
 metrics! {
-    CACHE_HITS: "cache_hits_total", Count, "Reads answered from memory";
-    CACHE_MISSES: "cache_misses_total", Count, "Reads that asked the backend";
-    CACHE_BYPASSES: "cache_bypasses_total", Count, "Misses because the node was not sure to hear the others";
-    CACHE_EVICTIONS: "cache_evictions_total", Count, "Sessions dropped from memory to make room for others";
-    CACHE_INVALIDATIONS: "cache_invalidations_total", Count, "Sessions dropped from memory because they were changed or deleted";
-    CACHE_REFUSED_FILLS: "cache_refused_fills_total", Count, "Loaded sessions not cached because they changed meanwhile";
-    CACHE_SESSIONS: "cache_sessions", Count, "Sessions in memory";
+    CACHE_HITS: "cache_hits_total", Count, "Session reads answered from the local cache";
+    CACHE_MISSES: "cache_misses_total", Count, "Session reads that the local cache could not answer";
+    CACHE_BYPASSES: "cache_bypasses_total", Count, "Cache misses because the node could not prove that it receives announcements";
+    CACHE_EVICTIONS: "cache_evictions_total", Count, "Sessions evicted from the local cache to make room for others";
+    CACHE_INVALIDATIONS: "cache_invalidations_total", Count, "Sessions evicted from the local cache because they were changed or deleted";
+    CACHE_REFUSED_FILLS: "cache_refused_fills_total", Count, "Loaded sessions not cached because they changed while they were being loaded";
+    CACHE_SESSIONS: "cache_sessions", Count, "Sessions in the local cache";
 
-    BACKEND_CALLS: "backend_calls_total", Count, "Calls of the backend, each attempt counted, by operation and outcome";
-    BACKEND_CALL_DURATION: "backend_call_duration_seconds", Seconds, "How long a call of the backend took, each attempt measured";
-    BACKEND_RETRIES: "backend_retries_total", Count, "Calls of the backend made again after one that failed";
-    CIRCUIT_STATE: "circuit_state", Count, "The circuit breaker: 0 closed, 1 half-open, 2 open";
-    CIRCUIT_OPENINGS: "circuit_openings_total", Count, "How often the circuit breaker has opened";
+    BACKEND_CALLS: "backend_calls_total", Count, "Calls to the session backend, including retries, by operation and outcome";
+    BACKEND_CALL_DURATION: "backend_call_duration_seconds", Seconds, "Duration of a call to the session backend, each retry measured separately";
+    BACKEND_RETRIES: "backend_retries_total", Count, "Calls to the session backend that repeat a failed one";
+    CIRCUIT_STATE: "circuit_state", Count, "State of the circuit breaker: 0 closed, 1 half-open, 2 open";
+    CIRCUIT_OPENINGS: "circuit_openings_total", Count, "Times the circuit breaker has opened";
 
-    LISTENING: "listening", Count, "Whether the node hears the announcements of the others: 1 or 0";
-    LAST_PROOF: "last_proof_timestamp_seconds", Seconds, "When the node last proved that it hears, in Unix time";
-    SUBSCRIPTIONS: "subscriptions_total", Count, "Subscriptions confirmed; each begins an epoch with an empty cache";
-    SUBSCRIPTION_LOSSES: "subscription_losses_total", Count, "How often the node ceased to hear the others";
-    ANNOUNCEMENTS_SENT: "announcements_sent_total", Count, "Announcements that the backend has acknowledged";
-    ANNOUNCEMENTS_RECEIVED: "announcements_received_total", Count, "Announcements heard, the node's own among them";
-    ANNOUNCEMENTS_UNREADABLE: "announcements_unreadable_total", Count, "Announcements that could not be read; each cleared the cache";
+    LISTENING: "listening", Count, "1 if the node is proven to receive announcements, 0 if not";
+    LAST_HEARTBEAT: "last_heartbeat_timestamp_seconds", Seconds, "Unix time at which the last heartbeat that came back was sent";
+    SUBSCRIPTIONS: "subscriptions_total", Count, "Confirmed subscriptions to announcements, each of which starts with an empty cache";
+    SUBSCRIPTION_LOSSES: "subscription_losses_total", Count, "Times the subscription to announcements was lost";
+    ANNOUNCEMENTS_SENT: "announcements_sent_total", Count, "Announcements sent and acknowledged by the backend";
+    ANNOUNCEMENTS_RECEIVED: "announcements_received_total", Count, "Announcements received, including the node's own";
+    ANNOUNCEMENTS_UNREADABLE: "announcements_unreadable_total", Count, "Announcements that could not be read, each of which cleared the local cache";
 
-    COMMITS: "commits_total", Count, "Commits of requests' changes, by outcome";
-    REAPPLIED_CHANGES: "reapplied_changes_total", Count, "Changes made again on top of another node's";
-    DROPPED_CHANGES: "dropped_changes_total", Count, "Requests that ended with changes never committed";
-    DEGRADED_READS: "degraded_reads_total", Count, "Requests that the outage policy answered";
-    UNREADABLE_RECORDS: "unreadable_records_total", Count, "Records that could not be read";
-    REENCRYPTED_RECORDS: "resealed_records_total", Count, "Records written anew because their protection was outdated";
+    COMMITS: "commits_total", Count, "Commits of session changes by requests, by outcome";
+    REAPPLIED_CHANGES: "reapplied_changes_total", Count, "Session changes applied again after a conflict with another writer";
+    DROPPED_CHANGES: "dropped_changes_total", Count, "Requests that ended with uncommitted session changes";
+    DEGRADED_READS: "degraded_reads_total", Count, "Requests served by the outage policy because their session could not be loaded";
+    UNREADABLE_RECORDS: "unreadable_records_total", Count, "Session records that could not be decoded or decrypted";
+    REENCRYPTED_RECORDS: "reencrypted_records_total", Count, "Session records encrypted again because they were plain or under a previous secret";
 }
 
-/// A [`Counter`] that is told later: several threads that count the same thing at every moment would wait for each other at each
-/// place where it is kept.
+/// A counter for the hot path, exported in batches.
+///
+/// Exporting each hit at once would add a virtual call and a write to a cache line of the recorder
+/// that all threads contend for, on a path without any IO that could hide them; `benches/hit.rs`
+/// measures that path with one and two threads. Differences are exported rather than totals,
+/// because stores without a label share one series of the recorder.
 #[derive(Debug)]
 pub(crate) struct BufferedCounter {
     count: AtomicU64,
+    /// The part of `count` that has been exported.
     flushed: AtomicU64,
     exported: recorder::Counter,
 }
@@ -99,7 +110,7 @@ impl BufferedCounter {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Tells what was counted since this was last called.
+    /// Exports what was counted since the last flush. Concurrent calls export nothing twice.
     pub(crate) fn flush(&self) {
         let count = self.get();
         let flushed = self.flushed.fetch_max(count, Ordering::Relaxed);
@@ -107,7 +118,8 @@ impl BufferedCounter {
     }
 }
 
-/// A number that only goes up, kept here and told the recorder. Nothing is ordered by it.
+/// A counter that is both readable here and exported at once. No other memory access is ordered by
+/// it.
 #[derive(Debug)]
 pub(crate) struct Counter {
     count: AtomicU64,

@@ -1,4 +1,5 @@
-//! Instruments that do nothing, in the place of those in `recorded.rs`, where the feature `metrics` is off.
+//! Instruments that do nothing, which replace those in `recorded.rs` if the feature `metrics` is
+//! off.
 
 use super::Metric;
 

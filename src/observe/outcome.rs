@@ -1,8 +1,8 @@
-//! What a backend is asked for and how that ends, in the words of metrics and spans.
+//! The operations of a backend and their outcomes, as labels of metrics and fields of spans.
 
 use crate::error::StoreErrorKind;
 
-/// What a backend is asked for. Listening is measured where it is done.
+/// A call to the backend. Subscriptions are measured by the listener and have no operation here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
     Load,
@@ -12,15 +12,18 @@ pub(crate) enum Operation {
     Touch,
     Clear,
     Scan,
+    /// Adds a session to its owner's index.
     Index,
+    /// Removes a session from its owner's index.
     Unindex,
+    /// Reads a page of an owner's index.
     Indexed,
     Publish,
     Ping,
 }
 
 impl Operation {
-    /// In the order of their declaration.
+    /// All operations, in the order of their declaration, which indexes the instruments.
     pub(super) const ALL: [Operation; 12] = [
         Operation::Load,
         Operation::Create,
@@ -36,6 +39,8 @@ impl Operation {
         Operation::Ping,
     ];
 
+    /// Returns the value of the label `operation`: the name of the method of
+    /// [`Backend`](crate::backend::Backend).
     pub(super) fn name(self) -> &'static str {
         match self {
             Operation::Load => "load",
@@ -45,15 +50,15 @@ impl Operation {
             Operation::Touch => "touch",
             Operation::Clear => "clear",
             Operation::Scan => "scan",
-            Operation::Index => "index",
-            Operation::Unindex => "unindex",
-            Operation::Indexed => "indexed",
+            Operation::Index => "add_to_owner",
+            Operation::Unindex => "remove_from_owner",
+            Operation::Indexed => "sessions_of_owner",
             Operation::Publish => "publish",
             Operation::Ping => "ping",
         }
     }
 
-    /// Whether an answer with this outcome means that an announcement was made.
+    /// Returns `true` if a call with this outcome has made an announcement.
     pub(super) fn announces(self, outcome: Outcome) -> bool {
         match self {
             Operation::Update | Operation::Publish | Operation::Clear => outcome == Outcome::Ok,
@@ -63,32 +68,47 @@ impl Operation {
     }
 }
 
-/// How something has ended.
+/// The outcome of a backend call or of a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
+    /// Done, found, or committed.
     Ok,
+    /// A load found no record.
     NotFound,
+    /// There was nothing to write, delete or extend, or only a tombstone.
     Gone,
+    /// Another revision was there; of a commit: on every attempt.
     Conflict,
+    /// The backend could not be reached.
     Unavailable,
+    /// No reply in time, and nothing was to be changed.
     Timeout,
-    /// It may or may not have been carried out.
+    /// No reply to a write, which may or may not have been carried out.
     Unknown,
+    /// The backend refused: wrong password, missing permission, out of memory.
     Refused,
+    /// Not sent, because the circuit breaker is open.
     CircuitOpen,
+    /// The record could not be read.
     Corrupt,
+    /// The backend or the store was shut down.
     Closed,
+    /// The data could not be serialized.
     Encode,
+    /// The data exceeds the size limit.
     TooLarge,
+    /// A session can no longer be created, because the response head has been sent.
     HeadSent,
+    /// The session could not be loaded, and the outage policy allows only reading it.
     ReadOnly,
-    /// Nobody waited for the end.
+    /// The caller stopped waiting.
     Cancelled,
-    /// In a way of which there is no count of its own.
+    /// An outcome without a counter of its own.
     Other,
 }
 
 impl Outcome {
+    /// Returns the value of the label `outcome`.
     pub(super) fn name(self) -> &'static str {
         match self {
             Outcome::Ok => "ok",
@@ -127,7 +147,7 @@ impl From<StoreErrorKind> for Outcome {
             StoreErrorKind::Encode => Outcome::Encode,
             StoreErrorKind::TooLarge => Outcome::TooLarge,
             StoreErrorKind::Closed => Outcome::Closed,
-            // No call ends so: the backend is not even asked.
+            // No call has this outcome, because the backend is not even called.
             StoreErrorKind::NotConfigured => Outcome::Other,
         }
     }

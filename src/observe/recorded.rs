@@ -1,4 +1,5 @@
-//! Instruments that tell the recorder of the crate `metrics`: the one that was installed when they were made.
+//! Instruments that report to a recorder of the crate `metrics`: the one that is installed when
+//! they are created.
 
 use std::sync::Arc;
 
@@ -8,16 +9,18 @@ use tokio::time::Instant;
 
 use super::{Metric, Unit};
 
+/// Nothing that a recorder could filter by differs between our metrics.
 const METADATA: Metadata<'static> = Metadata::new("clustered_sessions", Level::INFO, None);
 
-/// Makes the instruments of one store.
+/// Creates the instruments of one store.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
+    /// The value of the label `store`.
     store: Option<Arc<str>>,
 }
 
 impl Metrics {
-    /// All metrics get the label `store` with this value, if there is one.
+    /// Creates the instruments with a label `store` of this value, or without such a label.
     pub(crate) fn new(store: Option<&str>) -> Self {
         Metrics { store: store.map(Arc::from) }
     }
@@ -63,6 +66,7 @@ impl Metrics {
         }))
     }
 
+    /// Returns the name of a series: the metric with its labels.
     fn key(&self, metric: Metric, labels: &[(&'static str, &'static str)]) -> Key {
         let store = self.store.iter().map(|store| Label::new("store", store.clone()));
         let others = labels.iter().map(|&(name, value)| Label::from_static_parts(name, value));
@@ -79,27 +83,29 @@ impl From<Unit> for metrics::Unit {
     }
 }
 
-/// Something that goes up and down.
+/// A value that goes up and down.
 #[derive(Debug)]
 pub(crate) struct Gauge(metrics::Gauge);
 
 impl Gauge {
+    /// Sets the value. It is computed only if the feature `metrics` is on.
     pub(crate) fn set(&self, value: impl FnOnce() -> f64) {
         self.0.set(value());
     }
 }
 
-/// How long something takes.
+/// A histogram of durations.
 #[derive(Debug)]
 pub(super) struct Durations(Histogram);
 
 impl Durations {
+    /// Records the time since the timer was started.
     pub(super) fn record(&self, since: &Timer) {
         self.0.record(since.0.elapsed());
     }
 }
 
-/// A moment.
+/// A started timer. It follows tokio's clock, so that tests can pause it.
 #[derive(Debug)]
 pub(super) struct Timer(Instant);
 

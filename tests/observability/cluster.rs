@@ -29,7 +29,7 @@ async fn a_loss_and_a_new_subscription_are_told() {
     faults.heal();
     sleep(SECOND * 2).await;
     assert_eq!(hearing(), [1.0, 2.0, 1.0]);
-    assert_eq!(layer.store().coordinator().losses(), 1);
+    assert_eq!(layer.store().coordinator().disconnects(), 1);
     layer.store().shutdown().await;
     assert_eq!(hearing(), [0.0, 2.0, 1.0]);
 }
@@ -41,7 +41,7 @@ async fn the_last_proof_is_told_in_unix_time_and_ages_while_none_comes() {
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
     let config = config(&MemoryBackend::new()).backend(backend).clock(Clock::tokio());
     let _layer = scrape.start(config).await;
-    let age = |passed: f64| started + passed - scrape.get("last_proof_timestamp_seconds");
+    let age = |passed: f64| started + passed - scrape.get("last_heartbeat_timestamp_seconds");
     assert!((-1.0..1.0).contains(&age(0.0)), "{}", age(0.0));
     sleep(SECOND * 151).await;
     assert!((0.0..3.0).contains(&age(151.0)), "there is a heartbeat in 15 seconds: {}", age(151.0));

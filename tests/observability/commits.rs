@@ -170,7 +170,7 @@ async fn records_that_cannot_be_read_or_are_written_anew_are_counted() {
         assert_eq!(browser.visit(&serve(&rotated, read)).await.status, StatusCode::OK);
         settle().await;
     };
-    let resealed = rises(&scrape, request).await;
-    assert_eq!(resealed["resealed_records_total"], 1.0);
+    let reencrypted = rises(&scrape, request).await;
+    assert_eq!(reencrypted["reencrypted_records_total"], 1.0);
     assert_eq!(rotated.store().resealed_records(), 1);
 }

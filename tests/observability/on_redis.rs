@@ -26,9 +26,12 @@ async fn a_redis_that_is_killed_and_comes_back_is_told_as_such() {
     assert_eq!(scrape.get("announcements_sent_total"), 1.0);
     assert_eq!(["listening", "subscriptions_total"].map(|series| scrape.get(series)), [1.0, 1.0]);
     assert_eq!(scrape.get("backend_calls_total{operation=\"update\",outcome=\"ok\"}"), 1.0);
-    let proof = scrape.get("last_proof_timestamp_seconds");
-    eventually(async || scrape.get("last_proof_timestamp_seconds") > proof, "heartbeats are told")
-        .await;
+    let proof = scrape.get("last_heartbeat_timestamp_seconds");
+    eventually(
+        async || scrape.get("last_heartbeat_timestamp_seconds") > proof,
+        "heartbeats are told",
+    )
+    .await;
 
     server.kill();
     eventually(async || scrape.get("listening") == 0.0, "the loss is told").await;

@@ -1,4 +1,5 @@
-//! Cache, fence and lease under schedules that a model checker chooses. See `cluster/model.rs`.
+//! Models of the cache, the fence and the lease, run under schedules that a model checker chooses.
+//! See `cluster/model.rs`.
 #![allow(clippy::unwrap_used, clippy::type_complexity, reason = "only models run this")]
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -6,7 +7,7 @@ use std::sync::{Mutex, OnceLock};
 
 use super::*;
 use crate::clock;
-use crate::cluster::model::{GONE, Model, exhaust, explore, race, version};
+use crate::cluster::model::{GONE, Model, explore, explore_all, race, version};
 
 const MAX_STALENESS: Duration = Duration::from_secs(2);
 
@@ -18,7 +19,7 @@ fn what_was_heard_is_seen_however_a_load_crosses_it() {
             &model,
             [Model::load, |node| {
                 node.change_elsewhere();
-                node.hear();
+                node.receive();
             }],
         );
         model.settle();
@@ -32,7 +33,7 @@ fn what_was_heard_is_seen_however_a_load_crosses_it() {
                     node.change_elsewhere();
                     node.change_elsewhere();
                 },
-                Model::hear,
+                Model::receive,
                 Model::load,
                 |node| {
                     node.read();
@@ -45,11 +46,11 @@ fn what_was_heard_is_seen_however_a_load_crosses_it() {
 }
 
 #[test]
-fn a_load_that_brings_what_was_heard_stays() {
+fn a_load_of_the_announced_revision_stays_cached() {
     explore(|| {
         let model = Model::warm();
         model.change_elsewhere();
-        race(&model, [Model::load, Model::hear]);
+        race(&model, [Model::load, Model::receive]);
         assert_eq!(model.cached(), Some(2));
     });
 }
@@ -60,8 +61,8 @@ fn a_nodes_own_change_is_seen_at_once_and_stays_warm() {
         let model = Model::cold();
         race(&model, [Model::load, |node| assert!(node.change())]);
         assert_eq!(model.cached(), Some(2));
-        model.hear();
-        assert_eq!(model.cached(), Some(2), "its announcement came after the answer");
+        model.receive();
+        assert_eq!(model.cached(), Some(2), "its announcement came after the reply");
     });
     explore(|| {
         let model = Model::warm();
@@ -72,7 +73,7 @@ fn a_nodes_own_change_is_seen_at_once_and_stays_warm() {
                     assert!(node.change());
                     node.read();
                 },
-                Model::hear,
+                Model::receive,
                 Model::load,
                 |node| {
                     node.read();
@@ -80,7 +81,7 @@ fn a_nodes_own_change_is_seen_at_once_and_stays_warm() {
                 },
             ],
         );
-        model.hear();
+        model.receive();
         assert_eq!(model.cached(), Some(2));
     });
 }
@@ -99,8 +100,8 @@ fn a_nodes_own_change_is_seen_though_the_lease_lapses_while_it_is_made() {
                 },
                 |node| {
                     let (epoch, _) = node.cache.lease().held(|| Millis(0)).unwrap();
-                    clock::model::let_pass(MAX_STALENESS);
-                    // By a proof that was made before the change.
+                    clock::model::advance(MAX_STALENESS);
+                    // The heartbeat that proves this was sent before the change.
                     assert!(node.cache.lease().extend(epoch, Millis(u64::MAX)));
                 },
             ],
@@ -121,7 +122,7 @@ fn two_nodes_that_change_a_session_leave_the_last_change_or_nothing() {
                     node.read();
                 },
                 Model::change_elsewhere,
-                Model::hear,
+                Model::receive,
                 Model::load,
             ],
         );
@@ -130,7 +131,7 @@ fn two_nodes_that_change_a_session_leave_the_last_change_or_nothing() {
 }
 
 #[test]
-fn the_dead_stay_dead() {
+fn deleted_sessions_stay_deleted() {
     explore(|| {
         let model = Model::warm();
         race(
@@ -140,7 +141,7 @@ fn the_dead_stay_dead() {
                     node.delete();
                     node.read();
                 },
-                Model::hear,
+                Model::receive,
                 Model::load,
                 Model::read,
             ],
@@ -158,7 +159,7 @@ fn nothing_loaded_before_a_clear_is_seen_after_it() {
             &model,
             [Model::load, |node| {
                 node.clear_elsewhere();
-                node.hear();
+                node.receive();
                 node.read();
             }],
         );
@@ -168,7 +169,7 @@ fn nothing_loaded_before_a_clear_is_seen_after_it() {
 
 #[test]
 fn nothing_loaded_in_one_epoch_is_seen_in_another() {
-    // The loss was noticed.
+    // The node notices the loss.
     explore(|| {
         let model = Model::warm();
         race(
@@ -177,10 +178,10 @@ fn nothing_loaded_in_one_epoch_is_seen_in_another() {
                 |node| {
                     node.cut();
                     node.change_elsewhere();
-                    node.lose();
+                    node.disconnect();
                     node.read();
                     node.subscribe();
-                    node.hear();
+                    node.receive();
                     node.read();
                 },
                 Model::load,
@@ -189,7 +190,7 @@ fn nothing_loaded_in_one_epoch_is_seen_in_another() {
         );
         model.settle();
     });
-    // It was not: the client library has subscribed anew by itself.
+    // The node does not notice it: the client library has subscribed again by itself.
     explore(|| {
         let model = Model::warm();
         race(
@@ -200,7 +201,7 @@ fn nothing_loaded_in_one_epoch_is_seen_in_another() {
                     node.change_elsewhere();
                     node.subscribe();
                 },
-                Model::hear,
+                Model::receive,
                 Model::load,
                 Model::read,
             ],
@@ -219,11 +220,11 @@ fn what_is_served_in_an_outage_is_not_older_than_the_last_proof() {
                 |node| {
                     node.cut();
                     node.change_elsewhere();
-                    node.lose();
+                    node.disconnect();
                     node.subscribe();
-                    node.hear();
+                    node.receive();
                     node.read_in_outage();
-                    node.lose();
+                    node.disconnect();
                     node.read_in_outage();
                 },
                 Model::load,
@@ -242,8 +243,8 @@ fn what_is_served_in_an_outage_is_not_older_than_the_last_proof() {
 fn what_this_node_has_deleted_or_changed_is_not_served_in_an_outage() {
     fn lost_during(deed: fn(&Model)) {
         let model = Model::warm();
-        race(&model, [deed, Model::lose, Model::load, Model::read_in_outage]);
-        model.lose();
+        race(&model, [deed, Model::disconnect, Model::load, Model::read_in_outage]);
+        model.disconnect();
         model.read_in_outage();
     }
     explore(|| lost_during(Model::delete));
@@ -251,8 +252,8 @@ fn what_this_node_has_deleted_or_changed_is_not_served_in_an_outage() {
 }
 
 #[test]
-fn whoever_sees_a_new_epoch_finds_the_one_that_was_lost() {
-    exhaust(|| {
+fn a_thread_that_sees_a_new_epoch_finds_the_one_that_was_lost() {
+    explore_all(|| {
         let lease = Lease::new();
         let lost = lease.bump();
         lease.extend(lost, Millis(100));
@@ -270,7 +271,7 @@ fn whoever_sees_a_new_epoch_finds_the_one_that_was_lost() {
 
 #[test]
 fn a_proof_from_an_earlier_epoch_gives_no_lease_in_a_later_one() {
-    exhaust(|| {
+    explore_all(|| {
         let lease = Lease::new();
         let old = lease.bump();
         let shared = Arc::new((lease, old));
@@ -288,7 +289,7 @@ fn a_proof_from_an_earlier_epoch_gives_no_lease_in_a_later_one() {
 
 #[test]
 fn every_bump_begins_an_epoch_of_its_own() {
-    exhaust(|| {
+    explore_all(|| {
         let shared = Arc::new((Lease::new(), [OnceLock::new(), OnceLock::new()]));
         let bumps: [fn(&(Lease, [OnceLock<Epoch>; 2])); 2] = [
             |(lease, [one, _])| one.set(lease.bump()).unwrap(),
@@ -301,7 +302,7 @@ fn every_bump_begins_an_epoch_of_its_own() {
 }
 
 #[test]
-fn a_node_that_hears_nothing_is_behind_by_max_staleness_at_most() {
+fn a_node_that_receives_nothing_is_stale_by_max_staleness_at_most() {
     explore(|| {
         let model = Model::leased_for(MAX_STALENESS);
         model.load();
@@ -311,7 +312,7 @@ fn a_node_that_hears_nothing_is_behind_by_max_staleness_at_most() {
             [
                 |node| {
                     node.change_elsewhere();
-                    clock::model::let_pass(MAX_STALENESS);
+                    clock::model::advance(MAX_STALENESS);
                     node.expect(node.acknowledged());
                 },
                 |node| {
@@ -337,7 +338,7 @@ fn a_load_is_shared_only_with_reads_for_which_it_is_fresh_enough() {
         Flight::race([
             Flight::land,
             Flight::board,
-            |flight| flight.model.hear(),
+            |flight| flight.model.receive(),
             |flight| {
                 flight.model.change_elsewhere();
                 flight.board();
@@ -349,19 +350,19 @@ fn a_load_is_shared_only_with_reads_for_which_it_is_fresh_enough() {
             flight.model.cut();
             flight.model.change_elsewhere();
             flight.model.subscribe();
-            flight.model.hear();
+            flight.model.receive();
             flight.board();
         }]);
     });
 }
 
-/// A load that others may want to share.
+/// A load in progress that other reads may want to share.
 struct Flight {
     model: Arc<Model>,
     call: Mutex<Option<PendingFill<u32>>>,
     mark: FillMark,
     loaded: OnceLock<u32>,
-    /// The newest version that was due when a read took the load's promise.
+    /// The newest version that was due when a read decided to wait for this load.
     promised: AtomicU32,
 }
 
@@ -377,7 +378,7 @@ impl Flight {
         assert!(*flight.loaded.get().unwrap() >= flight.promised.load(Ordering::Relaxed));
     }
 
-    /// The load comes to its end.
+    /// The load ends.
     fn land(&self) {
         let call = self.call.lock().unwrap().take().unwrap();
         let loaded = self.model.stored();
@@ -385,7 +386,7 @@ impl Flight {
         call.finish(loaded.as_ref());
     }
 
-    /// A read begins, and takes the result if it may.
+    /// A read begins, and decides to wait for the load if it may.
     fn board(&self) {
         let due = self.model.due();
         if self.model.cache.may_share(&self.mark) {

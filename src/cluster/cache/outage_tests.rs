@@ -1,4 +1,4 @@
-//! What is left to be served when a load has failed.
+//! Which entries may still be served after a load has failed.
 
 use super::tests::{Bench, TTL};
 use super::*;
@@ -8,19 +8,20 @@ const MAX_STALENESS: Duration = Duration::from_secs(2);
 const GRACE: Duration = Duration::from_secs(30);
 
 impl Bench {
-    /// A cache whose lease runs from now on.
+    /// A cache whose lease begins now.
     fn proven_now() -> Self {
         let bench = Bench::over(Lease::new());
-        bench.hear();
+        bench.subscribe();
         bench
     }
 
-    /// A new subscription, and a proof of it.
-    fn hear(&self) {
+    /// A new subscription, and the first heartbeat that comes back over it.
+    fn subscribe(&self) {
         let epoch = self.cache.lease().bump();
         self.prove(epoch);
     }
 
+    /// A heartbeat that comes back.
     fn prove(&self, epoch: Epoch) {
         self.cache.lease().extend(epoch, self.clock.now().plus(millis(MAX_STALENESS)));
     }
@@ -44,7 +45,7 @@ async fn an_entry_of_the_lost_epoch_is_known_until_the_grace_after_its_last_leas
         let (epoch, _) = bench.cache.lease().held(|| bench.clock.now()).unwrap();
         bench.prove(epoch);
         if noticed {
-            // Lost, subscribed anew, lost again: never proven.
+            // Lost, subscribed again, lost again, without a heartbeat that came back.
             bench.cache.lease().bump();
             bench.cache.lease().bump();
         }
@@ -59,16 +60,16 @@ async fn an_entry_of_the_lost_epoch_is_known_until_the_grace_after_its_last_leas
 async fn an_entry_is_out_of_reach_for_good_once_another_epoch_was_proven() {
     let bench = Bench::proven_now();
     bench.fill(&bench.record(1));
-    bench.hear();
+    bench.subscribe();
     assert_eq!(
         (bench.seen(), bench.last_known()),
         (None, None),
-        "something may have been missed between the two"
+        "an announcement may have been missed between the two"
     );
     bench.cache.lease().bump();
     assert_eq!(bench.last_known(), None);
 
-    bench.hear();
+    bench.subscribe();
     bench.fill(&bench.record(2));
     bench.cache.lease().bump();
     assert_eq!(bench.last_known(), Some(2));
@@ -86,7 +87,7 @@ async fn the_time_to_live_does_not_count_in_an_outage_and_the_deadline_does() {
     assert_eq!(
         (bench.seen(), bench.last_known()),
         (None, Some(1)),
-        "the node hears, and only the backend fails"
+        "the node receives announcements, and only the backend fails"
     );
     pass(GRACE - Duration::from_millis(1)).await;
     assert_eq!(bench.last_known(), Some(1));
@@ -99,26 +100,28 @@ async fn what_is_done_to_a_session_after_the_loss_takes_it_out_of_reach() {
     let bench = Bench::proven_now();
     let record = bench.record(1);
     let deeds: [(&str, &dyn Fn()); 6] = [
-        ("an eviction, or news", &|| bench.cache.evict(&bench.id, None)),
-        ("news of another revision", &|| bench.cache.evict(&bench.id, Some(Revision::first()))),
+        ("an eviction, or an announcement", &|| bench.cache.evict(&bench.id, None)),
+        ("an announcement of another revision", &|| {
+            bench.cache.evict(&bench.id, Some(Revision::first()));
+        }),
         ("a clear", &|| bench.cache.clear()),
         ("a deletion, whatever its outcome", &|| drop(bench.cache.begin_write(&bench.id, None))),
         ("a change of unknown outcome", &|| drop(bench.begin_write(&record))),
         ("a change that was made", &|| bench.begin_write(&record).saved(&bench.record(2))),
     ];
     for (what, deed) in deeds {
-        bench.hear();
+        bench.subscribe();
         bench.fill(&record);
         bench.cache.lease().bump();
         assert_eq!(bench.last_known(), Some(1));
         deed();
         assert_eq!(bench.last_known(), None, "{what}");
     }
-    bench.hear();
+    bench.subscribe();
     bench.fill(&record);
     bench.cache.lease().bump();
     bench.cache.evict(&bench.id, Some(record.revision()));
-    assert_eq!(bench.last_known(), Some(1), "that it was written is no news");
+    assert_eq!(bench.last_known(), Some(1), "its own revision does not evict it");
 }
 
 #[tokio::test(start_paused = true)]
@@ -132,7 +135,7 @@ async fn what_this_node_has_read_since_the_loss_takes_what_it_knew_before_out_of
     ];
     for (what, read, expected) in reads {
         for begun_before_the_loss in [true, false] {
-            bench.hear();
+            bench.subscribe();
             bench.fill(&record);
             let early = bench.cache.begin_load(&bench.id);
             bench.cache.lease().bump();
@@ -142,11 +145,11 @@ async fn what_this_node_has_read_since_the_loss_takes_what_it_knew_before_out_of
             assert_eq!(bench.last_known(), expected, "{what}, {begun_before_the_loss}");
         }
     }
-    bench.hear();
+    bench.subscribe();
     bench.fill(&record);
     bench.cache.lease().bump();
     drop(bench.cache.begin_load(&bench.id));
-    assert_eq!(bench.last_known(), Some(1), "a load that fails says nothing");
+    assert_eq!(bench.last_known(), Some(1), "a load that fails changes nothing");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,17 +1,19 @@
-//! What a reader sees while announcements, loads, writes and losses of hearing come in every order.
+//! Tests of reads while announcements, loads, writes and losses of the subscription occur in every
+//! order.
 
 use super::*;
 use crate::record::Meta;
 
 pub(super) const TTL: Duration = Duration::from_secs(60);
 
+/// A cache and one session.
 pub(super) struct Bench {
     pub(super) cache: Arc<LocalCache<u32>>,
     pub(super) clock: Clock,
     pub(super) id: SessionId,
 }
 
-/// A cache that is trusted for as long as nobody bumps its lease.
+/// A cache whose lease is held until a test begins another epoch.
 fn bench() -> Bench {
     let lease = Lease::new();
     let epoch = lease.bump();
@@ -139,7 +141,7 @@ async fn a_load_without_a_lease_is_not_cached_even_if_one_is_held_when_it_ends()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_nodes_own_write_stays_warm_whether_its_announcement_comes_before_or_after_the_answer() {
+async fn a_nodes_own_write_stays_warm_whether_its_announcement_comes_before_or_after_the_reply() {
     let bench = bench();
     let (base, new) = (bench.record(1), bench.record(2));
     bench.fill(&base);
@@ -153,7 +155,7 @@ async fn a_nodes_own_write_stays_warm_whether_its_announcement_comes_before_or_a
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_that_anothers_change_has_overtaken_leaves_nothing_cached() {
+async fn a_write_overtaken_by_another_nodes_change_leaves_nothing_cached() {
     let bench = bench();
     let (base, new, others) = (bench.record(1), bench.record(2), bench.record(3));
     bench.fill(&base);
@@ -177,7 +179,7 @@ async fn a_write_of_unknown_outcome_evicts_and_voids_the_loads_under_way() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_load_may_be_shared_until_something_is_heard() {
+async fn a_load_may_be_shared_until_a_change_is_announced() {
     let bench = bench();
     let (base, new) = (bench.record(1), bench.record(2));
     let load = bench.cache.begin_load(&bench.id);

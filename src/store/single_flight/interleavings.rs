@@ -63,7 +63,7 @@ fn readers_share_no_load_that_is_too_old_for_one_of_them() {
             [
                 |node| node.read(Freshness::Cached),
                 |node| node.read(Freshness::Cached),
-                |node| node.model.hear(),
+                |node| node.model.receive(),
                 |node| {
                     assert!(node.model.change());
                     node.read(Freshness::Cached);
@@ -80,10 +80,10 @@ fn readers_share_no_load_that_is_too_old_for_one_of_them() {
                 |node| {
                     node.model.cut();
                     node.model.change_elsewhere();
-                    node.model.lose();
+                    node.model.disconnect();
                     node.read(Freshness::Cached);
                     node.model.subscribe();
-                    node.model.hear();
+                    node.model.receive();
                     node.read(Freshness::Cached);
                 },
             ],
