@@ -117,10 +117,6 @@ impl<T: Send + Sync + 'static> Coordinator<T> {
         announcement.encode(&self.node_id, self.clock.wall())
     }
 
-    pub(crate) fn cache(&self) -> &Arc<LocalCache<T>> {
-        &self.cache
-    }
-
     /// Spawns the listener if it should run and does not: at first, where the layer was made outside a runtime; later, where the
     /// runtime that it ran on has gone.
     pub(crate) fn ensure_running(&self) {

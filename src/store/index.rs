@@ -100,7 +100,7 @@ impl<T: SessionData> SessionStore<T> {
         deadline: u64,
     ) -> Result<(), StoreError> {
         let Some(owners) = &self.inner.owners else { return Ok(()) };
-        let record = match self.inner.coordinator.cache().peek(id) {
+        let record = match self.inner.cache.peek(id) {
             Some(record) => Some(record),
             None => self.load(id).await?,
         };

@@ -64,6 +64,7 @@ pub struct SessionStore<T> {
 
 struct StoreInner<T> {
     backend: Arc<Client>,
+    cache: Arc<LocalCache<T>>,
     coordinator: Coordinator<T>,
     codec: Codec,
     single_flight: SingleFlight<T>,
@@ -126,12 +127,13 @@ impl<T: SessionData> SessionStore<T> {
                 fallback: Fallback::new(on_outage, &cluster),
                 coordinator: Coordinator::new(
                     backend.clone(),
-                    cache,
+                    cache.clone(),
                     clock.clone(),
                     cluster,
                     &metrics,
                 ),
                 backend,
+                cache,
                 codec: Codec::new(&codec, &keys),
                 single_flight: SingleFlight::new(),
                 write_locks: WriteLocks::default(),
@@ -189,7 +191,7 @@ impl<T: SessionData> SessionStore<T> {
     ) -> Result<Option<Record<T>>, StoreError> {
         self.check_open()?;
         if freshness == Freshness::Cached {
-            match self.inner.coordinator.cache().get(&id) {
+            match self.inner.cache.get(&id) {
                 Lookup::Hit(record) => return Ok(Some(record)),
                 Lookup::Absent => return Ok(None),
                 Lookup::Miss => {}
@@ -202,14 +204,14 @@ impl<T: SessionData> SessionStore<T> {
 
     /// What the local cache has done so far. Brings the metrics of the cache up to date, too.
     pub fn cache_stats(&self) -> CacheStats {
-        let cache = self.inner.coordinator.cache();
+        let cache = &self.inner.cache;
         cache.flush();
         cache.stats()
     }
 
     /// Drops a session from this node's memory. It is not deleted, and other nodes keep it.
     pub fn evict_from_cache(&self, id: SessionId) {
-        self.inner.coordinator.cache().evict(&id, None);
+        self.inner.cache.evict(&id, None);
     }
 
     /// This node's part in the cluster.

@@ -53,7 +53,7 @@ impl<T: SessionData> SessionStore<T> {
             Fallback::Nothing => return None,
             Fallback::Default => Degraded::Default,
             Fallback::StaleIfError(grace) => {
-                Degraded::Stale(self.inner.coordinator.cache().last_known(id, grace)?)
+                Degraded::Stale(self.inner.cache.last_known(id, grace)?)
             }
         };
         self.inner.degraded_reads.add_one();

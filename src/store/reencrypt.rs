@@ -32,7 +32,7 @@ impl<T: SessionData> SessionStore<T> {
     async fn reencrypt(&self, record: &Record<T>) -> Result<bool, StoreError> {
         let id = record.id();
         let _turn = self.write_lock(id).await;
-        let newer = self.inner.coordinator.cache().peek(&id);
+        let newer = self.inner.cache.peek(&id);
         if newer.is_some_and(|newer| newer.revision() != record.revision()) {
             return Ok(false);
         }

@@ -77,7 +77,7 @@ impl<T: SessionData> SessionStore<T> {
         let tombstone = Stored { meta, content: Content::MovedTo(new) };
         let announcement = self.inner.coordinator.encode(Announcement::SessionDeleted(old));
         // Never finished: whatever the outcome, this node must not answer for the old id from memory.
-        let _call = self.inner.coordinator.cache().begin_write(&old, None);
+        let _call = self.inner.cache.begin_write(&old, None);
         let answer = self
             .inner
             .backend

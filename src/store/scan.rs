@@ -162,7 +162,7 @@ impl<T: SessionData> SessionStore<T> {
     pub async fn clear(&self) -> Result<u64, StoreError> {
         self.begin()?;
         // However this ends, what is in memory is no longer to be trusted.
-        let _clear = ClearOnDrop(self.inner.coordinator.local_cache());
+        let _clear = ClearOnDrop(&self.inner.cache);
         let announcement = self.inner.coordinator.encode(Announcement::CacheClear);
         self.inner.backend.clear(&announcement).await
     }
@@ -171,7 +171,7 @@ impl<T: SessionData> SessionStore<T> {
     pub(super) async fn delete_judged(&self, record: &Record<T>) -> Result<bool, StoreError> {
         let id = record.id();
         let announcement = self.inner.coordinator.encode(Announcement::SessionDeleted(id));
-        let call = self.inner.coordinator.cache().begin_write(&id, None);
+        let call = self.inner.cache.begin_write(&id, None);
         let answer = self.inner.backend.delete_if(&id, record.revision(), &announcement).await;
         drop(call);
         let deleted = answer? == Deleted::Deleted;

@@ -203,7 +203,7 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     fn cache(&self) -> &Arc<LocalCache<T>> {
-        self.inner.coordinator.cache()
+        &self.inner.cache
     }
 }
 

@@ -36,7 +36,7 @@ impl<T: SessionData> SessionStore<T> {
                 Ok(true)
             }
             Touched::Gone => {
-                self.inner.coordinator.cache().evict(&id, None);
+                self.inner.cache.evict(&id, None);
                 Ok(false)
             }
         }

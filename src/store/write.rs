@@ -56,7 +56,7 @@ impl<T: SessionData> SessionStore<T> {
             self.index_before_write(None, &record)
                 .await
                 .map_err(|error| attempts.ended_by(error))?;
-            let call = self.inner.coordinator.cache().begin_write(&id, None);
+            let call = self.inner.cache.begin_write(&id, None);
             match self.inner.backend.create(&id, &stored, ttl).await {
                 Ok(Created::Created) => {
                     call.saved(&record);
@@ -172,8 +172,8 @@ impl<T: SessionData> SessionStore<T> {
         let (mut id, began) = (id, self.inner.clock.now());
         for _ in 0..MAX_MOVES {
             let announcement = self.inner.coordinator.encode(Announcement::SessionDeleted(id));
-            let known = self.inner.coordinator.cache().peek(&id);
-            let call = self.inner.coordinator.cache().begin_write(&id, None);
+            let known = self.inner.cache.peek(&id);
+            let call = self.inner.cache.begin_write(&id, None);
             let answer = self.inner.backend.delete(&id, &announcement).await;
             drop(call);
             if self.inner.clock.now().0 - began.0 >= millis(TOMBSTONE_TTL) {
@@ -263,7 +263,7 @@ impl<T: SessionData> SessionStore<T> {
         first: Arc<T>,
         again: Reapply<'_, T>,
     ) -> (Record<T>, Arc<T>) {
-        match self.inner.coordinator.cache().peek(&base.id()) {
+        match self.inner.cache.peek(&base.id()) {
             Some(newer) if newer.revision() != base.revision() => {
                 let data = again(newer.data());
                 (newer, data)
@@ -295,8 +295,7 @@ impl<T: SessionData> SessionStore<T> {
             // Its time has ended while this was prepared.
             return Err(gone(&id));
         }
-        let cache = self.inner.coordinator.cache();
-        let call = cache.begin_write(&id, Some(base.revision()));
+        let call = self.inner.cache.begin_write(&id, Some(base.revision()));
         let answer =
             self.inner.backend.update(&id, base.revision(), &stored, ttl, &announcement).await;
         match answer.map_err(|error| self.note_unreadable(&id, error))? {
