@@ -1,11 +1,15 @@
 //! The store: the order of steps, over a cache, a codec and a backend that know nothing of each other.
 
+mod bulk_delete;
+mod create;
 mod decode;
+mod delete;
 mod index;
 mod lifecycle;
 mod lifetime;
 mod outage;
 mod owner;
+mod read;
 mod reencrypt;
 mod regenerate;
 mod scan;
@@ -20,24 +24,22 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use tokio_util::task::TaskTracker;
-use tracing::Instrument as _;
 
+pub use self::bulk_delete::BulkDeletion;
 use self::index::Owners;
 use self::lifetime::Lifetime;
 pub(crate) use self::outage::Degraded;
 use self::outage::Fallback;
-pub use self::scan::BulkDeletion;
 pub(crate) use self::single_flight::Freshness;
 use self::single_flight::SingleFlight;
 use self::write_locks::WriteLocks;
 use crate::clock::Clock;
-use crate::cluster::{CacheStats, Coordinator, Lease, LocalCache, Lookup};
+use crate::cluster::{CacheStats, Coordinator, Lease, LocalCache};
 use crate::codec::Codec;
 use crate::config::SessionConfig;
-use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
 use crate::observe::{self, Commits, Counter, Metrics, Outcome};
-use crate::record::{Record, SessionData};
+use crate::record::SessionData;
 use crate::resilience::{Circuit, Client};
 
 /// Sessions in a backend, read from a local cache. A cheap clone; all clones are one store.
@@ -153,53 +155,6 @@ impl<T: SessionData> SessionStore<T> {
         };
         store.inner.coordinator.ensure_running();
         store
-    }
-
-    /// A session, from the cache where the coherence contract allows, or `None`. Does not extend its life.
-    ///
-    /// # Errors
-    ///
-    /// The backend's: an error is never "no session". [`Corrupt`](StoreErrorKind::Corrupt) if the record cannot be read.
-    pub async fn find(&self, id: SessionId) -> Result<Option<Record<T>>, StoreError> {
-        self.read(id, Freshness::Cached).await
-    }
-
-    /// A session as the backend has it now, or `None`. Does not extend its life.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`find`](SessionStore::find).
-    pub async fn find_fresh(&self, id: SessionId) -> Result<Option<Record<T>>, StoreError> {
-        self.read(id, Freshness::Fresh).await
-    }
-
-    /// A session that must be there. Does not extend its life.
-    ///
-    /// # Errors
-    ///
-    /// [`NotFound`](StoreErrorKind::NotFound), and those of [`find`](SessionStore::find).
-    pub async fn get(&self, id: SessionId) -> Result<Record<T>, StoreError> {
-        self.find(id)
-            .await?
-            .ok_or_else(|| StoreError::from(StoreErrorKind::NotFound).with_session_id(&id))
-    }
-
-    pub(crate) async fn read(
-        &self,
-        id: SessionId,
-        freshness: Freshness,
-    ) -> Result<Option<Record<T>>, StoreError> {
-        self.check_open()?;
-        if freshness == Freshness::Cached {
-            match self.inner.cache.get(&id) {
-                Lookup::Hit(record) => return Ok(Some(record)),
-                Lookup::Absent => return Ok(None),
-                Lookup::Miss => {}
-            }
-        }
-        self.inner.coordinator.ensure_running();
-        let span = tracing::debug_span!("session.load", session = %id);
-        self.inner.single_flight.read(self, id, freshness).instrument(span).await
     }
 
     /// What the local cache has done so far. Brings the metrics of the cache up to date, too.

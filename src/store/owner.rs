@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 
 use super::SessionStore;
+use super::bulk_delete::{BulkDeletion, MAX_PASSES};
 use super::index::Owners;
-use super::scan::{BulkDeletion, MAX_PASSES, Scan, Tombstones, ends_the_scan};
+use super::scan::{Scan, Tombstones, ends_the_scan};
 use super::tombstone::TOMBSTONE_TTL;
 use crate::clock::millis;
 use crate::error::{StoreError, StoreErrorKind};

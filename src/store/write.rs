@@ -5,15 +5,12 @@ use std::time::Duration;
 
 use super::SessionStore;
 use super::lifetime::time_to_live;
-use super::tombstone::{MAX_MOVES, TOMBSTONE_TTL, too_many_tombstones};
 use super::write_locks::WriteGuard;
-use crate::backend::{Backend as _, Created, Deleted, MemoryBackend, Updated};
-use crate::clock::millis;
+use crate::backend::{Backend as _, Updated};
 use crate::cluster::Announcement;
 use crate::error::{StoreError, StoreErrorKind};
-use crate::guards::{self, Guard};
-use crate::id::{SessionId, SessionToken};
-use crate::record::{Content, Meta, NewSession, Record, Revision, SessionData, Stored};
+use crate::id::SessionId;
+use crate::record::{Content, Meta, Record, SessionData, Stored};
 use crate::resilience::end_of_step;
 
 /// How often a change is tried on top of others' changes. The writers of one node take turns, so it is other nodes that a
@@ -27,74 +24,6 @@ pub(super) type Reapply<'a, T> = &'a (dyn Fn(&T) -> Arc<T> + Send + Sync);
 /// What is `pub` begins with a check that the store is open. What is not serves operations that have begun, and those are
 /// finished though the store is being shut down.
 impl<T: SessionData> SessionStore<T> {
-    /// Creates a session.
-    ///
-    /// # Errors
-    ///
-    /// [`Encode`](StoreErrorKind::Encode), [`TooLarge`](StoreErrorKind::TooLarge), or the backend's.
-    pub async fn create(&self, data: T) -> Result<NewSession<T>, StoreError> {
-        self.begin()?;
-        self.create_shared(Arc::new(data)).await
-    }
-
-    pub(crate) async fn create_shared(&self, data: Arc<T>) -> Result<NewSession<T>, StoreError> {
-        self.in_time(self.create_now(data)).await
-    }
-
-    async fn create_now(&self, data: Arc<T>) -> Result<NewSession<T>, StoreError> {
-        let mut attempts = self.inner.backend.attempts();
-        loop {
-            // A new token each time: under the same id, a first attempt that is carried out late could bring back a session that
-            // was deleted meanwhile.
-            let token = SessionToken::random();
-            let id = token.session_id();
-            let (meta, ttl) = self.first_meta();
-            let record = Record::new(&self.inner.clock, id, meta, data.clone());
-            let payload = self.inner.codec.encode(&id, &meta, &*data)?;
-            let stored = Stored { meta, content: Content::Payload(payload) };
-            // Without an entry there is to be no record. But an earlier attempt may have left one.
-            self.index_before_write(None, &record)
-                .await
-                .map_err(|error| attempts.ended_by(error))?;
-            let call = self.inner.cache.begin_write(&id, None);
-            match self.inner.backend.create(&id, &stored, ttl).await {
-                Ok(Created::Created) => {
-                    call.saved(&record);
-                    return Ok(NewSession { id, token, record });
-                }
-                Ok(Created::Exists) => {}
-                // If this attempt is carried out after all, it leaves a record whose token nobody has, until its time is up.
-                Err(error) => self.inner.backend.pause_after(&mut attempts, error).await?,
-            }
-        }
-    }
-
-    /// A session in memory, for callers that cannot wait. The store must be over this memory.
-    pub(crate) fn create_in(&self, memory: &MemoryBackend, data: T) -> Record<T> {
-        let (meta, ttl) = self.first_meta();
-        let record = Record::new(
-            &self.inner.clock,
-            SessionToken::random().session_id(),
-            meta,
-            Arc::new(data),
-        );
-        // Data that cannot be encoded is found out when it is first changed.
-        let payload =
-            self.inner.codec.encode(&record.id(), &meta, &**record.data()).unwrap_or_default();
-        memory.create_now(&record.id(), &Stored { meta, content: Content::Payload(payload) }, ttl);
-        record
-    }
-
-    /// Of a session that is created now, and its time to live.
-    fn first_meta(&self) -> (Meta, Duration) {
-        let now = self.inner.clock.wall();
-        let deadline = self.inner.lifetime.deadline(now, now);
-        (
-            Meta { revision: Revision::first(), created_at: now, deadline },
-            time_to_live(deadline, now),
-        )
-    }
-
     /// Replaces the data of an existing session. Concurrent changes by others are lost: see [`update`](SessionStore::update).
     ///
     /// # Errors
@@ -152,46 +81,6 @@ impl<T: SessionData> SessionStore<T> {
         let result = result.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         // Each application leaves one; the last one is the committed one.
         result.ok_or_else(|| StoreErrorKind::NotFound.into())
-    }
-
-    /// Deletes a session on every node: whether there was one. If an answer was lost and a repetition finds nothing, there was.
-    ///
-    /// # Errors
-    ///
-    /// If the backend does not say that the session is gone.
-    pub async fn delete(&self, id: SessionId) -> Result<bool, StoreError> {
-        self.begin()?;
-        self.delete_wherever_it_moved(id).await
-    }
-
-    pub(crate) async fn delete_wherever_it_moved(&self, id: SessionId) -> Result<bool, StoreError> {
-        self.in_time(self.follow_and_delete(id)).await
-    }
-
-    async fn follow_and_delete(&self, id: SessionId) -> Result<bool, StoreError> {
-        let (mut id, began) = (id, self.inner.clock.now());
-        for _ in 0..MAX_MOVES {
-            let announcement = self.inner.coordinator.encode(Announcement::SessionDeleted(id));
-            let known = self.inner.cache.peek(&id);
-            let call = self.inner.cache.begin_write(&id, None);
-            let answer = self.inner.backend.delete(&id, &announcement).await;
-            drop(call);
-            if self.inner.clock.now().0 - began.0 >= millis(TOMBSTONE_TTL) {
-                // The session may have moved meanwhile, and left no trail any more.
-                return Err(StoreError::from(StoreErrorKind::OutcomeUnknown).with_session_id(&id));
-            }
-            match answer? {
-                Deleted::Deleted => {
-                    self.unindex_later(known);
-                    return Ok(true);
-                }
-                Deleted::Gone => return Ok(false),
-                Deleted::MovedTo(new) if guards::enabled(Guard::Tombstone) => id = new,
-                Deleted::MovedTo(_) => return Ok(false),
-                Deleted::Conflict(_) => break,
-            }
-        }
-        Err(too_many_tombstones(&id))
     }
 
     /// Writes `first`, which was made from `base`; on a conflict, what `again` makes of the other's version.
