@@ -49,7 +49,7 @@ async fn a_session_deleted_on_one_node_is_gone_on_another() {
     assert!(one.delete(id).await.unwrap());
     eventually(async || other.find(id).await.unwrap().is_none(), "the other node knows it is gone")
         .await;
-    assert_eq!(other.coordinator().losses(), 0, "it was heard, and nothing else made it go");
+    assert_eq!(other.coordinator().disconnects(), 0, "it was heard, and nothing else made it go");
 }
 
 #[tokio::test]
@@ -58,13 +58,13 @@ async fn a_session_changed_on_one_node_is_changed_on_another() {
     let (one, other) = (node(&server).await, node(&server).await);
     let id = one.create(Data::of("ada")).await.unwrap().id;
     cached(&other, id).await;
-    one.update(id, |data| data.visits = 7).await.unwrap();
+    one.modify(id, |data| data.visits = 7).await.unwrap();
     eventually(
         async || other.get(id).await.unwrap().data().visits == 7,
         "the other node sees the change",
     )
     .await;
-    assert_eq!(other.coordinator().losses(), 0, "it was heard, and nothing else made it go");
+    assert_eq!(other.coordinator().disconnects(), 0, "it was heard, and nothing else made it go");
     // The writer has it still, although it hears its own announcement, too.
     eventually(async || one.coordinator().announcements_received() == 1, "the writer hears itself")
         .await;
@@ -104,7 +104,8 @@ async fn a_killed_subscription_is_made_anew_and_counted() {
     let id = one.create(Data::of("ada")).await.unwrap().id;
     cached(&other, id).await;
     assert_eq!(server.command::<u64>(&["CLIENT", "KILL", "TYPE", "pubsub"]), 2);
-    let back = async || other.coordinator().losses() == 1 && other.coordinator().is_listening();
+    let back =
+        async || other.coordinator().disconnects() == 1 && other.coordinator().is_listening();
     eventually(back, "the node listens again").await;
     // Not from what was in memory before: a change in between was not heard.
     let misses = other.cache_stats().misses;
@@ -114,7 +115,7 @@ async fn a_killed_subscription_is_made_anew_and_counted() {
     one.delete(id).await.unwrap();
     eventually(async || other.find(id).await.unwrap().is_none(), "the new subscription hears")
         .await;
-    assert_eq!(other.coordinator().losses(), 1);
+    assert_eq!(other.coordinator().disconnects(), 1);
 }
 
 #[tokio::test]
@@ -164,13 +165,13 @@ async fn a_node_that_may_not_listen_serves_without_its_cache() {
         assert_eq!(deaf.cache_stats().bypasses, reads);
     }
     // What cannot be announced is not done.
-    let error = deaf.update(id, |data| data.visits += 1).await.unwrap_err();
+    let error = deaf.modify(id, |data| data.visits += 1).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Refused);
     let error = deaf.delete(id).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Refused);
     assert_eq!(deaf.get(id).await.unwrap().data().visits, 0);
     assert!(deaf.coordinator().is_running() && !deaf.coordinator().is_listening());
-    let error = deaf.ready(Duration::from_millis(200)).await.unwrap_err();
+    let error = deaf.wait_until_ready(Duration::from_millis(200)).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Timeout);
 }
 
@@ -223,7 +224,7 @@ async fn announcements_have_the_documented_form() {
 
     // Creating is not announced: nobody can know the id yet.
     let id = node.create(Data::of("ada")).await.unwrap().id;
-    node.update(id, |data| data.visits += 1).await.unwrap();
+    node.modify(id, |data| data.visits += 1).await.unwrap();
     let message = next().await;
     let value: Vec<u8> = server.command(&["GET", &format!("session:{id}")]);
     let revision =

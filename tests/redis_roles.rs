@@ -57,7 +57,7 @@ async fn a_master_that_was_demoted_between_two_heartbeats_is_a_lost_channel() {
     )
     .await;
     assert!(node.find(id).await.unwrap().is_some());
-    assert_eq!((node.cache_stats().hits, node.coordinator().losses()), (1, 0));
+    assert_eq!((node.cache_stats().hits, node.coordinator().disconnects()), (1, 0));
 
     let beats = || master.calls()["publish"];
     let before = beats();
@@ -74,7 +74,7 @@ async fn a_master_that_was_demoted_between_two_heartbeats_is_a_lost_channel() {
         "the session is known to be gone",
     )
     .await;
-    assert!(node.coordinator().losses() > 0, "by the loss, and not because it was forgotten");
+    assert!(node.coordinator().disconnects() > 0, "by the loss, and not because it was forgotten");
 }
 
 #[tokio::test]
@@ -85,7 +85,7 @@ async fn a_demoted_master_is_believed_in_nothing() {
     let id = node.create(Data::of("ada")).await.unwrap().id;
     let nobody = SessionId::from_bytes([0; 16]);
     // Has each script known, so that what follows is about running them.
-    node.update(id, |data| data.visits += 1).await.unwrap();
+    node.modify(id, |data| data.visits += 1).await.unwrap();
     let _pages = node.all_session_ids().await.unwrap();
 
     fn refused<R>(what: &str, answer: Result<R, StoreError>) {
@@ -98,7 +98,7 @@ async fn a_demoted_master_is_believed_in_nothing() {
     refused("find", node.find(id).await);
     refused("find what is not there", node.find(nobody).await);
     refused("create", node.create(Data::default()).await);
-    refused("update", node.update(id, |data| data.visits += 1).await);
+    refused("update", node.modify(id, |data| data.visits += 1).await);
     refused("delete", node.delete(id).await);
     refused("delete what is not there", node.delete(nobody).await);
     refused("touch", node.touch(id).await);
@@ -127,7 +127,7 @@ async fn a_server_without_memory_refuses_changes_and_still_logs_out() {
     backend.index(&OwnerTag::from_bytes([1; 32]), &ada, u64::MAX / 2).await.unwrap();
 
     for _ in 0..2 {
-        let error = node.update(ada, |data| data.visits += 1).await.unwrap_err();
+        let error = node.modify(ada, |data| data.visits += 1).await.unwrap_err();
         assert_eq!(error.kind(), StoreErrorKind::Refused);
     }
     assert_eq!(node.create(Data::default()).await.unwrap_err().kind(), StoreErrorKind::Refused);
@@ -146,6 +146,6 @@ async fn a_server_without_memory_refuses_changes_and_still_logs_out() {
     let beats = || server.calls()["publish"];
     let before = beats();
     eventually(async || beats() > before + 1, "heartbeats go on").await;
-    assert_eq!(node.coordinator().losses(), 0);
+    assert_eq!(node.coordinator().disconnects(), 0);
     assert!(node.coordinator().is_listening());
 }

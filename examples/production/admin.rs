@@ -81,7 +81,7 @@ async fn figures(State(Admin { store, .. }): State<Admin>) -> Json<Value> {
     Json(json!({
         "node_id": coordinator.node_id(),
         "listening": coordinator.is_listening(),
-        "losses": coordinator.losses(),
+        "disconnects": coordinator.disconnects(),
         "announcements": coordinator.announcements_received(),
         "unreadable_announcements": coordinator.announcements_unreadable(),
         "circuit": format!("{:?}", circuit.state()),

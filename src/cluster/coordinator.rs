@@ -88,8 +88,9 @@ impl<T: Send + Sync + 'static> Coordinator<T> {
         self.status.unreadable.get()
     }
 
-    /// How often this node ceased to hear the others.
-    pub fn losses(&self) -> u64 {
+    /// Returns how often this node has lost its subscription to the announcements.
+    #[doc(alias = "losses")]
+    pub fn disconnects(&self) -> u64 {
         self.status.losses.get()
     }
 

@@ -70,7 +70,7 @@ metrics! {
     DROPPED_CHANGES: "dropped_changes_total", Count, "Requests that ended with changes never committed";
     DEGRADED_READS: "degraded_reads_total", Count, "Requests that the outage policy answered";
     UNREADABLE_RECORDS: "unreadable_records_total", Count, "Records that could not be read";
-    REENCRYPTED_RECORDS: "resealed_records_total", Count, "Records written anew because their protection was outdated";
+    REENCRYPTED_RECORDS: "reencrypted_records_total", Count, "Records re-encrypted because their protection was outdated";
 }
 
 /// A [`Counter`] that is told later: several threads that count the same thing at every moment would wait for each other at each

@@ -1,37 +1,44 @@
-//! Deleting many sessions.
+//! Deletion of many sessions.
 
 use super::SessionStore;
-use super::scan::{Scan, Tombstones, ends_the_scan};
+use super::scan::{Scan, Tombstones, aborts_scan};
 use crate::backend::{Backend as _, Deleted};
 use crate::cluster::{Announcement, LocalCache};
-use crate::error::{StoreError, StoreErrorKind};
+use crate::error::StoreError;
 use crate::record::{Record, SessionData};
 
-/// How many passes a bulk deletion makes, before it gives up on sessions that change faster than it can judge them.
+/// Maximum number of passes of a bulk deletion. It fails if sessions change faster than it can
+/// check them.
 pub(super) const MAX_PASSES: u32 = 16;
 
-/// What a [`bulk_delete`](SessionStore::bulk_delete) or a [`delete_all_of`](SessionStore::delete_all_of) has done.
+/// The result of a [`bulk_delete`](SessionStore::bulk_delete) or a
+/// [`delete_all_of`](SessionStore::delete_all_of).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[must_use = "sessions that could not be read were not judged, and may have to be"]
+#[non_exhaustive]
+#[must_use = "unreadable sessions were not checked and may have to be deleted"]
 pub struct BulkDeletion {
-    /// Sessions deleted.
+    /// Number of sessions deleted.
     pub deleted: u64,
-    /// Records that could not be read, so that nobody knows whether they should have been deleted. They are still there, and
-    /// logged by id.
+    /// Number of records that could not be read, and so could not be checked. They still exist, and
+    /// are logged by id.
     pub unreadable: u64,
 }
 
 impl<T: SessionData> SessionStore<T> {
-    /// Deletes the sessions for which `predicate` says so, on every node.
+    /// Deletes the sessions for which `predicate` returns `true`, on every node.
     ///
-    /// It judges what the backend says and deletes exactly what it has judged: a session that changes in between is judged again.
-    /// It goes over all sessions until a pass finds nothing more to delete, so that sessions are not missed that were created or
-    /// moved while it ran; but for one that moves during a pass that takes longer than a minute, which is how long a trail is kept.
+    /// The predicate checks what the backend has, and exactly the version that it has checked is
+    /// deleted: a session that changes in between is checked again.
+    ///
+    /// Repeats full passes until one deletes nothing, so sessions created or regenerated meanwhile
+    /// are not missed. The exception: one regenerated during a pass that takes over a minute, the
+    /// lifetime of a tombstone.
     ///
     /// # Errors
     ///
-    /// The backend's; what was deleted by then stays deleted. [`Conflict`](StoreErrorKind::Conflict) if after 16 passes there
-    /// are still new sessions to delete.
+    /// Fails with the backend's error; what was deleted by then stays deleted. Fails with
+    /// [`Conflict`](crate::StoreErrorKind::Conflict) if after 16 passes there are still new
+    /// sessions to delete.
     pub async fn bulk_delete(
         &self,
         predicate: impl Fn(&Record<T>) -> bool + Send,
@@ -41,17 +48,17 @@ impl<T: SessionData> SessionStore<T> {
             let mut scan = Scan::new(self.clone());
             let mut matched = false;
             total.unreadable = 0;
-            // Where a walk meets a session no more that has moved, it meets its tombstone; unless a walk takes longer than a
-            // tombstone is kept.
+            // A session that has moved before the scan reaches it is found by its tombstone, unless
+            // the scan takes longer than a tombstone lives.
             while let Some(page) = scan.next_sessions(Tombstones::Follow).await {
                 for result in page {
                     match result {
                         Ok(record) if predicate(&record) => {
                             matched = true;
-                            total.deleted += u64::from(self.delete_judged(&record).await?);
+                            total.deleted += u64::from(self.delete_if_unchanged(&record).await?);
                         }
                         Ok(_) => {}
-                        Err(error) if ends_the_scan(&error) => return Err(error),
+                        Err(error) if aborts_scan(&error) => return Err(error),
                         Err(_) => total.unreadable += 1,
                     }
                 }
@@ -60,28 +67,29 @@ impl<T: SessionData> SessionStore<T> {
                 return Ok(total);
             }
         }
-        Err(StoreErrorKind::Conflict { attempts: MAX_PASSES }.into())
+        Err(StoreError::conflict(MAX_PASSES))
     }
 
-    /// Deletes all sessions on every node: how many there were.
+    /// Deletes all sessions on every node and returns how many there were.
     ///
     /// # Risk
     ///
-    /// Everybody is logged out. Sessions that are created while it runs may stay. The index of owners is left to expire.
+    /// All users are logged out. Sessions created meanwhile may stay. The owner index is left to
+    /// expire.
     ///
     /// # Errors
     ///
-    /// The backend's; what was deleted by then stays deleted.
+    /// Fails with the backend's error; what was deleted by then stays deleted.
     pub async fn clear(&self) -> Result<u64, StoreError> {
         self.begin()?;
-        // However this ends, what is in memory is no longer to be trusted.
+        // Whatever the outcome, the cached sessions can no longer be trusted.
         let _clear = ClearOnDrop(&self.inner.cache);
         let announcement = self.inner.coordinator.encode(Announcement::CacheClear);
         self.inner.backend.clear(&announcement).await
     }
 
-    /// Deletes a session if it still is what was judged.
-    pub(super) async fn delete_judged(&self, record: &Record<T>) -> Result<bool, StoreError> {
+    /// Deletes a session if the backend still has this version. Returns `true` if it was deleted.
+    pub(super) async fn delete_if_unchanged(&self, record: &Record<T>) -> Result<bool, StoreError> {
         let id = record.id();
         let announcement = self.inner.coordinator.encode(Announcement::SessionDeleted(id));
         let call = self.inner.cache.begin_write(&id, None);
@@ -89,7 +97,7 @@ impl<T: SessionData> SessionStore<T> {
         drop(call);
         let deleted = answer? == Deleted::Deleted;
         if deleted {
-            self.unindex(record).await;
+            self.remove_from_index(record).await;
         }
         Ok(deleted)
     }

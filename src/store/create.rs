@@ -1,4 +1,4 @@
-//! Creating sessions.
+//! Creation of sessions.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,32 +11,32 @@ use crate::id::SessionToken;
 use crate::record::{Content, Meta, NewSession, Record, Revision, SessionData, Stored};
 
 impl<T: SessionData> SessionStore<T> {
-    /// Creates a session.
+    /// Creates a session with a new token and id.
     ///
     /// # Errors
     ///
-    /// [`Encode`](StoreErrorKind::Encode), [`TooLarge`](StoreErrorKind::TooLarge), or the backend's.
+    /// Fails with [`Encode`](crate::StoreErrorKind::Encode) or
+    /// [`TooLarge`](crate::StoreErrorKind::TooLarge) if the data cannot be stored, or with the
+    /// backend's error.
     pub async fn create(&self, data: T) -> Result<NewSession<T>, StoreError> {
         self.begin()?;
-        self.create_shared(Arc::new(data)).await
+        self.operation(self.create_from_arc(Arc::new(data))).await
     }
 
-    pub(crate) async fn create_shared(&self, data: Arc<T>) -> Result<NewSession<T>, StoreError> {
-        self.in_time(self.create_now(data)).await
-    }
-
-    async fn create_now(&self, data: Arc<T>) -> Result<NewSession<T>, StoreError> {
+    /// Creates a session with data that the caller goes on sharing.
+    pub(crate) async fn create_from_arc(&self, data: Arc<T>) -> Result<NewSession<T>, StoreError> {
         let mut attempts = self.inner.backend.attempts();
         loop {
-            // A new token each time: under the same id, a first attempt that is carried out late could bring back a session that
-            // was deleted meanwhile.
+            // Each attempt has its own token. Under the same id, a delayed first attempt could
+            // bring back a session that has been deleted meanwhile.
             let token = SessionToken::random();
             let id = token.session_id();
-            let (meta, ttl) = self.first_meta();
+            let (meta, ttl) = self.new_meta();
             let record = Record::new(&self.inner.clock, id, meta, data.clone());
             let payload = self.inner.codec.encode(&id, &meta, &*data)?;
             let stored = Stored { meta, content: Content::Payload(payload) };
-            // Without an entry there is to be no record. But an earlier attempt may have left one.
+            // Without an index entry, no record is written. An earlier attempt may have written
+            // one, though.
             self.index_before_write(None, &record)
                 .await
                 .map_err(|error| attempts.ended_by(error))?;
@@ -47,30 +47,31 @@ impl<T: SessionData> SessionStore<T> {
                     return Ok(NewSession { id, token, record });
                 }
                 Ok(Created::Exists) => {}
-                // If this attempt is carried out after all, it leaves a record whose token nobody has, until its time is up.
+                // A failed attempt may still be executed later. It then leaves a record whose
+                // token was never given out, and which expires like any other.
                 Err(error) => self.inner.backend.pause_after(&mut attempts, error).await?,
             }
         }
     }
 
-    /// A session in memory, for callers that cannot wait. The store must be over this memory.
-    pub(crate) fn create_in(&self, memory: &MemoryBackend, data: T) -> Record<T> {
-        let (meta, ttl) = self.first_meta();
+    /// Creates a session in memory without waiting. The store must use this backend.
+    pub(crate) fn create_in_memory(&self, memory: &MemoryBackend, data: T) -> Record<T> {
+        let (meta, ttl) = self.new_meta();
         let record = Record::new(
             &self.inner.clock,
             SessionToken::random().session_id(),
             meta,
             Arc::new(data),
         );
-        // Data that cannot be encoded is found out when it is first changed.
+        // The first change of the session reports data that cannot be encoded.
         let payload =
             self.inner.codec.encode(&record.id(), &meta, &**record.data()).unwrap_or_default();
         memory.create_now(&record.id(), &Stored { meta, content: Content::Payload(payload) }, ttl);
         record
     }
 
-    /// Of a session that is created now, and its time to live.
-    fn first_meta(&self) -> (Meta, Duration) {
+    /// Returns the metadata of a session created now, and its time to live.
+    fn new_meta(&self) -> (Meta, Duration) {
         let now = self.inner.clock.wall();
         let deadline = self.inner.lifetime.deadline(now, now);
         (

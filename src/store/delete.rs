@@ -1,7 +1,7 @@
-//! Deleting a session, under whatever id it has by then.
+//! Deletion of one session, even if it has been regenerated meanwhile.
 
 use super::SessionStore;
-use super::tombstone::{MAX_MOVES, TOMBSTONE_TTL, too_many_tombstones};
+use super::tombstone::{MAX_TOMBSTONES, TOMBSTONE_TTL, too_many_tombstones};
 use crate::backend::{Backend as _, Deleted};
 use crate::clock::millis;
 use crate::cluster::Announcement;
@@ -11,35 +11,40 @@ use crate::id::SessionId;
 use crate::record::SessionData;
 
 impl<T: SessionData> SessionStore<T> {
-    /// Deletes a session on every node: whether there was one. If an answer was lost and a repetition finds nothing, there was.
+    /// Deletes a session on every node and returns `true` if it existed.
+    ///
+    /// If a reply is lost and the retry finds no record, the session is reported as having
+    /// existed.
     ///
     /// # Errors
     ///
-    /// If the backend does not say that the session is gone.
+    /// Fails if the backend does not confirm that the session is gone.
     pub async fn delete(&self, id: SessionId) -> Result<bool, StoreError> {
         self.begin()?;
-        self.delete_wherever_it_moved(id).await
+        self.operation(self.delete_following_tombstones(id)).await
     }
 
-    pub(crate) async fn delete_wherever_it_moved(&self, id: SessionId) -> Result<bool, StoreError> {
-        self.in_time(self.follow_and_delete(id)).await
-    }
-
-    async fn follow_and_delete(&self, id: SessionId) -> Result<bool, StoreError> {
+    /// Deletes a session under its present id, which the tombstones of its former ids lead to.
+    /// Returns `true` if it existed.
+    pub(crate) async fn delete_following_tombstones(
+        &self,
+        id: SessionId,
+    ) -> Result<bool, StoreError> {
         let (mut id, began) = (id, self.inner.clock.now());
-        for _ in 0..MAX_MOVES {
+        for _ in 0..MAX_TOMBSTONES {
             let announcement = self.inner.coordinator.encode(Announcement::SessionDeleted(id));
-            let known = self.inner.cache.peek(&id);
+            let cached = self.inner.cache.peek(&id);
             let call = self.inner.cache.begin_write(&id, None);
             let answer = self.inner.backend.delete(&id, &announcement).await;
             drop(call);
             if self.inner.clock.now().0 - began.0 >= millis(TOMBSTONE_TTL) {
-                // The session may have moved meanwhile, and left no trail any more.
+                // The session may have been regenerated meanwhile, and its tombstone may have
+                // expired already.
                 return Err(StoreError::from(StoreErrorKind::OutcomeUnknown).with_session_id(&id));
             }
             match answer? {
                 Deleted::Deleted => {
-                    self.unindex_later(known);
+                    self.remove_from_index_in_background(cached);
                     return Ok(true);
                 }
                 Deleted::Gone => return Ok(false),

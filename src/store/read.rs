@@ -1,4 +1,4 @@
-//! Reading one session.
+//! Reads of one session.
 
 use tracing::Instrument as _;
 
@@ -10,35 +10,41 @@ use crate::id::SessionId;
 use crate::record::{Record, SessionData};
 
 impl<T: SessionData> SessionStore<T> {
-    /// A session, from the cache where the coherence contract allows, or `None`. Does not extend its life.
+    /// Returns a session, or `None` if there is none. Reads from the cache where the coherence
+    /// guarantee allows it. Does not extend the session.
     ///
     /// # Errors
     ///
-    /// The backend's: an error is never "no session". [`Corrupt`](StoreErrorKind::Corrupt) if the record cannot be read.
+    /// Fails with [`Corrupt`](StoreErrorKind::Corrupt) if the record cannot be read, or with the
+    /// backend's error. An error is never reported as `None`.
     pub async fn find(&self, id: SessionId) -> Result<Option<Record<T>>, StoreError> {
         self.read(id, Freshness::Cached).await
     }
 
-    /// A session as the backend has it now, or `None`. Does not extend its life.
+    /// Returns a session as the backend has it now, or `None` if there is none. Does not extend the
+    /// session.
     ///
     /// # Errors
     ///
-    /// Those of [`find`](SessionStore::find).
+    /// As [`find`](SessionStore::find).
     pub async fn find_fresh(&self, id: SessionId) -> Result<Option<Record<T>>, StoreError> {
         self.read(id, Freshness::Fresh).await
     }
 
-    /// A session that must be there. Does not extend its life.
+    /// Returns a session that must exist. Does not extend it.
     ///
     /// # Errors
     ///
-    /// [`NotFound`](StoreErrorKind::NotFound), and those of [`find`](SessionStore::find).
+    /// Fails with [`NotFound`](StoreErrorKind::NotFound) if there is no such session. Otherwise as
+    /// [`find`](SessionStore::find).
     pub async fn get(&self, id: SessionId) -> Result<Record<T>, StoreError> {
         self.find(id)
             .await?
             .ok_or_else(|| StoreError::from(StoreErrorKind::NotFound).with_session_id(&id))
     }
 
+    /// Reads a session. Opens no deadline scope: a cache hit takes no time, and a miss is one wait
+    /// for a load, which reads the deadline itself.
     pub(crate) async fn read(
         &self,
         id: SessionId,

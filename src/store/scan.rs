@@ -1,4 +1,4 @@
-//! Walks over all sessions, or over those of an owner, a page at a time, in bounded memory.
+//! Scans over all sessions or over those of one owner, a page at a time, in bounded memory.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -12,15 +12,20 @@ use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
 use crate::record::{Record, SessionData};
 
-/// How often a walk begins anew because the server has changed, before it gives up.
-const MAX_RESTARTS: u32 = 8;
+/// Maximum number of times that a scan starts, including the first. It starts again when the
+/// backend's server has changed.
+const MAX_STARTS: u32 = 8;
+
 impl<T: SessionData> SessionStore<T> {
-    /// All sessions, as the backend has them, in no order.
+    /// Returns a stream of all sessions, as the backend has them, in no particular order.
     ///
-    /// A session that keeps its id during the whole walk is met at least once; one may be met twice. A record that cannot be
-    /// read is an `Err` of kind [`Corrupt`](StoreErrorKind::Corrupt) with its id, and the walk goes on; any other error ends it.
+    /// A session that keeps its id during the whole scan is returned at least once, and may be
+    /// returned twice. A record that cannot be read is an `Err` of kind
+    /// [`Corrupt`](StoreErrorKind::Corrupt) with its id, after which the stream continues. Any
+    /// other error ends the stream.
     ///
-    /// One page of sessions is in memory at a time. The cache is neither asked nor filled, and no session is extended.
+    /// One page of sessions is in memory at a time. The cache is neither read nor filled, and no
+    /// session is extended.
     ///
     /// ```
     /// # use clustered_sessions::{Secret, SessionConfig, SessionStore};
@@ -52,7 +57,7 @@ impl<T: SessionData> SessionStore<T> {
                     !result.as_ref().is_ok_and(|record| under_way.store.has_expired(record))
                 });
                 if let Some(end) =
-                    page.iter().position(|result| result.as_ref().is_err_and(ends_the_scan))
+                    page.iter().position(|result| result.as_ref().is_err_and(aborts_scan))
                 {
                     page.truncate(end + 1);
                     scan = None;
@@ -62,11 +67,11 @@ impl<T: SessionData> SessionStore<T> {
         })
     }
 
-    /// The ids of all sessions, each once. Takes some 50 bytes of memory each.
+    /// Returns the ids of all sessions, each once. Takes some 50 bytes of memory per session.
     ///
     /// # Errors
     ///
-    /// The backend's.
+    /// Fails with the backend's error.
     pub async fn all_session_ids(&self) -> Result<Vec<SessionId>, StoreError> {
         let mut scan = Scan::new(self.clone());
         let mut ids = HashSet::new();
@@ -76,18 +81,19 @@ impl<T: SessionData> SessionStore<T> {
         Ok(ids.into_iter().collect())
     }
 
-    /// How many sessions there are, counted in a walk over the backend: exact while none is created or deleted meanwhile.
+    /// Returns the number of sessions, counted by a scan over the backend. It is exact if no
+    /// session is created or deleted meanwhile.
     ///
     /// # Errors
     ///
-    /// The backend's.
+    /// Fails with the backend's error.
     pub async fn size(&self) -> Result<u64, StoreError> {
         let mut scan = Scan::new(self.clone());
         let mut size = 0;
-        let mut passes = scan.passes;
+        let mut starts = scan.starts;
         while let Some(page) = scan.next_page().await? {
-            if scan.passes != passes {
-                (size, passes) = (0, scan.passes);
+            if scan.starts != starts {
+                (size, starts) = (0, scan.starts);
             }
             size += page.ids.len() as u64;
         }
@@ -95,18 +101,22 @@ impl<T: SessionData> SessionStore<T> {
     }
 }
 
-/// A record that cannot be read is one record's trouble; anything else is the backend's.
-pub(super) fn ends_the_scan(error: &StoreError) -> bool {
+/// Returns `true` if the error ends a scan. An unreadable record does not: it concerns that record
+/// alone.
+pub(super) fn aborts_scan(error: &StoreError) -> bool {
     error.kind() != StoreErrorKind::Corrupt
 }
 
-/// One walk over all ids, or over those in the index of an owner.
+/// A scan over all ids, or over those in the index of one owner.
+///
+/// A scan takes as long as there are sessions, so it is no single operation: each call of the
+/// backend for a page, and the loads of one page together, have their own deadline.
 pub(super) struct Scan<T> {
     store: SessionStore<T>,
     owner: Option<OwnerTag>,
     position: Position,
-    /// How often the walk has begun.
-    passes: u32,
+    /// Number of times that the scan has started, including the first.
+    starts: u32,
 }
 
 enum Position {
@@ -115,14 +125,14 @@ enum Position {
     End,
 }
 
-/// What is met in one step of a scan.
+/// One page of a scan.
 struct ScanPage {
     ids: Vec<SessionId>,
-    /// Where the tombstones met lead to.
+    /// The ids that the page's tombstones point to.
     moved: Vec<SessionId>,
 }
 
-/// What a walk does about tombstones.
+/// Treatment of the tombstones in a scan.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tombstones {
     Skip,
@@ -131,16 +141,16 @@ pub(super) enum Tombstones {
 
 impl<T: SessionData> Scan<T> {
     pub(super) fn new(store: SessionStore<T>) -> Self {
-        Scan { store, owner: None, position: Position::Start, passes: 1 }
+        Scan { store, owner: None, position: Position::Start, starts: 1 }
     }
 
-    pub(super) fn of(store: SessionStore<T>, owner: OwnerTag) -> Self {
+    pub(super) fn of_owner(store: SessionStore<T>, owner: OwnerTag) -> Self {
         Scan { owner: Some(owner), ..Scan::new(store) }
     }
 
     async fn next_page(&mut self) -> Result<Option<ScanPage>, StoreError> {
         self.store.begin()?;
-        while self.passes <= MAX_RESTARTS {
+        while self.starts <= MAX_STARTS {
             let cursor = match &self.position {
                 Position::Start => None,
                 Position::At(cursor) => Some(cursor),
@@ -158,28 +168,29 @@ impl<T: SessionData> Scan<T> {
                 }
                 Page::Restart => {
                     self.position = Position::Start;
-                    self.passes += 1;
+                    self.starts += 1;
                 }
             }
         }
         Err(StoreError::from(StoreErrorKind::Unavailable)
-            .with_source("the server changed too often during the walk"))
+            .with_source("the server changed too often during the scan"))
     }
 
-    /// The sessions of the next page, read past the cache. Those that have gone meanwhile are left out.
+    /// Returns the sessions of the next page, loaded from the backend, or `None` at the end.
+    /// Sessions deleted meanwhile are left out.
     pub(super) async fn next_sessions(
         &mut self,
         tombstones: Tombstones,
     ) -> Option<Vec<Result<Record<T>, StoreError>>> {
-        let mut met = match self.next_page().await {
-            Ok(met) => met?,
+        let mut page = match self.next_page().await {
+            Ok(page) => page?,
             Err(error) => return Some(vec![Err(error)]),
         };
         if tombstones == Tombstones::Follow {
-            met.ids.append(&mut met.moved);
+            page.ids.append(&mut page.moved);
         }
-        let loads = met.ids.into_iter().map(|id| self.store.load_wherever_it_moved(id));
-        let loaded = self.store.in_time(join_all(loads)).await;
+        let loads = page.ids.into_iter().map(|id| self.store.load_following_tombstones(id));
+        let loaded = self.store.operation(join_all(loads)).await;
         Some(loaded.into_iter().filter_map(Result::transpose).collect())
     }
 }

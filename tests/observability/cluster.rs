@@ -29,7 +29,7 @@ async fn a_loss_and_a_new_subscription_are_told() {
     faults.heal();
     sleep(SECOND * 2).await;
     assert_eq!(hearing(), [1.0, 2.0, 1.0]);
-    assert_eq!(layer.store().coordinator().losses(), 1);
+    assert_eq!(layer.store().coordinator().disconnects(), 1);
     layer.store().shutdown().await;
     assert_eq!(hearing(), [0.0, 2.0, 1.0]);
 }

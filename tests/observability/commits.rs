@@ -47,7 +47,7 @@ async fn each_commit_is_counted_by_how_it_ended_for_the_request() {
         (StoreErrorKind::OutcomeUnknown, "outcome_unknown"),
         (StoreErrorKind::Refused, "refused"),
         (StoreErrorKind::CircuitOpen, "circuit_open"),
-        (StoreErrorKind::Conflict { attempts: 64 }, "conflict"),
+        (StoreErrorKind::Conflict, "conflict"),
         (StoreErrorKind::Closed, "closed"),
     ] {
         layer.store().get(only_id(&layer).await).await.unwrap();
@@ -170,7 +170,7 @@ async fn records_that_cannot_be_read_or_are_written_anew_are_counted() {
         assert_eq!(browser.visit(&serve(&rotated, read)).await.status, StatusCode::OK);
         settle().await;
     };
-    let resealed = rises(&scrape, request).await;
-    assert_eq!(resealed["resealed_records_total"], 1.0);
-    assert_eq!(rotated.store().resealed_records(), 1);
+    let reencrypted = rises(&scrape, request).await;
+    assert_eq!(reencrypted["reencrypted_records_total"], 1.0);
+    assert_eq!(rotated.store().reencrypted_records(), 1);
 }
