@@ -74,18 +74,21 @@ pub struct SessionStore<T> {
 struct StoreInner<T> {
     backend: Arc<Client>,
     cache: Arc<LocalCache<T>>,
+    /// Shares `backend` and `cache`.
     coordinator: Coordinator<T>,
     codec: Codec,
     single_flight: SingleFlight<T>,
     write_locks: WriteLocks,
     /// `None` if no owner function is configured.
     owners: Option<Owners<T>>,
+    /// Commits and background tasks, which [`shutdown`](SessionStore::shutdown) waits for.
     tasks: TaskTracker,
     clock: Clock,
     lifetime: Lifetime,
     /// The data of a visitor without a session, made once.
     default_data: Arc<T>,
     fallback: Fallback,
+    /// Set by [`shutdown`](SessionStore::shutdown).
     closed: AtomicBool,
     unreadable: Counter,
     reencrypted: Counter,
