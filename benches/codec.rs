@@ -149,7 +149,7 @@ impl Case {
 fn write(bencher: Bencher<'_, '_>, case: Case) {
     let Session { runtime, store, id, .. } = case.session();
     bencher.bench_local(|| {
-        runtime.block_on(store.update(id, |visitor| visitor.user_id ^= 1)).unwrap();
+        runtime.block_on(store.modify(id, |visitor| visitor.user_id ^= 1)).unwrap();
     });
 }
 

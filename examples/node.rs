@@ -203,7 +203,7 @@ async fn stats(State(store): State<SessionStore<UserSession>>) -> Json<Value> {
         "listening": coordinator.is_listening(),
         "announcements": coordinator.announcements_received(),
         "unreadable_announcements": coordinator.announcements_unreadable(),
-        "losses": coordinator.disconnects(),
+        "disconnects": coordinator.disconnects(),
         "circuit": format!("{:?}", store.circuit().state()),
         "circuit_openings": store.circuit().openings(),
         "hits": cache.hits,

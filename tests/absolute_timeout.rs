@@ -125,12 +125,12 @@ async fn a_change_does_not_carry_a_session_beyond_its_end() {
     let id = store.create(ada()).await.unwrap().id;
     for _ in 0..11 {
         pass(&sessions, 5 * MINUTE).await;
-        store.update(id, |data| data.visits += 1).await.unwrap();
+        store.modify(id, |data| data.visits += 1).await.unwrap();
     }
     let record = store.get(id).await.unwrap();
     assert_eq!(record.expires_at(), record.created_at() + ABSOLUTE);
     pass(&sessions, 5 * MINUTE).await;
-    let error = store.update(id, |data| data.visits += 1).await.unwrap_err();
+    let error = store.modify(id, |data| data.visits += 1).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::NotFound);
     assert_eq!(store.size().await.unwrap(), 0);
 }
@@ -212,7 +212,7 @@ async fn a_change_that_comes_too_late_by_a_moment_is_neither_made_nor_announced(
     store.get(id).await.unwrap();
     faults.delay_calls_by(Duration::from_millis(20)..Duration::from_millis(20));
     cluster.spy.take_calls();
-    let error = store.update(id, |data| data.user = Some("Bob".to_owned())).await.unwrap_err();
+    let error = store.modify(id, |data| data.user = Some("Bob".to_owned())).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::NotFound);
     assert_eq!(cluster.spy.take_calls(), [Call::Index]);
 }

@@ -100,7 +100,7 @@ impl Scene {
         }
         let count = self.nodes[0].store().find_fresh(id?).await.unwrap().unwrap().data().count;
         // And it can be changed: nobody holds a turn.
-        let change = self.nodes[0].store().update(id?, |data| data.count += 100);
+        let change = self.nodes[0].store().modify(id?, |data| data.count += 100);
         timeout(Duration::from_secs(5), change).await.expect("a writer waits for ever").unwrap();
         Some(count)
     }
@@ -150,7 +150,7 @@ fn one_of_two_readers_can_give_up_and_the_other_is_served() {
 #[test]
 fn a_change_can_be_given_up_and_is_made_once_or_not_at_all() {
     let all = outcomes(async |scene| {
-        let _ = scene.nodes[0].store().update(scene.id, |data| data.count += 1).await;
+        let _ = scene.nodes[0].store().modify(scene.id, |data| data.count += 1).await;
     });
     assert!(all.iter().all(|count| matches!(count, Some(0 | 1))), "{all:?}");
     assert_eq!(all.last(), Some(&Some(1)));

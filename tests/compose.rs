@@ -268,7 +268,10 @@ async fn a_layer_outside_can_see_why_a_commit_failed() {
     let app = serve(&sessions, count).layer(from_fn(explain));
     spy.fail_next(1, clustered_sessions::StoreErrorKind::Refused);
     let page = Browser::new().visit(&app).await;
-    assert_eq!(page.all(HeaderName::from_static("x-why")), ["the session backend refused"]);
+    assert_eq!(
+        page.all(HeaderName::from_static("x-why")),
+        ["the session backend refused the call"]
+    );
 }
 
 #[tokio::test]

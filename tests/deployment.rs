@@ -37,7 +37,7 @@ async fn a_server_with_these_settings_and_this_user_does_all_that_is_needed() {
     let redis = server.config().user("sessions").password("change-me").database(1);
     let store = store(config().redis(redis).owner(|data: &Data| data.user.clone())).await;
     let id = store.create(Data::of("ada")).await.unwrap().id;
-    store.update(id, |data| data.visits += 1).await.unwrap();
+    store.modify(id, |data| data.visits += 1).await.unwrap();
     assert!(store.find_fresh(id).await.unwrap().is_some());
     assert!(store.touch(id).await.unwrap());
     assert_eq!(store.all_session_ids().await.unwrap(), [id]);

@@ -89,7 +89,7 @@ async fn redis_sees_nothing_of_the_data() {
     assert_eq!(browser.visit(&serve(&sessions, visit)).await.body, "1");
     assert!(clean(&value(&server, id)));
     assert_eq!(seen(&sessions, &mut browser).await, "Ada Lovelace");
-    assert_eq!(sessions.store().resealed_records(), 0);
+    assert_eq!(sessions.store().reencrypted_records(), 0);
 }
 
 #[tokio::test]
@@ -113,7 +113,7 @@ async fn a_record_in_another_place_than_its_own_is_refused() {
     assert_eq!(seen(&sessions, &mut mallory).await, "Mallory");
 
     // An older version of the data, under the revision of today. The wall clock does not tell them apart.
-    store.update(own, |data| data.visits += 1).await.unwrap();
+    store.modify(own, |data| data.visits += 1).await.unwrap();
     let today = value(&server, own);
     set(&server, own, &[&today[..34], &mine[34..]].concat());
     assert_eq!(store.find_fresh(own).await.unwrap_err().kind(), StoreErrorKind::Corrupt);
@@ -213,12 +213,12 @@ async fn a_session_that_is_only_read_is_encrypted_when_it_is_loaded_and_all_node
         announced.contains("SessionInvalidated") && announced.contains(&id.to_string()),
         "{announced}"
     );
-    wait::eventually(async || migrating.store().resealed_records() == 1, "it is counted").await;
+    wait::eventually(async || migrating.store().reencrypted_records() == 1, "it is counted").await;
 
     // A node that writes plain records leaves it as it is, or the two would overwrite each other for ever.
     assert_eq!(seen(&plain, &mut browser).await, "Ada Lovelace");
     assert_eq!(seen(&migrating, &mut browser).await, "Ada Lovelace");
-    assert_eq!((value(&server, id), plain.store().resealed_records()), (after, 0));
+    assert_eq!((value(&server, id), plain.store().reencrypted_records()), (after, 0));
 }
 
 #[tokio::test]
@@ -282,7 +282,8 @@ async fn nodes_that_know_a_secret_to_come_and_nodes_that_use_it_do_not_overwrite
     let mut browser = Browser::with(&early, ada()).await;
     let id = the_id(&early).await;
     assert_eq!(seen(&late, &mut browser).await, "Ada Lovelace");
-    wait::eventually(async || late.store().resealed_records() == 1, "it is encrypted anew").await;
+    wait::eventually(async || late.store().reencrypted_records() == 1, "it is encrypted anew")
+        .await;
     let (settled, cookie) = (value(&server, id), browser.cookie(COOKIE).map(str::to_owned));
     for _ in 0..5 {
         for sessions in [&early, &late] {
@@ -292,7 +293,7 @@ async fn nodes_that_know_a_secret_to_come_and_nodes_that_use_it_do_not_overwrite
     // Waits for what is under way.
     early.store().shutdown().await;
     late.store().shutdown().await;
-    assert_eq!((early.store().resealed_records(), late.store().resealed_records()), (0, 1));
+    assert_eq!((early.store().reencrypted_records(), late.store().reencrypted_records()), (0, 1));
     assert_eq!((value(&server, id), browser.cookie(COOKIE)), (settled, cookie.as_deref()));
 }
 
@@ -326,7 +327,7 @@ async fn a_session_beyond_the_limit_is_refused_with_numbers_and_left_as_it_was()
     let id = sessions.store().create(ada()).await.unwrap().id;
     let large = Data { user: Some("x".repeat(2000)), visits: 0 };
     let len = serde_json::to_vec(&large).unwrap().len();
-    let error = sessions.store().update(id, |data| *data = large.clone()).await.unwrap_err();
+    let error = sessions.store().modify(id, |data| *data = large.clone()).await.unwrap_err();
     assert_eq!((error.kind(), error.session_id()), (StoreErrorKind::TooLarge, Some(id)));
     let cause = std::error::Error::source(&error).unwrap().to_string();
     assert!(cause.contains("1024") && cause.contains(&len.to_string()), "{cause}");

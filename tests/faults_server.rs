@@ -116,7 +116,7 @@ async fn a_node_that_nobody_asked_meanwhile_hears_again_at_the_first_attempt() {
     let node = start_node(redis.port(), "", &[]);
     eventually(async || stats(&node).await["listening"] == true, "the node listens").await;
     redis.kill();
-    eventually(async || stats(&node).await["losses"] == 1, "the node notices").await;
+    eventually(async || stats(&node).await["disconnects"] == 1, "the node notices").await;
     redis.restart();
     eventually(async || stats(&node).await["listening"] == true, "the node listens again").await;
     // The channel of all, and the one for its heartbeats.

@@ -84,7 +84,7 @@ async fn own_write() {
     let id = store.create(Default::default()).await.unwrap().id;
     // The answer is late, and the announcement is not, since it has a way of its own.
     nodes[0].faults.delay_calls_by(Duration::from_millis(20)..Duration::from_millis(21));
-    store.update(id, |data| data.count += 1).await.unwrap();
+    store.modify(id, |data| data.count += 1).await.unwrap();
     let before = store.cache_stats();
     assert_eq!(store.find(id).await.unwrap().unwrap().data().count, 1);
     assert_eq!(store.cache_stats().hits, before.hits + 1, "a node's own write has cost it a miss");
@@ -112,7 +112,7 @@ async fn refused_announcement() {
     let redis = server.config().user("mute").password("secret");
     let mute = store(config().cluster(ClusterConfig::new().enabled(false)).redis(redis)).await;
     assert_eq!(
-        mute.update(id, |data| data.visits += 1).await.unwrap_err().kind(),
+        mute.modify(id, |data| data.visits += 1).await.unwrap_err().kind(),
         StoreErrorKind::Refused
     );
     let cached = node.get(id).await.unwrap();

@@ -329,7 +329,7 @@ fn a_listener_whose_runtime_has_gone_is_started_again_by_the_next_operation() {
         assert_eq!(browser.visit(&app).await.body, "0");
 
         let elsewhere = node(&memory).await;
-        elsewhere.store().update(only_id(&sessions).await, |data| data.visits += 1).await.unwrap();
+        elsewhere.store().modify(only_id(&sessions).await, |data| data.visits += 1).await.unwrap();
         eventually(async || browser.clone().visit(&app).await.body == "1").await;
         assert!(coordinator.is_running());
     });

@@ -11,8 +11,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clustered_sessions::backend::Backend;
 use clustered_sessions::{
-    BulkDeletion, Clock, ClusterConfig, MemoryBackend, Secret, Session, SessionConfig,
-    SessionConfigBuilder, SessionId, SessionStore, StoreErrorKind,
+    Clock, ClusterConfig, MemoryBackend, Secret, Session, SessionConfig, SessionConfigBuilder,
+    SessionId, SessionStore, StoreErrorKind,
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use support::redis::{Calls, RedisServer};
@@ -89,7 +89,7 @@ async fn an_owner_is_logged_out_on_every_node_and_nobody_else_is() {
         }
     }
     let done = nodes[0].delete_all_of("owner-of-ada").await.unwrap();
-    assert_eq!(done, BulkDeletion { deleted: 4, unreadable: 0 });
+    assert_eq!((done.deleted, done.unreadable), (4, 0));
     for node in &nodes {
         for id in &ada {
             eventually(async || node.find(*id).await.unwrap().is_none(), "the node hears of it")
@@ -190,7 +190,7 @@ async fn an_entry_is_written_anew_once_an_hour_and_when_the_owner_changes() {
 
     let visit = async |minutes: u64, expected: &[Call]| {
         sleep(Duration::from_secs(60 * minutes)).await;
-        store.update(id, |data| data.visits += 1).await.unwrap();
+        store.modify(id, |data| data.visits += 1).await.unwrap();
         let update: Vec<_> =
             spy.take_calls().into_iter().filter(|call| *call != Call::Load).collect();
         assert_eq!(update, [expected, &[Call::Update]].concat());
@@ -206,7 +206,7 @@ async fn an_entry_is_written_anew_once_an_hour_and_when_the_owner_changes() {
     visit(20, &[]).await;
 
     for owner in [Some("bob"), None, Some("ada")] {
-        store.update(id, |data| data.user = owner.map(str::to_owned)).await.unwrap();
+        store.modify(id, |data| data.user = owner.map(str::to_owned)).await.unwrap();
         let index: &[Call] = if owner.is_some() { &[Call::Index] } else { &[] };
         assert_eq!(spy.take_calls(), [index, &[Call::Update]].concat(), "{owner:?}");
     }
@@ -222,7 +222,7 @@ async fn a_session_that_is_used_for_days_stays_in_the_index_and_one_that_is_not_
     for round in 0..200 {
         sleep(Duration::from_secs(60 * 25)).await;
         match round % 3 {
-            0 => store.update(used, |data| data.visits += 1).await.unwrap(),
+            0 => store.modify(used, |data| data.visits += 1).await.unwrap(),
             _ => assert!(store.touch(used).await.unwrap()),
         }
         if round > 2 {
@@ -240,7 +240,7 @@ async fn an_extension_by_a_node_that_does_not_know_the_new_owner_yet_does_no_har
     seconds_before_the_hour(5).await;
     let id = knows.create(ada()).await.unwrap().id;
     assert!(does_not.find(id).await.unwrap().is_some());
-    knows.update(id, |data| data.user = Some("Bob".to_owned())).await.unwrap();
+    knows.modify(id, |data| data.user = Some("Bob".to_owned())).await.unwrap();
     sleep(Duration::from_secs(6)).await;
     assert!(does_not.touch(id).await.unwrap());
     // As long as these end in the same hour, nobody sees a reason to write the entry anew.
@@ -262,7 +262,7 @@ async fn a_session_belongs_to_whoever_its_data_says() {
     let store = sessions.store();
     let id = store.create(ada()).await.unwrap().id;
     for owner in [Some("Bob"), Some("Ada"), None, Some("Bob"), None] {
-        store.update(id, |data| data.user = owner.map(str::to_owned)).await.unwrap();
+        store.modify(id, |data| data.user = owner.map(str::to_owned)).await.unwrap();
         for other in ["Ada", "Bob"] {
             let expected = if owner == Some(other) { [id].into() } else { BTreeSet::new() };
             assert_eq!(of(store, other).await, expected, "{owner:?}");
@@ -338,7 +338,7 @@ async fn who_logs_in_while_he_is_logged_out_loses_what_was_acknowledged_before()
     let done = nodes[1].delete_all_of("owner-of-ada").await;
     match done {
         Ok(done) => assert!(done.deleted > 0),
-        Err(error) => assert!(matches!(error.kind(), StoreErrorKind::Conflict { .. }), "{error}"),
+        Err(error) => assert_eq!(error.kind(), StoreErrorKind::Conflict, "{error}"),
     }
     assert!(nodes[1].find_fresh(before).await.unwrap().is_none());
     let mut left = BTreeSet::new();
@@ -417,7 +417,7 @@ async fn nothing_is_written_if_the_index_cannot_be() {
     let id = store.create(ada()).await.unwrap().id;
     fails();
     let bob = |data: &mut web::Data| data.user = Some("Bob".to_owned());
-    assert_eq!(store.update(id, bob).await.unwrap_err().kind(), StoreErrorKind::Unavailable);
+    assert_eq!(store.modify(id, bob).await.unwrap_err().kind(), StoreErrorKind::Unavailable);
     assert_eq!(web::only_data(&sessions).await, ada());
 }
 
@@ -441,7 +441,7 @@ async fn the_name_of_an_owner_is_nowhere_in_redis() {
     let mut channel = server.listen("session:invalidate").await;
     let store = store(owned(&server)).await;
     let id = create(&store, "ada").await;
-    store.update(id, |data| data.visits += 1).await.unwrap();
+    store.modify(id, |data| data.visits += 1).await.unwrap();
     let message = channel.next().await;
     let [key]: [String; 1] = index_keys(&server).try_into().unwrap();
     assert_eq!(key.len(), "session:owner:".len() + 43);
@@ -501,7 +501,7 @@ async fn what_cannot_be_read_is_left_out_and_deleted_with_the_rest() {
     assert_eq!(of(&store, "owner-of-ada").await, [good].into());
 
     let done = store.delete_all_of("owner-of-ada").await.unwrap();
-    assert_eq!(done, BulkDeletion { deleted: 2, unreadable: 1 });
+    assert_eq!((done.deleted, done.unreadable), (2, 1));
     assert_eq!(store.all_session_ids().await.unwrap(), [foreign], "the set is not ours");
 }
 

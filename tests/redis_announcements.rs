@@ -58,7 +58,7 @@ async fn a_session_changed_on_one_node_is_changed_on_another() {
     let (one, other) = (node(&server).await, node(&server).await);
     let id = one.create(Data::of("ada")).await.unwrap().id;
     cached(&other, id).await;
-    one.update(id, |data| data.visits = 7).await.unwrap();
+    one.modify(id, |data| data.visits = 7).await.unwrap();
     eventually(
         async || other.get(id).await.unwrap().data().visits == 7,
         "the other node sees the change",
@@ -165,13 +165,13 @@ async fn a_node_that_may_not_listen_serves_without_its_cache() {
         assert_eq!(deaf.cache_stats().bypasses, reads);
     }
     // What cannot be announced is not done.
-    let error = deaf.update(id, |data| data.visits += 1).await.unwrap_err();
+    let error = deaf.modify(id, |data| data.visits += 1).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Refused);
     let error = deaf.delete(id).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Refused);
     assert_eq!(deaf.get(id).await.unwrap().data().visits, 0);
     assert!(deaf.coordinator().is_running() && !deaf.coordinator().is_listening());
-    let error = deaf.ready(Duration::from_millis(200)).await.unwrap_err();
+    let error = deaf.wait_until_ready(Duration::from_millis(200)).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Timeout);
 }
 
@@ -224,7 +224,7 @@ async fn announcements_have_the_documented_form() {
 
     // Creating is not announced: nobody can know the id yet.
     let id = node.create(Data::of("ada")).await.unwrap().id;
-    node.update(id, |data| data.visits += 1).await.unwrap();
+    node.modify(id, |data| data.visits += 1).await.unwrap();
     let message = next().await;
     let value: Vec<u8> = server.command(&["GET", &format!("session:{id}")]);
     let revision =

@@ -28,7 +28,7 @@ fn calls<const N: usize>(expected: [(&str, u64); N]) -> Calls {
 /// Has each operation done once, so that the connection is made and the scripts are known.
 async fn warm_up(store: &SessionStore<Data>) {
     let id = store.create(Data::default()).await.unwrap().id;
-    store.update(id, |data| data.visits += 1).await.unwrap();
+    store.modify(id, |data| data.visits += 1).await.unwrap();
     store.touch(id).await.unwrap();
     store.delete(id).await.unwrap();
 }
@@ -52,7 +52,7 @@ async fn each_operation_is_one_command() {
     assert!(cached.unwrap().is_some());
 
     // One command of the client's, the script; the others are the script's.
-    let (updated, made) = server.calls_of(store.update(id, |data| data.visits += 1)).await;
+    let (updated, made) = server.calls_of(store.modify(id, |data| data.visits += 1)).await;
     assert_eq!(
         made,
         calls([("evalsha", 1), ("getrange", 1), ("publish", 1), ("set", 1)]),
@@ -98,7 +98,7 @@ async fn each_operation_is_one_round_trip() {
     assert_eq!(trips, (1, 1), "create");
     assert_eq!(round_trips!(store.find_fresh(new.id)).0, (1, 1), "load");
     assert_eq!(round_trips!(store.find(new.id)).0, (0, 0), "load from memory");
-    assert_eq!(round_trips!(store.update(new.id, |data| data.visits += 1)).0, (1, 1), "update");
+    assert_eq!(round_trips!(store.modify(new.id, |data| data.visits += 1)).0, (1, 1), "update");
     assert_eq!(round_trips!(store.touch(new.id)).0, (1, 1), "touch");
     assert_eq!(round_trips!(store.delete(new.id)).0, (1, 1), "delete");
 }
@@ -111,9 +111,9 @@ async fn a_server_that_has_forgotten_the_scripts_is_told_again() {
     let id = store.create(Data::default()).await.unwrap().id;
     let () = server.command(&["SCRIPT", "FLUSH"]);
 
-    let (first, made) = server.calls_of(store.update(id, |data| data.visits += 1)).await;
+    let (first, made) = server.calls_of(store.modify(id, |data| data.visits += 1)).await;
     assert_eq!((made.get("evalsha"), made.get("eval")), (Some(&1), Some(&1)));
-    let (second, made) = server.calls_of(store.update(id, |data| data.visits += 1)).await;
+    let (second, made) = server.calls_of(store.modify(id, |data| data.visits += 1)).await;
     assert_eq!((made.get("evalsha"), made.get("eval")), (Some(&1), None));
     first.and(second).unwrap();
     assert_eq!(store.find_fresh(id).await.unwrap().unwrap().data().visits, 2, "each counts once");
@@ -140,7 +140,7 @@ async fn a_record_has_the_documented_layout() {
     let left: u64 = server.command(&["PTTL", &key]);
     assert!((3_590_000..=3_600_000).contains(&left), "{left}");
 
-    store.update(id, |data| data.visits += 1).await.unwrap();
+    store.modify(id, |data| data.visits += 1).await.unwrap();
     let updated: Vec<u8> = server.command(&["GET", &key]);
     assert_eq!(number(&updated[2..10]), 2, "the revision's counter");
     assert_eq!(number(&updated[18..26]), created_at, "created at");
@@ -162,7 +162,7 @@ async fn the_token_is_nowhere_in_redis() {
     let keys: Vec<String> = server.command(&["KEYS", "*"]);
     assert_eq!(keys, [format!("session:{id}")]);
     let value: Vec<u8> = server.command(&["GET", &keys[0]]);
-    layer.store().update(id, |data| data.visits += 1).await.unwrap();
+    layer.store().modify(id, |data| data.visits += 1).await.unwrap();
     let message = channel.next().await;
     for place in [keys[0].as_bytes(), &value, &message] {
         for secret in [token.as_bytes(), &bytes] {

@@ -106,7 +106,7 @@ impl App {
         let (store, id) = (&self.store, self.id);
         in_time("find", store.find(id)).await;
         in_time("create", store.create(Data::default())).await;
-        in_time("update", store.update(id, |data| data.visits += 1)).await;
+        in_time("update", store.modify(id, |data| data.visits += 1)).await;
         in_time("touch", store.touch(id)).await;
         in_time("delete", store.delete(SessionId::from_bytes([0; 16]))).await;
         in_time("size", store.size()).await;
@@ -247,10 +247,10 @@ async fn a_server_that_is_missing_at_the_start_is_found_when_it_comes() {
     server.kill();
     let redis = server.config();
     let store = SessionStore::new(config().redis(redis).build().unwrap());
-    let error = store.ready(Duration::from_millis(200)).await.unwrap_err();
+    let error = store.wait_until_ready(Duration::from_millis(200)).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Unavailable);
     server.restart();
-    store.ready(DEADLINE).await.unwrap();
+    store.wait_until_ready(DEADLINE).await.unwrap();
     assert!(store.create(Data::default()).await.is_ok());
 }
 
@@ -296,7 +296,7 @@ async fn a_wrong_password_is_refused_and_not_printed() {
     for error in [
         error,
         store.create(Data::default()).await.unwrap_err(),
-        store.ready(Duration::ZERO).await.unwrap_err(),
+        store.wait_until_ready(Duration::ZERO).await.unwrap_err(),
     ] {
         let mut text = format!("{error} {error:?}");
         let mut source = error.source();

@@ -85,7 +85,7 @@ async fn a_demoted_master_is_believed_in_nothing() {
     let id = node.create(Data::of("ada")).await.unwrap().id;
     let nobody = SessionId::from_bytes([0; 16]);
     // Has each script known, so that what follows is about running them.
-    node.update(id, |data| data.visits += 1).await.unwrap();
+    node.modify(id, |data| data.visits += 1).await.unwrap();
     let _pages = node.all_session_ids().await.unwrap();
 
     fn refused<R>(what: &str, answer: Result<R, StoreError>) {
@@ -98,7 +98,7 @@ async fn a_demoted_master_is_believed_in_nothing() {
     refused("find", node.find(id).await);
     refused("find what is not there", node.find(nobody).await);
     refused("create", node.create(Data::default()).await);
-    refused("update", node.update(id, |data| data.visits += 1).await);
+    refused("update", node.modify(id, |data| data.visits += 1).await);
     refused("delete", node.delete(id).await);
     refused("delete what is not there", node.delete(nobody).await);
     refused("touch", node.touch(id).await);
@@ -127,7 +127,7 @@ async fn a_server_without_memory_refuses_changes_and_still_logs_out() {
     backend.index(&OwnerTag::from_bytes([1; 32]), &ada, u64::MAX / 2).await.unwrap();
 
     for _ in 0..2 {
-        let error = node.update(ada, |data| data.visits += 1).await.unwrap_err();
+        let error = node.modify(ada, |data| data.visits += 1).await.unwrap_err();
         assert_eq!(error.kind(), StoreErrorKind::Refused);
     }
     assert_eq!(node.create(Data::default()).await.unwrap_err().kind(), StoreErrorKind::Refused);

@@ -50,8 +50,8 @@ async fn count(session: Session<Data>) {
     session.update(|data| data.visits += 1);
 }
 
-fn resealed(sessions: &SessionLayer<Data>) -> u64 {
-    sessions.store().resealed_records()
+fn reencrypted(sessions: &SessionLayer<Data>) -> u64 {
+    sessions.store().reencrypted_records()
 }
 
 #[tokio::test]
@@ -63,7 +63,7 @@ async fn a_session_is_encrypted_anew_once_and_stays_in_memory() {
     let sessions = start(after_rotation(&spy)).await;
     let app = serve(&sessions, read);
     assert_eq!(browser.visit(&app).await.body, "Ada");
-    eventually(async || resealed(&sessions) == 1).await;
+    eventually(async || reencrypted(&sessions) == 1).await;
     assert_ne!(payload(&memory, id).await, before);
     assert_eq!(spy.take_calls(), [Call::Load, Call::Update]);
     for _ in 0..3 {
@@ -85,7 +85,7 @@ async fn a_request_that_changes_the_session_has_encrypted_it_anew_by_that() {
     let sessions = start(after_rotation(&spy)).await;
     browser.visit(&serve(&sessions, count)).await;
     settle().await;
-    assert_eq!((spy.take_calls(), resealed(&sessions)), (vec![Call::Load, Call::Update], 0));
+    assert_eq!((spy.take_calls(), reencrypted(&sessions)), (vec![Call::Load, Call::Update], 0));
 }
 
 #[tokio::test]
@@ -118,7 +118,7 @@ async fn requests_that_share_a_loaded_session_try_once_between_them() {
     settle().await;
     drop(held);
     settle().await;
-    assert_eq!((spy.take_calls(), resealed(&sessions)), (vec![Call::Update], 1));
+    assert_eq!((spy.take_calls(), reencrypted(&sessions)), (vec![Call::Update], 1));
 }
 
 #[tokio::test]
@@ -143,7 +143,7 @@ async fn a_rewrite_that_fails_is_harmless_and_tried_again_at_the_next_load() {
         assert_eq!(spy.take_calls(), [], "once a load");
     }
     assert_eq!(browser.visit(&app).await.body, "Ada");
-    eventually(async || resealed(&sessions) == 1).await;
+    eventually(async || reencrypted(&sessions) == 1).await;
 }
 
 #[tokio::test]
@@ -157,10 +157,10 @@ async fn a_change_that_comes_between_wins_over_the_rewrite() {
     let held = spy.hold().await;
     assert_eq!(browser.visit(&serve(&sessions, read)).await.body, "Ada");
     eventually(async || spy.take_calls().contains(&Call::Update)).await;
-    other.store().update(id, |data| data.visits += 1).await.unwrap();
+    other.store().modify(id, |data| data.visits += 1).await.unwrap();
     drop(held);
     sessions.store().shutdown().await;
-    assert_eq!(resealed(&sessions), 0);
+    assert_eq!(reencrypted(&sessions), 0);
     assert_eq!(other.store().find_fresh(id).await.unwrap().unwrap().data().visits, 1);
 }
 
@@ -201,13 +201,13 @@ async fn of_many_nodes_that_load_a_session_at_once_one_encrypts_it_anew_and_all_
     settle().await;
     assert_eq!(spy.take_calls(), [Call::Update; 8], "all try at once");
     drop(held);
-    eventually(async || nodes.iter().map(resealed).sum::<u64>() == 1).await;
+    eventually(async || nodes.iter().map(reencrypted).sum::<u64>() == 1).await;
     settle().await;
     for sessions in &nodes {
         assert_eq!(browser.clone().visit(&serve(sessions, read)).await.body, "Ada");
     }
     settle().await;
-    assert_eq!(nodes.iter().map(resealed).sum::<u64>(), 1);
+    assert_eq!(nodes.iter().map(reencrypted).sum::<u64>(), 1);
     assert!(!spy.take_calls().contains(&Call::Update), "nobody tries again");
 }
 
@@ -224,5 +224,5 @@ async fn a_session_that_is_encrypted_anew_lives_as_long_as_one_that_was_used() {
         assert_eq!(browser.visit(&serve(&sessions, read)).await.body, "Ada");
         settle().await;
     }
-    assert_eq!(resealed(&sessions), 1);
+    assert_eq!(reencrypted(&sessions), 1);
 }

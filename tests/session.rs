@@ -109,7 +109,7 @@ async fn a_modification_is_committed_at_once_and_answers_from_the_committed_data
     let app = serve(&sessions, async |session: Session<Data>| {
         let others = session.store().clone();
         let id = session.id().unwrap();
-        others.update(id, |data| data.visits += 10).await.unwrap();
+        others.modify(id, |data| data.visits += 10).await.unwrap();
         let count = |data: &mut Data| {
             data.visits += 1;
             data.visits
@@ -195,7 +195,7 @@ async fn overwriting_wins_over_what_others_changed() {
     let mut browser = Browser::with(&sessions, ada()).await;
     let app = serve(&sessions, async |session: Session<Data>| {
         session.overwrite(Data { user: None, visits: 5 });
-        session.store().update(session.id().unwrap(), |data| data.visits += 10).await.unwrap();
+        session.store().modify(session.id().unwrap(), |data| data.visits += 10).await.unwrap();
     });
     browser.visit(&app).await;
     assert_eq!(only_data(&sessions).await, Data { user: None, visits: 5 });

@@ -134,7 +134,7 @@ async fn behind() -> (SessionLayer<Data>, Browser) {
     let (deaf, elsewhere) = (node(&spy).await, node(&memory).await);
     let browser = Browser::with(&deaf, ada()).await;
     spy.drop_messages();
-    elsewhere.store().update(only_id(&elsewhere).await, |data| data.visits += 10).await.unwrap();
+    elsewhere.store().modify(only_id(&elsewhere).await, |data| data.visits += 10).await.unwrap();
     (deaf, browser)
 }
 

@@ -165,7 +165,7 @@ async fn a_write_extends_a_session() {
     let sessions = cluster.node().await;
     let id = sessions.store().create(ada()).await.unwrap().id;
     pass(&sessions, 39 * MINUTE).await;
-    sessions.store().update(id, |data| data.visits += 1).await.unwrap();
+    sessions.store().modify(id, |data| data.visits += 1).await.unwrap();
     pass(&sessions, 39 * MINUTE).await;
     assert_eq!(sessions.store().get(id).await.unwrap().data().visits, 1);
 }

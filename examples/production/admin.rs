@@ -89,7 +89,7 @@ async fn stats(State(Admin { store, .. }): State<Admin>) -> Json<Value> {
     Json(json!({
         "node_id": coordinator.node_id(),
         "listening": coordinator.is_listening(),
-        "losses": coordinator.disconnects(),
+        "disconnects": coordinator.disconnects(),
         "announcements": coordinator.announcements_received(),
         "unreadable_announcements": coordinator.announcements_unreadable(),
         "circuit": format!("{:?}", circuit.state()),

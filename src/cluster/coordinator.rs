@@ -131,10 +131,6 @@ impl<T: Send + Sync + 'static> Coordinator<T> {
         announcement.encode(&self.node_id, self.clock.wall())
     }
 
-    pub(crate) fn cache(&self) -> &Arc<LocalCache<T>> {
-        &self.cache
-    }
-
     /// Spawns the listener if it should run and does not.
     ///
     /// That is the case at first, if the layer was created outside a runtime, and later, if the

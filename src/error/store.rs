@@ -1,4 +1,4 @@
-//! What can go wrong in a store.
+//! The error type of stores and backends.
 
 use std::error::Error;
 use std::fmt;
@@ -6,62 +6,68 @@ use std::sync::Arc;
 
 use crate::id::SessionId;
 
-/// An error of a [`SessionStore`](crate::SessionStore) or of a [`Backend`](crate::backend::Backend).
+/// An error of a [`SessionStore`](crate::SessionStore) or of a
+/// [`Backend`](crate::backend::Backend).
 ///
-/// It is opaque so that its parts can change: [`kind`](StoreError::kind) says what to do about it, [`source`](Error::source)
-/// what caused it. It contains neither tokens nor session data.
+/// It is opaque so that its parts can change: [`kind`](StoreError::kind) tells what to do about it,
+/// and [`source`](Error::source) what caused it. It contains neither tokens nor session data.
 #[derive(Clone, Debug)]
 pub struct StoreError {
     kind: StoreErrorKind,
     id: Option<SessionId>,
+    attempts: Option<u32>,
     source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
-/// What kind of error a [`StoreError`] is.
+/// The kind of a [`StoreError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StoreErrorKind {
-    /// There is no such session.
+    /// The session does not exist.
     NotFound,
-    /// The session was there when the change began and is gone. Nothing was written.
+    /// The session existed when the change began and is gone now. Nothing was written.
     Gone,
-    /// Others changed the session each time this change was tried. Nothing was written.
-    Conflict {
-        /// How often it was tried.
-        attempts: u32,
-    },
-    /// The backend cannot be reached. Nothing was done.
+    /// Concurrent changes were faster at every attempt. This change was not written;
+    /// [`StoreError::attempts`] returns the number of attempts.
+    Conflict,
+    /// The backend cannot be reached. Nothing was changed.
     Unavailable,
-    /// The backend did not answer in time to a request that changes nothing, or there was no time left to make one. Nothing was
-    /// done.
+    /// The backend did not answer a read in time, or no time was left for a call. Nothing was
+    /// changed.
     Timeout,
-    /// The backend was not asked, since it has failed too often of late. Nothing was done.
+    /// The backend was not called, since it has failed too often recently. Nothing was changed.
     CircuitOpen,
-    /// The backend refused: wrong password, missing permission, a full disk. Nothing was done.
+    /// The backend refused the call, for example because of a wrong password, a missing permission
+    /// or a full disk. Nothing was changed.
     Refused,
-    /// A write may or may not have been carried out.
+    /// A write may or may not have been executed.
     OutcomeUnknown,
-    /// A record cannot be read, or must not be: it was not written like this, was changed, is encrypted under another secret, or is
-    /// plain where encryption is required. Only a logout removes it.
+    /// A record cannot or must not be read: it is not in the expected format, was tampered with, is
+    /// encrypted under another secret, or is plain text where encryption is required. Only a logout
+    /// removes it.
     Corrupt,
-    /// The data cannot be written as JSON. Nothing was written.
+    /// The data cannot be serialized to JSON. Nothing was written.
     Encode,
-    /// The data is larger than
-    /// [`max_record_size`](crate::SessionConfigBuilder::max_record_size) as JSON. Nothing was written.
+    /// The data, as JSON, is larger than
+    /// [`max_record_size`](crate::SessionConfigBuilder::max_record_size). Nothing was written.
     TooLarge,
-    /// The store has not been told what it needs for this; the source says what. Nothing was done.
+    /// The operation needs a setting that is not configured; the source names it. Nothing was
+    /// changed.
     NotConfigured,
     /// The store has been shut down.
     Closed,
 }
 
 impl StoreErrorKind {
-    /// Whether it says that the backend is out of reach for now, so that the
-    /// [outage policy](crate::OutagePolicy) decides what a request gets whose session cannot be loaded: `Unavailable`, `Timeout` and
+    /// Returns `true` if the backend cannot be reached for now: for `Unavailable`, `Timeout` and
     /// `CircuitOpen`.
     ///
-    /// Not `Refused`, which is for people to mend and should be seen at once; not `Corrupt`, which is one record's trouble; not
-    /// `Closed`, which the application has asked for. A Redis that is loading its data or has no master is `Unavailable`.
+    /// If a request's session cannot be loaded because of such an error, the
+    /// [outage policy](crate::OutagePolicy) applies.
+    ///
+    /// Not an outage are `Refused`, which an operator must fix and should see at once, `Corrupt`,
+    /// which concerns one record, and `Closed`, which the application has caused. A Redis that is
+    /// loading its data or has no master is `Unavailable`.
     ///
     /// ```
     /// # use clustered_sessions::StoreErrorKind;
@@ -73,23 +79,33 @@ impl StoreErrorKind {
         matches!(self, Self::Unavailable | Self::Timeout | Self::CircuitOpen)
     }
 
-    /// Whether it says that the backend did not answer, so that another time it may.
+    /// Returns `true` if the backend did not answer, so that a retry may help.
     pub(crate) fn is_fault(self) -> bool {
         matches!(self, Self::Unavailable | Self::Timeout | Self::OutcomeUnknown)
     }
 }
 
 impl StoreError {
-    /// An error of this kind without a cause.
+    /// Creates an error of this kind, without a source.
     pub fn new(kind: StoreErrorKind) -> Self {
-        StoreError { kind, id: None, source: None }
+        StoreError { kind, id: None, attempts: None, source: None }
     }
 
-    /// The same error, caused by this.
+    /// Sets the source of the error.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         self.source = Some(Arc::from(source.into()));
         self
+    }
+
+    /// Creates the error of a change whose session has been deleted or has expired meanwhile.
+    pub(crate) fn gone(id: &SessionId) -> Self {
+        StoreError::new(StoreErrorKind::Gone).with_session_id(id)
+    }
+
+    /// Creates the error of a change that has lost against concurrent changes this many times.
+    pub(crate) fn conflict(attempts: u32) -> Self {
+        StoreError { attempts: Some(attempts), ..StoreError::new(StoreErrorKind::Conflict) }
     }
 
     pub(crate) fn with_session_id(mut self, id: &SessionId) -> Self {
@@ -97,14 +113,20 @@ impl StoreError {
         self
     }
 
-    /// What kind of error this is.
+    /// Returns the kind of the error.
     pub fn kind(&self) -> StoreErrorKind {
         self.kind
     }
 
-    /// The session that the error is about, if it is about one.
+    /// Returns the id of the session that the error is about, if any.
     pub fn session_id(&self) -> Option<SessionId> {
         self.id
+    }
+
+    /// Returns the number of attempts before a [`Conflict`](StoreErrorKind::Conflict): of a change,
+    /// or of passes of a bulk deletion. `None` for all other errors.
+    pub fn attempts(&self) -> Option<u32> {
+        self.attempts
     }
 }
 
@@ -119,17 +141,20 @@ impl fmt::Display for StoreError {
         match self.kind {
             StoreErrorKind::NotFound => f.write_str("no such session")?,
             StoreErrorKind::Gone => f.write_str("the session is gone")?,
-            StoreErrorKind::Conflict { attempts } => {
-                write!(f, "the session was changed by others during each of {attempts} attempts")?;
+            StoreErrorKind::Conflict => {
+                f.write_str("concurrent changes were faster at every attempt")?;
+                if let Some(attempts) = self.attempts {
+                    write!(f, ", {attempts} in total")?;
+                }
             }
             StoreErrorKind::Unavailable => f.write_str("the session backend cannot be reached")?,
             StoreErrorKind::Timeout => f.write_str("the session backend did not answer in time")?,
             StoreErrorKind::CircuitOpen => {
-                f.write_str("the session backend has failed too often and is not asked now")?;
+                f.write_str("the session backend has failed too often and is not called for now")?;
             }
-            StoreErrorKind::Refused => f.write_str("the session backend refused")?,
+            StoreErrorKind::Refused => f.write_str("the session backend refused the call")?,
             StoreErrorKind::OutcomeUnknown => {
-                f.write_str("a session write may or may not have been carried out")?;
+                f.write_str("a session write may or may not have been executed")?;
             }
             StoreErrorKind::Corrupt => f.write_str("the session record cannot be read")?,
             StoreErrorKind::Encode => f.write_str("the session data cannot be encoded")?,

@@ -17,7 +17,7 @@ use crate::store::SessionStore;
 /// Gives the handlers below it a [`Session<T>`](crate::Session).
 ///
 /// Make it once and clone it: all clones share one store, one cache and one listener. Making it does no IO and cannot fail;
-/// [`SessionStore::ready`] is there for failing at start.
+/// [`SessionStore::wait_until_ready`] is there for failing at start.
 ///
 /// # Order
 ///

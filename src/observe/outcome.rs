@@ -137,7 +137,7 @@ impl From<StoreErrorKind> for Outcome {
         match kind {
             StoreErrorKind::NotFound => Outcome::NotFound,
             StoreErrorKind::Gone => Outcome::Gone,
-            StoreErrorKind::Conflict { .. } => Outcome::Conflict,
+            StoreErrorKind::Conflict => Outcome::Conflict,
             StoreErrorKind::Unavailable => Outcome::Unavailable,
             StoreErrorKind::Timeout => Outcome::Timeout,
             StoreErrorKind::CircuitOpen => Outcome::CircuitOpen,

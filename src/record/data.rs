@@ -1,24 +1,30 @@
-//! What a session can hold.
+//! The trait of types that a session can hold.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// What a session can hold: any type that is `Clone + Default + Serialize + DeserializeOwned + Send + Sync + 'static`.
+/// The data of a session: any type that is
+/// `Clone + Default + Serialize + DeserializeOwned + Send + Sync + 'static`.
 ///
-/// `Default` is what a visitor without a session has. Implemented for all such types, so there is nothing to write but the
-/// derives:
+/// `Default` is the data of a visitor without a session. The trait is implemented for all such
+/// types, so only the derives have to be written:
 ///
 /// ```
 /// #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
 /// struct UserSession {
 ///     user_id: Option<i64>,
-///     // A field added later needs a default, so that the records of yesterday can be read.
+///     // A field added later needs a default, so that existing records can still be read.
 ///     #[serde(default)]
 ///     theme: String,
 /// }
 /// # fn is_session_data<T: clustered_sessions::SessionData>() {}
 /// # is_session_data::<UserSession>();
 /// ```
+///
+/// # Stability
+///
+/// Because of the blanket implementation, every bound of this trait is part of the public API:
+/// adding one would be a breaking change.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be held in a session",
     label = "not session data",

@@ -1,4 +1,4 @@
-//! A session as the store hands it out: its data and what is known about it.
+//! A session as the store returns it: its data and metadata.
 
 mod data;
 mod revision;
@@ -15,7 +15,9 @@ pub use self::stored::{Content, Meta, Stored};
 use crate::clock::{Clock, Millis};
 use crate::id::{SessionId, SessionToken};
 
-/// A session's data with its id and times. A cheap clone of something shared and never changed: a change makes a new record.
+/// A session's data with its id and times.
+///
+/// Cheap to clone. The shared data never changes: a change of the session makes a new record.
 pub struct Record<T> {
     inner: Arc<RecordInner<T>>,
 }
@@ -24,20 +26,21 @@ struct RecordInner<T> {
     id: SessionId,
     revision: Revision,
     created_at: u64,
-    /// The one thing that moves: reading a session extends it without making a new version of it.
+    /// The only metadata that changes: a read extends the session without making a new version.
     deadline: AtomicU64,
-    /// Whether somebody is extending the session at this moment.
+    /// `true` while a task is extending the session.
     touching: AtomicBool,
-    /// Whether it is to be written anew, and nobody has tried yet.
+    /// `true` if the record must be re-encrypted and no task has tried yet.
     needs_reencryption: AtomicBool,
-    /// Wall clock minus monotonic clock when the record was read, so that a cached read asks one clock only.
-    wall_ahead: u64,
+    /// Wall clock minus monotonic clock, in milliseconds, when the record was read. A cached read
+    /// needs one clock only because of it.
+    wall_offset: u64,
     data: Arc<T>,
 }
 
 impl<T> Record<T> {
     pub(crate) fn new(clock: &Clock, id: SessionId, meta: Meta, data: Arc<T>) -> Self {
-        let wall_ahead = clock.wall().wrapping_sub(clock.now().0);
+        let wall_offset = clock.wall().wrapping_sub(clock.now().0);
         let Meta { revision, created_at, deadline } = meta;
         let deadline = AtomicU64::new(deadline);
         let touching = AtomicBool::new(false);
@@ -50,41 +53,41 @@ impl<T> Record<T> {
                 deadline,
                 touching,
                 needs_reencryption,
-                wall_ahead,
+                wall_offset,
                 data,
             }),
         }
     }
 
-    /// The same record, which is to be written anew.
+    /// Marks the record as one that must be re-encrypted.
     pub(crate) fn needs_reencryption(self) -> Self {
         self.inner.needs_reencryption.store(true, Ordering::Relaxed);
         self
     }
 
-    /// Whether it is to be written anew, by the caller: `true` once.
+    /// Returns `true` once if the record must be re-encrypted. The caller must then do that.
     pub(crate) fn take_needs_reencryption(&self) -> bool {
-        // Read by every request, written by one.
+        // Every request reads the flag, and only one writes it.
         self.inner.needs_reencryption.load(Ordering::Relaxed)
             && self.inner.needs_reencryption.swap(false, Ordering::Relaxed)
     }
 
-    /// The session's id.
+    /// Returns the session's id.
     pub fn id(&self) -> SessionId {
         self.inner.id
     }
 
-    /// The session's data.
+    /// Returns the session's data.
     pub fn data(&self) -> &Arc<T> {
         &self.inner.data
     }
 
-    /// When the session was created, or given its present id by `regenerate`.
+    /// Returns the time at which the session was created or last regenerated.
     pub fn created_at(&self) -> SystemTime {
         time(self.inner.created_at)
     }
 
-    /// When the session ends if nobody uses it until then.
+    /// Returns the time at which the session expires unless it is used before.
     pub fn expires_at(&self) -> SystemTime {
         time(self.deadline())
     }
@@ -101,22 +104,23 @@ impl<T> Record<T> {
         }
     }
 
-    /// In milliseconds since the Unix epoch.
+    /// Returns the deadline in milliseconds since the Unix epoch.
     pub(crate) fn deadline(&self) -> u64 {
         self.inner.deadline.load(Ordering::Relaxed)
     }
 
-    /// The deadline on this node's monotonic clock.
+    /// Returns the deadline on this node's monotonic clock.
     pub(crate) fn expires(&self) -> Millis {
-        Millis(self.deadline().saturating_sub(self.inner.wall_ahead))
+        Millis(self.deadline().saturating_sub(self.inner.wall_offset))
     }
 
-    /// A moment on this node's monotonic clock, in milliseconds since the Unix epoch.
+    /// Converts a time on this node's monotonic clock to milliseconds since the Unix epoch.
     pub(crate) fn wall(&self, now: Millis) -> u64 {
-        now.0.wrapping_add(self.inner.wall_ahead)
+        now.0.wrapping_add(self.inner.wall_offset)
     }
 
-    /// `Some` if the caller is the one to extend the session now, until it drops this.
+    /// Returns a guard if no other task is extending the session. Until the guard is dropped, no
+    /// other task gets one.
     pub(crate) fn begin_touch(&self) -> Option<Touch<T>> {
         (!self.inner.touching.swap(true, Ordering::Relaxed)).then(|| Touch(self.clone()))
     }
@@ -126,7 +130,7 @@ impl<T> Record<T> {
     }
 }
 
-/// An extension of a session's life under way.
+/// The guard of a running extension of a session.
 pub(crate) struct Touch<T>(Record<T>);
 
 impl<T> Drop for Touch<T> {
@@ -141,7 +145,7 @@ impl<T> Clone for Record<T> {
     }
 }
 
-/// Without the data: it is the application's, and may be private.
+/// Omits the data, which may be private.
 impl<T> fmt::Debug for Record<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Record")
@@ -152,13 +156,14 @@ impl<T> fmt::Debug for Record<T> {
 }
 
 /// A session that has just been created.
-#[must_use = "the token is nowhere else: without it nobody can use the session"]
+#[non_exhaustive]
+#[must_use = "the token is stored nowhere else, and without it the session cannot be used"]
 pub struct NewSession<T> {
     /// The session's id.
     pub id: SessionId,
-    /// The credential, to be put into the visitor's cookie.
+    /// The session's token: the credential that belongs into the visitor's cookie.
     pub token: SessionToken,
-    /// The session.
+    /// The session's data and metadata.
     pub record: Record<T>,
 }
 

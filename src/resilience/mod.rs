@@ -119,8 +119,18 @@ impl Client {
         attempts: &mut Attempts,
         error: StoreError,
     ) -> Result<(), StoreError> {
+        self.pause_within(self.deadline(), attempts, error).await
+    }
+
+    /// Like [`pause_after`](Self::pause_after), for a caller that has read the deadline already.
+    async fn pause_within(
+        &self,
+        deadline: Deadline,
+        attempts: &mut Attempts,
+        error: StoreError,
+    ) -> Result<(), StoreError> {
         let failure = error.clone();
-        let pause = self.clock.jitter(attempts.failed(error, self.deadline().left())?);
+        let pause = self.clock.jitter(attempts.failed(error, deadline.left())?);
         tracing::debug!(
             error = &failure as &dyn std::error::Error,
             ?pause,
@@ -131,7 +141,8 @@ impl Client {
         Ok(())
     }
 
-    /// Makes a call, again if need be.
+    /// Makes a call, and retries it while that may help and the operation has time left. A call
+    /// outside of any operation gets the deadline of one of its own.
     async fn call<'a, R>(
         &self,
         operation: Operation,
@@ -140,25 +151,23 @@ impl Client {
     where
         R: HasOutcome + Send,
     {
-        let repeating = async {
-            let mut attempts = self.attempts();
-            loop {
-                match self.attempt(operation, &call).await {
-                    Ok(answer) => return Ok((answer, attempts)),
-                    Err(error) => self.pause_after(&mut attempts, error).await?,
-                }
+        let deadline = self.deadline();
+        let mut attempts = self.attempts();
+        loop {
+            match self.attempt(operation, deadline, &call).await {
+                Ok(answer) => return Ok((answer, attempts)),
+                Err(error) => self.pause_within(deadline, &mut attempts, error).await?,
             }
-        };
-        self.deadline().within(repeating).await
+        }
     }
 
     /// Makes a call once, if there is time for it and it is not refused.
     async fn attempt<'a, R: HasOutcome>(
         &self,
         operation: Operation,
+        deadline: Deadline,
         call: impl FnOnce() -> Answer<'a, R> + Send,
     ) -> Result<R, StoreError> {
-        let deadline = self.deadline();
         if deadline.left().is_zero() {
             return Err(
                 StoreError::from(StoreErrorKind::Timeout).with_source("no time was left for it")
@@ -190,7 +199,8 @@ impl Backend for Client {
         stored: &Stored,
         ttl: Duration,
     ) -> Result<Created, StoreError> {
-        self.attempt(Operation::Create, || self.inner.create(id, stored, ttl)).await
+        let create = || self.inner.create(id, stored, ttl);
+        self.attempt(Operation::Create, self.deadline(), create).await
     }
 
     async fn update(

@@ -126,7 +126,7 @@ mod tests {
         for kind in [
             StoreErrorKind::NotFound,
             StoreErrorKind::Gone,
-            StoreErrorKind::Conflict { attempts: 1 },
+            StoreErrorKind::Conflict,
             StoreErrorKind::Refused,
             StoreErrorKind::CircuitOpen,
             StoreErrorKind::Corrupt,

@@ -67,7 +67,7 @@ impl<T: SessionData> RequestSession<T> {
             self.put_back(work);
             return Err(SessionError::ReadOnly(error));
         }
-        match self.store.in_time(self.carry_out(&work)).await {
+        match self.store.operation(self.carry_out(&work)).await {
             Ok((found, cookie)) => {
                 self.rest_on(found, |state| {
                     if cookie.is_some() {
@@ -91,7 +91,7 @@ impl<T: SessionData> RequestSession<T> {
         let again = |base: &T| apply_all(base, &work.changes);
         match (work.plan, &work.found) {
             (Plan::Nothing, found) => Ok((found.clone(), None)),
-            (Plan::Create, _) => Ok(started(store.create_shared(work.data.clone()).await?)),
+            (Plan::Create, _) => Ok(started(store.create_from_arc(work.data.clone()).await?)),
             (Plan::Update, Loaded::Live(base)) => {
                 let record = store.write(base.clone(), work.data.clone(), &again).await?;
                 Ok((Loaded::Live(record), None))
@@ -101,10 +101,10 @@ impl<T: SessionData> RequestSession<T> {
             }
             (Plan::Delete | Plan::Replace, found) => {
                 if let Some(id) = found.id() {
-                    store.delete_wherever_it_moved(id).await?;
+                    store.delete_following_tombstones(id).await?;
                 }
                 if work.plan == Plan::Replace {
-                    return Ok(started(store.create_shared(work.data.clone()).await?));
+                    return Ok(started(store.create_from_arc(work.data.clone()).await?));
                 }
                 Ok((Loaded::NoSession, Some(CookieChange::Remove)))
             }

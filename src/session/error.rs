@@ -88,7 +88,9 @@ impl SessionError {
 impl From<StoreError> for SessionError {
     fn from(error: StoreError) -> Self {
         match error.kind() {
-            StoreErrorKind::Conflict { attempts } => SessionError::Conflict { attempts },
+            StoreErrorKind::Conflict => {
+                SessionError::Conflict { attempts: error.attempts().unwrap_or(1) }
+            }
             StoreErrorKind::Gone => SessionError::Gone,
             StoreErrorKind::Encode | StoreErrorKind::TooLarge => SessionError::Encode(error),
             _ => SessionError::Store(error),

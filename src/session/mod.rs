@@ -226,7 +226,7 @@ impl<T: SessionData> Session<T> {
             .build()
             .expect("the development preset is valid");
         let store = SessionStore::new(config);
-        let record = store.create_in(&memory, data);
+        let record = store.create_in_memory(&memory, data);
         Session { request: Arc::new(RequestSession::found(store, record)) }
     }
 

@@ -394,7 +394,8 @@ fn delete_in_background<T: SessionData>(store: &SessionStore<T>, id: SessionId) 
     }
     let store_for_task = store.clone();
     store.spawn(async move {
-        if let Err(error) = store_for_task.delete_wherever_it_moved(id).await {
+        let delete = store_for_task.delete_following_tombstones(id);
+        if let Err(error) = store_for_task.operation(delete).await {
             tracing::error!(session = %id, error = &error as &dyn std::error::Error, "a logout was not carried out");
         }
     });

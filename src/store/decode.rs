@@ -1,8 +1,7 @@
-//! Reading the backend: past the cache, and from what it keeps to sessions.
+//! Loads from the backend, and the conversion of stored records to sessions.
 
 use super::SessionStore;
-use super::tombstone::{MAX_MOVES, too_many_tombstones};
-use super::write::gone;
+use super::tombstone::{MAX_TOMBSTONES, too_many_tombstones};
 use crate::backend::Backend as _;
 use crate::codec::Decoded;
 use crate::error::{StoreError, StoreErrorKind};
@@ -10,7 +9,7 @@ use crate::id::SessionId;
 use crate::record::{Content, Record, SessionData, Stored};
 
 impl<T: SessionData> SessionStore<T> {
-    /// Reads the backend, past the cache and without filling it.
+    /// Loads a session from the backend. Neither reads nor fills the cache.
     pub(super) async fn load(&self, id: &SessionId) -> Result<Option<Record<T>>, StoreError> {
         match self.load_stored(id).await? {
             Some(stored) => self.decode(id, stored),
@@ -18,13 +17,14 @@ impl<T: SessionData> SessionStore<T> {
         }
     }
 
-    /// The same, wherever the session has moved since its id was met, and though its time may be over.
-    pub(super) async fn load_wherever_it_moved(
+    /// Like [`load`](Self::load), but follows tombstones to the session's present id, and also
+    /// returns sessions past their absolute timeout.
+    pub(super) async fn load_following_tombstones(
         &self,
         id: SessionId,
     ) -> Result<Option<Record<T>>, StoreError> {
         let mut id = id;
-        for _ in 0..MAX_MOVES {
+        for _ in 0..MAX_TOMBSTONES {
             match self.load_stored(&id).await? {
                 Some(Stored { content: Content::MovedTo(new), .. }) => id = new,
                 Some(stored) => return self.decode_expired(&id, stored),
@@ -35,19 +35,21 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     async fn load_stored(&self, id: &SessionId) -> Result<Option<Stored>, StoreError> {
-        self.inner.backend.load(id).await.map_err(|error| self.note_unreadable(id, error))
+        self.inner.backend.load(id).await.map_err(|error| self.report_unreadable(id, error))
     }
 
-    /// What is there instead of what a change was made from.
-    pub(super) fn conflicting(
+    /// Decodes the version that the backend has instead of the expected one. A tombstone or an
+    /// expired session is `Gone`.
+    pub(super) fn decode_conflict(
         &self,
         id: &SessionId,
         current: Stored,
     ) -> Result<Option<Record<T>>, StoreError> {
-        self.decode(id, current)?.map(Some).ok_or_else(|| gone(id))
+        self.decode(id, current)?.map(Some).ok_or_else(|| StoreError::gone(id))
     }
 
-    /// `None` for a tombstone, and for a session whose time is over: the setting may be shorter than when it was written.
+    /// Decodes a stored record. Returns `None` for a tombstone and for a session past its absolute
+    /// timeout, which may be shorter now than when the record was written.
     fn decode(&self, id: &SessionId, stored: Stored) -> Result<Option<Record<T>>, StoreError> {
         let created_at = stored.meta.created_at;
         if self.inner.lifetime.has_expired(created_at, self.inner.clock.wall()) {
@@ -56,7 +58,8 @@ impl<T: SessionData> SessionStore<T> {
         self.decode_expired(id, stored)
     }
 
-    /// For those who delete: a session whose time is over here may go on on a node with another setting.
+    /// Like [`decode`](Self::decode), but also returns sessions past their absolute timeout:
+    /// deletions must reach them, since another node may use a longer one.
     fn decode_expired(
         &self,
         id: &SessionId,
@@ -64,22 +67,27 @@ impl<T: SessionData> SessionStore<T> {
     ) -> Result<Option<Record<T>>, StoreError> {
         let Stored { mut meta, content } = stored;
         let Content::Payload(payload) = content else { return Ok(None) };
-        if let Some(end) = self.inner.lifetime.end(meta.created_at) {
+        if let Some(end) = self.inner.lifetime.absolute_deadline(meta.created_at) {
             meta.deadline = meta.deadline.min(end);
         }
         let decoded = self.inner.codec.decode(id, &meta, &payload);
         let Decoded { data, needs_reencryption } =
-            decoded.map_err(|error| self.note_unreadable(id, error))?;
+            decoded.map_err(|error| self.report_unreadable(id, error))?;
         let record = Record::new(&self.inner.clock, *id, meta, data);
         Ok(Some(if needs_reencryption { record.needs_reencryption() } else { record }))
     }
 
-    /// Counts and logs a record that cannot be read, be it the backend or the codec that says so.
-    pub(super) fn note_unreadable(&self, id: &SessionId, error: StoreError) -> StoreError {
+    /// Counts and logs the error if it is about a record that the backend or the codec cannot read.
+    /// Returns the error with the session's id.
+    pub(super) fn report_unreadable(&self, id: &SessionId, error: StoreError) -> StoreError {
         let error = error.with_session_id(id);
         if error.kind() == StoreErrorKind::Corrupt {
             self.inner.unreadable.add_one();
-            tracing::error!(session = %id, error = &error as &dyn std::error::Error, "a session record cannot be read");
+            tracing::error!(
+                session = %id,
+                error = &error as &dyn std::error::Error,
+                "a session record cannot be read"
+            );
         }
         error
     }

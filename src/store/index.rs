@@ -1,16 +1,19 @@
-//! Whose a session is: for each owner an index of their sessions, kept beside the records.
+//! The owner index: for each owner, a list of their sessions, kept beside the records.
 //!
-//! The record is the authority and the index a hint. The index may name sessions that are gone or have become another's. But every
-//! session that has an owner is in the index of that owner, for as long as it lives:
+//! The record is the authority and the index a hint. The index may name sessions that are gone or
+//! have another owner by now. But every session that has an owner is in the index of that owner,
+//! for as long as it lives:
 //!
-//! - The entry is written before the record that makes it true: before a session is created with an owner, is given another one,
-//!   or is extended beyond what its entry allows for.
-//! - It is removed only when the session has been deleted. Not when the owner changes: a removal that is carried out late would
-//!   take away what a change back has written. Not when the session moves to a new id: who looks for it while it moves must find
-//!   either the trail or the new entry. And not because there is no record, which may be about to be written.
-//! - It outlives the record, since a deadline is not exact: see [`entry_expiry`]. What nobody removes is over then.
+//! - The entry is written before the record that makes it true: before a session is created with an
+//!   owner, is given another one, or is extended beyond what its entry allows for.
+//! - It is removed only when the session has been deleted. Not when the owner changes: a removal
+//!   that is executed late would remove the entry that a change back has written. Not when the
+//!   session is regenerated: a search during the move must find either the tombstone or the new
+//!   entry. And not because there is no record, which may be about to be written.
+//! - It outlives the record, since a deadline is not exact: see [`entry_expiry`]. An entry that is
+//!   never removed expires then.
 //!
-//! No step covers index and record at once, so this holds also where they are on different servers.
+//! No step covers index and record at once, so this also works if they are on different servers.
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
@@ -24,93 +27,98 @@ use crate::id::SessionId;
 use crate::record::{Record, SessionData};
 use crate::secret::KeyRing;
 
-/// What keys are derived for, and what tags are made over.
+/// The purpose that keys are derived for. Also the first part of what a tag is computed over.
 const PURPOSE: &str = "clustered-sessions/owner/v1";
-/// In milliseconds. An entry is written at most this often for one session, and lasts two more of it than the session.
+/// One hour in milliseconds. The entry of a session is written at most once per hour, and outlives
+/// the session by two hours.
 const HOUR: u64 = 3_600_000;
 
-/// What a store knows about owners.
+/// The owner function of a store, and the keys for the tags of owners.
 pub(super) struct Owners<T> {
-    of: OwnerOf<T>,
-    /// One keyed state per secret of the ring, the current one first.
-    keyed: Vec<Hmac<Sha256>>,
+    owner_of: OwnerOf<T>,
+    /// One keyed MAC per secret of the ring, the current secret first.
+    macs: Vec<Hmac<Sha256>>,
 }
 
 impl<T> Owners<T> {
     #[expect(clippy::expect_used, reason = "HMAC takes keys of any length")]
-    pub(super) fn new(of: OwnerOf<T>, ring: &KeyRing) -> Self {
-        let keyed = ring.derive(PURPOSE).map(|key| {
+    pub(super) fn new(owner_of: OwnerOf<T>, ring: &KeyRing) -> Self {
+        let macs = ring.derive(PURPOSE).map(|key| {
             let mut mac =
                 Hmac::<Sha256>::new_from_slice(&key.bytes).expect("HMAC takes keys of any length");
             mac.update(PURPOSE.as_bytes());
             mac.update(&[0]);
             mac
         });
-        Owners { keyed: keyed.collect(), of }
+        Owners { macs: macs.collect(), owner_of }
     }
 
     pub(super) fn is_owner(&self, owner: &str, record: &Record<T>) -> bool {
-        (self.of)(record.data()).is_some_and(|its| its == owner)
+        (self.owner_of)(record.data()).is_some_and(|its| its == owner)
     }
 
-    /// What an owner is called under each secret. New entries go under the first.
+    /// Returns an owner's tag under each secret. New entries are written under the first.
     pub(super) fn tags(&self, owner: &str) -> impl Iterator<Item = OwnerTag> + use<'_, T> {
         let owner = owner.to_owned();
-        self.keyed.iter().map(move |keyed| {
-            let mac = keyed.clone().chain_update(owner.as_bytes());
+        self.macs.iter().map(move |mac| {
+            let mac = mac.clone().chain_update(owner.as_bytes());
             OwnerTag::from_bytes(mac.finalize().into_bytes().into())
         })
     }
 }
 
-/// Until when an entry lasts that is written for a session with this deadline: until the end of the deadline's hour, so that it need
-/// not be written at every extension, and two hours more.
+/// Returns the expiry of an entry for a session with this deadline: the end of the deadline's hour,
+/// so that it need not be written at every extension, plus two hours.
 ///
-/// It depends on the deadline and on nothing else. So a node can tell from a record what its entry is good for, whichever node has
-/// written it and whatever that node takes for the timeout.
+/// It depends on the deadline alone. So a node can tell from a record until when its entry lasts,
+/// whichever node has written it and whatever timeout that node is configured with.
 ///
-/// Of the two hours, one is for a node whose clock is behind the backend's. The other is for an extension that is made while another
-/// node changes the owner: it has the wrong owner's entry written, and moves the deadline by less than an hour, since what it is based on
-/// cannot be older than the staleness of a cache.
+/// Of the two hours, one is for a node whose clock is behind the backend's. The other is for an
+/// extension that runs while another node changes the owner: it writes the entry of the wrong
+/// owner, and moves the deadline by less than an hour, since the version that it is based on cannot
+/// be older than the staleness of a cache.
 fn entry_expiry(deadline: u64) -> u64 {
     (deadline / HOUR + 3).saturating_mul(HOUR)
 }
 
 impl<T: SessionData> SessionStore<T> {
-    /// What comes before a record is written on top of `base`: from then on the index of its owner must have it.
+    /// Adds a session to the index of its owner, as must be done before `new` is written on top of
+    /// `base`.
     pub(super) async fn index_before_write(
         &self,
         base: Option<&Record<T>>,
         new: &Record<T>,
     ) -> Result<(), StoreError> {
         let Some(owners) = &self.inner.owners else { return Ok(()) };
-        let Some(owner) = (owners.of)(new.data()) else { return Ok(()) };
+        let Some(owner) = (owners.owner_of)(new.data()) else { return Ok(()) };
         match base {
             Some(base) if owners.is_owner(&owner, base) => {
-                self.index(owners, &owner, &new.id(), base.deadline(), new.deadline()).await
+                self.add_to_index(owners, &owner, &new.id(), base.deadline(), new.deadline()).await
             }
-            _ => self.index(owners, &owner, &new.id(), 0, new.deadline()).await,
+            _ => self.add_to_index(owners, &owner, &new.id(), 0, new.deadline()).await,
         }
     }
 
-    /// What comes before a session is extended to a deadline.
+    /// Adds a session to the index of its owner, as must be done before it is extended to a
+    /// deadline.
     pub(super) async fn index_before_touch(
         &self,
         id: &SessionId,
         deadline: u64,
     ) -> Result<(), StoreError> {
         let Some(owners) = &self.inner.owners else { return Ok(()) };
-        let record = match self.inner.coordinator.cache().peek(id) {
+        let record = match self.inner.cache.peek(id) {
             Some(record) => Some(record),
             None => self.load(id).await?,
         };
         let Some(record) = record else { return Ok(()) };
-        let Some(owner) = (owners.of)(record.data()) else { return Ok(()) };
-        self.index(owners, &owner, id, record.deadline(), deadline).await
+        let Some(owner) = (owners.owner_of)(record.data()) else { return Ok(()) };
+        self.add_to_index(owners, &owner, id, record.deadline(), deadline).await
     }
 
-    /// Writes an entry for a deadline, unless the one that was written for an earlier deadline is as good.
-    async fn index(
+    /// Writes an entry for a deadline, unless the one written for the deadline `before` lasts as
+    /// long.
+    async fn add_to_index(
         &self,
         owners: &Owners<T>,
         owner: &str,
@@ -122,7 +130,7 @@ impl<T: SessionData> SessionStore<T> {
         if until <= entry_expiry(before) {
             return Ok(());
         }
-        // A ring is never empty.
+        // A key ring is never empty, so there is a tag.
         let Some(tag) = owners.tags(owner).next() else { return Ok(()) };
         if !guards::enabled(Guard::IndexFirst) {
             let (store, id) = (self.clone(), *id);
@@ -132,26 +140,28 @@ impl<T: SessionData> SessionStore<T> {
         self.inner.backend.index(&tag, id, until).await.map_err(|error| error.with_session_id(id))
     }
 
-    /// Takes a session that has been deleted from its owner's index. An entry that stays does no harm, so this cannot fail.
-    pub(super) async fn unindex(&self, record: &Record<T>) {
+    /// Removes a deleted session from its owner's index. A leftover entry does no harm, so an error
+    /// is only logged.
+    pub(super) async fn remove_from_index(&self, record: &Record<T>) {
         let Some(owners) = &self.inner.owners else { return };
-        let Some(owner) = (owners.of)(record.data()) else { return };
+        let Some(owner) = (owners.owner_of)(record.data()) else { return };
         for tag in owners.tags(&owner) {
             if let Err(error) = self.inner.backend.unindex(&tag, &record.id()).await {
                 tracing::debug!(
                     session = %record.id(),
                     error = &error as &dyn std::error::Error,
-                    "an entry is left in the index of owners"
+                    "an entry was left in the owner index"
                 );
             }
         }
     }
 
-    /// As [`unindex`](Self::unindex), for those who cannot wait for it.
-    pub(super) fn unindex_later(&self, record: Option<Record<T>>) {
+    /// Like [`remove_from_index`](Self::remove_from_index), in a background task. Does nothing if
+    /// the record is not known.
+    pub(super) fn remove_from_index_in_background(&self, record: Option<Record<T>>) {
         let Some(record) = record.filter(|_| self.inner.owners.is_some()) else { return };
         let store = self.clone();
-        drop(self.spawn(async move { store.unindex(&record).await }));
+        drop(self.spawn(async move { store.remove_from_index(&record).await }));
     }
 }
 
@@ -186,13 +196,12 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_outlasts_the_deadline_by_two_to_three_hours_and_is_as_good_for_the_rest_of_its_hour()
-     {
+    fn an_entry_outlives_the_deadline_by_two_to_three_hours() {
         for deadline in [0, 1, HOUR - 1, HOUR, 1_700_000_000_000] {
             let more = entry_expiry(deadline) - deadline;
             assert!((2 * HOUR + 1..=3 * HOUR).contains(&more), "{more}");
         }
         assert_eq!(entry_expiry(HOUR), entry_expiry(2 * HOUR - 1));
-        assert_eq!(entry_expiry(u64::MAX), u64::MAX, "a deadline that makes no sense does no harm");
+        assert_eq!(entry_expiry(u64::MAX), u64::MAX, "an absurd deadline does no harm");
     }
 }

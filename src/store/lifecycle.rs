@@ -1,4 +1,4 @@
-//! A store from its first answer to its end, and what every operation has around it.
+//! Startup, health and shutdown, and the scope of an operation.
 
 use std::future::Future;
 use std::sync::atomic::Ordering;
@@ -9,19 +9,28 @@ use crate::backend::Backend as _;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::record::SessionData;
 
+/// Pause between two pings of [`wait_until_ready`](SessionStore::wait_until_ready).
+const PING_INTERVAL: Duration = Duration::from_millis(100);
+
 impl<T: SessionData> SessionStore<T> {
-    /// Whether the backend answers, within one attempt. It is asked though the circuit is open; if it answers then, the circuit is
-    /// half-open.
+    /// Pings the backend and returns `true` if it answers within one attempt.
+    ///
+    /// The ping is sent even while the circuit is open. If the backend answers it then, the circuit
+    /// becomes half-open.
     pub async fn healthy(&self) -> bool {
         self.check_open().is_ok() && self.inner.backend.ping().await.is_ok()
     }
 
-    /// Waits until the backend answers and this node hears the others: for failing at start rather than at the first request.
+    /// Waits until the backend answers and this node receives announcements.
+    ///
+    /// Call it at startup, to fail there rather than at the first request.
     ///
     /// # Errors
     ///
-    /// The last error of the backend, or [`Timeout`](StoreErrorKind::Timeout), when `patience` has run out.
-    pub async fn ready(&self, patience: Duration) -> Result<(), StoreError> {
+    /// Fails after `timeout` with the last error of the backend, or with
+    /// [`Timeout`](StoreErrorKind::Timeout) if there was none.
+    #[doc(alias = "ready")]
+    pub async fn wait_until_ready(&self, timeout: Duration) -> Result<(), StoreError> {
         let mut last = StoreError::new(StoreErrorKind::Timeout);
         let attempts = async {
             loop {
@@ -30,24 +39,24 @@ impl<T: SessionData> SessionStore<T> {
                     Ok(()) => break,
                     Err(error) => last = error,
                 }
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(PING_INTERVAL).await;
             }
             last = StoreError::from(StoreErrorKind::Timeout)
-                .with_source("no session announcements are heard");
+                .with_source("this node does not receive session announcements");
             self.inner.coordinator.wait_until_listening().await;
             Ok(())
         };
-        match tokio::time::timeout(patience, attempts).await {
-            Ok(done) => done,
+        match tokio::time::timeout(timeout, attempts).await {
+            Ok(result) => result,
             Err(_) => Err(last),
         }
     }
 
-    /// Ends the store: stops the listener, waits for writes under way, and lets go of the connections. Later operations answer
-    /// [`Closed`](StoreErrorKind::Closed).
+    /// Shuts the store down: stops the listener, waits for pending writes and closes the
+    /// connections. Later operations fail with [`Closed`](StoreErrorKind::Closed).
     ///
-    /// Call it after the server has finished its last request: a response whose session cannot be committed any more is
-    /// replaced by a 503.
+    /// Call it after the server has finished its last request. A response whose session can no
+    /// longer be committed is replaced by a 503.
     ///
     /// ```
     /// # use clustered_sessions::{Secret, SessionConfig, SessionStore, StoreErrorKind};
@@ -75,19 +84,25 @@ impl<T: SessionData> SessionStore<T> {
         }
     }
 
-    /// What every operation but a cached read begins with.
+    /// Checks that the store is open and starts the listener if it is not running. Every operation
+    /// except a cached read begins with this.
     pub(crate) fn begin(&self) -> Result<(), StoreError> {
         self.check_open()?;
         self.inner.coordinator.ensure_running();
         Ok(())
     }
 
-    /// Runs an operation of several steps, which have the time of one operation together.
-    pub(crate) async fn in_time<F: Future>(&self, operation: F) -> F::Output {
-        self.inner.backend.deadline().within(operation).await
+    /// Runs an operation, all of whose steps share one deadline.
+    ///
+    /// This alone opens a deadline scope. Public methods of several steps, the commit of a request
+    /// and background tasks call it once. Their steps, such as backend calls, pauses and waits for
+    /// a lock, read the deadline, and can neither extend nor restart it.
+    pub(crate) async fn operation<F: Future>(&self, steps: F) -> F::Output {
+        self.inner.backend.deadline().within(steps).await
     }
 
-    /// Runs something to its end whatever becomes of the request that asked for it; [`shutdown`](Self::shutdown) waits for it.
+    /// Spawns a task that runs to its end even if the request that needed it is cancelled.
+    /// [`shutdown`](Self::shutdown) waits for it.
     pub(crate) fn spawn<F>(&self, task: F) -> tokio::task::JoinHandle<F::Output>
     where
         F: Future<Output: Send + 'static> + Send + 'static,

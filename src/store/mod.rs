@@ -1,11 +1,16 @@
-//! The store: the order of steps, over a cache, a codec and a backend that know nothing of each other.
+//! The store: the steps of each operation, over a cache, a codec and a backend that do not know
+//! each other.
 
+mod bulk_delete;
+mod create;
 mod decode;
+mod delete;
 mod index;
 mod lifecycle;
 mod lifetime;
 mod outage;
 mod owner;
+mod read;
 mod reencrypt;
 mod regenerate;
 mod scan;
@@ -20,29 +25,33 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use tokio_util::task::TaskTracker;
-use tracing::Instrument as _;
 
+pub use self::bulk_delete::BulkDeletion;
 use self::index::Owners;
 use self::lifetime::Lifetime;
 pub(crate) use self::outage::Degraded;
 use self::outage::Fallback;
-pub use self::scan::BulkDeletion;
 pub(crate) use self::single_flight::Freshness;
 use self::single_flight::SingleFlight;
 use self::write_locks::WriteLocks;
 use crate::clock::Clock;
-use crate::cluster::{CacheStats, Coordinator, Lease, LocalCache, Lookup};
+use crate::cluster::{CacheStats, Coordinator, Lease, LocalCache};
 use crate::codec::Codec;
 use crate::config::SessionConfig;
-use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
 use crate::observe::{self, Commits, Counter, Metrics, Outcome};
-use crate::record::{Record, SessionData};
+use crate::record::SessionData;
 use crate::resilience::{Circuit, Client};
 
-/// Sessions in a backend, read from a local cache. A cheap clone; all clones are one store.
+/// The sessions of an application, kept in a backend and read from a local cache.
 ///
-/// Usually got from [`SessionLayer::store`](crate::SessionLayer::store). What does IO is async and returns `Result`.
+/// Cheap to clone; all clones are the same store.
+/// [`SessionLayer::store`](crate::SessionLayer::store) returns the store of a layer. Methods that
+/// do IO are async; most of them return a `Result`.
+///
+/// Each operation has one deadline for all of its steps: see
+/// [`operation_timeout`](crate::SessionConfigBuilder::operation_timeout). Scans and bulk deletions
+/// take as long as there are sessions, in steps that each have a deadline.
 ///
 /// ```
 /// # use clustered_sessions::{Secret, SessionConfig, SessionStore, StoreErrorKind};
@@ -64,18 +73,22 @@ pub struct SessionStore<T> {
 
 struct StoreInner<T> {
     backend: Arc<Client>,
+    cache: Arc<LocalCache<T>>,
+    /// Shares `backend` and `cache`.
     coordinator: Coordinator<T>,
     codec: Codec,
     single_flight: SingleFlight<T>,
     write_locks: WriteLocks,
-    /// `None` if nobody has said whose a session is.
+    /// `None` if no owner function is configured.
     owners: Option<Owners<T>>,
+    /// Commits and background tasks, which [`shutdown`](SessionStore::shutdown) waits for.
     tasks: TaskTracker,
     clock: Clock,
     lifetime: Lifetime,
-    /// What a visitor without a session has, made once.
+    /// The data of a visitor without a session, made once.
     default_data: Arc<T>,
     fallback: Fallback,
+    /// Set by [`shutdown`](SessionStore::shutdown).
     closed: AtomicBool,
     unreadable: Counter,
     reencrypted: Counter,
@@ -86,7 +99,9 @@ struct StoreInner<T> {
 }
 
 impl<T: SessionData> SessionStore<T> {
-    /// Builds a store and spawns its listener; outside a runtime, the first operation does. No IO, and it cannot fail.
+    /// Creates a store and spawns its listener. Outside a runtime, the first operation spawns it.
+    ///
+    /// Does no IO and cannot fail.
     pub fn new(config: SessionConfig<T>) -> Self {
         let SessionConfig {
             keys,
@@ -105,7 +120,8 @@ impl<T: SessionData> SessionStore<T> {
         } = config;
         let metrics = Metrics::new(metrics_label.as_deref());
         let backend = Arc::new(Client::new(backend, resilience, clock.clone(), &metrics));
-        // A cache that is turned off is one that is never trusted; one that nobody keeps right is always trusted, as asked for.
+        // Without a lease, a disabled cache is never used. With clustering off, the cache is always
+        // used, as configured, although no announcements keep it up to date.
         let lease = if cluster.cache_enabled && !cluster.enabled {
             Lease::permanent()
         } else {
@@ -118,7 +134,7 @@ impl<T: SessionData> SessionStore<T> {
             tracing::info!(
                 node_id = %cluster.node_id,
                 ?ttl,
-                "clustering is off: sessions changed on other nodes may be answered from memory for up to the time to live"
+                "clustering is off: sessions changed on other nodes may be served from the cache for up to the TTL"
             );
         }
         let store = SessionStore {
@@ -126,12 +142,13 @@ impl<T: SessionData> SessionStore<T> {
                 fallback: Fallback::new(on_outage, &cluster),
                 coordinator: Coordinator::new(
                     backend.clone(),
-                    cache,
+                    cache.clone(),
                     clock.clone(),
                     cluster,
                     &metrics,
                 ),
                 backend,
+                cache,
                 codec: Codec::new(&codec, &keys),
                 single_flight: SingleFlight::new(),
                 write_locks: WriteLocks::default(),
@@ -153,87 +170,43 @@ impl<T: SessionData> SessionStore<T> {
         store
     }
 
-    /// A session, from the cache where the coherence contract allows, or `None`. Does not extend its life.
-    ///
-    /// # Errors
-    ///
-    /// The backend's: an error is never "no session". [`Corrupt`](StoreErrorKind::Corrupt) if the record cannot be read.
-    pub async fn find(&self, id: SessionId) -> Result<Option<Record<T>>, StoreError> {
-        self.read(id, Freshness::Cached).await
-    }
-
-    /// A session as the backend has it now, or `None`. Does not extend its life.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`find`](SessionStore::find).
-    pub async fn find_fresh(&self, id: SessionId) -> Result<Option<Record<T>>, StoreError> {
-        self.read(id, Freshness::Fresh).await
-    }
-
-    /// A session that must be there. Does not extend its life.
-    ///
-    /// # Errors
-    ///
-    /// [`NotFound`](StoreErrorKind::NotFound), and those of [`find`](SessionStore::find).
-    pub async fn get(&self, id: SessionId) -> Result<Record<T>, StoreError> {
-        self.find(id)
-            .await?
-            .ok_or_else(|| StoreError::from(StoreErrorKind::NotFound).with_session_id(&id))
-    }
-
-    pub(crate) async fn read(
-        &self,
-        id: SessionId,
-        freshness: Freshness,
-    ) -> Result<Option<Record<T>>, StoreError> {
-        self.check_open()?;
-        if freshness == Freshness::Cached {
-            match self.inner.coordinator.cache().get(&id) {
-                Lookup::Hit(record) => return Ok(Some(record)),
-                Lookup::Absent => return Ok(None),
-                Lookup::Miss => {}
-            }
-        }
-        self.inner.coordinator.ensure_running();
-        let span = tracing::debug_span!("session.load", session = %id);
-        self.inner.single_flight.read(self, id, freshness).instrument(span).await
-    }
-
-    /// What the local cache has done so far. Brings the metrics of the cache up to date, too.
+    /// Returns the statistics of the local cache. Also updates its exported metrics.
     pub fn cache_stats(&self) -> CacheStats {
-        let cache = self.inner.coordinator.cache();
+        let cache = &self.inner.cache;
         cache.flush();
         cache.stats()
     }
 
-    /// Drops a session from this node's memory. It is not deleted, and other nodes keep it.
+    /// Removes a session from this node's cache. Does not delete the session, nor evict it on other
+    /// nodes.
     pub fn evict_from_cache(&self, id: SessionId) {
-        self.inner.coordinator.cache().evict(&id, None);
+        self.inner.cache.evict(&id, None);
     }
 
-    /// This node's part in the cluster.
+    /// Returns the coordinator: this node's listener and announcements.
     pub fn coordinator(&self) -> &Coordinator<T> {
         &self.inner.coordinator
     }
 
-    /// The circuit breaker: its state, and the means to close it.
+    /// Returns the circuit breaker, to read its state or to close it.
     pub fn circuit(&self) -> &Circuit {
         self.inner.backend.circuit()
     }
 
-    /// How often a record could not be read so far. Each time it was logged by id.
+    /// Returns how often a record could not be read so far. Each time is logged by id.
     pub fn unreadable_records(&self) -> u64 {
         self.inner.unreadable.get()
     }
 
-    /// Sessions that this node has written anew so far because they were encrypted under an older secret, or not at all while
-    /// encryption was being turned on. When it has stopped growing on all nodes, hardly any are left.
-    pub fn resealed_records(&self) -> u64 {
+    /// Returns the number of records that this node has re-encrypted so far, because they were
+    /// encrypted under an older secret, or were plain text while encryption was being introduced.
+    /// When it stops growing on all nodes, hardly any such records are left.
+    #[doc(alias = "resealed_records")]
+    pub fn reencrypted_records(&self) -> u64 {
         self.inner.reencrypted.get()
     }
 
-    /// Requests that ended with changes to their session that were never committed.
+    /// Returns the number of requests so far that ended with uncommitted changes to their session.
     pub fn dropped_changes(&self) -> u64 {
         self.inner.dropped_changes.get()
     }
@@ -250,7 +223,7 @@ impl<T: SessionData> SessionStore<T> {
         self.inner.commits.count(outcome);
     }
 
-    /// Tells stores apart, whatever their data type.
+    /// Returns an address that identifies the store, whatever its data type.
     pub(crate) fn address(&self) -> usize {
         Arc::as_ptr(&self.inner).addr()
     }

@@ -1,4 +1,4 @@
-//! What stands in for a session that a request cannot load.
+//! The fallback for a session that a request cannot load.
 
 use super::SessionStore;
 use crate::clock::millis;
@@ -8,12 +8,12 @@ use crate::error::StoreError;
 use crate::id::SessionId;
 use crate::record::{Record, SessionData};
 
-/// What a request gets in place of a session that could not be loaded. Nothing may be written on top of it.
+/// The replacement that a request gets for a session that could not be loaded. It is read-only.
 #[derive(Debug)]
 pub(crate) enum Degraded<T> {
-    /// What a visitor without a session has.
+    /// The default data, as for a visitor without a session.
     Default,
-    /// What this node knew last.
+    /// The version that this node saw last.
     Stale(Record<T>),
 }
 
@@ -31,7 +31,7 @@ impl Fallback {
             OutagePolicy::Reject => Fallback::Nothing,
             OutagePolicy::Anonymous => Fallback::Default,
             OutagePolicy::ServeCached { max_age } if cluster.listens() => {
-                // A lease lasts for max_staleness from the proof that it rests on.
+                // A lease lasts for `max_staleness` from the proof that it is based on.
                 Fallback::StaleIfError(StaleIfError::AfterLease(millis(
                     max_age.saturating_sub(cluster.max_staleness),
                 )))
@@ -44,7 +44,8 @@ impl Fallback {
 }
 
 impl<T: SessionData> SessionStore<T> {
-    /// What the outage policy has for a request whose load has failed. `None`: the error stands.
+    /// Returns what the outage policy provides for a request whose load has failed with `error`, or
+    /// `None` if the request must fail with it.
     pub(crate) fn degraded(&self, id: &SessionId, error: &StoreError) -> Option<Degraded<T>> {
         if !error.kind().is_outage() {
             return None;
@@ -52,18 +53,24 @@ impl<T: SessionData> SessionStore<T> {
         let degraded = match self.inner.fallback {
             Fallback::Nothing => return None,
             Fallback::Default => Degraded::Default,
-            Fallback::StaleIfError(grace) => {
-                Degraded::Stale(self.inner.coordinator.cache().last_known(id, grace)?)
+            Fallback::StaleIfError(limit) => {
+                Degraded::Stale(self.inner.cache.last_known(id, limit)?)
             }
         };
         self.inner.degraded_reads.add_one();
-        // Not louder: there is one for each request of an outage, whose beginning and end the listener logs.
-        tracing::debug!(session = %id, error = error as &dyn std::error::Error, "a session is read-only: it could not be loaded");
+        // Only debug: every request of an outage logs this. The listener logs the beginning and the
+        // end of the outage.
+        tracing::debug!(
+            session = %id,
+            error = error as &dyn std::error::Error,
+            "a session is read-only: it could not be loaded"
+        );
         Some(degraded)
     }
 
-    /// Requests so far whose session could not be loaded, and that were given what the
-    /// [outage policy](crate::SessionConfigBuilder::on_outage) has for them. Those that it rejected are not counted.
+    /// Returns the number of requests so far whose session could not be loaded and that the
+    /// [outage policy](crate::SessionConfigBuilder::on_outage) served anyway. Requests that it
+    /// rejected are not counted.
     pub fn degraded_reads(&self) -> u64 {
         self.inner.degraded_reads.get()
     }

@@ -1,10 +1,11 @@
-//! What can be asked about an owner: which sessions there are, and how to end them.
+//! Queries and deletions by owner.
 
 use std::collections::HashMap;
 
 use super::SessionStore;
+use super::bulk_delete::{BulkDeletion, MAX_PASSES};
 use super::index::Owners;
-use super::scan::{BulkDeletion, MAX_PASSES, Scan, Tombstones, ends_the_scan};
+use super::scan::{Scan, Tombstones, aborts_scan};
 use super::tombstone::TOMBSTONE_TTL;
 use crate::clock::millis;
 use crate::error::{StoreError, StoreErrorKind};
@@ -13,11 +14,12 @@ use crate::id::SessionId;
 use crate::record::{Record, SessionData};
 
 impl<T: SessionData> SessionStore<T> {
-    /// The sessions of one owner, as the backend has them, in no order.
+    /// Returns the sessions of one owner, as the backend has them, in no particular order.
     ///
-    /// Whose a session is says [`SessionConfigBuilder::owner`](crate::SessionConfigBuilder::owner). The cost depends on how many
-    /// sessions this owner has, and not on how many there are. The cache is neither asked nor filled, and no session is extended.
-    /// Records that cannot be read are left out; each is logged by id.
+    /// [`SessionConfigBuilder::owner`](crate::SessionConfigBuilder::owner) defines who owns a
+    /// session. The cost depends on the number of this owner's sessions, not on the number of all
+    /// sessions. The cache is neither read nor filled, and no session is extended. Records that
+    /// cannot be read are left out; each is logged by id.
     ///
     /// ```
     /// # use clustered_sessions::{Secret, SessionConfig, SessionStore};
@@ -40,13 +42,15 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// # Errors
     ///
-    /// [`NotConfigured`](StoreErrorKind::NotConfigured) without an `owner`; the backend's.
+    /// Fails with [`NotConfigured`](StoreErrorKind::NotConfigured) without an `owner`, or with the
+    /// backend's error.
     pub async fn sessions_of(&self, owner: &str) -> Result<Vec<Record<T>>, StoreError> {
         let owners = self.owners()?;
-        // Where a session has just moved, both the trail and the new entry lead to it.
+        // A session that has just been regenerated is found twice: by its tombstone and by its new
+        // entry.
         let mut sessions = HashMap::new();
         for tag in owners.tags(owner) {
-            let mut scan = Scan::of(self.clone(), tag);
+            let mut scan = Scan::of_owner(self.clone(), tag);
             while let Some(page) = scan.next_sessions(Tombstones::Follow).await {
                 for result in page {
                     match result {
@@ -55,7 +59,7 @@ impl<T: SessionData> SessionStore<T> {
                         {
                             drop(sessions.insert(record.id(), record));
                         }
-                        Err(error) if ends_the_scan(&error) => return Err(error),
+                        Err(error) if aborts_scan(&error) => return Err(error),
                         Ok(_) | Err(_) => {}
                     }
                 }
@@ -66,13 +70,16 @@ impl<T: SessionData> SessionStore<T> {
 
     /// Deletes all sessions of one owner, on every node: "log out everywhere".
     ///
-    /// When it has succeeded, no session lives that was the owner's when it was called, under whatever id, and every node hears of that as of
-    /// any deletion. Of the sessions that begin meanwhile, some may be deleted and some may stay; so change the password first.
+    /// On success, every session the owner had when this was called is gone, even if it was
+    /// regenerated meanwhile, and the deletions have been announced to every node like any other.
+    /// Sessions created meanwhile may or may not be deleted, so change the password first.
     ///
-    /// It judges what the backend says and deletes exactly what it has judged, and looks again until it finds nothing. A record that
-    /// cannot be read, but was the owner's at some time, is deleted, too: a logout too many does less harm than one too few. What is
-    /// no record at all is counted as [`unreadable`](BulkDeletion::unreadable) and stays. The cost depends on how many sessions this
-    /// owner has, and not on how many there are.
+    /// It checks what the backend has, deletes exactly the versions that it has checked, and
+    /// repeats this until it finds nothing more to delete. A record that cannot be read, but
+    /// belonged to the owner at some time, is deleted as well: one logout too many does less harm
+    /// than one too few. An entry that is no record at all is counted as
+    /// [`unreadable`](BulkDeletion::unreadable) and stays. The cost depends on the number of this
+    /// owner's sessions, not on the number of all sessions.
     ///
     /// ```
     /// # use clustered_sessions::{Secret, SessionConfig, SessionStore};
@@ -92,26 +99,30 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// # Errors
     ///
-    /// [`NotConfigured`](StoreErrorKind::NotConfigured) without an `owner`. The backend's; what was deleted by then stays deleted.
-    /// [`Conflict`](StoreErrorKind::Conflict) if after 16 looks there are still new sessions to delete.
+    /// Fails with [`NotConfigured`](StoreErrorKind::NotConfigured) without an `owner`, or with the
+    /// backend's error; what was deleted by then stays deleted. Fails with
+    /// [`Conflict`](StoreErrorKind::Conflict) if after 16 passes there are still new sessions to
+    /// delete.
     pub async fn delete_all_of(&self, owner: &str) -> Result<BulkDeletion, StoreError> {
-        self.delete_all_but(owner, None).await
+        self.delete_owned(owner, None).await
     }
 
-    /// As [`delete_all_of`](SessionStore::delete_all_of), but one session stays: "log out everywhere else", for the visitor who has just
-    /// changed the password.
+    /// Deletes all sessions of one owner except one, on every node: "log out everywhere else".
+    ///
+    /// Meant for a visitor who has just changed the password. Otherwise like
+    /// [`delete_all_of`](SessionStore::delete_all_of).
     ///
     /// ```
     /// # use clustered_sessions::{Session, SessionError};
     /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { user_id: Option<i64> }
     /// async fn change_password(session: Session<UserSession>) -> Result<(), SessionError> {
-    ///     // … the new password is stored by now.
+    ///     // … the new password has been stored.
     ///     let Some(user_id) = session.read(|data| data.user_id.map(|id| id.to_string())) else { return Ok(()) };
     ///     session.regenerate();
-    ///     let saved = session.save().await; // the session that stays has its new id from here on
+    ///     let saved = session.save().await; // from here on, the session has its new id
     ///     let _ = match session.id().filter(|_| saved.is_ok()) {
     ///         Some(this) => session.store().delete_all_of_except(&user_id, this).await?,
-    ///         None => session.store().delete_all_of(&user_id).await?, // this one, too: better than none
+    ///         None => session.store().delete_all_of(&user_id).await?, // including this one: better than none
     ///     };
     ///     saved
     /// }
@@ -119,20 +130,20 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// # Risk
     ///
-    /// If the session that is to stay gets a new id meanwhile, it may be deleted like the others.
+    /// If the session to be kept is regenerated meanwhile, it may be deleted like the others.
     ///
     /// # Errors
     ///
-    /// Those of [`delete_all_of`](SessionStore::delete_all_of).
+    /// As [`delete_all_of`](SessionStore::delete_all_of).
     pub async fn delete_all_of_except(
         &self,
         owner: &str,
         keep: SessionId,
     ) -> Result<BulkDeletion, StoreError> {
-        self.delete_all_but(owner, Some(keep)).await
+        self.delete_owned(owner, Some(keep)).await
     }
 
-    async fn delete_all_but(
+    async fn delete_owned(
         &self,
         owner: &str,
         keep: Option<SessionId>,
@@ -144,7 +155,7 @@ impl<T: SessionData> SessionStore<T> {
             let mut matched = false;
             total.unreadable = 0;
             for tag in owners.tags(owner) {
-                let mut scan = Scan::of(self.clone(), tag);
+                let mut scan = Scan::of_owner(self.clone(), tag);
                 while let Some(page) = scan.next_sessions(Tombstones::Follow).await {
                     for result in page {
                         match result {
@@ -153,9 +164,10 @@ impl<T: SessionData> SessionStore<T> {
                                     || !owners.is_owner(owner, &record) => {}
                             Ok(record) => {
                                 matched = true;
-                                total.deleted += u64::from(self.delete_judged(&record).await?);
+                                total.deleted +=
+                                    u64::from(self.delete_if_unchanged(&record).await?);
                             }
-                            Err(error) if ends_the_scan(&error) => return Err(error),
+                            Err(error) if aborts_scan(&error) => return Err(error),
                             Err(error) => match error.session_id().filter(|id| Some(*id) != keep) {
                                 Some(id) => self.delete_unreadable(id, &mut total).await?,
                                 None => total.unreadable += 1,
@@ -164,14 +176,14 @@ impl<T: SessionData> SessionStore<T> {
                     }
                 }
             }
-            // In a look that takes longer than trails are kept, a session may have moved from where it had not looked yet to where
-            // it had, and have left no trace.
+            // In a pass that takes longer than a tombstone lives, a session may have moved from an
+            // entry not scanned yet to one before it, and its tombstone may be gone.
             let took = self.inner.clock.now().0 - began.0;
             if !matched && took < millis(TOMBSTONE_TTL) || !guards::enabled(Guard::LastLook) {
                 return Ok(total);
             }
         }
-        Err(StoreErrorKind::Conflict { attempts: MAX_PASSES }.into())
+        Err(StoreError::conflict(MAX_PASSES))
     }
 
     async fn delete_unreadable(
@@ -179,9 +191,9 @@ impl<T: SessionData> SessionStore<T> {
         id: SessionId,
         total: &mut BulkDeletion,
     ) -> Result<(), StoreError> {
-        match self.delete_wherever_it_moved(id).await {
+        match self.operation(self.delete_following_tombstones(id)).await {
             Ok(deleted) => total.deleted += u64::from(deleted),
-            Err(error) if ends_the_scan(&error) => return Err(error),
+            Err(error) if aborts_scan(&error) => return Err(error),
             Err(_) => total.unreadable += 1,
         }
         Ok(())
@@ -189,7 +201,7 @@ impl<T: SessionData> SessionStore<T> {
 
     fn owners(&self) -> Result<&Owners<T>, StoreError> {
         self.inner.owners.as_ref().ok_or_else(|| {
-            let cause = "the configuration does not say whose a session is: give it an owner(…)";
+            let cause = "no owner is configured: set one with SessionConfigBuilder::owner";
             StoreError::from(StoreErrorKind::NotConfigured).with_source(cause)
         })
     }

@@ -1,38 +1,44 @@
-//! Records under an old secret, or still in plain text while encryption is being turned on, are written anew as they are used.
+//! Re-encryption of records as they are used: of those under an old secret, and of those in plain
+//! text while encryption is being introduced.
 //!
-//! The data stays the same, and in all else it is a write like any other: it compares, has a revision of its own and is announced.
-//! So it does no harm that several nodes try at once, that one fails, or that somebody changes the session meanwhile.
+//! The data stays the same. Otherwise it is a write like any other: it compares revisions, makes a
+//! new one and is announced. So it does no harm if several nodes try at once, if one of them fails,
+//! or if the session is changed meanwhile.
 
 use super::SessionStore;
 use crate::error::StoreError;
 use crate::record::{Record, SessionData};
 
 impl<T: SessionData> SessionStore<T> {
-    /// Writes the session anew in the background if the protection of its record is outdated: tried once for each time that it
-    /// was loaded.
+    /// Re-encrypts the session's record in the background if its protection is outdated. This is
+    /// tried once for each time that the record is loaded.
     ///
-    /// Only for a session that a request has used: like any write, it extends the session's life.
+    /// Call it only for a session that a request has used: like any write, it extends the session.
     pub(crate) fn reencrypt_if_needed(&self, record: &Record<T>) {
         if !record.take_needs_reencryption() {
             return;
         }
         let (store, record) = (self.clone(), record.clone());
         self.spawn(async move {
-            match store.in_time(store.reencrypt(&record)).await {
+            match store.operation(store.reencrypt(&record)).await {
                 Ok(true) => store.inner.reencrypted.add_one(),
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::debug!(session = %record.id(), error = &error as &dyn std::error::Error, "a session was not encrypted anew");
+                    tracing::debug!(
+                        session = %record.id(),
+                        error = &error as &dyn std::error::Error,
+                        "a session was not re-encrypted"
+                    );
                 }
             }
         });
     }
 
-    /// Whether it was written, by this call.
+    /// Re-encrypts the record and returns `true` if this call has written it.
     async fn reencrypt(&self, record: &Record<T>) -> Result<bool, StoreError> {
         let id = record.id();
-        let _turn = self.write_lock(id).await;
-        let newer = self.inner.coordinator.cache().peek(&id);
+        let _guard = self.write_lock(id).await;
+        let newer = self.inner.cache.peek(&id);
         if newer.is_some_and(|newer| newer.revision() != record.revision()) {
             return Ok(false);
         }

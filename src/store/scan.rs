@@ -1,4 +1,4 @@
-//! Walks over all sessions, or over those of an owner, a page at a time, in bounded memory.
+//! Scans over all sessions or over those of one owner, a page at a time, in bounded memory.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -7,35 +7,25 @@ use futures_util::future::join_all;
 use futures_util::stream;
 
 use super::SessionStore;
-use crate::backend::{Backend as _, Cursor, Deleted, OwnerTag, Page};
-use crate::cluster::{Announcement, LocalCache};
+use crate::backend::{Backend as _, Cursor, OwnerTag, Page};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
 use crate::record::{Record, SessionData};
 
-/// How often a walk begins anew because the server has changed, before it gives up.
-const MAX_RESTARTS: u32 = 8;
-/// How many passes a bulk deletion makes, before it gives up on sessions that change faster than it can judge them.
-pub(super) const MAX_PASSES: u32 = 16;
-
-/// What a [`bulk_delete`](SessionStore::bulk_delete) or a [`delete_all_of`](SessionStore::delete_all_of) has done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[must_use = "sessions that could not be read were not judged, and may have to be"]
-pub struct BulkDeletion {
-    /// Sessions deleted.
-    pub deleted: u64,
-    /// Records that could not be read, so that nobody knows whether they should have been deleted. They are still there, and
-    /// logged by id.
-    pub unreadable: u64,
-}
+/// Maximum number of times that a scan starts, including the first. It starts again when the
+/// backend's server has changed.
+const MAX_STARTS: u32 = 8;
 
 impl<T: SessionData> SessionStore<T> {
-    /// All sessions, as the backend has them, in no order.
+    /// Returns a stream of all sessions, as the backend has them, in no particular order.
     ///
-    /// A session that keeps its id during the whole walk is met at least once; one may be met twice. A record that cannot be
-    /// read is an `Err` of kind [`Corrupt`](StoreErrorKind::Corrupt) with its id, and the walk goes on; any other error ends it.
+    /// A session that keeps its id during the whole scan is returned at least once, and may be
+    /// returned twice. A record that cannot be read is an `Err` of kind
+    /// [`Corrupt`](StoreErrorKind::Corrupt) with its id, after which the stream continues. Any
+    /// other error ends the stream.
     ///
-    /// One page of sessions is in memory at a time. The cache is neither asked nor filled, and no session is extended.
+    /// One page of sessions is in memory at a time. The cache is neither read nor filled, and no
+    /// session is extended.
     ///
     /// ```
     /// # use clustered_sessions::{Secret, SessionConfig, SessionStore};
@@ -67,7 +57,7 @@ impl<T: SessionData> SessionStore<T> {
                     !result.as_ref().is_ok_and(|record| under_way.store.has_expired(record))
                 });
                 if let Some(end) =
-                    page.iter().position(|result| result.as_ref().is_err_and(ends_the_scan))
+                    page.iter().position(|result| result.as_ref().is_err_and(aborts_scan))
                 {
                     page.truncate(end + 1);
                     scan = None;
@@ -77,11 +67,11 @@ impl<T: SessionData> SessionStore<T> {
         })
     }
 
-    /// The ids of all sessions, each once. Takes some 50 bytes of memory each.
+    /// Returns the ids of all sessions, each once. Takes some 50 bytes of memory per session.
     ///
     /// # Errors
     ///
-    /// The backend's.
+    /// Fails with the backend's error.
     pub async fn all_session_ids(&self) -> Result<Vec<SessionId>, StoreError> {
         let mut scan = Scan::new(self.clone());
         let mut ids = HashSet::new();
@@ -91,109 +81,42 @@ impl<T: SessionData> SessionStore<T> {
         Ok(ids.into_iter().collect())
     }
 
-    /// How many sessions there are, counted in a walk over the backend: exact while none is created or deleted meanwhile.
+    /// Returns the number of sessions, counted by a scan over the backend. It is exact if no
+    /// session is created or deleted meanwhile.
     ///
     /// # Errors
     ///
-    /// The backend's.
+    /// Fails with the backend's error.
     pub async fn size(&self) -> Result<u64, StoreError> {
         let mut scan = Scan::new(self.clone());
         let mut size = 0;
-        let mut passes = scan.passes;
+        let mut starts = scan.starts;
         while let Some(page) = scan.next_page().await? {
-            if scan.passes != passes {
-                (size, passes) = (0, scan.passes);
+            if scan.starts != starts {
+                (size, starts) = (0, scan.starts);
             }
             size += page.ids.len() as u64;
         }
         Ok(size)
     }
-
-    /// Deletes the sessions for which `predicate` says so, on every node.
-    ///
-    /// It judges what the backend says and deletes exactly what it has judged: a session that changes in between is judged again.
-    /// It goes over all sessions until a pass finds nothing more to delete, so that sessions are not missed that were created or
-    /// moved while it ran; but for one that moves during a pass that takes longer than a minute, which is how long a trail is kept.
-    ///
-    /// # Errors
-    ///
-    /// The backend's; what was deleted by then stays deleted. [`Conflict`](StoreErrorKind::Conflict) if after 16 passes there
-    /// are still new sessions to delete.
-    pub async fn bulk_delete(
-        &self,
-        predicate: impl Fn(&Record<T>) -> bool + Send,
-    ) -> Result<BulkDeletion, StoreError> {
-        let mut total = BulkDeletion::default();
-        for _ in 0..MAX_PASSES {
-            let mut scan = Scan::new(self.clone());
-            let mut matched = false;
-            total.unreadable = 0;
-            // Where a walk meets a session no more that has moved, it meets its tombstone; unless a walk takes longer than a
-            // tombstone is kept.
-            while let Some(page) = scan.next_sessions(Tombstones::Follow).await {
-                for result in page {
-                    match result {
-                        Ok(record) if predicate(&record) => {
-                            matched = true;
-                            total.deleted += u64::from(self.delete_judged(&record).await?);
-                        }
-                        Ok(_) => {}
-                        Err(error) if ends_the_scan(&error) => return Err(error),
-                        Err(_) => total.unreadable += 1,
-                    }
-                }
-            }
-            if !matched {
-                return Ok(total);
-            }
-        }
-        Err(StoreErrorKind::Conflict { attempts: MAX_PASSES }.into())
-    }
-
-    /// Deletes all sessions on every node: how many there were.
-    ///
-    /// # Risk
-    ///
-    /// Everybody is logged out. Sessions that are created while it runs may stay. The index of owners is left to expire.
-    ///
-    /// # Errors
-    ///
-    /// The backend's; what was deleted by then stays deleted.
-    pub async fn clear(&self) -> Result<u64, StoreError> {
-        self.begin()?;
-        // However this ends, what is in memory is no longer to be trusted.
-        let _clear = ClearOnDrop(self.inner.coordinator.local_cache());
-        let announcement = self.inner.coordinator.encode(Announcement::CacheClear);
-        self.inner.backend.clear(&announcement).await
-    }
-
-    /// Deletes a session if it still is what was judged.
-    pub(super) async fn delete_judged(&self, record: &Record<T>) -> Result<bool, StoreError> {
-        let id = record.id();
-        let announcement = self.inner.coordinator.encode(Announcement::SessionDeleted(id));
-        let call = self.inner.coordinator.cache().begin_write(&id, None);
-        let answer = self.inner.backend.delete_if(&id, record.revision(), &announcement).await;
-        drop(call);
-        let deleted = answer? == Deleted::Deleted;
-        if deleted {
-            self.unindex(record).await;
-        }
-        Ok(deleted)
-    }
 }
 
-/// A record that cannot be read is one record's trouble; anything else is the backend's.
-pub(super) fn ends_the_scan(error: &StoreError) -> bool {
+/// Returns `true` if the error ends a scan. An unreadable record does not: it concerns that record
+/// alone.
+pub(super) fn aborts_scan(error: &StoreError) -> bool {
     error.kind() != StoreErrorKind::Corrupt
 }
 
-/// One walk over all ids, or over those in the index of an owner.
+/// A scan over all ids, or over those in the index of one owner.
+///
+/// A scan takes as long as there are sessions, so it is no single operation: each call of the
+/// backend for a page, and the loads of one page together, have their own deadline.
 pub(super) struct Scan<T> {
     store: SessionStore<T>,
     owner: Option<OwnerTag>,
     position: Position,
-    /// How often the walk has begun.
-    passes: u32,
+    /// Number of times that the scan has started, including the first.
+    starts: u32,
 }
 
 enum Position {
@@ -202,14 +125,14 @@ enum Position {
     End,
 }
 
-/// What is met in one step of a scan.
+/// One page of a scan.
 struct ScanPage {
     ids: Vec<SessionId>,
-    /// Where the tombstones met lead to.
+    /// The ids that the page's tombstones point to.
     moved: Vec<SessionId>,
 }
 
-/// What a walk does about tombstones.
+/// Treatment of the tombstones in a scan.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tombstones {
     Skip,
@@ -217,17 +140,17 @@ pub(super) enum Tombstones {
 }
 
 impl<T: SessionData> Scan<T> {
-    fn new(store: SessionStore<T>) -> Self {
-        Scan { store, owner: None, position: Position::Start, passes: 1 }
+    pub(super) fn new(store: SessionStore<T>) -> Self {
+        Scan { store, owner: None, position: Position::Start, starts: 1 }
     }
 
-    pub(super) fn of(store: SessionStore<T>, owner: OwnerTag) -> Self {
+    pub(super) fn of_owner(store: SessionStore<T>, owner: OwnerTag) -> Self {
         Scan { owner: Some(owner), ..Scan::new(store) }
     }
 
     async fn next_page(&mut self) -> Result<Option<ScanPage>, StoreError> {
         self.store.begin()?;
-        while self.passes <= MAX_RESTARTS {
+        while self.starts <= MAX_STARTS {
             let cursor = match &self.position {
                 Position::Start => None,
                 Position::At(cursor) => Some(cursor),
@@ -245,36 +168,29 @@ impl<T: SessionData> Scan<T> {
                 }
                 Page::Restart => {
                     self.position = Position::Start;
-                    self.passes += 1;
+                    self.starts += 1;
                 }
             }
         }
         Err(StoreError::from(StoreErrorKind::Unavailable)
-            .with_source("the server changed too often during the walk"))
+            .with_source("the server changed too often during the scan"))
     }
 
-    /// The sessions of the next page, read past the cache. Those that have gone meanwhile are left out.
+    /// Returns the sessions of the next page, loaded from the backend, or `None` at the end.
+    /// Sessions deleted meanwhile are left out.
     pub(super) async fn next_sessions(
         &mut self,
         tombstones: Tombstones,
     ) -> Option<Vec<Result<Record<T>, StoreError>>> {
-        let mut met = match self.next_page().await {
-            Ok(met) => met?,
+        let mut page = match self.next_page().await {
+            Ok(page) => page?,
             Err(error) => return Some(vec![Err(error)]),
         };
         if tombstones == Tombstones::Follow {
-            met.ids.append(&mut met.moved);
+            page.ids.append(&mut page.moved);
         }
-        let loads = met.ids.into_iter().map(|id| self.store.load_wherever_it_moved(id));
-        let loaded = self.store.in_time(join_all(loads)).await;
+        let loads = page.ids.into_iter().map(|id| self.store.load_following_tombstones(id));
+        let loaded = self.store.operation(join_all(loads)).await;
         Some(loaded.into_iter().filter_map(Result::transpose).collect())
-    }
-}
-
-struct ClearOnDrop<'a, T>(&'a LocalCache<T>);
-
-impl<T> Drop for ClearOnDrop<'_, T> {
-    fn drop(&mut self) {
-        self.0.clear();
     }
 }

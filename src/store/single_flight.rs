@@ -1,10 +1,11 @@
 //! Shared loads: many readers of one session cost the backend one call, or two at the most.
 //!
-//! A reader may not take just any result. A load that began before the reader came may bring what the session was before a
-//! change that the reader has a right to see. It may be shared only if the node held the lease at both moments and has heard
-//! nothing about the session since the load began; otherwise the reader shares the next load, of which there is one per session.
+//! A reader may not take just any result. A load that began before the reader came may return the
+//! session as it was before a change that the reader has a right to see. It may be shared only if
+//! the node held the lease at both moments and has received no announcement about the session since
+//! the load began. Otherwise the reader shares the next load, of which there is one per session.
 //!
-//! Loads run in tasks of their own, so a reader that goes away takes nothing from the others.
+//! Each load runs in its own task, so a reader that is cancelled takes nothing from the others.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
@@ -13,7 +14,7 @@ use futures_util::future::{FutureExt as _, Shared};
 use tokio::sync::oneshot;
 use tracing::{Instrument as _, Span};
 
-use super::SessionStore;
+use super::{SessionStore, StoreInner};
 use crate::cluster::{FillMark, LocalCache, PendingFill};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::guards::{self, Guard};
@@ -24,27 +25,29 @@ use crate::sync::{Mutex, MutexGuard};
 type LoadResult<T> = Result<Option<Record<T>>, StoreError>;
 type SharedResult<T> = Shared<oneshot::Receiver<LoadResult<T>>>;
 
-/// How fresh a read must be.
+/// The required freshness of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Freshness {
-    /// Within the coherence contract.
+    /// As the coherence guarantee allows.
     Cached,
-    /// Not older than the call.
+    /// No older than the call.
     Fresh,
 }
 
+/// The loads in flight, at most one per session.
 pub(crate) struct SingleFlight<T> {
     flights: Mutex<HashMap<SessionId, Flight<T>>>,
 }
 
-/// Where the outcome of a load is reported.
+/// The readers that wait for the result of a load.
 struct Waiters<T> {
     readers: oneshot::Sender<LoadResult<T>>,
-    /// That of the reader who asked first, and in whose trace the load is. Not of those that the task goes on to serve.
+    /// The span of the first of them, which the load is traced in. A task that goes on to another
+    /// load uses the span of that load's first reader.
     span: Span,
 }
 
-/// The loads of one session: the one that runs, and the one that begins when it has ended.
+/// The loads of one session: the running one, and the one that starts after it.
 struct Flight<T> {
     mark: FillMark,
     running: SharedResult<T>,
@@ -62,30 +65,34 @@ impl<T: SessionData> SingleFlight<T> {
         SingleFlight { flights: Mutex::default() }
     }
 
-    /// Reads from the backend, alone or with others.
+    /// Reads a session from the backend, sharing a load with other readers where that is allowed.
+    ///
+    /// Waits no longer than the operation's deadline; the load continues for the other readers.
     pub(crate) async fn read(
         &self,
         store: &SessionStore<T>,
         id: SessionId,
         freshness: Freshness,
     ) -> LoadResult<T> {
-        let (result, started) = self.join(store.cache(), id, freshness);
+        let (result, started) = self.join_or_start(&store.inner.cache, id, freshness);
         if let Some(started) = started {
-            // Made outside the task: one that is dropped before it first runs must not leave its flight behind.
+            // Made outside the task: a task that is dropped before its first poll must not leave
+            // its flight behind.
             let abandon = AbandonOnDrop { store: store.clone(), id: Some(id) };
-            store.spawn(drive(abandon, id, started));
+            store.spawn(run_loads(abandon, id, started));
         }
         let (kind, cause) = match store.inner.backend.deadline().wait_for(result).await {
             Some(Ok(outcome)) => return outcome,
-            // The load panicked in the application's `Deserialize`, or its runtime has gone.
+            // The load panicked in the application's `Deserialize`, or its runtime was shut down.
             Some(Err(_)) => (StoreErrorKind::Unavailable, "the load was abandoned"),
-            None => (StoreErrorKind::Timeout, "the load goes on without this reader"),
+            None => (StoreErrorKind::Timeout, "the load did not end in time for this reader"),
         };
         Err(StoreError::from(kind).with_source(cause).with_session_id(&id))
     }
 
-    /// The result of a load that is fresh enough. If no load ran, one has started, and the caller must see to its end.
-    fn join(
+    /// Joins a load that is fresh enough. If none was running, returns a new one as well, which the
+    /// caller must carry out and [`complete`](Self::complete).
+    fn join_or_start(
         &self,
         cache: &Arc<LocalCache<T>>,
         id: SessionId,
@@ -105,8 +112,8 @@ impl<T: SessionData> SingleFlight<T> {
         (result, Some(StartedLoad { call, waiters }))
     }
 
-    /// Ends the running load. If others wait for the next one, that begins.
-    fn end(
+    /// Completes the running load and returns the next one if readers wait for it.
+    fn complete(
         &self,
         cache: &Arc<LocalCache<T>>,
         id: SessionId,
@@ -119,19 +126,20 @@ impl<T: SessionData> SingleFlight<T> {
             Err(error) => {
                 drop(call);
                 if error.kind() == StoreErrorKind::Corrupt {
-                    // Whatever is there, it is not what is cached.
+                    // The cached version is not what the backend has.
                     cache.evict(&id, None);
                 }
             }
         }
-        // Before the result goes out: whoever reads after it must not find this load still running.
-        let next = self.advance(cache, id);
-        // Nobody may be waiting any more.
+        // Before the result is sent: a read that begins after it must not find this load running.
+        let next = self.start_next(cache, id);
+        // Fails if all readers have been cancelled.
         let _ = waiters.readers.send(outcome);
         next
     }
 
-    fn advance(&self, cache: &Arc<LocalCache<T>>, id: SessionId) -> Option<StartedLoad<T>> {
+    /// Ends the running flight and starts the next load, if readers wait for one.
+    fn start_next(&self, cache: &Arc<LocalCache<T>>, id: SessionId) -> Option<StartedLoad<T>> {
         let mut flights = self.flights();
         let flight = flights.get_mut(&id)?;
         let Some((waiters, result)) = flight.next.take() else {
@@ -148,31 +156,36 @@ impl<T: SessionData> SingleFlight<T> {
     }
 }
 
-/// A result to come, and those who may wait for it.
+/// Creates a channel for the result of a load.
 fn result<T>() -> (Waiters<T>, SharedResult<T>) {
     let (readers, result) = oneshot::channel();
     (Waiters { readers, span: Span::current() }, result.shared())
 }
 
-async fn drive<T: SessionData>(
+/// Carries out a load, and those that readers wait for by then. Each is an operation with its own
+/// deadline, whatever the deadlines of its readers.
+async fn run_loads<T: SessionData>(
     abandon: AbandonOnDrop<T>,
     id: SessionId,
     mut started: StartedLoad<T>,
 ) {
     let store = abandon.store.clone();
     loop {
-        let outcome = store.load(&id).instrument(started.waiters.span.clone()).await;
-        let Some(next) = store.single_flight().end(store.cache(), id, started, outcome) else {
+        let load = store.load(&id).instrument(started.waiters.span.clone());
+        let outcome = store.operation(load).await;
+        let StoreInner { single_flight, cache, .. } = &*store.inner;
+        let Some(next) = single_flight.complete(cache, id, started, outcome) else {
             return abandon.disarm();
         };
         started = next;
     }
 }
 
-/// A load that panics or is dropped must not leave its readers waiting, nor a flight that nobody drives.
+/// Removes the flight of a load that panics or is dropped, so that its readers do not wait for a
+/// result that never comes.
 struct AbandonOnDrop<T: SessionData> {
     store: SessionStore<T>,
-    /// Taken when the flight has ended.
+    /// `None` once the flight has ended.
     id: Option<SessionId>,
 }
 
@@ -185,7 +198,7 @@ impl<T: SessionData> AbandonOnDrop<T> {
 impl<T: SessionData> Drop for AbandonOnDrop<T> {
     fn drop(&mut self) {
         if let Some(id) = self.id {
-            self.store.single_flight().flights().remove(&id);
+            self.store.inner.single_flight.flights().remove(&id);
         }
     }
 }
@@ -193,17 +206,6 @@ impl<T: SessionData> Drop for AbandonOnDrop<T> {
 impl<T> std::fmt::Debug for SingleFlight<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("SingleFlight")
-    }
-}
-
-/// Handles to the inner parts of a store that loads need.
-impl<T: SessionData> SessionStore<T> {
-    fn single_flight(&self) -> &SingleFlight<T> {
-        &self.inner.single_flight
-    }
-
-    fn cache(&self) -> &Arc<LocalCache<T>> {
-        self.inner.coordinator.cache()
     }
 }
 

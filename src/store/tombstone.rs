@@ -1,17 +1,19 @@
-//! What stays of a session that has moved to a new id.
+//! The tombstones that regenerated sessions leave under their old ids.
 
 use std::time::Duration;
 
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
 
-/// How long a tombstone is kept: longer than any request that still carries the old cookie.
+/// Lifetime of a tombstone. Longer than any request that still carries the old cookie.
 pub(super) const TOMBSTONE_TTL: Duration = Duration::from_secs(60);
-/// How many tombstones in a row are followed. One is made per regeneration, and none lives longer than a minute.
-pub(super) const MAX_MOVES: usize = 64;
+/// Maximum number of tombstones followed in a row. Each regeneration makes one, and none lives
+/// longer than a minute.
+pub(super) const MAX_TOMBSTONES: usize = 64;
 
+/// Returns the error for a chain of tombstones longer than [`MAX_TOMBSTONES`].
 pub(super) fn too_many_tombstones(id: &SessionId) -> StoreError {
     StoreError::from(StoreErrorKind::Corrupt)
-        .with_source("the trail of tombstones has no end")
+        .with_source("too many tombstones in a row")
         .with_session_id(id)
 }

@@ -1,4 +1,4 @@
-//! Sessions that are used live longer, up to their end.
+//! Extension of sessions that are used, up to their absolute timeout.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use crate::id::SessionId;
 use crate::record::{Record, SessionData};
 
 impl<T: SessionData> SessionStore<T> {
-    /// Extends a session's life as a request that reads it would: whether there is one.
+    /// Extends a session as a request that reads it would, and returns `true` if it exists.
     ///
     /// # Errors
     ///
-    /// The backend's.
+    /// Fails with the backend's error.
     pub async fn touch(&self, id: SessionId) -> Result<bool, StoreError> {
         let touch = async {
             match self.find(id).await? {
@@ -22,10 +22,10 @@ impl<T: SessionData> SessionStore<T> {
                 None => Ok(false),
             }
         };
-        self.in_time(touch).await
+        self.operation(touch).await
     }
 
-    /// Whether the session is there.
+    /// Extends the session and returns `true` if it exists.
     async fn extend(&self, record: &Record<T>) -> Result<bool, StoreError> {
         let (id, now) = (record.id(), self.inner.clock.wall());
         let deadline = self.inner.lifetime.deadline(record.meta().created_at, now);
@@ -36,13 +36,14 @@ impl<T: SessionData> SessionStore<T> {
                 Ok(true)
             }
             Touched::Gone => {
-                self.inner.coordinator.cache().evict(&id, None);
+                self.inner.cache.evict(&id, None);
                 Ok(false)
             }
         }
     }
 
-    /// Extends the session in the background if enough of its life has passed. At most one such task runs for a cached record.
+    /// Extends the session in the background if enough of its idle timeout has passed. At most one
+    /// such task runs for a cached record.
     pub(crate) fn touch_if_due(&self, record: &Record<T>) {
         let meta = record.meta();
         if !self.inner.lifetime.should_touch(
@@ -55,21 +56,25 @@ impl<T: SessionData> SessionStore<T> {
         let Some(touch) = record.begin_touch() else { return };
         let (store, record) = (self.clone(), record.clone());
         self.spawn(async move {
-            if let Err(error) = store.in_time(store.extend(&record)).await {
-                tracing::debug!(session = %record.id(), error = &error as &dyn std::error::Error, "a session was not extended");
+            if let Err(error) = store.operation(store.extend(&record)).await {
+                tracing::debug!(
+                    session = %record.id(),
+                    error = &error as &dyn std::error::Error,
+                    "a session was not extended"
+                );
             }
             drop(touch);
         });
     }
 
-    /// Whether the session's time is over, however much it is used.
+    /// Returns `true` if the session is past its absolute timeout.
     pub(crate) fn has_expired(&self, record: &Record<T>) -> bool {
         self.inner.lifetime.has_expired(record.meta().created_at, self.inner.clock.wall())
     }
 
-    /// For how long the session can live, however much it is used.
+    /// Returns the time until the absolute timeout; `Duration::MAX` without one.
     pub(crate) fn remaining_lifetime(&self, record: &Record<T>) -> Duration {
-        let end = self.inner.lifetime.end(record.meta().created_at);
+        let end = self.inner.lifetime.absolute_deadline(record.meta().created_at);
         end.map_or(Duration::MAX, |end| time_to_live(end, record.wall(self.inner.clock.now())))
     }
 }

@@ -1,7 +1,7 @@
-//! One writer per session at a time on this node.
+//! Write locks: one writer per session at a time on this node.
 //!
-//! This is no lock on the session: other nodes write when they like, and what keeps updates from being lost is the comparison of
-//! revisions. It only spares a node's own requests from running into each other's conflicts.
+//! They do not lock the session against other nodes, and prevent no lost updates: the comparison of
+//! revisions does. They only keep a node's own requests from conflicting with each other.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,12 +13,13 @@ use crate::id::SessionId;
 
 type Lock = Arc<tokio::sync::Mutex<()>>;
 
+/// The locks of the sessions that are being written.
 #[derive(Debug, Default)]
 pub(crate) struct WriteLocks {
     locks: Mutex<HashMap<SessionId, Lock>>,
 }
 
-/// A turn, or a place in the queue for one.
+/// A held lock, or one that was not acquired in time.
 pub(crate) struct WriteGuard<'a> {
     locks: &'a WriteLocks,
     id: SessionId,
@@ -26,13 +27,13 @@ pub(crate) struct WriteGuard<'a> {
 }
 
 impl WriteLocks {
-    /// Waits for the turn, but no longer than this, and then goes ahead: while the backend is slow, nobody shall wait for all the
-    /// others.
-    pub(crate) async fn take(&self, id: SessionId, timeout: Duration) -> WriteGuard<'_> {
+    /// Acquires the lock of a session. After `timeout`, returns without it, so that a writer does
+    /// not wait for all others while the backend is slow.
+    pub(crate) async fn lock(&self, id: SessionId, timeout: Duration) -> WriteGuard<'_> {
         let lock = self.locks().entry(id).or_default().clone();
-        let mut turn = WriteGuard { locks: self, id, guard: None };
-        turn.guard = tokio::time::timeout(timeout, lock.lock_owned()).await.ok();
-        turn
+        let mut guard = WriteGuard { locks: self, id, guard: None };
+        guard.guard = tokio::time::timeout(timeout, lock.lock_owned()).await.ok();
+        guard
     }
 
     fn locks(&self) -> MutexGuard<'_, HashMap<SessionId, Lock>> {
@@ -40,12 +41,13 @@ impl WriteLocks {
     }
 }
 
-/// Whoever leaves last, having written or given up, takes the lock away.
+/// The last writer of a session removes its lock, whether it has acquired the lock or given up.
 impl Drop for WriteGuard<'_> {
     fn drop(&mut self) {
         self.guard = None;
         let mut locks = self.locks.locks();
-        // Clones are made under the map's lock alone, so a count of one means that nobody waits.
+        // The locks are cloned only under the map's lock, so a count of one means that no writer
+        // waits.
         if locks.get(&self.id).is_some_and(|lock| Arc::strong_count(lock) == 1) {
             locks.remove(&self.id);
         }
@@ -62,10 +64,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn writers_take_turns_and_leave_nothing_behind() {
         let locks = Arc::new(WriteLocks::default());
-        let first = locks.take(ID(), TIMEOUT).await;
+        let first = locks.lock(ID(), TIMEOUT).await;
         let second = tokio::spawn({
             let locks = locks.clone();
-            async move { locks.take(ID(), TIMEOUT).await.guard.is_some() }
+            async move { locks.lock(ID(), TIMEOUT).await.guard.is_some() }
         });
         tokio::task::yield_now().await;
         assert!(!second.is_finished());
@@ -77,8 +79,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_writer_that_has_waited_long_enough_goes_ahead() {
         let locks = WriteLocks::default();
-        let first = locks.take(ID(), TIMEOUT).await;
-        let second = locks.take(ID(), TIMEOUT).await;
+        let first = locks.lock(ID(), TIMEOUT).await;
+        let second = locks.lock(ID(), TIMEOUT).await;
         assert!(second.guard.is_none());
         drop((first, second));
         assert!(locks.locks().is_empty());
@@ -87,8 +89,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_writer_that_gives_up_leaves_nothing_behind() {
         let locks = WriteLocks::default();
-        let first = locks.take(ID(), TIMEOUT).await;
-        let impatient = tokio::time::timeout(TIMEOUT / 2, locks.take(ID(), TIMEOUT)).await;
+        let first = locks.lock(ID(), TIMEOUT).await;
+        let impatient = tokio::time::timeout(TIMEOUT / 2, locks.lock(ID(), TIMEOUT)).await;
         assert!(impatient.is_err());
         drop(first);
         assert!(locks.locks().is_empty());

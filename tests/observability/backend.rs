@@ -35,7 +35,7 @@ async fn each_operation_is_counted_and_measured_by_its_outcome() {
     assert_eq!(scrape.rises(create).await, calls("create", &[("ok", 1.0)]));
     let hit = figures([("cache_hits_total", 1.0)]);
     let update = async {
-        store.update(id, visit).await.unwrap();
+        store.modify(id, visit).await.unwrap();
         settle().await;
         store.cache_stats();
     };
@@ -90,7 +90,7 @@ async fn a_tombstone_and_a_session_that_has_gone_meanwhile_are_told_as_gone() {
     let id = layer.store().create(ada()).await.unwrap().id;
     spy.drop_messages();
     assert!(node(&memory).await.store().delete(id).await.unwrap());
-    let update = async { assert!(layer.store().update(id, visit).await.is_err()) };
+    let update = async { assert!(layer.store().modify(id, visit).await.is_err()) };
     let update = scrape.rises(update).await;
     assert_eq!(update["backend_calls_total{operation=\"update\",outcome=\"gone\"}"], 1.0);
     assert!(!update.contains_key("announcements_sent_total"));
@@ -104,9 +104,9 @@ async fn a_conflict_is_counted_and_the_change_made_again() {
     let layer = scrape.start(config(&spy)).await;
     let id = layer.store().create(ada()).await.unwrap().id;
     spy.drop_messages();
-    node(&memory).await.store().update(id, visit).await.unwrap();
+    node(&memory).await.store().modify(id, visit).await.unwrap();
     let update = async {
-        layer.store().update(id, visit).await.unwrap();
+        layer.store().modify(id, visit).await.unwrap();
         layer.store().cache_stats();
     };
     let rises = figures([

@@ -78,7 +78,7 @@ async fn a_change_elsewhere_is_an_announcement_received_and_an_invalidation() {
     let id = layer.store().create(ada()).await.unwrap().id;
     other.store().get(id).await.unwrap();
     let change = async {
-        other.store().update(id, visit).await.unwrap();
+        other.store().modify(id, visit).await.unwrap();
         settle().await;
         other.store().cache_stats();
     };

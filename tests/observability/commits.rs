@@ -47,7 +47,7 @@ async fn each_commit_is_counted_by_how_it_ended_for_the_request() {
         (StoreErrorKind::OutcomeUnknown, "outcome_unknown"),
         (StoreErrorKind::Refused, "refused"),
         (StoreErrorKind::CircuitOpen, "circuit_open"),
-        (StoreErrorKind::Conflict { attempts: 64 }, "conflict"),
+        (StoreErrorKind::Conflict, "conflict"),
         (StoreErrorKind::Closed, "closed"),
     ] {
         layer.store().get(only_id(&layer).await).await.unwrap();
@@ -172,5 +172,5 @@ async fn records_that_cannot_be_read_or_are_written_anew_are_counted() {
     };
     let reencrypted = rises(&scrape, request).await;
     assert_eq!(reencrypted["reencrypted_records_total"], 1.0);
-    assert_eq!(rotated.store().resealed_records(), 1);
+    assert_eq!(rotated.store().reencrypted_records(), 1);
 }

@@ -43,7 +43,7 @@ impl Scrape {
     /// A node that hears the others.
     async fn start(&self, config: SessionConfigBuilder<Data>) -> SessionLayer<Data> {
         let layer = self.build(config);
-        layer.store().ready(SECOND * 10).await.unwrap();
+        layer.store().wait_until_ready(SECOND * 10).await.unwrap();
         layer
     }
 

@@ -20,7 +20,7 @@ async fn a_redis_that_is_killed_and_comes_back_is_told_as_such() {
         scrape.start(SessionConfig::<Data>::builder(secret()).redis(redis).cluster(cluster)).await;
     let store = layer.store();
     let id = store.create(ada()).await.unwrap().id;
-    store.update(id, visit).await.unwrap();
+    store.modify(id, visit).await.unwrap();
     let heard = async || scrape.get("announcements_received_total") == 1.0;
     eventually(heard, "the announcement is heard").await;
     assert_eq!(scrape.get("announcements_sent_total"), 1.0);

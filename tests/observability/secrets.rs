@@ -97,7 +97,7 @@ async fn a_life(layer: &SessionLayer<Data>, spy: &Spy) -> Vec<String> {
         StoreErrorKind::Refused,
         StoreErrorKind::Corrupt,
         StoreErrorKind::TooLarge,
-        StoreErrorKind::Conflict { attempts: 3 },
+        StoreErrorKind::Conflict,
     ] {
         for app in [&count, &read, &login] {
             layer.store().coordinator().local_cache().clear();

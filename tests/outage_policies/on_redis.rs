@@ -71,7 +71,7 @@ async fn change_elsewhere(server: &RedisServer) {
     let config = SessionConfig::<Data>::builder(secret()).redis(server.config());
     let elsewhere = web::start(config).await;
     let id = web::only_id(&elsewhere).await;
-    elsewhere.store().update(id, |data| data.visits = 5).await.unwrap();
+    elsewhere.store().modify(id, |data| data.visits = 5).await.unwrap();
 }
 
 #[tokio::test]

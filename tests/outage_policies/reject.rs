@@ -61,7 +61,7 @@ async fn the_stores_own_methods_report_the_error_under_every_policy() {
             site.store().get(id).await.map_err(kind).unwrap_err(),
             StoreErrorKind::Unavailable
         );
-        let update = site.store().update(id, |data| data.visits += 1).await;
+        let update = site.store().modify(id, |data| data.visits += 1).await;
         assert_eq!(update.map_err(kind).unwrap_err(), StoreErrorKind::Unavailable);
     }
 }

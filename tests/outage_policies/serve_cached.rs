@@ -47,7 +47,7 @@ async fn it_is_served_only_when_a_load_has_failed() {
     let mut browser = site.visitor().await;
     site.deaf().await;
     let id = only_id(&site).await;
-    site.elsewhere.store().update(id, |data| data.visits = 5).await.unwrap();
+    site.elsewhere.store().modify(id, |data| data.visits = 5).await.unwrap();
     site.spy.take_calls();
     assert_eq!(site.read(&mut browser).await, answered("Ada 5"));
     assert_eq!(site.spy.take_calls(), [Call::Load]);
@@ -127,7 +127,7 @@ async fn it_is_never_served_after_an_eviction_or_a_clear_or_a_change() {
             "clear all" => assert!(store.clear().await.is_err()),
             _ => {
                 site.faults.fail_calls(0.0);
-                store.update(id, |data| data.visits += 1).await.unwrap();
+                store.modify(id, |data| data.visits += 1).await.unwrap();
                 site.faults.fail_calls(1.0);
             }
         }
@@ -146,7 +146,7 @@ async fn it_is_never_served_after_this_node_has_read_something_else() {
             site.elsewhere.store().delete(id).await.unwrap();
             assert_eq!(site.read(&mut browser).await, answered("stranger 0"));
         } else {
-            site.elsewhere.store().update(id, |data| data.visits = 5).await.unwrap();
+            site.elsewhere.store().modify(id, |data| data.visits = 5).await.unwrap();
             assert_eq!(site.read(&mut browser).await, answered("Ada 5"));
         }
         site.faults.fail_calls(1.0);
@@ -200,7 +200,7 @@ async fn a_change_that_was_refused_is_made_on_what_a_reload_brings() {
     let site = site().await;
     let mut browser = site.visitor().await;
     site.outage().await;
-    site.elsewhere.store().update(only_id(&site).await, |data| data.visits = 5).await.unwrap();
+    site.elsewhere.store().modify(only_id(&site).await, |data| data.visits = 5).await.unwrap();
     let faults = site.faults.clone();
     let app = serve(&site.sessions, async move |session: Session<Data>| {
         session.update(|data| data.visits += 1);
@@ -238,7 +238,7 @@ async fn it_is_not_admitted_again_when_the_node_hears_again() {
     let mut browser = site.visitor().await;
     site.outage().await;
     assert_eq!(site.read(&mut browser).await, answered("Ada 0 (outage)"));
-    site.elsewhere.store().update(only_id(&site).await, |data| data.visits = 5).await.unwrap();
+    site.elsewhere.store().modify(only_id(&site).await, |data| data.visits = 5).await.unwrap();
     site.recovery().await;
     site.spy.take_calls();
     site.faults.fail_calls(1.0);

@@ -40,7 +40,7 @@ async fn each_operation_outlives_a_call_that_fails() {
     {
         let fail = || nodes.spy.fail_next(1, fault);
         fail();
-        store.update(id, visit).await.unwrap();
+        store.modify(id, visit).await.unwrap();
         fail();
         store.put(id, ada()).await.unwrap();
         fail();
@@ -80,7 +80,7 @@ async fn clearing_is_not_repeated_since_its_count_would_be_wrong() {
 async fn an_update_whose_answer_is_lost_is_made_once_and_reported_as_saved() {
     let nodes = Nodes::start().await;
     let id = nodes.session().await;
-    nodes.first_answer_lost(nodes.store().update(id, visit), async {}).await.unwrap();
+    nodes.first_answer_lost(nodes.store().modify(id, visit), async {}).await.unwrap();
     assert_eq!(nodes.spy.take_calls(), [Call::Update; 2]);
     assert_eq!(nodes.visits(id).await, 1);
     assert_eq!(nodes.store().find(id).await.unwrap().unwrap().data().visits, 1);
@@ -90,8 +90,8 @@ async fn an_update_whose_answer_is_lost_is_made_once_and_reported_as_saved() {
 async fn a_conflict_after_a_lost_answer_is_not_taken_for_a_change_that_was_not_made() {
     let nodes = Nodes::start().await;
     let id = nodes.session().await;
-    let others = async { nodes.well.store().update(id, |data| data.visits += 10).await.unwrap() };
-    let answer = nodes.first_answer_lost(nodes.store().update(id, visit), others).await;
+    let others = async { nodes.well.store().modify(id, |data| data.visits += 10).await.unwrap() };
+    let answer = nodes.first_answer_lost(nodes.store().modify(id, visit), others).await;
     assert_eq!(kind(answer), StoreErrorKind::OutcomeUnknown);
     assert_eq!(nodes.visits(id).await, 11, "it was made, and not again");
 
@@ -100,9 +100,9 @@ async fn a_conflict_after_a_lost_answer_is_not_taken_for_a_change_that_was_not_m
     nodes.spy.fail_next(1, StoreErrorKind::OutcomeUnknown);
     let others = async {
         sleep(MILLI).await;
-        nodes.well.store().update(id, |data| data.visits += 10).await.unwrap();
+        nodes.well.store().modify(id, |data| data.visits += 10).await.unwrap();
     };
-    let (answer, ()) = join(nodes.store().update(id, visit), others).await;
+    let (answer, ()) = join(nodes.store().modify(id, visit), others).await;
     assert_eq!(kind(answer), StoreErrorKind::OutcomeUnknown);
     assert_eq!(nodes.visits(id).await, 21, "it was not made");
 }
@@ -114,9 +114,9 @@ async fn a_conflict_after_a_failure_that_did_nothing_is_made_again_on_top() {
     nodes.spy.fail_next(1, StoreErrorKind::Unavailable);
     let others = async {
         sleep(MILLI).await;
-        nodes.well.store().update(id, |data| data.visits += 10).await.unwrap();
+        nodes.well.store().modify(id, |data| data.visits += 10).await.unwrap();
     };
-    join(nodes.store().update(id, visit), others).await.0.unwrap();
+    join(nodes.store().modify(id, visit), others).await.0.unwrap();
     assert_eq!(nodes.visits(id).await, 11);
 }
 
@@ -125,7 +125,7 @@ async fn a_session_that_is_gone_after_a_lost_answer_is_gone() {
     let nodes = Nodes::start().await;
     let id = nodes.session().await;
     let others = async { assert!(nodes.well.store().delete(id).await.unwrap()) };
-    let answer = nodes.first_answer_lost(nodes.store().update(id, visit), others).await;
+    let answer = nodes.first_answer_lost(nodes.store().modify(id, visit), others).await;
     assert_eq!(kind(answer), StoreErrorKind::NotFound);
     assert_eq!(nodes.well.store().size().await.unwrap(), 0);
 }
@@ -174,7 +174,7 @@ async fn what_may_have_been_done_is_never_reported_as_not_done() {
     let id = nodes.session().await;
     nodes.spy.fail_next(1, StoreErrorKind::OutcomeUnknown);
     nodes.spy.fail_next(2, StoreErrorKind::Unavailable);
-    assert_eq!(kind(nodes.store().update(id, visit).await), StoreErrorKind::OutcomeUnknown);
+    assert_eq!(kind(nodes.store().modify(id, visit).await), StoreErrorKind::OutcomeUnknown);
     nodes.spy.fail_next(1, StoreErrorKind::OutcomeUnknown);
     nodes.spy.fail_next(2, StoreErrorKind::Unavailable);
     assert_eq!(kind(nodes.store().delete(id).await), StoreErrorKind::OutcomeUnknown);

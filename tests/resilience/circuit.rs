@@ -45,7 +45,7 @@ async fn a_backend_that_goes_on_failing_is_left_alone_and_tried_again_later() {
     let begun = Instant::now();
     assert_eq!(kind(store.find_fresh(id).await), StoreErrorKind::CircuitOpen);
     assert_eq!(kind(store.create(ada()).await), StoreErrorKind::CircuitOpen);
-    assert_eq!(kind(store.update(id, visit).await), StoreErrorKind::CircuitOpen);
+    assert_eq!(kind(store.modify(id, visit).await), StoreErrorKind::CircuitOpen);
     assert_eq!(kind(store.delete(id).await), StoreErrorKind::CircuitOpen);
     assert_eq!(kind(store.touch(id).await), StoreErrorKind::CircuitOpen);
     assert_eq!(kind(store.size().await), StoreErrorKind::CircuitOpen);
@@ -60,7 +60,7 @@ async fn a_backend_that_goes_on_failing_is_left_alone_and_tried_again_later() {
     sleep(SECOND * 60).await;
     assert!(store.find_fresh(id).await.is_ok());
     assert_eq!(nodes.circuit(), (CircuitState::HalfOpen, 2));
-    store.update(id, visit).await.unwrap();
+    store.modify(id, visit).await.unwrap();
     assert_eq!(nodes.circuit(), (CircuitState::Closed, 2));
     assert_eq!(nodes.visits(id).await, 1);
 }
@@ -81,7 +81,7 @@ async fn a_circuit_that_opens_between_two_attempts_leaves_what_is_in_doubt_in_do
     let nodes = Nodes::with(|config| config.circuit_breaker(breaker)).await;
     let id = nodes.session().await;
     nodes.faults.lose_answers(1.0);
-    assert_eq!(kind(nodes.store().update(id, visit).await), StoreErrorKind::OutcomeUnknown);
+    assert_eq!(kind(nodes.store().modify(id, visit).await), StoreErrorKind::OutcomeUnknown);
     assert_eq!(nodes.circuit().0, CircuitState::Open);
     assert_eq!(nodes.spy.take_calls(), [Call::Update; 2], "the third was refused");
 }
@@ -93,7 +93,7 @@ async fn answers_do_not_open_the_circuit_whatever_they_say() {
     let none = SessionId::from_bytes([0; 16]);
     for _ in 0..5 {
         assert!(store.find_fresh(none).await.unwrap().is_none());
-        assert_eq!(kind(store.update(none, visit).await), StoreErrorKind::NotFound);
+        assert_eq!(kind(store.modify(none, visit).await), StoreErrorKind::NotFound);
         assert!(!store.delete(none).await.unwrap());
     }
     for fault in [StoreErrorKind::Refused, StoreErrorKind::Corrupt, StoreErrorKind::TooLarge] {

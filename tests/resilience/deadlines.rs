@@ -57,7 +57,7 @@ async fn no_operation_takes_longer_than_it_may() {
     ends_in_time(OutcomeUnknown, store.create(ada())).await;
     ends_in_time(OutcomeUnknown, store.delete(id)).await;
     // It is read first, and that takes all the time.
-    ends_in_time(Timeout, store.update(id, visit)).await;
+    ends_in_time(Timeout, store.modify(id, visit)).await;
     ends_in_time(Timeout, store.put(id, ada())).await;
     ends_in_time(Timeout, store.bulk_delete(|_| true)).await;
 }
@@ -72,12 +72,12 @@ async fn an_operation_has_one_time_for_all_its_steps() {
     let others = async {
         for _ in 0..30 {
             sleep(SECOND / 10).await;
-            nodes.well.store().update(id, |data| data.visits += 10).await.unwrap();
+            nodes.well.store().modify(id, |data| data.visits += 10).await.unwrap();
         }
     };
     let begun = Instant::now();
     let update = async {
-        let kind = kind(nodes.store().update(id, visit).await);
+        let kind = kind(nodes.store().modify(id, visit).await);
         assert_eq!(begun.elapsed(), OPERATION);
         kind
     };
@@ -89,19 +89,38 @@ async fn an_operation_has_one_time_for_all_its_steps() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_commit_has_one_deadline_that_no_step_extends_or_restarts() {
+    let limit = SECOND * 7 / 5;
+    let nodes = Nodes::with(|config| config.attempt_timeout(limit).operation_timeout(limit)).await;
+    let mut browser = Browser::with(&nodes.layer, ada()).await;
+    // The commit deletes the old session, which takes a second, and then creates a new one. Each
+    // step alone would be in time.
+    let app = serve(&nodes.layer, async |session: Session<Data>| {
+        session.destroy();
+        session.update(visit);
+    });
+    nodes.spy.take_calls();
+    nodes.faults.delay_calls_by(SECOND..SECOND + MILLI);
+    let begun = Instant::now();
+    let page = browser.visit(&app).await;
+    assert_eq!((page.status, begun.elapsed()), (StatusCode::SERVICE_UNAVAILABLE, limit));
+    assert_eq!(nodes.well.store().size().await.unwrap(), 0, "the old session is deleted");
+}
+
+#[tokio::test(start_paused = true)]
 async fn changes_that_always_come_too_late_are_given_up_in_time() {
     let nodes = Nodes::start().await;
     let id = nodes.session().await;
     nodes.faults.delay_calls_by(SECOND / 10..SECOND / 10 + MILLI);
     let others = async {
         loop {
-            nodes.well.store().update(id, |data| data.visits += 10).await.unwrap();
+            nodes.well.store().modify(id, |data| data.visits += 10).await.unwrap();
             sleep(MILLI * 20).await;
         }
     };
     let begun = Instant::now();
     let answer = tokio::select! {
-        answer = nodes.store().update(id, visit) => answer,
+        answer = nodes.store().modify(id, visit) => answer,
         () = others => unreachable!("they go on for ever"),
     };
     assert!([StoreErrorKind::Timeout, StoreErrorKind::OutcomeUnknown].contains(&kind(answer)));
@@ -116,7 +135,7 @@ async fn a_writer_that_waits_in_vain_for_its_turn_goes_ahead_while_there_is_time
     let id = nodes.session().await;
     let _held = nodes.spy.hold().await;
     let (first, second) =
-        join(nodes.store().update(id, visit), nodes.store().update(id, visit)).await;
+        join(nodes.store().modify(id, visit), nodes.store().modify(id, visit)).await;
     assert_eq!([kind(first), kind(second)], [StoreErrorKind::OutcomeUnknown; 2]);
     assert_eq!(nodes.spy.take_calls(), [Call::Update; 2]);
 }
@@ -137,7 +156,7 @@ async fn a_writer_waits_for_its_turn_no_longer_than_it_may() {
         sleep(MILLI).await;
         nodes.store().evict_from_cache(id);
         let begun = Instant::now();
-        assert_eq!(kind(nodes.store().update(id, visit).await), StoreErrorKind::OutcomeUnknown);
+        assert_eq!(kind(nodes.store().modify(id, visit).await), StoreErrorKind::OutcomeUnknown);
         assert_eq!(begun.elapsed(), limit);
     };
     assert_eq!(join(browser.visit(&app), other).await.0.status, StatusCode::OK);

@@ -166,7 +166,7 @@ async fn increment(
     histories: &Histories,
 ) {
     let answer = store
-        .update(id, |data| {
+        .modify(id, |data| {
             data.count += 1;
             data.count
         })

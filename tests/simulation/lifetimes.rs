@@ -28,12 +28,12 @@ async fn act(node: &Node, id: SessionId, dice: &Dice) {
     sleep(dice.millis(u64::try_from(STALE.as_millis()).unwrap())).await;
     match dice.roll(20) {
         0..10 => drop(store.touch(id).await),
-        10..13 => drop(store.update(id, |data| data.count += 1).await),
+        10..13 => drop(store.modify(id, |data| data.count += 1).await),
         13..18 => {
             let owner = data(dice).owner;
-            drop(store.update(id, |data| data.owner.clone_from(&owner)).await);
+            drop(store.modify(id, |data| data.owner.clone_from(&owner)).await);
         }
-        18 => drop(store.update(id, |data| data.owner = None).await),
+        18 => drop(store.modify(id, |data| data.owner = None).await),
         _ => drop(store.delete(id).await),
     }
 }

@@ -186,7 +186,7 @@ impl Client {
         self.world.borrow_mut().begin_change(visit, owner);
         let id = self.id(visit);
         let change = |data: &mut Counter| data.owner = Some(owner.to_owned());
-        let outcome = match timeout(patience, self.node().store().update(id, change)).await {
+        let outcome = match timeout(patience, self.node().store().modify(id, change)).await {
             Ok(Ok(())) => Some(Some(owner)),
             Ok(Err(error)) if error.kind() != StoreErrorKind::OutcomeUnknown => Some(None),
             Ok(Err(_)) | Err(_) => None,
@@ -196,7 +196,7 @@ impl Client {
 
     async fn count(&self, visit: usize) {
         // What becomes of it is the subject of another history.
-        let _ = self.node().store().update(self.id(visit), |data| data.count += 1).await;
+        let _ = self.node().store().modify(self.id(visit), |data| data.count += 1).await;
     }
 
     async fn read(&self, visit: usize) {

@@ -39,7 +39,7 @@ async fn regenerate(node: &Node, cookie: HeaderValue) -> Option<SessionId> {
 }
 
 async fn increment(node: &Node, id: SessionId, told: &RefCell<Told>) {
-    match node.store().update(id, |data| data.count += 1).await {
+    match node.store().modify(id, |data| data.count += 1).await {
         Ok(()) => told.borrow_mut().increments += 1,
         Err(error) if error.kind() == StoreErrorKind::OutcomeUnknown => {
             told.borrow_mut().unknown += 1;

@@ -41,6 +41,6 @@ pub(crate) fn config() -> SessionConfigBuilder<Data> {
 /// A store that hears the others.
 pub(crate) async fn store(config: SessionConfigBuilder<Data>) -> SessionStore<Data> {
     let store = SessionStore::new(config.build().unwrap());
-    store.ready(DEADLINE).await.unwrap();
+    store.wait_until_ready(DEADLINE).await.unwrap();
     store
 }

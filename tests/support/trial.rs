@@ -90,7 +90,7 @@ impl Trial {
     /// Waits until a node has been without its lease since the beginning.
     pub(crate) async fn notices(&self, node: &Node) {
         eventually(
-            async || stats(node).await["losses"] != 0,
+            async || stats(node).await["disconnects"] != 0,
             "the node notices that it does not hear",
         )
         .await;

@@ -54,7 +54,7 @@ pub(crate) async fn node(backend: &(impl Backend + Clone)) -> SessionLayer<Data>
 
 pub(crate) async fn start(config: SessionConfigBuilder<Data>) -> SessionLayer<Data> {
     let sessions = SessionLayer::new(config.build().unwrap());
-    sessions.store().ready(Duration::from_secs(10)).await.unwrap();
+    sessions.store().wait_until_ready(Duration::from_secs(10)).await.unwrap();
     sessions
 }
 

@@ -1,7 +1,8 @@
-//! Shared loads under schedules that a model checker chooses. See `cluster/model.rs`.
+//! Models of shared loads, run under schedules that a model checker chooses. See
+//! `cluster/model.rs`.
 //!
-//! tokio's channel, over which the outcome is sent, is taken to be right. So is what a task does that is dropped: the thread that
-//! has started a load carries it out.
+//! Not modelled: tokio's channel, over which the result is sent, and the handling of a task that is
+//! dropped. The thread that has started a load carries it out.
 #![allow(clippy::unwrap_used, clippy::collapsible_if, reason = "only models run this")]
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,12 +14,12 @@ use crate::cluster::model::{Model, explore, race, version};
 struct Node {
     model: Arc<Model>,
     loads: SingleFlight<u32>,
-    /// Whether a load is running.
+    /// `true` while a load is running.
     loading: AtomicBool,
 }
 
 impl Node {
-    /// Runs the threads; afterwards no load is left behind.
+    /// Runs the threads and checks that no load is left behind.
     fn race<const N: usize>(model: Arc<Model>, threads: [fn(&Self); N]) {
         let node =
             Arc::new(Node { model, loads: SingleFlight::new(), loading: AtomicBool::new(false) });
@@ -27,7 +28,7 @@ impl Node {
         node.model.settle();
     }
 
-    /// A read as the store makes it, which must not be too old.
+    /// Reads as the store does, and checks that the result is not too old.
     fn read(&self, freshness: Freshness) {
         let due = match freshness {
             Freshness::Cached => self.model.due(),
@@ -44,12 +45,13 @@ impl Node {
     }
 
     fn join(&self, freshness: Freshness) -> SharedResult<u32> {
-        let (result, mut started) = self.loads.join(&self.model.cache, self.model.id, freshness);
+        let (result, mut started) =
+            self.loads.join_or_start(&self.model.cache, self.model.id, freshness);
         while let Some(load) = started {
             assert!(!self.loading.swap(true, Ordering::Relaxed), "two loads of one session run");
             let loaded = self.model.stored();
             self.loading.store(false, Ordering::Relaxed);
-            started = self.loads.end(&self.model.cache, self.model.id, load, Ok(loaded));
+            started = self.loads.complete(&self.model.cache, self.model.id, load, Ok(loaded));
         }
         result
     }
@@ -109,7 +111,7 @@ fn a_fresh_read_is_not_older_than_its_call() {
 }
 
 #[test]
-fn a_reader_that_goes_away_takes_nothing_from_the_others() {
+fn a_cancelled_reader_takes_nothing_from_the_others() {
     explore(|| {
         Node::race(
             Model::cold(),

@@ -1,0 +1,82 @@
+//! Creation of sessions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::SessionStore;
+use super::lifetime::time_to_live;
+use crate::backend::{Backend as _, Created, MemoryBackend};
+use crate::error::StoreError;
+use crate::id::SessionToken;
+use crate::record::{Content, Meta, NewSession, Record, Revision, SessionData, Stored};
+
+impl<T: SessionData> SessionStore<T> {
+    /// Creates a session with a new token and id.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`Encode`](crate::StoreErrorKind::Encode) or
+    /// [`TooLarge`](crate::StoreErrorKind::TooLarge) if the data cannot be stored, or with the
+    /// backend's error.
+    pub async fn create(&self, data: T) -> Result<NewSession<T>, StoreError> {
+        self.begin()?;
+        self.operation(self.create_from_arc(Arc::new(data))).await
+    }
+
+    /// Creates a session with data that the caller goes on sharing.
+    pub(crate) async fn create_from_arc(&self, data: Arc<T>) -> Result<NewSession<T>, StoreError> {
+        let mut attempts = self.inner.backend.attempts();
+        loop {
+            // Each attempt has its own token. Under the same id, a delayed first attempt could
+            // bring back a session that has been deleted meanwhile.
+            let token = SessionToken::random();
+            let id = token.session_id();
+            let (meta, ttl) = self.new_meta();
+            let record = Record::new(&self.inner.clock, id, meta, data.clone());
+            let payload = self.inner.codec.encode(&id, &meta, &*data)?;
+            let stored = Stored { meta, content: Content::Payload(payload) };
+            // Without an index entry, no record is written. An earlier attempt may have written
+            // one, though.
+            self.index_before_write(None, &record)
+                .await
+                .map_err(|error| attempts.ended_by(error))?;
+            let call = self.inner.cache.begin_write(&id, None);
+            match self.inner.backend.create(&id, &stored, ttl).await {
+                Ok(Created::Created) => {
+                    call.saved(&record);
+                    return Ok(NewSession { id, token, record });
+                }
+                Ok(Created::Exists) => {}
+                // A failed attempt may still be executed later. It then leaves a record whose
+                // token was never given out, and which expires like any other.
+                Err(error) => self.inner.backend.pause_after(&mut attempts, error).await?,
+            }
+        }
+    }
+
+    /// Creates a session in memory without waiting. The store must use this backend.
+    pub(crate) fn create_in_memory(&self, memory: &MemoryBackend, data: T) -> Record<T> {
+        let (meta, ttl) = self.new_meta();
+        let record = Record::new(
+            &self.inner.clock,
+            SessionToken::random().session_id(),
+            meta,
+            Arc::new(data),
+        );
+        // The first change of the session reports data that cannot be encoded.
+        let payload =
+            self.inner.codec.encode(&record.id(), &meta, &**record.data()).unwrap_or_default();
+        memory.create_now(&record.id(), &Stored { meta, content: Content::Payload(payload) }, ttl);
+        record
+    }
+
+    /// Returns the metadata of a session created now, and its time to live.
+    fn new_meta(&self) -> (Meta, Duration) {
+        let now = self.inner.clock.wall();
+        let deadline = self.inner.lifetime.deadline(now, now);
+        (
+            Meta { revision: Revision::first(), created_at: now, deadline },
+            time_to_live(deadline, now),
+        )
+    }
+}

@@ -1,0 +1,58 @@
+//! Deletion of one session, even if it has been regenerated meanwhile.
+
+use super::SessionStore;
+use super::tombstone::{MAX_TOMBSTONES, TOMBSTONE_TTL, too_many_tombstones};
+use crate::backend::{Backend as _, Deleted};
+use crate::clock::millis;
+use crate::cluster::Announcement;
+use crate::error::{StoreError, StoreErrorKind};
+use crate::guards::{self, Guard};
+use crate::id::SessionId;
+use crate::record::SessionData;
+
+impl<T: SessionData> SessionStore<T> {
+    /// Deletes a session on every node and returns `true` if it existed.
+    ///
+    /// If a reply is lost and the retry finds no record, the session is reported as having
+    /// existed.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the backend does not confirm that the session is gone.
+    pub async fn delete(&self, id: SessionId) -> Result<bool, StoreError> {
+        self.begin()?;
+        self.operation(self.delete_following_tombstones(id)).await
+    }
+
+    /// Deletes a session under its present id, which the tombstones of its former ids lead to.
+    /// Returns `true` if it existed.
+    pub(crate) async fn delete_following_tombstones(
+        &self,
+        id: SessionId,
+    ) -> Result<bool, StoreError> {
+        let (mut id, began) = (id, self.inner.clock.now());
+        for _ in 0..MAX_TOMBSTONES {
+            let announcement = self.inner.coordinator.encode(Announcement::SessionDeleted(id));
+            let cached = self.inner.cache.peek(&id);
+            let call = self.inner.cache.begin_write(&id, None);
+            let answer = self.inner.backend.delete(&id, &announcement).await;
+            drop(call);
+            if self.inner.clock.now().0 - began.0 >= millis(TOMBSTONE_TTL) {
+                // The session may have been regenerated meanwhile, and its tombstone may have
+                // expired already.
+                return Err(StoreError::from(StoreErrorKind::OutcomeUnknown).with_session_id(&id));
+            }
+            match answer? {
+                Deleted::Deleted => {
+                    self.remove_from_index_in_background(cached);
+                    return Ok(true);
+                }
+                Deleted::Gone => return Ok(false),
+                Deleted::MovedTo(new) if guards::enabled(Guard::Tombstone) => id = new,
+                Deleted::MovedTo(_) => return Ok(false),
+                Deleted::Conflict(_) => break,
+            }
+        }
+        Err(too_many_tombstones(&id))
+    }
+}
