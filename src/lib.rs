@@ -83,10 +83,10 @@
 //! - `session` — what a handler sees; `change` is the table of what becomes of a session, `commit` carries it out
 //! - `store` — [`SessionStore`]: the order of steps over the parts below; `index` and `owner` are about whose a session is
 //! - `config` — one builder for everything, where the parts are put together
-//! - `resilience` — what is done about a backend that fails: attempts, deadlines, the circuit breaker
 //! - `cluster` — the local cache, its lease and fence, messages, the listener
 //! - `codec` — between data and payload: JSON, compressed and encrypted
 //! - `cookie` — signing and verifying
+//! - `resilience` — retries, deadlines and the circuit breaker around a backend that may fail
 //! - [`backend`] — where records live: the trait, memory, Redis
 //! - `observe` — all metrics: names, units, and how calls and commits end in their words
 //! - `secret` — keys and their rotation

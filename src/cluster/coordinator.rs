@@ -9,16 +9,16 @@ use tokio::task::JoinHandle;
 use super::cache::LocalCache;
 use super::listener::{Listener, ListenerState, ListenerStatus};
 use super::message::Announcement;
-use crate::backend::DynBackend;
 use crate::clock::Clock;
 use crate::cluster::ClusterConfig;
 use crate::error::StoreError;
 use crate::id::SessionId;
 use crate::observe::Metrics;
+use crate::resilience::Client;
 
 /// A node's part in the cluster. Got from [`SessionStore::coordinator`](crate::SessionStore::coordinator).
 pub struct Coordinator<T> {
-    backend: Arc<dyn DynBackend>,
+    backend: Arc<Client>,
     cache: Arc<LocalCache<T>>,
     status: Arc<ListenerStatus>,
     node_id: Arc<str>,
@@ -38,7 +38,7 @@ enum Task {
 
 impl<T: Send + Sync + 'static> Coordinator<T> {
     pub(crate) fn new(
-        backend: Arc<dyn DynBackend>,
+        backend: Arc<Client>,
         cache: Arc<LocalCache<T>>,
         clock: Clock,
         config: ClusterConfig,

@@ -7,11 +7,12 @@ use tokio::sync::watch;
 
 use super::cache::LocalCache;
 use super::message::{Action, interpret};
-use crate::backend::{DynBackend, Event, Subscription};
+use crate::backend::{Event, Subscription};
 use crate::clock::{Clock, millis};
 use crate::error::StoreError;
 use crate::guards::{self, Guard};
 use crate::observe::{self, Counter, Gauge, Metrics};
+use crate::resilience::Client;
 
 /// The pause before a lost subscription is made anew, doubled at each failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -79,7 +80,7 @@ impl ListenerStatus {
 
 /// One listener. Its end, whether it is stopped, panics or its runtime goes, is the end of the lease.
 pub(crate) struct Listener<T> {
-    pub(crate) backend: Arc<dyn DynBackend>,
+    pub(crate) backend: Arc<Client>,
     pub(crate) cache: Arc<LocalCache<T>>,
     pub(crate) status: Arc<ListenerStatus>,
     pub(crate) heartbeat: Duration,

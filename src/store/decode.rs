@@ -3,7 +3,6 @@
 use super::SessionStore;
 use super::tombstone::{MAX_MOVES, too_many_tombstones};
 use super::write::gone;
-use crate::backend::Backend as _;
 use crate::codec::Decoded;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;

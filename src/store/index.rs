@@ -16,7 +16,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
 use super::SessionStore;
-use crate::backend::{Backend as _, OwnerTag};
+use crate::backend::OwnerTag;
 use crate::config::OwnerOf;
 use crate::error::StoreError;
 use crate::guards::{self, Guard};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::SessionStore;
 use super::tombstone::TOMBSTONE_TTL;
 use super::write::{MAX_ATTEMPTS, Reapply, gone};
-use crate::backend::{Backend as _, Updated};
+use crate::backend::Updated;
 use crate::clock::millis;
 use crate::cluster::Announcement;
 use crate::error::{StoreError, StoreErrorKind};

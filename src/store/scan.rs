@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use futures_util::stream;
 
 use super::SessionStore;
-use crate::backend::{Backend as _, Cursor, Deleted, OwnerTag, Page};
+use crate::backend::{Cursor, Deleted, OwnerTag, Page};
 use crate::cluster::{Announcement, LocalCache};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;

@@ -7,7 +7,7 @@ use super::SessionStore;
 use super::lifetime::time_to_live;
 use super::tombstone::{MAX_MOVES, TOMBSTONE_TTL, too_many_tombstones};
 use super::write_locks::WriteGuard;
-use crate::backend::{Backend as _, Created, Deleted, MemoryBackend, Updated};
+use crate::backend::{Created, Deleted, MemoryBackend, Updated};
 use crate::clock::millis;
 use crate::cluster::Announcement;
 use crate::error::{StoreError, StoreErrorKind};
