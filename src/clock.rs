@@ -1,9 +1,12 @@
 //! Where the crate reads time: one of the two seams a test can take hold of.
 
+mod timestamp;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
+pub use self::timestamp::Timestamp;
 use crate::random::random_bytes;
 
 /// The source of time for a store.
@@ -21,7 +24,7 @@ enum Wall {
     System,
     FollowsTokio {
         origin: Instant,
-        at_origin: u64,
+        at_origin: Timestamp,
         /// Counts the pauses that were jittered, so that a test that runs again pauses alike.
         pauses: Arc<AtomicU64>,
     },
@@ -52,7 +55,7 @@ impl Clock {
     pub fn tokio() -> Self {
         Clock(Wall::FollowsTokio {
             origin: monotonic(),
-            at_origin: system_wall(),
+            at_origin: SystemTime::now().into(),
             pauses: Arc::default(),
         })
     }
@@ -85,19 +88,20 @@ impl Clock {
         pause / 2 + (pause / 2).mul_f64(random as f64 / u64::MAX as f64)
     }
 
-    /// Milliseconds since the Unix epoch.
-    pub(crate) fn wall(&self) -> u64 {
+    /// The present on the wall clock.
+    pub(crate) fn wall(&self) -> Timestamp {
         match &self.0 {
-            Wall::System => system_wall(),
+            Wall::System => SystemTime::now().into(),
             Wall::FollowsTokio { origin, at_origin, .. } => {
-                at_origin + millis(monotonic().saturating_duration_since(*origin))
+                at_origin.saturating_add(monotonic().saturating_duration_since(*origin))
             }
         }
     }
 
-    /// A moment of a short while ago on the wall clock, in milliseconds since the Unix epoch.
-    pub(crate) fn wall_at(&self, moment: Millis) -> u64 {
-        self.wall().saturating_sub(self.now().0.saturating_sub(moment.0))
+    /// A moment of a short while ago on the wall clock.
+    pub(crate) fn wall_at(&self, moment: Millis) -> Timestamp {
+        let ago = self.now().0.saturating_sub(moment.0);
+        self.wall().saturating_sub(Duration::from_millis(ago))
     }
 }
 
@@ -152,10 +156,6 @@ pub(crate) mod model {
     }
 }
 
-fn system_wall() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,7 +176,7 @@ mod tests {
         let clock = Clock::tokio();
         let (wall, now) = (clock.wall(), clock.now());
         tokio::time::advance(Duration::from_secs(86_400)).await;
-        assert_eq!(clock.wall() - wall, 86_400_000);
+        assert_eq!(clock.wall().as_millis() - wall.as_millis(), 86_400_000);
         assert_eq!(clock.now().0 - now.0, 86_400_000);
     }
 }

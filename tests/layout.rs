@@ -15,7 +15,8 @@ const LAYERS: &[&[&str]] = &[
     &["cluster", "codec", "cookie", "testing"],
     &["resilience"],
     &["backend", "observe", "secret"],
-    &["error", "record"],
+    &["record"],
+    &["error"],
     &["id", "clock"],
     &["random", "sync", "guards"],
 ];

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{
     Backend, Created, Cursor, Deleted, OwnerTag, Page, Revision, StoreError, Stored, Subscription,
-    Touched, Updated,
+    Timestamp, Touched, Update, Updated,
 };
 use crate::id::SessionId;
 
@@ -38,15 +38,15 @@ macro_rules! dyn_backend {
 dyn_backend! {
     fn load(&self, id: &'a SessionId) -> Option<Stored>;
     fn create(&self, id: &'a SessionId, stored: &'a Stored, ttl: Duration) -> Created;
-    fn update(&self, id: &'a SessionId, expected: Revision, stored: &'a Stored, ttl: Duration, announcement: &'a [u8]) -> Updated;
+    fn update(&self, update: Update<'a>) -> Updated;
     fn delete(&self, id: &'a SessionId, announcement: &'a [u8]) -> Deleted;
     fn delete_if(&self, id: &'a SessionId, revision: Revision, announcement: &'a [u8]) -> Deleted;
-    fn touch(&self, id: &'a SessionId, deadline: u64, ttl: Duration) -> Touched;
+    fn touch(&self, id: &'a SessionId, deadline: Timestamp, ttl: Duration) -> Touched;
     fn clear(&self, announcement: &'a [u8]) -> u64;
     fn scan(&self, cursor: Option<&'a Cursor>) -> Page;
-    fn index(&self, owner: &'a OwnerTag, id: &'a SessionId, until: u64) -> ();
-    fn unindex(&self, owner: &'a OwnerTag, id: &'a SessionId) -> ();
-    fn indexed(&self, owner: &'a OwnerTag, cursor: Option<&'a Cursor>) -> Page;
+    fn add_to_owner(&self, owner: &'a OwnerTag, id: &'a SessionId, until: Timestamp) -> ();
+    fn remove_from_owner(&self, owner: &'a OwnerTag, id: &'a SessionId) -> ();
+    fn sessions_of_owner(&self, owner: &'a OwnerTag, cursor: Option<&'a Cursor>) -> Page;
     fn publish(&self, announcement: &'a [u8]) -> ();
     fn subscribe(&self, heartbeat: Duration) -> Subscription;
     fn ping(&self) -> ();

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use self::owners::OwnerIndex;
 use super::{
     Backend, Content, Created, Cursor, Deleted, Event, OwnerTag, Page, Revision, StoreError,
-    Stored, Subscription, SubscriptionSender, Touched, Updated,
+    Stored, Subscription, SubscriptionSender, Timestamp, Touched, Update, Updated,
 };
 use crate::clock::{Clock, Millis, millis};
 use crate::guards::{self, Guard};
@@ -156,6 +156,7 @@ impl MemoryState {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Backend for MemoryBackend {
     async fn load(&self, id: &SessionId) -> Result<Option<Stored>, StoreError> {
         Ok(self.shared.lock().live(id, self.shared.clock.now()).cloned())
@@ -170,14 +171,8 @@ impl Backend for MemoryBackend {
         Ok(self.create_now(id, stored, ttl))
     }
 
-    async fn update(
-        &self,
-        id: &SessionId,
-        expected: Revision,
-        stored: &Stored,
-        ttl: Duration,
-        announcement: &[u8],
-    ) -> Result<Updated, StoreError> {
+    async fn update(&self, update: Update<'_>) -> Result<Updated, StoreError> {
+        let Update { id, expected, stored, ttl, announcement } = update;
         let now = self.shared.clock.now();
         let mut state = self.shared.lock();
         match state.live(id, now) {
@@ -235,7 +230,7 @@ impl Backend for MemoryBackend {
     async fn touch(
         &self,
         id: &SessionId,
-        deadline: u64,
+        deadline: Timestamp,
         ttl: Duration,
     ) -> Result<Touched, StoreError> {
         let now = self.shared.clock.now();
@@ -266,14 +261,14 @@ impl Backend for MemoryBackend {
     async fn scan(&self, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
         let now = self.shared.clock.now();
         let state = self.shared.lock();
-        let start = match cursor.map(|cursor| cursor.0.parse::<SessionId>()) {
+        let start = match cursor.map(|cursor| cursor.as_str().parse::<SessionId>()) {
             None => Bound::Unbounded,
             Some(Ok(last)) => Bound::Excluded(last),
             Some(Err(_)) => return Ok(Page::Restart),
         };
         let mut after = state.records.range((start, Bound::Unbounded));
         let met: Vec<_> = after.by_ref().take(PAGE).collect();
-        let next = after.next().and(met.last()).map(|(id, _)| Cursor(id.to_string()));
+        let next = after.next().and(met.last()).map(|(id, _)| Cursor::new(id.to_string()));
         let (mut ids, mut moved) = (Vec::new(), Vec::new());
         for (id, kept) in met.into_iter().filter(|(_, kept)| kept.expires > now) {
             match &kept.stored.content {
@@ -284,17 +279,26 @@ impl Backend for MemoryBackend {
         Ok(Page::Ids { ids, moved, next })
     }
 
-    async fn index(&self, owner: &OwnerTag, id: &SessionId, until: u64) -> Result<(), StoreError> {
+    async fn add_to_owner(
+        &self,
+        owner: &OwnerTag,
+        id: &SessionId,
+        until: Timestamp,
+    ) -> Result<(), StoreError> {
         self.shared.lock().owners.add(owner, id, until, self.shared.clock.wall());
         Ok(())
     }
 
-    async fn unindex(&self, owner: &OwnerTag, id: &SessionId) -> Result<(), StoreError> {
+    async fn remove_from_owner(&self, owner: &OwnerTag, id: &SessionId) -> Result<(), StoreError> {
         self.shared.lock().owners.remove(owner, id);
         Ok(())
     }
 
-    async fn indexed(&self, owner: &OwnerTag, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
+    async fn sessions_of_owner(
+        &self,
+        owner: &OwnerTag,
+        cursor: Option<&Cursor>,
+    ) -> Result<Page, StoreError> {
         Ok(self.shared.lock().owners.page(owner, cursor, self.shared.clock.wall()))
     }
 

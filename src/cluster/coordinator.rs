@@ -114,7 +114,7 @@ impl<T: Send + Sync + 'static> Coordinator<T> {
     }
 
     pub(crate) fn encode(&self, announcement: Announcement) -> Vec<u8> {
-        announcement.encode(&self.node_id, self.clock.wall())
+        announcement.encode(&self.node_id, self.clock.wall().as_millis())
     }
 
     pub(crate) fn cache(&self) -> &Arc<LocalCache<T>> {

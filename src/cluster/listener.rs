@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::cache::LocalCache;
 use super::message::{Action, interpret};
 use crate::backend::{Event, Subscription};
-use crate::clock::{Clock, millis};
+use crate::clock::{Clock, Timestamp, millis};
 use crate::error::StoreError;
 use crate::guards::{self, Guard};
 use crate::observe::{self, Counter, Gauge, Metrics};
@@ -70,10 +70,9 @@ impl ListenerStatus {
         self.state.send_replace(state)
     }
 
-    /// `wall` is in milliseconds since the Unix epoch.
-    fn proven(&self, wall: impl FnOnce() -> u64) {
+    fn proven(&self, wall: impl FnOnce() -> Timestamp) {
         if let Some(gauges) = &self.gauges {
-            gauges.last_proof.set(|| wall() as f64 / 1000.0);
+            gauges.last_proof.set(|| wall().as_millis() as f64 / 1000.0);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A session as the store hands it out: its data and what is known about it.
 
+mod binary;
 mod data;
 mod revision;
 mod stored;
@@ -7,12 +8,12 @@ mod stored;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 pub use self::data::SessionData;
 pub use self::revision::Revision;
 pub use self::stored::{Content, Meta, Stored};
-use crate::clock::{Clock, Millis};
+use crate::clock::{Clock, Millis, Timestamp};
 use crate::id::{SessionId, SessionToken};
 
 /// A session's data with its id and times. A cheap clone of something shared and never changed: a change makes a new record.
@@ -23,7 +24,7 @@ pub struct Record<T> {
 struct RecordInner<T> {
     id: SessionId,
     revision: Revision,
-    created_at: u64,
+    created_at: Timestamp,
     /// The one thing that moves: reading a session extends it without making a new version of it.
     deadline: AtomicU64,
     /// Whether somebody is extending the session at this moment.
@@ -37,9 +38,9 @@ struct RecordInner<T> {
 
 impl<T> Record<T> {
     pub(crate) fn new(clock: &Clock, id: SessionId, meta: Meta, data: Arc<T>) -> Self {
-        let wall_ahead = clock.wall().wrapping_sub(clock.now().0);
+        let wall_ahead = clock.wall().as_millis().wrapping_sub(clock.now().0);
         let Meta { revision, created_at, deadline } = meta;
-        let deadline = AtomicU64::new(deadline);
+        let deadline = AtomicU64::new(deadline.as_millis());
         let touching = AtomicBool::new(false);
         let needs_reencryption = AtomicBool::new(false);
         Record {
@@ -81,12 +82,12 @@ impl<T> Record<T> {
 
     /// When the session was created, or given its present id by `regenerate`.
     pub fn created_at(&self) -> SystemTime {
-        time(self.inner.created_at)
+        self.inner.created_at.into()
     }
 
     /// When the session ends if nobody uses it until then.
     pub fn expires_at(&self) -> SystemTime {
-        time(self.deadline())
+        self.deadline().into()
     }
 
     pub(crate) fn revision(&self) -> Revision {
@@ -101,19 +102,18 @@ impl<T> Record<T> {
         }
     }
 
-    /// In milliseconds since the Unix epoch.
-    pub(crate) fn deadline(&self) -> u64 {
-        self.inner.deadline.load(Ordering::Relaxed)
+    pub(crate) fn deadline(&self) -> Timestamp {
+        Timestamp::from_millis(self.inner.deadline.load(Ordering::Relaxed))
     }
 
     /// The deadline on this node's monotonic clock.
     pub(crate) fn expires(&self) -> Millis {
-        Millis(self.deadline().saturating_sub(self.inner.wall_ahead))
+        Millis(self.deadline().as_millis().saturating_sub(self.inner.wall_ahead))
     }
 
-    /// A moment on this node's monotonic clock, in milliseconds since the Unix epoch.
-    pub(crate) fn wall(&self, now: Millis) -> u64 {
-        now.0.wrapping_add(self.inner.wall_ahead)
+    /// A moment on this node's monotonic clock, on the wall clock.
+    pub(crate) fn wall(&self, now: Millis) -> Timestamp {
+        Timestamp::from_millis(now.0.wrapping_add(self.inner.wall_ahead))
     }
 
     /// `Some` if the caller is the one to extend the session now, until it drops this.
@@ -121,8 +121,8 @@ impl<T> Record<T> {
         (!self.inner.touching.swap(true, Ordering::Relaxed)).then(|| Touch(self.clone()))
     }
 
-    pub(crate) fn extend(&self, deadline: u64) {
-        self.inner.deadline.fetch_max(deadline, Ordering::Relaxed);
+    pub(crate) fn extend(&self, deadline: Timestamp) {
+        self.inner.deadline.fetch_max(deadline.as_millis(), Ordering::Relaxed);
     }
 }
 
@@ -166,8 +166,4 @@ impl<T> fmt::Debug for NewSession<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NewSession").field("record", &self.record).finish_non_exhaustive()
     }
-}
-
-fn time(millis: u64) -> SystemTime {
-    UNIX_EPOCH + Duration::from_millis(millis)
 }

@@ -13,7 +13,8 @@ use super::config::ResiliencePolicy;
 use super::deadline::Deadline;
 use super::retry::Attempts;
 use crate::backend::{
-    Answer, Created, Cursor, Deleted, DynBackend, OwnerTag, Page, Subscription, Touched, Updated,
+    Answer, Created, Cursor, Deleted, DynBackend, OwnerTag, Page, Subscription, Timestamp, Touched,
+    Update, Updated,
 };
 use crate::clock::Clock;
 use crate::error::{StoreError, StoreErrorKind};
@@ -167,17 +168,10 @@ impl Client {
         self.attempt(Operation::Create, || self.inner.create(id, stored, ttl)).await
     }
 
-    pub(crate) async fn update(
-        &self,
-        id: &SessionId,
-        expected: Revision,
-        stored: &Stored,
-        ttl: Duration,
-        announcement: &[u8],
-    ) -> Result<Updated, StoreError> {
-        let update = || self.inner.update(id, expected, stored, ttl, announcement);
-        let (answer, attempts) = self.call(Operation::Update, update).await?;
-        attempts.updated(answer).map_err(|error| error.with_session_id(id))
+    pub(crate) async fn update(&self, update: Update<'_>) -> Result<Updated, StoreError> {
+        let call = || self.inner.update(update);
+        let (answer, attempts) = self.call(Operation::Update, call).await?;
+        attempts.updated(answer).map_err(|error| error.with_session_id(update.id))
     }
 
     pub(crate) async fn delete(
@@ -204,7 +198,7 @@ impl Client {
     pub(crate) async fn touch(
         &self,
         id: &SessionId,
-        deadline: u64,
+        deadline: Timestamp,
         ttl: Duration,
     ) -> Result<Touched, StoreError> {
         Ok(self.call(Operation::Touch, || self.inner.touch(id, deadline, ttl)).await?.0)
@@ -224,27 +218,33 @@ impl Client {
         Ok(self.call(Operation::Scan, || self.inner.scan(cursor)).await?.0)
     }
 
-    pub(crate) async fn index(
+    pub(crate) async fn add_to_owner(
         &self,
         owner: &OwnerTag,
         id: &SessionId,
-        until: u64,
+        until: Timestamp,
     ) -> Result<(), StoreError> {
-        let ((), _) = self.call(Operation::Index, || self.inner.index(owner, id, until)).await?;
+        let ((), _) =
+            self.call(Operation::Index, || self.inner.add_to_owner(owner, id, until)).await?;
         Ok(())
     }
 
-    pub(crate) async fn unindex(&self, owner: &OwnerTag, id: &SessionId) -> Result<(), StoreError> {
-        let ((), _) = self.call(Operation::Unindex, || self.inner.unindex(owner, id)).await?;
+    pub(crate) async fn remove_from_owner(
+        &self,
+        owner: &OwnerTag,
+        id: &SessionId,
+    ) -> Result<(), StoreError> {
+        let ((), _) =
+            self.call(Operation::Unindex, || self.inner.remove_from_owner(owner, id)).await?;
         Ok(())
     }
 
-    pub(crate) async fn indexed(
+    pub(crate) async fn sessions_of_owner(
         &self,
         owner: &OwnerTag,
         cursor: Option<&Cursor>,
     ) -> Result<Page, StoreError> {
-        Ok(self.call(Operation::Indexed, || self.inner.indexed(owner, cursor)).await?.0)
+        Ok(self.call(Operation::Indexed, || self.inner.sessions_of_owner(owner, cursor)).await?.0)
     }
 
     pub(crate) async fn publish(&self, announcement: &[u8]) -> Result<(), StoreError> {

@@ -87,6 +87,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::clock::Timestamp;
     use crate::id::SessionId;
     use crate::record::{Content, Meta, Revision, Stored};
 
@@ -158,7 +159,8 @@ mod tests {
 
     #[test]
     fn answers_after_a_lost_one_are_taken_for_what_they_prove() {
-        let meta = Meta { revision: Revision::first(), created_at: 0, deadline: 0 };
+        let meta =
+            Meta::new(Revision::first(), Timestamp::from_millis(0), Timestamp::from_millis(0));
         let other = Stored { meta, content: Content::Payload(Bytes::new()) };
         let id = SessionId::from_bytes([1; 16]);
         let sure = Attempts::new(policy());

@@ -235,7 +235,7 @@ impl<T: SessionData> Scan<T> {
             };
             let backend = &self.store.inner.backend;
             let page = match &self.owner {
-                Some(owner) => backend.indexed(owner, cursor).await?,
+                Some(owner) => backend.sessions_of_owner(owner, cursor).await?,
                 None => backend.scan(cursor).await?,
             };
             match page {

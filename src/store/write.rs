@@ -7,7 +7,7 @@ use super::SessionStore;
 use super::lifetime::time_to_live;
 use super::tombstone::{MAX_MOVES, TOMBSTONE_TTL, too_many_tombstones};
 use super::write_locks::WriteGuard;
-use crate::backend::{Created, Deleted, MemoryBackend, Updated};
+use crate::backend::{Created, Deleted, MemoryBackend, Update, Updated};
 use crate::clock::millis;
 use crate::cluster::Announcement;
 use crate::error::{StoreError, StoreErrorKind};
@@ -297,8 +297,8 @@ impl<T: SessionData> SessionStore<T> {
         }
         let cache = self.inner.coordinator.cache();
         let call = cache.begin_write(&id, Some(base.revision()));
-        let answer =
-            self.inner.backend.update(&id, base.revision(), &stored, ttl, &announcement).await;
+        let update = Update::new(&id, base.revision(), &stored, ttl, &announcement);
+        let answer = self.inner.backend.update(update).await;
         match answer.map_err(|error| self.note_unreadable(&id, error))? {
             Updated::Saved => {
                 call.saved(new);

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{LONG, PATIENCE, any_id, any_record, ok, same, tombstone, with_payload};
-use crate::backend::{Backend, Event, Subscription};
+use super::{LONG, PATIENCE, any_id, any_record, later, ok, same, tombstone, with_payload};
+use crate::backend::{Backend, Event, Subscription, Update};
 use crate::record::Revision;
 
 const HEARTBEAT: Duration = Duration::from_millis(20);
@@ -32,7 +32,7 @@ pub(super) async fn writes_are_announced_in_order(backend: &impl Backend) {
     let (id, base) = (any_id(), any_record(Revision::first()));
     let new = with_payload(base.meta.revision.next(), "new");
     ok(backend.create(&id, &base, LONG).await);
-    ok(backend.update(&id, base.meta.revision, &new, LONG, b"update").await);
+    ok(backend.update(Update::new(&id, base.meta.revision, &new, LONG, b"update")).await);
     ok(backend.delete(&id, b"delete").await);
     ok(backend.create(&id, &base, LONG).await);
     ok(backend.delete_if(&id, base.meta.revision, b"delete if").await);
@@ -52,12 +52,12 @@ pub(super) async fn what_changed_nothing_is_not_announced(backend: &impl Backend
     let (id, base) = (any_id(), any_record(Revision::first()));
     let new = with_payload(base.meta.revision.next(), "new");
     ok(backend.create(&id, &base, LONG).await);
-    ok(backend.update(&any_id(), base.meta.revision, &new, LONG, b"gone").await);
-    ok(backend.update(&id, Revision::first(), &new, LONG, b"conflict").await);
+    ok(backend.update(Update::new(&any_id(), base.meta.revision, &new, LONG, b"gone")).await);
+    ok(backend.update(Update::new(&id, Revision::first(), &new, LONG, b"conflict")).await);
     ok(backend.delete_if(&id, Revision::first(), b"conflict").await);
-    ok(backend.touch(&id, base.meta.deadline + 1, LONG).await);
-    ok(backend.update(&id, base.meta.revision, &new, LONG, b"saved").await);
-    ok(backend.update(&id, base.meta.revision, &new, LONG, b"repeated").await);
+    ok(backend.touch(&id, later(base.meta.deadline), LONG).await);
+    ok(backend.update(Update::new(&id, base.meta.revision, &new, LONG, b"saved")).await);
+    ok(backend.update(Update::new(&id, base.meta.revision, &new, LONG, b"repeated")).await);
     ok(backend.publish(b"end").await);
     same(
         &message(&mut subscription).await,

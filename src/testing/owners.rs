@@ -1,13 +1,13 @@
 //! What becomes of the index of owners.
 
 use std::collections::HashSet;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
 use super::{LONG, PATIENCE, any_id, any_record, ok, same};
-use crate::backend::{Backend, Created, Cursor, OwnerTag, Page};
-use crate::clock::millis;
+use crate::backend::{Backend, Created, Cursor, OwnerTag, Page, Timestamp};
+use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
 use crate::random::random_bytes;
 use crate::record::Revision;
@@ -19,15 +19,31 @@ fn any_owner() -> OwnerTag {
     OwnerTag::from_bytes(random_bytes())
 }
 
-/// In milliseconds since the Unix epoch.
-fn after(time: Duration) -> u64 {
-    millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + time)
+/// Returns the moment that is `time` from now.
+fn after(time: Duration) -> Timestamp {
+    Timestamp::from(SystemTime::now()).saturating_add(time)
+}
+
+/// Returns `false` if the backend consistently keeps no owner index.
+pub(super) async fn is_supported(backend: &impl Backend) -> bool {
+    let (owner, id) = (any_owner(), any_id());
+    let missing = |error: Option<StoreError>| {
+        error.is_some_and(|error| error.kind() == StoreErrorKind::NotConfigured)
+    };
+    let answers = [
+        missing(backend.add_to_owner(&owner, &id, after(LONG)).await.err()),
+        missing(backend.sessions_of_owner(&owner, None).await.err()),
+        missing(backend.remove_from_owner(&owner, &id).await.err()),
+    ];
+    let all_or_none = answers.iter().all(|missing| *missing == answers[0]);
+    assert!(all_or_none, "a backend implements all methods of the owner index or none");
+    !answers[0]
 }
 
 async fn entries(backend: &impl Backend, owner: &OwnerTag) -> HashSet<SessionId> {
     let (mut met, mut cursor) = (HashSet::new(), None::<Cursor>);
     loop {
-        match ok(backend.indexed(owner, cursor.as_ref()).await) {
+        match ok(backend.sessions_of_owner(owner, cursor.as_ref()).await) {
             Page::Ids { ids, moved, next } => {
                 same(&moved, &Vec::new(), "an index does not know what has moved");
                 met.extend(ids);
@@ -45,8 +61,8 @@ pub(super) async fn an_owner_is_not_taken_for_another(backend: &impl Backend) {
     let (one, other) = (any_owner(), any_owner());
     let ids: HashSet<_> = [(); 3].map(|()| any_id()).into();
     for id in &ids {
-        ok(backend.index(&one, id, after(LONG)).await);
-        ok(backend.index(&one, id, after(LONG)).await);
+        ok(backend.add_to_owner(&one, id, after(LONG)).await);
+        ok(backend.add_to_owner(&one, id, after(LONG)).await);
     }
     same(&entries(backend, &one).await, &ids, "an index has what was added, each once");
     same(
@@ -56,10 +72,10 @@ pub(super) async fn an_owner_is_not_taken_for_another(backend: &impl Backend) {
     );
 
     let id = any_id();
-    ok(backend.index(&one, &id, after(LONG)).await);
-    ok(backend.index(&other, &id, after(LONG)).await);
-    ok(backend.unindex(&one, &id).await);
-    ok(backend.unindex(&one, &id).await);
+    ok(backend.add_to_owner(&one, &id, after(LONG)).await);
+    ok(backend.add_to_owner(&other, &id, after(LONG)).await);
+    ok(backend.remove_from_owner(&one, &id).await);
+    ok(backend.remove_from_owner(&one, &id).await);
     same(&entries(backend, &one).await, &ids, "what is removed is there no more");
     same(&entries(backend, &other).await, &[id].into(), "it is removed from the one index alone");
 }
@@ -69,8 +85,8 @@ pub(super) async fn a_walk_over_an_index_meets_all_of_it(backend: &impl Backend)
     let mut ids = HashSet::new();
     for _ in 0..MANY {
         let id = any_id();
-        ok(backend.index(&owner, &id, after(LONG)).await);
-        ok(backend.index(&any_owner(), &any_id(), after(LONG)).await);
+        ok(backend.add_to_owner(&owner, &id, after(LONG)).await);
+        ok(backend.add_to_owner(&any_owner(), &any_id(), after(LONG)).await);
         ids.insert(id);
     }
     let met = entries(backend, &owner).await;
@@ -86,16 +102,16 @@ pub(super) async fn an_entry_lasts_until_its_moment_and_is_forgotten_after_it(
     let (owner, left_alone) = (any_owner(), any_owner());
     let (short, extended, long) = (any_id(), any_id(), any_id());
     let soon = after(Duration::from_millis(50));
-    ok(backend.index(&owner, &short, soon).await);
-    ok(backend.index(&owner, &extended, after(LONG)).await);
-    ok(backend.index(&owner, &extended, soon).await);
-    ok(backend.index(&left_alone, &long, after(LONG)).await);
-    ok(backend.index(&left_alone, &short, soon).await);
+    ok(backend.add_to_owner(&owner, &short, soon).await);
+    ok(backend.add_to_owner(&owner, &extended, after(LONG)).await);
+    ok(backend.add_to_owner(&owner, &extended, soon).await);
+    ok(backend.add_to_owner(&left_alone, &long, after(LONG)).await);
+    ok(backend.add_to_owner(&left_alone, &short, soon).await);
     let begin = Instant::now();
     while entries(backend, &owner).await.contains(&short) {
         assert!(begin.elapsed() < PATIENCE, "an index grows for ever");
         tokio::time::sleep(Duration::from_millis(10)).await;
-        ok(backend.index(&owner, &long, after(LONG)).await);
+        ok(backend.add_to_owner(&owner, &long, after(LONG)).await);
     }
     assert!(after(Duration::ZERO) >= soon, "an entry is forgotten before its time");
     same(
@@ -112,7 +128,7 @@ pub(super) async fn an_entry_lasts_until_its_moment_and_is_forgotten_after_it(
 
 pub(super) async fn clear_leaves_the_indices(backend: &impl Backend) {
     let (owner, id) = (any_owner(), any_id());
-    ok(backend.index(&owner, &id, after(LONG)).await);
+    ok(backend.add_to_owner(&owner, &id, after(LONG)).await);
     same(&ok(backend.clear(b"news").await), &0, "an entry is not a session");
     same(
         &entries(backend, &owner).await,

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{LONG, PATIENCE, any_id, any_record, ok, same, tombstone, with_payload};
-use crate::backend::{Backend, Created, Deleted, Page, Touched, Updated};
+use super::{LONG, PATIENCE, any_id, any_record, later, ok, same, tombstone, with_payload};
+use crate::backend::{Backend, Created, Deleted, Page, Timestamp, Touched, Update, Updated};
 use crate::id::SessionId;
 use crate::record::{Content, Revision, Stored};
 
@@ -15,7 +15,7 @@ const NEWS: &[u8] = b"news";
 pub(super) async fn what_was_never_created_is_not_there(backend: &impl Backend) {
     same(&ok(backend.load(&any_id()).await), &None, "an unknown id is nothing, and no error");
     same(
-        &ok(backend.touch(&any_id(), 1, LONG).await),
+        &ok(backend.touch(&any_id(), Timestamp::from_millis(1), LONG).await),
         &Touched::Gone,
         "an unknown id cannot be touched",
     );
@@ -150,7 +150,7 @@ pub(super) async fn a_tombstone_is_not_deleted_but_followed(backend: &impl Backe
     );
     same(&ok(backend.load(&id).await), &Some(grave), "the trail stays");
     same(
-        &ok(backend.touch(&id, u64::MAX, LONG).await),
+        &ok(backend.touch(&id, Timestamp::from_millis(u64::MAX), LONG).await),
         &Touched::Gone,
         "a tombstone is not extended",
     );
@@ -175,8 +175,8 @@ pub(super) async fn a_record_ends_with_its_time_to_live(backend: &impl Backend) 
     ok(backend.create(&updated, &stored, LONG).await);
     ok(backend.create(&touched, &stored, short).await);
     let new = with_payload(stored.meta.revision.next(), "new");
-    ok(backend.update(&updated, stored.meta.revision, &new, short, NEWS).await);
-    ok(backend.touch(&touched, stored.meta.deadline + 1, LONG).await);
+    ok(backend.update(Update::new(&updated, stored.meta.revision, &new, short, NEWS)).await);
+    ok(backend.touch(&touched, later(stored.meta.deadline), LONG).await);
     for id in [created, updated] {
         let begin = Instant::now();
         while ok(backend.load(&id).await).is_some() {
@@ -189,7 +189,7 @@ pub(super) async fn a_record_ends_with_its_time_to_live(backend: &impl Backend) 
         "a touched record lives as long as it was given"
     );
     same(
-        &ok(backend.touch(&created, u64::MAX, LONG).await),
+        &ok(backend.touch(&created, Timestamp::from_millis(u64::MAX), LONG).await),
         &Touched::Gone,
         "what has ended cannot be touched",
     );
@@ -202,15 +202,15 @@ pub(super) async fn a_touch_extends_and_never_shortens(backend: &impl Backend) {
     ok(backend.create(&id, &stored, LONG).await);
 
     same(
-        &ok(backend.touch(&id, deadline + 1, LONG * 2).await),
+        &ok(backend.touch(&id, later(deadline), LONG * 2).await),
         &Touched::Extended,
         "what is there is extended",
     );
-    stored.meta.deadline = deadline + 1;
+    stored.meta.deadline = later(deadline);
     same(&ok(backend.load(&id).await), &Some(stored.clone()), "only the deadline has changed");
 
     same(
-        &ok(backend.touch(&id, deadline - 1, LONG / 2).await),
+        &ok(backend.touch(&id, deadline.saturating_sub(Duration::from_millis(1)), LONG / 2).await),
         &Touched::Extended,
         "going back is no error",
     );
@@ -278,5 +278,5 @@ async fn update(
     base: &Stored,
     new: &Stored,
 ) -> Result<Updated, crate::error::StoreError> {
-    backend.update(id, base.meta.revision, new, LONG, NEWS).await
+    backend.update(Update::new(id, base.meta.revision, new, LONG, NEWS)).await
 }

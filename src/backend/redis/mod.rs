@@ -2,7 +2,6 @@
 
 mod config;
 mod connection;
-mod envelope;
 mod error;
 mod heartbeat;
 mod scripts;
@@ -17,13 +16,11 @@ use deadpool_redis::redis::{Client, FromRedisValue, Value, cmd, from_redis_value
 
 pub use self::config::RedisConfig;
 use self::connection::{Connected, SharedConnection, get_from_master};
-#[cfg(any(test, fuzzing))]
-pub(crate) use self::envelope::{decode as decode_envelope, encode as encode_envelope};
 use self::error::Effect;
 use self::scripts::Scripts;
 use super::{
-    Backend, Created, Cursor, Deleted, OwnerTag, Page, Revision, Stored, Subscription, Touched,
-    Updated,
+    Backend, Created, Cursor, Deleted, OwnerTag, Page, Revision, Stored, Subscription, Timestamp,
+    Touched, Update, Updated,
 };
 use crate::clock::millis;
 use crate::error::{ConfigError, StoreError, StoreErrorKind};
@@ -109,12 +106,12 @@ impl Connected {
     /// Where a walk goes on; `None` if not on this connection.
     fn place(&self, cursor: Option<&Cursor>) -> Option<u64> {
         let Some(cursor) = cursor else { return Some(0) };
-        let (connection, place) = cursor.0.split_once(':')?;
+        let (connection, place) = cursor.as_str().split_once(':')?;
         if connection.parse() == Ok(self.generation) { place.parse().ok() } else { None }
     }
 
     fn cursor(&self, next: u64) -> Option<Cursor> {
-        (next != 0).then(|| Cursor(format!("{}:{next}", self.generation)))
+        (next != 0).then(|| Cursor::new(format!("{}:{next}", self.generation)))
     }
 }
 
@@ -135,10 +132,16 @@ impl FromRedisValue for ScriptReply {
     }
 }
 
+/// The id in the content of a tombstone.
+fn parse_id(content: &[u8]) -> Option<SessionId> {
+    content.try_into().ok().map(SessionId::from_bytes)
+}
+
 fn unexpected() -> StoreError {
     StoreError::from(StoreErrorKind::Corrupt).with_source("the server's answer makes no sense")
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Backend for RedisBackend {
     async fn load(&self, id: &SessionId) -> Result<Option<Stored>, StoreError> {
         let command = get_from_master(&self.shared.key(id));
@@ -148,10 +151,7 @@ impl Backend for RedisBackend {
             .run(&command, Effect::Idempotent)
             .await
             .map_err(|error| error.with_session_id(id))?;
-        value
-            .map(|value| envelope::decode(&value))
-            .transpose()
-            .map_err(|error| error.with_session_id(id))
+        value.map(Stored::from_bytes).transpose().map_err(|error| error.with_session_id(id))
     }
 
     async fn create(
@@ -163,7 +163,7 @@ impl Backend for RedisBackend {
         let mut command = cmd("SET");
         command
             .arg(self.shared.key(id))
-            .arg(&envelope::encode(stored)[..])
+            .arg(&stored.to_bytes()[..])
             .arg("NX")
             .arg("PX")
             .arg(millis(ttl));
@@ -171,16 +171,10 @@ impl Backend for RedisBackend {
         Ok(if answer.is_some() { Created::Created } else { Created::Exists })
     }
 
-    async fn update(
-        &self,
-        id: &SessionId,
-        expected: Revision,
-        stored: &Stored,
-        ttl: Duration,
-        announcement: &[u8],
-    ) -> Result<Updated, StoreError> {
+    async fn update(&self, update: Update<'_>) -> Result<Updated, StoreError> {
+        let Update { id, expected, stored, ttl, announcement } = update;
         let RedisInner { connection, scripts, channel, .. } = &*self.shared;
-        let (key, value) = (self.shared.key(id), envelope::encode(stored));
+        let (key, value) = (self.shared.key(id), stored.to_bytes());
         let answer = connection
             .run_script(&scripts.update, Effect::Mutating, |command| {
                 command.arg(1).arg(&key);
@@ -191,7 +185,7 @@ impl Backend for RedisBackend {
         match answer {
             ScriptReply::Yes => Ok(Updated::Saved),
             ScriptReply::No => Ok(Updated::Gone),
-            ScriptReply::There(value) => envelope::decode(&value)
+            ScriptReply::There(value) => Stored::from_bytes(value)
                 .map(Updated::Conflict)
                 .map_err(|error| error.with_session_id(id)),
         }
@@ -208,9 +202,7 @@ impl Backend for RedisBackend {
         match answer {
             ScriptReply::Yes => Ok(Deleted::Deleted),
             ScriptReply::No => Ok(Deleted::Gone),
-            ScriptReply::There(id) => {
-                envelope::parse_id(&id).map(Deleted::MovedTo).ok_or_else(unexpected)
-            }
+            ScriptReply::There(id) => parse_id(&id).map(Deleted::MovedTo).ok_or_else(unexpected),
         }
     }
 
@@ -230,7 +222,7 @@ impl Backend for RedisBackend {
         match answer {
             ScriptReply::Yes => Ok(Deleted::Deleted),
             ScriptReply::No => Ok(Deleted::Gone),
-            ScriptReply::There(value) => envelope::decode(&value)
+            ScriptReply::There(value) => Stored::from_bytes(value)
                 .map(Deleted::Conflict)
                 .map_err(|error| error.with_session_id(id)),
         }
@@ -239,14 +231,14 @@ impl Backend for RedisBackend {
     async fn touch(
         &self,
         id: &SessionId,
-        deadline: u64,
+        deadline: Timestamp,
         ttl: Duration,
     ) -> Result<Touched, StoreError> {
         let RedisInner { connection, scripts, .. } = &*self.shared;
         let key = self.shared.key(id);
         let answer: i64 = connection
             .run_script(&scripts.touch, Effect::Mutating, |command| {
-                command.arg(1).arg(&key).arg(&deadline.to_be_bytes()).arg(millis(ttl));
+                command.arg(1).arg(&key).arg(&deadline.as_millis().to_be_bytes()).arg(millis(ttl));
             })
             .await?;
         Ok(if answer == 1 { Touched::Extended } else { Touched::Gone })
@@ -284,29 +276,38 @@ impl Backend for RedisBackend {
             })
             .await?;
         let ids = keys.iter().filter_map(|key| self.shared.parse_key(key)).collect();
-        let moved = moved.iter().filter_map(|id| envelope::parse_id(id)).collect();
+        let moved = moved.iter().filter_map(|id| parse_id(id)).collect();
         Ok(Page::Ids { ids, moved, next: connected.cursor(next) })
     }
 
-    async fn index(&self, owner: &OwnerTag, id: &SessionId, until: u64) -> Result<(), StoreError> {
+    async fn add_to_owner(
+        &self,
+        owner: &OwnerTag,
+        id: &SessionId,
+        until: Timestamp,
+    ) -> Result<(), StoreError> {
         let RedisInner { connection, scripts, .. } = &*self.shared;
         let key = self.shared.owner_key(owner);
         // Made twice it does no harm, so its failure is not a write of unknown outcome.
         connection
             .run_script(&scripts.index, Effect::Idempotent, |command| {
-                command.arg(1).arg(&key).arg(id.to_string()).arg(until);
+                command.arg(1).arg(&key).arg(id.to_string()).arg(until.as_millis());
             })
             .await
     }
 
-    async fn unindex(&self, owner: &OwnerTag, id: &SessionId) -> Result<(), StoreError> {
+    async fn remove_from_owner(&self, owner: &OwnerTag, id: &SessionId) -> Result<(), StoreError> {
         let mut command = cmd("ZREM");
         command.arg(self.shared.owner_key(owner)).arg(id.to_string());
         let _: u64 = self.shared.connection.run(&command, Effect::Idempotent).await?;
         Ok(())
     }
 
-    async fn indexed(&self, owner: &OwnerTag, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
+    async fn sessions_of_owner(
+        &self,
+        owner: &OwnerTag,
+        cursor: Option<&Cursor>,
+    ) -> Result<Page, StoreError> {
         let RedisInner { connection, scripts, .. } = &*self.shared;
         let connected = connection.connected().await?;
         let Some(place) = connected.place(cursor) else { return Ok(Page::Restart) };
