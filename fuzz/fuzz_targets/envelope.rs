@@ -1,4 +1,4 @@
-//! Any bytes as a value in Redis.
+//! Any bytes as the binary form of a record.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| clustered_sessions::fuzzing::envelope(bytes));

@@ -10,7 +10,8 @@ use super::{
 use crate::error::StoreError;
 use crate::id::SessionId;
 
-/// Forwards each call, so that the application can keep a handle to a backend that it gives to a store.
+/// Forwards each call, so that the application can keep a handle to a backend that it gives to a
+/// store.
 #[deny(clippy::missing_trait_methods)]
 impl<B: Backend> Backend for Arc<B> {
     async fn load(&self, id: &SessionId) -> Result<Option<Stored>, StoreError> {

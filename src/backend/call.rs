@@ -56,7 +56,8 @@ pub enum Updated {
     Gone,
 }
 
-/// Answer to [`Backend::delete`](super::Backend::delete) and [`Backend::delete_if`](super::Backend::delete_if).
+/// Answer to [`Backend::delete`](super::Backend::delete) and
+/// [`Backend::delete_if`](super::Backend::delete_if).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Deleted {
@@ -64,11 +65,11 @@ pub enum Deleted {
     Deleted,
     /// There was no record under this id.
     Gone,
-    /// There is a tombstone under this id. It stays, and the store repeats the deletion at the id that it names. Only
-    /// [`Backend::delete`](super::Backend::delete) answers this.
+    /// There is a tombstone under this id. It stays, and the store repeats the deletion at the id
+    /// that it names. Only [`Backend::delete`](super::Backend::delete) answers this.
     MovedTo(SessionId),
-    /// The record has another revision. Nothing was changed. Only [`Backend::delete_if`](super::Backend::delete_if) answers
-    /// this.
+    /// The record has another revision. Nothing was changed. Only
+    /// [`Backend::delete_if`](super::Backend::delete_if) answers this.
     Conflict(Stored),
 }
 
@@ -91,7 +92,8 @@ pub enum Page {
     Ids {
         /// The sessions on this page.
         ids: Vec<SessionId>,
-        /// The ids that the tombstones on this page name. There may or may not be a session under such an id.
+        /// The ids that the tombstones on this page name. There may or may not be a session under
+        /// such an id.
         moved: Vec<SessionId>,
         /// The cursor of the next page; `None` on the last one.
         next: Option<Cursor>,
@@ -101,7 +103,8 @@ pub enum Page {
 }
 
 impl Page {
-    /// Creates a page of ids. `moved` has the ids that tombstones name; `next` is `None` on the last page.
+    /// Creates a page of ids. `moved` has the ids that tombstones name; `next` is `None` on the
+    /// last page.
     pub fn new(ids: Vec<SessionId>, moved: Vec<SessionId>, next: Option<Cursor>) -> Self {
         Page::Ids { ids, moved, next }
     }

@@ -1,5 +1,6 @@
-//! [`Backend`] behind a pointer, so that `T` is the only type parameter that users see. It costs a box per call, which is a
-//! cache miss or a write; a cached read makes none.
+//! An object-safe twin of [`Backend`], so that `T` is the only type parameter that users see.
+//!
+//! It costs a box per call. Only cache misses and writes make calls; a cached read makes none.
 
 use std::fmt;
 use std::future::Future;
@@ -12,12 +13,14 @@ use super::{
 };
 use crate::id::SessionId;
 
-/// What a call of a backend behind a pointer comes to.
+/// The future of a call through [`DynBackend`].
 pub(crate) type Answer<'a, R> = Pin<Box<dyn Future<Output = Result<R, StoreError>> + Send + 'a>>;
 
 /// Declares the object-safe twin of each method of [`Backend`].
 macro_rules! dyn_backend {
     ($(fn $name:ident(&self $(, $arg:ident: $ty:ty)*) -> $answer:ty;)*) => {
+        /// The twin of [`Backend`]. It has no default bodies, so the compiler rejects an `impl`
+        /// that misses a method.
         pub(crate) trait DynBackend: Send + Sync + 'static {
             $(fn $name<'a>(&'a self $(, $arg: $ty)*) -> Answer<'a, $answer>;)*
             fn close<'a>(&'a self) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;

@@ -18,15 +18,16 @@ use crate::clock::{Clock, Millis, millis};
 use crate::guards::{self, Guard};
 use crate::id::SessionId;
 
-/// Ids in one page of a walk.
+/// Number of ids on one page of a scan.
 const PAGE: usize = 256;
-/// Expired records are swept when there are twice as many records as after the last sweep, and at least this many.
+/// Minimum number of records at which expired ones are swept. A sweep is due when there are twice
+/// as many as after the last one.
 const SWEEP_AT: usize = 1024;
 
-/// Sessions in the memory of one process, gone when it ends.
+/// Sessions in the memory of one process, which end with it.
 ///
-/// For development, tests and single nodes. It is as atomic as Redis and announces as it does: several layers over clones of
-/// one `MemoryBackend` are a cluster inside one process.
+/// It is for development, tests and single nodes. It has the same atomicity and announcements as
+/// Redis, so several layers over clones of one `MemoryBackend` are a cluster inside one process.
 ///
 /// ```
 /// use clustered_sessions::{ClusterConfig, MemoryBackend, Secret, SessionConfig};
@@ -48,6 +49,7 @@ pub struct MemoryBackend {
     shared: Arc<MemoryInner>,
 }
 
+/// State that all clones share.
 #[derive(Debug)]
 struct MemoryInner {
     clock: Clock,
@@ -58,13 +60,14 @@ struct MemoryInner {
 struct MemoryState {
     records: BTreeMap<SessionId, Entry>,
     owners: OwnerIndex,
-    /// Each with a number, by which its heartbeat finds it.
+    /// Each subscriber with a number, by which its heartbeat task finds it.
     subscribers: Vec<(u64, SubscriptionSender)>,
     next_subscriber: u64,
     /// The number of records at which expired ones are swept.
     sweep_at: usize,
 }
 
+/// A record and the time at which it expires.
 #[derive(Debug)]
 struct Entry {
     stored: Stored,
@@ -72,18 +75,19 @@ struct Entry {
 }
 
 impl MemoryBackend {
-    /// An empty one.
+    /// Creates an empty backend.
     pub fn new() -> Self {
         Self::with_clock(Clock::system())
     }
 
-    /// An empty one whose records expire by another clock.
+    /// Creates an empty backend whose records expire by this clock.
     pub fn with_clock(clock: Clock) -> Self {
         let state = Mutex::new(MemoryState { sweep_at: SWEEP_AT, ..MemoryState::default() });
         MemoryBackend { shared: Arc::new(MemoryInner { clock, state }) }
     }
 
-    /// Forgets all records and ends all subscriptions, as a server does that is started again without its data.
+    /// Removes all records and ends all subscriptions, like a server that restarts without its
+    /// data.
     #[cfg(feature = "testing")]
     pub fn restart_empty(&self) {
         let mut state = self.shared.lock();
@@ -92,7 +96,7 @@ impl MemoryBackend {
         state.subscribers.clear();
     }
 
-    /// What [`Backend::create`] does, for callers that cannot wait.
+    /// Does the same as [`Backend::create`], for callers that cannot wait.
     pub(crate) fn create_now(&self, id: &SessionId, stored: &Stored, ttl: Duration) -> Created {
         let now = self.shared.clock.now();
         let mut state = self.shared.lock();
@@ -113,7 +117,7 @@ impl Default for MemoryBackend {
 
 impl MemoryInner {
     fn lock(&self) -> MutexGuard<'_, MemoryState> {
-        // Nothing panics while it is held.
+        // No code that holds it panics.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -139,9 +143,9 @@ impl MemoryState {
         self.next_subscriber
     }
 
-    /// Announcements are yielded in the step that makes them, so the present moment is always proven. `false` when the
-    /// subscriber has gone.
-    fn beat(&mut self, number: u64) -> bool {
+    /// Sends [`Event::Alive`] for this moment, since announcements are yielded in the step that
+    /// makes them. Returns `false` if the subscriber has gone.
+    fn heartbeat(&mut self, number: u64) -> bool {
         let alive = Event::Alive(tokio::time::Instant::now().into_std());
         self.subscribers
             .retain_mut(|(its, subscriber)| *its != number || subscriber.send(alive.clone()));
@@ -313,11 +317,11 @@ impl Backend for MemoryBackend {
         let number = self.shared.lock().subscribe(events);
         let weak = Arc::downgrade(&self.shared);
         tokio::spawn(async move {
-            let mut beat = tokio::time::interval(heartbeat);
+            let mut ticks = tokio::time::interval(heartbeat);
             loop {
-                beat.tick().await;
+                ticks.tick().await;
                 let Some(shared) = weak.upgrade() else { return };
-                if !shared.lock().beat(number) {
+                if !shared.lock().heartbeat(number) {
                     return;
                 }
             }
@@ -329,6 +333,6 @@ impl Backend for MemoryBackend {
         Ok(())
     }
 
-    /// Other layers may share this memory, so nothing happens to it.
+    /// Does nothing, because other layers may share this memory.
     async fn close(&self) {}
 }

@@ -1,7 +1,8 @@
 //! Storage of records and delivery of announcements.
 //!
-//! [`Backend`] is the trait to implement for a custom backend. The store adds the cache, the lease, the codec and the coherence
-//! rules to any implementation. [`MemoryBackend`] is the reference implementation, [`RedisBackend`] the one for production.
+//! [`Backend`] is the trait to implement for a custom backend. The store adds the cache, the lease,
+//! the codec and the coherence rules to any implementation. [`MemoryBackend`] is the reference
+//! implementation, [`RedisBackend`] the one for production.
 
 mod arc;
 mod call;
@@ -29,51 +30,60 @@ pub use crate::record::{Content, Meta, Revision, Stored};
 
 /// Storage of records and delivery of announcements.
 ///
-/// The store calls a backend to load and change records. The backend also tells all nodes about each change, so that they can
-/// evict their copies. Both must happen in one step, which is why one trait has both.
+/// The store calls a backend to load and change records. The backend also tells all nodes about
+/// each change, so that they can evict their copies. Both must happen in one step, which is why one
+/// trait has both.
 ///
 /// # Contract
 ///
-/// - Each call is atomic. A write and its announcement are one step: no other caller sees the effect of one while the other can
-///   still fail to happen. If the announcement fails, nothing is written.
-/// - Each announcement is delivered, byte for byte, to every [subscriber](Backend::subscribe), in the order of the writes.
+/// - Each call is atomic. A write and its announcement are one step: no other node sees one of them
+///   before the other is done or under way. If the announcement fails, nothing is written.
+/// - Each announcement is delivered, byte for byte, to every [subscriber](Backend::subscribe), in
+///   the order of the writes.
 /// - Each call ends within a bounded time.
 /// - An error means that nothing was done. The exception is
-///   [`OutcomeUnknown`](crate::StoreErrorKind::OutcomeUnknown): the write may or may not have been carried out.
+///   [`OutcomeUnknown`](crate::StoreErrorKind::OutcomeUnknown): the write may or may not have been
+///   carried out.
 /// - A missing record is an answer and never an error.
-/// - A call whose future is dropped leaves nothing half done: either all of it is carried out or nothing.
-/// - Records, tombstones and times come back exactly as they were given. A backend that stores bytes can use
-///   [`Stored::to_bytes`] and [`Stored::from_bytes`].
-/// - A record is removed by its time to live alone. A backend does not compare [`Meta::deadline`] with its clock.
+/// - A call whose future is dropped leaves nothing half done: either all of it is carried out or
+///   nothing.
+/// - Records, tombstones and times come back exactly as they were given. A backend that stores
+///   bytes can use [`Stored::to_bytes`] and [`Stored::from_bytes`].
+/// - A record expires by its time to live alone. A backend does not compare [`Meta::deadline`] with
+///   its clock.
 ///
 /// The store gives up each call except `clear` and `subscribe` after
 /// [`attempt_timeout`](crate::SessionConfigBuilder::attempt_timeout). It retries after
-/// [`Unavailable`](crate::StoreErrorKind::Unavailable), [`Timeout`](crate::StoreErrorKind::Timeout) and
-/// [`OutcomeUnknown`](crate::StoreErrorKind::OutcomeUnknown) where that is safe. A backend needs no retries of its own.
+/// [`Unavailable`](crate::StoreErrorKind::Unavailable), [`Timeout`](crate::StoreErrorKind::Timeout)
+/// and [`OutcomeUnknown`](crate::StoreErrorKind::OutcomeUnknown) where that is safe. A backend
+/// needs no retries of its own.
 ///
 /// # Required and optional methods
 ///
-/// Methods without a default body are required. The optional methods form groups; a backend implements all methods of a group
-/// or none. The default bodies fail with [`NotConfigured`](crate::StoreErrorKind::NotConfigured).
+/// Methods without a default body are required. The optional methods form groups; a backend
+/// implements all methods of a group or none. The default bodies fail with
+/// [`NotConfigured`](crate::StoreErrorKind::NotConfigured).
 ///
 /// | group | needed for |
 /// |---|---|
 /// | [`add_to_owner`](Backend::add_to_owner), [`remove_from_owner`](Backend::remove_from_owner), [`sessions_of_owner`](Backend::sessions_of_owner) | [`SessionConfigBuilder::owner`](crate::SessionConfigBuilder::owner) and all that builds on it |
 ///
-/// A backend without the group supports everything else. If the configuration sets `owner` over such a backend, each write of a
-/// session that has an owner fails with `NotConfigured`, and nothing is written.
+/// A backend without the group supports everything else. If the configuration sets `owner` over
+/// such a backend, each write of a session that has an owner fails with `NotConfigured`, and
+/// nothing is written.
 ///
 /// # Growth
 ///
-/// New methods always have a default body, so a new version does not break an implementation. Arguments and answers that may
-/// grow are `#[non_exhaustive]` and have constructors. A wrapper that forwards calls to another backend must not miss a new
-/// method: put `#[deny(clippy::missing_trait_methods)]` on its `impl`, as this crate does, or build it on
+/// New methods always have a default body, so a new version does not break an implementation.
+/// Arguments and answers that may grow are `#[non_exhaustive]` and have constructors. A wrapper
+/// that forwards calls to another backend must not miss a new method: put
+/// `#[deny(clippy::missing_trait_methods)]` on its `impl`, as this crate does, or build it on
 /// [`testing::Interposed`](crate::testing::Interposed).
 ///
 /// # Conformance
 ///
-/// [`testing::conformance`](crate::testing::conformance) (feature `testing`) checks this contract. Run it in the tests of each
-/// implementation.
+/// [`testing::conformance`](crate::testing::conformance) (feature `testing`) checks this contract.
+/// Run it in the tests of each implementation.
 pub trait Backend: Send + Sync + 'static {
     /// Returns the record or tombstone under an id, or `None`.
     fn load(
@@ -93,8 +103,8 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Replaces the record if it has the expected revision, and announces that.
     ///
-    /// A record that already has the *new* revision is [`Updated::Saved`], without a second announcement, so that the store can
-    /// retry. A tombstone counts as a record.
+    /// A record that already has the *new* revision is [`Updated::Saved`], without a second
+    /// announcement, so that the store can retry. A tombstone counts as a record.
     fn update(
         &self,
         update: Update<'_>,
@@ -131,13 +141,14 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Removes all records and returns the number of sessions among them, without tombstones.
     ///
-    /// A backend that deletes in several steps makes the announcement in each step. At least one announcement is made.
+    /// A backend that deletes in several steps makes the announcement in each step. At least one
+    /// announcement is made.
     fn clear(&self, announcement: &[u8]) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
     /// Returns one page of the ids of all records; without a cursor, the first page.
     ///
-    /// A record that exists during the whole scan is on at least one page. A record that becomes a tombstone meanwhile is found
-    /// as one or the other.
+    /// A record that exists during the whole scan is on at least one page. A record that becomes a
+    /// tombstone meanwhile is found as one or the other.
     fn scan(
         &self,
         cursor: Option<&Cursor>,
@@ -146,7 +157,8 @@ pub trait Backend: Send + Sync + 'static {
     /// Sends an announcement that belongs to no write.
     fn publish(&self, announcement: &[u8]) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Subscribes to all announcements. `heartbeat` is the interval at which the stream should yield [`Event::Alive`].
+    /// Subscribes to all announcements. `heartbeat` is the interval at which the stream should
+    /// yield [`Event::Alive`].
     ///
     /// See [`Event`] for the contract of the stream.
     fn subscribe(
@@ -162,9 +174,10 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Adds a session to an owner's index.
     ///
-    /// The entry must live at least until `until`, or until the latest moment that any call has given for it. It must eventually
-    /// expire after that moment, by the backend's own clock, so that the index stays bounded. There may or may not be a record
-    /// under the id. Makes no announcement.
+    /// The entry must live at least until `until`, or until the latest moment that any call has
+    /// given for it. It must eventually expire after that moment, by the backend's own clock, so
+    /// that the index stays bounded. There may or may not be a record under the id. Makes no
+    /// announcement.
     ///
     /// Idempotent: never fails with [`OutcomeUnknown`](crate::StoreErrorKind::OutcomeUnknown).
     fn add_to_owner(
@@ -179,8 +192,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Removes a session from an owner's index, if it is there.
     ///
-    /// Nothing else may remove an entry before it expires. [`clear`](Backend::clear) must not, either: a session that is being
-    /// created at that time is already in the index. Makes no announcement.
+    /// Nothing else may remove an entry before it expires. [`clear`](Backend::clear) must not,
+    /// either: a session that is being created at that time is already in the index. Makes no
+    /// announcement.
     ///
     /// Idempotent: never fails with [`OutcomeUnknown`](crate::StoreErrorKind::OutcomeUnknown).
     fn remove_from_owner(
@@ -192,10 +206,11 @@ pub trait Backend: Send + Sync + 'static {
         ready(Err(no_owner_index()))
     }
 
-    /// Returns one page of an owner's index; without a cursor, the first page. Its `moved` is always empty.
+    /// Returns one page of an owner's index; without a cursor, the first page. Its `moved` is
+    /// always empty.
     ///
-    /// An entry that exists during the whole scan is on at least one page. The cost must depend on the entries of this owner
-    /// alone.
+    /// An entry that exists during the whole scan is on at least one page. The cost must depend on
+    /// the entries of this owner alone.
     fn sessions_of_owner(
         &self,
         owner: &OwnerTag,
@@ -209,7 +224,7 @@ pub trait Backend: Send + Sync + 'static {
 /// The error of a backend that does not implement the methods of the owner index.
 fn no_owner_index() -> StoreError {
     StoreError::from(StoreErrorKind::NotConfigured).with_source(
-        "this backend keeps no owner index: implement `add_to_owner`, `remove_from_owner` and `sessions_of_owner`, or build \
-         the configuration without `owner`",
+        "this backend keeps no owner index: implement `add_to_owner`, `remove_from_owner` and \
+         `sessions_of_owner`, or build the configuration without `owner`",
     )
 }

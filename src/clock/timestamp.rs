@@ -33,7 +33,8 @@ impl Timestamp {
         self.0
     }
 
-    /// Returns the moment that is `duration` later, rounded down, or the last one that a timestamp can hold.
+    /// Returns the moment that is `duration` later, rounded down, or the last one that a timestamp
+    /// can hold.
     #[must_use]
     pub fn saturating_add(self, duration: Duration) -> Self {
         Timestamp(self.0.saturating_add(millis(duration)))

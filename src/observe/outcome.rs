@@ -127,7 +127,7 @@ impl From<StoreErrorKind> for Outcome {
             StoreErrorKind::Encode => Outcome::Encode,
             StoreErrorKind::TooLarge => Outcome::TooLarge,
             StoreErrorKind::Closed => Outcome::Closed,
-            // No call ends so: the backend is not even asked.
+            // Either the store did not call the backend, or the backend keeps no owner index.
             StoreErrorKind::NotConfigured => Outcome::Other,
         }
     }

@@ -1,7 +1,8 @@
-//! The binary form of a record: a header with fixed offsets, so that scripts on a server can read it, and the content.
+//! The binary form of a record: a header with fixed offsets, so that scripts on a server can read
+//! it, and the content.
 //!
-//! [`Stored::to_bytes`] has the table of offsets. The flags and the key id of a payload are the payload's own first bytes, so the
-//! codec does not depend on this form.
+//! [`Stored::to_bytes`] has the table of offsets. The flags and the key id of a payload are the
+//! payload's own first bytes, so the codec does not depend on this form.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
@@ -27,7 +28,8 @@ impl Stored {
     /// | 26..34 | deadline, likewise |
     /// | 34.. | payload or id |
     ///
-    /// The offsets of a format never change, so a script may compare the revision or replace the deadline in place.
+    /// The offsets of a format never change, so a script may compare the revision or replace the
+    /// deadline in place.
     ///
     /// ```
     /// # use clustered_sessions::backend::{Content, Meta, Revision, Stored, Timestamp};
@@ -136,8 +138,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn records_round_trip(revision: [u8; 16], created_at: u64, deadline: u64, payload: Vec<u8>, moved: Option<[u8; 16]>) {
-            let content = moved.map_or_else(|| Content::Payload(payload.into()), |id| Content::MovedTo(SessionId::from_bytes(id)));
+        fn records_round_trip(
+            revision: [u8; 16],
+            created_at: u64,
+            deadline: u64,
+            payload: Vec<u8>,
+            moved: Option<[u8; 16]>,
+        ) {
+            let moved = moved.map(|id| Content::MovedTo(SessionId::from_bytes(id)));
+            let content = moved.unwrap_or_else(|| Content::Payload(payload.into()));
             let [created_at, deadline] = [created_at, deadline].map(Timestamp::from_millis);
             let meta = Meta::new(Revision::from_bytes(revision), created_at, deadline);
             let stored = Stored::new(meta, content);

@@ -10,7 +10,8 @@ use crate::id::SessionId;
 
 /// The metadata of a record.
 ///
-/// A backend must return the revision and the creation time exactly as they were given: an encrypted payload is bound to them.
+/// A backend must return the revision and the creation time exactly as they were given: an
+/// encrypted payload is bound to them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Meta {
@@ -18,8 +19,8 @@ pub struct Meta {
     pub revision: Revision,
     /// The time at which the session was created.
     pub created_at: Timestamp,
-    /// The time at which the session ends if it is not used until then. A backend does not act on it: it removes a record at the
-    /// end of the time to live that was given with it.
+    /// The time at which the session ends if it is not used until then. A backend does not act on
+    /// it: it removes a record at the end of the time to live that was given with it.
     pub deadline: Timestamp,
 }
 
@@ -36,7 +37,8 @@ impl Meta {
 pub enum Content {
     /// The encoded data of a session, opaque to the backend.
     Payload(Bytes),
-    /// A tombstone: the session has moved to this id. It counts as gone, but a deletion must be able to follow it.
+    /// A tombstone: the session has moved to this id. It counts as gone, but a deletion must be
+    /// able to follow it.
     MovedTo(SessionId),
 }
 
@@ -52,8 +54,8 @@ impl fmt::Debug for Content {
 
 /// A record as a backend keeps it.
 ///
-/// A backend that keeps bytes stores [`to_bytes`](Stored::to_bytes) and reads them with [`from_bytes`](Stored::from_bytes). Then
-/// it need not change when a record gets a new field.
+/// A backend that keeps bytes stores [`to_bytes`](Stored::to_bytes) and reads them with
+/// [`from_bytes`](Stored::from_bytes). Then it need not change when a record gets a new field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stored {

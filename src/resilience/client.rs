@@ -24,8 +24,9 @@ use crate::record::{Revision, Stored};
 
 /// The backend with deadlines, retries and the circuit breaker around each call.
 ///
-/// It is no [`Backend`](crate::backend::Backend) itself: a backend has no deadline, no attempts and no circuit, and a client
-/// that implemented the trait would be boxed a second time for each call. An attempt costs one box, that of [`DynBackend`].
+/// It is not a [`Backend`](crate::backend::Backend) itself: a backend has no deadline, no attempts
+/// and no circuit, and a client that implemented the trait would be boxed a second time for each
+/// call. An attempt costs one box, that of [`DynBackend`].
 #[derive(Debug)]
 pub(crate) struct Client {
     inner: Arc<dyn DynBackend>,
@@ -36,7 +37,8 @@ pub(crate) struct Client {
     retries: Counter,
 }
 
-/// The error of a call that was cut off. Its kind depends on whether the call may have changed something.
+/// The error of a call that was cut off. Its kind depends on whether the call may have changed
+/// something.
 fn unanswered(operation: Operation, elapsed: Elapsed) -> StoreError {
     let kind = match operation {
         // The calls that change the owner index are idempotent, so their outcome is never in doubt.
@@ -77,12 +79,14 @@ impl Client {
         &self.circuit
     }
 
-    /// Returns the deadline of the operation under way or, if there is none, of one that begins now.
+    /// Returns the deadline of the operation under way or, if there is none, of one that begins
+    /// now.
     pub(crate) fn deadline(&self) -> Deadline {
         Deadline::current_or(self.policy.operation_timeout)
     }
 
-    /// Starts to count attempts for a caller that retries by itself, because it changes the call each time.
+    /// Starts to count attempts for a caller that retries by itself, because it changes the call
+    /// each time.
     pub(crate) fn attempts(&self) -> Attempts {
         Attempts::new(self.policy.retry)
     }
@@ -204,9 +208,11 @@ impl Client {
         Ok(self.call(Operation::Touch, || self.inner.touch(id, deadline, ttl)).await?.0)
     }
 
-    /// Runs without a time limit: it takes time in proportion to the number of sessions, in steps that the backend bounds.
+    /// Runs without a time limit: it takes time in proportion to the number of sessions, in steps
+    /// that the backend bounds.
     pub(crate) async fn clear(&self, announcement: &[u8]) -> Result<u64, StoreError> {
-        // The permit is returned at once: as a probe, a long `clear` would keep the circuit half-open.
+        // The permit is returned at once: as a probe, a long `clear` would keep the circuit
+        // half-open.
         drop(self.admit(Operation::Clear)?);
         let watched = self.calls.begin(Operation::Clear);
         let answer = self.inner.clear(announcement).instrument(watched.span()).await;
@@ -254,7 +260,7 @@ impl Client {
 
     pub(crate) async fn subscribe(&self, heartbeat: Duration) -> Result<Subscription, StoreError> {
         let subscription = self.inner.subscribe(heartbeat).await?;
-        self.circuit.heard();
+        self.circuit.seen_alive();
         Ok(subscription)
     }
 
@@ -265,7 +271,7 @@ impl Client {
         let answer = answer.unwrap_or_else(|elapsed| Err(unanswered(Operation::Ping, elapsed)));
         watched.end(outcome(&answer));
         answer?;
-        self.circuit.heard();
+        self.circuit.seen_alive();
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! Retries, deadlines and the circuit breaker around a backend that may fail.
 //!
-//! Each attempt at a call is bounded in time. Failed attempts are retried within the deadline of the operation that they belong
-//! to. A backend that keeps failing is left alone for a while.
+//! Each attempt at a call is bounded in time. Failed attempts are retried within the deadline of
+//! the operation that they belong to. A backend that keeps failing is left alone for a while.
 //!
 //! | call | retried | reason |
 //! |---|---|---|
@@ -16,8 +16,8 @@
 //! | `ping` | no | it reports whether the backend answers now |
 //! | `subscribe` | not here | the listener retries it for as long as the store lives |
 //!
-//! The circuit breaker is consulted before each attempt. It never refuses `ping` and `subscribe`: when one of them succeeds, an
-//! open circuit becomes half-open.
+//! The circuit breaker is consulted before each attempt. It never refuses `ping` and `subscribe`:
+//! when one of them succeeds, an open circuit becomes half-open.
 
 mod answer;
 mod breaker;

@@ -13,16 +13,20 @@ use crate::error::{StoreError, StoreErrorKind};
 
 /// A backend that delays calls, fails them and loses answers, as its [`Faults`] say.
 ///
-/// It keeps the contract of [`Backend`]: events may be late or end early, but never come out of order, and a write that fails
-/// was not carried out unless the error is [`OutcomeUnknown`](StoreErrorKind::OutcomeUnknown).
+/// It keeps the contract of [`Backend`]: events may be late or end early, but never come out of
+/// order, and a write that fails was not carried out unless the error is
+/// [`OutcomeUnknown`](StoreErrorKind::OutcomeUnknown).
 ///
 /// ```
 /// # use clustered_sessions::{MemoryBackend, Secret, SessionConfig, SessionStore, StoreErrorKind};
 /// # use clustered_sessions::testing::FaultyBackend;
 /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession;
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let (backend, faults) = FaultyBackend::new(MemoryBackend::new(), 42);
-/// let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("tests")).backend(backend).build()?;
+/// let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("tests"))
+///     .backend(backend)
+///     .build()?;
 /// let store = SessionStore::new(config);
 ///
 /// faults.fail_calls(1.0);
@@ -55,7 +59,8 @@ struct FaultState {
 struct Link {
     /// Subscriptions made under an earlier number have ended.
     number: u64,
-    /// Number of times that the subscriptions lost announcements for a while and were then confirmed again.
+    /// Number of times that the subscriptions lost announcements for a while and were then
+    /// confirmed again.
     blinks: u64,
     stalled: bool,
     refused: bool,
@@ -82,8 +87,8 @@ impl<B: Backend> Interposed<B, Faults> {
 }
 
 impl Faults {
-    /// Delays each call by a time from this range, half of it before the call reaches the backend, and each event of a
-    /// subscription by half of a time from this range.
+    /// Delays each call by a time from this range, half of it before the call reaches the backend,
+    /// and each event of a subscription by half of a time from this range.
     pub fn delay_by(&self, range: Range<Duration>) {
         let mut state = self.lock();
         (state.calls, state.events) = (range.clone(), range);
@@ -114,7 +119,8 @@ impl Faults {
         self.link.send_modify(|link| link.number += 1);
     }
 
-    /// Drops all announcements of the next 100 ms; then the subscriptions yield [`Event::Connected`] again.
+    /// Drops all announcements of the next 100 ms; then the subscriptions yield
+    /// [`Event::Connected`] again.
     pub fn drop_announcements_briefly(&self) {
         self.link.send_modify(|link| link.blinks += 1);
     }

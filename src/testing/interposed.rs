@@ -47,8 +47,8 @@ pub enum BackendMethod {
 
 /// Code that runs around each call of an [`Interposed`] backend.
 pub trait Interposer: Send + Sync + 'static {
-    /// Runs one call. The call begins when `call` is first polled; an interposer may delay it, drop it, replace its answer or
-    /// spawn it.
+    /// Runs one call. The call begins when `call` is first polled; an interposer may delay it, drop
+    /// it, replace its answer or spawn it.
     fn around<R: Send + 'static>(
         &self,
         method: BackendMethod,
@@ -63,8 +63,8 @@ pub trait Interposer: Send + Sync + 'static {
 
 /// A backend with an [`Interposer`] around each call.
 ///
-/// It is for tests: each call owns a copy of its arguments, so that the interposer may spawn it. An interposer never misses a
-/// method that a new version adds to [`Backend`].
+/// It is for tests: each call owns a copy of its arguments, so that the interposer may spawn it. An
+/// interposer never misses a method that a new version adds to [`Backend`].
 ///
 /// ```
 /// use std::sync::Arc;
@@ -89,10 +89,13 @@ pub trait Interposer: Send + Sync + 'static {
 /// }
 ///
 /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession;
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let loads = CountLoads::default();
 /// let backend = Interposed::with_interposer(MemoryBackend::new(), loads.clone());
-/// let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("tests")).backend(backend).build()?;
+/// let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("tests"))
+///     .backend(backend)
+///     .build()?;
 /// let store = SessionStore::new(config);
 /// let session = store.create(UserSession).await?;
 /// store.find_fresh(session.id).await?;

@@ -1,11 +1,13 @@
-//! A conformance suite for implementations of [`Backend`], and backends that fail or can be observed, for tests of applications.
+//! A conformance suite for implementations of [`Backend`], and backends that fail or can be
+//! observed, for tests of applications.
 //!
 //! Needs the feature `testing`.
 //!
 //! ```
 //! # use clustered_sessions::{MemoryBackend, testing};
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
-//! // The closure makes a new, empty backend for each check. Over one database, give each its own namespace.
+//! // The closure makes a new, empty backend for each check. Over one database, give each its
+//! // own namespace.
 //! testing::conformance(async || MemoryBackend::new()).await;
 //! # }
 //! ```
@@ -38,13 +40,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs every check of the contract of [`Backend`], each on a new backend from `make`.
 ///
-/// A backend that keeps no owner index is not checked for it, provided that all three methods of the group fail with
-/// [`NotConfigured`](crate::StoreErrorKind::NotConfigured).
+/// A backend that keeps no owner index is not checked for it, provided that all three methods of
+/// the group fail with [`NotConfigured`](crate::StoreErrorKind::NotConfigured).
 ///
 /// # Stability
 ///
-/// Checks are added and sharpened as the contract is understood better, in minor and patch releases too. A release that makes a
-/// correct backend fail is a bug; a release that finds a fault in a backend is not a breaking change.
+/// Checks are added and sharpened as the contract is understood better, in minor and patch releases
+/// too. A release that makes a correct backend fail is a bug; a release that finds a fault in a
+/// backend is not a breaking change.
 ///
 /// # Panics
 ///
@@ -61,37 +64,37 @@ pub async fn conformance<B: Backend>(make: impl AsyncFn() -> B) {
         };
     }
     run!(
-        records::what_was_never_created_is_not_there,
-        records::what_was_created_is_loaded_as_it_was,
+        records::an_unknown_id_has_no_record,
+        records::a_record_is_loaded_as_it_was_created,
         records::creating_twice_changes_nothing,
         records::an_update_of_the_expected_revision_is_saved,
         records::an_update_of_another_revision_is_a_conflict,
         records::an_update_never_creates,
-        records::an_update_can_be_repeated,
+        records::an_update_can_be_retried,
         records::concurrent_updates_lose_nothing,
         records::a_deleted_record_is_gone,
-        records::a_tombstone_is_not_deleted_but_followed,
-        records::a_conditional_delete_spares_another_revision,
+        records::a_deletion_reports_a_tombstone_and_keeps_it,
+        records::a_conditional_deletion_keeps_another_revision,
         records::a_record_ends_with_its_time_to_live,
         records::a_touch_extends_and_never_shortens,
-        records::a_walk_meets_every_session_and_no_tombstone,
+        records::a_scan_finds_each_session_and_reports_tombstones_apart,
         records::clear_leaves_nothing,
-        announcements::a_subscription_is_confirmed_and_proven,
+        announcements::a_subscription_is_confirmed_and_alive,
         announcements::writes_are_announced_in_order,
-        announcements::what_changed_nothing_is_not_announced,
-        announcements::deletions_are_announced_even_of_what_was_gone,
-        announcements::a_proof_comes_after_what_it_proves,
-        announcements::every_subscriber_hears,
+        announcements::calls_that_change_nothing_are_not_announced,
+        announcements::each_deletion_is_announced,
+        announcements::alive_comes_after_all_announcements_before_it,
+        announcements::each_subscriber_receives_each_announcement,
     );
     let backend = make().await;
     let keeps_owner_index = owners::is_supported(&backend).await;
     backend.close().await;
     if keeps_owner_index {
         run!(
-            owners::an_owner_is_not_taken_for_another,
-            owners::a_walk_over_an_index_meets_all_of_it,
-            owners::an_entry_lasts_until_its_moment_and_is_forgotten_after_it,
-            owners::clear_leaves_the_indices,
+            owners::each_owner_has_its_own_index,
+            owners::a_scan_of_an_index_finds_each_entry,
+            owners::an_entry_lives_until_its_time_and_expires_after_it,
+            owners::clear_keeps_the_owner_index,
         );
     }
 }

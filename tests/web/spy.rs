@@ -1,4 +1,5 @@
-//! A backend whose calls are recorded and can be held up or made to fail, and whose announcements can be dropped.
+//! A backend whose calls are recorded and can be held up or made to fail, and whose announcements
+//! can be dropped.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};

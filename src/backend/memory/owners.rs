@@ -1,4 +1,4 @@
-//! The index of owners in memory.
+//! The owner index in memory.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -7,14 +7,15 @@ use super::PAGE;
 use crate::backend::{Cursor, OwnerTag, Page, Timestamp};
 use crate::id::SessionId;
 
-/// Owners whose entries are all over are swept when there are twice as many as after the last sweep, and at least this many.
+/// Minimum number of owners at which those without live entries are swept. A sweep is due when
+/// there are twice as many as after the last one.
 const SWEEP_AT: usize = 1024;
 
-/// The sessions of each owner, each with the moment, in milliseconds since the Unix epoch, at which its entry is over.
+/// The sessions of each owner, each with the time at which its entry expires.
 #[derive(Debug, Default)]
 pub(super) struct OwnerIndex {
     entries: HashMap<OwnerTag, BTreeMap<SessionId, Timestamp>>,
-    /// The number of owners at which they are swept, unless it is below the least.
+    /// The number of owners at which they are swept, if it is above [`SWEEP_AT`].
     sweep_at: usize,
 }
 

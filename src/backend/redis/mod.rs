@@ -26,21 +26,24 @@ use crate::clock::millis;
 use crate::error::{ConfigError, StoreError, StoreErrorKind};
 use crate::id::{SessionId, TEXT_LEN};
 
-/// Keys that the server looks at for one page of a walk.
+/// Number of keys that the server examines for one page of a scan.
 const PAGE: u32 = 256;
 
-/// Sessions in Redis (7.0 or later). What [`SessionConfigBuilder::redis`](crate::SessionConfigBuilder::redis) uses; public so that
-/// it can be wrapped in a backend of your own.
+/// Sessions in Redis (7.0 or later).
 ///
-/// Each operation is one round trip over a connection that all share; the announcements come over another one.
+/// [`SessionConfigBuilder::redis`](crate::SessionConfigBuilder::redis) uses it. It is public so
+/// that a custom backend can wrap it.
+///
+/// Each operation is one round trip over one shared connection. Announcements arrive over a second
+/// connection.
 pub struct RedisBackend {
     shared: Arc<RedisInner>,
 }
 
-/// What operations and subscriptions have in common.
+/// State that operations and subscriptions share.
 struct RedisInner {
     connection: SharedConnection,
-    /// Makes the connections of subscriptions, which a pool cannot lend.
+    /// Makes the connections of subscriptions, which a pool cannot provide.
     client: Client,
     scripts: Scripts,
     key_prefix: String,
@@ -48,11 +51,12 @@ struct RedisInner {
 }
 
 impl RedisBackend {
-    /// No IO: the first operation connects. `channel` is where announcements go.
+    /// Creates a backend that sends announcements to `channel`. Does no IO: the first operation
+    /// connects.
     ///
     /// # Errors
     ///
-    /// What is wrong with the configuration.
+    /// Fails if the configuration is invalid.
     pub fn new(config: &RedisConfig, channel: &str) -> Result<Self, ConfigError> {
         config.check()?;
         let client = Client::open(config.connection_info()).map_err(|_| ConfigError::RedisUrl)?;
@@ -82,12 +86,14 @@ impl RedisInner {
         format!("{}{id}", self.key_prefix)
     }
 
-    /// Longer than the key of a session, so that a walk does not take it for one.
+    /// Returns a key that is longer than that of a session, so that a scan does not mistake it for
+    /// one.
     fn owner_key(&self, owner: &OwnerTag) -> String {
         format!("{}owner:{owner}", self.key_prefix)
     }
 
-    /// Matches all keys of the prefix; scripts sort out those of another length.
+    /// Returns a pattern that matches all keys with the prefix. Scripts filter by the length of the
+    /// key.
     fn pattern(&self) -> String {
         format!("{}*", self.key_prefix)
     }
@@ -101,13 +107,14 @@ impl RedisInner {
     }
 }
 
-/// A walk goes on over the connection on which it began: another one may lead to a server whose cursors mean something else.
+/// A scan continues only over the connection on which it began: another connection may lead to a
+/// server for which the cursor has another meaning.
 impl Connected {
-    /// Where a walk goes on; `None` if not on this connection.
-    fn place(&self, cursor: Option<&Cursor>) -> Option<u64> {
+    /// Returns the server's cursor, or `None` if the scan began on another connection.
+    fn position(&self, cursor: Option<&Cursor>) -> Option<u64> {
         let Some(cursor) = cursor else { return Some(0) };
-        let (connection, place) = cursor.as_str().split_once(':')?;
-        if connection.parse() == Ok(self.generation) { place.parse().ok() } else { None }
+        let (connection, position) = cursor.as_str().split_once(':')?;
+        if connection.parse() == Ok(self.generation) { position.parse().ok() } else { None }
     }
 
     fn cursor(&self, next: u64) -> Option<Cursor> {
@@ -115,11 +122,11 @@ impl Connected {
     }
 }
 
-/// The answer of a script that says 1, 0 or what is there.
+/// The reply of a script: 1, 0 or the value that it found.
 enum ScriptReply {
     Yes,
     No,
-    There(Bytes),
+    Found(Bytes),
 }
 
 impl FromRedisValue for ScriptReply {
@@ -127,18 +134,19 @@ impl FromRedisValue for ScriptReply {
         match value {
             Value::Int(1) => Ok(ScriptReply::Yes),
             Value::Int(0) => Ok(ScriptReply::No),
-            other => from_redis_value::<Bytes>(other).map(ScriptReply::There),
+            other => from_redis_value::<Bytes>(other).map(ScriptReply::Found),
         }
     }
 }
 
-/// The id in the content of a tombstone.
+/// Returns the id in the content of a tombstone.
 fn parse_id(content: &[u8]) -> Option<SessionId> {
     content.try_into().ok().map(SessionId::from_bytes)
 }
 
 fn unexpected() -> StoreError {
-    StoreError::from(StoreErrorKind::Corrupt).with_source("the server's answer makes no sense")
+    StoreError::from(StoreErrorKind::Corrupt)
+        .with_source("the reply of the server has an unexpected form")
 }
 
 #[deny(clippy::missing_trait_methods)]
@@ -185,7 +193,7 @@ impl Backend for RedisBackend {
         match answer {
             ScriptReply::Yes => Ok(Updated::Saved),
             ScriptReply::No => Ok(Updated::Gone),
-            ScriptReply::There(value) => Stored::from_bytes(value)
+            ScriptReply::Found(value) => Stored::from_bytes(value)
                 .map(Updated::Conflict)
                 .map_err(|error| error.with_session_id(id)),
         }
@@ -202,7 +210,7 @@ impl Backend for RedisBackend {
         match answer {
             ScriptReply::Yes => Ok(Deleted::Deleted),
             ScriptReply::No => Ok(Deleted::Gone),
-            ScriptReply::There(id) => parse_id(&id).map(Deleted::MovedTo).ok_or_else(unexpected),
+            ScriptReply::Found(id) => parse_id(&id).map(Deleted::MovedTo).ok_or_else(unexpected),
         }
     }
 
@@ -222,7 +230,7 @@ impl Backend for RedisBackend {
         match answer {
             ScriptReply::Yes => Ok(Deleted::Deleted),
             ScriptReply::No => Ok(Deleted::Gone),
-            ScriptReply::There(value) => Stored::from_bytes(value)
+            ScriptReply::Found(value) => Stored::from_bytes(value)
                 .map(Deleted::Conflict)
                 .map_err(|error| error.with_session_id(id)),
         }
@@ -246,7 +254,7 @@ impl Backend for RedisBackend {
 
     async fn clear(&self, announcement: &[u8]) -> Result<u64, StoreError> {
         let RedisInner { connection, scripts, channel, .. } = &*self.shared;
-        // All over one connection: if it breaks, so does the walk.
+        // The scan ends if this connection breaks: see `Connected::position`.
         let connected = connection.connected().await?;
         let (pattern, key_len) = (self.shared.pattern(), self.shared.key_len());
         let (mut cursor, mut total) = (0u64, 0);
@@ -268,11 +276,11 @@ impl Backend for RedisBackend {
     async fn scan(&self, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
         let RedisInner { connection, scripts, .. } = &*self.shared;
         let connected = connection.connected().await?;
-        let Some(place) = connected.place(cursor) else { return Ok(Page::Restart) };
+        let Some(position) = connected.position(cursor) else { return Ok(Page::Restart) };
         let (pattern, key_len) = (self.shared.pattern(), self.shared.key_len());
         let (next, keys, moved): (u64, Vec<Bytes>, Vec<Bytes>) = connection
             .run_script_on(&connected, &scripts.scan, Effect::Idempotent, |command| {
-                command.arg(0).arg(place).arg(&pattern).arg(key_len).arg(PAGE);
+                command.arg(0).arg(position).arg(&pattern).arg(key_len).arg(PAGE);
             })
             .await?;
         let ids = keys.iter().filter_map(|key| self.shared.parse_key(key)).collect();
@@ -288,9 +296,9 @@ impl Backend for RedisBackend {
     ) -> Result<(), StoreError> {
         let RedisInner { connection, scripts, .. } = &*self.shared;
         let key = self.shared.owner_key(owner);
-        // Made twice it does no harm, so its failure is not a write of unknown outcome.
+        // Harmless if carried out twice, so its failure is not a write of unknown outcome.
         connection
-            .run_script(&scripts.index, Effect::Idempotent, |command| {
+            .run_script(&scripts.add_to_owner, Effect::Idempotent, |command| {
                 command.arg(1).arg(&key).arg(id.to_string()).arg(until.as_millis());
             })
             .await
@@ -310,11 +318,11 @@ impl Backend for RedisBackend {
     ) -> Result<Page, StoreError> {
         let RedisInner { connection, scripts, .. } = &*self.shared;
         let connected = connection.connected().await?;
-        let Some(place) = connected.place(cursor) else { return Ok(Page::Restart) };
+        let Some(position) = connected.position(cursor) else { return Ok(Page::Restart) };
         let key = self.shared.owner_key(owner);
         let (next, ids): (u64, Vec<Bytes>) = connection
-            .run_script_on(&connected, &scripts.indexed, Effect::Idempotent, |command| {
-                command.arg(1).arg(&key).arg(place).arg(PAGE);
+            .run_script_on(&connected, &scripts.sessions_of_owner, Effect::Idempotent, |command| {
+                command.arg(1).arg(&key).arg(position).arg(PAGE);
             })
             .await?;
         let ids = ids.iter().filter_map(|id| std::str::from_utf8(id).ok()?.parse().ok()).collect();
@@ -323,7 +331,7 @@ impl Backend for RedisBackend {
 
     async fn publish(&self, announcement: &[u8]) -> Result<(), StoreError> {
         let RedisInner { connection, scripts, channel, .. } = &*self.shared;
-        // Made twice it does no harm, so its failure is not a write of unknown outcome.
+        // Harmless if carried out twice, so its failure is not a write of unknown outcome.
         connection
             .run_script(&scripts.publish, Effect::Idempotent, |command| {
                 command.arg(0).arg(channel).arg(announcement);
