@@ -1,9 +1,12 @@
 //! The clock: one of the two seams that tests control, beside the backend.
 
+mod timestamp;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
+pub use self::timestamp::Timestamp;
 use crate::random::random_bytes;
 
 /// The source of time of a store.
@@ -26,8 +29,8 @@ enum Wall {
     /// tokio's clock, counted from the wall-clock time at which it was created.
     FollowsTokio {
         origin: Instant,
-        /// Milliseconds since the Unix epoch at `origin`.
-        at_origin: u64,
+        /// The wall-clock time at `origin`.
+        at_origin: Timestamp,
         /// The number of jittered pauses so far. It replaces randomness, so that a repeated test
         /// repeats its pauses.
         pauses: Arc<AtomicU64>,
@@ -60,7 +63,7 @@ impl Clock {
     pub fn tokio() -> Self {
         Clock(Wall::FollowsTokio {
             origin: monotonic(),
-            at_origin: system_wall(),
+            at_origin: SystemTime::now().into(),
             pauses: Arc::default(),
         })
     }
@@ -95,19 +98,20 @@ impl Clock {
         pause / 2 + (pause / 2).mul_f64(random as f64 / u64::MAX as f64)
     }
 
-    /// Returns the wall-clock time in milliseconds since the Unix epoch.
-    pub(crate) fn wall(&self) -> u64 {
+    /// Returns the wall-clock time.
+    pub(crate) fn wall(&self) -> Timestamp {
         match &self.0 {
-            Wall::System => system_wall(),
+            Wall::System => SystemTime::now().into(),
             Wall::FollowsTokio { origin, at_origin, .. } => {
-                at_origin + millis(monotonic().saturating_duration_since(*origin))
+                at_origin.saturating_add(monotonic().saturating_duration_since(*origin))
             }
         }
     }
 
-    /// Converts a recent moment to wall-clock time, in milliseconds since the Unix epoch.
-    pub(crate) fn wall_at(&self, moment: Millis) -> u64 {
-        self.wall().saturating_sub(self.now().0.saturating_sub(moment.0))
+    /// Converts a recent moment to wall-clock time.
+    pub(crate) fn wall_at(&self, moment: Millis) -> Timestamp {
+        let ago = self.now().0.saturating_sub(moment.0);
+        self.wall().saturating_sub(Duration::from_millis(ago))
     }
 }
 
@@ -168,11 +172,6 @@ pub(crate) mod model {
     }
 }
 
-/// Returns the machine's wall-clock time in milliseconds since the Unix epoch.
-fn system_wall() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,7 +192,7 @@ mod tests {
         let clock = Clock::tokio();
         let (wall, now) = (clock.wall(), clock.now());
         tokio::time::advance(Duration::from_secs(86_400)).await;
-        assert_eq!(clock.wall() - wall, 86_400_000);
+        assert_eq!(clock.wall().as_millis() - wall.as_millis(), 86_400_000);
         assert_eq!(clock.now().0 - now.0, 86_400_000);
     }
 }

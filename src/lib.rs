@@ -133,10 +133,10 @@
 //! - `store` — [`SessionStore`]: the order of steps over the modules below; `index` and `owner`
 //!   handle the sessions of one owner
 //! - `config` — the builder, which checks all options and chooses the backend
-//! - `resilience` — retries, deadlines and the circuit breaker around a backend that may fail
 //! - `cluster` — the local cache, its lease and fence, announcements, the listener
 //! - `codec` — encodes data as payloads: JSON, compressed and encrypted
 //! - `cookie` — signs and verifies cookies
+//! - `resilience` — retries, deadlines and the circuit breaker around a backend that may fail
 //! - [`backend`] — stores records and delivers announcements: the trait, memory, Redis
 //! - `observe` — the metrics: names, units, and outcomes of calls and commits
 //! - `secret` — the secrets, their rotation, and the keys derived from them

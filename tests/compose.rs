@@ -1,5 +1,5 @@
 //! The layer among other layers, in nested routers, and twice.
-#![cfg(feature = "axum")]
+#![cfg(all(feature = "axum", feature = "testing"))]
 
 mod web;
 

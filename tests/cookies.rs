@@ -1,5 +1,5 @@
 //! When the cookie is sent, re-signed and removed, what it looks like, and which cookies are believed.
-#![cfg(feature = "axum")]
+#![cfg(all(feature = "axum", feature = "testing"))]
 #![allow(clippy::unwrap_used, reason = "the helpers are for tests alone")]
 
 mod web;
@@ -9,7 +9,10 @@ use clustered_sessions::{
     MemoryBackend, Secret, Session, SessionConfig, SessionConfigBuilder, SessionLayer,
 };
 use http::{HeaderValue, Request, StatusCode, header};
-use web::{Browser, COOKIE, Call, Data, Spy, ada, config, node, only_id, send, serve, start};
+use web::{
+    Browser, COOKIE, Call, Data, HasBackend as _, Spy, ada, config, node, only_id, send, serve,
+    start,
+};
 
 async fn read(session: Session<Data>) -> String {
     session.data().user.clone().unwrap_or_default()
@@ -213,7 +216,7 @@ async fn a_secret_that_was_dropped_verifies_nothing() {
     let old = node(&spy).await;
     let mut browser = Browser::with(&old, ada()).await;
     let new = Secret::new("the new secret, which is just as long").unwrap();
-    let new = start(SessionConfig::builder(new).backend(spy.clone())).await;
+    let new = start(SessionConfig::builder(new).backend(spy.backend())).await;
     spy.take_calls();
     assert_eq!(browser.visit(&serve(&new, read)).await.body, "");
     assert_eq!(spy.take_calls(), []);

@@ -1,6 +1,6 @@
 //! What stands in Redis when sessions are encrypted, and turning encryption on, off and over to another secret while people are
 //! logged in.
-#![cfg(all(feature = "axum", feature = "redis"))]
+#![cfg(all(feature = "axum", feature = "redis", feature = "testing"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[allow(dead_code, reason = "each test uses its part")]

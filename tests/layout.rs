@@ -12,9 +12,11 @@ const LAYERS: &[&[&str]] = &[
     &["session"],
     &["store", "fuzzing"],
     &["config"],
-    &["resilience", "cluster", "codec", "cookie", "testing"],
+    &["cluster", "codec", "cookie", "testing"],
+    &["resilience"],
     &["backend", "observe", "secret"],
-    &["error", "record"],
+    &["record"],
+    &["error"],
     &["id", "clock"],
     &["random", "sync", "guards"],
 ];

@@ -1,5 +1,5 @@
 //! Requests that do not end well, responses that go on after their head, and the end of stores and runtimes.
-#![cfg(feature = "axum")]
+#![cfg(all(feature = "axum", feature = "testing"))]
 #![allow(clippy::unwrap_used, reason = "the helpers are for tests alone")]
 
 mod web;

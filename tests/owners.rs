@@ -1,5 +1,5 @@
 //! The sessions of one owner: found, extended, moved, given away and ended.
-#![cfg(all(feature = "axum", feature = "redis"))]
+#![cfg(all(feature = "axum", feature = "redis", feature = "testing"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[allow(dead_code, reason = "each test uses its part")]
@@ -9,7 +9,6 @@ mod web;
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use clustered_sessions::backend::Backend;
 use clustered_sessions::{
     Clock, ClusterConfig, MemoryBackend, Secret, Session, SessionConfig, SessionConfigBuilder,
     SessionId, SessionStore, StoreErrorKind,
@@ -38,7 +37,7 @@ fn silent() -> ClusterConfig {
 }
 
 /// In memory, where a test can let time pass.
-fn in_memory(backend: &(impl Backend + Clone), clock: &Clock) -> SessionConfigBuilder<web::Data> {
+fn in_memory(backend: &impl web::HasBackend, clock: &Clock) -> SessionConfigBuilder<web::Data> {
     let owner = |data: &web::Data| data.user.clone();
     web::config(backend).cluster(silent()).clock(clock.clone()).timeout(HOUR).owner(owner)
 }
@@ -185,7 +184,7 @@ async fn an_entry_is_written_anew_once_an_hour_and_when_the_owner_changes() {
     let store = SessionStore::new(in_memory(&spy, &clock).build().unwrap());
     seconds_before_the_hour(10).await;
     let id = store.create(ada()).await.unwrap().id;
-    assert_eq!(spy.take_calls(), [Call::Index, Call::Create]);
+    assert_eq!(spy.take_calls(), [Call::AddToOwner, Call::Create]);
     sleep(Duration::from_secs(40)).await;
 
     let visit = async |minutes: u64, expected: &[Call]| {
@@ -199,15 +198,15 @@ async fn an_entry_is_written_anew_once_an_hour_and_when_the_owner_changes() {
             spy.take_calls().into_iter().filter(|call| *call != Call::Load).collect();
         assert_eq!(touch, [Call::Touch], "the entry is there already");
     };
-    visit(0, &[Call::Index]).await;
+    visit(0, &[Call::AddToOwner]).await;
     visit(20, &[]).await;
     visit(20, &[]).await;
-    visit(20, &[Call::Index]).await;
+    visit(20, &[Call::AddToOwner]).await;
     visit(20, &[]).await;
 
     for owner in [Some("bob"), None, Some("ada")] {
         store.modify(id, |data| data.user = owner.map(str::to_owned)).await.unwrap();
-        let index: &[Call] = if owner.is_some() { &[Call::Index] } else { &[] };
+        let index: &[Call] = if owner.is_some() { &[Call::AddToOwner] } else { &[] };
         assert_eq!(spy.take_calls(), [index, &[Call::Update]].concat(), "{owner:?}");
     }
 }

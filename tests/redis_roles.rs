@@ -7,7 +7,7 @@ mod support;
 
 use std::time::Duration;
 
-use clustered_sessions::backend::{Backend as _, OwnerTag, RedisBackend};
+use clustered_sessions::backend::{Backend as _, OwnerTag, RedisBackend, Timestamp};
 use clustered_sessions::{ClusterConfig, SessionId, StoreError, StoreErrorKind};
 use support::redis::RedisServer;
 use support::wait::eventually;
@@ -124,7 +124,10 @@ async fn a_server_without_memory_refuses_changes_and_still_logs_out() {
     let () = server.command(&["CONFIG", "SET", "maxmemory", "1"]);
     // Else a session that has an owner would not be extended.
     let backend = RedisBackend::new(&server.config(), "session:invalidate").unwrap();
-    backend.index(&OwnerTag::from_bytes([1; 32]), &ada, u64::MAX / 2).await.unwrap();
+    backend
+        .add_to_owner(&OwnerTag::from_bytes([1; 32]), &ada, Timestamp::from_millis(u64::MAX / 2))
+        .await
+        .unwrap();
 
     for _ in 0..2 {
         let error = node.modify(ada, |data| data.visits += 1).await.unwrap_err();

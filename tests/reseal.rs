@@ -1,5 +1,5 @@
 //! Encrypting a session anew, in the background, is a write that nobody asked for: it must do no harm.
-#![cfg(feature = "axum")]
+#![cfg(all(feature = "axum", feature = "testing"))]
 #![allow(clippy::unwrap_used, reason = "the helpers are for tests alone")]
 
 mod web;
@@ -11,7 +11,10 @@ use clustered_sessions::{
     Clock, ClusterConfig, Encryption, Fresh, MemoryBackend, Secret, Session, SessionConfigBuilder,
     SessionId, SessionLayer, StoreErrorKind,
 };
-use web::{Browser, Call, Data, Spy, ada, config, eventually, only_id, serve, settle, start};
+use web::{
+    Browser, Call, Data, HasBackend as _, Spy, ada, config, eventually, only_id, serve, settle,
+    start,
+};
 
 fn rotated() -> Secret {
     Secret::new("the secret that came after the first one").unwrap()
@@ -21,7 +24,7 @@ fn rotated() -> Secret {
 fn after_rotation(backend: &Spy) -> SessionConfigBuilder<Data> {
     clustered_sessions::SessionConfig::builder(rotated())
         .previous_secret(web::secret())
-        .backend(backend.clone())
+        .backend(backend.backend())
         .cluster(ClusterConfig::new().max_staleness(Duration::from_secs(60)))
         .encrypt_redis_data(Encryption::Required)
 }
@@ -38,7 +41,7 @@ async fn logged_in_before(memory: &MemoryBackend) -> (Browser, SessionId) {
 async fn payload(memory: &MemoryBackend, id: SessionId) -> Vec<u8> {
     match memory.load(&id).await.unwrap().unwrap().content {
         Content::Payload(payload) => payload.to_vec(),
-        Content::MovedTo(_) => panic!("it has not moved"),
+        content => panic!("a session has moved: {content:?}"),
     }
 }
 

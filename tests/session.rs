@@ -1,5 +1,5 @@
 //! What a handler sees of its session, and what becomes of its changes.
-#![cfg(feature = "axum")]
+#![cfg(all(feature = "axum", feature = "testing"))]
 
 mod web;
 

@@ -1,12 +1,12 @@
 //! What a handler and its visitor get when the session is gone, unreadable, out of date or out of reach.
-#![cfg(feature = "axum")]
+#![cfg(all(feature = "axum", feature = "testing"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "the helpers are for tests alone")]
 
 mod web;
 
 use std::time::Duration;
 
-use clustered_sessions::backend::{Backend as _, Content, Meta, Revision, Stored};
+use clustered_sessions::backend::{Backend as _, Content, Meta, Revision, Stored, Update};
 use clustered_sessions::{
     Fresh, MemoryBackend, Session, SessionError, SessionLayer, StoreErrorKind,
 };
@@ -64,9 +64,12 @@ async fn a_modification_of_a_session_that_is_deleted_meanwhile_is_an_error_for_t
 async fn spoil(memory: &MemoryBackend, sessions: &SessionLayer<Data>) {
     let id = only_id(sessions).await;
     let stored = memory.load(&id).await.unwrap().unwrap();
-    let meta = Meta { revision: Revision::from_bytes([7; 16]), ..stored.meta };
-    let garbage = Stored { meta, content: Content::Payload(b"garbage"[..].into()) };
-    memory.update(&id, stored.meta.revision, &garbage, Duration::from_secs(60), b"").await.unwrap();
+    let meta =
+        Meta::new(Revision::from_bytes([7; 16]), stored.meta.created_at, stored.meta.deadline);
+    let garbage = Stored::new(meta, Content::Payload(b"garbage"[..].into()));
+    let minute = Duration::from_secs(60);
+    let update = Update::new(&id, stored.meta.revision, &garbage, minute, b"");
+    memory.update(update).await.unwrap();
     sessions.store().coordinator().local_cache().clear();
 }
 

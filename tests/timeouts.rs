@@ -1,5 +1,5 @@
 //! Idle sessions end, used ones do not; and what the cache says about its work.
-#![cfg(feature = "axum")]
+#![cfg(all(feature = "axum", feature = "testing"))]
 
 mod web;
 

@@ -1,4 +1,4 @@
-//! Fuzzes the decoding of values in Redis.
+//! Fuzzes the decoding of the binary form of a record.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| clustered_sessions::fuzzing::envelope(bytes));

@@ -1,5 +1,6 @@
-//! [`Backend`] behind a pointer, so that `T` is the only type parameter that users see. It costs a box per call, which is a
-//! cache miss or a write; a cached read makes none.
+//! An object-safe twin of [`Backend`], so that `T` is the only type parameter that users see.
+//!
+//! It costs a box per call. Only cache misses and writes make calls; a cached read makes none.
 
 use std::fmt;
 use std::future::Future;
@@ -8,16 +9,18 @@ use std::time::Duration;
 
 use super::{
     Backend, Created, Cursor, Deleted, OwnerTag, Page, Revision, StoreError, Stored, Subscription,
-    Touched, Updated,
+    Timestamp, Touched, Update, Updated,
 };
 use crate::id::SessionId;
 
-/// What a call of a backend behind a pointer comes to.
+/// The future of a call through [`DynBackend`].
 pub(crate) type Answer<'a, R> = Pin<Box<dyn Future<Output = Result<R, StoreError>> + Send + 'a>>;
 
 /// Declares the object-safe twin of each method of [`Backend`].
 macro_rules! dyn_backend {
     ($(fn $name:ident(&self $(, $arg:ident: $ty:ty)*) -> $answer:ty;)*) => {
+        /// The twin of [`Backend`]. It has no default bodies, so the compiler rejects an `impl`
+        /// that misses a method.
         pub(crate) trait DynBackend: Send + Sync + 'static {
             $(fn $name<'a>(&'a self $(, $arg: $ty)*) -> Answer<'a, $answer>;)*
             fn close<'a>(&'a self) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
@@ -38,15 +41,15 @@ macro_rules! dyn_backend {
 dyn_backend! {
     fn load(&self, id: &'a SessionId) -> Option<Stored>;
     fn create(&self, id: &'a SessionId, stored: &'a Stored, ttl: Duration) -> Created;
-    fn update(&self, id: &'a SessionId, expected: Revision, stored: &'a Stored, ttl: Duration, announcement: &'a [u8]) -> Updated;
+    fn update(&self, update: Update<'a>) -> Updated;
     fn delete(&self, id: &'a SessionId, announcement: &'a [u8]) -> Deleted;
     fn delete_if(&self, id: &'a SessionId, revision: Revision, announcement: &'a [u8]) -> Deleted;
-    fn touch(&self, id: &'a SessionId, deadline: u64, ttl: Duration) -> Touched;
+    fn touch(&self, id: &'a SessionId, deadline: Timestamp, ttl: Duration) -> Touched;
     fn clear(&self, announcement: &'a [u8]) -> u64;
     fn scan(&self, cursor: Option<&'a Cursor>) -> Page;
-    fn index(&self, owner: &'a OwnerTag, id: &'a SessionId, until: u64) -> ();
-    fn unindex(&self, owner: &'a OwnerTag, id: &'a SessionId) -> ();
-    fn indexed(&self, owner: &'a OwnerTag, cursor: Option<&'a Cursor>) -> Page;
+    fn add_to_owner(&self, owner: &'a OwnerTag, id: &'a SessionId, until: Timestamp) -> ();
+    fn remove_from_owner(&self, owner: &'a OwnerTag, id: &'a SessionId) -> ();
+    fn sessions_of_owner(&self, owner: &'a OwnerTag, cursor: Option<&'a Cursor>) -> Page;
     fn publish(&self, announcement: &'a [u8]) -> ();
     fn subscribe(&self, heartbeat: Duration) -> Subscription;
     fn ping(&self) -> ();

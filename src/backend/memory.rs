@@ -12,21 +12,22 @@ use bytes::Bytes;
 use self::owners::OwnerIndex;
 use super::{
     Backend, Content, Created, Cursor, Deleted, Event, OwnerTag, Page, Revision, StoreError,
-    Stored, Subscription, SubscriptionSender, Touched, Updated,
+    Stored, Subscription, SubscriptionSender, Timestamp, Touched, Update, Updated,
 };
 use crate::clock::{Clock, Millis, millis};
 use crate::guards::{self, Guard};
 use crate::id::SessionId;
 
-/// Ids in one page of a walk.
+/// Number of ids on one page of a scan.
 const PAGE: usize = 256;
-/// Expired records are swept when there are twice as many records as after the last sweep, and at least this many.
+/// Minimum number of records at which expired ones are swept. A sweep is due when there are twice
+/// as many as after the last one.
 const SWEEP_AT: usize = 1024;
 
-/// Sessions in the memory of one process, gone when it ends.
+/// Sessions in the memory of one process, which end with it.
 ///
-/// For development, tests and single nodes. It is as atomic as Redis and announces as it does: several layers over clones of
-/// one `MemoryBackend` are a cluster inside one process.
+/// It is for development, tests and single nodes. It has the same atomicity and announcements as
+/// Redis, so several layers over clones of one `MemoryBackend` are a cluster inside one process.
 ///
 /// ```
 /// use clustered_sessions::{ClusterConfig, MemoryBackend, Secret, SessionConfig};
@@ -48,6 +49,7 @@ pub struct MemoryBackend {
     shared: Arc<MemoryInner>,
 }
 
+/// State that all clones share.
 #[derive(Debug)]
 struct MemoryInner {
     clock: Clock,
@@ -58,13 +60,14 @@ struct MemoryInner {
 struct MemoryState {
     records: BTreeMap<SessionId, Entry>,
     owners: OwnerIndex,
-    /// Each with a number, by which its heartbeat finds it.
+    /// Each subscriber with a number, by which its heartbeat task finds it.
     subscribers: Vec<(u64, SubscriptionSender)>,
     next_subscriber: u64,
     /// The number of records at which expired ones are swept.
     sweep_at: usize,
 }
 
+/// A record and the time at which it expires.
 #[derive(Debug)]
 struct Entry {
     stored: Stored,
@@ -72,18 +75,19 @@ struct Entry {
 }
 
 impl MemoryBackend {
-    /// An empty one.
+    /// Creates an empty backend.
     pub fn new() -> Self {
         Self::with_clock(Clock::system())
     }
 
-    /// An empty one whose records expire by another clock.
+    /// Creates an empty backend whose records expire by this clock.
     pub fn with_clock(clock: Clock) -> Self {
         let state = Mutex::new(MemoryState { sweep_at: SWEEP_AT, ..MemoryState::default() });
         MemoryBackend { shared: Arc::new(MemoryInner { clock, state }) }
     }
 
-    /// Forgets all records and ends all subscriptions, as a server does that is started again without its data.
+    /// Removes all records and ends all subscriptions, like a server that restarts without its
+    /// data.
     #[cfg(feature = "testing")]
     pub fn restart_empty(&self) {
         let mut state = self.shared.lock();
@@ -92,7 +96,7 @@ impl MemoryBackend {
         state.subscribers.clear();
     }
 
-    /// What [`Backend::create`] does, for callers that cannot wait.
+    /// Does the same as [`Backend::create`], for callers that cannot wait.
     pub(crate) fn create_now(&self, id: &SessionId, stored: &Stored, ttl: Duration) -> Created {
         let now = self.shared.clock.now();
         let mut state = self.shared.lock();
@@ -113,7 +117,7 @@ impl Default for MemoryBackend {
 
 impl MemoryInner {
     fn lock(&self) -> MutexGuard<'_, MemoryState> {
-        // Nothing panics while it is held.
+        // No code that holds it panics.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -139,9 +143,9 @@ impl MemoryState {
         self.next_subscriber
     }
 
-    /// Announcements are yielded in the step that makes them, so the present moment is always proven. `false` when the
-    /// subscriber has gone.
-    fn beat(&mut self, number: u64) -> bool {
+    /// Sends [`Event::Alive`] for this moment, since announcements are yielded in the step that
+    /// makes them. Returns `false` if the subscriber has gone.
+    fn heartbeat(&mut self, number: u64) -> bool {
         let alive = Event::Alive(tokio::time::Instant::now().into_std());
         self.subscribers
             .retain_mut(|(its, subscriber)| *its != number || subscriber.send(alive.clone()));
@@ -156,6 +160,7 @@ impl MemoryState {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Backend for MemoryBackend {
     async fn load(&self, id: &SessionId) -> Result<Option<Stored>, StoreError> {
         Ok(self.shared.lock().live(id, self.shared.clock.now()).cloned())
@@ -170,14 +175,8 @@ impl Backend for MemoryBackend {
         Ok(self.create_now(id, stored, ttl))
     }
 
-    async fn update(
-        &self,
-        id: &SessionId,
-        expected: Revision,
-        stored: &Stored,
-        ttl: Duration,
-        announcement: &[u8],
-    ) -> Result<Updated, StoreError> {
+    async fn update(&self, update: Update<'_>) -> Result<Updated, StoreError> {
+        let Update { id, expected, stored, ttl, announcement } = update;
         let now = self.shared.clock.now();
         let mut state = self.shared.lock();
         match state.live(id, now) {
@@ -235,7 +234,7 @@ impl Backend for MemoryBackend {
     async fn touch(
         &self,
         id: &SessionId,
-        deadline: u64,
+        deadline: Timestamp,
         ttl: Duration,
     ) -> Result<Touched, StoreError> {
         let now = self.shared.clock.now();
@@ -266,14 +265,14 @@ impl Backend for MemoryBackend {
     async fn scan(&self, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
         let now = self.shared.clock.now();
         let state = self.shared.lock();
-        let start = match cursor.map(|cursor| cursor.0.parse::<SessionId>()) {
+        let start = match cursor.map(|cursor| cursor.as_str().parse::<SessionId>()) {
             None => Bound::Unbounded,
             Some(Ok(last)) => Bound::Excluded(last),
             Some(Err(_)) => return Ok(Page::Restart),
         };
         let mut after = state.records.range((start, Bound::Unbounded));
         let met: Vec<_> = after.by_ref().take(PAGE).collect();
-        let next = after.next().and(met.last()).map(|(id, _)| Cursor(id.to_string()));
+        let next = after.next().and(met.last()).map(|(id, _)| Cursor::new(id.to_string()));
         let (mut ids, mut moved) = (Vec::new(), Vec::new());
         for (id, kept) in met.into_iter().filter(|(_, kept)| kept.expires > now) {
             match &kept.stored.content {
@@ -284,17 +283,26 @@ impl Backend for MemoryBackend {
         Ok(Page::Ids { ids, moved, next })
     }
 
-    async fn index(&self, owner: &OwnerTag, id: &SessionId, until: u64) -> Result<(), StoreError> {
+    async fn add_to_owner(
+        &self,
+        owner: &OwnerTag,
+        id: &SessionId,
+        until: Timestamp,
+    ) -> Result<(), StoreError> {
         self.shared.lock().owners.add(owner, id, until, self.shared.clock.wall());
         Ok(())
     }
 
-    async fn unindex(&self, owner: &OwnerTag, id: &SessionId) -> Result<(), StoreError> {
+    async fn remove_from_owner(&self, owner: &OwnerTag, id: &SessionId) -> Result<(), StoreError> {
         self.shared.lock().owners.remove(owner, id);
         Ok(())
     }
 
-    async fn indexed(&self, owner: &OwnerTag, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
+    async fn sessions_of_owner(
+        &self,
+        owner: &OwnerTag,
+        cursor: Option<&Cursor>,
+    ) -> Result<Page, StoreError> {
         Ok(self.shared.lock().owners.page(owner, cursor, self.shared.clock.wall()))
     }
 
@@ -309,11 +317,11 @@ impl Backend for MemoryBackend {
         let number = self.shared.lock().subscribe(events);
         let weak = Arc::downgrade(&self.shared);
         tokio::spawn(async move {
-            let mut beat = tokio::time::interval(heartbeat);
+            let mut ticks = tokio::time::interval(heartbeat);
             loop {
-                beat.tick().await;
+                ticks.tick().await;
                 let Some(shared) = weak.upgrade() else { return };
-                if !shared.lock().beat(number) {
+                if !shared.lock().heartbeat(number) {
                     return;
                 }
             }
@@ -325,6 +333,6 @@ impl Backend for MemoryBackend {
         Ok(())
     }
 
-    /// Other layers may share this memory, so nothing happens to it.
+    /// Does nothing, because other layers may share this memory.
     async fn close(&self) {}
 }

@@ -1,8 +1,11 @@
-//! Where records live and how changes are announced.
+//! Storage of records and delivery of announcements.
 //!
-//! [`Backend`] is the seam: whoever implements it gets the cache, the lease, the codec and the coherence rules without writing
-//! any of them. [`MemoryBackend`] is the reference, [`RedisBackend`] the one for production.
+//! [`Backend`] is the trait to implement for a custom backend. The store adds the cache, the lease,
+//! the codec and the coherence rules to any implementation. [`MemoryBackend`] is the reference
+//! implementation, [`RedisBackend`] the one for production.
 
+mod arc;
+mod call;
 mod dynamic;
 mod memory;
 mod owner;
@@ -10,109 +13,87 @@ mod owner;
 mod redis;
 mod subscription;
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::time::Duration;
 
+pub use self::call::{Created, Cursor, Deleted, Page, Touched, Update, Updated};
 pub(crate) use self::dynamic::{Answer, DynBackend};
 pub use self::memory::MemoryBackend;
 pub use self::owner::OwnerTag;
 #[cfg(feature = "redis")]
 pub use self::redis::{RedisBackend, RedisConfig};
-#[cfg(all(feature = "redis", any(test, fuzzing)))]
-pub(crate) use self::redis::{decode_envelope, encode_envelope};
 pub use self::subscription::{Event, Subscription, SubscriptionSender};
-use crate::error::StoreError;
+pub use crate::clock::Timestamp;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
 pub use crate::record::{Content, Meta, Revision, Stored};
 
-/// Answer to [`Backend::create`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Created {
-    /// The record is there now.
-    Created,
-    /// There is a record under this id already; nothing was changed.
-    Exists,
-}
-
-/// Answer to [`Backend::update`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Updated {
-    /// The new record is there, from this call or from an earlier attempt at it.
-    Saved,
-    /// Another revision is there; nothing was changed.
-    Conflict(Stored),
-    /// Nothing is there; nothing was changed.
-    Gone,
-}
-
-/// Answer to [`Backend::delete`] and [`Backend::delete_if`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Deleted {
-    /// The record was there and is gone.
-    Deleted,
-    /// There was none.
-    Gone,
-    /// A tombstone is there. It stays, and the deletion must go on at the id that it names.
-    MovedTo(SessionId),
-    /// Another revision is there; nothing was changed. Only [`Backend::delete_if`] answers so.
-    Conflict(Stored),
-}
-
-/// Answer to [`Backend::touch`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Touched {
-    /// The record lives at least until the deadline.
-    Extended,
-    /// There is none.
-    Gone,
-}
-
-/// One page of a walk over all records, or over an owner's index.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Page {
-    /// A part of what is there.
-    Ids {
-        /// Some sessions.
-        ids: Vec<SessionId>,
-        /// The ids that tombstones name. Whether there is a session is not said.
-        moved: Vec<SessionId>,
-        /// Where to go on; `None` at the end.
-        next: Option<Cursor>,
-    },
-    /// The cursor means nothing any more, since the server has changed: the walk must begin anew.
-    Restart,
-}
-
-/// Where a walk goes on, opaque to all but the backend that made it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cursor(pub String);
-
-/// Where records live and how changes to them are announced.
+/// Storage of records and delivery of announcements.
 ///
-/// # What an implementation promises
+/// The store calls a backend to load and change records. The backend also tells all nodes about
+/// each change, so that they can evict their copies. Both must happen in one step, which is why one
+/// trait has both.
 ///
-/// - Each call is atomic, and a write and its announcement are one step: nobody can see the one without the other being done
-///   or under way. If the announcement is refused, nothing is written.
-/// - `announcement` is to be delivered, byte for byte, to every [`subscribe`](Backend::subscribe)r, in the order of the writes.
+/// # Contract
+///
+/// - Each call is atomic. A write and its announcement are one step: no other node sees one of them
+///   before the other is done or under way. If the announcement fails, nothing is written.
+/// - Each announcement is delivered, byte for byte, to every [subscriber](Backend::subscribe), in
+///   the order of the writes.
 /// - Each call ends within a bounded time.
-/// - An error means "nothing was done", except that of kind
-///   [`OutcomeUnknown`](crate::StoreErrorKind::OutcomeUnknown). *Not found* is an answer and never an error.
-/// - A dropped future leaves nothing half done.
+/// - An error means that nothing was done. The exception is
+///   [`OutcomeUnknown`](crate::StoreErrorKind::OutcomeUnknown): the write may or may not have been
+///   carried out.
+/// - A missing record is an answer and never an error.
+/// - A call whose future is dropped leaves nothing half done: either all of it is carried out or
+///   nothing.
+/// - Records, tombstones and times come back exactly as they were given. A backend that stores
+///   bytes can use [`Stored::to_bytes`] and [`Stored::from_bytes`].
+/// - A record expires by its time to live alone. A backend does not compare [`Meta::deadline`] with
+///   its clock.
 ///
-/// In return each call but `clear` and `subscribe` is given up after
-/// [`attempt_timeout`](crate::SessionConfigBuilder::attempt_timeout), and made again after
-/// [`Unavailable`](crate::StoreErrorKind::Unavailable), [`Timeout`](crate::StoreErrorKind::Timeout) and
-/// [`OutcomeUnknown`](crate::StoreErrorKind::OutcomeUnknown) where that is safe: a backend need not do so itself.
+/// The store gives up each call except `clear` and `subscribe` after
+/// [`attempt_timeout`](crate::SessionConfigBuilder::attempt_timeout). It retries after
+/// [`Unavailable`](crate::StoreErrorKind::Unavailable), [`Timeout`](crate::StoreErrorKind::Timeout)
+/// and [`OutcomeUnknown`](crate::StoreErrorKind::OutcomeUnknown) where that is safe. A backend
+/// needs no retries of its own.
 ///
-/// The suite in [`testing`](crate::testing) (feature `testing`) says whether it keeps them.
+/// # Required and optional methods
+///
+/// Methods without a default body are required. The optional methods form groups; a backend
+/// implements all methods of a group or none. The default bodies fail with
+/// [`NotConfigured`](crate::StoreErrorKind::NotConfigured).
+///
+/// | group | needed for |
+/// |---|---|
+/// | [`add_to_owner`](Backend::add_to_owner), [`remove_from_owner`](Backend::remove_from_owner), [`sessions_of_owner`](Backend::sessions_of_owner) | [`SessionConfigBuilder::owner`](crate::SessionConfigBuilder::owner) and all that builds on it |
+///
+/// A backend without the group supports everything else. If the configuration sets `owner` over
+/// such a backend, each write of a session that has an owner fails with `NotConfigured`, and
+/// nothing is written.
+///
+/// # Growth
+///
+/// New methods always have a default body, so a new version does not break an implementation.
+/// Arguments and answers that may grow are `#[non_exhaustive]` and have constructors. A wrapper
+/// that forwards calls to another backend must not miss a new method: put
+/// `#[deny(clippy::missing_trait_methods)]` on its `impl`, as this crate does, or build it on
+/// [`testing::Interposed`](crate::testing::Interposed).
+///
+/// # Conformance
+///
+/// [`testing::conformance`](crate::testing::conformance) (feature `testing`) checks this contract.
+/// Run it in the tests of each implementation.
 pub trait Backend: Send + Sync + 'static {
-    /// The record under an id, or nothing.
+    /// Returns the record or tombstone under an id, or `None`.
     fn load(
         &self,
         id: &SessionId,
     ) -> impl Future<Output = Result<Option<Stored>, StoreError>> + Send;
 
-    /// Puts a record where there is none. Not announced: nobody can know the id yet.
+    /// Writes a record unless there is one under its id.
+    ///
+    /// Makes no announcement: no other node can know the id yet.
     fn create(
         &self,
         id: &SessionId,
@@ -120,25 +101,27 @@ pub trait Backend: Send + Sync + 'static {
         ttl: Duration,
     ) -> impl Future<Output = Result<Created, StoreError>> + Send;
 
-    /// Replaces the record if it has the expected revision, and announces that. A record that has the new revision already is
-    /// [`Updated::Saved`], so that an attempt can be repeated.
+    /// Replaces the record if it has the expected revision, and announces that.
+    ///
+    /// A record that already has the *new* revision is [`Updated::Saved`], without a second
+    /// announcement, so that the store can retry. A tombstone counts as a record.
     fn update(
         &self,
-        id: &SessionId,
-        expected: Revision,
-        stored: &Stored,
-        ttl: Duration,
-        announcement: &[u8],
+        update: Update<'_>,
     ) -> impl Future<Output = Result<Updated, StoreError>> + Send;
 
-    /// Removes the record, whatever its revision, but not a tombstone. Announced in any case.
+    /// Removes the record, whatever its revision, but not a tombstone.
+    ///
+    /// Makes the announcement in any case, even if there is no record.
     fn delete(
         &self,
         id: &SessionId,
         announcement: &[u8],
     ) -> impl Future<Output = Result<Deleted, StoreError>> + Send;
 
-    /// Removes the record if it has this revision. Announced unless it answers [`Deleted::Conflict`].
+    /// Removes the record if it has this revision.
+    ///
+    /// Makes the announcement unless it answers [`Deleted::Conflict`].
     fn delete_if(
         &self,
         id: &SessionId,
@@ -146,67 +129,102 @@ pub trait Backend: Send + Sync + 'static {
         announcement: &[u8],
     ) -> impl Future<Output = Result<Deleted, StoreError>> + Send;
 
-    /// Moves the deadline and the time to live forward, never back. No new revision, no announcement.
+    /// Moves the deadline and the time to live of a record forward, never back.
+    ///
+    /// The revision stays, and no announcement is made. A tombstone is not extended.
     fn touch(
         &self,
         id: &SessionId,
-        deadline: u64,
+        deadline: Timestamp,
         ttl: Duration,
     ) -> impl Future<Output = Result<Touched, StoreError>> + Send;
 
-    /// Removes all records and says how many sessions they were. What is deleted in several steps is announced in each, and
-    /// at least one announcement is made.
+    /// Removes all records and returns the number of sessions among them, without tombstones.
+    ///
+    /// A backend that deletes in several steps makes the announcement in each step. At least one
+    /// announcement is made.
     fn clear(&self, announcement: &[u8]) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
-    /// One page of ids. A record that exists during the whole walk is met at least once; one that becomes a tombstone meanwhile is
-    /// met as the one or the other.
+    /// Returns one page of the ids of all records; without a cursor, the first page.
+    ///
+    /// A record that exists during the whole scan is on at least one page. A record that becomes a
+    /// tombstone meanwhile is found as one or the other.
     fn scan(
         &self,
         cursor: Option<&Cursor>,
     ) -> impl Future<Output = Result<Page, StoreError>> + Send;
 
-    /// Notes that a session belongs to an owner. The entry lasts at least until a moment in milliseconds since the Unix epoch, by the
-    /// backend's own clock, or longer if an earlier call has said so; when it is over, the backend must forget it in time, so that
-    /// what an owner leaves behind stays bounded. Whether there is a record under the id does not matter. Not announced.
-    ///
-    /// Done twice it does no harm, so its failure is never a write of unknown outcome.
-    fn index(
-        &self,
-        owner: &OwnerTag,
-        id: &SessionId,
-        until: u64,
-    ) -> impl Future<Output = Result<(), StoreError>> + Send;
-
-    /// Forgets an entry that [`index`](Backend::index) has made, if it is there. Nothing else forgets one before its time,
-    /// [`clear`](Backend::clear) included: a session that is being created then is in the index already. Not announced, and its
-    /// failure is never a write of unknown outcome.
-    fn unindex(
-        &self,
-        owner: &OwnerTag,
-        id: &SessionId,
-    ) -> impl Future<Output = Result<(), StoreError>> + Send;
-
-    /// One page of an owner's index. An entry that exists during the whole walk is met at least once, and `moved` is always
-    /// empty. What it costs depends on this owner's entries alone.
-    fn indexed(
-        &self,
-        owner: &OwnerTag,
-        cursor: Option<&Cursor>,
-    ) -> impl Future<Output = Result<Page, StoreError>> + Send;
-
-    /// Announces something that is no write.
+    /// Sends an announcement that belongs to no write.
     fn publish(&self, announcement: &[u8]) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Listens to all announcements. See [`Event`] for what the stream must say; `heartbeat` is how often it should say
-    /// [`Event::Alive`].
+    /// Subscribes to all announcements. `heartbeat` is the interval at which the stream should
+    /// yield [`Event::Alive`].
+    ///
+    /// See [`Event`] for the contract of the stream.
     fn subscribe(
         &self,
         heartbeat: Duration,
     ) -> impl Future<Output = Result<Subscription, StoreError>> + Send;
 
-    /// Whether the backend answers.
+    /// Succeeds if the backend answers.
     fn ping(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Lets go of all connections. Later calls may answer with an error.
+    /// Closes all connections. Later calls may fail.
     fn close(&self) -> impl Future<Output = ()> + Send;
+
+    /// Adds a session to an owner's index.
+    ///
+    /// The entry must live at least until `until`, or until the latest moment that any call has
+    /// given for it. It must eventually expire after that moment, by the backend's own clock, so
+    /// that the index stays bounded. There may or may not be a record under the id. Makes no
+    /// announcement.
+    ///
+    /// Idempotent: never fails with [`OutcomeUnknown`](crate::StoreErrorKind::OutcomeUnknown).
+    fn add_to_owner(
+        &self,
+        owner: &OwnerTag,
+        id: &SessionId,
+        until: Timestamp,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let _ = (owner, id, until);
+        ready(Err(no_owner_index()))
+    }
+
+    /// Removes a session from an owner's index, if it is there.
+    ///
+    /// Nothing else may remove an entry before it expires. [`clear`](Backend::clear) must not,
+    /// either: a session that is being created at that time is already in the index. Makes no
+    /// announcement.
+    ///
+    /// Idempotent: never fails with [`OutcomeUnknown`](crate::StoreErrorKind::OutcomeUnknown).
+    fn remove_from_owner(
+        &self,
+        owner: &OwnerTag,
+        id: &SessionId,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let _ = (owner, id);
+        ready(Err(no_owner_index()))
+    }
+
+    /// Returns one page of an owner's index; without a cursor, the first page. Its `moved` is
+    /// always empty.
+    ///
+    /// An entry that exists during the whole scan is on at least one page. The cost must depend on
+    /// the entries of this owner alone.
+    fn sessions_of_owner(
+        &self,
+        owner: &OwnerTag,
+        cursor: Option<&Cursor>,
+    ) -> impl Future<Output = Result<Page, StoreError>> + Send {
+        let _ = (owner, cursor);
+        ready(Err(no_owner_index()))
+    }
+}
+
+/// The error of a backend that does not implement the methods of the owner index.
+fn no_owner_index() -> StoreError {
+    StoreError::from(StoreErrorKind::NotConfigured).with_source(
+        "this backend keeps no owner index: implement `add_to_owner`, `remove_from_owner` and \
+         `sessions_of_owner`, or build the configuration without `owner`",
+    )
 }

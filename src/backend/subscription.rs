@@ -1,25 +1,30 @@
-//! The stream of announcements that a backend yields.
+//! The stream of announcements from a backend to the listener.
 
 use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-/// How many events may wait for the listener. A listener that falls behind by more is cut off and starts anew: what it has
-/// missed by then it could not say.
+/// Maximum number of events that wait for the listener. The subscription of a listener that falls
+/// further behind ends, and the listener subscribes again: it has lost events and cannot tell
+/// which.
 const CAPACITY: usize = 4096;
 
-/// What a subscription yields. All of it travels in one queue, so that the proof of hearing cannot overtake a message.
+/// An event of a subscription. All events travel in one queue, so that [`Alive`](Event::Alive)
+/// cannot overtake a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Event {
-    /// The subscription is confirmed: from now on no announcement is missed unless the stream ends, or this comes again. A
-    /// backend that subscribes anew by itself says so with another one; what was announced in between may be lost.
+    /// The subscription is confirmed. From now on, no announcement is missed until the stream ends
+    /// or yields this event again. A backend that resubscribes by itself must yield it each time,
+    /// since announcements made in between may be lost.
     Connected,
     /// An announcement, byte for byte.
     Message(Bytes),
-    /// Proof of hearing: every announcement that was made before this instant has been yielded.
+    /// A proof that announcements arrive: each one made before this instant has been yielded.
     ///
-    /// The instant must be taken before the proof is asked for, on `tokio::time::Instant`'s clock (`into_std`).
+    /// The backend must take the instant before it requests the proof, from
+    /// `tokio::time::Instant::now().into_std()`.
     Alive(Instant),
 }
 
@@ -28,13 +33,13 @@ pub enum Event {
 pub struct Subscription(mpsc::Receiver<Event>);
 
 impl Subscription {
-    /// A subscription and the end that feeds it.
+    /// Creates a subscription and the sender that feeds it.
     pub fn channel() -> (SubscriptionSender, Subscription) {
         let (sender, receiver) = mpsc::channel(CAPACITY);
         (SubscriptionSender(Some(sender)), Subscription(receiver))
     }
 
-    /// The next event; `None` when the subscription is lost.
+    /// Waits for the next event. Returns `None` when the subscription has ended.
     pub async fn next(&mut self) -> Option<Event> {
         self.0.recv().await
     }
@@ -45,7 +50,8 @@ impl Subscription {
 pub struct SubscriptionSender(Option<mpsc::Sender<Event>>);
 
 impl SubscriptionSender {
-    /// Yields an event. `false` if the subscription is over: dropped by the listener, or cut off because it fell behind.
+    /// Sends an event without waiting. Returns `false` if the subscription has ended, because the
+    /// listener has dropped it or has fallen too far behind.
     pub fn send(&mut self, event: Event) -> bool {
         let sent = self.0.as_ref().is_some_and(|sender| sender.try_send(event).is_ok());
         if !sent {
@@ -67,7 +73,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_listener_that_falls_behind_is_cut_off() {
+    async fn the_subscription_of_a_listener_that_falls_behind_ends() {
         let (mut sender, mut subscription) = Subscription::channel();
         for _ in 0..CAPACITY {
             assert!(sender.send(Event::Connected));
@@ -76,7 +82,7 @@ mod tests {
         for _ in 0..CAPACITY {
             assert_eq!(subscription.next().await, Some(Event::Connected));
         }
-        assert!(!sender.send(Event::Connected), "cut off for good, though there is room again");
+        assert!(!sender.send(Event::Connected), "ended for good, though there is room again");
         assert_eq!(subscription.next().await, None);
     }
 }

@@ -10,19 +10,19 @@ use tokio::task::JoinHandle;
 use super::cache::LocalCache;
 use super::listener::{Listener, ListenerState, ListenerStatus};
 use super::message::Announcement;
-use crate::backend::DynBackend;
 use crate::clock::Clock;
 use crate::cluster::ClusterConfig;
 use crate::error::StoreError;
 use crate::id::SessionId;
 use crate::observe::Metrics;
+use crate::resilience::Client;
 
 /// A node's membership in the cluster: its listener, its local cache and its announcements.
 ///
 /// Returned by [`SessionStore::coordinator`](crate::SessionStore::coordinator).
 pub struct Coordinator<T> {
     /// Publishes announcements, and is what the listener subscribes to.
-    backend: Arc<dyn DynBackend>,
+    backend: Arc<Client>,
     cache: Arc<LocalCache<T>>,
     /// Written by the listener, and kept when the listener is spawned again.
     status: Arc<ListenerStatus>,
@@ -46,7 +46,7 @@ enum Task {
 
 impl<T: Send + Sync + 'static> Coordinator<T> {
     pub(crate) fn new(
-        backend: Arc<dyn DynBackend>,
+        backend: Arc<Client>,
         cache: Arc<LocalCache<T>>,
         clock: Clock,
         config: ClusterConfig,
@@ -128,7 +128,7 @@ impl<T: Send + Sync + 'static> Coordinator<T> {
 
     /// Encodes an announcement in this node's name, stamped with the current time.
     pub(crate) fn encode(&self, announcement: Announcement) -> Vec<u8> {
-        announcement.encode(&self.node_id, self.clock.wall())
+        announcement.encode(&self.node_id, self.clock.wall().as_millis())
     }
 
     /// Spawns the listener if it should run and does not.

@@ -12,11 +12,12 @@ use tokio::sync::watch;
 
 use super::cache::LocalCache;
 use super::message::{Action, interpret};
-use crate::backend::{DynBackend, Event, Subscription};
-use crate::clock::{Clock, millis};
+use crate::backend::{Event, Subscription};
+use crate::clock::{Clock, Timestamp, millis};
 use crate::error::StoreError;
 use crate::guards::{self, Guard};
 use crate::observe::{self, Counter, Gauge, Metrics};
+use crate::resilience::Client;
 
 /// Pause before the first attempt to subscribe again. It doubles with each failed attempt.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -80,11 +81,10 @@ impl ListenerStatus {
         self.state.send_replace(state)
     }
 
-    /// Records a heartbeat that came back. `wall` returns the time at which it was sent, in
-    /// milliseconds since the Unix epoch.
-    fn proven(&self, wall: impl FnOnce() -> u64) {
+    /// Records a heartbeat that came back. `wall` returns the time at which it was sent.
+    fn proven(&self, wall: impl FnOnce() -> Timestamp) {
         if let Some(gauges) = &self.gauges {
-            gauges.last_heartbeat.set(|| wall() as f64 / 1000.0);
+            gauges.last_heartbeat.set(|| wall().as_millis() as f64 / 1000.0);
         }
     }
 }
@@ -92,7 +92,7 @@ impl ListenerStatus {
 /// The listener's task. When it ends (stopped, panicked, or with its runtime), the lease ends with
 /// it.
 pub(crate) struct Listener<T> {
-    pub(crate) backend: Arc<dyn DynBackend>,
+    pub(crate) backend: Arc<Client>,
     pub(crate) cache: Arc<LocalCache<T>>,
     pub(crate) status: Arc<ListenerStatus>,
     /// Interval between heartbeats.

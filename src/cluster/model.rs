@@ -135,7 +135,7 @@ impl Model {
         let meta = Meta {
             revision: Revision::from_bytes(revision),
             created_at: now,
-            deadline: now + 3_600_000,
+            deadline: now.saturating_add(Duration::from_secs(3600)),
         };
         Record::new(&self.clock, self.id, meta, Arc::new(version))
     }

@@ -146,6 +146,6 @@ fn associated_data(flags: u8, key_id: u8, id: &SessionId, meta: &Meta) -> [u8; A
     data[..3].copy_from_slice(&[FORMAT, flags, key_id]);
     data[3..19].copy_from_slice(id.as_bytes());
     data[19..35].copy_from_slice(meta.revision.as_bytes());
-    data[35..].copy_from_slice(&meta.created_at.to_be_bytes());
+    data[35..].copy_from_slice(&meta.created_at.as_millis().to_be_bytes());
     data
 }

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::*;
+use crate::clock::Timestamp;
 use crate::record::Revision;
 use crate::secret::Secret;
 
@@ -21,8 +22,8 @@ const MAX: usize = 64 * 1024;
 fn meta() -> Meta {
     Meta {
         revision: Revision::from_bytes(*b"RRRRRRRRRRRRRRRR"),
-        created_at: 0x0102_0304_0506_0708,
-        deadline: 1,
+        created_at: Timestamp::from_millis(0x0102_0304_0506_0708),
+        deadline: Timestamp::from_millis(1),
     }
 }
 
@@ -280,7 +281,7 @@ fn secrets_whose_key_ids_collide_are_all_tried() {
 #[test]
 fn the_deadline_may_move() {
     let payload = encode(&required(), &ada());
-    let extended = Meta { deadline: u64::MAX, ..meta() };
+    let extended = Meta { deadline: Timestamp::from_millis(u64::MAX), ..meta() };
     assert!(required().decode::<Data>(&ID, &extended, &payload).is_ok());
 }
 
@@ -308,7 +309,8 @@ proptest! {
     #[test]
     fn data_round_trips(codec in any_codec(), data in any_data(), id: [u8; 16], revision: [u8; 16], created_at: u64) {
         let id = SessionId::from_bytes(id);
-        let meta = Meta { revision: Revision::from_bytes(revision), created_at, deadline: 0 };
+        let [created_at, deadline] = [created_at, 0].map(Timestamp::from_millis);
+        let meta = Meta::new(Revision::from_bytes(revision), created_at, deadline);
         let decoded = codec.decode::<Data>(&id, &meta, &codec.encode(&id, &meta, &data).unwrap()).unwrap();
         prop_assert_eq!(&*decoded.data, &data);
         prop_assert!(!decoded.needs_reencryption || codec.encryption == Encryption::Migrating);
@@ -346,11 +348,12 @@ proptest! {
     #[test]
     fn an_encrypted_payload_is_good_in_its_own_place_alone(data in any_data(), at in 0usize..40, bit in 0..8) {
         let payload = encode(&required(), &data);
-        let mut place = [ID.as_bytes(), &meta().revision.as_bytes()[..], &meta().created_at.to_be_bytes()].concat();
+        let mut place = [ID.as_bytes(), &meta().revision.as_bytes()[..], &meta().created_at.as_millis().to_be_bytes()].concat();
         place[at] ^= 1u8 << bit;
         let id = SessionId::from_bytes(place[..16].try_into().unwrap());
         let revision = Revision::from_bytes(place[16..32].try_into().unwrap());
         let created_at = u64::from_be_bytes(place[32..].try_into().unwrap());
+        let created_at = Timestamp::from_millis(created_at);
         let moved = Meta { revision, created_at, ..meta() };
         prop_assert!(required().decode::<Data>(&id, &moved, &payload).is_err());
     }

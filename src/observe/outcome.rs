@@ -147,7 +147,7 @@ impl From<StoreErrorKind> for Outcome {
             StoreErrorKind::Encode => Outcome::Encode,
             StoreErrorKind::TooLarge => Outcome::TooLarge,
             StoreErrorKind::Closed => Outcome::Closed,
-            // No call has this outcome, because the backend is not even called.
+            // The store did not call the backend, or the backend keeps no owner index.
             StoreErrorKind::NotConfigured => Outcome::Other,
         }
     }

@@ -1,5 +1,6 @@
 //! A session as the store returns it: its data and metadata.
 
+mod binary;
 mod data;
 mod revision;
 mod stored;
@@ -7,12 +8,12 @@ mod stored;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 pub use self::data::SessionData;
 pub use self::revision::Revision;
 pub use self::stored::{Content, Meta, Stored};
-use crate::clock::{Clock, Millis};
+use crate::clock::{Clock, Millis, Timestamp};
 use crate::id::{SessionId, SessionToken};
 
 /// A session's data with its id and times.
@@ -25,8 +26,9 @@ pub struct Record<T> {
 struct RecordInner<T> {
     id: SessionId,
     revision: Revision,
-    created_at: u64,
+    created_at: Timestamp,
     /// The only metadata that changes: a read extends the session without making a new version.
+    /// In milliseconds since the Unix epoch.
     deadline: AtomicU64,
     /// `true` while a task is extending the session.
     touching: AtomicBool,
@@ -40,9 +42,9 @@ struct RecordInner<T> {
 
 impl<T> Record<T> {
     pub(crate) fn new(clock: &Clock, id: SessionId, meta: Meta, data: Arc<T>) -> Self {
-        let wall_offset = clock.wall().wrapping_sub(clock.now().0);
+        let wall_offset = clock.wall().as_millis().wrapping_sub(clock.now().0);
         let Meta { revision, created_at, deadline } = meta;
-        let deadline = AtomicU64::new(deadline);
+        let deadline = AtomicU64::new(deadline.as_millis());
         let touching = AtomicBool::new(false);
         let needs_reencryption = AtomicBool::new(false);
         Record {
@@ -84,12 +86,12 @@ impl<T> Record<T> {
 
     /// Returns the time at which the session was created or last regenerated.
     pub fn created_at(&self) -> SystemTime {
-        time(self.inner.created_at)
+        self.inner.created_at.into()
     }
 
     /// Returns the time at which the session expires unless it is used before.
     pub fn expires_at(&self) -> SystemTime {
-        time(self.deadline())
+        self.deadline().into()
     }
 
     pub(crate) fn revision(&self) -> Revision {
@@ -104,19 +106,19 @@ impl<T> Record<T> {
         }
     }
 
-    /// Returns the deadline in milliseconds since the Unix epoch.
-    pub(crate) fn deadline(&self) -> u64 {
-        self.inner.deadline.load(Ordering::Relaxed)
+    /// Returns the time at which the session expires unless it is used before.
+    pub(crate) fn deadline(&self) -> Timestamp {
+        Timestamp::from_millis(self.inner.deadline.load(Ordering::Relaxed))
     }
 
     /// Returns the deadline on this node's monotonic clock.
     pub(crate) fn expires(&self) -> Millis {
-        Millis(self.deadline().saturating_sub(self.inner.wall_offset))
+        Millis(self.deadline().as_millis().saturating_sub(self.inner.wall_offset))
     }
 
-    /// Converts a time on this node's monotonic clock to milliseconds since the Unix epoch.
-    pub(crate) fn wall(&self, now: Millis) -> u64 {
-        now.0.wrapping_add(self.inner.wall_offset)
+    /// Converts a time on this node's monotonic clock to the wall clock.
+    pub(crate) fn wall(&self, now: Millis) -> Timestamp {
+        Timestamp::from_millis(now.0.wrapping_add(self.inner.wall_offset))
     }
 
     /// Returns a guard if no other task is extending the session. Until the guard is dropped, no
@@ -125,8 +127,8 @@ impl<T> Record<T> {
         (!self.inner.touching.swap(true, Ordering::Relaxed)).then(|| Touch(self.clone()))
     }
 
-    pub(crate) fn extend(&self, deadline: u64) {
-        self.inner.deadline.fetch_max(deadline, Ordering::Relaxed);
+    pub(crate) fn extend(&self, deadline: Timestamp) {
+        self.inner.deadline.fetch_max(deadline.as_millis(), Ordering::Relaxed);
     }
 }
 
@@ -171,8 +173,4 @@ impl<T> fmt::Debug for NewSession<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NewSession").field("record", &self.record).finish_non_exhaustive()
     }
-}
-
-fn time(millis: u64) -> SystemTime {
-    UNIX_EPOCH + Duration::from_millis(millis)
 }

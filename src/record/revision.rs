@@ -1,21 +1,22 @@
-//! Versions of a record.
+//! The version of a record.
 
 use crate::random::random_bytes;
 
-/// Names one version of a record: an 8-byte counter and 8 random bytes, new at every write, compared for equality only.
+/// The version of a record: an 8-byte counter and 8 random bytes, new at every write and compared
+/// for equality only.
 ///
-/// The counter makes sure that a session never sees a revision again; the random part tells apart two nodes that both write on
-/// top of the same one.
+/// The counter makes sure that a revision never occurs twice in a session. The random part
+/// distinguishes the writes of two nodes that are based on the same revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Revision([u8; 16]);
 
 impl Revision {
-    /// The first revision of a new record.
+    /// Returns the first revision of a new record.
     pub(crate) fn first() -> Self {
         Self::with_counter(1)
     }
 
-    /// A revision for what is written on top of this one.
+    /// Returns a revision for a write that is based on this one.
     pub(crate) fn next(self) -> Self {
         let mut counter = [0; 8];
         counter.copy_from_slice(&self.0[..8]);
@@ -29,12 +30,12 @@ impl Revision {
         Revision(bytes)
     }
 
-    /// The 16 bytes.
+    /// Returns the 16 bytes.
     pub fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
 
-    /// The revision with these 16 bytes.
+    /// Creates the revision with these 16 bytes.
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Revision(bytes)
     }

@@ -5,31 +5,44 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::Revision;
+use crate::clock::Timestamp;
 use crate::id::SessionId;
 
-/// What a backend keeps beside the content. An encrypted payload is bound to revision and time of creation, so they must come back
-/// as they were given.
+/// The metadata of a record.
+///
+/// A backend must return the revision and the creation time exactly as they were given: an
+/// encrypted payload is bound to them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Meta {
-    /// Which version this is.
+    /// The version of the record.
     pub revision: Revision,
-    /// When the session was created, in milliseconds since the Unix epoch.
-    pub created_at: u64,
-    /// Until when the session lives if nobody uses it, in milliseconds since the Unix epoch. A backend does not judge by it: what
-    /// makes a record go away is the time to live given with it.
-    pub deadline: u64,
+    /// The time at which the session was created.
+    pub created_at: Timestamp,
+    /// The time at which the session ends if it is not used until then. A backend does not act on
+    /// it: it removes a record at the end of the time to live that was given with it.
+    pub deadline: Timestamp,
 }
 
-/// What a record holds.
+impl Meta {
+    /// Creates the metadata of a record.
+    pub fn new(revision: Revision, created_at: Timestamp, deadline: Timestamp) -> Self {
+        Meta { revision, created_at, deadline }
+    }
+}
+
+/// The content of a record.
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Content {
     /// The encoded data of a session, opaque to the backend.
     Payload(Bytes),
-    /// A tombstone: the session goes on under another id. It counts as gone, but deleting it must not lose the trail.
+    /// A tombstone: the session has moved to this id. It counts as gone, but a deletion must be
+    /// able to follow it.
     MovedTo(SessionId),
 }
 
-/// Without the payload: it is the application's data, and may be private.
+/// Omits the payload: it is the application's data, and may be private.
 impl fmt::Debug for Content {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -40,12 +53,23 @@ impl fmt::Debug for Content {
 }
 
 /// A record as a backend keeps it.
+///
+/// A backend that keeps bytes stores [`to_bytes`](Stored::to_bytes) and reads them with
+/// [`from_bytes`](Stored::from_bytes). Then it need not change when a record gets a new field.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Stored {
-    /// Revision and times.
+    /// The revision and the times.
     pub meta: Meta,
-    /// The data, or where it went.
+    /// The session's data, or the id to which it has moved.
     pub content: Content,
+}
+
+impl Stored {
+    /// Creates a record.
+    pub fn new(meta: Meta, content: Content) -> Self {
+        Stored { meta, content }
+    }
 }
 
 #[cfg(test)]
@@ -54,7 +78,8 @@ mod tests {
 
     #[test]
     fn a_record_does_not_print_its_data() {
-        let meta = Meta { revision: Revision::first(), created_at: 0, deadline: 0 };
+        let start = Timestamp::from_millis(0);
+        let meta = Meta::new(Revision::first(), start, start);
         let stored =
             Stored { meta, content: Content::Payload(Bytes::from_static(b"\0\0{\"card\":1}")) };
         let text = format!("{stored:?}");

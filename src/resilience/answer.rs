@@ -1,11 +1,11 @@
-//! How an answer of the backend ends a call.
+//! The outcome of a call, for metrics and spans, by the backend's answer.
 
 use crate::backend::{Created, Deleted, Page, Touched, Updated};
 use crate::error::StoreError;
 use crate::observe::Outcome;
 use crate::record::{Content, Stored};
 
-/// What a backend can answer.
+/// An answer of a backend.
 pub(super) trait HasOutcome {
     fn outcome(&self) -> Outcome;
 }
@@ -58,7 +58,7 @@ impl HasOutcome for Touched {
     }
 }
 
-/// Answers that have but one meaning.
+/// Implements [`HasOutcome`] for answers that always mean success.
 macro_rules! always_ok {
     ($($answer:ty),*) => {
         $(impl HasOutcome for $answer {
@@ -70,7 +70,7 @@ macro_rules! always_ok {
 }
 always_ok!((), u64, Page);
 
-/// How a call with this answer has ended.
+/// Returns the outcome of a call with this result.
 pub(super) fn outcome<R: HasOutcome>(answer: &Result<R, StoreError>) -> Outcome {
     answer.as_ref().map_or_else(|error| error.kind().into(), HasOutcome::outcome)
 }

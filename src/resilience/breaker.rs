@@ -1,34 +1,38 @@
-//! When to stop asking a backend that fails. Pure: time comes from outside.
+//! The state machine of the circuit breaker. Pure: time comes from outside.
 //!
-//! | state | what becomes of a call | what ends the state |
+//! | state | calls | end of the state |
 //! |---|---|---|
-//! | closed | it is made | `failure_threshold` faults in a row: open |
-//! | open | it is refused | `reset_timeout` has passed, or the backend was heard of: half-open |
+//! | closed | are made | `failure_threshold` faults in a row: open |
+//! | open | are refused | `reset_timeout` has passed, or a ping or subscription succeeded: half-open |
 //! | half-open | `half_open_probes` are made, the others are refused | all of them are answered: closed; one fails: open |
 //!
-//! Calls that fail together count as one fault. A connection that breaks takes every call with it that is under way, and says no
-//! more about the server than one of them does. So a fault counts only if its call began after the last one that counted.
+//! Calls that fail together count as one fault. When a connection breaks, all calls under way fail,
+//! which says no more about the server than one failure does. So a fault counts only if its call
+//! began after the last fault that counted.
 
 use tokio::time::Instant;
 
 use crate::resilience::CircuitBreakerConfig;
 
-/// What a circuit breaker does with calls. The names are those of Nygard, "Release It!".
+/// The state of a circuit breaker. The names are those of Nygard, "Release It!".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum CircuitState {
-    /// They are made.
+    /// Calls are made.
     Closed,
-    /// They are refused, until the first that comes after the reset timeout.
+    /// Calls are refused until the reset timeout has passed.
     Open,
-    /// Some are made, to see whether the backend is well.
+    /// Some calls are made to find out if the backend works.
     HalfOpen,
 }
 
+/// The circuit breaker.
 #[derive(Debug)]
 pub(super) struct Breaker {
     config: CircuitBreakerConfig,
     state: BreakerState,
-    /// Goes up with each change of the state and each fault that counts, so that what began before can be told apart.
+    /// Incremented by each change of the state and each fault that counts, to recognize calls that
+    /// began before.
     round: u64,
 }
 
@@ -39,20 +43,20 @@ enum BreakerState {
     HalfOpen { under_way: u32, answered: u32 },
 }
 
-/// The leave to make a call.
+/// A permission to make one call.
 #[derive(Debug)]
 pub(super) struct ProbeTicket {
     round: u64,
 }
 
-/// How a call has ended.
+/// The end of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CallOutcome {
-    /// The backend has answered, be it with a refusal.
+    /// The backend answered, perhaps with a refusal.
     Answer,
-    /// It has not.
+    /// The backend did not answer.
     Fault,
-    /// Nobody waited for the end.
+    /// The caller gave up before the call ended.
     Dropped,
 }
 
@@ -69,10 +73,10 @@ impl Breaker {
         }
     }
 
-    /// Whether a call may be made. Each pass must be [`settle`](Breaker::settle)d.
+    /// Returns a ticket if a call may be made. Each ticket must be [`settle`](Breaker::settle)d.
     pub(super) fn admit(&mut self, now: Instant) -> Option<ProbeTicket> {
         if matches!(self.state, BreakerState::Open { until } if until <= now) {
-            self.heard();
+            self.seen_alive();
         }
         match &mut self.state {
             BreakerState::Closed { .. } => {}
@@ -86,9 +90,9 @@ impl Breaker {
         Some(ProbeTicket { round: self.round })
     }
 
-    /// A call has ended.
-    pub(super) fn settle(&mut self, pass: &ProbeTicket, outcome: CallOutcome, now: Instant) {
-        let counts = pass.round == self.round;
+    /// Records the end of a call.
+    pub(super) fn settle(&mut self, ticket: &ProbeTicket, outcome: CallOutcome, now: Instant) {
+        let counts = ticket.round == self.round;
         match (&mut self.state, outcome) {
             (BreakerState::Closed { faults }, CallOutcome::Answer) => *faults = 0,
             (BreakerState::Closed { faults }, CallOutcome::Fault) if counts => {
@@ -113,14 +117,15 @@ impl Breaker {
         }
     }
 
-    /// The backend has given a sign of life other than by a call: an open circuit need not wait any longer.
-    pub(super) fn heard(&mut self) {
+    /// Half-opens an open circuit, because its time has passed or the backend answered a ping or a
+    /// subscription.
+    pub(super) fn seen_alive(&mut self) {
         if matches!(self.state, BreakerState::Open { .. }) {
             self.enter(BreakerState::HalfOpen { under_way: 0, answered: 0 });
         }
     }
 
-    /// Closes it, whatever it was.
+    /// Closes the circuit from any state.
     pub(super) fn reset(&mut self) {
         self.enter(BreakerState::Closed { faults: 0 });
     }
@@ -145,7 +150,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Opens at the third fault, for a second, and takes two probes.
+    /// Returns a breaker that opens at the third fault, for one second, and needs two probes.
     fn breaker() -> Breaker {
         Breaker::new(
             CircuitBreakerConfig::new()
@@ -156,8 +161,8 @@ mod tests {
     }
 
     fn call(breaker: &mut Breaker, outcome: CallOutcome, now: Instant) {
-        let pass = breaker.admit(now).unwrap();
-        breaker.settle(&pass, outcome, now);
+        let ticket = breaker.admit(now).unwrap();
+        breaker.settle(&ticket, outcome, now);
     }
 
     fn open(now: Instant) -> Breaker {
@@ -193,8 +198,8 @@ mod tests {
         let now = Instant::now();
         let mut breaker = breaker();
         let together: Vec<_> = (0..100).map(|_| breaker.admit(now).unwrap()).collect();
-        for pass in &together {
-            breaker.settle(pass, CallOutcome::Fault, now);
+        for ticket in &together {
+            breaker.settle(ticket, CallOutcome::Fault, now);
         }
         assert_eq!(breaker.state(), CircuitState::Closed);
         call(&mut breaker, CallOutcome::Fault, now);
@@ -242,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_that_nobody_waits_for_gives_its_place_back() {
+    fn a_probe_that_is_dropped_frees_its_place() {
         let now = Instant::now();
         let mut breaker = open(now);
         let now = now + SECOND;
@@ -275,13 +280,13 @@ mod tests {
     fn a_sign_of_life_half_opens_it_early_and_a_reset_closes_it() {
         let now = Instant::now();
         let mut breaker = open(now);
-        breaker.heard();
+        breaker.seen_alive();
         assert_eq!(breaker.state(), CircuitState::HalfOpen);
         call(&mut breaker, CallOutcome::Fault, now);
         assert_eq!(breaker.state(), CircuitState::Open);
         breaker.reset();
         assert_eq!(breaker.state(), CircuitState::Closed);
-        breaker.heard();
+        breaker.seen_alive();
         assert_eq!(breaker.state(), CircuitState::Closed);
     }
 
@@ -290,7 +295,7 @@ mod tests {
         Begin,
         End(usize, CallOutcome),
         Wait(u64),
-        Heard,
+        SeenAlive,
     }
 
     fn events() -> impl Strategy<Value = Vec<TestEvent>> {
@@ -303,7 +308,7 @@ mod tests {
             4 => Just(TestEvent::Begin),
             3 => (any::<usize>(), outcome).prop_map(|(which, outcome)| TestEvent::End(which, outcome)),
             1 => (0u64..1500).prop_map(TestEvent::Wait),
-            1 => Just(TestEvent::Heard),
+            1 => Just(TestEvent::SeenAlive),
         ];
         prop::collection::vec(event, 0..200)
     }
@@ -316,26 +321,29 @@ mod tests {
                 .reset_timeout(SECOND)
                 .half_open_probes(probes);
             let (mut breaker, mut now) = (Breaker::new(config), Instant::now());
-            // Those under way, and whether they are probes of the present trial.
+            // Calls under way, and `true` for probes of the current half-open state.
             let mut under_way: Vec<(ProbeTicket, bool)> = Vec::new();
             let mut opened: Option<Instant> = None;
             for event in events {
                 let before = breaker.state();
                 match event {
                     TestEvent::Begin => {
-                        let pass = breaker.admit(now);
-                        prop_assert!(before != CircuitState::Closed || pass.is_some());
-                        if let Some(pass) = pass {
-                            under_way.push((pass, breaker.state() == CircuitState::HalfOpen));
+                        let ticket = breaker.admit(now);
+                        prop_assert!(before != CircuitState::Closed || ticket.is_some());
+                        if let Some(ticket) = ticket {
+                            under_way.push((ticket, breaker.state() == CircuitState::HalfOpen));
                         }
                     }
                     TestEvent::End(which, outcome) if !under_way.is_empty() => {
-                        let (pass, _) = under_way.swap_remove(which % under_way.len());
-                        breaker.settle(&pass, outcome, now);
+                        let (ticket, _) = under_way.swap_remove(which % under_way.len());
+                        breaker.settle(&ticket, outcome, now);
                     }
                     TestEvent::End(..) => {}
                     TestEvent::Wait(millis) => now += Duration::from_millis(millis),
-                    TestEvent::Heard => { breaker.heard(); opened = opened.filter(|_| breaker.state() == CircuitState::Open); }
+                    TestEvent::SeenAlive => {
+                        breaker.seen_alive();
+                        opened = opened.filter(|_| breaker.state() == CircuitState::Open);
+                    }
                 }
                 match (before, breaker.state()) {
                     (CircuitState::Open, CircuitState::HalfOpen) => {

@@ -1,4 +1,4 @@
-//! The circuit breaker of a store, as calls and operators meet it.
+//! The circuit breaker of a store, for calls and operators.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -10,16 +10,19 @@ use crate::error::{StoreError, StoreErrorKind};
 use crate::observe::{self, Counter, Gauge, Metrics};
 use crate::resilience::CircuitBreakerConfig;
 
-/// The circuit breaker of a store. Got from [`SessionStore::circuit`](crate::SessionStore::circuit).
+/// The circuit breaker of a store, from [`SessionStore::circuit`](crate::SessionStore::circuit).
 ///
-/// Without a circuit breaker, which is the default, it is closed for ever.
+/// The circuit breaker is disabled by default. Then the circuit is always closed.
 ///
 /// ```
 /// # use clustered_sessions::{CircuitState, Secret, SessionConfig, SessionStore};
 /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession;
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let secret = Secret::insecure_dev("dev");
-/// let config = SessionConfig::<UserSession>::development(secret).circuit_breaker_enabled(true).build()?;
+/// let config = SessionConfig::<UserSession>::development(secret)
+///     .circuit_breaker_enabled(true)
+///     .build()?;
 /// let store = SessionStore::new(config);
 /// assert_eq!(store.circuit().state(), CircuitState::Closed);
 /// assert_eq!(store.circuit().openings(), 0);
@@ -40,36 +43,39 @@ impl Circuit {
         }
     }
 
-    /// What is done with calls at this moment. A circuit whose reset timeout has passed stays open until the next call comes.
+    /// Returns the current state. A circuit whose reset timeout has passed stays open until the
+    /// next call.
     pub fn state(&self) -> CircuitState {
         self.with(|breaker| breaker.state()).unwrap_or(CircuitState::Closed)
     }
 
-    /// How often it has opened since the store was made.
+    /// Returns the number of times that the circuit has opened since the store was created.
     pub fn openings(&self) -> u64 {
         self.openings.get()
     }
 
-    /// Closes it now, for operators who know that the backend is well again.
+    /// Closes the circuit now, for operators who know that the backend works again.
     pub fn reset(&self) {
         self.with(Breaker::reset);
     }
 
-    /// The leave to make a call.
+    /// Returns a permit for one call, or fails with `CircuitOpen`.
     pub(super) fn admit(&self) -> Result<Permit<'_>, StoreError> {
         match self.with(|breaker| breaker.admit(Instant::now())) {
-            None => Ok(Permit { circuit: self, pass: None }),
-            Some(Some(pass)) => Ok(Permit { circuit: self, pass: Some(pass) }),
+            None => Ok(Permit { circuit: self, ticket: None }),
+            Some(Some(ticket)) => Ok(Permit { circuit: self, ticket: Some(ticket) }),
             Some(None) => Err(StoreErrorKind::CircuitOpen.into()),
         }
     }
 
-    /// The backend has given a sign of life that is no answer to a call.
-    pub(super) fn heard(&self) {
-        self.with(Breaker::heard);
+    /// Records that the backend answered a ping or a subscription, which the circuit does not count
+    /// as calls.
+    pub(super) fn seen_alive(&self) {
+        self.with(Breaker::seen_alive);
     }
 
-    /// `None` without a breaker. One log line for each change.
+    /// Runs `step` on the breaker, and logs and exports a change of its state. Returns `None` if
+    /// the breaker is disabled.
     fn with<R>(&self, step: impl FnOnce(&mut Breaker) -> R) -> Option<R> {
         let mut breaker = self.breaker.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
         let before = breaker.state();
@@ -78,7 +84,7 @@ impl Circuit {
         if before == after {
             return Some(result);
         }
-        // Under the lock, so that the last change is told last.
+        // Under the lock, so that the metric ends with the last change.
         self.state.set(|| after.in_metrics());
         if after == CircuitState::Open {
             self.openings.add_one();
@@ -93,7 +99,10 @@ impl Circuit {
                 );
             }
             CircuitState::HalfOpen => {
-                tracing::info!(openings, "the circuit is half-open: the session backend is tried");
+                tracing::info!(
+                    openings,
+                    "the circuit is half-open: some calls to the session backend are let through"
+                );
             }
             CircuitState::Closed => {
                 tracing::info!(openings, "the session backend answers: the circuit is closed");
@@ -104,7 +113,7 @@ impl Circuit {
 }
 
 impl CircuitState {
-    /// The worse, the higher.
+    /// Returns the value of the metric: higher is worse.
     fn in_metrics(self) -> f64 {
         match self {
             CircuitState::Closed => 0.0,
@@ -123,23 +132,24 @@ impl fmt::Debug for Circuit {
     }
 }
 
-/// A call under way. Dropped before it has ended, it gives its place back.
+/// A call under way. If it is dropped before the call has ended, a probe's place becomes free
+/// again.
 pub(super) struct Permit<'a> {
     circuit: &'a Circuit,
-    /// Taken when it is given back; `None` without a breaker.
-    pass: Option<ProbeTicket>,
+    /// `None` once the call has ended, and if the breaker is disabled.
+    ticket: Option<ProbeTicket>,
 }
 
 impl Permit<'_> {
-    /// What the backend itself answers is an answer, though it be a refusal.
+    /// Records the end of the call. Any answer of the backend, even a refusal, counts as an answer.
     pub(super) fn settle<R>(mut self, answer: &Result<R, StoreError>) {
         let fault = answer.as_ref().is_err_and(|error| error.kind().is_fault());
         self.end(if fault { CallOutcome::Fault } else { CallOutcome::Answer });
     }
 
     fn end(&mut self, outcome: CallOutcome) {
-        if let Some(pass) = self.pass.take() {
-            self.circuit.with(|breaker| breaker.settle(&pass, outcome, Instant::now()));
+        if let Some(ticket) = self.ticket.take() {
+            self.circuit.with(|breaker| breaker.settle(&ticket, outcome, Instant::now()));
         }
     }
 }

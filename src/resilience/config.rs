@@ -1,26 +1,28 @@
-//! How long to wait for a backend, how often to ask it again, and when to stop asking.
+//! Options for timeouts, retries and the circuit breaker.
 
 use std::time::Duration;
 
 use crate::error::ConfigError;
 
-/// The longest of all timeouts here.
+/// Upper bound of all timeouts and delays.
 const LONGEST: Duration = Duration::from_secs(3600);
-/// How long an attempt may take, where the backend does not say.
+/// The time limit of an attempt if neither the application nor the backend sets one.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// How often, and after what pauses, a call is repeated that the backend did not answer.
+/// The number of attempts at a call that the backend did not answer, and the pauses between them.
 ///
-/// Only what can be repeated is: the README's section "Resilience" has the table. The pause after an attempt is drawn from the upper
-/// half of the time that the exponential back-off gives, so that nodes which failed together do not come back together
-/// (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015; "equal jitter").
+/// Only calls that are safe to retry are retried. The pause after an attempt is a random time from
+/// the upper half of the exponential backoff, so that nodes which failed together do not retry
+/// together (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015; "equal
+/// jitter").
 ///
 /// ```
 /// use std::time::Duration;
 /// use clustered_sessions::{RetryConfig, Secret, SessionConfig};
 ///
 /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession;
-/// let config = SessionConfig::<UserSession>::builder(Secret::new("at least thirty-two bytes of secret")?)
+/// let secret = Secret::new("at least thirty-two bytes of secret")?;
+/// let config = SessionConfig::<UserSession>::builder(secret)
 ///     .retry(RetryConfig::new().max_attempts(4).base_delay(Duration::from_millis(20)))
 ///     .build()?;
 /// # let _ = config;
@@ -36,7 +38,8 @@ pub struct RetryConfig {
 }
 
 impl RetryConfig {
-    /// Up to 3 attempts, with pauses of 50 ms, twice as long each time, and never above 1 second.
+    /// Creates the default: up to 3 attempts, with a first pause of 50 ms that doubles each time up
+    /// to 1 second.
     pub fn new() -> Self {
         RetryConfig {
             max_attempts: 3,
@@ -46,35 +49,38 @@ impl RetryConfig {
         }
     }
 
-    /// How often a call is made in all, the first time included; default 3, at least 1, which is never again.
+    /// Sets the maximum number of attempts, including the first. Defaults to 3; 1 disables retries.
     ///
     /// # Risk
     ///
-    /// Each attempt is load for a backend that may have too much of it already. With more than a few, turn the circuit breaker on.
+    /// Each attempt adds load to a backend that may be overloaded already. With more than a few,
+    /// enable the circuit breaker.
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = attempts;
         self
     }
 
-    /// The longest pause after the first attempt; default 50 ms, at least 1 ms.
+    /// Sets the longest pause after the first attempt. Defaults to 50 ms; at least 1 ms.
     pub fn base_delay(mut self, delay: Duration) -> Self {
         self.base_delay = delay;
         self
     }
 
-    /// By how much the pause grows from one attempt to the next; default 2, at least 1.
+    /// Sets the factor by which the pause grows from one attempt to the next. Defaults to 2; at
+    /// least 1.
     pub fn multiplier(mut self, multiplier: f64) -> Self {
         self.multiplier = multiplier;
         self
     }
 
-    /// What no pause exceeds; default 1 second, at least the base delay.
+    /// Sets the upper bound of all pauses. Defaults to 1 second; at least the base delay, at most 1
+    /// hour.
     pub fn max_delay(mut self, delay: Duration) -> Self {
         self.max_delay = delay;
         self
     }
 
-    /// Each call is made once.
+    /// Returns a policy without retries.
     const fn once() -> Self {
         RetryConfig {
             max_attempts: 1,
@@ -105,24 +111,31 @@ impl Default for RetryConfig {
     }
 }
 
-/// When to stop asking a backend that fails, and when to try it again (Nygard, "Release It!", 2nd edition, "Circuit Breaker").
+/// The thresholds of the circuit breaker, which stops calling a backend that fails (Nygard,
+/// "Release It!", 2nd edition, "Circuit Breaker").
 ///
-/// While the circuit is open, what needs the backend fails at once with
-/// [`CircuitOpen`](crate::StoreErrorKind::CircuitOpen) instead of waiting for timeouts, a logout too; what is in the cache and may
-/// be used is answered.
+/// While the circuit is open, all operations that need the backend, logouts included, fail at once
+/// with [`CircuitOpen`](crate::StoreErrorKind::CircuitOpen) instead of waiting for timeouts. Reads
+/// that the cache can answer still succeed.
 ///
-/// What counts is only that the backend did not answer: [`Unavailable`](crate::StoreErrorKind::Unavailable),
-/// [`Timeout`](crate::StoreErrorKind::Timeout) and [`OutcomeUnknown`](crate::StoreErrorKind::OutcomeUnknown). *Not found*, a
-/// conflict, a record that cannot be read and a refusal (a wrong password, a full server) are answers. Calls that were under
-/// way together count as one, since a connection that breaks takes all of them with it.
+/// Only missing answers count as failures: [`Unavailable`](crate::StoreErrorKind::Unavailable),
+/// [`Timeout`](crate::StoreErrorKind::Timeout) and
+/// [`OutcomeUnknown`](crate::StoreErrorKind::OutcomeUnknown). *Not found*, a conflict, an
+/// unreadable record and a refusal (a wrong password, a full server) are answers. Calls that fail
+/// together count as one, since a broken connection fails all calls under way.
 ///
 /// ```
 /// use std::time::Duration;
 /// use clustered_sessions::{CircuitBreakerConfig, Secret, SessionConfig};
 ///
 /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession;
-/// let config = SessionConfig::<UserSession>::builder(Secret::new("at least thirty-two bytes of secret")?)
-///     .circuit_breaker(CircuitBreakerConfig::new().failure_threshold(10).reset_timeout(Duration::from_secs(2)))
+/// let secret = Secret::new("at least thirty-two bytes of secret")?;
+/// let config = SessionConfig::<UserSession>::builder(secret)
+///     .circuit_breaker(
+///         CircuitBreakerConfig::new()
+///             .failure_threshold(10)
+///             .reset_timeout(Duration::from_secs(2)),
+///     )
 ///     .build()?;
 /// # let _ = config;
 /// # Ok::<(), clustered_sessions::ConfigError>(())
@@ -136,7 +149,8 @@ pub struct CircuitBreakerConfig {
 }
 
 impl CircuitBreakerConfig {
-    /// Opens at 5 failures in a row, tries again after 5 seconds, and closes when 3 calls were answered.
+    /// Creates the default: opens after 5 failures in a row, is half-open after 5 seconds, and
+    /// closes after 3 answered probes.
     pub fn new() -> Self {
         CircuitBreakerConfig {
             failure_threshold: 5,
@@ -145,26 +159,31 @@ impl CircuitBreakerConfig {
         }
     }
 
-    /// How many failures in a row, one after the other and with no answer in between, open the circuit; default 5, at least 1.
+    /// Sets the number of failures in a row, without an answer in between, that open the circuit.
+    /// Defaults to 5; at least 1.
     ///
     /// # Risk
     ///
-    /// A low one opens it at every hiccup, a high one waits for that many timeouts, one after the other.
+    /// With a low threshold, short disturbances open the circuit. With a high one, that many
+    /// timeouts must pass one after the other.
     pub fn failure_threshold(mut self, failures: u32) -> Self {
         self.failure_threshold = failures;
         self
     }
 
-    /// How long calls are refused before the backend is tried again; default 5 seconds, 1 ms to 1 hour.
+    /// Sets the time for which an open circuit refuses calls. Defaults to 5 seconds; 1 ms to 1
+    /// hour.
     ///
-    /// A node that listens tries it sooner: as soon as it hears the others again.
+    /// On a node with a listener, the circuit becomes half-open sooner: as soon as the listener has
+    /// subscribed again.
     pub fn reset_timeout(mut self, timeout: Duration) -> Self {
         self.reset_timeout = timeout;
         self
     }
 
-    /// How many calls are made to try the backend, while others are refused; default 3, at least 1. The circuit closes when all of
-    /// them were answered, and opens again when one fails.
+    /// Sets the number of calls that a half-open circuit lets through. Defaults to 3; at least 1.
+    ///
+    /// The circuit closes when all of them are answered, and opens again when one fails.
     pub fn half_open_probes(mut self, calls: u32) -> Self {
         self.half_open_probes = calls;
         self
@@ -187,7 +206,7 @@ impl Default for CircuitBreakerConfig {
     }
 }
 
-/// What was asked for.
+/// The application's choices, before they are checked and completed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ResilienceOptions {
     pub(crate) retry: Option<RetryConfig>,
@@ -196,7 +215,7 @@ pub(crate) struct ResilienceOptions {
     pub(crate) operation_timeout: Option<Duration>,
 }
 
-/// What is to be done.
+/// The checked and complete settings.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct ResiliencePolicy {
     pub(crate) retry: RetryConfig,
@@ -215,7 +234,8 @@ impl ResilienceOptions {
         }
     }
 
-    /// `backend` is how long the backend itself may take for an attempt, if it says so.
+    /// Checks and completes the options. `backend` is the backend's own time limit for an attempt,
+    /// if it has one.
     pub(crate) fn check(&self, backend: Option<Duration>) -> Result<ResiliencePolicy, ConfigError> {
         let retry = self.retry.unwrap_or(RetryConfig::once());
         retry.check()?;

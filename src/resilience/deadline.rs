@@ -1,7 +1,8 @@
-//! How long an operation of the store may take in all, known to each of its steps.
+//! The deadline of an operation of the store, shared by all of its steps.
 //!
-//! It travels with the task and not through signatures: so a backend remains a backend, and what lies between the operation and
-//! its calls need not know of it. A task that is spawned on the way has none, and takes a time of its own.
+//! It is a task-local and no parameter, so that neither the backend nor the code between an
+//! operation and its calls must pass it on. A spawned task has no deadline; its operations set
+//! their own.
 
 use std::future::Future;
 use std::time::Duration;
@@ -12,12 +13,13 @@ tokio::task_local! {
     static DEADLINE: Deadline;
 }
 
-/// When an operation must have ended.
+/// The moment at which an operation must have ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Deadline(Instant);
 
 impl Deadline {
-    /// That of the operation under way; without one, a new one. A part of an operation has no more time than the whole.
+    /// Returns the deadline of the operation under way or, if there is none, a new one. So a step
+    /// has no more time than its operation.
     pub(crate) fn current_or(timeout: Duration) -> Self {
         Self::current().unwrap_or_else(|| Deadline(Instant::now() + timeout))
     }
@@ -26,27 +28,31 @@ impl Deadline {
         DEADLINE.try_with(|deadline| *deadline).ok()
     }
 
-    /// Runs a step of the operation. It is not cut off: what it waits for is.
+    /// Runs a step of the operation under this deadline. The step itself is not cut off; the calls
+    /// in it are.
     pub(crate) async fn within<F: Future>(self, step: F) -> F::Output {
         DEADLINE.scope(self, step).await
     }
 
-    /// Waits for something that goes on without us. `None` when the time is up.
+    /// Waits for an event in another task. Returns `None` if the deadline passes first.
     pub(crate) async fn wait_for<F: Future>(self, event: F) -> Option<F::Output> {
         tokio::time::timeout_at(self.0, event).await.ok()
     }
 
-    /// The end of a step that begins now and may take so long by itself.
+    /// Returns the end of a step that begins now and has this timeout, but not later than the
+    /// deadline.
     pub(crate) fn of_step(self, timeout: Duration) -> Instant {
         self.0.min(Instant::now() + timeout)
     }
 
+    /// Returns the time left.
     pub(crate) fn left(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
     }
 }
 
-/// The end of a step that begins now and may take so long by itself, and no longer than the operation that it may be part of.
+/// Returns the end of a step that begins now and has this timeout, but not later than the deadline
+/// of the operation under way.
 pub(crate) fn end_of_step(timeout: Duration) -> Instant {
     Deadline::current_or(timeout).of_step(timeout)
 }

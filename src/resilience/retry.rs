@@ -1,4 +1,7 @@
-//! Which failure is worth another attempt, after what pause, and what an answer means that comes after a lost one. Pure.
+//! Rules for retries. Pure: time comes from outside.
+//!
+//! They decide which failure is worth another attempt and after what pause, and how to read an
+//! answer if the reply to an earlier attempt was lost.
 
 use std::time::Duration;
 
@@ -6,12 +9,12 @@ use crate::backend::{Deleted, Updated};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::resilience::RetryConfig;
 
-/// The attempts at one call.
+/// The attempts at one call so far.
 #[derive(Debug)]
 pub(crate) struct Attempts {
     policy: RetryConfig,
     made: u32,
-    /// Whether one of them may have been carried out though it failed.
+    /// `true` if one of the failed attempts may have been carried out.
     in_doubt: bool,
 }
 
@@ -20,8 +23,13 @@ impl Attempts {
         Attempts { policy, made: 0, in_doubt: false }
     }
 
-    /// An attempt has failed, and so much time is left. The longest pause before the next one; or, if there is to be none, what
-    /// to report: that nobody knows, if one of the attempts may have been carried out.
+    /// Records a failed attempt and returns the longest pause before the next one. `left` is the
+    /// time left for the operation.
+    ///
+    /// # Errors
+    ///
+    /// The error to report if there must not be another attempt: see
+    /// [`ended_by`](Attempts::ended_by).
     pub(crate) fn failed(
         &mut self,
         error: StoreError,
@@ -36,7 +44,8 @@ impl Attempts {
         Err(self.ended_by(error))
     }
 
-    /// What to report if it has ended with this error: that nobody knows, if one of the attempts may have been carried out.
+    /// Returns the error to report if the call ends with `error`: `OutcomeUnknown` if one of the
+    /// attempts may have been carried out.
     pub(crate) fn ended_by(&self, error: StoreError) -> StoreError {
         if self.in_doubt && error.kind() != StoreErrorKind::OutcomeUnknown {
             return StoreError::from(StoreErrorKind::OutcomeUnknown).with_source(error);
@@ -44,24 +53,26 @@ impl Attempts {
         error
     }
 
-    /// What the answer to an update means.
+    /// Interprets the answer to an update.
     ///
-    /// Another revision after an attempt in doubt: that attempt may have been saved and then replaced, so to make the change again
-    /// could make it twice. Nothing there: whether it was saved before the session ended no longer matters to anybody.
+    /// A conflict after an attempt in doubt is an error: that attempt may have been saved and then
+    /// overwritten, so applying the change again could apply it twice. `Gone` stays: the session
+    /// has ended, so it no longer matters whether the attempt was saved.
     pub(super) fn updated(&self, answer: Updated) -> Result<Updated, StoreError> {
         match answer {
             Updated::Conflict(_) if self.in_doubt => {
                 Err(StoreError::from(StoreErrorKind::OutcomeUnknown)
-                    .with_source("another change is there, and perhaps this one was before it"))
+                    .with_source("an earlier attempt may have been saved and then overwritten"))
             }
             answer => Ok(answer),
         }
     }
 
-    /// What the answer to a deletion means.
+    /// Interprets the answer to a deletion.
     ///
-    /// Nothing there after an attempt in doubt: most likely that attempt has deleted it. Another revision, or a tombstone, is as
-    /// certain as ever: what was deleted does not come back, so no attempt has deleted it.
+    /// `Gone` after an attempt in doubt becomes `Deleted`: most likely that attempt deleted the
+    /// record. Another revision or a tombstone is certain: a deleted record does not come back, so
+    /// no attempt deleted this one.
     pub(super) fn deleted(&self, answer: Deleted) -> Deleted {
         match answer {
             Deleted::Gone if self.in_doubt => Deleted::Deleted,
@@ -71,11 +82,11 @@ impl Attempts {
 }
 
 impl RetryConfig {
-    /// The longest pause after so many attempts: exponential, and capped.
+    /// Returns the longest pause after `made` attempts: exponential, and capped.
     fn pause_after(&self, made: u32) -> Duration {
         let exponent = i32::try_from(made.saturating_sub(1)).unwrap_or(i32::MAX);
         let seconds = self.base_delay.as_secs_f64() * self.multiplier.powi(exponent);
-        // Beyond any number it is above the cap, too.
+        // A pause too long for a `Duration` is above the cap.
         Duration::try_from_secs_f64(seconds)
             .map_or(self.max_delay, |pause| pause.min(self.max_delay))
     }
@@ -87,6 +98,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::clock::Timestamp;
     use crate::id::SessionId;
     use crate::record::{Content, Meta, Revision, Stored};
 
@@ -157,8 +169,9 @@ mod tests {
     }
 
     #[test]
-    fn answers_after_a_lost_one_are_taken_for_what_they_prove() {
-        let meta = Meta { revision: Revision::first(), created_at: 0, deadline: 0 };
+    fn answers_after_a_lost_reply_are_taken_for_what_they_prove() {
+        let meta =
+            Meta::new(Revision::first(), Timestamp::from_millis(0), Timestamp::from_millis(0));
         let other = Stored { meta, content: Content::Payload(Bytes::new()) };
         let id = SessionId::from_bytes([1; 16]);
         let sure = Attempts::new(policy());

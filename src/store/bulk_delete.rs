@@ -2,7 +2,7 @@
 
 use super::SessionStore;
 use super::scan::{Scan, Tombstones, aborts_scan};
-use crate::backend::{Backend as _, Deleted};
+use crate::backend::Deleted;
 use crate::cluster::{Announcement, LocalCache};
 use crate::error::StoreError;
 use crate::record::{Record, SessionData};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::SessionStore;
 use super::lifetime::time_to_live;
-use crate::backend::{Backend as _, Created, MemoryBackend};
+use crate::backend::{Created, MemoryBackend};
 use crate::error::StoreError;
 use crate::id::SessionToken;
 use crate::record::{Content, Meta, NewSession, Record, Revision, SessionData, Stored};

@@ -2,7 +2,6 @@
 
 use super::SessionStore;
 use super::tombstone::{MAX_TOMBSTONES, too_many_tombstones};
-use crate::backend::Backend as _;
 use crate::codec::Decoded;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;

@@ -2,7 +2,7 @@
 
 use super::SessionStore;
 use super::tombstone::{MAX_TOMBSTONES, TOMBSTONE_TTL, too_many_tombstones};
-use crate::backend::{Backend as _, Deleted};
+use crate::backend::Deleted;
 use crate::clock::millis;
 use crate::cluster::Announcement;
 use crate::error::{StoreError, StoreErrorKind};

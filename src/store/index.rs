@@ -19,7 +19,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
 use super::SessionStore;
-use crate::backend::{Backend as _, OwnerTag};
+use crate::backend::{OwnerTag, Timestamp};
 use crate::config::OwnerOf;
 use crate::error::StoreError;
 use crate::guards::{self, Guard};
@@ -77,8 +77,8 @@ impl<T> Owners<T> {
 /// extension that runs while another node changes the owner: it writes the entry of the wrong
 /// owner, and moves the deadline by less than an hour, since the version that it is based on cannot
 /// be older than the staleness of a cache.
-fn entry_expiry(deadline: u64) -> u64 {
-    (deadline / HOUR + 3).saturating_mul(HOUR)
+fn entry_expiry(deadline: Timestamp) -> Timestamp {
+    Timestamp::from_millis((deadline.as_millis() / HOUR + 3).saturating_mul(HOUR))
 }
 
 impl<T: SessionData> SessionStore<T> {
@@ -95,7 +95,10 @@ impl<T: SessionData> SessionStore<T> {
             Some(base) if owners.is_owner(&owner, base) => {
                 self.add_to_index(owners, &owner, &new.id(), base.deadline(), new.deadline()).await
             }
-            _ => self.add_to_index(owners, &owner, &new.id(), 0, new.deadline()).await,
+            _ => {
+                let never = Timestamp::from_millis(0);
+                self.add_to_index(owners, &owner, &new.id(), never, new.deadline()).await
+            }
         }
     }
 
@@ -104,7 +107,7 @@ impl<T: SessionData> SessionStore<T> {
     pub(super) async fn index_before_touch(
         &self,
         id: &SessionId,
-        deadline: u64,
+        deadline: Timestamp,
     ) -> Result<(), StoreError> {
         let Some(owners) = &self.inner.owners else { return Ok(()) };
         let record = match self.inner.cache.peek(id) {
@@ -123,8 +126,8 @@ impl<T: SessionData> SessionStore<T> {
         owners: &Owners<T>,
         owner: &str,
         id: &SessionId,
-        before: u64,
-        deadline: u64,
+        before: Timestamp,
+        deadline: Timestamp,
     ) -> Result<(), StoreError> {
         let until = entry_expiry(deadline);
         if until <= entry_expiry(before) {
@@ -134,10 +137,16 @@ impl<T: SessionData> SessionStore<T> {
         let Some(tag) = owners.tags(owner).next() else { return Ok(()) };
         if !guards::enabled(Guard::IndexFirst) {
             let (store, id) = (self.clone(), *id);
-            drop(self.spawn(async move { store.inner.backend.index(&tag, &id, until).await }));
+            drop(
+                self.spawn(async move { store.inner.backend.add_to_owner(&tag, &id, until).await }),
+            );
             return Ok(());
         }
-        self.inner.backend.index(&tag, id, until).await.map_err(|error| error.with_session_id(id))
+        self.inner
+            .backend
+            .add_to_owner(&tag, id, until)
+            .await
+            .map_err(|error| error.with_session_id(id))
     }
 
     /// Removes a deleted session from its owner's index. A leftover entry does no harm, so an error
@@ -146,7 +155,7 @@ impl<T: SessionData> SessionStore<T> {
         let Some(owners) = &self.inner.owners else { return };
         let Some(owner) = (owners.owner_of)(record.data()) else { return };
         for tag in owners.tags(&owner) {
-            if let Err(error) = self.inner.backend.unindex(&tag, &record.id()).await {
+            if let Err(error) = self.inner.backend.remove_from_owner(&tag, &record.id()).await {
                 tracing::debug!(
                     session = %record.id(),
                     error = &error as &dyn std::error::Error,
@@ -196,12 +205,14 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_outlives_the_deadline_by_two_to_three_hours() {
+    fn an_entry_outlasts_the_deadline_by_two_to_three_hours_and_is_as_good_for_the_rest_of_its_hour()
+     {
+        let expiry = |deadline| entry_expiry(Timestamp::from_millis(deadline)).as_millis();
         for deadline in [0, 1, HOUR - 1, HOUR, 1_700_000_000_000] {
-            let more = entry_expiry(deadline) - deadline;
+            let more = expiry(deadline) - deadline;
             assert!((2 * HOUR + 1..=3 * HOUR).contains(&more), "{more}");
         }
-        assert_eq!(entry_expiry(HOUR), entry_expiry(2 * HOUR - 1));
-        assert_eq!(entry_expiry(u64::MAX), u64::MAX, "an absurd deadline does no harm");
+        assert_eq!(expiry(HOUR), expiry(2 * HOUR - 1));
+        assert_eq!(expiry(u64::MAX), u64::MAX, "a deadline that makes no sense does no harm");
     }
 }

@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::SessionStore;
-use crate::backend::Backend as _;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::record::SessionData;
 

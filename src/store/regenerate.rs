@@ -5,8 +5,7 @@ use std::sync::Arc;
 use super::SessionStore;
 use super::tombstone::TOMBSTONE_TTL;
 use super::write::{MAX_ATTEMPTS, Reapply};
-use crate::backend::{Backend as _, Updated};
-use crate::clock::millis;
+use crate::backend::{Update, Updated};
 use crate::cluster::Announcement;
 use crate::error::StoreError;
 use crate::id::SessionId;
@@ -65,18 +64,15 @@ impl<T: SessionData> SessionStore<T> {
         let meta = Meta {
             revision: base.revision().next(),
             created_at: base.meta().created_at,
-            deadline: self.inner.clock.wall() + millis(TOMBSTONE_TTL),
+            deadline: self.inner.clock.wall().saturating_add(TOMBSTONE_TTL),
         };
         let tombstone = Stored { meta, content: Content::MovedTo(new) };
         let announcement = self.inner.coordinator.encode(Announcement::SessionDeleted(old));
         // Never completed: whatever the outcome, this node must not serve the old id from its
         // cache.
         let _call = self.inner.cache.begin_write(&old, None);
-        let answer = self
-            .inner
-            .backend
-            .update(&old, base.revision(), &tombstone, TOMBSTONE_TTL, &announcement)
-            .await;
+        let update = Update::new(&old, base.revision(), &tombstone, TOMBSTONE_TTL, &announcement);
+        let answer = self.inner.backend.update(update).await;
         match answer.map_err(|error| self.report_unreadable(&old, error))? {
             Updated::Saved => Ok(None),
             Updated::Gone => Err(StoreError::gone(&old)),

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use futures_util::stream;
 
 use super::SessionStore;
-use crate::backend::{Backend as _, Cursor, OwnerTag, Page};
+use crate::backend::{Cursor, OwnerTag, Page};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
 use crate::record::{Record, SessionData};
@@ -158,7 +158,7 @@ impl<T: SessionData> Scan<T> {
             };
             let backend = &self.store.inner.backend;
             let page = match &self.owner {
-                Some(owner) => backend.indexed(owner, cursor).await?,
+                Some(owner) => backend.sessions_of_owner(owner, cursor).await?,
                 None => backend.scan(cursor).await?,
             };
             match page {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::SessionStore;
 use super::lifetime::time_to_live;
-use crate::backend::{Backend as _, Touched};
+use crate::backend::Touched;
 use crate::error::StoreError;
 use crate::id::SessionId;
 use crate::record::{Record, SessionData};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::SessionStore;
 use super::lifetime::time_to_live;
 use super::write_locks::WriteGuard;
-use crate::backend::{Backend as _, Updated};
+use crate::backend::{Update, Updated};
 use crate::cluster::Announcement;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
@@ -189,8 +189,8 @@ impl<T: SessionData> SessionStore<T> {
             return Err(StoreError::gone(&id));
         }
         let call = self.inner.cache.begin_write(&id, Some(base.revision()));
-        let answer =
-            self.inner.backend.update(&id, base.revision(), &stored, ttl, &announcement).await;
+        let update = Update::new(&id, base.revision(), &stored, ttl, &announcement);
+        let answer = self.inner.backend.update(update).await;
         match answer.map_err(|error| self.report_unreadable(&id, error))? {
             Updated::Saved => {
                 call.saved(new);

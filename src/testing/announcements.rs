@@ -1,30 +1,30 @@
-//! What is heard of them.
+//! Checks of announcements and subscriptions.
 
 use std::time::Duration;
 
-use super::{LONG, PATIENCE, any_id, any_record, ok, same, tombstone, with_payload};
-use crate::backend::{Backend, Event, Subscription};
+use super::{LONG, PATIENCE, any_id, any_record, later, ok, same, tombstone, with_payload};
+use crate::backend::{Backend, Event, Subscription, Update};
 use crate::record::Revision;
 
 const HEARTBEAT: Duration = Duration::from_millis(20);
 
-pub(super) async fn a_subscription_is_confirmed_and_proven(backend: &impl Backend) {
+pub(super) async fn a_subscription_is_confirmed_and_alive(backend: &impl Backend) {
     let before = tokio::time::Instant::now().into_std();
     let mut subscription = ok(backend.subscribe(HEARTBEAT).await);
     same(
         &next(&mut subscription).await,
         &Event::Connected,
-        "a subscription begins with its confirmation",
+        "a subscription begins with `Connected`",
     );
     let mut last = before;
     for _ in 0..3 {
         let Event::Alive(sent_at) = next(&mut subscription).await else {
-            panic!("nothing was announced")
+            panic!("a message arrived although nothing was announced")
         };
-        assert!(sent_at >= last, "proofs come in order");
+        assert!(sent_at >= last, "`Alive` events come in order");
         last = sent_at;
     }
-    assert!(last > before, "proofs go on");
+    assert!(last > before, "`Alive` events continue");
 }
 
 pub(super) async fn writes_are_announced_in_order(backend: &impl Backend) {
@@ -32,7 +32,7 @@ pub(super) async fn writes_are_announced_in_order(backend: &impl Backend) {
     let (id, base) = (any_id(), any_record(Revision::first()));
     let new = with_payload(base.meta.revision.next(), "new");
     ok(backend.create(&id, &base, LONG).await);
-    ok(backend.update(&id, base.meta.revision, &new, LONG, b"update").await);
+    ok(backend.update(Update::new(&id, base.meta.revision, &new, LONG, b"update")).await);
     ok(backend.delete(&id, b"delete").await);
     ok(backend.create(&id, &base, LONG).await);
     ok(backend.delete_if(&id, base.meta.revision, b"delete if").await);
@@ -42,62 +42,62 @@ pub(super) async fn writes_are_announced_in_order(backend: &impl Backend) {
         same(
             &message(&mut subscription).await,
             &expected.to_vec(),
-            "writes are announced in their order",
+            "announcements arrive in the order of the writes",
         );
     }
 }
 
-pub(super) async fn what_changed_nothing_is_not_announced(backend: &impl Backend) {
+pub(super) async fn calls_that_change_nothing_are_not_announced(backend: &impl Backend) {
     let mut subscription = ok(backend.subscribe(HEARTBEAT).await);
     let (id, base) = (any_id(), any_record(Revision::first()));
     let new = with_payload(base.meta.revision.next(), "new");
     ok(backend.create(&id, &base, LONG).await);
-    ok(backend.update(&any_id(), base.meta.revision, &new, LONG, b"gone").await);
-    ok(backend.update(&id, Revision::first(), &new, LONG, b"conflict").await);
+    ok(backend.update(Update::new(&any_id(), base.meta.revision, &new, LONG, b"gone")).await);
+    ok(backend.update(Update::new(&id, Revision::first(), &new, LONG, b"conflict")).await);
     ok(backend.delete_if(&id, Revision::first(), b"conflict").await);
-    ok(backend.touch(&id, base.meta.deadline + 1, LONG).await);
-    ok(backend.update(&id, base.meta.revision, &new, LONG, b"saved").await);
-    ok(backend.update(&id, base.meta.revision, &new, LONG, b"repeated").await);
+    ok(backend.touch(&id, later(base.meta.deadline), LONG).await);
+    ok(backend.update(Update::new(&id, base.meta.revision, &new, LONG, b"saved")).await);
+    ok(backend.update(Update::new(&id, base.meta.revision, &new, LONG, b"repeated")).await);
     ok(backend.publish(b"end").await);
     same(
         &message(&mut subscription).await,
         &b"saved".to_vec(),
-        "creating, conflicts and touches are no news",
+        "creations, conflicts and touches are not announced",
     );
     same(
         &message(&mut subscription).await,
         &b"end".to_vec(),
-        "a repetition that changes nothing is no news",
+        "a retry that changes nothing is not announced",
     );
 }
 
-pub(super) async fn deletions_are_announced_even_of_what_was_gone(backend: &impl Backend) {
+pub(super) async fn each_deletion_is_announced(backend: &impl Backend) {
     let mut subscription = ok(backend.subscribe(HEARTBEAT).await);
-    let grave = any_id();
-    ok(backend.create(&grave, &tombstone(Revision::first(), any_id()), LONG).await);
+    let moved = any_id();
+    ok(backend.create(&moved, &tombstone(Revision::first(), any_id()), LONG).await);
     ok(backend.delete(&any_id(), b"gone").await);
-    ok(backend.delete(&grave, b"moved").await);
+    ok(backend.delete(&moved, b"moved").await);
     ok(backend.delete_if(&any_id(), Revision::first(), b"gone, too").await);
     for expected in [&b"gone"[..], b"moved", b"gone, too"] {
         same(
             &message(&mut subscription).await,
             &expected.to_vec(),
-            "a deletion is announced in any case",
+            "a deletion is announced even if there is no record",
         );
     }
 }
 
-pub(super) async fn a_proof_comes_after_what_it_proves(backend: &impl Backend) {
+pub(super) async fn alive_comes_after_all_announcements_before_it(backend: &impl Backend) {
     let mut subscription = ok(backend.subscribe(HEARTBEAT).await);
     for round in 0..20u8 {
         ok(backend.publish(&[round]).await);
         let announced = tokio::time::Instant::now().into_std();
-        let mut heard = false;
+        let mut received = false;
         loop {
             match next(&mut subscription).await {
-                Event::Message(message) if message[..] == [round] => heard = true,
+                Event::Message(message) if message[..] == [round] => received = true,
                 Event::Alive(sent_at) if sent_at >= announced => {
-                    assert!(heard, "a proof overtook an announcement that was made before it");
+                    assert!(received, "`Alive` overtook an announcement that was made before it");
                     break;
                 }
                 _ => {}
@@ -106,7 +106,7 @@ pub(super) async fn a_proof_comes_after_what_it_proves(backend: &impl Backend) {
     }
 }
 
-pub(super) async fn every_subscriber_hears(backend: &impl Backend) {
+pub(super) async fn each_subscriber_receives_each_announcement(backend: &impl Backend) {
     let mut one = ok(backend.subscribe(HEARTBEAT).await);
     let mut two = ok(backend.subscribe(HEARTBEAT).await);
     ok(backend.publish(b"both").await);
@@ -114,7 +114,7 @@ pub(super) async fn every_subscriber_hears(backend: &impl Backend) {
         same(
             &message(subscription).await,
             &b"both".to_vec(),
-            "every subscriber hears every announcement",
+            "each subscriber receives each announcement",
         );
     }
     drop(one);
@@ -122,7 +122,7 @@ pub(super) async fn every_subscriber_hears(backend: &impl Backend) {
     same(
         &message(&mut two).await,
         &b"the other".to_vec(),
-        "one that leaves takes nothing from the others",
+        "a subscriber that leaves does not affect the others",
     );
 }
 
@@ -130,11 +130,11 @@ async fn next(subscription: &mut Subscription) -> Event {
     match tokio::time::timeout(PATIENCE, subscription.next()).await {
         Ok(Some(event)) => event,
         Ok(None) => panic!("the subscription has ended"),
-        Err(_) => panic!("nothing is heard"),
+        Err(_) => panic!("the subscription yields no event"),
     }
 }
 
-/// The next message, whatever proofs come before it.
+/// Returns the next message and skips other events.
 async fn message(subscription: &mut Subscription) -> Vec<u8> {
     loop {
         if let Event::Message(message) = next(subscription).await {

@@ -1,4 +1,4 @@
-//! A backend that fails as networks and servers do, for testing what is built on one.
+//! A backend with the faults of networks and servers, for tests of code that uses one.
 
 use std::future::Future;
 use std::ops::Range;
@@ -7,26 +7,26 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::backend::{
-    Backend, Created, Cursor, Deleted, Event, OwnerTag, Page, Subscription, SubscriptionSender,
-    Touched, Updated,
-};
+use super::interposed::{BackendMethod, Interposed, Interposer};
+use crate::backend::{Backend, Event, Subscription, SubscriptionSender};
 use crate::error::{StoreError, StoreErrorKind};
-use crate::id::SessionId;
-use crate::record::{Revision, Stored};
 
-/// A backend that delays, fails and forgets to answer, as its [`Faults`] say.
+/// A backend that delays calls, fails them and loses answers, as its [`Faults`] say.
 ///
-/// It keeps the promises of [`Backend`]: what it yields is late or cut off, but never out of order, and a write that it reports
-/// as failed was not carried out, unless it says that the outcome is unknown.
+/// It keeps the contract of [`Backend`]: events may be late or end early, but never come out of
+/// order, and a write that fails was not carried out unless the error is
+/// [`OutcomeUnknown`](StoreErrorKind::OutcomeUnknown).
 ///
 /// ```
 /// # use clustered_sessions::{MemoryBackend, Secret, SessionConfig, SessionStore, StoreErrorKind};
 /// # use clustered_sessions::testing::FaultyBackend;
 /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession;
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let (backend, faults) = FaultyBackend::new(MemoryBackend::new(), 42);
-/// let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("tests")).backend(backend).build()?;
+/// let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("tests"))
+///     .backend(backend)
+///     .build()?;
 /// let store = SessionStore::new(config);
 ///
 /// faults.fail_calls(1.0);
@@ -35,13 +35,9 @@ use crate::record::{Revision, Stored};
 /// assert!(store.create(UserSession).await.is_ok());
 /// # Ok(()) }
 /// ```
-#[derive(Debug)]
-pub struct FaultyBackend<B> {
-    inner: B,
-    faults: Faults,
-}
+pub type FaultyBackend<B> = Interposed<B, Faults>;
 
-/// What is wrong with a [`FaultyBackend`]. Nothing, at first.
+/// The faults of a [`FaultyBackend`], which has none at first. All clones control the same backend.
 #[derive(Clone, Debug)]
 pub struct Faults {
     state: Arc<Mutex<FaultState>>,
@@ -58,19 +54,20 @@ struct FaultState {
     repeat: f64,
 }
 
-/// How the subscriptions fare.
+/// The state of all subscriptions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Link {
     /// Subscriptions made under an earlier number have ended.
     number: u64,
-    /// How often they have lost what was announced for a while, and subscribed anew by themselves.
+    /// Number of times that the subscriptions lost announcements for a while and were then
+    /// confirmed again.
     blinks: u64,
     stalled: bool,
     refused: bool,
 }
 
-impl<B: Backend> FaultyBackend<B> {
-    /// The backend and the handle to its faults. What happens by chance follows from the seed.
+impl<B: Backend> Interposed<B, Faults> {
+    /// Creates a backend and the handle to its faults. The seed determines all random choices.
     pub fn new(inner: B, seed: u64) -> (Self, Faults) {
         let random = Random(seed);
         let at_once = Duration::ZERO..Duration::ZERO;
@@ -85,92 +82,60 @@ impl<B: Backend> FaultyBackend<B> {
         let link =
             watch::Sender::new(Link { number: 0, blinks: 0, stalled: false, refused: false });
         let faults = Faults { state: Arc::new(Mutex::new(state)), link };
-        (FaultyBackend { inner, faults: faults.clone() }, faults)
-    }
-
-    /// One call with what may go wrong before and after it.
-    async fn call<R>(
-        &self,
-        effect: CallEffect,
-        call: impl Future<Output = Result<R, StoreError>> + Send,
-    ) -> Result<R, StoreError> {
-        self.faults.pause(|state| &state.calls).await;
-        if self.faults.chance(|state| state.fail) {
-            return Err(StoreErrorKind::Unavailable.into());
-        }
-        let answer = call.await;
-        self.faults.pause(|state| &state.calls).await;
-        if self.faults.chance(|state| state.lose_answer) {
-            return Err(effect.unanswered().into());
-        }
-        answer
-    }
-}
-
-#[derive(Clone, Copy)]
-enum CallEffect {
-    Idempotent,
-    Mutating,
-}
-
-impl CallEffect {
-    fn unanswered(self) -> StoreErrorKind {
-        match self {
-            CallEffect::Idempotent => StoreErrorKind::Timeout,
-            CallEffect::Mutating => StoreErrorKind::OutcomeUnknown,
-        }
+        (Interposed::with_interposer(inner, faults.clone()), faults)
     }
 }
 
 impl Faults {
-    /// Each call takes a time from this range, half of it before it reaches the backend; each event of a subscription is late by
-    /// half a time from it, too.
+    /// Delays each call by a time from this range, half of it before the call reaches the backend,
+    /// and each event of a subscription by half of a time from this range.
     pub fn delay_by(&self, range: Range<Duration>) {
         let mut state = self.lock();
         (state.calls, state.events) = (range.clone(), range);
     }
 
-    /// As [`delay_by`](Faults::delay_by), but events come at once.
+    /// Delays calls like [`delay_by`](Faults::delay_by), but no events.
     pub fn delay_calls_by(&self, range: Range<Duration>) {
         self.lock().calls = range;
     }
 
-    /// The share of calls that fail before they reach the backend.
+    /// Sets the share of calls, 0 to 1, that fail before they reach the backend.
     pub fn fail_calls(&self, share: f64) {
         self.lock().fail = share;
     }
 
-    /// The share of calls that reach the backend but whose answer does not come back.
+    /// Sets the share of calls, 0 to 1, that reach the backend but whose answer is lost.
     pub fn lose_answers(&self, share: f64) {
         self.lock().lose_answer = share;
     }
 
-    /// The share of events that subscriptions yield twice.
+    /// Sets the share of events, 0 to 1, that subscriptions yield twice.
     pub fn repeat_events(&self, share: f64) {
         self.lock().repeat = share;
     }
 
-    /// Ends all subscriptions. New ones can be made.
+    /// Ends all subscriptions. New ones can be made at once.
     pub fn cut_subscriptions(&self) {
         self.link.send_modify(|link| link.number += 1);
     }
 
-    /// Subscriptions lose what is announced in the next tenth of a second, and are confirmed anew after it.
+    /// Drops all announcements of the next 100 ms; then the subscriptions yield
+    /// [`Event::Connected`] again.
     pub fn drop_announcements_briefly(&self) {
         self.link.send_modify(|link| link.blinks += 1);
     }
 
-    /// Subscriptions yield nothing any more, and do not end either.
+    /// Stops all events without ending the subscriptions.
     pub fn stall_subscriptions(&self) {
         self.link.send_modify(|link| link.stalled = true);
     }
 
-    /// No new subscriptions can be made.
+    /// Makes all new subscriptions fail.
     pub fn refuse_subscriptions(&self) {
         self.link.send_modify(|link| link.refused = true);
     }
 
-    /// Nothing is wrong any more. Subscriptions that were stalled yield what they held back.
+    /// Ends all faults. Stalled subscriptions yield the events that they held back.
     pub fn heal(&self) {
         let mut state = self.lock();
         (state.fail, state.lose_answer, state.repeat) = (0.0, 0.0, 0.0);
@@ -201,7 +166,7 @@ impl Faults {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Passes events on, late, until the link is cut.
+    /// Forwards events with their delay until the subscriptions are cut.
     async fn relay(self, mut from: Subscription, mut to: SubscriptionSender) {
         let mut link = self.link.subscribe();
         let Link { number, mut blinks, .. } = *link.borrow_and_update();
@@ -216,7 +181,7 @@ impl Faults {
                 Some(event) => event,
                 None if link.borrow().number == number && link.borrow().blinks != blinks => {
                     blinks = link.borrow().blinks;
-                    deaf(&mut from).await;
+                    discard(&mut from).await;
                     Event::Connected
                 }
                 None => return,
@@ -233,104 +198,61 @@ impl Faults {
     }
 }
 
-/// Hears nothing for a while.
-async fn deaf(from: &mut Subscription) {
+/// Discards all events of the next 100 ms.
+async fn discard(from: &mut Subscription) {
     let end = tokio::time::Instant::now() + Duration::from_millis(100);
     while let Ok(Some(_)) = tokio::time::timeout_at(end, from.next()).await {}
 }
 
-impl<B: Backend> Backend for FaultyBackend<B> {
-    async fn load(&self, id: &SessionId) -> Result<Option<Stored>, StoreError> {
-        self.call(CallEffect::Idempotent, self.inner.load(id)).await
-    }
-
-    async fn create(
+impl Interposer for Faults {
+    async fn around<R: Send + 'static>(
         &self,
-        id: &SessionId,
-        stored: &Stored,
-        ttl: Duration,
-    ) -> Result<Created, StoreError> {
-        self.call(CallEffect::Mutating, self.inner.create(id, stored, ttl)).await
-    }
-
-    async fn update(
-        &self,
-        id: &SessionId,
-        expected: Revision,
-        stored: &Stored,
-        ttl: Duration,
-        announcement: &[u8],
-    ) -> Result<Updated, StoreError> {
-        self.call(CallEffect::Mutating, self.inner.update(id, expected, stored, ttl, announcement))
-            .await
-    }
-
-    async fn delete(&self, id: &SessionId, announcement: &[u8]) -> Result<Deleted, StoreError> {
-        self.call(CallEffect::Mutating, self.inner.delete(id, announcement)).await
-    }
-
-    async fn delete_if(
-        &self,
-        id: &SessionId,
-        revision: Revision,
-        announcement: &[u8],
-    ) -> Result<Deleted, StoreError> {
-        self.call(CallEffect::Mutating, self.inner.delete_if(id, revision, announcement)).await
-    }
-
-    async fn touch(
-        &self,
-        id: &SessionId,
-        deadline: u64,
-        ttl: Duration,
-    ) -> Result<Touched, StoreError> {
-        self.call(CallEffect::Mutating, self.inner.touch(id, deadline, ttl)).await
-    }
-
-    async fn clear(&self, announcement: &[u8]) -> Result<u64, StoreError> {
-        self.call(CallEffect::Mutating, self.inner.clear(announcement)).await
-    }
-
-    async fn scan(&self, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
-        self.call(CallEffect::Idempotent, self.inner.scan(cursor)).await
-    }
-
-    async fn index(&self, owner: &OwnerTag, id: &SessionId, until: u64) -> Result<(), StoreError> {
-        self.call(CallEffect::Idempotent, self.inner.index(owner, id, until)).await
-    }
-
-    async fn unindex(&self, owner: &OwnerTag, id: &SessionId) -> Result<(), StoreError> {
-        self.call(CallEffect::Idempotent, self.inner.unindex(owner, id)).await
-    }
-
-    async fn indexed(&self, owner: &OwnerTag, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
-        self.call(CallEffect::Idempotent, self.inner.indexed(owner, cursor)).await
-    }
-
-    async fn publish(&self, announcement: &[u8]) -> Result<(), StoreError> {
-        self.call(CallEffect::Idempotent, self.inner.publish(announcement)).await
-    }
-
-    async fn subscribe(&self, heartbeat: Duration) -> Result<Subscription, StoreError> {
-        if self.faults.link.borrow().refused {
+        method: BackendMethod,
+        call: impl Future<Output = Result<R, StoreError>> + Send + 'static,
+    ) -> Result<R, StoreError> {
+        if method == BackendMethod::Subscribe && self.link.borrow().refused {
             return Err(StoreErrorKind::Unavailable.into());
         }
-        let inner = self.call(CallEffect::Idempotent, self.inner.subscribe(heartbeat)).await?;
-        let (sender, subscription) = Subscription::channel();
-        tokio::spawn(self.faults.clone().relay(inner, sender));
-        Ok(subscription)
+        self.pause(|state| &state.calls).await;
+        if self.chance(|state| state.fail) {
+            return Err(StoreErrorKind::Unavailable.into());
+        }
+        let answer = call.await;
+        self.pause(|state| &state.calls).await;
+        if self.chance(|state| state.lose_answer) {
+            return Err(unanswered(method).into());
+        }
+        answer
     }
 
-    async fn ping(&self) -> Result<(), StoreError> {
-        self.call(CallEffect::Idempotent, self.inner.ping()).await
-    }
-
-    async fn close(&self) {
-        self.inner.close().await;
+    fn subscribed(&self, subscription: Subscription) -> Subscription {
+        let (sender, relayed) = Subscription::channel();
+        tokio::spawn(self.clone().relay(subscription, sender));
+        relayed
     }
 }
 
-/// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): small, and good enough for faults.
+/// Returns the error of a call whose answer is lost: only a call that changes a record is in doubt.
+fn unanswered(method: BackendMethod) -> StoreErrorKind {
+    match method {
+        BackendMethod::Create
+        | BackendMethod::Update
+        | BackendMethod::Delete
+        | BackendMethod::DeleteIf
+        | BackendMethod::Touch
+        | BackendMethod::Clear => StoreErrorKind::OutcomeUnknown,
+        BackendMethod::Load
+        | BackendMethod::Scan
+        | BackendMethod::Publish
+        | BackendMethod::Subscribe
+        | BackendMethod::Ping
+        | BackendMethod::AddToOwner
+        | BackendMethod::RemoveFromOwner
+        | BackendMethod::SessionsOfOwner => StoreErrorKind::Timeout,
+    }
+}
+
+/// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), which is small and good enough for faults.
 #[derive(Clone, Debug)]
 struct Random(u64);
 
@@ -343,7 +265,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// 0 to 1.
+    /// Returns a number from 0 to 1, uniformly distributed.
     fn share(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }

@@ -1,124 +1,154 @@
-//! What becomes of the index of owners.
+//! Checks of the owner index.
 
 use std::collections::HashSet;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
 use super::{LONG, PATIENCE, any_id, any_record, ok, same};
-use crate::backend::{Backend, Created, Cursor, OwnerTag, Page};
-use crate::clock::millis;
+use crate::backend::{Backend, Created, Cursor, OwnerTag, Page, Timestamp};
+use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
 use crate::random::random_bytes;
 use crate::record::Revision;
 
-/// More than fit into one page, or into whatever a backend keeps small sets in.
+/// A number of entries that fits neither into one page nor into a compact encoding of small sets.
 const MANY: usize = 1000;
 
 fn any_owner() -> OwnerTag {
     OwnerTag::from_bytes(random_bytes())
 }
 
-/// In milliseconds since the Unix epoch.
-fn after(time: Duration) -> u64 {
-    millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + time)
+/// Returns the moment that is `time` from now.
+fn after(time: Duration) -> Timestamp {
+    Timestamp::from(SystemTime::now()).saturating_add(time)
 }
 
+/// Returns `false` if the backend consistently keeps no owner index.
+pub(super) async fn is_supported(backend: &impl Backend) -> bool {
+    let (owner, id) = (any_owner(), any_id());
+    let missing = |error: Option<StoreError>| {
+        error.is_some_and(|error| error.kind() == StoreErrorKind::NotConfigured)
+    };
+    let answers = [
+        missing(backend.add_to_owner(&owner, &id, after(LONG)).await.err()),
+        missing(backend.sessions_of_owner(&owner, None).await.err()),
+        missing(backend.remove_from_owner(&owner, &id).await.err()),
+    ];
+    let all_or_none = answers.iter().all(|missing| *missing == answers[0]);
+    assert!(all_or_none, "a backend implements all methods of the owner index or none");
+    !answers[0]
+}
+
+/// Scans an owner's index.
 async fn entries(backend: &impl Backend, owner: &OwnerTag) -> HashSet<SessionId> {
-    let (mut met, mut cursor) = (HashSet::new(), None::<Cursor>);
+    let (mut found, mut cursor) = (HashSet::new(), None::<Cursor>);
     loop {
-        match ok(backend.indexed(owner, cursor.as_ref()).await) {
+        match ok(backend.sessions_of_owner(owner, cursor.as_ref()).await) {
             Page::Ids { ids, moved, next } => {
-                same(&moved, &Vec::new(), "an index does not know what has moved");
-                met.extend(ids);
+                same(&moved, &Vec::new(), "a page of an owner index has no moved ids");
+                found.extend(ids);
                 cursor = next;
             }
-            Page::Restart => (met, cursor) = Default::default(),
+            Page::Restart => (found, cursor) = Default::default(),
         }
         if cursor.is_none() {
-            return met;
+            return found;
         }
     }
 }
 
-pub(super) async fn an_owner_is_not_taken_for_another(backend: &impl Backend) {
+pub(super) async fn each_owner_has_its_own_index(backend: &impl Backend) {
     let (one, other) = (any_owner(), any_owner());
     let ids: HashSet<_> = [(); 3].map(|()| any_id()).into();
     for id in &ids {
-        ok(backend.index(&one, id, after(LONG)).await);
-        ok(backend.index(&one, id, after(LONG)).await);
+        ok(backend.add_to_owner(&one, id, after(LONG)).await);
+        ok(backend.add_to_owner(&one, id, after(LONG)).await);
     }
-    same(&entries(backend, &one).await, &ids, "an index has what was added, each once");
+    same(
+        &entries(backend, &one).await,
+        &ids,
+        "an owner index has each session that was added, once",
+    );
     same(
         &entries(backend, &other).await,
         &HashSet::new(),
-        "an index has nothing of another owner's",
+        "an owner index has no sessions of another owner",
     );
 
     let id = any_id();
-    ok(backend.index(&one, &id, after(LONG)).await);
-    ok(backend.index(&other, &id, after(LONG)).await);
-    ok(backend.unindex(&one, &id).await);
-    ok(backend.unindex(&one, &id).await);
-    same(&entries(backend, &one).await, &ids, "what is removed is there no more");
-    same(&entries(backend, &other).await, &[id].into(), "it is removed from the one index alone");
+    ok(backend.add_to_owner(&one, &id, after(LONG)).await);
+    ok(backend.add_to_owner(&other, &id, after(LONG)).await);
+    ok(backend.remove_from_owner(&one, &id).await);
+    ok(backend.remove_from_owner(&one, &id).await);
+    same(&entries(backend, &one).await, &ids, "a removed session is no longer in the owner index");
+    same(
+        &entries(backend, &other).await,
+        &[id].into(),
+        "a session is removed from one owner's index only",
+    );
 }
 
-pub(super) async fn a_walk_over_an_index_meets_all_of_it(backend: &impl Backend) {
+pub(super) async fn a_scan_of_an_index_finds_each_entry(backend: &impl Backend) {
     let owner = any_owner();
     let mut ids = HashSet::new();
     for _ in 0..MANY {
         let id = any_id();
-        ok(backend.index(&owner, &id, after(LONG)).await);
-        ok(backend.index(&any_owner(), &any_id(), after(LONG)).await);
+        ok(backend.add_to_owner(&owner, &id, after(LONG)).await);
+        ok(backend.add_to_owner(&any_owner(), &any_id(), after(LONG)).await);
         ids.insert(id);
     }
-    let met = entries(backend, &owner).await;
-    same(&met.len(), &MANY, "a walk meets every entry, and nothing of another owner's");
-    same(&met, &ids, "a walk meets every entry");
+    let found = entries(backend, &owner).await;
+    same(&found.len(), &MANY, "a scan finds each entry and none of another owner");
+    same(&found, &ids, "a scan finds each entry");
     let page = ok(backend.scan(None).await);
-    assert!(!matches!(page, Page::Ids { ids, .. } if !ids.is_empty()), "an entry is not a session");
+    assert!(
+        !matches!(page, Page::Ids { ids, .. } if !ids.is_empty()),
+        "an entry of an owner index is not a session"
+    );
 }
 
-pub(super) async fn an_entry_lasts_until_its_moment_and_is_forgotten_after_it(
-    backend: &impl Backend,
-) {
+pub(super) async fn an_entry_lives_until_its_time_and_expires_after_it(backend: &impl Backend) {
     let (owner, left_alone) = (any_owner(), any_owner());
     let (short, extended, long) = (any_id(), any_id(), any_id());
     let soon = after(Duration::from_millis(50));
-    ok(backend.index(&owner, &short, soon).await);
-    ok(backend.index(&owner, &extended, after(LONG)).await);
-    ok(backend.index(&owner, &extended, soon).await);
-    ok(backend.index(&left_alone, &long, after(LONG)).await);
-    ok(backend.index(&left_alone, &short, soon).await);
+    ok(backend.add_to_owner(&owner, &short, soon).await);
+    ok(backend.add_to_owner(&owner, &extended, after(LONG)).await);
+    ok(backend.add_to_owner(&owner, &extended, soon).await);
+    ok(backend.add_to_owner(&left_alone, &long, after(LONG)).await);
+    ok(backend.add_to_owner(&left_alone, &short, soon).await);
     let begin = Instant::now();
     while entries(backend, &owner).await.contains(&short) {
-        assert!(begin.elapsed() < PATIENCE, "an index grows for ever");
+        assert!(begin.elapsed() < PATIENCE, "an entry of an owner index does not expire");
         tokio::time::sleep(Duration::from_millis(10)).await;
-        ok(backend.index(&owner, &long, after(LONG)).await);
+        ok(backend.add_to_owner(&owner, &long, after(LONG)).await);
     }
-    assert!(after(Duration::ZERO) >= soon, "an entry is forgotten before its time");
+    assert!(after(Duration::ZERO) >= soon, "an entry of an owner index expired before its time");
     same(
         &entries(backend, &owner).await.contains(&extended),
         &true,
-        "an entry lasts until the latest moment given",
+        "an entry lives until the latest time given for it",
     );
     same(
         &entries(backend, &left_alone).await.contains(&long),
         &true,
-        "an index lasts as long as one of its entries",
+        "an owner index lives as long as its last entry",
     );
 }
 
-pub(super) async fn clear_leaves_the_indices(backend: &impl Backend) {
+pub(super) async fn clear_keeps_the_owner_index(backend: &impl Backend) {
     let (owner, id) = (any_owner(), any_id());
-    ok(backend.index(&owner, &id, after(LONG)).await);
-    same(&ok(backend.clear(b"news").await), &0, "an entry is not a session");
+    ok(backend.add_to_owner(&owner, &id, after(LONG)).await);
+    same(&ok(backend.clear(b"clear").await), &0, "an entry of an owner index is not a session");
     same(
         &entries(backend, &owner).await,
         &[id].into(),
-        "a session that is being created stays in the index",
+        "`clear` removes nothing from an owner index",
     );
     let created = ok(backend.create(&id, &any_record(Revision::first()), LONG).await);
-    same(&created, &Created::Created, "an entry does not stand in the way of its session");
+    same(
+        &created,
+        &Created::Created,
+        "an entry of an owner index does not prevent the creation of its session",
+    );
 }

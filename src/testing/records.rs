@@ -1,28 +1,28 @@
-//! What becomes of records.
+//! Checks of records.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{LONG, PATIENCE, any_id, any_record, ok, same, tombstone, with_payload};
-use crate::backend::{Backend, Created, Deleted, Page, Touched, Updated};
+use super::{LONG, PATIENCE, any_id, any_record, later, ok, same, tombstone, with_payload};
+use crate::backend::{Backend, Created, Deleted, Page, Timestamp, Touched, Update, Updated};
 use crate::id::SessionId;
 use crate::record::{Content, Revision, Stored};
 
-const NEWS: &[u8] = b"news";
+const ANNOUNCEMENT: &[u8] = b"announcement";
 
-pub(super) async fn what_was_never_created_is_not_there(backend: &impl Backend) {
-    same(&ok(backend.load(&any_id()).await), &None, "an unknown id is nothing, and no error");
+pub(super) async fn an_unknown_id_has_no_record(backend: &impl Backend) {
+    same(&ok(backend.load(&any_id()).await), &None, "an unknown id is `None` and no error");
     same(
-        &ok(backend.touch(&any_id(), 1, LONG).await),
+        &ok(backend.touch(&any_id(), Timestamp::from_millis(1), LONG).await),
         &Touched::Gone,
         "an unknown id cannot be touched",
     );
     ok(backend.ping().await);
 }
 
-pub(super) async fn what_was_created_is_loaded_as_it_was(backend: &impl Backend) {
+pub(super) async fn a_record_is_loaded_as_it_was_created(backend: &impl Backend) {
     let large = with_payload(Revision::first(), vec![0xa5; 256 * 1024]);
     let empty = with_payload(Revision::first(), Vec::new());
     for stored in
@@ -32,16 +32,20 @@ pub(super) async fn what_was_created_is_loaded_as_it_was(backend: &impl Backend)
         same(
             &ok(backend.create(&id, &stored, LONG).await),
             &Created::Created,
-            "a new id can be created",
+            "a record is created under a new id",
         );
-        same(&ok(backend.load(&id).await), &Some(stored), "what is loaded is what was created");
+        same(&ok(backend.load(&id).await), &Some(stored), "a record is loaded as it was created");
     }
 }
 
 pub(super) async fn creating_twice_changes_nothing(backend: &impl Backend) {
     let (id, first) = created(backend).await;
     let second = any_record(Revision::first());
-    same(&ok(backend.create(&id, &second, LONG).await), &Created::Exists, "an id is created once");
+    same(
+        &ok(backend.create(&id, &second, LONG).await),
+        &Created::Exists,
+        "an existing record is not created again",
+    );
     same(&ok(backend.load(&id).await), &Some(first), "a second creation changes nothing");
 }
 
@@ -51,9 +55,9 @@ pub(super) async fn an_update_of_the_expected_revision_is_saved(backend: &impl B
     same(
         &ok(update(backend, &id, &base, &new).await),
         &Updated::Saved,
-        "the expected revision is replaced",
+        "a record with the expected revision is replaced",
     );
-    same(&ok(backend.load(&id).await), &Some(new), "the new record is there");
+    same(&ok(backend.load(&id).await), &Some(new), "the new record is loaded after an update");
 }
 
 pub(super) async fn an_update_of_another_revision_is_a_conflict(backend: &impl Backend) {
@@ -64,18 +68,18 @@ pub(super) async fn an_update_of_another_revision_is_a_conflict(backend: &impl B
     same(
         &answer,
         &Updated::Conflict(current.clone()),
-        "a conflict brings the record that is there",
+        "a conflict returns the record that is there",
     );
     same(&ok(backend.load(&id).await), &Some(current.clone()), "a conflict changes nothing");
 
-    let grave = tombstone(current.meta.revision.next(), any_id());
+    let moved = tombstone(current.meta.revision.next(), any_id());
     same(
-        &ok(update(backend, &id, &current, &grave).await),
+        &ok(update(backend, &id, &current, &moved).await),
         &Updated::Saved,
-        "a tombstone is written like data",
+        "an update can write a tombstone",
     );
     let answer = ok(update(backend, &id, &current, &new).await);
-    same(&answer, &Updated::Conflict(grave), "a tombstone is a conflict like data");
+    same(&answer, &Updated::Conflict(moved), "a tombstone with another revision is a conflict");
 }
 
 pub(super) async fn an_update_never_creates(backend: &impl Backend) {
@@ -84,25 +88,25 @@ pub(super) async fn an_update_never_creates(backend: &impl Backend) {
     same(
         &ok(update(backend, &id, &base, &new).await),
         &Updated::Gone,
-        "what is not there cannot be updated",
+        "a missing record is not updated",
     );
     same(&ok(backend.load(&id).await), &None, "an update never creates");
 }
 
-pub(super) async fn an_update_can_be_repeated(backend: &impl Backend) {
+pub(super) async fn an_update_can_be_retried(backend: &impl Backend) {
     let (id, base) = created(backend).await;
     let new = with_payload(base.meta.revision.next(), "new");
     same(
         &ok(update(backend, &id, &base, &new).await),
         &Updated::Saved,
-        "the expected revision is replaced",
+        "a record with the expected revision is replaced",
     );
     same(
         &ok(update(backend, &id, &base, &new).await),
         &Updated::Saved,
-        "one's own revision is success",
+        "an update that finds its own revision is saved",
     );
-    same(&ok(backend.load(&id).await), &Some(new), "the repetition changes nothing");
+    same(&ok(backend.load(&id).await), &Some(new), "a retry changes nothing");
 }
 
 pub(super) async fn concurrent_updates_lose_nothing(backend: &impl Backend) {
@@ -116,55 +120,67 @@ pub(super) async fn concurrent_updates_lose_nothing(backend: &impl Backend) {
         Content::MovedTo(_) => None,
     };
     let write = async || {
-        let Some(mut base) = ok(backend.load(&id).await) else { panic!("the record has gone") };
+        let Some(mut base) = ok(backend.load(&id).await) else { panic!("the record is gone") };
         loop {
             let Some(counted) = count(&base) else { panic!("the payload has changed") };
             let new = with_payload(base.meta.revision.next(), (counted + 1).to_be_bytes().to_vec());
             match ok(update(backend, &id, &base, &new).await) {
                 Updated::Saved => return,
                 Updated::Conflict(current) => base = current,
-                Updated::Gone => panic!("the record has gone"),
+                Updated::Gone => panic!("the record is gone"),
             }
         }
     };
     futures_util::future::join_all((0..WRITERS).map(|_| write())).await;
     let last = ok(backend.load(&id).await).and_then(|stored| count(&stored));
-    same(&last, &Some(WRITERS), "each update is there exactly once");
+    same(&last, &Some(WRITERS), "each concurrent update is applied exactly once");
 }
 
 pub(super) async fn a_deleted_record_is_gone(backend: &impl Backend) {
     let (id, _) = created(backend).await;
-    same(&ok(backend.delete(&id, NEWS).await), &Deleted::Deleted, "what is there is deleted");
-    same(&ok(backend.load(&id).await), &None, "what was deleted is gone");
-    same(&ok(backend.delete(&id, NEWS).await), &Deleted::Gone, "what is gone is not deleted again");
+    same(
+        &ok(backend.delete(&id, ANNOUNCEMENT).await),
+        &Deleted::Deleted,
+        "an existing record is deleted",
+    );
+    same(&ok(backend.load(&id).await), &None, "a deleted record is not loaded");
+    same(
+        &ok(backend.delete(&id, ANNOUNCEMENT).await),
+        &Deleted::Gone,
+        "a missing record is not deleted again",
+    );
 }
 
-pub(super) async fn a_tombstone_is_not_deleted_but_followed(backend: &impl Backend) {
+pub(super) async fn a_deletion_reports_a_tombstone_and_keeps_it(backend: &impl Backend) {
     let (id, to) = (any_id(), any_id());
-    let grave = tombstone(Revision::first(), to);
-    ok(backend.create(&id, &grave, LONG).await);
+    let moved = tombstone(Revision::first(), to);
+    ok(backend.create(&id, &moved, LONG).await);
     same(
-        &ok(backend.delete(&id, NEWS).await),
+        &ok(backend.delete(&id, ANNOUNCEMENT).await),
         &Deleted::MovedTo(to),
-        "a deletion is shown the trail",
+        "a deletion reports the id that a tombstone names",
     );
-    same(&ok(backend.load(&id).await), &Some(grave), "the trail stays");
+    same(&ok(backend.load(&id).await), &Some(moved), "a deletion keeps a tombstone");
     same(
-        &ok(backend.touch(&id, u64::MAX, LONG).await),
+        &ok(backend.touch(&id, Timestamp::from_millis(u64::MAX), LONG).await),
         &Touched::Gone,
         "a tombstone is not extended",
     );
 }
 
-pub(super) async fn a_conditional_delete_spares_another_revision(backend: &impl Backend) {
+pub(super) async fn a_conditional_deletion_keeps_another_revision(backend: &impl Backend) {
     let (id, current) = created(backend).await;
-    let answer = ok(backend.delete_if(&id, Revision::first(), NEWS).await);
-    same(&answer, &Deleted::Conflict(current.clone()), "another revision is a conflict");
+    let answer = ok(backend.delete_if(&id, Revision::first(), ANNOUNCEMENT).await);
+    same(
+        &answer,
+        &Deleted::Conflict(current.clone()),
+        "a conditional deletion of another revision is a conflict",
+    );
     same(&ok(backend.load(&id).await), &Some(current.clone()), "a conflict changes nothing");
-    let answer = ok(backend.delete_if(&id, current.meta.revision, NEWS).await);
-    same(&answer, &Deleted::Deleted, "the judged revision is deleted");
-    let answer = ok(backend.delete_if(&id, current.meta.revision, NEWS).await);
-    same(&answer, &Deleted::Gone, "what is gone is not deleted again");
+    let answer = ok(backend.delete_if(&id, current.meta.revision, ANNOUNCEMENT).await);
+    same(&answer, &Deleted::Deleted, "a conditional deletion removes its revision");
+    let answer = ok(backend.delete_if(&id, current.meta.revision, ANNOUNCEMENT).await);
+    same(&answer, &Deleted::Gone, "a missing record is not deleted again");
 }
 
 pub(super) async fn a_record_ends_with_its_time_to_live(backend: &impl Backend) {
@@ -175,8 +191,10 @@ pub(super) async fn a_record_ends_with_its_time_to_live(backend: &impl Backend) 
     ok(backend.create(&updated, &stored, LONG).await);
     ok(backend.create(&touched, &stored, short).await);
     let new = with_payload(stored.meta.revision.next(), "new");
-    ok(backend.update(&updated, stored.meta.revision, &new, short, NEWS).await);
-    ok(backend.touch(&touched, stored.meta.deadline + 1, LONG).await);
+    ok(backend
+        .update(Update::new(&updated, stored.meta.revision, &new, short, ANNOUNCEMENT))
+        .await);
+    ok(backend.touch(&touched, later(stored.meta.deadline), LONG).await);
     for id in [created, updated] {
         let begin = Instant::now();
         while ok(backend.load(&id).await).is_some() {
@@ -186,12 +204,12 @@ pub(super) async fn a_record_ends_with_its_time_to_live(backend: &impl Backend) 
     }
     assert!(
         ok(backend.load(&touched).await).is_some(),
-        "a touched record lives as long as it was given"
+        "a touched record lives for its new time to live"
     );
     same(
-        &ok(backend.touch(&created, u64::MAX, LONG).await),
+        &ok(backend.touch(&created, Timestamp::from_millis(u64::MAX), LONG).await),
         &Touched::Gone,
-        "what has ended cannot be touched",
+        "an expired record cannot be touched",
     );
 }
 
@@ -202,38 +220,38 @@ pub(super) async fn a_touch_extends_and_never_shortens(backend: &impl Backend) {
     ok(backend.create(&id, &stored, LONG).await);
 
     same(
-        &ok(backend.touch(&id, deadline + 1, LONG * 2).await),
+        &ok(backend.touch(&id, later(deadline), LONG * 2).await),
         &Touched::Extended,
-        "what is there is extended",
+        "an existing record is extended",
     );
-    stored.meta.deadline = deadline + 1;
-    same(&ok(backend.load(&id).await), &Some(stored.clone()), "only the deadline has changed");
+    stored.meta.deadline = later(deadline);
+    same(&ok(backend.load(&id).await), &Some(stored.clone()), "a touch changes only the deadline");
 
     same(
-        &ok(backend.touch(&id, deadline - 1, LONG / 2).await),
+        &ok(backend.touch(&id, deadline.saturating_sub(Duration::from_millis(1)), LONG / 2).await),
         &Touched::Extended,
-        "going back is no error",
+        "a touch with an earlier deadline is no error",
     );
-    same(&ok(backend.load(&id).await), &Some(stored), "but it is not done");
+    same(&ok(backend.load(&id).await), &Some(stored), "a touch does not move the deadline back");
 }
 
-pub(super) async fn a_walk_meets_every_session_and_no_tombstone(backend: &impl Backend) {
+pub(super) async fn a_scan_finds_each_session_and_reports_tombstones_apart(backend: &impl Backend) {
     let mut sessions = HashSet::new();
     for _ in 0..1000 {
         sessions.insert(created(backend).await.0);
     }
-    let mut trails = HashSet::new();
+    let mut targets = HashSet::new();
     for _ in 0..10 {
         let to = any_id();
         ok(backend.create(&any_id(), &tombstone(Revision::first(), to), LONG).await);
-        trails.insert(to);
+        targets.insert(to);
     }
-    let (mut met, mut followed, mut cursor) = (HashSet::new(), HashSet::new(), None);
+    let (mut found, mut moved_to, mut cursor) = (HashSet::new(), HashSet::new(), None);
     loop {
         match ok(backend.scan(cursor.as_ref()).await) {
             Page::Ids { ids, moved, next } => {
-                met.extend(ids);
-                followed.extend(moved);
+                found.extend(ids);
+                moved_to.extend(moved);
                 cursor = next;
             }
             Page::Restart => cursor = None,
@@ -242,9 +260,9 @@ pub(super) async fn a_walk_meets_every_session_and_no_tombstone(backend: &impl B
             break;
         }
     }
-    same(&sessions.difference(&met).count(), &0, "a walk meets every session");
-    same(&met.difference(&sessions).count(), &0, "a walk meets nothing else");
-    same(&followed, &trails, "a walk says where sessions have moved");
+    same(&sessions.difference(&found).count(), &0, "a scan finds each session");
+    same(&found.difference(&sessions).count(), &0, "a scan finds nothing but sessions");
+    same(&moved_to, &targets, "a scan reports the ids that tombstones name");
 }
 
 pub(super) async fn clear_leaves_nothing(backend: &impl Backend) {
@@ -252,14 +270,14 @@ pub(super) async fn clear_leaves_nothing(backend: &impl Backend) {
     for _ in 0..700 {
         ids.push(created(backend).await.0);
     }
-    let grave = any_id();
-    ok(backend.create(&grave, &tombstone(Revision::first(), any_id()), LONG).await);
-    same(&ok(backend.clear(NEWS).await), &700, "clear counts the sessions and not the tombstones");
-    ids.push(grave);
+    let tombstone_id = any_id();
+    ok(backend.create(&tombstone_id, &tombstone(Revision::first(), any_id()), LONG).await);
+    same(&ok(backend.clear(ANNOUNCEMENT).await), &700, "`clear` counts sessions and no tombstones");
+    ids.push(tombstone_id);
     for id in ids {
-        same(&ok(backend.load(&id).await), &None, "nothing is left");
+        same(&ok(backend.load(&id).await), &None, "`clear` removes each record");
     }
-    same(&ok(backend.clear(NEWS).await), &0, "there is nothing to clear");
+    same(&ok(backend.clear(ANNOUNCEMENT).await), &0, "`clear` of an empty backend counts nothing");
 }
 
 async fn created(backend: &impl Backend) -> (SessionId, Stored) {
@@ -267,7 +285,7 @@ async fn created(backend: &impl Backend) -> (SessionId, Stored) {
     same(
         &ok(backend.create(&id, &stored, LONG).await),
         &Created::Created,
-        "a new id can be created",
+        "a record is created under a new id",
     );
     (id, stored)
 }
@@ -278,5 +296,5 @@ async fn update(
     base: &Stored,
     new: &Stored,
 ) -> Result<Updated, crate::error::StoreError> {
-    backend.update(id, base.meta.revision, new, LONG, NEWS).await
+    backend.update(Update::new(id, base.meta.revision, new, LONG, ANNOUNCEMENT)).await
 }

@@ -13,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use super::web::{self, Browser, COOKIE, Data, Spy, config, serve, settle};
+use super::web::{self, Browser, COOKIE, Data, HasBackend as _, Spy, config, serve, settle};
 use super::{Scrape, visit};
 
 /// Where log lines go.
@@ -122,7 +122,7 @@ async fn no_secret_token_or_data_is_told_whatever_happens() {
     let layer = scrape.start(outage(&spy)).await;
     let mut private = a_life(&layer, &spy).await;
     // The same without attempts that mend what has failed.
-    let (backend, faults) = FaultyBackend::new(spy.clone(), 1);
+    let (backend, faults) = FaultyBackend::new(spy.backend(), 1);
     let careless = scrape.start(config(&spy).backend(backend)).await;
     private.extend(a_life(&careless, &spy).await);
     faults.cut_subscriptions();

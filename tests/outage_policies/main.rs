@@ -22,7 +22,7 @@ use clustered_sessions::{
     SessionLayer, SessionStore, StoreErrorKind,
 };
 use http::{StatusCode, header, request};
-use web::{Browser, Call, Data, Page, Spy, ada, secret, serve, settle};
+use web::{Browser, Call, Data, HasBackend as _, Page, Spy, ada, secret, serve, settle};
 
 const MAX_STALENESS: Duration = Duration::from_secs(2);
 const TIMEOUT: Duration = Duration::from_secs(3600);
@@ -45,7 +45,7 @@ impl Site {
         let clock = Clock::tokio();
         let memory = MemoryBackend::with_clock(clock.clone());
         let spy = Spy::over(&memory);
-        let (backend, faults) = FaultyBackend::new(spy.clone(), 1);
+        let (backend, faults) = FaultyBackend::new(spy.backend(), 1);
         let config = || {
             SessionConfig::builder(secret())
                 .enable_retry(false)

@@ -193,7 +193,7 @@ async fn a_creation_in_doubt_stays_in_doubt_though_the_next_attempt_comes_to_not
     };
     let (created, ()) = join(nodes.store().create(ada()), fail).await;
     assert_eq!(kind(created), StoreErrorKind::OutcomeUnknown);
-    assert_eq!(nodes.spy.take_calls(), [Call::Index]);
+    assert_eq!(nodes.spy.take_calls(), [Call::AddToOwner]);
 }
 
 #[tokio::test(start_paused = true)]

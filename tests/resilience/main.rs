@@ -19,7 +19,7 @@ use clustered_sessions::{
 };
 use futures_util::future::join;
 use tokio::time::sleep;
-use web::{Data, Spy, ada, start};
+use web::{Data, HasBackend as _, Spy, ada, start};
 
 const MILLI: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -41,7 +41,7 @@ impl Nodes {
     ) -> Self {
         let memory = MemoryBackend::new();
         let spy = Spy::over(&memory);
-        let (faulty, faults) = FaultyBackend::new(spy.clone(), 1);
+        let (faulty, faults) = FaultyBackend::new(spy.backend(), 1);
         let config = web::config(&memory);
         let layer = start(change(config.enable_retry(true)).backend(faulty)).await;
         Nodes { spy, faults, layer, well: web::node(&memory).await }

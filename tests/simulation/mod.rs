@@ -18,7 +18,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
-use clustered_sessions::testing::{Faults, FaultyBackend};
+use clustered_sessions::testing::{Faults, FaultyBackend, Interposed};
 use clustered_sessions::{
     CircuitBreakerConfig, Clock, ClusterConfig, Encryption, MemoryBackend, OutagePolicy, Secret,
     SessionConfig, SessionConfigBuilder, SessionLayer, SessionStore,
@@ -76,7 +76,7 @@ pub fn nodes_with(
         let (backend, faults) = FaultyBackend::new(memory.clone(), seed * count + number);
         let config = SessionConfig::development(Secret::insecure_dev("simulation"))
             .clock(clock.clone())
-            .backend(Late::new(backend))
+            .backend(Interposed::with_interposer(backend, Late))
             .owner(|data: &Counter| data.owner.clone());
         let config = resilience(configure(number, config), seed).build().unwrap();
         Node { layer: SessionLayer::new(config), faults, memory: memory.clone() }

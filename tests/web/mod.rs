@@ -12,7 +12,6 @@ use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::handler::Handler;
 use axum::routing::get;
-use clustered_sessions::backend::Backend;
 use clustered_sessions::{
     ClusterConfig, Secret, SessionConfig, SessionConfigBuilder, SessionId, SessionLayer,
 };
@@ -21,7 +20,7 @@ use http_body_util::BodyExt as _;
 use serde::{Deserialize, Serialize};
 use tower::{Service, ServiceExt as _};
 
-pub(crate) use self::spy::{Call, Spy};
+pub(crate) use self::spy::{Call, HasBackend, Spy};
 
 /// The name of the cookie in the default configuration.
 pub(crate) const COOKIE: &str = "__Host-session";
@@ -42,13 +41,13 @@ pub(crate) fn secret() -> Secret {
 
 /// The cache stays in use though a busy machine holds the test up for a while, and a fault that a test asks for is not mended by
 /// another attempt.
-pub(crate) fn config(backend: &(impl Backend + Clone)) -> SessionConfigBuilder<Data> {
+pub(crate) fn config(backend: &impl HasBackend) -> SessionConfigBuilder<Data> {
     let patient = ClusterConfig::new().max_staleness(Duration::from_secs(60));
-    SessionConfig::builder(secret()).backend(backend.clone()).cluster(patient).enable_retry(false)
+    SessionConfig::builder(secret()).backend(backend.backend()).cluster(patient).enable_retry(false)
 }
 
 /// A node that hears the others.
-pub(crate) async fn node(backend: &(impl Backend + Clone)) -> SessionLayer<Data> {
+pub(crate) async fn node(backend: &impl HasBackend) -> SessionLayer<Data> {
     start(config(backend)).await
 }
 

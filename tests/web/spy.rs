@@ -1,36 +1,18 @@
-//! A backend that is watched, held up, deaf or made to fail.
+//! A backend whose calls are recorded and can be held up or made to fail, and whose announcements
+//! can be dropped.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use clustered_sessions::backend::{
-    Backend, Created, Cursor, Deleted, Event, OwnerTag, Page, Revision, Stored, Subscription,
-    Touched, Updated,
-};
-use clustered_sessions::{MemoryBackend, SessionId, StoreError, StoreErrorKind};
+use clustered_sessions::backend::{Backend, Event, Subscription};
+pub(crate) use clustered_sessions::testing::BackendMethod as Call;
+use clustered_sessions::testing::{Interposed, Interposer};
+use clustered_sessions::{MemoryBackend, StoreError, StoreErrorKind};
 use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 use tokio::task::yield_now;
 
-/// What a backend was asked for. Listening and pinging are not counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Call {
-    Load,
-    Create,
-    Update,
-    Delete,
-    DeleteIf,
-    Touch,
-    Clear,
-    Scan,
-    Index,
-    Unindex,
-    Indexed,
-    Publish,
-}
-
-/// Delegates to memory. Each call yields before and after, so that a request can be cancelled there.
+/// Records and controls the calls of the backends that it makes, all over one memory.
 #[derive(Clone, Debug)]
 pub(crate) struct Spy {
     memory: MemoryBackend,
@@ -42,7 +24,24 @@ struct Shared {
     calls: Mutex<Vec<Call>>,
     faults: Mutex<VecDeque<StoreErrorKind>>,
     gate: Arc<RwLock<()>>,
-    deaf: AtomicBool,
+    drops_messages: AtomicBool,
+}
+
+/// Something that a node can be configured with as its backend.
+pub(crate) trait HasBackend {
+    fn backend(&self) -> impl Backend;
+}
+
+impl HasBackend for MemoryBackend {
+    fn backend(&self) -> impl Backend {
+        self.clone()
+    }
+}
+
+impl HasBackend for Spy {
+    fn backend(&self) -> impl Backend {
+        Interposed::with_interposer(self.memory.clone(), self.clone())
+    }
 }
 
 impl Spy {
@@ -54,136 +53,61 @@ impl Spy {
         Spy { memory: memory.clone(), shared: Arc::default() }
     }
 
-    /// The calls since this was last asked.
+    /// Returns the calls since the last time, without subscriptions and pings.
     pub(crate) fn take_calls(&self) -> Vec<Call> {
         std::mem::take(&mut self.shared.calls.lock().unwrap())
     }
 
-    /// The next calls fail, and do nothing.
+    /// Makes the next calls fail before they do anything.
     pub(crate) fn fail_next(&self, calls: usize, kind: StoreErrorKind) {
         self.shared.faults.lock().unwrap().extend(vec![kind; calls]);
     }
 
-    /// Calls wait as long as this is held.
+    /// Holds up all calls until the guard is dropped.
     pub(crate) async fn hold(&self) -> OwnedRwLockWriteGuard<()> {
         self.shared.gate.clone().write_owned().await
     }
 
-    /// From now on announcements are not heard through this, though the connection seems alive.
+    /// Drops all announcements from now on, though the subscription looks alive.
     pub(crate) fn drop_messages(&self) {
-        self.shared.deaf.store(true, Ordering::SeqCst);
+        self.shared.drops_messages.store(true, Ordering::SeqCst);
     }
+}
 
-    async fn call<R>(
+impl Interposer for Spy {
+    /// Yields before and after each call, so that a request can be cancelled there.
+    async fn around<R: Send + 'static>(
         &self,
-        call: Call,
-        answer: impl Future<Output = Result<R, StoreError>>,
+        method: Call,
+        call: impl Future<Output = Result<R, StoreError>> + Send + 'static,
     ) -> Result<R, StoreError> {
-        self.shared.calls.lock().unwrap().push(call);
+        if matches!(method, Call::Subscribe | Call::Ping) {
+            return call.await;
+        }
+        self.shared.calls.lock().unwrap().push(method);
         yield_now().await;
         let _open = self.shared.gate.read().await;
         let fault = self.shared.faults.lock().unwrap().pop_front();
         if let Some(kind) = fault {
             return Err(kind.into());
         }
-        let answer = answer.await;
+        let answer = call.await;
         yield_now().await;
         answer
     }
-}
 
-impl Backend for Spy {
-    async fn load(&self, id: &SessionId) -> Result<Option<Stored>, StoreError> {
-        self.call(Call::Load, self.memory.load(id)).await
-    }
-
-    async fn create(
-        &self,
-        id: &SessionId,
-        stored: &Stored,
-        ttl: Duration,
-    ) -> Result<Created, StoreError> {
-        self.call(Call::Create, self.memory.create(id, stored, ttl)).await
-    }
-
-    async fn update(
-        &self,
-        id: &SessionId,
-        expected: Revision,
-        stored: &Stored,
-        ttl: Duration,
-        announcement: &[u8],
-    ) -> Result<Updated, StoreError> {
-        self.call(Call::Update, self.memory.update(id, expected, stored, ttl, announcement)).await
-    }
-
-    async fn delete(&self, id: &SessionId, announcement: &[u8]) -> Result<Deleted, StoreError> {
-        self.call(Call::Delete, self.memory.delete(id, announcement)).await
-    }
-
-    async fn delete_if(
-        &self,
-        id: &SessionId,
-        revision: Revision,
-        announcement: &[u8],
-    ) -> Result<Deleted, StoreError> {
-        self.call(Call::DeleteIf, self.memory.delete_if(id, revision, announcement)).await
-    }
-
-    async fn touch(
-        &self,
-        id: &SessionId,
-        deadline: u64,
-        ttl: Duration,
-    ) -> Result<Touched, StoreError> {
-        self.call(Call::Touch, self.memory.touch(id, deadline, ttl)).await
-    }
-
-    async fn clear(&self, announcement: &[u8]) -> Result<u64, StoreError> {
-        self.call(Call::Clear, self.memory.clear(announcement)).await
-    }
-
-    async fn scan(&self, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
-        self.call(Call::Scan, self.memory.scan(cursor)).await
-    }
-
-    async fn index(&self, owner: &OwnerTag, id: &SessionId, until: u64) -> Result<(), StoreError> {
-        self.call(Call::Index, self.memory.index(owner, id, until)).await
-    }
-
-    async fn unindex(&self, owner: &OwnerTag, id: &SessionId) -> Result<(), StoreError> {
-        self.call(Call::Unindex, self.memory.unindex(owner, id)).await
-    }
-
-    async fn indexed(&self, owner: &OwnerTag, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
-        self.call(Call::Indexed, self.memory.indexed(owner, cursor)).await
-    }
-
-    async fn publish(&self, announcement: &[u8]) -> Result<(), StoreError> {
-        self.call(Call::Publish, self.memory.publish(announcement)).await
-    }
-
-    async fn subscribe(&self, heartbeat: Duration) -> Result<Subscription, StoreError> {
-        let mut heard = self.memory.subscribe(heartbeat).await?;
-        let (mut ear, subscription) = Subscription::channel();
+    fn subscribed(&self, mut subscription: Subscription) -> Subscription {
+        let (mut sender, forwarded) = Subscription::channel();
         let shared = self.shared.clone();
         tokio::spawn(async move {
-            while let Some(event) = heard.next().await {
-                let swallowed =
-                    matches!(event, Event::Message(_)) && shared.deaf.load(Ordering::SeqCst);
-                if !swallowed && !ear.send(event) {
+            while let Some(event) = subscription.next().await {
+                let dropped = matches!(event, Event::Message(_))
+                    && shared.drops_messages.load(Ordering::SeqCst);
+                if !dropped && !sender.send(event) {
                     break;
                 }
             }
         });
-        Ok(subscription)
-    }
-
-    async fn ping(&self) -> Result<(), StoreError> {
-        self.memory.ping().await
-    }
-
-    async fn close(&self) {
-        self.memory.close().await;
+        forwarded
     }
 }

@@ -1,29 +1,36 @@
-//! The index of owners in memory.
+//! The owner index in memory.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 
 use super::PAGE;
-use crate::backend::{Cursor, OwnerTag, Page};
+use crate::backend::{Cursor, OwnerTag, Page, Timestamp};
 use crate::id::SessionId;
 
-/// Owners whose entries are all over are swept when there are twice as many as after the last sweep, and at least this many.
+/// Minimum number of owners at which those without live entries are swept. A sweep is due when
+/// there are twice as many as after the last one.
 const SWEEP_AT: usize = 1024;
 
-/// The sessions of each owner, each with the moment, in milliseconds since the Unix epoch, at which its entry is over.
+/// The sessions of each owner, each with the time at which its entry expires.
 #[derive(Debug, Default)]
 pub(super) struct OwnerIndex {
-    entries: HashMap<OwnerTag, BTreeMap<SessionId, u64>>,
-    /// The number of owners at which they are swept, unless it is below the least.
+    entries: HashMap<OwnerTag, BTreeMap<SessionId, Timestamp>>,
+    /// The number of owners at which they are swept, if it is above [`SWEEP_AT`].
     sweep_at: usize,
 }
 
 impl OwnerIndex {
-    pub(super) fn add(&mut self, owner: &OwnerTag, id: &SessionId, until: u64, now: u64) {
+    pub(super) fn add(
+        &mut self,
+        owner: &OwnerTag,
+        id: &SessionId,
+        until: Timestamp,
+        now: Timestamp,
+    ) {
         self.sweep(now);
         let sessions = self.entries.entry(*owner).or_default();
         sessions.retain(|_, until| *until > now);
-        let entry = sessions.entry(*id).or_default();
+        let entry = sessions.entry(*id).or_insert(until);
         *entry = until.max(*entry);
     }
 
@@ -36,8 +43,8 @@ impl OwnerIndex {
         }
     }
 
-    pub(super) fn page(&self, owner: &OwnerTag, cursor: Option<&Cursor>, now: u64) -> Page {
-        let start = match cursor.map(|cursor| cursor.0.parse::<SessionId>()) {
+    pub(super) fn page(&self, owner: &OwnerTag, cursor: Option<&Cursor>, now: Timestamp) -> Page {
+        let start = match cursor.map(|cursor| cursor.as_str().parse::<SessionId>()) {
             None => Bound::Unbounded,
             Some(Ok(last)) => Bound::Excluded(last),
             Some(Err(_)) => return Page::Restart,
@@ -49,11 +56,11 @@ impl OwnerIndex {
             .flat_map(|sessions| sessions.range((start, Bound::Unbounded)));
         let mut lasting = after.filter(|(_, until)| **until > now).map(|(id, _)| *id);
         let ids: Vec<_> = lasting.by_ref().take(PAGE).collect();
-        let next = lasting.next().and(ids.last()).map(|id| Cursor(id.to_string()));
+        let next = lasting.next().and(ids.last()).map(|id| Cursor::new(id.to_string()));
         Page::Ids { ids, moved: Vec::new(), next }
     }
 
-    fn sweep(&mut self, now: u64) {
+    fn sweep(&mut self, now: Timestamp) {
         if self.entries.len() >= self.sweep_at.max(SWEEP_AT) {
             self.entries.retain(|_, sessions| sessions.values().any(|until| *until > now));
             self.sweep_at = self.entries.len() * 2;
@@ -78,7 +85,8 @@ mod tests {
             let mut other = [1; 32];
             other[..8].copy_from_slice(&now.to_be_bytes());
             for owner in [&busy, &OwnerTag::from_bytes(other)] {
-                owners.add(owner, &SessionId::from_bytes(id), now + 100, now);
+                let [until, now] = [now + 100, now].map(Timestamp::from_millis);
+                owners.add(owner, &SessionId::from_bytes(id), until, now);
             }
             assert!(owners.entries[&busy].len() <= 100);
             assert!(len(&owners) <= 100 + SWEEP_AT + 100, "{}", len(&owners));

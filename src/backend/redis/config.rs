@@ -1,4 +1,4 @@
-//! How to reach Redis.
+//! The address, credentials and timeouts of a Redis server.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,35 +10,40 @@ use deadpool_redis::redis::{
 
 use crate::error::ConfigError;
 
-/// A Redis server (7.0 or later) that is a master of its own.
+/// The configuration of the Redis backend: one server (7.0 or later) that is a master.
 ///
-/// `Debug` prints neither user nor password.
+/// The `Debug` output contains neither user nor password.
 ///
 /// # Permissions
 ///
-/// Give the application a user of its own that can do nothing else. For the default prefix and channel:
+/// Give the application a dedicated user with no other permissions. For the default prefix and
+/// channel:
 ///
 /// ```text
 /// ACL SETUSER sessions on >password ~session:* &session:invalidate*
 ///   +getex +get +set +getrange +setrange +pexpire +del +unlink +scan +eval +evalsha +publish +subscribe +info +select
 /// ```
 ///
-/// And, if the configuration says whose a session is ([`owner`](crate::SessionConfigBuilder::owner)):
+/// If the configuration sets [`owner`](crate::SessionConfigBuilder::owner), add:
 ///
 /// ```text
 ///   +time +zadd +zrem +zremrangebyscore +zscan +pexpireat
 /// ```
 ///
-/// Without the channel, or without `INFO`, a node cannot prove that it hears the others: it serves, but without its cache.
+/// Without the channel, or without `INFO`, a node cannot prove that it receives announcements. It
+/// then works without its cache.
 ///
-/// Keep `replica-read-only` at its default, `yes`. That a replica refuses writes is how a demoted master is told from a master: even
-/// reads are sent as a command that the server takes for a write (`GETEX`).
+/// Keep `replica-read-only` at its default, `yes`. The backend recognizes a demoted master by its
+/// refusal of writes; even reads are sent as a command that counts as a write (`GETEX`).
 ///
 /// ```
 /// use clustered_sessions::RedisConfig;
 ///
 /// let by_url = RedisConfig::from_url("redis://app:password@redis.example.com:6379/2")?;
-/// let by_parts = RedisConfig::new("redis.example.com", 6379).user("app").password("password").database(2);
+/// let by_parts = RedisConfig::new("redis.example.com", 6379)
+///     .user("app")
+///     .password("password")
+///     .database(2);
 /// # let _ = (by_url, by_parts);
 /// # Ok::<(), clustered_sessions::ConfigError>(())
 /// ```
@@ -52,7 +57,7 @@ pub struct RedisConfig {
 }
 
 impl RedisConfig {
-    /// The server at a host and port, without a password, database 0.
+    /// Creates a configuration for the server at a host and port, without a password, database 0.
     pub fn new(host: impl Into<String>, port: u16) -> Self {
         let addr = ConnectionAddr::Tcp(host.into(), port);
         // An address alone always makes a valid connection info; the parser is what can fail.
@@ -62,11 +67,13 @@ impl RedisConfig {
         }
     }
 
-    /// The server at `redis://[user][:password]@host[:port][/database]` or `redis+unix:///path?db=0&user=…&pass=…`.
+    /// Creates a configuration from a URL: `redis://[user][:password]@host[:port][/database]` or
+    /// `redis+unix:///path?db=0&user=…&pass=…`.
     ///
     /// # Errors
     ///
-    /// [`ConfigError::RedisUrl`]; [`ConfigError::RedisUnsupported`] for `rediss:` (TLS). The error does not contain the URL.
+    /// [`ConfigError::RedisUrl`] if the URL is malformed. [`ConfigError::RedisUnsupported`] for
+    /// `rediss:` (TLS) and for protocols other than RESP2. The error does not contain the URL.
     pub fn from_url(url: &str) -> Result<Self, ConfigError> {
         if url.starts_with("rediss:") || url.starts_with("valkeys:") {
             return Err(ConfigError::RedisUnsupported { feature: "TLS" });
@@ -78,7 +85,7 @@ impl RedisConfig {
         Ok(Self::with_info(info))
     }
 
-    /// The server whose URL is in an environment variable.
+    /// Creates a configuration from the URL in an environment variable.
     ///
     /// # Errors
     ///
@@ -98,43 +105,47 @@ impl RedisConfig {
         }
     }
 
-    /// The ACL user; default none, which is Redis' `default` user.
+    /// Sets the ACL user. Defaults to none, which is Redis' `default` user.
     pub fn user(self, user: impl AsRef<str>) -> Self {
         self.map_settings(|settings| settings.set_username(user))
     }
 
-    /// The password; default none.
+    /// Sets the password. Defaults to none.
     pub fn password(self, password: impl AsRef<str>) -> Self {
         self.map_settings(|settings| settings.set_password(password))
     }
 
-    /// The database number; default 0.
+    /// Sets the database number. Defaults to 0.
     pub fn database(self, database: u16) -> Self {
         self.map_settings(|settings| settings.set_db(i64::from(database)))
     }
 
-    /// What the keys begin with; default `session:`. It must end in one of `: / . - _ |`.
+    /// Sets the prefix of all keys. Defaults to `session:`. Must end in one of `: / . - _ |`, be at
+    /// most 128 bytes long, and contain none of `* ? [ ] { } \`.
     ///
     /// # Risk
     ///
-    /// Two applications under one prefix in one database see, and clear, each other's sessions.
+    /// Two applications with the same prefix in one database can read, and clear, each other's
+    /// sessions.
     pub fn key_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.key_prefix = prefix.into();
         self
     }
 
-    /// How long making a connection may take; default 1 second.
+    /// Sets the time limit for making a connection. Defaults to 1 second; at least 1 ms.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// How long the server may take to answer a command; default 500 ms. Together with the connect timeout it is what an attempt may
-    /// take: see [`attempt_timeout`](crate::SessionConfigBuilder::attempt_timeout).
+    /// Sets the time limit for the reply to a command. Defaults to 500 ms; at least 1 ms.
+    ///
+    /// The sum of both timeouts is the default of
+    /// [`attempt_timeout`](crate::SessionConfigBuilder::attempt_timeout).
     ///
     /// # Risk
     ///
-    /// A command that is given up may still be carried out.
+    /// The server may still carry out a command after the timeout.
     pub fn response_timeout(mut self, timeout: Duration) -> Self {
         self.response_timeout = timeout;
         self
@@ -151,7 +162,8 @@ impl RedisConfig {
         self
     }
 
-    /// What the client needs, with what it leaves off by default: small packets are sent at once.
+    /// Returns the client's options. Unlike by default, small packets are sent at once
+    /// (`TCP_NODELAY`).
     pub(crate) fn connection_info(&self) -> ConnectionInfo {
         let settings = self.info.redis_settings().clone().set_skip_set_lib_name();
         self.info

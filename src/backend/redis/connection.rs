@@ -1,8 +1,8 @@
-//! The connection: one long-lived multiplexed connection over which all commands run.
+//! One long-lived, multiplexed connection that all commands share.
 //!
-//! deadpool checks a connection with two commands at each checkout, which would double the round trips of every operation. So
-//! the pool makes and replaces connections, and the lane keeps one checked out: each operation clones it, and it is swapped when it
-//! fails.
+//! deadpool checks a connection with two commands at each checkout, which would double the round
+//! trips of every operation. So the pool only makes connections. [`SharedConnection`] takes one out
+//! of it; each operation clones that one, and a failed connection is replaced.
 
 use std::future::Future;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,40 +20,46 @@ use super::error::{Effect, breaks_the_connection, unreachable};
 use super::scripts::Script;
 use crate::error::{ConfigError, StoreError, StoreErrorKind};
 
-/// Commands waiting to be written. The client's default of 50 makes bursts wait for each other.
+/// Maximum number of commands that wait to be written. The client's default of 50 makes bursts
+/// wait.
 const QUEUE: usize = 1024;
 
-/// Reads a key as `GET` does. To the server it is a write, since with options it would set the time to live: so a replica refuses
-/// it, and one that was the master a moment ago does not answer with what was true then.
+/// Returns a command that reads a key like `GET` but counts as a write, because it could also set
+/// the time to live. So a replica refuses it, and a demoted master cannot answer from outdated
+/// data.
 pub(super) fn get_from_master(key: &str) -> Cmd {
     let mut command = cmd("GETEX");
     command.arg(key);
     command
 }
 
+/// The connection that all commands share, and the means to replace it.
 pub(super) struct SharedConnection {
     pool: Pool,
     connect_timeout: Duration,
     response_timeout: Duration,
-    /// A command that changes nothing, and that only a writable master carries out.
+    /// A command that changes nothing and that only a writable master carries out.
     probe: Cmd,
     state: Mutex<ConnectionState>,
-    /// One connection is made at a time, and those who wait for it share how that ends.
+    /// Makes sure that one connection is made at a time. All callers that wait for it share the
+    /// result.
     connecting: tokio::sync::Mutex<()>,
-    /// The generation of the connection in use; a subscription that was proven over another one is worth nothing.
+    /// The generation of the connection in use, or 0. A subscription that was proven over another
+    /// connection must end.
     in_use: watch::Sender<u64>,
 }
 
 #[derive(Default)]
 struct ConnectionState {
     current: Option<Connected>,
-    /// How many attempts to connect have ended.
+    /// Number of attempts to connect that have ended.
     attempts: u64,
-    /// How the last one failed.
+    /// The error of the last attempt, if it failed.
     failure: Option<StoreError>,
     closed: bool,
 }
 
+/// A connection and its generation, which tells it from its predecessors.
 #[derive(Clone)]
 pub(super) struct Connected {
     connection: MultiplexedConnection,
@@ -62,7 +68,7 @@ pub(super) struct Connected {
 
 impl SharedConnection {
     pub(super) fn new(config: &RedisConfig) -> Result<Self, ConfigError> {
-        // Timeouts are the lane's own, over everything that a call does.
+        // `send` has its own timeouts, which cover all that a command does.
         let connection = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
             .set_response_timeout(None)
@@ -86,26 +92,26 @@ impl SharedConnection {
         })
     }
 
-    /// Runs a command, in one round trip.
+    /// Runs a command in one round trip.
     ///
-    /// A server may close a connection that has been idle, which is found out by the next command. If that one changes nothing,
-    /// it is run again over a new connection.
+    /// A server may close an idle connection, which the next command discovers. If that command
+    /// changes nothing, it is run again over a new connection.
     pub(super) async fn run<R: FromRedisValue>(
         &self,
         command: &Cmd,
         effect: Effect,
     ) -> Result<R, StoreError> {
         let connected = self.connected().await?;
-        let mut value = self.ask(&connected, command, effect).await?;
+        let mut value = self.send(&connected, command, effect).await?;
         if effect == Effect::Idempotent && value.as_ref().is_err_and(breaks_the_connection) {
             let connected = self.connected().await?;
-            value = self.ask(&connected, command, effect).await?;
+            value = self.send(&connected, command, effect).await?;
         }
         let value = value.map_err(|error| effect.failed(error))?;
         from_redis_value(value).map_err(|error| effect.failed(error.into()))
     }
 
-    /// Runs a script: one round trip, but two when the server sees it for the first time.
+    /// Runs a script in one round trip, or two if the server does not know the script yet.
     pub(super) async fn run_script<R: FromRedisValue>(
         &self,
         script: &Script,
@@ -127,22 +133,23 @@ impl SharedConnection {
         let mut by_digest = cmd("EVALSHA");
         by_digest.arg(&script.sha);
         add_arguments(&mut by_digest);
-        let mut answer = self.ask(connected, &by_digest, effect).await?;
-        if answer
+        let mut reply = self.send(connected, &by_digest, effect).await?;
+        if reply
             .as_ref()
             .is_err_and(|error| error.kind() == ErrorKind::Server(ServerErrorKind::NoScript))
         {
             let mut by_code = cmd("EVAL");
             by_code.arg(script.code);
             add_arguments(&mut by_code);
-            answer = self.ask(connected, &by_code, effect).await?;
+            reply = self.send(connected, &by_code, effect).await?;
         }
-        let value = answer.map_err(|error| effect.failed(error))?;
+        let value = reply.map_err(|error| effect.failed(error))?;
         from_redis_value(value).map_err(|error| effect.failed(error.into()))
     }
 
-    /// The server's answer, be it an error, within the response timeout. Gives the connection up if it is of no more use.
-    async fn ask(
+    /// Sends a command and returns the server's reply, which may be an error. Discards a connection
+    /// that can no longer be used.
+    async fn send(
         &self,
         connected: &Connected,
         command: &Cmd,
@@ -152,22 +159,23 @@ impl SharedConnection {
         match tokio::time::timeout(self.response_timeout, connection.send_packed_command(command))
             .await
         {
-            Ok(answer) => {
-                let answer = answer.and_then(Value::extract_error);
-                if answer.as_ref().is_err_and(breaks_the_connection) {
-                    self.give_up(connected.generation);
+            Ok(reply) => {
+                let reply = reply.and_then(Value::extract_error);
+                if reply.as_ref().is_err_and(breaks_the_connection) {
+                    self.discard(connected.generation);
                 }
-                Ok(answer)
+                Ok(reply)
             }
             Err(elapsed) => {
-                // A link that swallows packets stays open for minutes: only a new one can tell.
-                self.give_up(connected.generation);
+                // A link that drops packets stays open for minutes. Only a new connection can show
+                // that the server is there.
+                self.discard(connected.generation);
                 Err(effect.unanswered(elapsed, true))
             }
         }
     }
 
-    /// The connection in use, or a new one.
+    /// Returns the connection in use, or makes a new one.
     pub(super) async fn connected(&self) -> Result<Connected, StoreError> {
         let attempts_before = {
             let state = self.lock();
@@ -185,7 +193,8 @@ impl SharedConnection {
             if let Some(connected) = &state.current {
                 return Ok(connected.clone());
             }
-            // While we waited, somebody's attempt has failed. One after the other, the waiting ones would wait for ever.
+            // Another caller's attempt failed while this one waited. If each waiting caller tried
+            // in turn, the last would wait too long.
             if let Some(failure) =
                 state.failure.as_ref().filter(|_| state.attempts != attempts_before)
             {
@@ -203,7 +212,8 @@ impl SharedConnection {
                     return Err(StoreErrorKind::Closed.into());
                 }
                 state.current = Some(connected.clone());
-                // Under the lock: whoever sees the connection must see its generation, too.
+                // Under the lock, because a caller that sees the connection must see its
+                // generation, too.
                 self.in_use.send_replace(connected.generation);
                 Ok(connected)
             }
@@ -214,10 +224,11 @@ impl SharedConnection {
         }
     }
 
-    /// The connection in use, or a new one if that has broken since it was last used.
+    /// Returns the connection in use after a check, or a new one if it has broken since its last
+    /// use.
     pub(super) async fn checked(&self) -> Result<Connected, StoreError> {
         let connected = self.connected().await?;
-        match self.ask(&connected, &self.probe, Effect::Idempotent).await {
+        match self.send(&connected, &self.probe, Effect::Idempotent).await {
             Ok(Ok(_)) => Ok(connected),
             Ok(Err(_)) | Err(_) => self.connected().await,
         }
@@ -228,16 +239,16 @@ impl SharedConnection {
             PoolError::Backend(error) => unreachable(error),
             error => StoreError::from(StoreErrorKind::Unavailable).with_source(error),
         })?;
-        // Taken out of the pool, whose one place is free again for its successor.
+        // Taken out of the pool, so that its only slot is free for a successor.
         Ok(deadpool_redis::Connection::take(object))
     }
 
-    /// Whether a writable master answers.
+    /// Succeeds if a writable master answers.
     pub(super) async fn probe(&self) -> Result<(), StoreError> {
         self.run(&self.probe, Effect::Idempotent).await
     }
 
-    /// Within the time that making a connection may take.
+    /// Applies the time limit for making a connection.
     pub(super) async fn in_time<F: Future>(&self, connecting: F) -> Result<F::Output, StoreError> {
         tokio::time::timeout(self.connect_timeout, connecting)
             .await
@@ -250,8 +261,8 @@ impl SharedConnection {
         let _ = self.in_use.subscribe().wait_for(|in_use| *in_use != generation).await;
     }
 
-    /// Gives a connection up, unless that has been done.
-    pub(super) fn give_up(&self, generation: u64) {
+    /// Stops using a connection, unless it has been replaced already.
+    pub(super) fn discard(&self, generation: u64) {
         let mut state = self.lock();
         if state.current.as_ref().is_some_and(|connected| connected.generation == generation) {
             state.current = None;

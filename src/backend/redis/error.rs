@@ -1,18 +1,21 @@
-//! What a Redis error means for the one who asked.
+//! Classification of Redis errors.
 
 use deadpool_redis::redis::{ErrorKind, RedisError, ServerErrorKind};
 
 use crate::error::{StoreError, StoreErrorKind};
 
-/// Whether a command that was given up may have changed something.
+/// The effect that a command without a reply may have had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Effect {
+    /// None, or one that is harmless if it happens twice.
     Idempotent,
+    /// A write whose outcome is unknown.
     Mutating,
 }
 
 impl Effect {
-    /// The connection broke, or the answer did not come: the command may have been carried out.
+    /// Returns the error of a command without a reply, because the connection broke or the timeout
+    /// passed. The server may have carried the command out.
     pub(super) fn unanswered(
         self,
         cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -26,7 +29,8 @@ impl Effect {
         StoreError::from(kind).with_source(cause)
     }
 
-    /// The server has answered with an error, or the connection has failed.
+    /// Returns the error of a command to which the server replied with an error, or whose
+    /// connection failed.
     pub(super) fn failed(self, error: RedisError) -> StoreError {
         match refusal(&error) {
             Some(kind) => StoreError::from(kind).with_source(error),
@@ -35,16 +39,16 @@ impl Effect {
     }
 }
 
-/// Why no connection could be made. Nothing was done.
+/// Returns the error of an attempt to connect. Nothing was done.
 pub(super) fn unreachable(error: RedisError) -> StoreError {
     let kind = refusal(&error).unwrap_or(StoreErrorKind::Unavailable);
     StoreError::from(kind).with_source(error)
 }
 
-/// What it means that the server has refused; `None` if it has not.
+/// Returns the kind of a refusal by the server, or `None` if it is another error.
 fn refusal(error: &RedisError) -> Option<StoreErrorKind> {
     if is_wrong_server(error) || error.kind() == ErrorKind::Server(ServerErrorKind::BusyLoading) {
-        // It will serve again, or another one will.
+        // A retry may find the server ready, or another server.
         return Some(StoreErrorKind::Unavailable);
     }
     match error.kind() {
@@ -56,8 +60,8 @@ fn refusal(error: &RedisError) -> Option<StoreErrorKind> {
     }
 }
 
-/// Whether the server is one that must not be asked for anything, though it answers: one that takes no writes may have been
-/// replaced by another, and know less.
+/// Returns `true` if the server must not be used although it answers. A server that accepts no
+/// writes may have been replaced by another one, and its data may be outdated.
 fn is_wrong_server(error: &RedisError) -> bool {
     matches!(
         error.code(),
@@ -65,7 +69,7 @@ fn is_wrong_server(error: &RedisError) -> bool {
     )
 }
 
-/// Whether the connection is of no more use.
+/// Returns `true` if the connection can no longer be used.
 pub(super) fn breaks_the_connection(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Io
         || error.is_connection_dropped()

@@ -1,42 +1,45 @@
-//! The beats that were sent, and what it means to hear one. Pure.
+//! The heartbeats that were sent and have not come back. Pure: time comes from outside.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Heartbeats under way at most. With more, the lane or the subscription is so late that a new one is called for.
+/// Maximum number of pending heartbeats. With more, the shared connection or the subscription is
+/// too slow to be trusted.
 const MAX_PENDING: usize = 16;
 
-/// The beats of one subscription.
+/// The heartbeats of one subscription.
 #[derive(Debug, Default)]
 pub(super) struct HeartbeatTracker {
-    /// Those that were sent and not heard yet, oldest first.
+    /// Heartbeats that were sent and have not come back, oldest first: number and time of sending.
     pending: VecDeque<(u64, Instant)>,
+    /// Number of the last heartbeat sent.
     last: u64,
-    /// The replication id that the first one brought.
+    /// The replication id in the first heartbeat that came back.
     history: Option<String>,
 }
 
-/// What comes out of the channel that only this subscription listens to.
+/// The meaning of a message on the subscription's private channel.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Reply {
-    /// A beat that was sent at this moment: everything announced before it has come out, too.
+    /// A heartbeat that was sent at this moment. Everything announced before it has been received.
     Heartbeat(Instant),
-    /// The server's data has another history than at the first beat. It was demoted meanwhile, and what was announced on the server
-    /// that it followed was not heard here.
+    /// The server's data has another history than at the first heartbeat. The server was demoted
+    /// meanwhile, and announcements made on the server that it followed were not received.
     OtherHistory,
-    /// Nothing that is waited for.
+    /// Not a pending heartbeat.
     Nothing,
 }
 
 impl HeartbeatTracker {
-    /// A beat is to be sent, now. Its number.
+    /// Records that a heartbeat is sent now, and returns its number.
     pub(super) fn send(&mut self, now: Instant) -> u64 {
         self.last += 1;
         self.pending.push_back((self.last, now));
         self.last
     }
 
-    /// Takes what the script has published: the number of the beat and the server's replication id.
+    /// Interprets what the script has published: the number of the heartbeat and the server's
+    /// replication id.
     pub(super) fn receive(&mut self, message: &[u8]) -> Reply {
         let Some((number, history)) = parse(message) else { return Reply::Nothing };
         let Some(position) = self.pending.iter().position(|(sent, _)| *sent == number) else {
@@ -46,17 +49,17 @@ impl HeartbeatTracker {
             return Reply::OtherHistory;
         }
         let sent_at = self.pending[position].1;
-        // Those before it were lost, and what they would have proven is proven now.
+        // This one also proves what earlier ones would have, so those are no longer needed.
         self.pending.drain(..=position);
         Reply::Heartbeat(sent_at)
     }
 
-    /// Whether all have been heard.
+    /// Returns `true` if no heartbeat is pending.
     pub(super) fn all_received(&self) -> bool {
         self.pending.is_empty()
     }
 
-    /// Whether one should have been heard long ago.
+    /// Returns `true` if a heartbeat has been pending for longer than `patience`, or too many are.
     pub(super) fn is_overdue(&self, now: Instant, patience: Duration) -> bool {
         let overdue = |(_, sent): &(u64, Instant)| now.saturating_duration_since(*sent) > patience;
         self.pending.front().is_some_and(overdue) || self.pending.len() >= MAX_PENDING
@@ -75,50 +78,50 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn a_beat_that_is_heard_proves_the_moment_at_which_it_was_sent() {
-        let (mut beats, start) = (HeartbeatTracker::default(), Instant::now());
+    fn a_heartbeat_that_comes_back_proves_the_moment_at_which_it_was_sent() {
+        let (mut tracker, start) = (HeartbeatTracker::default(), Instant::now());
         assert_eq!(
-            (beats.send(start), beats.send(start + SECOND), beats.send(start + 2 * SECOND)),
+            (tracker.send(start), tracker.send(start + SECOND), tracker.send(start + 2 * SECOND)),
             (1, 2, 3)
         );
-        assert_eq!(beats.receive(b"2 abc"), Reply::Heartbeat(start + SECOND));
-        assert!(!beats.all_received());
-        assert_eq!(beats.receive(b"1 abc"), Reply::Nothing, "overtaken");
-        assert_eq!(beats.receive(b"3 abc"), Reply::Heartbeat(start + 2 * SECOND));
-        assert!(beats.all_received());
+        assert_eq!(tracker.receive(b"2 abc"), Reply::Heartbeat(start + SECOND));
+        assert!(!tracker.all_received());
+        assert_eq!(tracker.receive(b"1 abc"), Reply::Nothing, "overtaken");
+        assert_eq!(tracker.receive(b"3 abc"), Reply::Heartbeat(start + 2 * SECOND));
+        assert!(tracker.all_received());
     }
 
     #[test]
     fn another_history_is_never_a_proof() {
-        let (mut beats, start) = (HeartbeatTracker::default(), Instant::now());
+        let (mut tracker, start) = (HeartbeatTracker::default(), Instant::now());
         for _ in 0..3 {
-            beats.send(start);
+            tracker.send(start);
         }
-        assert_eq!(beats.receive(b"1 abc"), Reply::Heartbeat(start));
-        assert_eq!(beats.receive(b"2 abd"), Reply::OtherHistory);
-        assert_eq!(beats.receive(b"3 abd"), Reply::OtherHistory, "however often it is told");
+        assert_eq!(tracker.receive(b"1 abc"), Reply::Heartbeat(start));
+        assert_eq!(tracker.receive(b"2 abd"), Reply::OtherHistory);
+        assert_eq!(tracker.receive(b"3 abd"), Reply::OtherHistory, "however often it is repeated");
     }
 
     #[test]
     fn what_was_not_sent_proves_nothing() {
-        let mut beats = HeartbeatTracker::default();
-        beats.send(Instant::now());
+        let mut tracker = HeartbeatTracker::default();
+        tracker.send(Instant::now());
         for message in [&b""[..], b"1", b"abc 1", b"2 abc", b"-1 abc", b"\xff 1"] {
-            assert_eq!(beats.receive(message), Reply::Nothing, "{message:?}");
+            assert_eq!(tracker.receive(message), Reply::Nothing, "{message:?}");
         }
-        assert_eq!(beats.history, None, "nor does it settle the history");
+        assert_eq!(tracker.history, None, "nor does it settle the history");
     }
 
     #[test]
-    fn beats_are_overdue_when_one_is_late_or_too_many_are_under_way() {
-        let (mut beats, start) = (HeartbeatTracker::default(), Instant::now());
-        assert!(!beats.is_overdue(start + 9 * SECOND, SECOND), "none is under way");
-        beats.send(start);
-        assert!(!beats.is_overdue(start + SECOND, SECOND));
-        assert!(beats.is_overdue(start + SECOND * 2, SECOND));
+    fn heartbeats_are_overdue_when_one_is_late_or_too_many_are_under_way() {
+        let (mut tracker, start) = (HeartbeatTracker::default(), Instant::now());
+        assert!(!tracker.is_overdue(start + 9 * SECOND, SECOND), "none is under way");
+        tracker.send(start);
+        assert!(!tracker.is_overdue(start + SECOND, SECOND));
+        assert!(tracker.is_overdue(start + SECOND * 2, SECOND));
         for _ in 1..MAX_PENDING {
-            beats.send(start);
+            tracker.send(start);
         }
-        assert!(beats.is_overdue(start, SECOND));
+        assert!(tracker.is_overdue(start, SECOND));
     }
 }

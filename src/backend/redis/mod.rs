@@ -2,7 +2,6 @@
 
 mod config;
 mod connection;
-mod envelope;
 mod error;
 mod heartbeat;
 mod scripts;
@@ -17,33 +16,34 @@ use deadpool_redis::redis::{Client, FromRedisValue, Value, cmd, from_redis_value
 
 pub use self::config::RedisConfig;
 use self::connection::{Connected, SharedConnection, get_from_master};
-#[cfg(any(test, fuzzing))]
-pub(crate) use self::envelope::{decode as decode_envelope, encode as encode_envelope};
 use self::error::Effect;
 use self::scripts::Scripts;
 use super::{
-    Backend, Created, Cursor, Deleted, OwnerTag, Page, Revision, Stored, Subscription, Touched,
-    Updated,
+    Backend, Created, Cursor, Deleted, OwnerTag, Page, Revision, Stored, Subscription, Timestamp,
+    Touched, Update, Updated,
 };
 use crate::clock::millis;
 use crate::error::{ConfigError, StoreError, StoreErrorKind};
 use crate::id::{SessionId, TEXT_LEN};
 
-/// Keys that the server looks at for one page of a walk.
+/// Number of keys that the server examines for one page of a scan.
 const PAGE: u32 = 256;
 
-/// Sessions in Redis (7.0 or later). What [`SessionConfigBuilder::redis`](crate::SessionConfigBuilder::redis) uses; public so that
-/// it can be wrapped in a backend of your own.
+/// Sessions in Redis (7.0 or later).
 ///
-/// Each operation is one round trip over a connection that all share; the announcements come over another one.
+/// [`SessionConfigBuilder::redis`](crate::SessionConfigBuilder::redis) uses it. It is public so
+/// that a custom backend can wrap it.
+///
+/// Each operation is one round trip over one shared connection. Announcements arrive over a second
+/// connection.
 pub struct RedisBackend {
     shared: Arc<RedisInner>,
 }
 
-/// What operations and subscriptions have in common.
+/// State that operations and subscriptions share.
 struct RedisInner {
     connection: SharedConnection,
-    /// Makes the connections of subscriptions, which a pool cannot lend.
+    /// Makes the connections of subscriptions, which a pool cannot provide.
     client: Client,
     scripts: Scripts,
     key_prefix: String,
@@ -51,11 +51,12 @@ struct RedisInner {
 }
 
 impl RedisBackend {
-    /// No IO: the first operation connects. `channel` is where announcements go.
+    /// Creates a backend that sends announcements to `channel`. Does no IO: the first operation
+    /// connects.
     ///
     /// # Errors
     ///
-    /// What is wrong with the configuration.
+    /// Fails if the configuration is invalid.
     pub fn new(config: &RedisConfig, channel: &str) -> Result<Self, ConfigError> {
         config.check()?;
         let client = Client::open(config.connection_info()).map_err(|_| ConfigError::RedisUrl)?;
@@ -85,12 +86,14 @@ impl RedisInner {
         format!("{}{id}", self.key_prefix)
     }
 
-    /// Longer than the key of a session, so that a walk does not take it for one.
+    /// Returns a key that is longer than that of a session, so that a scan does not mistake it for
+    /// one.
     fn owner_key(&self, owner: &OwnerTag) -> String {
         format!("{}owner:{owner}", self.key_prefix)
     }
 
-    /// Matches all keys of the prefix; scripts sort out those of another length.
+    /// Returns a pattern that matches all keys with the prefix. Scripts filter by the length of the
+    /// key.
     fn pattern(&self) -> String {
         format!("{}*", self.key_prefix)
     }
@@ -104,25 +107,26 @@ impl RedisInner {
     }
 }
 
-/// A walk goes on over the connection on which it began: another one may lead to a server whose cursors mean something else.
+/// A scan continues only over the connection on which it began: another connection may lead to a
+/// server for which the cursor has another meaning.
 impl Connected {
-    /// Where a walk goes on; `None` if not on this connection.
-    fn place(&self, cursor: Option<&Cursor>) -> Option<u64> {
+    /// Returns the server's cursor, or `None` if the scan began on another connection.
+    fn position(&self, cursor: Option<&Cursor>) -> Option<u64> {
         let Some(cursor) = cursor else { return Some(0) };
-        let (connection, place) = cursor.0.split_once(':')?;
-        if connection.parse() == Ok(self.generation) { place.parse().ok() } else { None }
+        let (connection, position) = cursor.as_str().split_once(':')?;
+        if connection.parse() == Ok(self.generation) { position.parse().ok() } else { None }
     }
 
     fn cursor(&self, next: u64) -> Option<Cursor> {
-        (next != 0).then(|| Cursor(format!("{}:{next}", self.generation)))
+        (next != 0).then(|| Cursor::new(format!("{}:{next}", self.generation)))
     }
 }
 
-/// The answer of a script that says 1, 0 or what is there.
+/// The reply of a script: 1, 0 or the value that it found.
 enum ScriptReply {
     Yes,
     No,
-    There(Bytes),
+    Found(Bytes),
 }
 
 impl FromRedisValue for ScriptReply {
@@ -130,15 +134,22 @@ impl FromRedisValue for ScriptReply {
         match value {
             Value::Int(1) => Ok(ScriptReply::Yes),
             Value::Int(0) => Ok(ScriptReply::No),
-            other => from_redis_value::<Bytes>(other).map(ScriptReply::There),
+            other => from_redis_value::<Bytes>(other).map(ScriptReply::Found),
         }
     }
 }
 
-fn unexpected() -> StoreError {
-    StoreError::from(StoreErrorKind::Corrupt).with_source("the server's answer makes no sense")
+/// Returns the id in the content of a tombstone.
+fn parse_id(content: &[u8]) -> Option<SessionId> {
+    content.try_into().ok().map(SessionId::from_bytes)
 }
 
+fn unexpected() -> StoreError {
+    StoreError::from(StoreErrorKind::Corrupt)
+        .with_source("the reply of the server has an unexpected form")
+}
+
+#[deny(clippy::missing_trait_methods)]
 impl Backend for RedisBackend {
     async fn load(&self, id: &SessionId) -> Result<Option<Stored>, StoreError> {
         let command = get_from_master(&self.shared.key(id));
@@ -148,10 +159,7 @@ impl Backend for RedisBackend {
             .run(&command, Effect::Idempotent)
             .await
             .map_err(|error| error.with_session_id(id))?;
-        value
-            .map(|value| envelope::decode(&value))
-            .transpose()
-            .map_err(|error| error.with_session_id(id))
+        value.map(Stored::from_bytes).transpose().map_err(|error| error.with_session_id(id))
     }
 
     async fn create(
@@ -163,7 +171,7 @@ impl Backend for RedisBackend {
         let mut command = cmd("SET");
         command
             .arg(self.shared.key(id))
-            .arg(&envelope::encode(stored)[..])
+            .arg(&stored.to_bytes()[..])
             .arg("NX")
             .arg("PX")
             .arg(millis(ttl));
@@ -171,16 +179,10 @@ impl Backend for RedisBackend {
         Ok(if answer.is_some() { Created::Created } else { Created::Exists })
     }
 
-    async fn update(
-        &self,
-        id: &SessionId,
-        expected: Revision,
-        stored: &Stored,
-        ttl: Duration,
-        announcement: &[u8],
-    ) -> Result<Updated, StoreError> {
+    async fn update(&self, update: Update<'_>) -> Result<Updated, StoreError> {
+        let Update { id, expected, stored, ttl, announcement } = update;
         let RedisInner { connection, scripts, channel, .. } = &*self.shared;
-        let (key, value) = (self.shared.key(id), envelope::encode(stored));
+        let (key, value) = (self.shared.key(id), stored.to_bytes());
         let answer = connection
             .run_script(&scripts.update, Effect::Mutating, |command| {
                 command.arg(1).arg(&key);
@@ -191,7 +193,7 @@ impl Backend for RedisBackend {
         match answer {
             ScriptReply::Yes => Ok(Updated::Saved),
             ScriptReply::No => Ok(Updated::Gone),
-            ScriptReply::There(value) => envelope::decode(&value)
+            ScriptReply::Found(value) => Stored::from_bytes(value)
                 .map(Updated::Conflict)
                 .map_err(|error| error.with_session_id(id)),
         }
@@ -208,9 +210,7 @@ impl Backend for RedisBackend {
         match answer {
             ScriptReply::Yes => Ok(Deleted::Deleted),
             ScriptReply::No => Ok(Deleted::Gone),
-            ScriptReply::There(id) => {
-                envelope::parse_id(&id).map(Deleted::MovedTo).ok_or_else(unexpected)
-            }
+            ScriptReply::Found(id) => parse_id(&id).map(Deleted::MovedTo).ok_or_else(unexpected),
         }
     }
 
@@ -230,7 +230,7 @@ impl Backend for RedisBackend {
         match answer {
             ScriptReply::Yes => Ok(Deleted::Deleted),
             ScriptReply::No => Ok(Deleted::Gone),
-            ScriptReply::There(value) => envelope::decode(&value)
+            ScriptReply::Found(value) => Stored::from_bytes(value)
                 .map(Deleted::Conflict)
                 .map_err(|error| error.with_session_id(id)),
         }
@@ -239,14 +239,14 @@ impl Backend for RedisBackend {
     async fn touch(
         &self,
         id: &SessionId,
-        deadline: u64,
+        deadline: Timestamp,
         ttl: Duration,
     ) -> Result<Touched, StoreError> {
         let RedisInner { connection, scripts, .. } = &*self.shared;
         let key = self.shared.key(id);
         let answer: i64 = connection
             .run_script(&scripts.touch, Effect::Mutating, |command| {
-                command.arg(1).arg(&key).arg(&deadline.to_be_bytes()).arg(millis(ttl));
+                command.arg(1).arg(&key).arg(&deadline.as_millis().to_be_bytes()).arg(millis(ttl));
             })
             .await?;
         Ok(if answer == 1 { Touched::Extended } else { Touched::Gone })
@@ -254,7 +254,7 @@ impl Backend for RedisBackend {
 
     async fn clear(&self, announcement: &[u8]) -> Result<u64, StoreError> {
         let RedisInner { connection, scripts, channel, .. } = &*self.shared;
-        // All over one connection: if it breaks, so does the walk.
+        // The scan ends if this connection breaks: see `Connected::position`.
         let connected = connection.connected().await?;
         let (pattern, key_len) = (self.shared.pattern(), self.shared.key_len());
         let (mut cursor, mut total) = (0u64, 0);
@@ -276,44 +276,53 @@ impl Backend for RedisBackend {
     async fn scan(&self, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
         let RedisInner { connection, scripts, .. } = &*self.shared;
         let connected = connection.connected().await?;
-        let Some(place) = connected.place(cursor) else { return Ok(Page::Restart) };
+        let Some(position) = connected.position(cursor) else { return Ok(Page::Restart) };
         let (pattern, key_len) = (self.shared.pattern(), self.shared.key_len());
         let (next, keys, moved): (u64, Vec<Bytes>, Vec<Bytes>) = connection
             .run_script_on(&connected, &scripts.scan, Effect::Idempotent, |command| {
-                command.arg(0).arg(place).arg(&pattern).arg(key_len).arg(PAGE);
+                command.arg(0).arg(position).arg(&pattern).arg(key_len).arg(PAGE);
             })
             .await?;
         let ids = keys.iter().filter_map(|key| self.shared.parse_key(key)).collect();
-        let moved = moved.iter().filter_map(|id| envelope::parse_id(id)).collect();
+        let moved = moved.iter().filter_map(|id| parse_id(id)).collect();
         Ok(Page::Ids { ids, moved, next: connected.cursor(next) })
     }
 
-    async fn index(&self, owner: &OwnerTag, id: &SessionId, until: u64) -> Result<(), StoreError> {
+    async fn add_to_owner(
+        &self,
+        owner: &OwnerTag,
+        id: &SessionId,
+        until: Timestamp,
+    ) -> Result<(), StoreError> {
         let RedisInner { connection, scripts, .. } = &*self.shared;
         let key = self.shared.owner_key(owner);
-        // Made twice it does no harm, so its failure is not a write of unknown outcome.
+        // Harmless if carried out twice, so its failure is not a write of unknown outcome.
         connection
-            .run_script(&scripts.index, Effect::Idempotent, |command| {
-                command.arg(1).arg(&key).arg(id.to_string()).arg(until);
+            .run_script(&scripts.add_to_owner, Effect::Idempotent, |command| {
+                command.arg(1).arg(&key).arg(id.to_string()).arg(until.as_millis());
             })
             .await
     }
 
-    async fn unindex(&self, owner: &OwnerTag, id: &SessionId) -> Result<(), StoreError> {
+    async fn remove_from_owner(&self, owner: &OwnerTag, id: &SessionId) -> Result<(), StoreError> {
         let mut command = cmd("ZREM");
         command.arg(self.shared.owner_key(owner)).arg(id.to_string());
         let _: u64 = self.shared.connection.run(&command, Effect::Idempotent).await?;
         Ok(())
     }
 
-    async fn indexed(&self, owner: &OwnerTag, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
+    async fn sessions_of_owner(
+        &self,
+        owner: &OwnerTag,
+        cursor: Option<&Cursor>,
+    ) -> Result<Page, StoreError> {
         let RedisInner { connection, scripts, .. } = &*self.shared;
         let connected = connection.connected().await?;
-        let Some(place) = connected.place(cursor) else { return Ok(Page::Restart) };
+        let Some(position) = connected.position(cursor) else { return Ok(Page::Restart) };
         let key = self.shared.owner_key(owner);
         let (next, ids): (u64, Vec<Bytes>) = connection
-            .run_script_on(&connected, &scripts.indexed, Effect::Idempotent, |command| {
-                command.arg(1).arg(&key).arg(place).arg(PAGE);
+            .run_script_on(&connected, &scripts.sessions_of_owner, Effect::Idempotent, |command| {
+                command.arg(1).arg(&key).arg(position).arg(PAGE);
             })
             .await?;
         let ids = ids.iter().filter_map(|id| std::str::from_utf8(id).ok()?.parse().ok()).collect();
@@ -322,7 +331,7 @@ impl Backend for RedisBackend {
 
     async fn publish(&self, announcement: &[u8]) -> Result<(), StoreError> {
         let RedisInner { connection, scripts, channel, .. } = &*self.shared;
-        // Made twice it does no harm, so its failure is not a write of unknown outcome.
+        // Harmless if carried out twice, so its failure is not a write of unknown outcome.
         connection
             .run_script(&scripts.publish, Effect::Idempotent, |command| {
                 command.arg(0).arg(channel).arg(announcement);

@@ -1,12 +1,15 @@
-//! The subscription, and the proof that it hears.
+//! The subscription, and the proof that announcements arrive.
 //!
-//! Announcements come over a connection of their own. Several times per `max_staleness` a *beat* runs over the connection: a script that
-//! writes a short-lived key and publishes a number on a channel that only this subscription listens to. The script's answer
-//! proves that the lane leads to a writable master; the number coming out of the subscription proves that the subscription hears
-//! that same server, and that everything announced before has come out already. With the number comes the server's replication
-//! id: one that has become another's replica meanwhile, if only between two beats, has another one afterwards.
+//! Announcements arrive over their own connection. Several times per `max_staleness`, a *heartbeat*
+//! runs over the shared connection: a script that writes a short-lived key and publishes a number
+//! on a channel to which only this subscription listens. The script's reply proves that the shared
+//! connection leads to a writable master. The number coming out of the subscription proves that the
+//! subscription is on that same server, and that everything announced before has already come out.
+//! The server's replication id comes with the number. If the server has become a replica meanwhile,
+//! even if only between two heartbeats, its id is another one afterwards.
 //!
-//! A `PING` would prove neither: a demoted master answers it, and so does a connection whose channel was taken away by an ACL.
+//! A `PING` would prove neither: a demoted master answers it, and so does a connection whose
+//! channel an ACL has taken away.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,12 +27,12 @@ use crate::backend::{Event, Subscription, SubscriptionSender};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::random::random_bytes;
 
-/// Subscribes, and proves it once before saying so.
+/// Subscribes, and returns once the first heartbeat has come back.
 pub(super) async fn subscribe(
     shared: &Arc<RedisInner>,
     heartbeat: Duration,
 ) -> Result<Subscription, StoreError> {
-    // What ended the subscription before may have ended the lane's connection, too, without anybody having tried it.
+    // The fault that ended the previous subscription may have broken the shared connection, too.
     let connected = shared.connection.checked().await?;
     let private = private_channel(&shared.channel);
     let stream =
@@ -40,19 +43,20 @@ pub(super) async fn subscribe(
         connected,
         private,
         events,
-        beats: HeartbeatTracker::default(),
+        heartbeats: HeartbeatTracker::default(),
     };
     let stream = forwarder.prove(stream).await?;
     tokio::spawn(forwarder.run(stream, heartbeat));
     Ok(subscription)
 }
 
-/// The name of a channel that nobody else listens to.
+/// Returns the name of a channel to which no other subscription listens.
 fn private_channel(channel: &str) -> String {
     let random: String = random_bytes::<16>().iter().map(|byte| format!("{byte:02x}")).collect();
     format!("{channel}:{random}")
 }
 
+/// Opens a connection and subscribes to both channels.
 async fn connect(
     client: &Client,
     channel: &str,
@@ -60,46 +64,49 @@ async fn connect(
 ) -> Result<PubSubStream, StoreError> {
     let connection: PubSub = client.get_async_pubsub().await.map_err(unreachable)?;
     let (mut sink, stream) = connection.split();
-    // Each is confirmed by the server before this goes on.
+    // Each call returns after the server has confirmed it.
     sink.subscribe(channel).await.map_err(unreachable)?;
     sink.subscribe(private).await.map_err(unreachable)?;
     Ok(stream)
 }
 
-/// Moves what comes over the connection into the subscription's bounded queue.
+/// Forwards messages from the connection to the subscription's bounded queue.
 struct Forwarder {
     shared: Arc<RedisInner>,
-    /// The lane's connection over which the beats run. With another one, the proof would be about another one.
+    /// The shared connection at the time of subscribing, over which the heartbeats run. A proof
+    /// holds for this connection alone.
     connected: Connected,
     private: String,
     events: SubscriptionSender,
-    beats: HeartbeatTracker,
+    heartbeats: HeartbeatTracker,
 }
 
 impl Forwarder {
-    /// The first beat: from the confirmation to it, nothing was missed.
+    /// Sends the first heartbeat and waits until it comes back: nothing was missed since the server
+    /// confirmed the subscription.
     async fn prove(&mut self, mut stream: PubSubStream) -> Result<PubSubStream, StoreError> {
         self.events.send(Event::Connected);
-        self.beat().await?;
+        self.heartbeat().await?;
         let patience = self.shared.connection.response_timeout();
-        let heard = async {
+        let received = async {
             while let Some(message) = stream.next().await {
                 self.forward(&message);
-                if self.beats.all_received() {
+                if self.heartbeats.all_received() {
                     return true;
                 }
             }
             false
         };
-        match tokio::time::timeout(patience, heard).await {
+        match tokio::time::timeout(patience, received).await {
             Ok(true) => Ok(stream),
             Ok(false) | Err(_) => Err(StoreError::from(StoreErrorKind::Unavailable)
-                .with_source("the subscription does not hear")),
+                .with_source("the subscription receives no messages")),
         }
     }
 
-    /// Ends, and with it the subscription, when the link is lost, a beat fails or stays pending, the lane uses another
-    /// connection, or nobody listens any more.
+    /// Forwards messages and sends heartbeats until the subscription must end: when its connection
+    /// is lost, a heartbeat fails or stays pending for too long, the shared connection is replaced,
+    /// or the listener drops the subscription.
     async fn run(mut self, mut stream: PubSubStream, heartbeat: Duration) {
         let shared = self.shared.clone();
         let replaced = std::pin::pin!(shared.connection.replaced(self.connected.generation));
@@ -107,14 +114,15 @@ impl Forwarder {
         let mut ticks =
             tokio::time::interval_at(tokio::time::Instant::now() + heartbeat, heartbeat);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut beats = std::pin::pin!(futures_util::future::Fuse::terminated());
+        let mut sending = std::pin::pin!(futures_util::future::Fuse::terminated());
         loop {
             tokio::select! {
-                // In this order, so that a backlog of messages cannot starve the beats, nor beats the messages.
+                // In this order, so that neither messages can starve the heartbeats nor heartbeats
+                // the messages.
                 biased;
                 () = &mut replaced => return,
                 () = self.events.closed() => return,
-                result = &mut beats, if !beats.is_terminated() => {
+                result = &mut sending, if !sending.is_terminated() => {
                     if let Err(error) = result {
                         tracing::debug!(error = &error as &dyn std::error::Error, "a heartbeat failed");
                         return;
@@ -122,11 +130,11 @@ impl Forwarder {
                 }
                 _ = ticks.tick() => {
                     let patience = heartbeat * 4 + shared.connection.response_timeout();
-                    if self.beats.is_overdue(now(), patience) {
+                    if self.heartbeats.is_overdue(now(), patience) {
                         return;
                     }
-                    if beats.is_terminated() {
-                        beats.set(self.beat().fuse());
+                    if sending.is_terminated() {
+                        sending.set(self.heartbeat().fuse());
                     }
                 }
                 message = stream.next() => match message {
@@ -137,12 +145,12 @@ impl Forwarder {
         }
     }
 
-    /// `false` when the subscription is over.
+    /// Forwards one message. Returns `false` if the subscription must end.
     fn forward(&mut self, message: &Msg) -> bool {
         if message.get_channel_name() != self.private {
             return self.events.send(Event::Message(message.get_payload_bytes().to_vec().into()));
         }
-        match self.beats.receive(message.get_payload_bytes()) {
+        match self.heartbeats.receive(message.get_payload_bytes()) {
             Reply::Heartbeat(sent_at) => self.events.send(Event::Alive(sent_at)),
             Reply::OtherHistory => {
                 tracing::debug!("the server was demoted between two heartbeats");
@@ -152,10 +160,10 @@ impl Forwarder {
         }
     }
 
-    /// Sends a beat. It counts from now on, whenever it is sent.
-    fn beat(&mut self) -> impl Future<Output = Result<(), StoreError>> + use<> {
+    /// Returns a future that sends a heartbeat. The heartbeat is pending from now on.
+    fn heartbeat(&mut self) -> impl Future<Output = Result<(), StoreError>> + use<> {
         let (shared, connected) = (self.shared.clone(), self.connected.clone());
-        let (private, number) = (self.private.clone(), self.beats.send(now()));
+        let (private, number) = (self.private.clone(), self.heartbeats.send(now()));
         let key = format!("{}beat", shared.key_prefix);
         async move {
             let send = |command: &mut Cmd| {
@@ -163,7 +171,7 @@ impl Forwarder {
             };
             shared
                 .connection
-                .run_script_on(&connected, &shared.scripts.beat, Effect::Mutating, send)
+                .run_script_on(&connected, &shared.scripts.heartbeat, Effect::Mutating, send)
                 .await
         }
     }

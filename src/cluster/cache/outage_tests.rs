@@ -79,7 +79,7 @@ async fn an_entry_is_out_of_reach_for_good_once_another_epoch_was_proven() {
 async fn the_time_to_live_does_not_count_in_an_outage_and_the_deadline_does() {
     let bench = Bench::proven_now();
     let record = bench.record(1);
-    let meta = Meta { deadline: bench.clock.wall() + millis(TTL + GRACE), ..record.meta() };
+    let meta = Meta { deadline: bench.clock.wall().saturating_add(TTL + GRACE), ..record.meta() };
     bench.fill(&Record::new(&bench.clock, bench.id, meta, Arc::new(1)));
     pass(TTL).await;
     let (epoch, _) = bench.cache.lease().held(|| Millis(0)).unwrap();

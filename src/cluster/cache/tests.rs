@@ -30,7 +30,11 @@ impl Bench {
 
     pub(super) fn record(&self, data: u32) -> Record<u32> {
         let now = self.clock.wall();
-        let meta = Meta { revision: Revision::first(), created_at: now, deadline: now + 3_600_000 };
+        let meta = Meta {
+            revision: Revision::first(),
+            created_at: now,
+            deadline: now.saturating_add(Duration::from_secs(3600)),
+        };
         Record::new(&self.clock, self.id, meta, Arc::new(data))
     }
 
@@ -64,14 +68,17 @@ async fn what_was_loaded_is_seen_until_its_time_to_live_has_passed_since_the_loa
 async fn a_session_is_not_seen_beyond_its_deadline_but_is_when_it_was_extended() {
     let bench = bench();
     let record = bench.record(1);
-    let meta = Meta { deadline: bench.clock.wall() + 1000, ..record.meta() };
+    let meta = Meta {
+        deadline: bench.clock.wall().saturating_add(Duration::from_secs(1)),
+        ..record.meta()
+    };
     let record = Record::new(&bench.clock, bench.id, meta, Arc::new(1));
     bench.fill(&record);
     tokio::time::advance(Duration::from_millis(999)).await;
     assert_eq!(bench.seen(), Some(1));
     tokio::time::advance(Duration::from_millis(1)).await;
     assert_eq!(bench.seen(), None);
-    record.extend(meta.deadline + 1000);
+    record.extend(meta.deadline.saturating_add(Duration::from_secs(1)));
     assert_eq!(bench.seen(), Some(1), "the cached record moves with its session");
 }
 
