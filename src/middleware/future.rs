@@ -93,7 +93,7 @@ where
                 }
                 StageProjection::Commit { commit, response } => {
                     let committed = ready!(Pin::new(commit).poll(cx));
-                    let Some(response) = response.take() else { panic!("polled after completion") };
+                    let Some(response) = response.take() else { polled_after_completion() };
                     let response = match committed {
                         Ok(()) => response,
                         Err(error) => {
@@ -104,9 +104,8 @@ where
                     return Poll::Ready(Ok(this.request.send_head(response)));
                 }
                 StageProjection::Refused { error } => {
-                    return Poll::Ready(Ok(error
-                        .take()
-                        .map_or_else(Response::default, SessionError::response)));
+                    let Some(error) = error.take() else { polled_after_completion() };
+                    return Poll::Ready(Ok(error.response()));
                 }
             }
         }
@@ -140,6 +139,11 @@ impl<T> Drop for AbortOnDrop<T> {
             session.abort();
         }
     }
+}
+
+#[cold]
+fn polled_after_completion() -> ! {
+    panic!("`ResponseFuture` polled after completion")
 }
 
 /// Returns the response that replaces the handler's after a failed commit: the client must not see
