@@ -4,6 +4,7 @@
 mod web;
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::time::Duration;
 
 use axum::Router;
@@ -18,7 +19,7 @@ use clustered_sessions::{
 };
 use http::{HeaderName, StatusCode, header};
 use serde::{Deserialize, Serialize};
-use tower::{BoxError, Layer as _, ServiceBuilder, ServiceExt as _, service_fn};
+use tower::{BoxError, Layer as _, Service as _, ServiceBuilder, ServiceExt as _, service_fn};
 use tower_http::ServiceBuilderExt as _;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
@@ -242,6 +243,18 @@ async fn two_stores_under_one_cookie_name_are_refused() {
     let page = Browser::new().visit(&app).await;
     assert_eq!((page.status, page.body.as_str()), (StatusCode::INTERNAL_SERVER_ERROR, ""));
     assert!(matches!(page.extensions.get(), Some(SessionError::ClashingLayers)));
+}
+
+#[tokio::test]
+#[should_panic(expected = "`ResponseFuture` polled after completion")]
+async fn a_refusal_that_is_polled_again_panics() {
+    let (one, two) = (node(&MemoryBackend::new()).await, node(&MemoryBackend::new()).await);
+    let inner = service_fn(async |_: Request| Ok::<_, Infallible>(Response::new(Body::empty())));
+    let mut service = two.layer(one.layer(inner));
+    let mut response = pin!(service.call(Browser::new().request()));
+    let refused = response.as_mut().await.unwrap();
+    assert_eq!(refused.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    let _ = response.await;
 }
 
 #[tokio::test]

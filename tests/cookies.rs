@@ -4,15 +4,20 @@
 
 mod web;
 
+use std::time::Duration;
+
 use axum::response::AppendHeaders;
 use clustered_sessions::{
-    MemoryBackend, Secret, Session, SessionConfig, SessionConfigBuilder, SessionLayer,
+    Clock, CookieConfig, MemoryBackend, SameSite, Secret, Session, SessionConfig,
+    SessionConfigBuilder, SessionLayer,
 };
 use http::{HeaderValue, Request, StatusCode, header};
 use web::{
     Browser, COOKIE, Call, Data, HasBackend as _, Spy, ada, config, node, only_id, send, serve,
     start,
 };
+
+const HOUR: Duration = Duration::from_secs(3600);
 
 async fn read(session: Session<Data>) -> String {
     session.data().user.clone().unwrap_or_default()
@@ -266,12 +271,40 @@ async fn a_response_with_a_cookie_is_kept_from_caches() {
     }
 }
 
+/// Time stands still, so that a persistent cookie has the same `Max-Age` each time.
+#[tokio::test(start_paused = true)]
+async fn a_session_made_by_the_store_gets_the_cookie_of_a_login_through_the_middleware() {
+    let persistent = CookieConfig::new().persistent(true).same_site(SameSite::Strict);
+    for (cookie, expected) in [
+        (CookieConfig::new(), "HttpOnly; SameSite=Lax; Secure; Path=/"),
+        (persistent, "HttpOnly; SameSite=Strict; Secure; Path=/; Max-Age=7200"),
+    ] {
+        let config = config(&MemoryBackend::new()).clock(Clock::tokio()).cookie(cookie);
+        let config = config.timeout(HOUR).absolute_timeout(2 * HOUR);
+        let sessions = SessionLayer::new(config.build().unwrap());
+        let (through_the_middleware, _) = attributes(&sessions, COOKIE).await;
+        assert_eq!(through_the_middleware, expected);
+
+        let new = sessions.store().create(ada()).await.unwrap();
+        let set_cookie = sessions.set_cookie(&new);
+        let (pair, attributes) = set_cookie.to_str().unwrap().split_once("; ").unwrap();
+        assert_eq!(attributes, expected);
+
+        let mut browser = Browser::new();
+        let (name, value) = pair.split_once('=').unwrap();
+        browser.set_cookie(name, value);
+        assert_eq!(browser.visit(&serve(&sessions, read)).await.body, "Ada");
+    }
+}
+
 #[tokio::test]
 async fn neither_header_prints_the_token() {
     let sessions = node(&MemoryBackend::new()).await;
     let sent = Browser::new().visit(&serve(&sessions, count)).await;
     assert!(sent.headers[header::SET_COOKIE].is_sensitive());
     assert!(sessions.cookie_for(ada()).await.unwrap().is_sensitive());
+    let new = sessions.store().create(ada()).await.unwrap();
+    assert!(sessions.set_cookie(&new).is_sensitive());
 }
 
 #[tokio::test]

@@ -345,3 +345,14 @@ async fn a_session_can_be_had_without_a_request_and_without_axum() {
     detached.save().await.unwrap();
     assert!(detached.is_new());
 }
+
+#[tokio::test]
+async fn a_type_can_hold_a_session_without_repeating_its_bounds() {
+    #[derive(Clone, Debug)]
+    struct Visitor<T> {
+        session: Session<T>,
+    }
+    let visitor = Visitor { session: Session::detached(ada()) };
+    assert_eq!(*visitor.clone().session.data(), ada());
+    assert!(!format!("{visitor:?}").contains("Ada"), "the data may be private");
+}

@@ -1,4 +1,4 @@
-//! The way out: commit, then let the response go.
+//! The response's side: commits the session, then adds its headers to the response.
 
 use std::fmt;
 use std::future::Future;
@@ -13,14 +13,15 @@ use super::headers;
 use super::state::LayerState;
 use crate::error::StoreErrorKind;
 use crate::record::SessionData;
-use crate::session::{Commit, RequestSession, SessionError, finished};
+use crate::session::{CommitHandle, RequestSession, SessionError};
 
 pin_project! {
-    /// The response of a [`SessionService`](crate::SessionService).
-    pub struct ResponseFuture<F, B, T: SessionData> {
+    /// The response future of a [`SessionService`](crate::SessionService).
+    pub struct ResponseFuture<F, B, T> {
         #[pin]
         stage: Stage<F, B>,
-        // After `stage`, so that what the request owns is dropped before the request counts as over.
+        // After `stage`: the handler is dropped first, and what its drops do to the session still
+        // counts.
         request: AbortOnDrop<T>,
     }
 }
@@ -28,19 +29,25 @@ pin_project! {
 pin_project! {
     #[project = StageProjection]
     enum Stage<F, B> {
-        /// The application is at work.
+        /// The inner service has not responded yet.
         Inner { #[pin] inner: F },
         /// Its response waits for the commit.
-        Commit { commit: Commit, response: Option<Response<B>> },
-        /// There is nothing to wait for.
+        Commit { commit: CommitHandle, response: Option<Response<B>> },
+        /// The inner service was not called.
         Refused { error: Option<SessionError> },
     }
 }
 
-/// The request, as long as its head has not left. Dropped before that, it carries out a logout and forgets the rest.
-struct AbortOnDrop<T: SessionData>(Option<(Arc<RequestSession<T>>, Arc<LayerState<T>>)>);
+/// The request's session until the response head is sent. If it is dropped before that, the session
+/// is aborted: a logout is carried out, and all other changes are discarded.
+struct AbortOnDrop<T>(Option<Attached<T>>);
 
-impl<F, B, T: SessionData> ResponseFuture<F, B, T> {
+struct Attached<T> {
+    session: Arc<RequestSession<T>>,
+    state: Arc<LayerState<T>>,
+}
+
+impl<F, B, T> ResponseFuture<F, B, T> {
     pub(super) fn new(
         inner: F,
         session: Arc<RequestSession<T>>,
@@ -48,11 +55,11 @@ impl<F, B, T: SessionData> ResponseFuture<F, B, T> {
     ) -> Self {
         ResponseFuture {
             stage: Stage::Inner { inner },
-            request: AbortOnDrop(Some((session, state))),
+            request: AbortOnDrop(Some(Attached { session, state })),
         }
     }
 
-    /// For a request that another layer looks after.
+    /// Creates the future of a request whose session an outer layer commits.
     pub(super) fn bare(inner: F) -> Self {
         ResponseFuture { stage: Stage::Inner { inner }, request: AbortOnDrop(None) }
     }
@@ -85,21 +92,20 @@ where
                     this.stage.set(Stage::Commit { commit, response: Some(response) });
                 }
                 StageProjection::Commit { commit, response } => {
-                    let committed = finished(ready!(Pin::new(commit).poll(cx)));
-                    let response = match (committed, response.take()) {
-                        (Ok(()), Some(response)) => response,
-                        (Ok(()), None) => panic!("polled after completion"),
-                        (Err(error), _) => {
-                            this.request.give_up();
-                            replace(error)
+                    let committed = ready!(Pin::new(commit).poll(cx));
+                    let Some(response) = response.take() else { polled_after_completion() };
+                    let response = match committed {
+                        Ok(()) => response,
+                        Err(error) => {
+                            this.request.discard();
+                            error_response(error)
                         }
                     };
                     return Poll::Ready(Ok(this.request.send_head(response)));
                 }
                 StageProjection::Refused { error } => {
-                    return Poll::Ready(Ok(error
-                        .take()
-                        .map_or_else(Response::default, SessionError::response)));
+                    let Some(error) = error.take() else { polled_after_completion() };
+                    return Poll::Ready(Ok(error.response()));
                 }
             }
         }
@@ -108,39 +114,45 @@ where
 
 impl<T: SessionData> AbortOnDrop<T> {
     fn session(&self) -> Option<&Arc<RequestSession<T>>> {
-        self.0.as_ref().map(|(session, _)| session)
+        self.0.as_ref().map(|attached| &attached.session)
     }
 
-    /// The client is told that its changes were not made, so they must not be made later. A logout is tried again.
-    fn give_up(&self) {
+    /// Discards the changes of a failed commit: the client gets an error, so they must not be made
+    /// later. A logout is tried again.
+    fn discard(&self) {
         if let Some(session) = self.session() {
             session.discard();
         }
     }
 
     fn send_head<B>(&mut self, mut response: Response<B>) -> Response<B> {
-        if let Some((session, state)) = self.0.take() {
+        if let Some(Attached { session, state }) = self.0.take() {
             headers::apply(response.headers_mut(), &session.send_head(), &state.signer);
         }
         response
     }
 }
 
-impl<T: SessionData> Drop for AbortOnDrop<T> {
+impl<T> Drop for AbortOnDrop<T> {
     fn drop(&mut self) {
-        if let Some((session, _)) = self.0.take() {
+        if let Some(Attached { session, .. }) = self.0.take() {
             session.abort();
         }
     }
 }
 
-/// An empty response in place of one whose session could not be committed: the client must not be told of a login that did
-/// not happen.
-fn replace<B: Default>(error: SessionError) -> Response<B> {
+#[cold]
+fn polled_after_completion() -> ! {
+    panic!("`ResponseFuture` polled after completion")
+}
+
+/// Returns the response that replaces the handler's after a failed commit: the client must not see
+/// the response of a login that did not happen.
+fn error_response<B: Default>(error: SessionError) -> Response<B> {
     let cause = &error as &dyn std::error::Error;
     let expected = match &error {
-        // The one is ordinary: a logout came first. Of the other there may be one for each request of an outage, whose beginning
-        // and end the listener and the circuit log.
+        // `Gone` is ordinary: a logout came first. During an outage, every request may fail as
+        // `ReadOnly` or with an open circuit. The listener and the circuit log its start and end.
         SessionError::Gone | SessionError::ReadOnly(_) => true,
         SessionError::Store(error) => error.kind() == StoreErrorKind::CircuitOpen,
         _ => false,
@@ -153,7 +165,7 @@ fn replace<B: Default>(error: SessionError) -> Response<B> {
     error.response()
 }
 
-impl<F, B, T: SessionData> fmt::Debug for ResponseFuture<F, B, T> {
+impl<F, B, T> fmt::Debug for ResponseFuture<F, B, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()
     }

@@ -1,24 +1,24 @@
-//! What the response's head says about the session: the cookie, and how caches must treat the response.
+//! The session's response headers: `Set-Cookie`, and `Vary` and `Cache-Control` for caches.
 
 use http::{HeaderMap, HeaderValue, header};
 
 use crate::cookie::CookieSigner;
-use crate::session::{CookieChange, Head};
+use crate::session::{CookieChange, HeadChanges};
 
-pub(super) fn apply(headers: &mut HeaderMap, head: &Head, signer: &CookieSigner) {
-    if head.extracted {
+pub(super) fn apply(headers: &mut HeaderMap, changes: &HeadChanges, signer: &CookieSigner) {
+    if changes.extracted {
         vary_on_cookie(headers);
     }
-    let cookie = match &head.cookie {
+    let cookie = match &changes.cookie {
         None => return,
-        Some(CookieChange::Set(token)) => signer.set(token, head.life),
+        Some(CookieChange::Set(token)) => signer.set(token, changes.lifetime),
         Some(CookieChange::Remove) => signer.removal(),
     };
     headers.append(header::SET_COOKIE, cookie);
-    keep_from_caches(headers);
+    prevent_caching(headers);
 }
 
-/// A cache must not answer one visitor with what was made for another.
+/// Adds `Vary: Cookie`, so that a cache does not serve one visitor's response to another.
 fn vary_on_cookie(headers: &mut HeaderMap) {
     let varies = |value: &HeaderValue| {
         let names = value.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
@@ -29,9 +29,12 @@ fn vary_on_cookie(headers: &mut HeaderMap) {
     }
 }
 
-/// A cached Set-Cookie hands one visitor's session to another. Merged with what the handler said: `private` takes the place of
-/// `public`, `no-store` is left as it is, since nothing is stricter.
-fn keep_from_caches(headers: &mut HeaderMap) {
+/// Adds `Cache-Control: private, no-cache="set-cookie"`: a cached `Set-Cookie` would give one
+/// visitor's session to another.
+///
+/// The handler's directives are kept, except that `private` replaces `public`. `no-store` is left
+/// as it is, since nothing is stricter.
+fn prevent_caching(headers: &mut HeaderMap) {
     let mut directives = Vec::new();
     for value in headers.get_all(header::CACHE_CONTROL) {
         directives.extend(split_directives(value.as_bytes()));
@@ -59,13 +62,13 @@ fn keep_from_caches(headers: &mut HeaderMap) {
     if !has_no_cache {
         push(b"no-cache=\"set-cookie\"");
     }
-    // Pieces of header values make a header value.
+    // Never fails: parts of header values form a header value.
     if let Ok(value) = HeaderValue::from_bytes(&merged) {
         headers.insert(header::CACHE_CONTROL, value);
     }
 }
 
-/// Splits at commas, but not at those within quotes.
+/// Splits at commas outside of quotes.
 fn split_directives(value: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     let mut quoted = false;
     value
@@ -83,20 +86,20 @@ fn split_directives(value: &[u8]) -> impl Iterator<Item = Vec<u8>> {
 mod tests {
     use super::*;
 
-    fn merged(said: &[&'static str]) -> String {
-        let mut headers: HeaderMap = said
+    fn merged(sent: &[&'static str]) -> String {
+        let mut headers: HeaderMap = sent
             .iter()
             .map(|value| (header::CACHE_CONTROL, HeaderValue::from_static(value)))
             .collect();
-        keep_from_caches(&mut headers);
+        prevent_caching(&mut headers);
         let values: Vec<_> =
             headers.get_all(header::CACHE_CONTROL).iter().map(|v| v.to_str().unwrap()).collect();
         values.join(" | ")
     }
 
     #[test]
-    fn cache_control_is_merged_with_what_the_handler_said() {
-        for (said, expected) in [
+    fn cache_control_is_merged_with_the_handlers() {
+        for (sent, expected) in [
             (&[][..], r#"private, no-cache="set-cookie""#),
             (&["max-age=60"], r#"max-age=60, private, no-cache="set-cookie""#),
             (&["Public, max-age=60"], r#"max-age=60, private, no-cache="set-cookie""#),
@@ -105,20 +108,20 @@ mod tests {
             (&["no-cache"], "no-cache, private"),
             (&[r#"no-cache="a, b", ,"#], r#"no-cache="a, b", private, no-cache="set-cookie""#),
         ] {
-            assert_eq!(merged(said), expected, "{said:?}");
+            assert_eq!(merged(sent), expected, "{sent:?}");
         }
     }
 
     #[test]
     fn vary_names_the_cookie_once() {
-        for (said, expected) in [
+        for (sent, expected) in [
             (&[][..], "cookie"),
             (&["accept-encoding"], "accept-encoding | cookie"),
             (&["accept, Cookie"], "accept, Cookie"),
             (&["*"], "*"),
         ] {
             let mut headers: HeaderMap =
-                said.iter().map(|value| (header::VARY, HeaderValue::from_static(value))).collect();
+                sent.iter().map(|value| (header::VARY, HeaderValue::from_static(value))).collect();
             vary_on_cookie(&mut headers);
             let values: Vec<_> =
                 headers.get_all(header::VARY).iter().map(|v| v.to_str().unwrap()).collect();

@@ -1,4 +1,4 @@
-//! What is put around an application.
+//! The tower layer, and the cookies that it makes outside of a request.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,38 +11,44 @@ use super::state::LayerState;
 use crate::config::SessionConfig;
 use crate::cookie::CookieSigner;
 use crate::error::StoreError;
-use crate::record::SessionData;
+use crate::record::{NewSession, SessionData};
 use crate::store::SessionStore;
 
-/// Gives the handlers below it a [`Session<T>`](crate::Session).
+/// A tower layer that gives the handlers below it a [`Session<T>`](crate::Session).
 ///
-/// Make it once and clone it: all clones share one store, one cache and one listener. Making it does no IO and cannot fail;
-/// [`SessionStore::wait_until_ready`] is there for failing at start.
+/// Create one and clone it: all clones share one store, one cache and one listener. Creating it
+/// does no IO and cannot fail. To fail at startup if the backend is unreachable, call
+/// [`SessionStore::wait_until_ready`].
 ///
 /// # Order
 ///
-/// - Layers for different types of data can be combined, each under a cookie name of its own. Of two for the same type, handlers
-///   see the inner one.
-/// - `CatchPanicLayer` belongs outside: a panic then ends the request as an error would.
-/// - `TimeoutLayer` may be outside or inside. Outside, a request that it cuts off commits nothing but a logout. Inside, its answer
-///   is a response like any other, with which is committed what was changed until then.
-/// - `TraceLayer` belongs outside, since its body type has no default; inside, map the body to axum's first.
+/// - Layers for different types of data can be combined, each under its own cookie name. Of two
+///   layers for the same type, handlers see the inner one.
+/// - `CatchPanicLayer` belongs outside: a panic then ends the request as an error does.
+/// - `TimeoutLayer` may be outside or inside. Outside, a request that it cuts off commits nothing
+///   but a logout. Inside, its response is committed like any other, with the changes made so far.
+/// - `TraceLayer` belongs outside, since its body type has no default. Inside, map its body to
+///   axum's first.
 ///
 /// ```
 /// # #[cfg(feature = "axum")] {
 /// use axum::{Router, routing::get};
-/// use clustered_sessions::{Secret, Session, SessionConfig, SessionLayer};
+/// use clustered_sessions::{ConfigError, Secret, Session, SessionConfig, SessionLayer};
 ///
 /// #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
-/// struct UserSession { visits: u64 }
+/// struct UserSession {
+///     visits: u64,
+/// }
 ///
 /// async fn visits(session: Session<UserSession>) -> String {
 ///     session.update(|s| s.visits += 1);
 ///     session.read(|s| format!("{} visits", s.visits))
 /// }
 ///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), clustered_sessions::ConfigError> {
-/// let config = SessionConfig::<UserSession>::builder(Secret::new("at least thirty-two bytes of secret")?).build()?;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), ConfigError> {
+/// let secret = Secret::new("at least thirty-two bytes of secret")?;
+/// let config = SessionConfig::<UserSession>::builder(secret).build()?;
 /// let app: Router = Router::new().route("/", get(visits)).layer(SessionLayer::new(config));
 /// # let _ = app; Ok(()) }
 /// # }
@@ -52,18 +58,88 @@ pub struct SessionLayer<T> {
 }
 
 impl<T: SessionData> SessionLayer<T> {
-    /// Builds the store and spawns its listener; outside a runtime, the first request does.
+    /// Creates a layer with a new store and spawns the store's listener. Outside a runtime, the
+    /// first request spawns it.
     pub fn new(config: SessionConfig<T>) -> Self {
         let signer = CookieSigner::new(config.cookie.clone(), &config.keys);
         SessionLayer { state: Arc::new(LayerState { store: SessionStore::new(config), signer }) }
     }
 
-    /// The store, for what is not about the session of a request: administration, health, shutdown.
+    /// Returns the store, for tasks beyond the session of one request: administration, health
+    /// checks, shutdown.
     pub fn store(&self) -> &SessionStore<T> {
         &self.state.store
     }
 
-    /// Creates a session with this data and returns the `Cookie` header of a browser that has it, for tests.
+    /// Returns the `Set-Cookie` value that gives a client a session made by
+    /// [`SessionStore::create`]. Its attributes are those of a cookie sent by the middleware,
+    /// including `Max-Age`.
+    ///
+    /// Use it where a login does not change the [`Session`](crate::Session) of its own request: a
+    /// login by link, by another service, or by a mobile client. A handler that also changes its
+    /// `Session` would send two cookies. The client's previous session, if there is one, is not
+    /// deleted.
+    ///
+    /// # Risk
+    ///
+    /// The value contains the token: anyone who has it has the session. Send it to the client that
+    /// has logged in, over TLS only, and do not log it; it is marked as sensitive. Unlike the
+    /// middleware, this method does not set `Cache-Control`. Set it to `no-store` or `private`, or
+    /// a shared cache may give the session to other clients.
+    ///
+    /// ```
+    /// # #[cfg(feature = "axum")] {
+    /// # use axum::{Router, body::Body, http::{Request, header}, routing::get};
+    /// use axum::{extract::State, response::{IntoResponse, Redirect}};
+    /// use clustered_sessions::{Session, SessionLayer, StoreError};
+    /// # use clustered_sessions::{Secret, SessionConfig};
+    /// # use tower::ServiceExt as _;
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
+    /// # struct UserSession { name: Option<String> }
+    /// # fn redeem_link() -> String { "Ada".into() }
+    ///
+    /// async fn login_by_link(
+    ///     State(sessions): State<SessionLayer<UserSession>>,
+    /// ) -> Result<impl IntoResponse, StoreError> {
+    ///     let name = redeem_link();
+    ///     let session = sessions.store().create(UserSession { name: Some(name) }).await?;
+    ///     let no_store = header::HeaderValue::from_static("no-store");
+    ///     let headers = [
+    ///         (header::SET_COOKIE, sessions.set_cookie(&session)),
+    ///         (header::CACHE_CONTROL, no_store),
+    ///     ];
+    ///     Ok((headers, Redirect::to("/")))
+    /// }
+    /// # async fn me(session: Session<UserSession>) -> String {
+    /// #     session.read(|s| s.name.clone().unwrap_or_default())
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let secret = Secret::insecure_dev("dev");
+    /// # let config = SessionConfig::<UserSession>::development(secret).build()?;
+    /// # let sessions = SessionLayer::new(config);
+    /// # let app: Router = Router::new()
+    /// #     .route("/", get(me))
+    /// #     .layer(sessions.clone())
+    /// #     .route("/login", get(login_by_link))
+    /// #     .with_state(sessions);
+    /// # let login = Request::get("/login").body(Body::empty())?;
+    /// # let response = app.clone().oneshot(login).await?;
+    /// # let cookie = response.headers()[header::SET_COOKIE].to_str()?;
+    /// # let cookie = cookie.split(';').next().unwrap_or_default();
+    /// # let home = Request::get("/").header(header::COOKIE, cookie).body(Body::empty())?;
+    /// # let body = app.oneshot(home).await?.into_body();
+    /// # assert_eq!(axum::body::to_bytes(body, 100).await?, "Ada");
+    /// # Ok(()) }
+    /// # }
+    /// ```
+    pub fn set_cookie(&self, session: &NewSession<T>) -> HeaderValue {
+        let lifetime = self.state.store.remaining_lifetime(&session.record);
+        self.state.signer.set(&session.token, lifetime)
+    }
+
+    /// Creates a session with this data and returns the `Cookie` header of a browser that has it.
+    /// For tests; see [`set_cookie`](Self::set_cookie) for logins.
     ///
     /// # Errors
     ///
@@ -74,12 +150,15 @@ impl<T: SessionData> SessionLayer<T> {
     /// # use axum::{Router, body::Body, http::{Request, StatusCode, header}, routing::get};
     /// # use clustered_sessions::{Secret, Session, SessionConfig, SessionLayer};
     /// # use tower::ServiceExt as _;
-    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { name: Option<String> }
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
+    /// # struct UserSession { name: Option<String> }
     /// # async fn me(session: Session<UserSession>) -> Result<String, StatusCode> {
     /// #     session.read(|s| s.name.clone()).ok_or(StatusCode::UNAUTHORIZED)
     /// # }
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev")).build()?;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let secret = Secret::insecure_dev("dev");
+    /// # let config = SessionConfig::<UserSession>::development(secret).build()?;
     /// let sessions = SessionLayer::new(config);
     /// let cookie = sessions.cookie_for(UserSession { name: Some("Ada".into()) }).await?;
     /// let app: Router = Router::new().route("/me", get(me)).layer(sessions);

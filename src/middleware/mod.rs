@@ -1,4 +1,4 @@
-//! The tower middleware.
+//! The tower middleware: layer, service and response future.
 
 mod future;
 mod headers;

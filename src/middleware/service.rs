@@ -1,4 +1,5 @@
-//! The way in: verify the cookie and leave a session in the request. No IO, and nothing is boxed but what the extensions box.
+//! The request's side: verifies the cookie and attaches a session to the request, which is not
+//! loaded yet. No IO, and no allocation but those of the session and the extensions.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use super::state::LayerState;
 use crate::record::SessionData;
 use crate::session::{RequestSession, SessionError};
 
-/// The middleware of a [`SessionLayer`](crate::SessionLayer).
+/// The middleware of a [`SessionLayer`](crate::SessionLayer): attaches a session to each request.
 pub struct SessionService<S, T> {
     pub(super) inner: S,
     pub(super) state: Arc<LayerState<T>>,
@@ -51,11 +52,12 @@ where
     }
 }
 
-enum Attach<T: SessionData> {
+/// The result of attaching a session to a request.
+enum Attach<T> {
     New(Arc<RequestSession<T>>),
-    /// The same layer is around the request already.
+    /// An outer layer with the same store has attached its session.
     AlreadyAttached,
-    /// Another store's layer has taken our cookie's name.
+    /// An outer layer with another store uses the same cookie name.
     CookieNameTaken,
 }
 
@@ -83,7 +85,7 @@ impl<S, T: SessionData> SessionService<S, T> {
     }
 }
 
-/// The session layers around a request, the outermost first.
+/// The session layers that a request has passed, outermost first. One layer needs no allocation.
 #[derive(Clone)]
 struct OuterLayers {
     first: OuterLayer,
@@ -92,6 +94,7 @@ struct OuterLayers {
 
 #[derive(Clone)]
 struct OuterLayer {
+    /// `SessionStore::address`, which tells stores apart whatever their data type.
     store: usize,
     cookie: Arc<str>,
 }

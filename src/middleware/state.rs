@@ -1,9 +1,9 @@
-//! What all services of a layer have in common.
+//! The state that all services of a layer share.
 
 use crate::cookie::CookieSigner;
 use crate::store::SessionStore;
 
-/// What all services of a layer have in common.
+/// The store, and the signer of the cookies that name its sessions.
 pub(super) struct LayerState<T> {
     pub(super) store: SessionStore<T>,
     pub(super) signer: CookieSigner,

@@ -1,43 +1,44 @@
-//! What is to be done about a session when its request ends. Pure.
+//! Decides what a commit does with a session. Pure.
 //!
-//! | found | nothing done | changed | regenerated | destroyed | destroyed, then changed |
+//! | loaded | no action | changed | regenerated | destroyed | destroyed, then changed |
 //! |---|---|---|---|---|---|
-//! | no session | nothing | create | as without | forget | create |
-//! | a cookie whose session is gone | nothing | create | as without | delete | replace |
+//! | no cookie that verifies | nothing | create | as without | remove cookie | create |
+//! | a cookie whose session was gone | nothing | create | as without | delete | replace |
 //! | a session | nothing | update | regenerate | delete | replace |
-//! | a session, gone meanwhile | nothing | refuse | refuse | delete | replace |
-//! | a record that cannot be read | nothing | refuse | refuse | delete | replace |
-//! | nothing sure, in an outage | nothing | refuse | refuse | delete | replace |
+//! | a session that has ended since | nothing | refuse | refuse | delete | replace |
+//! | a record that cannot be decoded | nothing | refuse | refuse | delete | replace |
+//! | a session that an outage makes unavailable | nothing | refuse | refuse | delete | replace |
 //!
-//! *Regenerated* includes changes made before or after it; *as without* means as if it had not been asked for. What is destroyed
-//! first and then replaced needs no guessing: once the backend has deleted the session, there is none.
+//! The column *regenerated* includes changes made before or after `regenerate`; *as without* means
+//! that `regenerate` has no effect. *Delete* and *replace* do not depend on what was loaded: once
+//! the backend has deleted the session, none is left.
 
-/// What the request's cookie led to.
+/// What was loaded for the request's cookie, without the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SessionState {
-    /// No cookie that verifies.
+    /// There is no cookie that verifies, or the session was not loaded.
     NoSession,
-    /// A cookie that verifies, without a session when it was first looked for.
+    /// A cookie verifies, but the session was gone at the first load.
     Missing,
-    /// A session.
+    /// The session exists.
     Live,
-    /// A session that has gone since it was found.
+    /// The session was loaded, and has been deleted or has expired since.
     EndedMeanwhile,
-    /// A record that cannot be read.
+    /// The record exists but cannot be decoded.
     Unreadable,
-    /// A cookie that verifies, and a backend that cannot be asked about it: what the request sees stands in for the session.
+    /// A cookie verifies, but the backend is unreachable. The request sees default or stale data.
     Unavailable,
 }
 
-/// What the handler has asked for besides changes of the data.
+/// The handler's request for something other than a change of the data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Intent {
-    /// Nothing.
+    /// No such request: the session stays under its token.
     #[default]
     Keep,
     /// A new token.
     Regenerate,
-    /// The end of the session. What is changed afterwards belongs to a new one.
+    /// Deletion of the session. Later changes belong to a new one.
     Destroy,
 }
 
@@ -45,12 +46,12 @@ impl Intent {
     pub(super) fn regenerate(self) -> Self {
         match self {
             Intent::Keep | Intent::Regenerate => Intent::Regenerate,
-            // What comes after it has a new token anyway.
+            // The session that replaces it gets a new token anyway.
             Intent::Destroy => Intent::Destroy,
         }
     }
 
-    /// A logout stands.
+    /// Drops the intent, except for a logout.
     pub(super) fn discard(self) -> Self {
         match self {
             Intent::Keep | Intent::Regenerate => Intent::Keep,
@@ -59,35 +60,36 @@ impl Intent {
     }
 }
 
-/// What is to be done.
+/// The work of a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Plan {
     Nothing,
-    /// A new session.
+    /// Creates a session.
     Create,
-    /// New data for the session.
+    /// Writes new data to the session.
     Update,
-    /// A new token and id for the session, with what has changed.
+    /// Writes the session, with its changes, under a new token and id.
     Regenerate,
-    /// The end of the session, wherever it has moved.
+    /// Deletes the session under whatever id it has been regenerated to.
     Delete,
-    /// Its end, and a new one.
+    /// Deletes the session and creates a new one.
     Replace,
-    /// Only the cookie goes.
+    /// Removes the cookie. There is no session to delete.
     RemoveCookie,
-    /// The change cannot be made.
+    /// Fails: the changes have no session that they can be applied to.
     Refuse,
 }
 
 impl Plan {
-    /// Whether it needs a cookie in the response.
-    pub(super) fn needs_head(self) -> bool {
+    /// Returns `true` if the plan makes a new token, which only a response head can carry.
+    pub(super) fn sets_cookie(self) -> bool {
         matches!(self, Plan::Create | Plan::Regenerate | Plan::Replace)
     }
 }
 
-pub(super) fn plan(found: SessionState, intent: Intent, changed: bool) -> Plan {
-    match (found, intent, changed) {
+/// Returns the plan for what was loaded, what the handler intends, and whether it changed the data.
+pub(super) fn plan(loaded: SessionState, intent: Intent, changed: bool) -> Plan {
+    match (loaded, intent, changed) {
         (SessionState::NoSession, Intent::Destroy, false) => Plan::RemoveCookie,
         (SessionState::NoSession, _, true) => Plan::Create,
         (_, Intent::Destroy, false) => Plan::Delete,
@@ -114,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table() {
+    fn plans_are_those_of_the_table() {
         use Intent::{Destroy, Keep, Regenerate};
         let columns = [
             (Keep, false),
@@ -124,7 +126,7 @@ mod tests {
             (Destroy, false),
             (Destroy, true),
         ];
-        for (found, row) in [
+        for (loaded, row) in [
             (
                 SessionState::NoSession,
                 [
@@ -194,16 +196,16 @@ mod tests {
         ] {
             for ((intent, changed), expected) in columns.into_iter().zip(row) {
                 assert_eq!(
-                    plan(found, intent, changed),
+                    plan(loaded, intent, changed),
                     expected,
-                    "{found:?} {intent:?} {changed}"
+                    "{loaded:?} {intent:?} {changed}"
                 );
             }
         }
     }
 
     #[test]
-    fn a_logout_stands() {
+    fn a_logout_is_neither_discarded_nor_turned_into_a_regeneration() {
         assert_eq!(Intent::Destroy.regenerate(), Intent::Destroy);
         assert_eq!(Intent::Destroy.discard(), Intent::Destroy);
         assert_eq!(Intent::Regenerate.discard(), Intent::Keep);

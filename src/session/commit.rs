@@ -1,44 +1,69 @@
-//! Carries out the plan. Always in a task of its own, which goes on when the request is cancelled.
+//! Carries out the plan of a request in a task of its own, which a cancelled request does not stop.
 
+use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tracing::Instrument as _;
 
 use super::SessionError;
-use super::change::{Intent, Plan};
-use super::request::{Change, CookieChange, Loaded, RequestSession, apply_all};
+use super::batch::{Batch, Change, apply_all};
+use super::change::Plan;
+use super::loaded::Loaded;
+use super::request::RequestSession;
+use super::state::CookieChange;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::observe::Outcome;
 use crate::record::{NewSession, SessionData};
 
-/// The end of a commit, and whether the application panicked in it.
-pub(crate) type Commit = JoinHandle<Result<(), SessionError>>;
+/// A running commit. Awaiting it returns its result, and resumes a panic of the application's
+/// closures in the caller.
+pub(crate) struct CommitHandle(JoinHandle<Result<(), SessionError>>);
+
+impl Future for CommitHandle {
+    type Output = Result<(), SessionError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let joined = ready!(Pin::new(&mut self.0).poll(cx));
+        Poll::Ready(match joined.map_err(JoinError::try_into_panic) {
+            Ok(committed) => committed,
+            Err(Ok(panic)) => resume_unwind(panic),
+            // Only the runtime's shutdown cancels a commit.
+            Err(Err(_)) => {
+                let error = StoreError::from(StoreErrorKind::OutcomeUnknown)
+                    .with_source("the runtime is shutting down");
+                Err(error.into())
+            }
+        })
+    }
+}
 
 impl<T: SessionData> RequestSession<T> {
-    /// Commits what is to be done, and `extra` as the last change.
-    pub(crate) fn commit(self: &Arc<Self>, extra: Option<Change<T>>) -> Commit {
-        // Both are done here and not in the task: a request that is cancelled before the task runs must not take the changes
-        // away, and a store that is shut down then has accepted them.
+    /// Commits the uncommitted changes, with `extra` as the last one.
+    pub(crate) fn commit(self: &Arc<Self>, extra: Option<Change<T>>) -> CommitHandle {
+        // Both steps are done before the task runs: a request that is cancelled until then must not
+        // drop the changes, and a store that is shut down until then must still accept them.
         let session = {
             let mut state = self.lock();
-            state.commits_due += 1;
-            state.found.id()
+            state.request_commit();
+            state.loaded().id()
         };
         let admitted = self.store.begin();
         let request = self.clone();
         let commit = async move {
-            let _busy = request.busy.lock().await;
+            let _one_at_a_time = request.io_lock.lock().await;
             let committed = request.commit_now(admitted, extra).await;
             let outcome = committed.as_ref().map_or_else(SessionError::outcome, |()| Outcome::Ok);
             request.store.count_commit(outcome);
             committed
         };
-        // A child of the request's span, though it runs in a task of its own.
+        // Instrumented here, so that the span is a child of the request's.
         let span =
             tracing::debug_span!("session.commit", session = session.map(tracing::field::display));
-        self.store.spawn(commit.instrument(span))
+        CommitHandle(self.store.spawn(commit.instrument(span)))
     }
 
     async fn commit_now(
@@ -46,142 +71,94 @@ impl<T: SessionData> RequestSession<T> {
         admitted: Result<(), StoreError>,
         extra: Option<Change<T>>,
     ) -> Result<(), SessionError> {
-        let mut work = self.take_work();
+        let mut batch = self.lock().take_batch();
         if let Err(closed) = admitted {
-            self.put_back(work);
+            self.put_back(batch);
             return Err(closed.into());
         }
         if let Some(extra) = extra {
             // A change that panics must not take a logout with it.
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work.plan_with(extra))) {
-                self.put_back(work);
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| batch.push_extra(extra))) {
+                self.put_back(batch);
                 resume_unwind(panic);
             }
         }
-        if work.head_sent && work.plan.needs_head() {
-            self.put_back(work);
-            return Err(SessionError::HeadSent);
+        if let Err(error) = batch.check() {
+            self.put_back(batch);
+            return Err(error);
         }
-        if let (Plan::Refuse, Some(error)) = (work.plan, work.found.outage()) {
-            let error = error.clone();
-            self.put_back(work);
-            return Err(SessionError::ReadOnly(error));
-        }
-        match self.store.operation(self.carry_out(&work)).await {
-            Ok((found, cookie)) => {
-                self.rest_on(found, |state| {
-                    if cookie.is_some() {
-                        state.cookie = cookie;
-                    }
-                });
+        match self.store.operation(self.execute(&batch)).await {
+            Ok(Committed { loaded, cookie }) => {
+                self.rebase_onto(loaded, cookie);
                 Ok(())
             }
             Err(error) => {
-                self.after_failure(work, &error);
+                match batch.give_up_after(error.kind()) {
+                    Some(loaded) => self.rebase_onto(loaded, None),
+                    None => self.put_back(batch),
+                }
                 Err(error.into())
             }
         }
     }
 
-    async fn carry_out(
-        &self,
-        work: &Work<T>,
-    ) -> Result<(Loaded<T>, Option<CookieChange>), StoreError> {
+    async fn execute(&self, batch: &Batch<T>) -> Result<Committed<T>, StoreError> {
         let store = &self.store;
-        let again = |base: &T| apply_all(base, &work.changes);
-        match (work.plan, &work.found) {
-            (Plan::Nothing, found) => Ok((found.clone(), None)),
-            (Plan::Create, _) => Ok(started(store.create_from_arc(work.data.clone()).await?)),
+        let reapply = |base: &T| apply_all(base, &batch.changes);
+        match (batch.plan, &batch.loaded) {
+            (Plan::Nothing, loaded) => Ok(Committed::same_token(loaded.clone())),
+            (Plan::Create, _) => {
+                Ok(Committed::new_token(store.create_from_arc(batch.data.clone()).await?))
+            }
             (Plan::Update, Loaded::Live(base)) => {
-                let record = store.write(base.clone(), work.data.clone(), &again).await?;
-                Ok((Loaded::Live(record), None))
+                let record = store.write(base.clone(), batch.data.clone(), &reapply).await?;
+                Ok(Committed::same_token(Loaded::Live(record)))
             }
             (Plan::Regenerate, Loaded::Live(base)) => {
-                Ok(started(store.regenerate(base.clone(), work.data.clone(), &again).await?))
+                let new = store.regenerate(base.clone(), batch.data.clone(), &reapply).await?;
+                Ok(Committed::new_token(new))
             }
-            (Plan::Delete | Plan::Replace, found) => {
-                if let Some(id) = found.id() {
+            (Plan::Delete | Plan::Replace, loaded) => {
+                if let Some(id) = loaded.id() {
                     store.delete_following_tombstones(id).await?;
                 }
-                if work.plan == Plan::Replace {
-                    return Ok(started(store.create_from_arc(work.data.clone()).await?));
+                if batch.plan == Plan::Replace {
+                    let new = store.create_from_arc(batch.data.clone()).await?;
+                    return Ok(Committed::new_token(new));
                 }
-                Ok((Loaded::NoSession, Some(CookieChange::Remove)))
+                Ok(Committed::deleted())
             }
-            (Plan::RemoveCookie, _) => Ok((Loaded::NoSession, Some(CookieChange::Remove))),
+            (Plan::RemoveCookie, _) => Ok(Committed::deleted()),
             (Plan::Refuse, Loaded::Unreadable(error, _)) => Err(error.clone()),
             (Plan::Refuse | Plan::Update | Plan::Regenerate, _) => Err(StoreErrorKind::Gone.into()),
         }
     }
 
-    fn take_work(&self) -> Work<T> {
-        let mut state = self.lock();
-        state.commits_due -= 1;
-        Work {
-            plan: state.plan(),
-            found: state.found.clone(),
-            data: state.data.clone(),
-            changes: std::mem::take(&mut state.changes),
-            intent: std::mem::take(&mut state.intent),
-            extra: false,
-            head_sent: state.head_sent(),
-        }
-    }
-
-    /// A commit that failed may be tried again, unless that could do something twice or bring back what has gone. A logout always
-    /// may, and stands until it is carried out.
-    fn after_failure(&self, work: Work<T>, error: &StoreError) {
-        let found = match (error.kind(), &work.found) {
-            _ if work.intent == Intent::Destroy => return self.put_back(work),
-            (StoreErrorKind::Gone, Loaded::Live(record)) => Loaded::EndedMeanwhile(record.id()),
-            (
-                StoreErrorKind::Gone | StoreErrorKind::Corrupt | StoreErrorKind::OutcomeUnknown,
-                found,
-            ) => found.clone(),
-            _ => return self.put_back(work),
-        };
-        self.rest_on(found, |_| ());
-    }
-
-    /// What was not done is to be done again, before what has been asked for since.
-    fn put_back(&self, mut work: Work<T>) {
-        if work.extra {
-            // Its caller gets the error.
-            work.changes.pop();
-        }
-        let mut state = self.lock();
-        match (work.intent, state.intent) {
-            // Destroyed since: the changes of before are void.
-            (_, Intent::Destroy) => return,
-            (Intent::Keep, _) => {}
-            (intent, _) => state.intent = intent,
-        }
-        work.changes.append(&mut state.changes);
-        state.changes = work.changes;
+    fn put_back(&self, mut batch: Batch<T>) {
+        batch.drop_extra();
+        self.lock().put_back(&mut batch);
     }
 }
 
-/// What a commit has taken over from the request.
-struct Work<T> {
-    plan: Plan,
-    found: Loaded<T>,
-    data: Arc<T>,
-    changes: Vec<Change<T>>,
-    intent: Intent,
-    /// Whether the last change is not the request's but this commit's.
-    extra: bool,
-    head_sent: bool,
+/// The result of a commit: what is loaded now, and the cookie that the response must carry.
+struct Committed<T> {
+    loaded: Loaded<T>,
+    cookie: Option<CookieChange>,
 }
 
-impl<T: SessionData> Work<T> {
-    fn plan_with(&mut self, extra: Change<T>) {
-        self.data = apply_all(&*self.data, std::slice::from_ref(&extra));
-        self.changes.push(extra);
-        self.extra = true;
-        self.plan = super::change::plan(self.found.kind(), self.intent, true);
+impl<T> Committed<T> {
+    /// The session exists, under the token that the visitor has.
+    fn same_token(loaded: Loaded<T>) -> Self {
+        Committed { loaded, cookie: None }
     }
-}
 
-fn started<T>(new: NewSession<T>) -> (Loaded<T>, Option<CookieChange>) {
-    (Loaded::Live(new.record), Some(CookieChange::Set(new.token)))
+    /// The session has a new token: it was created or regenerated.
+    fn new_token(new: NewSession<T>) -> Self {
+        Committed { loaded: Loaded::Live(new.record), cookie: Some(CookieChange::Set(new.token)) }
+    }
+
+    /// There is no session any more.
+    fn deleted() -> Self {
+        Committed { loaded: Loaded::NoSession, cookie: Some(CookieChange::Remove) }
+    }
 }

@@ -1,4 +1,4 @@
-//! What can go wrong for a handler.
+//! The errors of a handler's session, and their responses.
 
 use std::error::Error;
 use std::fmt;
@@ -8,41 +8,45 @@ use http::{HeaderValue, Response, StatusCode, header};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::observe::Outcome;
 
-/// Why a session could not be read or changed.
+/// The reason why a session could not be read or changed.
 ///
-/// With the feature `axum` it is a response, that of [`response`](SessionError::response). The middleware
-/// puts it into the extensions of a response that it had to replace, where a layer outside can log it.
+/// With the feature `axum` it implements `IntoResponse`, as [`response`](SessionError::response).
+/// When the middleware replaces a response, it puts the error into the extensions of the new one,
+/// where an outer layer can read and log it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum SessionError {
     /// The route is not below a [`SessionLayer`](crate::SessionLayer) for this type of data.
     MissingLayer {
-        /// The type of data asked for.
+        /// The name of the requested type of data.
         data: &'static str,
     },
     /// Two layers with different stores use the same cookie name.
     ClashingLayers,
-    /// Others changed the session each time the change was tried. Nothing was written.
+    /// Other requests changed the session during every attempt. Nothing was written.
     Conflict {
-        /// How often it was tried.
+        /// The number of attempts.
         attempts: u32,
     },
-    /// The session was there when the request began and is gone: logged out elsewhere, or expired. Nothing was written.
+    /// The session has ended during the request: it was deleted elsewhere or has expired. Nothing
+    /// was written.
     Gone,
-    /// The response's head has left, so no cookie can be sent any more. Nothing was written.
+    /// The response head has been sent, so it cannot carry the cookie of a new token. Nothing was
+    /// written.
     HeadSent,
-    /// The session could not be loaded, with this error, and the [outage policy](crate::OutagePolicy) has made it read-only. Nothing
-    /// was written. After a [`reload`](crate::Session::reload) that succeeds, it can be changed.
+    /// Loading the session failed with this error, and the [outage policy](crate::OutagePolicy) has
+    /// made it read-only. Nothing was written. After a successful
+    /// [`reload`](crate::Session::reload) it can be changed.
     ReadOnly(StoreError),
-    /// The data cannot be written as JSON, or is too large. Nothing was written.
+    /// The data cannot be serialized to JSON, or is too large. Nothing was written.
     Encode(StoreError),
     /// The store failed.
     Store(StoreError),
 }
 
 impl SessionError {
-    /// The status that tells the client no more than it needs: 503 for what may work when tried again, 500 for a mistake in the
-    /// application or a record that cannot be read.
+    /// Returns the status of the response: 503 if a retry may succeed, 500 for a mistake in the
+    /// application or a record that cannot be decoded. It tells the client nothing else.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::MissingLayer { .. } | Self::ClashingLayers | Self::HeadSent | Self::Encode(_) => {
@@ -73,7 +77,8 @@ impl SessionError {
         }
     }
 
-    /// An empty response with this status, `Retry-After` where trying again may help, and the error in its extensions.
+    /// Returns an empty response with this [`status`](Self::status), with `Retry-After` if a retry
+    /// may succeed, and with the error in its extensions.
     pub fn response<B: Default>(self) -> Response<B> {
         let mut response = Response::new(B::default());
         *response.status_mut() = self.status();
@@ -102,19 +107,27 @@ impl fmt::Display for SessionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::MissingLayer { data } => {
-                write!(f, "no SessionLayer for `{data}` above this handler: add .layer(SessionLayer) after the routes")
+                write!(
+                    f,
+                    "no SessionLayer for `{data}` above this handler: add .layer(SessionLayer) \
+                     after the routes"
+                )
             }
             Self::ClashingLayers => f.write_str(
-                "two SessionLayers with different stores use one cookie name: give each its own, or share one layer",
+                "two SessionLayers with different stores use the same cookie name: give each its \
+                 own name, or share one layer",
             ),
             Self::Conflict { attempts } => {
-                write!(f, "the session was changed by others during each of {attempts} attempts")
+                write!(f, "other requests changed the session during each of {attempts} attempts")
             }
-            Self::Gone => f.write_str("the session has gone during the request"),
-            Self::HeadSent => {
-                f.write_str("the response has begun: a session can no longer be created or given a new token")
+            Self::Gone => f.write_str("the session has ended during the request"),
+            Self::HeadSent => f.write_str(
+                "the response head has been sent: a session can no longer be created or \
+                 regenerated",
+            ),
+            Self::ReadOnly(error) => {
+                write!(f, "the session is read-only because it could not be loaded: {error}")
             }
-            Self::ReadOnly(error) => write!(f, "the session is read-only, since it could not be loaded: {error}"),
             Self::Encode(error) | Self::Store(error) => error.fmt(f),
         }
     }
@@ -136,7 +149,7 @@ impl axum_core::response::IntoResponse for SessionError {
     }
 }
 
-/// As the [`SessionError`] that it becomes.
+/// The response of the [`SessionError`] that it converts to.
 #[cfg(feature = "axum")]
 impl axum_core::response::IntoResponse for StoreError {
     fn into_response(self) -> axum_core::response::Response {

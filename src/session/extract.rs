@@ -1,4 +1,4 @@
-//! How a handler gets the session: out of the request's extensions, and through axum's extractors on top of that.
+//! Extraction of the session from the request's extensions, and axum's extractors on top of it.
 
 use std::any::type_name;
 use std::sync::Arc;
@@ -9,17 +9,20 @@ use super::{RequestSession, Session, SessionError};
 use crate::record::SessionData;
 
 impl<T: SessionData> Session<T> {
-    /// The session of the request that these extensions belong to. What the axum extractors do, for other frameworks.
+    /// Extracts the session from the extensions of its request, as the axum extractors do. Use it
+    /// with other frameworks.
     ///
     /// The first call in a request loads the session; a visitor without one gets `T::default()`.
     ///
     /// # Errors
     ///
-    /// [`SessionError::MissingLayer`]; [`SessionError::Store`] if the session cannot be loaded, unless the
-    /// [outage policy](crate::OutagePolicy) has something to put in its place.
+    /// - [`SessionError::MissingLayer`] if the request has not passed a
+    ///   [`SessionLayer`](crate::SessionLayer) for `T`.
+    /// - [`SessionError::Store`] if the session cannot be loaded and the
+    ///   [outage policy](crate::OutagePolicy) does not replace it.
     pub async fn from_extensions(extensions: &Extensions) -> Result<Self, SessionError> {
         let session = Self::attached(extensions)?;
-        session.request.find().await?;
+        session.request.load().await?;
         Ok(session)
     }
 
@@ -38,16 +41,19 @@ impl<T: SessionData> Session<T> {
     }
 }
 
-/// A session read past the cache: as the backend has it when the handler is called.
+/// An extractor that reads the session past the cache, as the backend has it when the handler is
+/// called.
 ///
-/// For what must not rest on a session that was revoked or changed a moment ago on another node: a payment, a change of password.
-/// It costs a round trip. In a request that has extracted its session before, that one is reloaded, and the changes not committed
-/// yet are made again on top.
+/// Use it where a session must not be used that was revoked or changed a moment ago on another
+/// node, such as for a payment or a change of password. It costs a round trip. If the request has
+/// extracted its session before, that session is reloaded, and its uncommitted changes are applied
+/// again.
 ///
 /// ```
 /// # #[cfg(feature = "axum")] {
 /// use clustered_sessions::{Fresh, Session};
-/// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { name: Option<String> }
+/// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
+/// # struct UserSession { name: Option<String> }
 ///
 /// async fn pay(Fresh(session): Fresh<Session<UserSession>>) -> String {
 ///     session.read(|s| format!("paid by {:?}", s.name))
@@ -59,12 +65,14 @@ impl<T: SessionData> Session<T> {
 pub struct Fresh<S>(pub S);
 
 impl<T: SessionData> Fresh<Session<T>> {
-    /// As [`Session::from_extensions`], past the cache.
+    /// Extracts the session as [`Session::from_extensions`] does, but reads it past the cache.
     ///
     /// # Errors
     ///
-    /// [`SessionError::MissingLayer`]; [`SessionError::Store`] if the session cannot be loaded, whatever the
-    /// [outage policy](crate::OutagePolicy).
+    /// - [`SessionError::MissingLayer`] if the request has not passed a
+    ///   [`SessionLayer`](crate::SessionLayer) for `T`.
+    /// - [`SessionError::Store`] if the session cannot be loaded, under any
+    ///   [outage policy](crate::OutagePolicy).
     pub async fn from_extensions(extensions: &Extensions) -> Result<Self, SessionError> {
         let session = Session::attached(extensions)?;
         session.reload().await?;
@@ -87,8 +95,10 @@ mod axum {
         }
     }
 
-    /// `None` for a visitor without a session. A store that fails, or a missing layer, is a rejection and never `None`. Only under
-    /// [`OutagePolicy::Anonymous`](crate::OutagePolicy::Anonymous) a visitor who is made a stranger is `None`, as strangers are.
+    /// Extracts `None` for a visitor without a session. A failing store or a missing layer is a
+    /// rejection, never `None`. The exception: under
+    /// [`OutagePolicy::Anonymous`](crate::OutagePolicy::Anonymous), every visitor whose session
+    /// cannot be loaded is treated as one without a session.
     impl<T: SessionData, S: Sync> OptionalFromRequestParts<S> for Session<T> {
         type Rejection = SessionError;
 

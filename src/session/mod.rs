@@ -1,98 +1,111 @@
 //! The session as a handler sees it.
 
+mod batch;
 mod change;
 mod commit;
+mod detached;
 mod error;
 mod extract;
+mod loaded;
 mod request;
+mod state;
 
 use std::fmt;
-use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, PoisonError};
 
-pub(crate) use self::commit::Commit;
+use self::batch::Change;
+pub(crate) use self::commit::CommitHandle;
 pub use self::error::SessionError;
 pub use self::extract::Fresh;
-use self::request::Change;
-pub(crate) use self::request::{CookieChange, Head, RequestSession};
-use crate::backend::MemoryBackend;
-use crate::cluster::ClusterConfig;
-use crate::config::SessionConfig;
-use crate::error::{StoreError, StoreErrorKind};
+pub(crate) use self::request::{HeadChanges, RequestSession};
+pub(crate) use self::state::CookieChange;
+use crate::error::StoreError;
 use crate::id::SessionId;
 use crate::record::SessionData;
-use crate::secret::Secret;
 use crate::store::SessionStore;
 
-/// The session of a request. A cheap clone; all clones, and all extractions in one request, are one session.
+/// The session of a request. Cloning is cheap: all clones, and all extractions in one request,
+/// refer to the same session.
 ///
-/// Nothing is written, and no cookie is sent, for a visitor whose session nobody changed.
+/// A visitor whose session no handler changes gets no record and no cookie.
 ///
 /// # Closures
 ///
-/// Changes are closures, so that they can be made again on top of what another request has written in the meantime: no update is
-/// lost. They run on a copy, outside every lock, perhaps several times; what is counted or sent inside one is counted or sent as
-/// often. A closure must not change the session that it is changing: it would be made again for ever.
+/// Changes are closures. If another request has changed the session in the meantime, the closures
+/// are applied again on top of that, so no update is lost.
 ///
-/// Two compile errors come up:
+/// Two compile errors are common:
 ///
-/// *cannot move out of `name`, a captured variable in an `Fn` closure*: clone inside, `s.name = name.clone()`.
+/// - *cannot move out of `name`, a captured variable in an `Fn` closure*: clone inside the closure,
+///   as in `s.name = name.clone()`.
+/// - *closure may outlive the current function, but it borrows `name`*: the closure is applied
+///   after the handler has returned, so write `move |s| …`.
 ///
-/// *closure may outlive the current function, but it borrows `name`*: the change is made again after the handler has
-/// returned, so write `move |s| …`.
+/// A closure runs on a copy of the data, while no lock is held, and possibly several times. Side
+/// effects in it, such as counting or sending, happen as many times. A closure must not change the
+/// session that it is called for: it would be called again without end.
 ///
 /// ```
-/// # use clustered_sessions::Session;
-/// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { name: Option<String>, visits: u64 }
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), clustered_sessions::SessionError> {
+/// # use clustered_sessions::{Session, SessionError};
+/// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
+/// # struct UserSession { name: Option<String>, visits: u64 }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), SessionError> {
 /// # let session = Session::detached(UserSession::default());
 /// let name = String::from("Ada");
-/// session.update(move |s| s.name = Some(name.clone()));           // committed with the response
-/// let visits = session.modify(|s| { s.visits += 1; s.visits }).await?; // committed now
+/// session.update(move |s| s.name = Some(name.clone())); // committed with the response
+/// let visits = session
+///     .modify(|s| {
+///         s.visits += 1;
+///         s.visits
+///     })
+///     .await?; // committed now
 /// assert_eq!(visits, 1);
 /// # Ok(()) }
 /// ```
-pub struct Session<T: SessionData> {
+pub struct Session<T> {
     request: Arc<RequestSession<T>>,
 }
 
 impl<T: SessionData> Session<T> {
-    /// A snapshot of the data, with this request's changes. It does not follow later ones.
+    /// Returns a snapshot of the data, with this request's changes. Later changes do not appear in
+    /// it.
     ///
     /// A visitor without a session has `T::default()`.
     #[must_use]
     pub fn data(&self) -> Arc<T> {
-        self.request.lock().data.clone()
+        self.request.lock().data().clone()
     }
 
-    /// What the closure makes of the data. It runs outside every lock.
-    pub fn read<R>(&self, look: impl FnOnce(&T) -> R) -> R {
-        look(&self.data())
+    /// Calls `f` with the current data and returns its result. No lock is held meanwhile.
+    pub fn read<R>(&self, f: impl FnOnce(&T) -> R) -> R {
+        f(&self.data())
     }
 
-    /// Changes the data: what this request sees now, and the session itself when the response is ready, whatever its status.
+    /// Changes the data. This request sees the change at once; it is committed with the response,
+    /// whatever its status.
     ///
-    /// If another request changes the session in between, the closure is called again on top of that. A commit that fails
-    /// replaces the response. See [`Session`] on closures.
+    /// If another request changes the session first, the closure is called again on top of that. If
+    /// the commit fails, an error response replaces the handler's. See [`Session`] on closures.
     pub fn update(&self, change: impl Fn(&mut T) + Send + Sync + 'static) {
         let change: Change<T> = Arc::new(change);
         self.request.apply(&change);
     }
 
-    /// Changes the session now, and returns what the closure returned when the change was committed: of concurrent requests that
-    /// count something, each gets a number of its own.
+    /// Changes the data, commits it now, and returns the closure's result from the application that
+    /// was committed: of concurrent requests that count something, each gets a different number.
     ///
-    /// What was changed before by [`update`](Session::update) is committed with it. The commit goes on if the request is
-    /// cancelled.
+    /// Changes made before by [`update`](Session::update) are committed with it. If the request is
+    /// cancelled, the commit continues.
     ///
     /// # Errors
     ///
-    /// The change was not made: [`SessionError`] says why. After [`OutcomeUnknown`](StoreErrorKind::OutcomeUnknown) it may have
-    /// been.
+    /// A [`SessionError`], and the change was not made. After
+    /// [`OutcomeUnknown`](crate::StoreErrorKind::OutcomeUnknown) it may have been made.
     ///
     /// # Panics
     ///
-    /// If the closure does.
+    /// Panics if the closure does.
     pub async fn modify<R: Send + 'static>(
         &self,
         change: impl Fn(&mut T) -> R + Send + Sync + 'static,
@@ -103,34 +116,38 @@ impl<T: SessionData> Session<T> {
             let answer = change(data);
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
         });
-        self.commit(Some(change)).await?;
+        self.request.commit(Some(change)).await?;
+        // Each application overwrites the result; the last one is the committed one.
         let result = result.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // Each application leaves one; the last one is the committed one.
         result.ok_or(SessionError::Gone)
     }
 
-    /// Replaces the data. What other requests change at the same time is **lost**; [`update`](Session::update) keeps it.
+    /// Replaces the data with the response. Concurrent changes by other requests are **lost**;
+    /// [`update`](Session::update) keeps them.
     pub fn overwrite(&self, value: T) {
         self.update(move |data| *data = value.clone());
     }
 
-    /// Takes back what is not committed yet, but never a [`destroy`](Session::destroy): a logout stands.
+    /// Discards uncommitted changes. A pending [`destroy`](Session::destroy) is not undone.
     pub fn discard(&self) {
         self.request.discard();
     }
 
-    /// Gives the session a new token and id, with the response. The old ones are dead then.
+    /// Replaces the session's token and id when the response is committed. The old ones stop
+    /// working.
     ///
-    /// Do it at login and at every change of privilege: an attacker who planted or learned the old cookie is left with nothing
-    /// (OWASP Session Management Cheat Sheet, "Renew the Session ID After Any Privilege Level Change").
+    /// Call it at login and at every change of privilege: an attacker who planted or learned the
+    /// old cookie cannot use it any more (OWASP Session Management Cheat Sheet, "Renew the Session
+    /// ID After Any Privilege Level Change").
     pub fn regenerate(&self) {
         self.request.regenerate();
     }
 
     /// Logs out: deletes the session on every node and removes the cookie, with the response.
     ///
-    /// It is carried out even if the request is cancelled, panics or fails. What is changed afterwards belongs to a new session.
-    /// After the response has begun, [`save`](Session::save) carries it out, or else the end of the last clone of this.
+    /// The session is deleted even if the request is cancelled, panics or fails. Later changes go
+    /// to a new session. If the response head has already been sent, the session is deleted by the
+    /// next [`save`](Session::save), or when the last clone is dropped.
     pub fn destroy(&self) {
         self.request.destroy();
     }
@@ -139,57 +156,62 @@ impl<T: SessionData> Session<T> {
     ///
     /// # Errors
     ///
-    /// The changes were not committed: [`SessionError`] says why. After [`OutcomeUnknown`](StoreErrorKind::OutcomeUnknown) they
-    /// may have been.
+    /// A [`SessionError`], and the changes were not committed. After
+    /// [`OutcomeUnknown`](crate::StoreErrorKind::OutcomeUnknown) they may have been committed.
     ///
     /// # Panics
     ///
-    /// If a closure given to [`update`](Session::update) does.
+    /// Panics if a closure given to [`update`](Session::update) does.
     pub async fn save(&self) -> Result<(), SessionError> {
-        self.commit(None).await
+        self.request.commit(None).await
     }
 
-    /// Reads the session past the cache. Changes not committed yet are made again on top of it.
+    /// Loads the session again, past the cache, and applies uncommitted changes on top of it.
     ///
-    /// A stream or a socket that lives long learns in this way that its session was changed, or revoked: then
-    /// [`id`](Session::id) is `None`.
+    /// A long-lived stream or socket calls this to learn whether its session was changed or
+    /// revoked. After a revocation, [`id`](Session::id) is `None`.
     ///
     /// # Errors
     ///
-    /// If the backend cannot be asked. The session is as before.
+    /// A [`SessionError::Store`] if the backend cannot be queried. The session is unchanged.
     pub async fn reload(&self) -> Result<(), SessionError> {
         self.request.reload().await
     }
 
-    /// The session's id, which may be logged; `None` for a visitor without a session, and after [`destroy`](Session::destroy).
+    /// Returns the session's id, or `None` for a visitor without a session and after
+    /// [`destroy`](Session::destroy). The id is not a credential and may be logged.
     #[must_use]
     pub fn id(&self) -> Option<SessionId> {
         self.request.id()
     }
 
-    /// Whether there is no session behind this yet; under [`OutagePolicy::Anonymous`](crate::OutagePolicy::Anonymous) also if it
-    /// cannot be known: see [`outage`](Session::outage).
+    /// Returns `true` if the visitor has no session. Under
+    /// [`OutagePolicy::Anonymous`](crate::OutagePolicy::Anonymous), also `true` while the backend
+    /// is unreachable: see [`outage`](Session::outage).
     #[must_use]
     pub fn is_new(&self) -> bool {
         self.id().is_none()
     }
 
-    /// The error with which this request's session could not be loaded, if the [outage policy](crate::OutagePolicy) has put
-    /// something in its place: a stranger's session, or what this node knew last. It is read-only then.
+    /// Returns the error with which loading this request's session failed, if the
+    /// [outage policy](crate::OutagePolicy) has replaced the session by default data or by the last
+    /// record that this node knew. Such a session is read-only.
     ///
-    /// Always `None` under [`OutagePolicy::Reject`](crate::OutagePolicy::Reject), where such a request has no session at all; and
-    /// after a [`reload`](Session::reload) that succeeds.
+    /// Always `None` under [`OutagePolicy::Reject`](crate::OutagePolicy::Reject), which rejects
+    /// such a request, and after a successful [`reload`](Session::reload).
     ///
     /// ```
     /// # use clustered_sessions::Session;
-    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { name: Option<String> }
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
+    /// # struct UserSession { name: Option<String> }
     /// async fn home(session: Session<UserSession>) -> String {
     ///     if session.outage().is_some() {
-    ///         return "Some things do not work at the moment. You are still logged in.".into();
+    ///         return "Some functions are unavailable. You are still logged in.".into();
     ///     }
     ///     session.read(|s| format!("Hello {}", s.name.as_deref().unwrap_or("stranger")))
     /// }
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
     /// # assert_eq!(home(Session::detached(UserSession::default())).await, "Hello stranger");
     /// # }
     /// ```
@@ -198,68 +220,21 @@ impl<T: SessionData> Session<T> {
         self.request.outage()
     }
 
-    /// The store that this session lives in.
+    /// Returns the store that this session lives in.
     pub fn store(&self) -> &SessionStore<T> {
         &self.request.store
     }
-
-    /// A session without a request, for testing a handler as a function. It lives in memory of its own.
-    ///
-    /// ```
-    /// # use clustered_sessions::Session;
-    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { name: Option<String> }
-    /// async fn greet(session: Session<UserSession>) -> String {
-    ///     session.read(|s| format!("Hello {}", s.name.as_deref().unwrap_or("stranger")))
-    /// }
-    ///
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
-    /// let ada = UserSession { name: Some("Ada".into()) };
-    /// assert_eq!(greet(Session::detached(ada)).await, "Hello Ada");
-    /// # }
-    /// ```
-    #[expect(clippy::expect_used, reason = "the development preset is a valid configuration")]
-    pub fn detached(data: T) -> Self {
-        let memory = MemoryBackend::new();
-        let config = SessionConfig::development(Secret::insecure_dev("detached"))
-            .cluster(ClusterConfig::new().enabled(false))
-            .backend(memory.clone())
-            .build()
-            .expect("the development preset is valid");
-        let store = SessionStore::new(config);
-        let record = store.create_in_memory(&memory, data);
-        Session { request: Arc::new(RequestSession::found(store, record)) }
-    }
-
-    async fn commit(&self, extra: Option<Change<T>>) -> Result<(), SessionError> {
-        finished(self.request.commit(extra).await)
-    }
 }
 
-/// A panic of the application's goes on where the application waits for it.
-pub(crate) fn finished(
-    result: Result<Result<(), SessionError>, tokio::task::JoinError>,
-) -> Result<(), SessionError> {
-    match result.map_err(tokio::task::JoinError::try_into_panic) {
-        Ok(result) => result,
-        Err(Ok(panic)) => resume_unwind(panic),
-        // Only the end of the runtime cancels a commit.
-        Err(Err(_)) => {
-            let error = StoreError::from(StoreErrorKind::OutcomeUnknown)
-                .with_source("the runtime is shutting down");
-            Err(error.into())
-        }
-    }
-}
-
-impl<T: SessionData> Clone for Session<T> {
+impl<T> Clone for Session<T> {
     fn clone(&self) -> Self {
         Session { request: self.request.clone() }
     }
 }
 
-/// Without the data: it is the application's, and may be private.
-impl<T: SessionData> fmt::Debug for Session<T> {
+/// Omits the data: it belongs to the application and may be private.
+impl<T> fmt::Debug for Session<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session").field("id", &self.id()).finish_non_exhaustive()
+        f.debug_struct("Session").field("id", &self.request.id()).finish_non_exhaustive()
     }
 }

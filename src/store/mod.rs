@@ -210,7 +210,10 @@ impl<T: SessionData> SessionStore<T> {
     pub fn dropped_changes(&self) -> u64 {
         self.inner.dropped_changes.get()
     }
+}
 
+/// Without a bound on `T`: a drop calls these.
+impl<T> SessionStore<T> {
     pub(crate) fn default_data(&self) -> &Arc<T> {
         &self.inner.default_data
     }

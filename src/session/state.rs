@@ -1,0 +1,277 @@
+//! The state of one request's session and its transitions. Pure: no IO, no locks, no awaits.
+//!
+//! `request` keeps a [`RequestState`] behind a lock. `commit` takes a [`Batch`] out of it, carries
+//! out its plan, and either replaces what is loaded or puts the batch back.
+//!
+//! The application's closures run outside that lock. So new data is computed from a [`Snapshot`] or
+//! a [`Rebase`], and it is stored only if the state's version is still the same.
+
+use std::sync::Arc;
+
+use super::batch::{Batch, Change};
+use super::change::{self, Intent, Plan};
+use super::loaded::Loaded;
+use crate::cookie::VerifiedCookie;
+use crate::id::{SessionId, SessionToken};
+use crate::record::Record;
+
+/// The session of one request: what was loaded, and what the handler has done to it since.
+pub(super) struct RequestState<T> {
+    loaded: Loaded<T>,
+    /// The data that the request sees: that of the record, with `changes` applied.
+    data: Arc<T>,
+    /// Number of changes to `data` so far. Data computed from an older version is not stored.
+    version: u64,
+    /// Uncommitted changes, oldest first.
+    changes: Vec<Change<T>>,
+    intent: Intent,
+    /// The cookie that the response head must carry.
+    cookie: Option<CookieChange>,
+    /// Number of commits that were requested and have not taken their batch yet.
+    pending_commits: u32,
+    head_sent: bool,
+}
+
+/// A change to the visitor's cookie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum CookieChange {
+    Set(SessionToken),
+    Remove,
+}
+
+/// A copy of what the request sees, from which changed data is computed outside the lock.
+pub(super) struct Snapshot<T> {
+    pub(super) version: u64,
+    pub(super) data: Arc<T>,
+}
+
+/// Uncommitted changes and the data to apply them to, outside the lock.
+pub(super) struct Rebase<T> {
+    pub(super) version: u64,
+    pub(super) base: Arc<T>,
+    pub(super) changes: Vec<Change<T>>,
+}
+
+impl<T> RequestState<T> {
+    pub(super) fn new(default_data: &Arc<T>) -> Self {
+        RequestState {
+            loaded: Loaded::NotYet,
+            data: default_data.clone(),
+            version: 0,
+            changes: Vec::new(),
+            intent: Intent::Keep,
+            cookie: None,
+            pending_commits: 0,
+            head_sent: false,
+        }
+    }
+
+    pub(super) fn loaded(&self) -> &Loaded<T> {
+        &self.loaded
+    }
+
+    pub(super) fn is_loaded(&self) -> bool {
+        !matches!(self.loaded, Loaded::NotYet)
+    }
+
+    pub(super) fn data(&self) -> &Arc<T> {
+        &self.data
+    }
+
+    /// Returns the session that the request sees, unless the handler has destroyed it.
+    pub(super) fn record(&self) -> Option<&Record<T>> {
+        self.loaded.record().filter(|_| self.intent != Intent::Destroy)
+    }
+
+    /// Returns the record if it is known to be current.
+    pub(super) fn live_record(&self) -> Option<&Record<T>> {
+        match &self.loaded {
+            Loaded::Live(record) => Some(record),
+            _ => None,
+        }
+    }
+
+    pub(super) fn has_changes(&self) -> bool {
+        !self.changes.is_empty()
+    }
+
+    /// Returns `true` if a commit is planned or about to start.
+    pub(super) fn has_work(&self) -> bool {
+        self.plan() != Plan::Nothing || self.pending_commits > 0
+    }
+
+    fn plan(&self) -> Plan {
+        change::plan(self.loaded.kind(), self.intent, self.has_changes())
+    }
+
+    /// Returns the data that uncommitted changes apply to.
+    fn base_data(&self, default_data: &Arc<T>) -> Arc<T> {
+        self.record().map_or(default_data, Record::data).clone()
+    }
+
+    fn set_data(&mut self, data: Arc<T>) {
+        self.data = data;
+        self.version += 1;
+    }
+
+    /// Replaces what is loaded. If there are uncommitted changes, returns the rebase that the
+    /// caller must compute and pass to [`finish_rebase`](Self::finish_rebase).
+    #[must_use]
+    pub(super) fn set_loaded(
+        &mut self,
+        loaded: Loaded<T>,
+        default_data: &Arc<T>,
+    ) -> Option<Rebase<T>> {
+        self.loaded = loaded;
+        self.next_rebase(default_data)
+    }
+
+    /// Stores the data of a computed rebase. If the state has changed in the meantime, stores
+    /// nothing and returns the rebase to compute instead.
+    #[must_use]
+    pub(super) fn finish_rebase(
+        &mut self,
+        version: u64,
+        data: Arc<T>,
+        default_data: &Arc<T>,
+    ) -> Option<Rebase<T>> {
+        if self.version != version {
+            return self.next_rebase(default_data);
+        }
+        self.set_data(data);
+        None
+    }
+
+    fn next_rebase(&mut self, default_data: &Arc<T>) -> Option<Rebase<T>> {
+        let base = self.base_data(default_data);
+        if self.changes.is_empty() {
+            // Without changes the record's data is shared, not copied.
+            self.set_data(base);
+            return None;
+        }
+        Some(Rebase { version: self.version, base, changes: self.changes.clone() })
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot<T> {
+        Snapshot { version: self.version, data: self.data.clone() }
+    }
+
+    /// Adds a change, with the data that it makes of the snapshot of this version. If the state
+    /// has changed in the meantime, stores nothing and returns a newer snapshot.
+    pub(super) fn push_change(
+        &mut self,
+        version: u64,
+        change: &Change<T>,
+        data: Arc<T>,
+    ) -> Result<(), Snapshot<T>> {
+        if self.version != version {
+            return Err(self.snapshot());
+        }
+        self.changes.push(change.clone());
+        self.set_data(data);
+        Ok(())
+    }
+
+    pub(super) fn regenerate(&mut self) {
+        self.intent = self.intent.regenerate();
+    }
+
+    /// Marks the session for deletion. Earlier changes belong to the session that ends, so they are
+    /// dropped.
+    pub(super) fn destroy(&mut self, default_data: &Arc<T>) {
+        self.intent = Intent::Destroy;
+        self.drop_changes(default_data);
+    }
+
+    /// Drops what is not committed, except for a logout.
+    pub(super) fn discard(&mut self, default_data: &Arc<T>) {
+        self.intent = self.intent.discard();
+        self.drop_changes(default_data);
+    }
+
+    fn drop_changes(&mut self, default_data: &Arc<T>) {
+        self.changes.clear();
+        self.set_data(self.base_data(default_data));
+    }
+
+    /// Registers a commit whose task will call [`take_batch`](Self::take_batch).
+    pub(super) fn request_commit(&mut self) {
+        self.pending_commits += 1;
+    }
+
+    /// Takes what a commit has to write. The request keeps seeing its data.
+    pub(super) fn take_batch(&mut self) -> Batch<T>
+    where
+        T: Clone,
+    {
+        self.pending_commits -= 1;
+        Batch {
+            plan: self.plan(),
+            loaded: self.loaded.clone(),
+            data: self.data.clone(),
+            changes: std::mem::take(&mut self.changes),
+            intent: std::mem::take(&mut self.intent),
+            has_extra: false,
+            head_sent: self.head_sent,
+        }
+    }
+
+    /// Puts the changes and the intent of an uncommitted batch before those made since. A
+    /// [`destroy`](Self::destroy) since then voids the batch.
+    pub(super) fn put_back(&mut self, batch: &mut Batch<T>) {
+        match (batch.intent, self.intent) {
+            (_, Intent::Destroy) => return,
+            (Intent::Keep, _) => {}
+            (intent, _) => self.intent = intent,
+        }
+        batch.changes.append(&mut self.changes);
+        self.changes = std::mem::take(&mut batch.changes);
+    }
+
+    pub(super) fn set_cookie(&mut self, cookie: CookieChange) {
+        self.cookie = Some(cookie);
+    }
+
+    /// Marks the response head as sent and returns the cookie change that it carries.
+    ///
+    /// A live session whose cookie is signed with an older secret gets the same token, to be signed
+    /// with the current one.
+    pub(super) fn send_head(&mut self, verified: Option<&VerifiedCookie>) -> Option<CookieChange> {
+        self.head_sent = true;
+        self.cookie.take().or_else(|| {
+            let record = self.live_record()?;
+            let verified = verified.filter(|verified| verified.needs_resigning)?;
+            (verified.token.session_id() == record.id())
+                .then(|| CookieChange::Set(verified.token.clone()))
+        })
+    }
+
+    /// Ends a request that has no response head. Returns the session that a logout deletes.
+    ///
+    /// Other changes are dropped, also for clones of the session that the application still holds:
+    /// otherwise its next change would be made on top of them. If a commit is pending, its task
+    /// takes everything, and nothing is dropped here.
+    pub(super) fn abort(&mut self, default_data: &Arc<T>) -> Option<SessionId> {
+        self.head_sent = true;
+        if self.pending_commits > 0 {
+            return None;
+        }
+        let logout = self.take_logout();
+        self.drop_changes(default_data);
+        logout
+    }
+
+    /// Returns the session that an uncommitted logout deletes. Afterwards the session counts as
+    /// ended.
+    pub(super) fn take_logout(&mut self) -> Option<SessionId> {
+        if std::mem::take(&mut self.intent) != Intent::Destroy {
+            return None;
+        }
+        let id = self.loaded.id()?;
+        self.loaded = Loaded::EndedMeanwhile(id);
+        Some(id)
+    }
+}
+
+#[cfg(test)]
+mod tests;
