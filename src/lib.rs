@@ -102,8 +102,6 @@ mod codec;
 mod config;
 mod cookie;
 mod error;
-#[cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "`testing` exports it"))]
-mod guards;
 mod id;
 mod middleware;
 mod observe;
@@ -116,6 +114,12 @@ mod store;
 mod sync;
 
 pub mod backend;
+#[cfg(feature = "_guards")]
+#[doc(hidden)]
+pub mod guards;
+#[cfg(not(feature = "_guards"))]
+#[allow(unreachable_pub, reason = "`_guards` exports it")]
+mod guards;
 #[cfg(any(doc, doctest))]
 pub mod guide {
     //! Longer texts.

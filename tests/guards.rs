@@ -10,7 +10,7 @@ mod support;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use clustered_sessions::testing::{Guard, disabled};
+use clustered_sessions::guards::{Guard, disabled};
 use clustered_sessions::{ClusterConfig, StoreErrorKind};
 use tokio::time::sleep;
 

@@ -84,7 +84,8 @@ impl MemoryBackend {
     }
 
     /// Forgets all records and ends all subscriptions, as a server does that is started again without its data.
-    #[cfg(feature = "testing")]
+    #[cfg(feature = "_guards")]
+    #[doc(hidden)]
     pub fn restart_empty(&self) {
         let mut state = self.shared.lock();
         state.records.clear();

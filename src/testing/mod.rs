@@ -22,8 +22,6 @@ use bytes::Bytes;
 pub use self::faulty::{Faults, FaultyBackend};
 use crate::backend::Backend;
 use crate::error::StoreError;
-#[doc(hidden)]
-pub use crate::guards::{Guard, disabled};
 use crate::id::SessionId;
 use crate::random::random_bytes;
 use crate::record::{Content, Meta, Revision, Stored};

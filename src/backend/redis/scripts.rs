@@ -12,7 +12,7 @@
 
 use deadpool_redis::redis;
 
-#[cfg(feature = "testing")]
+#[cfg(feature = "_guards")]
 use crate::guards::{self, Guard};
 
 /// A script and the digest by which the server knows it.
@@ -70,7 +70,7 @@ return 1
 ";
 
 fn update() -> &'static str {
-    #[cfg(feature = "testing")]
+    #[cfg(feature = "_guards")]
     if !guards::enabled(Guard::Order) {
         return UPDATE_IN_THE_WRONG_ORDER;
     }
@@ -78,7 +78,7 @@ fn update() -> &'static str {
 }
 
 /// For the test that shows what the right order is good for.
-#[cfg(feature = "testing")]
+#[cfg(feature = "_guards")]
 const UPDATE_IN_THE_WRONG_ORDER: &str = r"#!lua
 if redis.call('GETRANGE', KEYS[1], 2, 17) ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
