@@ -95,6 +95,7 @@
 //!   guards, each of which they see missed
 //!
 //! See also [`guide`].
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod clock;
 mod cluster;

@@ -9,10 +9,10 @@ use clustered_sessions::backend::{
 };
 use clustered_sessions::{SessionId, StoreError};
 
-pub struct Late<B>(Arc<B>);
+pub(crate) struct Late<B>(Arc<B>);
 
 impl<B: Backend> Late<B> {
-    pub fn new(inner: B) -> Self {
+    pub(crate) fn new(inner: B) -> Self {
         Late(Arc::new(inner))
     }
 
