@@ -1,41 +1,43 @@
-//! The guards that keep the coherence contract, by name, so that a test can take one away and see that the tests notice.
+//! Names for the checks that the coherence contract depends on, so that a test can disable one
+//! and show that the test suite detects the violation.
 //!
-//! In normal builds every guard stands, and asking costs nothing. Under the feature `testing` a test can run something
-//! [`without`] one, on its own thread.
+//! Normally every guard is enabled, and [`enabled`] is a constant. Under the private feature
+//! `_guards`, `disabled` runs a closure with one guard disabled on the current thread.
 
-/// What stands between a reader and a stale session, or between two writers.
+/// A check that protects readers from stale sessions, or writers from each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guard {
-    /// What was overtaken by news on its way into the cache is not cached.
+    /// A value that an announcement has overtaken on its way into the cache is not cached.
     Fence,
-    /// The cache is not used without proof of hearing.
+    /// The cache is used only while the node holds its lease.
     Lease,
-    /// A lost subscription ends the epoch at once.
+    /// Losing the subscription ends the epoch immediately.
     EpochAtLoss,
-    /// A new subscription begins an epoch.
+    /// A new subscription begins a new epoch.
     EpochAtSubscription,
-    /// An announcement evicts.
+    /// An announcement evicts the session from the cache.
     Eviction,
-    /// A node's own announcement is no news to it.
+    /// A node's own announcement does not evict the value that the node itself has written.
     OwnRevision,
-    /// An update replaces only what it was made from.
+    /// An update replaces only the revision that it was computed from.
     Comparison,
-    /// A read may not take just any result that is on its way.
+    /// A read joins a load in progress only if that load began late enough to be fresh for it.
     Sharing,
-    /// A session that moves leaves a trail.
+    /// A regenerated session leaves a tombstone under its old id.
     Tombstone,
     /// A change is announced before it is written.
-    #[cfg(all(feature = "redis", feature = "testing"))]
+    #[cfg(all(feature = "redis", feature = "_guards"))]
     Order,
-    /// What is served during an outage was proven not too long ago.
+    /// A session served during an outage was proven current at most `max_age` ago.
     MaxAge,
-    /// An owner's index has a session before the session is that owner's.
+    /// A session is entered in an owner's index before the record names that owner.
     IndexFirst,
-    /// Who deletes all sessions of an owner looks until there is nothing left, however long a look has taken.
+    /// Deleting all sessions of an owner repeats its scan until a pass finds nothing and was
+    /// faster than a tombstone's lifetime.
     LastLook,
 }
 
-#[cfg(not(feature = "testing"))]
+#[cfg(not(feature = "_guards"))]
 mod switch {
     use super::Guard;
 
@@ -45,7 +47,7 @@ mod switch {
     }
 }
 
-#[cfg(feature = "testing")]
+#[cfg(feature = "_guards")]
 mod switch {
     use std::cell::Cell;
 
@@ -59,7 +61,7 @@ mod switch {
         DISABLED.get() != Some(guard)
     }
 
-    /// Runs something on this thread without one of the guards.
+    /// Calls `run` with one guard disabled on the current thread.
     pub fn disabled<R>(guard: Guard, run: impl FnOnce() -> R) -> R {
         struct Restore(Option<Guard>);
         impl Drop for Restore {
@@ -72,6 +74,18 @@ mod switch {
     }
 }
 
-#[cfg(feature = "testing")]
+#[cfg(feature = "_guards")]
 pub use self::switch::disabled;
 pub(crate) use self::switch::enabled;
+
+/// The names that disable a check exist under the feature `_guards` alone: in particular, not
+/// under `testing`, which applications enable. `.ci/run` runs this with and without it.
+#[cfg(doctest)]
+#[cfg_attr(not(feature = "_guards"), doc = "```compile_fail")]
+#[cfg_attr(feature = "_guards", doc = "```")]
+/// use clustered_sessions::guards::{Guard, disabled};
+/// use clustered_sessions::MemoryBackend;
+///
+/// disabled(Guard::Lease, || MemoryBackend::new().restart_empty());
+/// ```
+struct OnlyForThisCratesOwnTests;

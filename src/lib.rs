@@ -143,6 +143,7 @@
 //! - `record`, `error` — the types that all modules share: sessions and failures
 //! - `id`, `random`, `clock`, `sync`, `guards` — tokens and ids; and randomness, time, locks and
 //!   guards, which tests control
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod clock;
 mod cluster;
@@ -150,8 +151,6 @@ mod codec;
 mod config;
 mod cookie;
 mod error;
-#[cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "`testing` exports it"))]
-mod guards;
 mod id;
 mod middleware;
 mod observe;
@@ -169,6 +168,12 @@ pub mod backend;
 pub mod fuzzing;
 #[cfg(all(test, not(fuzzing)))]
 mod fuzzing;
+#[cfg(feature = "_guards")]
+#[doc(hidden)]
+pub mod guards;
+#[cfg(not(feature = "_guards"))]
+#[allow(unreachable_pub, reason = "`_guards` exports it")]
+mod guards;
 pub mod guide;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -1,5 +1,8 @@
 #!/bin/sh
-# Runs all tests, and the models of interleavings, on a fresh Debian or Ubuntu: installs Redis if it is missing. Arguments go to `cargo test`.
+# Installs redis-server as root if it is missing; to avoid that, install it first or set NO_INSTALL=1.
+#
+# Runs all tests, and the models of interleavings, on Debian or Ubuntu. Arguments go to `cargo test`:
+# `tests/run.sh redis_roles` runs the tests that match.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -15,6 +18,10 @@ as_root() {
 }
 
 install_redis() {
+    if [ "${NO_INSTALL:-}" = 1 ]; then
+        echo "tests/run.sh: redis-server (7.0 or later) is missing, and NO_INSTALL=1 forbids installing it" >&2
+        exit 1
+    fi
     if ! command -v apt-get >/dev/null; then
         echo "tests/run.sh: redis-server (7.0 or later) is missing, and so is apt-get: please install it" >&2
         exit 1
@@ -39,8 +46,8 @@ command -v redis-server >/dev/null || install_redis
 
 cargo test --all-features "$@"
 
-# A test named in the arguments was all that was asked for.
+# Arguments select tests, so the models run only without any.
 if [ $# -eq 0 ]; then
-    # Other flags mean other builds, so in a directory of their own. See src/cluster/model.rs.
+    # Other flags mean other builds, so they get their own directory. See src/cluster/model.rs.
     RUSTFLAGS="--cfg shuttle" cargo test --lib --no-default-features --target-dir target/shuttle interleavings
 fi

@@ -88,7 +88,8 @@ impl MemoryBackend {
 
     /// Removes all records and ends all subscriptions, like a server that restarts without its
     /// data.
-    #[cfg(feature = "testing")]
+    #[cfg(feature = "_guards")]
+    #[doc(hidden)]
     pub fn restart_empty(&self) {
         let mut state = self.shared.lock();
         state.records.clear();

@@ -133,7 +133,12 @@ impl<T> Listener<T> {
         while let Some(event) = subscription.next().await {
             match event {
                 Event::Connected => {
-                    epoch = Some(self.cache.lease().bump_guarded(Guard::EpochAtSubscription));
+                    let lease = self.cache.lease();
+                    epoch = Some(if guards::enabled(Guard::EpochAtSubscription) {
+                        lease.bump()
+                    } else {
+                        lease.epoch()
+                    });
                     self.status.subscriptions.add_one();
                 }
                 Event::Message(message) => self.apply(&message),
@@ -178,7 +183,9 @@ impl<T> Listener<T> {
     /// Ends the epoch, and logs a warning once per loss. Further failed attempts are logged at
     /// `debug`.
     fn lost(&self, error: Option<&StoreError>) {
-        self.cache.lease().bump_guarded(Guard::EpochAtLoss);
+        if guards::enabled(Guard::EpochAtLoss) {
+            self.cache.lease().bump();
+        }
         if self.status.enter(ListenerState::Connecting) == ListenerState::Connecting {
             if let Some(error) = error {
                 tracing::debug!(node_id = %self.node_id, error = error as &dyn std::error::Error, "still not listening to session announcements");

@@ -27,8 +27,6 @@ pub use self::faulty::{Faults, FaultyBackend};
 pub use self::interposed::{BackendMethod, Interposed, Interposer};
 use crate::backend::{Backend, Timestamp};
 use crate::error::StoreError;
-#[doc(hidden)]
-pub use crate::guards::{Guard, disabled};
 use crate::id::SessionId;
 use crate::random::random_bytes;
 use crate::record::{Content, Meta, Revision, Stored};

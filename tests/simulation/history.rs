@@ -5,10 +5,7 @@
 //! less than what was acknowledged before t minus the staleness bound, and on the node that wrote, or one that knows that it does
 //! not hear, not less than what was acknowledged at all. A deleted session counts as more than any number. What a request is served
 //! in an outage must not be less than what was acknowledged before t minus the policy's age, nor than what that node wrote.
-#![allow(
-    clippy::await_holding_refcell_ref,
-    reason = "at the end nobody else looks at the histories"
-)]
+#![allow(clippy::await_holding_refcell_ref, reason = "no other task uses the histories at the end")]
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -195,10 +192,10 @@ async fn delete(node: usize, store: &SessionStore<Counter>, id: SessionId, histo
 }
 
 /// What was acknowledged, when and by whom, for each session.
-pub type Told = Vec<Vec<(Duration, usize, u64)>>;
+pub(crate) type Told = Vec<Vec<(Duration, usize, u64)>>;
 
 /// One history: clients at work while things go wrong, and what is left when they do not.
-pub async fn history(seed: u64) -> Told {
+pub(crate) async fn history(seed: u64) -> Told {
     let start = Instant::now();
     let (dice, nodes) = (Dice::new(seed), nodes(NODES as u64, seed));
     let histories: Histories = Rc::default();

@@ -4,7 +4,7 @@
 use clustered_sessions::StoreError;
 use clustered_sessions::testing::{BackendMethod, Interposer};
 
-pub struct Late;
+pub(crate) struct Late;
 
 impl Interposer for Late {
     async fn around<R: Send + 'static>(

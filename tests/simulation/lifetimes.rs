@@ -38,7 +38,7 @@ async fn act(node: &Node, id: SessionId, dice: &Dice) {
     }
 }
 
-pub async fn lifetimes(seed: u64) {
+pub(crate) async fn lifetimes(seed: u64) {
     let dice = Dice::new(seed);
     let timeouts = [Duration::from_secs(600), HOUR, 5 * HOUR, 24 * HOUR];
     let timeout = *dice.pick(&timeouts);

@@ -2,7 +2,7 @@
 //! now and then an owner logs out everywhere. A checker holds that against what was acknowledged before.
 #![allow(
     clippy::await_holding_refcell_ref,
-    reason = "it is held over nothing that others wait for"
+    reason = "it is held over nothing that other tasks wait for"
 )]
 
 use std::cell::RefCell;
@@ -23,7 +23,7 @@ use super::{Counter, Dice, MAX_STALENESS, Node, calm, nodes, trouble};
 const NODES: usize = 3;
 const CLIENTS: usize = 6;
 const STEPS: usize = 25;
-pub const OWNERS: [&str; 2] = ["ada", "bob"];
+pub(crate) const OWNERS: [&str; 2] = ["ada", "bob"];
 
 /// A session from the outside: under all its ids, the last one being the present one.
 struct Visit {
@@ -281,7 +281,7 @@ impl Client {
 }
 
 /// What the visitor is told.
-pub enum Answer {
+pub(crate) enum Answer {
     /// With the cookie, if there is a new one.
     Saved(SessionId, Option<HeaderValue>),
     /// Nothing was done.
@@ -290,7 +290,7 @@ pub enum Answer {
 }
 
 /// A request for a new id, which may give the session to an owner. Without a cookie it begins a session.
-pub async fn request(
+pub(crate) async fn request(
     node: &Node,
     cookie: Option<HeaderValue>,
     owner: Option<&'static str>,
@@ -335,19 +335,19 @@ pub async fn request(
 }
 
 /// The sessions of an owner according to the store.
-pub async fn indexed(store: &SessionStore<Counter>, owner: &str) -> BTreeSet<SessionId> {
+pub(crate) async fn indexed(store: &SessionStore<Counter>, owner: &str) -> BTreeSet<SessionId> {
     store.sessions_of(owner).await.unwrap().iter().map(|record| record.id()).collect()
 }
 
 /// The sessions of an owner according to the records.
-pub async fn recorded(store: &SessionStore<Counter>, owner: &str) -> BTreeSet<SessionId> {
+pub(crate) async fn recorded(store: &SessionStore<Counter>, owner: &str) -> BTreeSet<SessionId> {
     let all: Vec<_> = store.each_session().try_collect().await.unwrap();
     let its = all.iter().filter(|record| record.data().owner.as_deref() == Some(owner));
     its.map(|record| record.id()).collect()
 }
 
 /// One history, and what is left when things do not go wrong any more.
-pub async fn owners(seed: u64) {
+pub(crate) async fn owners(seed: u64) {
     let (dice, nodes) = (Dice::new(seed), nodes(NODES as u64, seed));
     let client = Client { nodes: nodes.clone(), world: Rc::default(), dice: dice.clone() };
     // In every fourth history nothing fails but what is late.

@@ -56,7 +56,7 @@ async fn log_out(node: &Node, id: SessionId, told: &RefCell<Told>) {
 }
 
 /// One race, and the verdict.
-pub async fn race(seed: u64) {
+pub(crate) async fn race(seed: u64) {
     // In every fourth race nothing fails, so that nothing may be left behind.
     let fails = !seed.is_multiple_of(4);
     let (dice, nodes) = (Dice::new(seed), nodes(3, seed));

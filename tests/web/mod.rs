@@ -1,7 +1,6 @@
 //! What the tests of the HTTP side share: nodes, browsers and handlers.
-#![allow(dead_code, reason = "each test file uses its part")]
-#![allow(clippy::unwrap_used, reason = "it is for tests alone")]
-
+#[cfg(feature = "redis")]
+mod redis;
 mod spy;
 
 use std::collections::BTreeMap;
@@ -20,6 +19,8 @@ use http_body_util::BodyExt as _;
 use serde::{Deserialize, Serialize};
 use tower::{Service, ServiceExt as _};
 
+#[cfg(feature = "redis")]
+pub(crate) use self::redis::RedisAddress;
 pub(crate) use self::spy::{Call, HasBackend, Spy};
 
 /// The name of the cookie in the default configuration.

@@ -13,7 +13,7 @@
 
 use deadpool_redis::redis;
 
-#[cfg(feature = "testing")]
+#[cfg(feature = "_guards")]
 use crate::guards::{self, Guard};
 
 /// Key: the record. Arguments: expected revision, new revision, value, time to live, channel,
@@ -29,7 +29,7 @@ return 1
 ";
 
 /// Writes before it announces, for the test that shows why the order matters.
-#[cfg(feature = "testing")]
+#[cfg(feature = "_guards")]
 const UPDATE_IN_THE_WRONG_ORDER: &str = r"#!lua
 if redis.call('GETRANGE', KEYS[1], 2, 17) ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])

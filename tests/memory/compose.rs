@@ -1,0 +1,324 @@
+//! The layer among other layers, in nested routers, and twice.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::error_handling::HandleErrorLayer;
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use clustered_sessions::{
+    CookieConfig, MemoryBackend, Session, SessionConfig, SessionError, SessionLayer,
+};
+use http::{HeaderName, StatusCode, header};
+use serde::{Deserialize, Serialize};
+use tower::{BoxError, Layer as _, Service as _, ServiceBuilder, ServiceExt as _, service_fn};
+use tower_http::ServiceBuilderExt as _;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
+use tower_http::request_id::MakeRequestUuid;
+use tower_http::sensitive_headers::{
+    SetSensitiveRequestHeadersLayer, SetSensitiveResponseHeadersLayer,
+};
+use tower_http::timeout::TimeoutLayer;
+use tower_http::trace::TraceLayer;
+
+use crate::web::{
+    self, Browser, COOKIE, Call, Data, Spy, ada, eventually, node, only_data, serve, start,
+};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+async fn count(session: Session<Data>) -> String {
+    session.update(|data| data.visits += 1);
+    session.data().visits.to_string()
+}
+
+async fn who(session: Session<Data>) -> String {
+    session.data().user.clone().unwrap_or_default()
+}
+
+/// Two requests of a visitor: one session, one cookie.
+async fn counts(app: &Router) {
+    counts_at(app, "/").await;
+}
+
+async fn counts_at(app: &Router, path: &str) {
+    let mut browser = Browser::new();
+    let first = browser.visit_path(app, path).await;
+    assert_eq!(
+        (first.status, first.body.as_str(), first.set_cookies().len()),
+        (StatusCode::OK, "1", 1)
+    );
+    let second = browser.visit_path(app, path).await;
+    assert_eq!((second.body.as_str(), second.set_cookies().len()), ("2", 0));
+}
+
+#[tokio::test]
+async fn tower_http_can_be_around_it() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let around = ServiceBuilder::new()
+        .layer(SetSensitiveRequestHeadersLayer::new([header::COOKIE]))
+        .set_x_request_id(MakeRequestUuid)
+        .propagate_x_request_id()
+        .layer(TraceLayer::new_for_http())
+        .layer(CatchPanicLayer::new())
+        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, PATIENCE))
+        .layer(CompressionLayer::new())
+        .layer(SetSensitiveResponseHeadersLayer::new([header::SET_COOKIE]));
+    counts(&serve(&sessions, count).layer(around)).await;
+}
+
+#[tokio::test]
+async fn tower_http_can_be_inside_it() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let inside = ServiceBuilder::new()
+        .layer(TraceLayer::new_for_http())
+        .layer(CatchPanicLayer::new())
+        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, PATIENCE))
+        .layer(CompressionLayer::new());
+    counts(&Router::new().route("/", get(count)).layer(inside).layer(sessions)).await;
+}
+
+#[tokio::test]
+async fn in_one_stack_a_trace_layer_inside_wants_its_body_mapped() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let stack = ServiceBuilder::new()
+        .layer(sessions)
+        .map_response(IntoResponse::into_response)
+        .layer(TraceLayer::new_for_http());
+    counts(&Router::new().route("/", get(count)).layer(stack)).await;
+}
+
+#[tokio::test]
+async fn in_one_stack_a_trace_layer_outside_needs_nothing() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let stack = ServiceBuilder::new()
+        .layer(TraceLayer::new_for_http())
+        .layer(CatchPanicLayer::new())
+        .layer(sessions);
+    counts(&Router::new().route("/", get(count)).layer(stack)).await;
+}
+
+#[tokio::test]
+async fn a_compressed_response_varies_with_encoding_and_cookie() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let long = async |_: Session<Data>| "long ".repeat(1000);
+    let app = serve(&sessions, long).layer(CompressionLayer::new());
+    let mut request = Browser::new().request();
+    request.headers_mut().insert(header::ACCEPT_ENCODING, "gzip".parse().unwrap());
+    let page = web::send(&app, request).await;
+    assert_eq!(page.all(header::CONTENT_ENCODING), ["gzip"]);
+    assert_eq!(page.all(header::VARY), ["cookie", "accept-encoding"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_a_timeout_cuts_off_commits_nothing_but_a_logout() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let timeout = || TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, PATIENCE);
+    let app = |logout: bool| {
+        let handler = async move |session: Session<Data>| {
+            session.update(|data| data.visits += 1);
+            if logout {
+                session.destroy();
+            }
+            std::future::pending::<()>().await;
+        };
+        serve(&sessions, handler).layer(timeout())
+    };
+    let mut browser = Browser::with(&sessions, ada()).await;
+    assert_eq!(browser.visit(&app(false)).await.status, StatusCode::REQUEST_TIMEOUT);
+    web::settle().await;
+    assert_eq!(only_data(&sessions).await, ada());
+    assert_eq!(browser.visit(&app(true)).await.status, StatusCode::REQUEST_TIMEOUT);
+    eventually(async || sessions.store().size().await.unwrap() == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_answer_of_a_timeout_inside_is_a_response_like_any_other() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let slow = async |session: Session<Data>| {
+        session.update(|data| data.visits += 1);
+        std::future::pending::<()>().await;
+    };
+    let timeout = TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, PATIENCE);
+    let app = Router::new().route("/", get(slow)).layer(timeout).layer(sessions.clone());
+    let mut browser = Browser::with(&sessions, ada()).await;
+    assert_eq!(browser.visit(&app).await.status, StatusCode::REQUEST_TIMEOUT);
+    assert_eq!(only_data(&sessions).await.visits, 1);
+}
+
+#[tokio::test]
+async fn it_can_be_around_one_route_a_nested_router_and_a_fallback() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let route = Router::new().route("/", get(count)).route_layer(sessions.clone());
+    counts(&route).await;
+
+    let nested = Router::new().nest("/inner", Router::new().route("/", get(count)));
+    counts_at(&nested.layer(sessions.clone()), "/inner").await;
+
+    let inner = Router::new().nest("/inner", serve(&sessions, count));
+    counts_at(&inner, "/inner").await;
+
+    let fallback = Router::new().fallback(count).layer(sessions.clone());
+    counts_at(&fallback, "/no/such/route").await;
+
+    let service = service_fn(async |request: Request| {
+        let session = Session::<Data>::from_extensions(request.extensions()).await.unwrap();
+        Ok::<_, Infallible>(Response::new(Body::from(count(session).await)))
+    });
+    counts_at(&Router::new().fallback_service(service).layer(sessions), "/no/such/route").await;
+}
+
+#[tokio::test]
+async fn a_route_outside_the_layer_says_what_is_missing() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let app =
+        Router::new().route("/inside", get(count)).layer(sessions).route("/outside", get(count));
+    let page = Browser::new().visit_path(&app, "/outside").await;
+    assert_eq!((page.status, page.body.as_str()), (StatusCode::INTERNAL_SERVER_ERROR, ""));
+}
+
+#[tokio::test]
+async fn a_middleware_that_extracts_first_shares_the_handlers_session() {
+    let spy = Spy::new();
+    let sessions = node(&spy).await;
+    let mut browser = Browser::with(&sessions, ada()).await;
+    sessions.store().coordinator().local_cache().clear();
+    let before = async |session: Session<Data>, request: Request, next: Next| {
+        session.update(|data| data.visits += 10);
+        let response = next.run(request).await;
+        session.update(|data| data.visits += 100);
+        response
+    };
+    let app = Router::new().route("/", get(count)).layer(from_fn(before)).layer(sessions.clone());
+    spy.take_calls();
+    assert_eq!(browser.visit(&app).await.body, "11");
+    assert_eq!(spy.take_calls(), [Call::Load, Call::Update]);
+    assert_eq!(only_data(&sessions).await.visits, 111);
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Basket {
+    items: u64,
+}
+
+#[tokio::test]
+async fn layers_for_two_types_of_data_go_side_by_side() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let config = SessionConfig::<Basket>::builder(web::secret())
+        .cookie(CookieConfig::new().name("__Host-basket"));
+    let baskets = SessionLayer::new(config.build().unwrap());
+    let both = async |session: Session<Data>, basket: Session<Basket>| {
+        session.update(|data| data.visits += 1);
+        basket.update(|basket| basket.items += 2);
+        format!("{} {}", session.data().visits, basket.data().items)
+    };
+    let app = Router::new().route("/", get(both)).layer(sessions).layer(baskets);
+    let mut browser = Browser::new();
+    let first = browser.visit(&app).await;
+    assert_eq!((first.body.as_str(), first.set_cookies().len()), ("1 2", 2));
+    assert!(browser.cookie(COOKIE).is_some() && browser.cookie("__Host-basket").is_some());
+    assert_eq!(first.all(header::VARY), ["cookie"]);
+    assert_eq!(browser.visit(&app).await.body, "2 4");
+}
+
+#[tokio::test]
+async fn one_layer_twice_is_one_session_and_one_cookie() {
+    let spy = Spy::new();
+    let sessions = node(&spy).await;
+    let app = Router::new().route("/", get(count)).layer(sessions.clone()).layer(sessions.clone());
+    counts(&app).await;
+    assert_eq!(spy.take_calls(), [Call::Create, Call::Update]);
+}
+
+#[tokio::test]
+async fn two_stores_under_one_cookie_name_are_refused() {
+    let (one, two) = (node(&MemoryBackend::new()).await, node(&MemoryBackend::new()).await);
+    let app = Router::new().route("/", get(count)).layer(one).layer(two);
+    let page = Browser::new().visit(&app).await;
+    assert_eq!((page.status, page.body.as_str()), (StatusCode::INTERNAL_SERVER_ERROR, ""));
+    assert!(matches!(page.extensions.get(), Some(SessionError::ClashingLayers)));
+}
+
+#[tokio::test]
+#[should_panic(expected = "`ResponseFuture` polled after completion")]
+async fn a_refusal_that_is_polled_again_panics() {
+    let (one, two) = (node(&MemoryBackend::new()).await, node(&MemoryBackend::new()).await);
+    let inner = service_fn(async |_: Request| Ok::<_, Infallible>(Response::new(Body::empty())));
+    let mut service = two.layer(one.layer(inner));
+    let mut response = pin!(service.call(Browser::new().request()));
+    let refused = response.as_mut().await.unwrap();
+    assert_eq!(refused.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    let _ = response.await;
+}
+
+#[tokio::test]
+async fn an_inner_service_that_fails_can_be_handled_outside() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let handle =
+        HandleErrorLayer::new(async |error: BoxError| (StatusCode::BAD_GATEWAY, error.to_string()));
+    let broken = service_fn(async |_: Request| Err::<Response, BoxError>("broken".into()));
+    let app = ServiceBuilder::new().layer(handle).layer(sessions).service(broken);
+    let page = Browser::new().visit(&Router::new().fallback_service(app)).await;
+    assert_eq!((page.status, page.body.as_str()), (StatusCode::BAD_GATEWAY, "broken"));
+}
+
+#[tokio::test]
+async fn a_layer_outside_can_see_why_a_commit_failed() {
+    let spy = Spy::new();
+    let sessions = node(&spy).await;
+    let explain = async |request: Request, next: Next| {
+        let response = next.run(request).await;
+        let name = HeaderName::from_static("x-why");
+        let why = response.extensions().get::<SessionError>().map(ToString::to_string);
+        (why.map(|why| [(name, why)]), response)
+    };
+    let app = serve(&sessions, count).layer(from_fn(explain));
+    spy.fail_next(1, clustered_sessions::StoreErrorKind::Refused);
+    let page = Browser::new().visit(&app).await;
+    assert_eq!(
+        page.all(HeaderName::from_static("x-why")),
+        ["the session backend refused the call"]
+    );
+}
+
+#[tokio::test]
+async fn login_and_logout_over_two_routers_that_share_a_layer() {
+    let sessions = start(web::config(&MemoryBackend::new())).await;
+    let login = async |session: Session<Data>| {
+        session.regenerate();
+        session.overwrite(ada());
+    };
+    let logout = async |session: Session<Data>| session.destroy();
+    let accounts = Router::new()
+        .route("/login", get(login))
+        .route("/logout", get(logout))
+        .layer(sessions.clone());
+    let app =
+        Router::new().route("/", get(who)).route("/", post(who)).layer(sessions).merge(accounts);
+    let mut browser = Browser::new();
+    assert_eq!(browser.visit(&app).await.body, "");
+    browser.visit_path(&app, "/login").await;
+    assert_eq!(browser.visit(&app).await.body, "Ada");
+    browser.visit_path(&app, "/logout").await;
+    assert_eq!(browser.visit(&app).await.body, "");
+}
+
+#[tokio::test]
+async fn it_works_around_a_plain_tower_service() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let app = sessions.layer(service_fn(async |request: http::Request<Body>| {
+        let session = Session::<Data>::from_extensions(request.extensions()).await?;
+        session.update(|data| data.visits += 1);
+        Ok::<_, SessionError>(http::Response::new(session.data().visits.to_string()))
+    }));
+    let mut browser = Browser::new();
+    assert_eq!(browser.visit(&app).await.body, "1");
+    assert_eq!(browser.visit(&app).await.body, "2");
+    assert_eq!(app.oneshot(Browser::new().request()).await.unwrap().into_body(), "1");
+}

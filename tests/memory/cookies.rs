@@ -1,0 +1,315 @@
+//! When the cookie is sent, re-signed and removed, what it looks like, and which cookies are believed.
+
+use std::time::Duration;
+
+use axum::response::AppendHeaders;
+use clustered_sessions::{
+    Clock, CookieConfig, MemoryBackend, SameSite, Secret, Session, SessionConfig,
+    SessionConfigBuilder, SessionLayer,
+};
+use http::{HeaderValue, Request, StatusCode, header};
+
+use crate::web::{
+    self, Browser, COOKIE, Call, Data, HasBackend as _, Spy, ada, config, node, only_id, send,
+    serve, start,
+};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+async fn read(session: Session<Data>) -> String {
+    session.data().user.clone().unwrap_or_default()
+}
+
+async fn count(session: Session<Data>) {
+    session.update(|data| data.visits += 1);
+}
+
+async fn regenerate(session: Session<Data>) {
+    session.regenerate();
+}
+
+async fn destroy(session: Session<Data>) {
+    session.destroy();
+}
+
+/// The attributes of the cookie that a new session and a logout send.
+async fn attributes(sessions: &SessionLayer<Data>, name: &str) -> (String, String) {
+    let mut browser = Browser::new();
+    let created = browser.visit(&serve(sessions, count)).await.set_cookies().remove(0);
+    let value = browser.cookie(name).unwrap();
+    assert_eq!((value.len(), value.as_bytes()[22]), (66, b'.'), "a token and its tag");
+    let attributes = created.strip_prefix(&format!("{name}={value}; ")).unwrap().to_owned();
+    let removed = browser.visit(&serve(sessions, destroy)).await.set_cookies().remove(0);
+    (attributes, removed.split_once("; Expires=").unwrap().0.to_owned())
+}
+
+#[tokio::test]
+async fn the_default_cookie_is_bound_to_the_host_and_hidden_from_scripts() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let (created, removed) = attributes(&sessions, "__Host-session").await;
+    assert_eq!(created, "HttpOnly; SameSite=Lax; Secure; Path=/");
+    assert_eq!(removed, "__Host-session=; HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=0");
+}
+
+#[tokio::test]
+async fn the_development_cookie_works_over_plain_http() {
+    let sessions = start(SessionConfig::development(Secret::insecure_dev("dev"))).await;
+    let (created, removed) = attributes(&sessions, "session").await;
+    assert_eq!(created, "HttpOnly; SameSite=Lax; Path=/");
+    assert_eq!(removed, "session=; HttpOnly; SameSite=Lax; Path=/; Max-Age=0");
+}
+
+#[tokio::test]
+async fn a_cookie_is_sent_for_a_new_session_a_new_token_and_a_logout_alone() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let mut browser = Browser::new();
+    let sent = async |browser: &mut Browser, app| browser.visit(&app).await.set_cookies().len();
+    for (what, app, expected) in [
+        ("a stranger reads", serve(&sessions, read), 0),
+        ("a stranger regenerates nothing", serve(&sessions, regenerate), 0),
+        ("a session begins", serve(&sessions, count), 1),
+        ("its data change", serve(&sessions, count), 0),
+        ("it is read", serve(&sessions, read), 0),
+        ("it gets a new token", serve(&sessions, regenerate), 1),
+        ("its data change again", serve(&sessions, count), 0),
+        ("it ends", serve(&sessions, destroy), 1),
+        ("a stranger reads again", serve(&sessions, read), 0),
+    ] {
+        assert_eq!(sent(&mut browser, app).await, expected, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn only_the_last_cookie_of_a_request_is_sent_and_others_are_left_alone() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let app = serve(&sessions, async |session: Session<Data>| {
+        session.modify(|data| data.visits += 1).await.unwrap();
+        session.regenerate();
+        session.save().await.unwrap();
+        session.destroy();
+        session.save().await.unwrap();
+        session.overwrite(ada());
+        AppendHeaders([(header::SET_COOKIE, "theme=dark"), (header::SET_COOKIE, "lang=en")])
+    });
+    let mut browser = Browser::new();
+    assert_eq!(browser.visit(&app).await.set_cookies().len(), 3);
+    assert_eq!([browser.cookie("theme"), browser.cookie("lang")], [Some("dark"), Some("en")]);
+    assert_eq!(browser.visit(&serve(&sessions, read)).await.body, "Ada");
+}
+
+#[tokio::test]
+async fn a_cookie_that_does_not_verify_is_a_stranger_and_asks_no_backend() {
+    let spy = Spy::new();
+    let sessions = node(&spy).await;
+    let good = Browser::with(&sessions, ada()).await.cookie(COOKIE).unwrap().to_owned();
+    let other = Browser::with(&sessions, ada()).await.cookie(COOKIE).unwrap().to_owned();
+    let (token, tag) = good.split_once('.').unwrap();
+    let (_, other_tag) = other.split_once('.').unwrap();
+    sessions.store().coordinator().local_cache().clear();
+    spy.take_calls();
+    let app = serve(&sessions, read);
+    for (what, value) in [
+        ("empty", String::new()),
+        ("without a tag", token.to_owned()),
+        ("with another's tag", format!("{token}.{other_tag}")),
+        ("cut", good[..65].to_owned()),
+        ("longer", format!("{good}A")),
+        ("oversized", "A".repeat(100_000)),
+        ("without the dot", format!("{token}A{tag}")),
+        ("in another case", good.to_lowercase()),
+        ("two that verify", format!("{good}; {COOKIE}={other}")),
+        ("one among a flood", format!("{good}{}", format!("; {COOKIE}=x").repeat(50))),
+    ] {
+        let mut browser = Browser::new();
+        browser.set_cookie(COOKIE, value);
+        let page = browser.visit(&app).await;
+        assert_eq!((page.status, page.body.as_str()), (StatusCode::OK, ""), "{what}");
+        assert_eq!(page.set_cookies().len(), 0, "{what}");
+    }
+    let not_text = HeaderValue::from_bytes(b"__Host-session=\xff\xfe").unwrap();
+    let request =
+        Request::get("/").header(header::COOKIE, not_text).body(Default::default()).unwrap();
+    assert_eq!(send(&app, request).await.status, StatusCode::OK);
+    assert_eq!(spy.take_calls(), []);
+}
+
+#[tokio::test]
+async fn the_cookie_is_found_among_others_and_twice() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let mut browser = Browser::with(&sessions, ada()).await;
+    let good = browser.cookie(COOKIE).unwrap().to_owned();
+    browser.set_cookie(COOKIE, format!("{good}; a=b; {COOKIE}={good}; {COOKIE}=junk"));
+    assert_eq!(browser.visit(&serve(&sessions, read)).await.body, "Ada");
+}
+
+#[tokio::test]
+async fn a_session_that_is_gone_leaves_the_cookie_alone_until_there_is_a_new_one() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let mut browser = Browser::with(&sessions, ada()).await;
+    sessions.store().delete(only_id(&sessions).await).await.unwrap();
+    let before = browser.clone();
+    for app in [serve(&sessions, read), serve(&sessions, regenerate)] {
+        assert_eq!(browser.visit(&app).await.set_cookies().len(), 0);
+    }
+    browser.visit(&serve(&sessions, count)).await;
+    assert_ne!(
+        browser.cookie(COOKIE),
+        before.cookie(COOKIE),
+        "the new session has a token of its own"
+    );
+}
+
+#[tokio::test]
+async fn a_logout_removes_the_cookie_of_a_session_that_is_gone_or_never_was() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let mut gone = Browser::with(&sessions, ada()).await;
+    sessions.store().delete(only_id(&sessions).await).await.unwrap();
+    let mut forged = Browser::new();
+    forged.set_cookie(COOKIE, "forged");
+    for browser in [&mut gone, &mut forged] {
+        browser.visit(&serve(&sessions, destroy)).await;
+        assert_eq!(browser.cookie(COOKIE), None);
+    }
+}
+
+/// A node whose sessions were signed with the tests' usual secret, which has been rotated.
+fn rotated(memory: &MemoryBackend) -> SessionConfigBuilder<Data> {
+    let new = Secret::new("the new secret, which is just as long").unwrap();
+    SessionConfig::builder(new).previous_secret(web::secret()).backend(memory.clone())
+}
+
+#[tokio::test]
+async fn a_session_under_a_previous_secret_is_signed_anew_when_it_is_used() {
+    let memory = MemoryBackend::new();
+    let (old, new) = (node(&memory).await, start(rotated(&memory)).await);
+    let mut browser = Browser::with(&old, ada()).await;
+    let before = browser.clone();
+
+    let unused = browser.visit(&serve(&new, async || "hello")).await;
+    assert_eq!(unused.set_cookies().len(), 0);
+
+    let page = browser.visit(&serve(&new, read)).await;
+    assert_eq!((page.body.as_str(), page.set_cookies().len()), ("Ada", 1));
+    let token = |browser: &Browser| browser.cookie(COOKIE).unwrap()[..22].to_owned();
+    assert_eq!(token(&browser), token(&before), "the same session");
+    assert_ne!(browser.cookie(COOKIE), before.cookie(COOKIE));
+
+    let page = browser.visit(&serve(&new, read)).await;
+    assert_eq!((page.body.as_str(), page.set_cookies().len()), ("Ada", 0));
+    assert_eq!(
+        browser.visit(&serve(&old, read)).await.body,
+        "",
+        "the new secret is the one that signs"
+    );
+}
+
+#[tokio::test]
+async fn a_dead_session_under_a_previous_secret_is_not_signed_anew() {
+    let memory = MemoryBackend::new();
+    let (old, new) = (node(&memory).await, start(rotated(&memory)).await);
+    let mut browser = Browser::with(&old, ada()).await;
+    old.store().clear().await.unwrap();
+    assert_eq!(browser.visit(&serve(&new, read)).await.set_cookies().len(), 0);
+}
+
+#[tokio::test]
+async fn a_secret_that_was_dropped_verifies_nothing() {
+    let spy = Spy::new();
+    let old = node(&spy).await;
+    let mut browser = Browser::with(&old, ada()).await;
+    let new = Secret::new("the new secret, which is just as long").unwrap();
+    let new = start(SessionConfig::builder(new).backend(spy.backend())).await;
+    spy.take_calls();
+    assert_eq!(browser.visit(&serve(&new, read)).await.body, "");
+    assert_eq!(spy.take_calls(), []);
+}
+
+#[tokio::test]
+async fn a_response_that_looked_at_the_session_varies_with_the_cookie() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let mut browser = Browser::with(&sessions, ada()).await;
+    let varies =
+        async |session: Session<Data>| ([(header::VARY, "accept-encoding")], read(session).await);
+    let any = async |session: Session<Data>| ([(header::VARY, "*")], read(session).await);
+    for (app, expected) in [
+        (serve(&sessions, async || "hello"), &[][..]),
+        (serve(&sessions, read), &["cookie"]),
+        (serve(&sessions, varies), &["accept-encoding", "cookie"]),
+        (serve(&sessions, any), &["*"]),
+    ] {
+        let page = browser.visit(&app).await;
+        assert_eq!(page.all(header::VARY), expected);
+        assert!(
+            page.all(header::CACHE_CONTROL).is_empty(),
+            "without a cookie it is the handler's affair"
+        );
+    }
+    let stranger = Browser::new().visit(&serve(&sessions, read)).await;
+    assert_eq!(stranger.all(header::VARY), ["cookie"]);
+}
+
+#[tokio::test]
+async fn a_response_with_a_cookie_is_kept_from_caches() {
+    let sessions = node(&MemoryBackend::new()).await;
+    for (said, expected) in [
+        ("", r#"private, no-cache="set-cookie""#),
+        ("public, max-age=60", r#"max-age=60, private, no-cache="set-cookie""#),
+        ("no-store", "no-store"),
+    ] {
+        let app = serve(&sessions, async move |session: Session<Data>| {
+            count(session).await;
+            [(header::CACHE_CONTROL, said)]
+        });
+        let page = Browser::new().visit(&app).await;
+        assert_eq!(
+            (page.set_cookies().len(), page.all(header::CACHE_CONTROL)),
+            (1, vec![expected.to_owned()])
+        );
+    }
+}
+
+/// Time stands still, so that a persistent cookie has the same `Max-Age` each time.
+#[tokio::test(start_paused = true)]
+async fn a_session_made_by_the_store_gets_the_cookie_of_a_login_through_the_middleware() {
+    let persistent = CookieConfig::new().persistent(true).same_site(SameSite::Strict);
+    for (cookie, expected) in [
+        (CookieConfig::new(), "HttpOnly; SameSite=Lax; Secure; Path=/"),
+        (persistent, "HttpOnly; SameSite=Strict; Secure; Path=/; Max-Age=7200"),
+    ] {
+        let config = config(&MemoryBackend::new()).clock(Clock::tokio()).cookie(cookie);
+        let config = config.timeout(HOUR).absolute_timeout(2 * HOUR);
+        let sessions = SessionLayer::new(config.build().unwrap());
+        let (through_the_middleware, _) = attributes(&sessions, COOKIE).await;
+        assert_eq!(through_the_middleware, expected);
+
+        let new = sessions.store().create(ada()).await.unwrap();
+        let set_cookie = sessions.set_cookie(&new);
+        let (pair, attributes) = set_cookie.to_str().unwrap().split_once("; ").unwrap();
+        assert_eq!(attributes, expected);
+
+        let mut browser = Browser::new();
+        let (name, value) = pair.split_once('=').unwrap();
+        browser.set_cookie(name, value);
+        assert_eq!(browser.visit(&serve(&sessions, read)).await.body, "Ada");
+    }
+}
+
+#[tokio::test]
+async fn neither_header_prints_the_token() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let sent = Browser::new().visit(&serve(&sessions, count)).await;
+    assert!(sent.headers[header::SET_COOKIE].is_sensitive());
+    assert!(sessions.cookie_for(ada()).await.unwrap().is_sensitive());
+    let new = sessions.store().create(ada()).await.unwrap();
+    assert!(sessions.set_cookie(&new).is_sensitive());
+}
+
+#[tokio::test]
+async fn a_cookie_made_for_a_test_is_a_browsers() {
+    let spy = Spy::new();
+    let sessions = SessionLayer::new(config(&spy).build().unwrap());
+    let pair = sessions.cookie_for(ada()).await.unwrap();
+    assert_eq!(spy.take_calls(), [Call::Create]);
+    let request = Request::get("/").header(header::COOKIE, pair).body(Default::default()).unwrap();
+    assert_eq!(send(&serve(&sessions, read), request).await.body, "Ada");
+}

@@ -1,0 +1,403 @@
+//! Requests that do not end well, responses that go on after their head, and the end of stores and runtimes.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use clustered_sessions::{MemoryBackend, Session, SessionError, SessionLayer, StoreErrorKind};
+use futures_util::poll;
+use http::{Request, Response, StatusCode};
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::mpsc;
+use tokio::task::yield_now;
+use tower::{Layer as _, ServiceExt as _, service_fn};
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::web::{
+    Browser, Call, Data, Spy, ada, config, eventually, node, only_data, only_id, serve, settle,
+};
+
+/// Cuts a request off after so many polls: whether it was still under way.
+async fn cut_off(app: &Router, request: Request<Body>, polls: usize) -> bool {
+    let mut response = pin!(app.clone().oneshot(request));
+    for _ in 0..polls {
+        if poll!(response.as_mut()).is_ready() {
+            return false;
+        }
+        yield_now().await;
+    }
+    // Once more, so that the task that the last poll may have spawned has not run yet.
+    poll!(response.as_mut()).is_pending()
+}
+
+/// A node over a spy that has nothing in memory, and a browser with the only session.
+async fn cold(spy: &Spy) -> (SessionLayer<Data>, Browser) {
+    let sessions = node(spy).await;
+    let browser = Browser::with(&sessions, ada()).await;
+    sessions.store().coordinator().local_cache().clear();
+    (sessions, browser)
+}
+
+#[tokio::test]
+async fn a_logout_is_carried_out_wherever_the_request_is_cut_off() {
+    for polls in 0.. {
+        let (sessions, browser) = cold(&Spy::new()).await;
+        let asked = Arc::new(AtomicBool::new(false));
+        let app = serve(&sessions, {
+            let asked = asked.clone();
+            async move |session: Session<Data>| {
+                session.destroy();
+                asked.store(true, Ordering::SeqCst);
+                yield_now().await;
+                yield_now().await;
+            }
+        });
+        let cut = cut_off(&app, browser.request(), polls).await;
+        settle().await;
+        let left = sessions.store().size().await.unwrap();
+        assert_eq!(left == 0, asked.load(Ordering::SeqCst), "cut off after {polls} polls");
+        if !cut {
+            assert!(polls > 5, "there were places to be cut off at");
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_update_is_committed_whole_or_not_at_all_wherever_the_request_is_cut_off() {
+    for polls in 0.. {
+        let (sessions, browser) = cold(&Spy::new()).await;
+        let answered = Arc::new(AtomicBool::new(false));
+        let app = serve(&sessions, {
+            let answered = answered.clone();
+            async move |session: Session<Data>| {
+                session.update(|data| data.visits += 1);
+                yield_now().await;
+                answered.store(true, Ordering::SeqCst);
+            }
+        });
+        let cut = cut_off(&app, browser.request(), polls).await;
+        settle().await;
+        let expected = u64::from(answered.load(Ordering::SeqCst));
+        assert_eq!(only_data(&sessions).await.visits, expected, "cut off after {polls} polls");
+        if !cut {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_login_that_is_cut_off_never_lands_in_the_old_session() {
+    for polls in 0.. {
+        let (sessions, browser) = cold(&Spy::new()).await;
+        let old = only_id(&sessions).await;
+        let app = serve(&sessions, async |session: Session<Data>| {
+            session.regenerate();
+            session.modify(|data| data.user = Some("root".to_owned())).await.unwrap();
+        });
+        let cut = cut_off(&app, browser.request(), polls).await;
+        settle().await;
+        let left = sessions.store().find_fresh(old).await.unwrap();
+        assert!(left.is_none_or(|old| **old.data() == ada()), "cut off after {polls} polls");
+        if !cut {
+            break;
+        }
+    }
+}
+
+/// The session of a request that was cut off after this was done to it.
+async fn after_the_end(
+    sessions: &SessionLayer<Data>,
+    browser: &Browser,
+    act: impl Fn(&Session<Data>) + Clone + Send + Sync + 'static,
+) -> Session<Data> {
+    let (sender, mut receiver) = mpsc::channel(1);
+    let app = serve(sessions, async move |session: Session<Data>| {
+        act(&session);
+        sender.send(session).await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    let mut response = Box::pin(app.oneshot(browser.request()));
+    let session = tokio::select! {
+        _ = &mut response => None,
+        session = receiver.recv() => session,
+    };
+    session.unwrap()
+}
+
+#[tokio::test]
+async fn what_was_changed_in_a_request_that_was_cut_off_is_not_committed_later() {
+    let (sessions, browser) = cold(&Spy::new()).await;
+    let session =
+        after_the_end(&sessions, &browser, |session| session.update(|data| data.visits += 10))
+            .await;
+    assert_eq!(session.modify(|data| std::mem::replace(&mut data.visits, 1)).await.unwrap(), 0);
+    assert_eq!(only_data(&sessions).await.visits, 1);
+}
+
+#[tokio::test]
+async fn a_task_that_outlives_a_request_that_was_cut_off_sees_its_logout() {
+    let (sessions, browser) = cold(&Spy::new()).await;
+    let session = after_the_end(&sessions, &browser, Session::destroy).await;
+    assert!(session.id().is_none());
+    assert_eq!(*session.data(), Data::default());
+    assert!(matches!(session.modify(|data| data.visits += 1).await, Err(SessionError::Gone)));
+    eventually(async || sessions.store().size().await.unwrap() == 0).await;
+}
+
+#[tokio::test]
+async fn a_logout_is_carried_out_though_the_handler_panics() {
+    let (sessions, mut browser) = cold(&Spy::new()).await;
+    let handler = async |session: Session<Data>| {
+        session.destroy();
+        if session.is_new() {
+            panic!("on purpose");
+        }
+    };
+    let app = serve(&sessions, handler).layer(CatchPanicLayer::new());
+    let page = browser.visit(&app).await;
+    assert_eq!((page.status, page.set_cookies().len()), (StatusCode::INTERNAL_SERVER_ERROR, 0));
+    eventually(async || sessions.store().size().await.unwrap() == 0).await;
+}
+
+#[tokio::test]
+async fn a_logout_is_carried_out_though_a_later_change_panics() {
+    let (sessions, mut browser) = cold(&Spy::new()).await;
+    let handler = async |session: Session<Data>| {
+        session.destroy();
+        session.modify(|data| assert!(data.user.is_some(), "on purpose")).await
+    };
+    let app = serve(&sessions, handler).layer(CatchPanicLayer::new());
+    assert_eq!(browser.visit(&app).await.status, StatusCode::INTERNAL_SERVER_ERROR);
+    eventually(async || sessions.store().size().await.unwrap() == 0).await;
+}
+
+#[tokio::test]
+async fn a_logout_is_carried_out_though_the_inner_service_fails() {
+    let (sessions, browser) = cold(&Spy::new()).await;
+    let app = sessions.layer(service_fn(async |request: Request<Body>| {
+        let session = Session::<Data>::from_extensions(request.extensions()).await.unwrap();
+        session.update(|data| data.visits += 1);
+        session.destroy();
+        Err::<Response<Body>, _>("broken")
+    }));
+    assert_eq!(app.oneshot(browser.request()).await.unwrap_err(), "broken");
+    eventually(async || sessions.store().size().await.unwrap() == 0).await;
+}
+
+/// The session of a response whose head has left.
+async fn after_the_head(sessions: &SessionLayer<Data>, browser: &Browser) -> Session<Data> {
+    let (sender, mut receiver) = mpsc::channel(1);
+    let app =
+        serve(sessions, async move |session: Session<Data>| sender.send(session).await.unwrap());
+    app.oneshot(browser.request()).await.unwrap();
+    receiver.recv().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_stream_can_change_an_existing_session() {
+    let (sessions, mut browser) = cold(&Spy::new()).await;
+    let app = serve(&sessions, async |session: Session<Data>| {
+        Body::from_stream(futures_util::stream::once(async move {
+            session.update(|data| data.visits += 1);
+            session.save().await?;
+            let count = |data: &mut Data| {
+                data.visits += 1;
+                data.visits.to_string()
+            };
+            session.modify(count).await
+        }))
+    });
+    let page = browser.visit(&app).await;
+    assert_eq!((page.body.as_str(), page.set_cookies().len()), ("2", 0));
+    assert_eq!(only_data(&sessions).await.visits, 2);
+    assert_eq!(sessions.store().dropped_changes(), 0);
+}
+
+#[tokio::test]
+async fn what_needs_a_cookie_cannot_be_had_after_the_head() {
+    let (sessions, browser) = cold(&Spy::new()).await;
+    let existing = after_the_head(&sessions, &browser).await;
+    existing.regenerate();
+    assert!(matches!(existing.save().await, Err(SessionError::HeadSent)));
+    existing.discard();
+    existing.modify(|data| data.visits += 1).await.unwrap();
+    assert_eq!(only_data(&sessions).await.visits, 1);
+
+    let stranger = after_the_head(&sessions, &Browser::new()).await;
+    assert!(matches!(stranger.modify(|data| data.visits += 1).await, Err(SessionError::HeadSent)));
+    assert_eq!(sessions.store().size().await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn changes_that_are_dropped_after_the_head_are_counted() {
+    let (sessions, browser) = cold(&Spy::new()).await;
+    let session = after_the_head(&sessions, &browser).await;
+    session.update(|data| data.visits += 1);
+    assert_eq!(sessions.store().dropped_changes(), 0);
+    drop(session);
+    assert_eq!(sessions.store().dropped_changes(), 1);
+    assert_eq!(only_data(&sessions).await.visits, 0);
+}
+
+#[tokio::test]
+async fn a_logout_after_the_head_deletes_the_session() {
+    let (sessions, browser) = cold(&Spy::new()).await;
+    after_the_head(&sessions, &browser).await.destroy();
+    eventually(async || sessions.store().size().await.unwrap() == 0).await;
+}
+
+#[tokio::test]
+async fn shutdown_waits_for_a_commit_under_way_and_then_the_store_is_closed() {
+    let memory = MemoryBackend::new();
+    let spy = Spy::over(&memory);
+    let (sessions, mut browser) = cold(&spy).await;
+    let app =
+        serve(&sessions, async |session: Session<Data>| session.update(|data| data.visits += 1));
+    browser.visit(&app).await;
+    spy.take_calls();
+
+    let held = spy.hold().await;
+    let mut response = pin!(app.clone().oneshot(browser.request()));
+    assert!(poll!(response.as_mut()).is_pending());
+    settle().await;
+    assert_eq!(spy.take_calls(), [Call::Update]);
+    let mut shutdown = pin!(sessions.store().shutdown());
+    assert!(poll!(shutdown.as_mut()).is_pending());
+    settle().await;
+    assert!(poll!(shutdown.as_mut()).is_pending());
+    drop(held);
+    shutdown.await;
+    assert_eq!(response.await.unwrap().status(), StatusCode::OK);
+
+    assert_eq!(sessions.store().size().await.unwrap_err().kind(), StoreErrorKind::Closed);
+    assert_eq!(browser.visit(&app).await.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(!sessions.store().coordinator().is_running());
+    assert_eq!(only_data(&node(&memory).await).await.visits, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_goes_on_running_when_everything_is_dropped() {
+    let before = Handle::current().metrics().num_alive_tasks();
+    {
+        let (sessions, mut browser) = cold(&Spy::new()).await;
+        browser
+            .visit(&serve(&sessions, async |session: Session<Data>| {
+                session.update(|data| data.visits += 1);
+            }))
+            .await;
+        assert!(Handle::current().metrics().num_alive_tasks() > before, "the listener was running");
+    }
+    tokio::time::advance(Duration::from_secs(60)).await;
+    eventually(async || Handle::current().metrics().num_alive_tasks() == before).await;
+}
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+#[test]
+fn a_layer_made_outside_a_runtime_listens_from_the_first_operation_on() {
+    let sessions = SessionLayer::new(config(&MemoryBackend::new()).build().unwrap());
+    let coordinator = sessions.store().coordinator();
+    assert!(!coordinator.is_running());
+    runtime().block_on(async {
+        let _ = sessions.store().create(ada()).await.unwrap();
+        assert!(coordinator.is_running());
+        eventually(async || coordinator.is_listening()).await;
+    });
+}
+
+#[test]
+fn a_listener_whose_runtime_has_gone_is_started_again_by_the_next_operation() {
+    let memory = MemoryBackend::new();
+    let sessions = runtime().block_on(node(&memory));
+    let coordinator = sessions.store().coordinator();
+    assert!(!coordinator.is_running() && !coordinator.is_listening());
+    runtime().block_on(async {
+        let mut browser = Browser::with(&sessions, ada()).await;
+        let app =
+            serve(&sessions, async |session: Session<Data>| session.data().visits.to_string());
+        browser.visit(&app).await;
+        eventually(async || coordinator.is_listening()).await;
+        assert_eq!(browser.visit(&app).await.body, "0");
+
+        let elsewhere = node(&memory).await;
+        elsewhere.store().modify(only_id(&sessions).await, |data| data.visits += 1).await.unwrap();
+        eventually(async || browser.clone().visit(&app).await.body == "1").await;
+        assert!(coordinator.is_running());
+    });
+}
+
+#[test]
+fn a_load_whose_runtime_has_gone_holds_up_nobody() {
+    let sessions = SessionLayer::new(config(&MemoryBackend::new()).build().unwrap());
+    let browser = runtime().block_on(async {
+        let (warm, browser) = (sessions.clone(), Browser::with(&sessions, ada()).await);
+        let app = serve(&warm, async |session: Session<Data>| session.data().visits.to_string());
+        let mut response = pin!(app.oneshot(browser.request()));
+        assert!(poll!(response.as_mut()).is_pending(), "the load has been spawned and has not run");
+        browser
+    });
+    runtime().block_on(async {
+        let mut browser = browser;
+        let app =
+            serve(&sessions, async |session: Session<Data>| session.data().visits.to_string());
+        let page = tokio::time::timeout(Duration::from_secs(20), browser.visit(&app)).await;
+        assert_eq!(page.expect("nobody waits for the abandoned load").body, "0");
+    });
+}
+
+#[tokio::test]
+async fn a_response_is_ready_only_when_its_commit_is() {
+    let spy = Spy::new();
+    let (sessions, mut browser) = cold(&spy).await;
+    let app =
+        serve(&sessions, async |session: Session<Data>| session.update(|data| data.visits += 1));
+    browser.visit(&app).await;
+    let held = spy.hold().await;
+    let mut response = pin!(app.oneshot(browser.request()));
+    for _ in 0..100 {
+        assert!(poll!(response.as_mut()).is_pending());
+        yield_now().await;
+    }
+    drop(held);
+    response.await.unwrap();
+    assert_eq!(only_data(&sessions).await.visits, 2);
+}
+
+#[tokio::test]
+async fn a_logout_that_was_asked_for_before_the_shutdown_is_carried_out() {
+    let memory = MemoryBackend::new();
+    let (sessions, browser) = cold(&Spy::over(&memory)).await;
+    let session = after_the_head(&sessions, &browser).await;
+    session.destroy();
+    drop(session);
+    sessions.store().shutdown().await;
+    assert_eq!(node(&memory).await.store().size().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_logout_whose_commit_began_before_the_shutdown_is_carried_out() {
+    let memory = MemoryBackend::new();
+    let (sessions, browser) = cold(&Spy::over(&memory)).await;
+    let session = after_the_head(&sessions, &browser).await;
+    session.destroy();
+    let (committed, ()) = tokio::join!(session.save(), sessions.store().shutdown());
+    committed.unwrap();
+    assert_eq!(node(&memory).await.store().size().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_response_waits_for_a_change_that_its_handler_did_not_wait_for() {
+    let (sessions, _) = cold(&Spy::new()).await;
+    let app = serve(&sessions, async |session: Session<Data>| {
+        let mut change = pin!(session.modify(|data| data.visits += 1));
+        assert!(poll!(change.as_mut()).is_pending());
+    });
+    let page = Browser::new().visit(&app).await;
+    assert_eq!((page.status, page.set_cookies().len()), (StatusCode::OK, 1));
+}

@@ -1,0 +1,23 @@
+//! Nodes inside the test's process: nearly all over memory, under a paused clock. The few that
+//! need a Redis server or an example's process say so in their name or head.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod absolute_timeout;
+mod compose;
+#[cfg(feature = "testing")]
+mod conformance;
+mod cookies;
+mod lifecycle;
+mod login;
+#[cfg(all(feature = "metrics", feature = "testing"))]
+mod observability;
+#[cfg(feature = "testing")]
+mod outage_policies;
+mod reseal;
+#[cfg(feature = "testing")]
+mod resilience;
+mod session;
+mod session_faults;
+mod timeouts;
+#[path = "../web/mod.rs"]
+mod web;

@@ -1,0 +1,69 @@
+//! Hearing the others.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clustered_sessions::backend::Backend as _;
+use clustered_sessions::testing::FaultyBackend;
+use clustered_sessions::{Clock, MemoryBackend};
+use tokio::time::sleep;
+
+use super::{SECOND, Scrape, figures};
+use crate::web::{ada, config, settle};
+
+#[tokio::test(start_paused = true)]
+async fn a_loss_and_a_new_subscription_are_told() {
+    let scrape = Scrape::new();
+    let (backend, faults) = FaultyBackend::new(MemoryBackend::new(), 1);
+    let layer = scrape.start(config(&MemoryBackend::new()).backend(backend)).await;
+    let hearing = || {
+        ["listening", "subscriptions_total", "subscription_losses_total"]
+            .map(|series| scrape.get(series))
+    };
+    assert_eq!(hearing(), [1.0, 1.0, 0.0]);
+    faults.refuse_subscriptions();
+    faults.cut_subscriptions();
+    settle().await;
+    assert_eq!(hearing(), [0.0, 1.0, 1.0]);
+    sleep(SECOND * 5).await;
+    assert_eq!(hearing(), [0.0, 1.0, 1.0], "one loss, however often it is tried");
+    faults.heal();
+    sleep(SECOND * 2).await;
+    assert_eq!(hearing(), [1.0, 2.0, 1.0]);
+    assert_eq!(layer.store().coordinator().disconnects(), 1);
+    layer.store().shutdown().await;
+    assert_eq!(hearing(), [0.0, 2.0, 1.0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_proof_is_told_in_unix_time_and_ages_while_none_comes() {
+    let scrape = Scrape::new();
+    let (backend, faults) = FaultyBackend::new(MemoryBackend::new(), 1);
+    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    let config = config(&MemoryBackend::new()).backend(backend).clock(Clock::tokio());
+    let _layer = scrape.start(config).await;
+    let age = |passed: f64| started + passed - scrape.get("last_heartbeat_timestamp_seconds");
+    assert!((-1.0..1.0).contains(&age(0.0)), "{}", age(0.0));
+    sleep(SECOND * 151).await;
+    assert!((0.0..3.0).contains(&age(151.0)), "there is a heartbeat in 15 seconds: {}", age(151.0));
+    faults.stall_subscriptions();
+    sleep(SECOND * 100).await;
+    assert!((99.0..103.0).contains(&age(251.0)), "{}", age(251.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_announcement_that_cannot_be_read_is_counted_and_clears_the_cache() {
+    let scrape = Scrape::new();
+    let memory = MemoryBackend::new();
+    let layer = scrape.start(config(&memory)).await;
+    let _ = layer.store().create(ada()).await.unwrap();
+    let nonsense = async {
+        memory.publish(b"nonsense").await.unwrap();
+        settle().await;
+    };
+    let rises = figures([
+        ("announcements_received_total", 1.0),
+        ("announcements_unreadable_total", 1.0),
+        ("cache_invalidations_total", 1.0),
+    ]);
+    assert_eq!(scrape.rises(nonsense).await, rises);
+}

@@ -1,0 +1,176 @@
+//! Commits, and what is told of sessions that could not be read, changed or kept.
+
+use std::sync::{Arc, Mutex};
+
+use clustered_sessions::{
+    Encryption, MemoryBackend, OutagePolicy, Secret, Session, SessionConfigBuilder, SessionLayer,
+    StoreErrorKind,
+};
+use http::StatusCode;
+
+use super::{Figures, Scrape, figures, visit};
+use crate::web::{self, Browser, Data, Spy, ada, config, node, only_id, serve, settle};
+
+async fn count(session: Session<Data>) {
+    session.update(visit);
+}
+
+async fn read(_: Session<Data>) {}
+
+/// What has risen, calls, reads and announcements left out.
+async fn rises(scrape: &Scrape, during: impl Future<Output = ()>) -> Figures {
+    let mut rises = scrape.rises(during).await;
+    rises.retain(|series, _| {
+        !["backend_", "cache_", "announcements_"].iter().any(|part| series.starts_with(part))
+    });
+    rises
+}
+
+fn committed(outcome: &str) -> Figures {
+    [(format!("commits_total{{outcome=\"{outcome}\"}}"), 1.0)].into()
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_commit_is_counted_by_how_it_ended_for_the_request() {
+    let scrape = Scrape::new();
+    let spy = Spy::new();
+    let layer = scrape.start(config(&spy)).await;
+    let mut browser = Browser::with(&layer, ada()).await;
+    let counting = serve(&layer, count);
+    let request = async |browser: &mut Browser, status| {
+        assert_eq!(browser.visit(&counting).await.status, status);
+    };
+    assert_eq!(rises(&scrape, request(&mut browser, StatusCode::OK)).await, committed("ok"));
+    for (kind, outcome) in [
+        (StoreErrorKind::Unavailable, "unavailable"),
+        (StoreErrorKind::Timeout, "timeout"),
+        (StoreErrorKind::OutcomeUnknown, "outcome_unknown"),
+        (StoreErrorKind::Refused, "refused"),
+        (StoreErrorKind::CircuitOpen, "circuit_open"),
+        (StoreErrorKind::Conflict, "conflict"),
+        (StoreErrorKind::Closed, "closed"),
+    ] {
+        layer.store().get(only_id(&layer).await).await.unwrap();
+        spy.fail_next(1, kind);
+        let failed = request(&mut browser, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(rises(&scrape, failed).await, committed(outcome));
+    }
+    for (kind, outcome) in
+        [(StoreErrorKind::Encode, "encode"), (StoreErrorKind::TooLarge, "too_large")]
+    {
+        layer.store().get(only_id(&layer).await).await.unwrap();
+        spy.fail_next(1, kind);
+        let failed = request(&mut browser, StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(rises(&scrape, failed).await, committed(outcome));
+    }
+    layer.store().get(only_id(&layer).await).await.unwrap();
+    spy.fail_next(1, StoreErrorKind::Corrupt);
+    let unreadable = rises(&scrape, request(&mut browser, StatusCode::INTERNAL_SERVER_ERROR)).await;
+    let expected =
+        [(r#"commits_total{outcome="corrupt"}"#, 1.0), ("unreadable_records_total", 1.0)];
+    assert_eq!(unreadable, figures(expected));
+    let reading =
+        async { assert_eq!(browser.visit(&serve(&layer, read)).await.status, StatusCode::OK) };
+    assert_eq!(
+        rises(&scrape, reading).await,
+        figures([]),
+        "nothing is committed where nothing was changed"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_ends_during_the_request_is_a_commit_that_is_gone() {
+    let scrape = Scrape::new();
+    let memory = MemoryBackend::new();
+    let layer = scrape.start(config(&memory)).await;
+    let other = node(&memory).await;
+    let mut browser = Browser::with(&layer, ada()).await;
+    let raced = serve(&layer, async move |session: Session<Data>| {
+        session.update(visit);
+        assert!(other.store().delete(session.id().unwrap()).await.unwrap());
+    });
+    let request =
+        async { assert_eq!(browser.visit(&raced).await.status, StatusCode::SERVICE_UNAVAILABLE) };
+    assert_eq!(rises(&scrape, request).await, committed("gone"));
+}
+
+/// A session whose response has gone, and which is still held.
+async fn after_the_head(layer: &SessionLayer<Data>) -> Session<Data> {
+    let kept = Arc::new(Mutex::new(None));
+    let keep = kept.clone();
+    let app =
+        serve(layer, async move |session: Session<Data>| *keep.lock().unwrap() = Some(session));
+    let mut browser = Browser::with(layer, ada()).await;
+    assert_eq!(browser.visit(&app).await.status, StatusCode::OK);
+    kept.lock().unwrap().take().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_after_the_head_is_refused_or_dropped_and_told() {
+    let scrape = Scrape::new();
+    let layer = scrape.start(config(&MemoryBackend::new())).await;
+    let session = after_the_head(&layer).await;
+    session.regenerate();
+    let save = async { assert!(session.save().await.is_err()) };
+    assert_eq!(rises(&scrape, save).await, committed("head_sent"));
+
+    let session = after_the_head(&layer).await;
+    session.update(visit);
+    let forgotten = async { drop(session) };
+    assert_eq!(rises(&scrape, forgotten).await, figures([("dropped_changes_total", 1.0)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_outage_policy_answers_is_a_degraded_read_and_its_changes_are_read_only() {
+    let scrape = Scrape::new();
+    let spy = Spy::new();
+    let layer = scrape.start(config(&spy).on_outage(OutagePolicy::Anonymous)).await;
+    let mut browser = Browser::with(&layer, ada()).await;
+    let cut_off = |layer: &SessionLayer<Data>| {
+        layer.store().coordinator().local_cache().clear();
+        spy.fail_next(1, StoreErrorKind::Unavailable);
+    };
+    cut_off(&layer);
+    let request =
+        async { assert_eq!(browser.visit(&serve(&layer, read)).await.status, StatusCode::OK) };
+    assert_eq!(rises(&scrape, request).await, figures([("degraded_reads_total", 1.0)]));
+    cut_off(&layer);
+    let counting = serve(&layer, count);
+    let request = async {
+        assert_eq!(browser.visit(&counting).await.status, StatusCode::SERVICE_UNAVAILABLE);
+    };
+    let mut expected = committed("read_only");
+    expected.extend(figures([("degraded_reads_total", 1.0)]));
+    assert_eq!(rises(&scrape, request).await, expected);
+}
+
+fn under(secret: Secret, memory: &MemoryBackend) -> SessionConfigBuilder<Data> {
+    clustered_sessions::SessionConfig::builder(secret)
+        .backend(memory.clone())
+        .encrypt_redis_data(Encryption::Required)
+        .enable_retry(false)
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_that_cannot_be_read_or_are_written_anew_are_counted() {
+    let scrape = Scrape::new();
+    let memory = MemoryBackend::new();
+    let old = web::start(under(web::secret(), &memory)).await;
+    let mut browser = Browser::with(&old, ada()).await;
+    let id = only_id(&old).await;
+
+    let new = || Secret::new("a secret that has come after the other one").unwrap();
+    let stranger = scrape.start(under(new(), &memory)).await;
+    let unreadable = async { assert!(stranger.store().find(id).await.is_err()) };
+    assert_eq!(rises(&scrape, unreadable).await, figures([("unreadable_records_total", 1.0)]));
+    assert_eq!(stranger.store().unreadable_records(), 1);
+
+    let rotated = scrape.start(under(new(), &memory).previous_secret(web::secret())).await;
+    let request = async {
+        assert_eq!(browser.visit(&serve(&rotated, read)).await.status, StatusCode::OK);
+        settle().await;
+    };
+    let reencrypted = rises(&scrape, request).await;
+    assert_eq!(reencrypted["reencrypted_records_total"], 1.0);
+    assert_eq!(rotated.store().reencrypted_records(), 1);
+}

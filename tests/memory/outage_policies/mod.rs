@@ -1,0 +1,161 @@
+//! What visitors get while the backend is out of reach, under each outage policy.
+
+mod anonymous;
+#[cfg(feature = "redis")]
+mod on_redis;
+mod reject;
+mod serve_cached;
+
+use std::time::Duration;
+
+use clustered_sessions::testing::{Faults, FaultyBackend};
+use clustered_sessions::{
+    Clock, ClusterConfig, Fresh, MemoryBackend, OutagePolicy, Session, SessionConfig, SessionError,
+    SessionLayer, SessionStore, StoreErrorKind,
+};
+use http::{StatusCode, header, request};
+
+use crate::web::{
+    self, Browser, Call, Data, HasBackend as _, Page, Spy, ada, secret, serve, settle,
+};
+
+const MAX_STALENESS: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// A node whose backend can fail, and another one over the same memory that is well. Under a paused clock.
+struct Site {
+    sessions: SessionLayer<Data>,
+    faults: Faults,
+    /// Sees what reaches the backend.
+    spy: Spy,
+    elsewhere: SessionLayer<Data>,
+}
+
+impl Site {
+    async fn new(policy: OutagePolicy) -> Self {
+        Self::with(policy, ClusterConfig::new().max_staleness(MAX_STALENESS)).await
+    }
+
+    async fn with(policy: OutagePolicy, cluster: ClusterConfig) -> Self {
+        let clock = Clock::tokio();
+        let memory = MemoryBackend::with_clock(clock.clone());
+        let spy = Spy::over(&memory);
+        let (backend, faults) = FaultyBackend::new(spy.backend(), 1);
+        let config = || {
+            SessionConfig::builder(secret())
+                .enable_retry(false)
+                .timeout(TIMEOUT)
+                .clock(clock.clone())
+        };
+        let sessions =
+            web::start(config().cluster(cluster).on_outage(policy).backend(backend)).await;
+        let elsewhere = web::start(config().backend(memory)).await;
+        Site { sessions, faults, spy, elsewhere }
+    }
+
+    fn store(&self) -> &SessionStore<Data> {
+        self.sessions.store()
+    }
+
+    /// A visitor whose session is in the node's memory.
+    async fn visitor(&self) -> Browser {
+        let browser = Browser::with(&self.sessions, ada()).await;
+        assert_eq!(browser.clone().visit(&self.reading()).await.body, "Ada 0");
+        browser
+    }
+
+    /// From now on nothing reaches the backend, and nothing is heard from it.
+    async fn outage(&self) {
+        self.deaf().await;
+        self.faults.fail_calls(1.0);
+    }
+
+    /// From now on nothing is heard from the backend, though it answers.
+    async fn deaf(&self) {
+        self.faults.refuse_subscriptions();
+        self.faults.cut_subscriptions();
+        settle().await;
+        assert!(!self.store().coordinator().is_listening());
+    }
+
+    /// The backend is back, and the node hears again.
+    async fn recovery(&self) {
+        self.faults.heal();
+        while !self.store().coordinator().is_listening() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    fn reading(&self) -> axum::Router {
+        reading(&self.sessions)
+    }
+
+    async fn read(&self, browser: &mut Browser) -> (StatusCode, String) {
+        let page = browser.visit(&self.reading()).await;
+        assert_eq!(page.set_cookies().len(), 0, "reading sets no cookie");
+        (page.status, page.body)
+    }
+}
+
+/// Says who the visitor is, and whether there is an outage.
+fn reading(sessions: &SessionLayer<Data>) -> axum::Router {
+    serve(sessions, async |session: Session<Data>| {
+        let outage = if session.outage().is_some() { " (outage)" } else { "" };
+        session.read(|data| {
+            format!("{} {}{outage}", data.user.as_deref().unwrap_or("stranger"), data.visits)
+        })
+    })
+}
+
+/// What a handler may try to change.
+async fn change(session: &Session<Data>, how: &str) {
+    match how {
+        "update" => session.update(|data| data.visits += 1),
+        "overwrite" => session.overwrite(Data { user: Some("Bob".into()), visits: 7 }),
+        "regenerate" => session.regenerate(),
+        "login" => {
+            session.update(|data| data.user = Some("Bob".into()));
+            session.regenerate();
+        }
+        "modify" => read_only(&session.modify(|data| data.visits += 1).await.unwrap_err()),
+        "save" => {
+            session.update(|data| data.visits += 1);
+            read_only(&session.save().await.unwrap_err());
+        }
+        _ => unreachable!(),
+    }
+}
+
+const CHANGES: [&str; 6] = ["update", "overwrite", "regenerate", "login", "modify", "save"];
+
+#[track_caller]
+fn read_only(error: &SessionError) {
+    assert!(
+        matches!(error, SessionError::ReadOnly(cause) if cause.kind() == StoreErrorKind::Unavailable),
+        "{error:?}"
+    );
+}
+
+/// An empty 503 that says why, and leaves the cookie as it is.
+#[track_caller]
+fn unavailable(page: &Page) {
+    assert_eq!((page.status, page.body.as_str()), (StatusCode::SERVICE_UNAVAILABLE, ""));
+    assert_eq!(page.all(header::RETRY_AFTER), ["1"]);
+    assert_eq!(page.set_cookies().len(), 0);
+}
+
+fn error(page: &Page) -> &SessionError {
+    page.extensions.get().expect("the response says what went wrong")
+}
+
+fn rejected() -> (StatusCode, String) {
+    (StatusCode::SERVICE_UNAVAILABLE, String::new())
+}
+
+fn answered(body: &str) -> (StatusCode, String) {
+    (StatusCode::OK, body.to_owned())
+}
+
+fn cached_for(seconds: u64) -> OutagePolicy {
+    OutagePolicy::ServeCached { max_age: Duration::from_secs(seconds) }
+}

@@ -1,0 +1,228 @@
+//! Encrypting a session anew, in the background, is a write that nobody asked for: it must do no harm.
+
+use std::time::Duration;
+
+use clustered_sessions::backend::{Backend as _, Content};
+use clustered_sessions::{
+    Clock, ClusterConfig, Encryption, Fresh, MemoryBackend, Secret, Session, SessionConfigBuilder,
+    SessionId, SessionLayer, StoreErrorKind,
+};
+
+use crate::web::{
+    self, Browser, Call, Data, HasBackend as _, Spy, ada, config, eventually, only_id, serve,
+    settle, start,
+};
+
+fn rotated() -> Secret {
+    Secret::new("the secret that came after the first one").unwrap()
+}
+
+/// A node at the second step of a rotation: it encrypts anew what was written under the secret of before.
+fn after_rotation(backend: &Spy) -> SessionConfigBuilder<Data> {
+    clustered_sessions::SessionConfig::builder(rotated())
+        .previous_secret(web::secret())
+        .backend(backend.backend())
+        .cluster(ClusterConfig::new().max_staleness(Duration::from_secs(60)))
+        .encrypt_redis_data(Encryption::Required)
+}
+
+/// A browser whose session was written under the secret of before.
+async fn logged_in_before(memory: &MemoryBackend) -> (Browser, SessionId) {
+    let before = start(config(memory).encrypt_redis_data(Encryption::Required)).await;
+    let browser = Browser::with(&before, ada()).await;
+    let id = only_id(&before).await;
+    before.store().shutdown().await;
+    (browser, id)
+}
+
+async fn payload(memory: &MemoryBackend, id: SessionId) -> Vec<u8> {
+    match memory.load(&id).await.unwrap().unwrap().content {
+        Content::Payload(payload) => payload.to_vec(),
+        content => panic!("a session has moved: {content:?}"),
+    }
+}
+
+async fn read(session: Session<Data>) -> String {
+    session.data().user.clone().unwrap_or_default()
+}
+
+async fn count(session: Session<Data>) {
+    session.update(|data| data.visits += 1);
+}
+
+fn reencrypted(sessions: &SessionLayer<Data>) -> u64 {
+    sessions.store().reencrypted_records()
+}
+
+#[tokio::test]
+async fn a_session_is_encrypted_anew_once_and_stays_in_memory() {
+    let memory = MemoryBackend::new();
+    let (mut browser, id) = logged_in_before(&memory).await;
+    let before = payload(&memory, id).await;
+    let spy = Spy::over(&memory);
+    let sessions = start(after_rotation(&spy)).await;
+    let app = serve(&sessions, read);
+    assert_eq!(browser.visit(&app).await.body, "Ada");
+    eventually(async || reencrypted(&sessions) == 1).await;
+    assert_ne!(payload(&memory, id).await, before);
+    assert_eq!(spy.take_calls(), [Call::Load, Call::Update]);
+    for _ in 0..3 {
+        assert_eq!(browser.visit(&app).await.body, "Ada");
+    }
+    settle().await;
+    assert_eq!(
+        spy.take_calls(),
+        [],
+        "neither its own announcement nor another attempt costs anything"
+    );
+}
+
+#[tokio::test]
+async fn a_request_that_changes_the_session_has_encrypted_it_anew_by_that() {
+    let memory = MemoryBackend::new();
+    let (mut browser, _) = logged_in_before(&memory).await;
+    let spy = Spy::over(&memory);
+    let sessions = start(after_rotation(&spy)).await;
+    browser.visit(&serve(&sessions, count)).await;
+    settle().await;
+    assert_eq!((spy.take_calls(), reencrypted(&sessions)), (vec![Call::Load, Call::Update], 0));
+}
+
+#[tokio::test]
+async fn the_store_alone_neither_extends_nor_rewrites_what_it_only_reads() {
+    let memory = MemoryBackend::new();
+    let (_, id) = logged_in_before(&memory).await;
+    let spy = Spy::over(&memory);
+    let sessions = start(after_rotation(&spy)).await;
+    sessions.store().find(id).await.unwrap();
+    sessions.store().find_fresh(id).await.unwrap();
+    settle().await;
+    assert_eq!(spy.take_calls(), [Call::Load, Call::Load]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_share_a_loaded_session_try_once_between_them() {
+    let memory = MemoryBackend::new();
+    let (mut browser, id) = logged_in_before(&memory).await;
+    let spy = Spy::over(&memory);
+    let sessions = start(after_rotation(&spy)).await;
+    sessions.store().find(id).await.unwrap();
+    spy.take_calls();
+    let held = spy.hold().await;
+    for _ in 0..3 {
+        assert_eq!(browser.visit(&serve(&sessions, read)).await.body, "Ada");
+    }
+    // Nobody waits for his turn for so long.
+    settle().await;
+    tokio::time::advance(Duration::from_secs(1)).await;
+    settle().await;
+    drop(held);
+    settle().await;
+    assert_eq!((spy.take_calls(), reencrypted(&sessions)), (vec![Call::Update], 1));
+}
+
+#[tokio::test]
+async fn a_rewrite_that_fails_is_harmless_and_tried_again_at_the_next_load() {
+    let memory = MemoryBackend::new();
+    let (mut browser, id) = logged_in_before(&memory).await;
+    let before = payload(&memory, id).await;
+    let spy = Spy::over(&memory);
+    let sessions = start(after_rotation(&spy)).await;
+    let app = serve(&sessions, async |session: Session<Data>, _: Fresh<Session<Data>>| {
+        read(session).await
+    });
+    for kind in [StoreErrorKind::Unavailable, StoreErrorKind::OutcomeUnknown] {
+        let read = serve(&sessions, read);
+        sessions.store().find_fresh(id).await.unwrap();
+        spy.take_calls();
+        spy.fail_next(1, kind);
+        assert_eq!(browser.visit(&read).await.body, "Ada");
+        eventually(async || spy.take_calls() == [Call::Update]).await;
+        settle().await;
+        assert_eq!(payload(&memory, id).await, before);
+        assert_eq!(spy.take_calls(), [], "once a load");
+    }
+    assert_eq!(browser.visit(&app).await.body, "Ada");
+    eventually(async || reencrypted(&sessions) == 1).await;
+}
+
+#[tokio::test]
+async fn a_change_that_comes_between_wins_over_the_rewrite() {
+    let memory = MemoryBackend::new();
+    let (mut browser, id) = logged_in_before(&memory).await;
+    let spy = Spy::over(&memory);
+    let (sessions, other) =
+        (start(after_rotation(&spy)).await, start(after_rotation(&Spy::over(&memory))).await);
+    sessions.store().find(id).await.unwrap();
+    let held = spy.hold().await;
+    assert_eq!(browser.visit(&serve(&sessions, read)).await.body, "Ada");
+    eventually(async || spy.take_calls().contains(&Call::Update)).await;
+    other.store().modify(id, |data| data.visits += 1).await.unwrap();
+    drop(held);
+    sessions.store().shutdown().await;
+    assert_eq!(reencrypted(&sessions), 0);
+    assert_eq!(other.store().find_fresh(id).await.unwrap().unwrap().data().visits, 1);
+}
+
+#[tokio::test]
+async fn a_deletion_that_comes_between_is_not_undone() {
+    let memory = MemoryBackend::new();
+    let (mut browser, id) = logged_in_before(&memory).await;
+    let spy = Spy::over(&memory);
+    let (sessions, other) =
+        (start(after_rotation(&spy)).await, start(after_rotation(&Spy::over(&memory))).await);
+    sessions.store().find(id).await.unwrap();
+    let held = spy.hold().await;
+    assert_eq!(browser.visit(&serve(&sessions, read)).await.body, "Ada");
+    eventually(async || spy.take_calls().contains(&Call::Update)).await;
+    assert!(other.store().delete(id).await.unwrap());
+    drop(held);
+    sessions.store().shutdown().await;
+    assert!(other.store().find_fresh(id).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn of_many_nodes_that_load_a_session_at_once_one_encrypts_it_anew_and_all_see_the_same() {
+    let memory = MemoryBackend::new();
+    let (browser, id) = logged_in_before(&memory).await;
+    let spy = Spy::over(&memory);
+    let mut nodes = Vec::new();
+    for _ in 0..8 {
+        nodes.push(start(after_rotation(&spy)).await);
+    }
+    for sessions in &nodes {
+        sessions.store().find(id).await.unwrap();
+    }
+    let held = spy.hold().await;
+    for sessions in &nodes {
+        assert_eq!(browser.clone().visit(&serve(sessions, read)).await.body, "Ada");
+    }
+    spy.take_calls();
+    settle().await;
+    assert_eq!(spy.take_calls(), [Call::Update; 8], "all try at once");
+    drop(held);
+    eventually(async || nodes.iter().map(reencrypted).sum::<u64>() == 1).await;
+    settle().await;
+    for sessions in &nodes {
+        assert_eq!(browser.clone().visit(&serve(sessions, read)).await.body, "Ada");
+    }
+    settle().await;
+    assert_eq!(nodes.iter().map(reencrypted).sum::<u64>(), 1);
+    assert!(!spy.take_calls().contains(&Call::Update), "nobody tries again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_encrypted_anew_lives_as_long_as_one_that_was_used() {
+    let hour = Duration::from_secs(3600);
+    let memory = MemoryBackend::with_clock(Clock::tokio());
+    let timed = |config: SessionConfigBuilder<Data>| config.timeout(hour).clock(Clock::tokio());
+    let before = start(timed(config(&memory).encrypt_redis_data(Encryption::Required))).await;
+    let mut browser = Browser::with(&before, ada()).await;
+    let sessions = start(timed(after_rotation(&Spy::over(&memory)))).await;
+    for _ in 0..3 {
+        tokio::time::advance(hour - Duration::from_secs(1)).await;
+        assert_eq!(browser.visit(&serve(&sessions, read)).await.body, "Ada");
+        settle().await;
+    }
+    assert_eq!(reencrypted(&sessions), 1);
+}

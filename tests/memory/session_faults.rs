@@ -1,0 +1,289 @@
+//! What a handler and its visitor get when the session is gone, unreadable, out of date or out of reach.
+
+use std::time::Duration;
+
+use clustered_sessions::backend::{Backend as _, Content, Meta, Revision, Stored, Update};
+use clustered_sessions::{
+    Fresh, MemoryBackend, Session, SessionError, SessionLayer, StoreErrorKind,
+};
+use http::{Extensions, StatusCode, header};
+use tower::service_fn;
+
+use crate::web::{
+    Browser, COOKIE, Call, Data, Page, Spy, ada, eventually, node, only_data, only_id, send, serve,
+};
+
+fn error(page: &Page) -> &SessionError {
+    page.extensions.get().expect("the response says what went wrong")
+}
+
+#[tokio::test]
+async fn an_update_of_a_session_that_is_deleted_meanwhile_is_refused_and_brings_nothing_back() {
+    let memory = MemoryBackend::new();
+    let (a, b) = (node(&memory).await, node(&memory).await);
+    for regenerate in [false, true] {
+        let mut browser = Browser::with(&a, ada()).await;
+        let elsewhere = b.store().clone();
+        let app = serve(&a, async move |session: Session<Data>| {
+            session.update(|data| data.visits += 1);
+            if regenerate {
+                session.regenerate();
+            }
+            assert!(elsewhere.delete(session.id().unwrap()).await.unwrap());
+            "welcome"
+        });
+        let page = browser.visit(&app).await;
+        assert_eq!((page.status, page.body.as_str()), (StatusCode::SERVICE_UNAVAILABLE, ""));
+        assert!(matches!(error(&page), SessionError::Gone));
+        assert_eq!(page.set_cookies().len(), 0);
+        assert_eq!(a.store().size().await.unwrap(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_modification_of_a_session_that_is_deleted_meanwhile_is_an_error_for_the_handler() {
+    let memory = MemoryBackend::new();
+    let (a, b) = (node(&memory).await, node(&memory).await);
+    let mut browser = Browser::with(&a, ada()).await;
+    let app = serve(&a, async move |session: Session<Data>| {
+        b.store().delete(session.id().unwrap()).await.unwrap();
+        let error = session.modify(|data| data.visits += 1).await.unwrap_err();
+        assert!(matches!(error, SessionError::Gone));
+        assert!(session.is_new());
+        assert_eq!(*session.data(), Data::default());
+    });
+    let page = browser.visit(&app).await;
+    assert_eq!((page.status, page.set_cookies().len()), (StatusCode::OK, 0));
+    assert_eq!(a.store().size().await.unwrap(), 0);
+}
+
+/// Puts bytes in the place of a session's data.
+async fn spoil(memory: &MemoryBackend, sessions: &SessionLayer<Data>) {
+    let id = only_id(sessions).await;
+    let stored = memory.load(&id).await.unwrap().unwrap();
+    let meta =
+        Meta::new(Revision::from_bytes([7; 16]), stored.meta.created_at, stored.meta.deadline);
+    let garbage = Stored::new(meta, Content::Payload(b"garbage"[..].into()));
+    let minute = Duration::from_secs(60);
+    let update = Update::new(&id, stored.meta.revision, &garbage, minute, b"");
+    memory.update(update).await.unwrap();
+    sessions.store().coordinator().local_cache().clear();
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_is_no_session_and_stays() {
+    let memory = MemoryBackend::new();
+    let sessions = node(&memory).await;
+    let mut browser = Browser::with(&sessions, ada()).await;
+    spoil(&memory, &sessions).await;
+    let app = serve(&sessions, async |optional: Option<Session<Data>>, session: Session<Data>| {
+        assert!(optional.is_none() && session.is_new());
+        assert_eq!(*session.data(), Data::default());
+    });
+    let page = browser.visit(&app).await;
+    assert_eq!((page.status, page.set_cookies().len()), (StatusCode::OK, 0));
+    assert_eq!(sessions.store().unreadable_records(), 1);
+
+    let app =
+        serve(&sessions, async |session: Session<Data>| session.update(|data| data.visits += 1));
+    let page = browser.visit(&app).await;
+    assert_eq!((page.status, page.set_cookies().len()), (StatusCode::INTERNAL_SERVER_ERROR, 0));
+    let corrupt = |kind| kind == StoreErrorKind::Corrupt;
+    assert!(matches!(error(&page), SessionError::Store(error) if corrupt(error.kind())));
+    assert_eq!(sessions.store().size().await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_logout_deletes_a_record_that_cannot_be_read() {
+    let memory = MemoryBackend::new();
+    let sessions = node(&memory).await;
+    let mut browser = Browser::with(&sessions, ada()).await;
+    spoil(&memory, &sessions).await;
+    browser.visit(&serve(&sessions, async |session: Session<Data>| session.destroy())).await;
+    assert_eq!(browser.cookie(COOKIE), None);
+    assert_eq!(sessions.store().size().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn what_was_refused_is_not_seen_any_more() {
+    let memory = MemoryBackend::new();
+    let (a, b) = (node(&memory).await, node(&memory).await);
+    let refused_twice = async |session: Session<Data>| {
+        for _ in 0..2 {
+            session.update(|data| data.visits += 1);
+            session.save().await.unwrap_err();
+            assert_eq!(*session.data(), Data::default());
+        }
+    };
+    let mut browser = Browser::with(&a, ada()).await;
+    let app = serve(&a, async move |session: Session<Data>| {
+        b.store().delete(session.id().unwrap()).await.unwrap();
+        refused_twice(session).await;
+    });
+    assert_eq!(browser.visit(&app).await.status, StatusCode::OK);
+
+    let mut browser = Browser::with(&a, ada()).await;
+    spoil(&memory, &a).await;
+    assert_eq!(browser.visit(&serve(&a, refused_twice)).await.status, StatusCode::OK);
+}
+
+/// A node whose cache holds visits 0, deaf to the news that the backend has visits 10.
+async fn behind() -> (SessionLayer<Data>, Browser) {
+    let memory = MemoryBackend::new();
+    let spy = Spy::over(&memory);
+    let (deaf, elsewhere) = (node(&spy).await, node(&memory).await);
+    let browser = Browser::with(&deaf, ada()).await;
+    spy.drop_messages();
+    elsewhere.store().modify(only_id(&elsewhere).await, |data| data.visits += 10).await.unwrap();
+    (deaf, browser)
+}
+
+#[tokio::test]
+async fn a_fresh_session_is_read_past_the_cache() {
+    let (deaf, mut browser) = behind().await;
+    let cached = async |session: Session<Data>| session.data().visits.to_string();
+    assert_eq!(
+        browser.visit(&serve(&deaf, cached)).await.body,
+        "0",
+        "the announcement is held back"
+    );
+    let fresh = async |Fresh(session): Fresh<Session<Data>>| session.data().visits.to_string();
+    assert_eq!(browser.visit(&serve(&deaf, fresh)).await.body, "10");
+}
+
+#[tokio::test]
+async fn a_fresh_extraction_makes_the_changes_of_an_earlier_one_again() {
+    let (deaf, mut browser) = behind().await;
+    let app = serve(&deaf, async |request: http::request::Parts| {
+        let session = Session::<Data>::from_extensions(&request.extensions).await.unwrap();
+        session.update(|data| data.visits += 1);
+        assert_eq!(session.data().visits, 1);
+        let Fresh(fresh) =
+            Fresh::<Session<Data>>::from_extensions(&request.extensions).await.unwrap();
+        assert_eq!([fresh.data().visits, session.data().visits], [11; 2]);
+    });
+    assert_eq!(browser.visit(&app).await.status, StatusCode::OK);
+    assert_eq!(only_data(&deaf).await.visits, 11);
+}
+
+#[tokio::test]
+async fn reloading_tells_a_long_handler_that_its_session_was_revoked() {
+    let memory = MemoryBackend::new();
+    let (a, b) = (node(&memory).await, node(&memory).await);
+    let mut browser = Browser::with(&a, ada()).await;
+    let app = serve(&a, async move |session: Session<Data>| {
+        b.store().delete(session.id().unwrap()).await.unwrap();
+        session.reload().await.unwrap();
+        assert!(session.id().is_none());
+    });
+    assert_eq!(browser.visit(&app).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn an_optional_session_is_none_only_without_a_session() {
+    let spy = Spy::new();
+    let sessions = node(&spy).await;
+    let mut browser = Browser::with(&sessions, ada()).await;
+    let handler = async |session: Option<Session<Data>>| format!("{}", session.is_some());
+    let app = serve(&sessions, handler);
+    assert_eq!(browser.visit(&app).await.body, "true");
+    assert_eq!(Browser::new().visit(&app).await.body, "false");
+
+    sessions.store().coordinator().local_cache().clear();
+    spy.fail_next(1, StoreErrorKind::Unavailable);
+    let page = browser.visit(&app).await;
+    assert_eq!((page.status, page.body.as_str()), (StatusCode::SERVICE_UNAVAILABLE, ""));
+    assert_eq!(page.all(header::RETRY_AFTER), ["1"]);
+    assert_eq!(browser.visit(&app).await.body, "true", "the cookie is still there and good");
+
+    let bare = axum::Router::new().route("/", axum::routing::get(handler));
+    assert_eq!(browser.visit(&bare).await.status, StatusCode::INTERNAL_SERVER_ERROR);
+}
+
+#[tokio::test]
+async fn a_commit_that_fails_replaces_the_response() {
+    let spy = Spy::new();
+    let sessions = node(&spy).await;
+    let mut browser = Browser::with(&sessions, ada()).await;
+    let app = serve(&sessions, async |session: Session<Data>| {
+        session.update(|data| data.visits += 1);
+        ([("x-secret", "for the winner")], "you have won")
+    });
+    spy.fail_next(1, StoreErrorKind::Unavailable);
+    let page = browser.visit(&app).await;
+    assert_eq!((page.status, page.body.as_str()), (StatusCode::SERVICE_UNAVAILABLE, ""));
+    assert!(!page.headers.contains_key("x-secret"));
+    assert!(matches!(error(&page), SessionError::Store(_)));
+    assert_eq!(only_data(&sessions).await.visits, 0);
+}
+
+#[tokio::test]
+async fn a_login_that_fails_sends_no_cookie() {
+    let spy = Spy::new();
+    let sessions = node(&spy).await;
+    let app = serve(&sessions, async |session: Session<Data>| session.overwrite(ada()));
+    spy.fail_next(1, StoreErrorKind::Unavailable);
+    let page = Browser::new().visit(&app).await;
+    assert_eq!((page.status, page.set_cookies().len()), (StatusCode::SERVICE_UNAVAILABLE, 0));
+}
+
+#[tokio::test]
+async fn a_logout_that_fails_is_said_to_have_failed_and_tried_again() {
+    let spy = Spy::new();
+    let sessions = node(&spy).await;
+    let mut browser = Browser::with(&sessions, ada()).await;
+    let app = serve(&sessions, async |session: Session<Data>| session.destroy());
+    spy.take_calls();
+    spy.fail_next(1, StoreErrorKind::Unavailable);
+    let page = browser.visit(&app).await;
+    assert_eq!((page.status, page.set_cookies().len()), (StatusCode::SERVICE_UNAVAILABLE, 0));
+    eventually(async || sessions.store().size().await.unwrap() == 0).await;
+    let deletions = spy.take_calls().iter().filter(|call| **call == Call::Delete).count();
+    assert_eq!(deletions, 2);
+}
+
+#[tokio::test]
+async fn a_session_is_had_from_the_extensions_of_any_request() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let browser = Browser::with(&sessions, ada()).await;
+    let service = service_fn(async |request: http::Request<axum::body::Body>| {
+        let session = Session::<Data>::from_extensions(request.extensions()).await?;
+        Ok::<_, SessionError>(http::Response::new(session.data().user.clone().unwrap_or_default()))
+    });
+    let app = tower::Layer::layer(&sessions, service);
+    assert_eq!(send(&app, browser.request()).await.body, "Ada");
+
+    let missing = Session::<Data>::from_extensions(&Extensions::new()).await.unwrap_err();
+    assert!(matches!(missing, SessionError::MissingLayer { .. }));
+}
+
+#[tokio::test]
+async fn a_modification_that_fails_leaves_the_updates_before_it_for_the_response() {
+    let spy = Spy::new();
+    let sessions = node(&spy).await;
+    let mut browser = Browser::with(&sessions, ada()).await;
+    let app = serve(&sessions, async |session: Session<Data>| {
+        session.update(|data| data.visits += 1);
+        session.modify(|data| data.visits += 10).await.unwrap_err();
+        assert_eq!(session.data().visits, 1);
+    });
+    spy.fail_next(1, StoreErrorKind::Unavailable);
+    assert_eq!(browser.visit(&app).await.status, StatusCode::OK);
+    assert_eq!(only_data(&sessions).await.visits, 1);
+}
+
+#[tokio::test]
+async fn a_change_of_unknown_outcome_is_not_made_again() {
+    let spy = Spy::new();
+    let sessions = node(&spy).await;
+    let mut browser = Browser::with(&sessions, ada()).await;
+    let app = serve(&sessions, async |session: Session<Data>| {
+        let error = session.modify(|data| data.visits += 1).await.unwrap_err();
+        let unknown = |kind| kind == StoreErrorKind::OutcomeUnknown;
+        assert!(matches!(error, SessionError::Store(error) if unknown(error.kind())));
+    });
+    spy.take_calls();
+    spy.fail_next(1, StoreErrorKind::OutcomeUnknown);
+    assert_eq!(browser.visit(&app).await.status, StatusCode::OK);
+    assert_eq!(spy.take_calls(), [Call::Update]);
+}

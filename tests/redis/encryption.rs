@@ -1,0 +1,329 @@
+//! What stands in Redis when sessions are encrypted, and turning encryption on, off and over to another secret while people are
+//! logged in.
+
+use clustered_sessions::{
+    Encryption, Secret, Session, SessionConfig, SessionConfigBuilder, SessionId, SessionLayer,
+    StoreErrorKind,
+};
+use http::StatusCode;
+use support::redis::RedisServer;
+use support::wait;
+
+use crate::web::{self, Browser, COOKIE, Data, RedisAddress as _, serve, start};
+
+fn secret(name: &str) -> Secret {
+    Secret::new(format!("{name}, made up for tests, long enough")).unwrap()
+}
+
+fn config(server: &RedisServer, name: &str, encryption: Encryption) -> SessionConfigBuilder<Data> {
+    SessionConfig::builder(secret(name)).redis(server.config()).encrypt_redis_data(encryption)
+}
+
+async fn node(server: &RedisServer, encryption: Encryption) -> SessionLayer<Data> {
+    start(config(server, "the secret", encryption)).await
+}
+
+fn ada() -> Data {
+    Data { user: Some("Ada Lovelace".to_owned()), visits: 0 }
+}
+
+async fn who(session: Session<Data>) -> String {
+    session.data().user.clone().unwrap_or_default()
+}
+
+async fn visit(session: Session<Data>) -> String {
+    session.modify(|data| data.visits += 1).await.unwrap();
+    session.data().visits.to_string()
+}
+
+/// Whom a node takes the browser's owner for. It has forgotten what it knew.
+async fn seen(sessions: &SessionLayer<Data>, browser: &mut Browser) -> String {
+    sessions.store().coordinator().local_cache().clear();
+    let page = browser.visit(&serve(sessions, who)).await;
+    assert_eq!(page.status, StatusCode::OK);
+    page.body
+}
+
+fn key(id: SessionId) -> String {
+    format!("session:{id}")
+}
+
+fn value(server: &RedisServer, id: SessionId) -> Vec<u8> {
+    server.command(&["GET", &key(id)])
+}
+
+/// The header of a record has 34 bytes; then come the flags and the number of the key.
+fn flags(server: &RedisServer, id: SessionId) -> (u8, u8) {
+    let value = value(server, id);
+    (value[34], value[35])
+}
+
+fn is_encrypted(server: &RedisServer, id: SessionId) -> bool {
+    flags(server, id).0 & 2 != 0
+}
+
+async fn the_id(sessions: &SessionLayer<Data>) -> SessionId {
+    web::only_id(sessions).await
+}
+
+#[tokio::test]
+async fn redis_sees_nothing_of_the_data() {
+    let server = RedisServer::start();
+    let sessions = node(&server, Encryption::Required).await;
+    let mut browser = Browser::with(&sessions, ada()).await;
+    let id = the_id(&sessions).await;
+    let clean = |value: &[u8]| {
+        let words = [&b"Ada"[..], b"Lovelace", b"user", b"visits", b"null"];
+        !words.iter().any(|word| value.windows(word.len()).any(|window| window == *word))
+    };
+    let created = value(&server, id);
+    assert_eq!(created.len(), 34 + 2 + 12 + serde_json::to_vec(&ada()).unwrap().len() + 16);
+    assert!(clean(&created));
+
+    assert_eq!(browser.visit(&serve(&sessions, visit)).await.body, "1");
+    assert!(clean(&value(&server, id)));
+    assert_eq!(seen(&sessions, &mut browser).await, "Ada Lovelace");
+    assert_eq!(sessions.store().reencrypted_records(), 0);
+}
+
+#[tokio::test]
+async fn a_record_in_another_place_than_its_own_is_refused() {
+    let server = RedisServer::start();
+    let sessions = node(&server, Encryption::Required).await;
+    let store = sessions.store();
+    let mut mallory =
+        Browser::with(&sessions, Data { user: Some("Mallory".into()), visits: 0 }).await;
+    let own = the_id(&sessions).await;
+    let victim = store.create(ada()).await.unwrap().id;
+
+    // Under another id; with the victim's header, or with the attacker's own.
+    let (mine, theirs) = (value(&server, own), value(&server, victim));
+    for forged in [theirs.clone(), [&mine[..34], &theirs[34..]].concat()] {
+        set(&server, own, &forged);
+        assert_eq!(seen(&sessions, &mut mallory).await, "", "the session is nobody's");
+        assert_eq!(store.find_fresh(own).await.unwrap_err().kind(), StoreErrorKind::Corrupt);
+    }
+    set(&server, own, &mine);
+    assert_eq!(seen(&sessions, &mut mallory).await, "Mallory");
+
+    // An older version of the data, under the revision of today. The wall clock does not tell them apart.
+    store.modify(own, |data| data.visits += 1).await.unwrap();
+    let today = value(&server, own);
+    set(&server, own, &[&today[..34], &mine[34..]].concat());
+    assert_eq!(store.find_fresh(own).await.unwrap_err().kind(), StoreErrorKind::Corrupt);
+
+    // Younger than it is; and, as reading may do, with a later deadline.
+    let with_byte = |at: usize| {
+        let mut value = today.clone();
+        value[at] ^= 1;
+        value
+    };
+    set(&server, own, &with_byte(18 + 7));
+    assert_eq!(store.find_fresh(own).await.unwrap_err().kind(), StoreErrorKind::Corrupt);
+    set(&server, own, &with_byte(26 + 7));
+    assert_eq!(store.find_fresh(own).await.unwrap().unwrap().data().visits, 1);
+}
+
+fn set(server: &RedisServer, id: SessionId, value: &[u8]) {
+    // Bytes that are no text go over the command line of a script.
+    let hex: String = value.iter().map(|byte| format!("\\{byte:03}")).collect();
+    let script = format!("return redis.call('SET', KEYS[1], '{hex}', 'KEEPTTL')");
+    let () = server.command(&["EVAL", &script, "1", &key(id)]);
+}
+
+#[tokio::test]
+async fn a_plain_record_is_refused_once_encryption_is_required() {
+    let server = RedisServer::start();
+    let (plain, strict) =
+        (node(&server, Encryption::Off).await, node(&server, Encryption::Required).await);
+    let mut browser = Browser::with(&plain, ada()).await;
+    let id = the_id(&plain).await;
+    assert_eq!(seen(&strict, &mut browser).await, "");
+    assert_eq!(strict.store().find_fresh(id).await.unwrap_err().kind(), StoreErrorKind::Corrupt);
+    let page = browser
+        .visit(&serve(&strict, async |session: Session<Data>| {
+            session.update(|data| data.visits += 1);
+        }))
+        .await;
+    assert_eq!(page.status, StatusCode::INTERNAL_SERVER_ERROR, "it is not overwritten, either");
+    assert_eq!(seen(&plain, &mut browser).await, "Ada Lovelace", "the record stays as it is");
+}
+
+#[tokio::test]
+async fn encryption_is_turned_on_and_off_again_step_by_step_while_people_are_logged_in() {
+    use Encryption::{Migrating, Off, Required};
+    let server = RedisServer::start();
+    let before = node(&server, Off).await;
+    let mut browser = Browser::with(&before, ada()).await;
+    let id = the_id(&before).await;
+    let mut visits = 0;
+
+    // In a rolling deployment nodes of two neighbouring steps run side by side.
+    for [old, new] in
+        [[Off, Migrating], [Migrating, Required], [Required, Migrating], [Migrating, Off]]
+    {
+        let nodes = [node(&server, old).await, node(&server, new).await];
+        for turn in 0..6 {
+            let sessions = &nodes[turn % 2];
+            assert_eq!(seen(sessions, &mut browser).await, "Ada Lovelace", "{old:?} {new:?}");
+            let page = browser.visit(&serve(sessions, visit)).await;
+            visits += 1;
+            assert_eq!(page.body, visits.to_string(), "{old:?} {new:?}");
+        }
+        // The step is taken by all.
+        let last = &nodes[1];
+        assert_eq!(seen(last, &mut browser).await, "Ada Lovelace");
+        if new == Migrating && old == Off {
+            wait::eventually(async || is_encrypted(&server, id), "what was read is encrypted")
+                .await;
+        }
+        for sessions in &nodes {
+            sessions.store().shutdown().await;
+        }
+    }
+    browser.visit(&serve(&before, visit)).await;
+    assert!(!is_encrypted(&server, id));
+    assert_eq!(seen(&before, &mut browser).await, "Ada Lovelace");
+}
+
+#[tokio::test]
+async fn a_session_that_is_only_read_is_encrypted_when_it_is_loaded_and_all_nodes_hear_of_it() {
+    let server = RedisServer::start();
+    let (plain, migrating) =
+        (node(&server, Encryption::Off).await, node(&server, Encryption::Migrating).await);
+    let mut browser = Browser::with(&plain, ada()).await;
+    let id = the_id(&plain).await;
+    let mut channel = server.listen("session:invalidate").await;
+    let before = value(&server, id);
+
+    assert_eq!(seen(&migrating, &mut browser).await, "Ada Lovelace");
+    wait::eventually(async || is_encrypted(&server, id), "it is encrypted").await;
+    let after = value(&server, id);
+    assert_ne!(after[2..18], before[2..18], "under a revision of its own");
+    assert_eq!(after[18..26], before[18..26], "no younger than it was");
+    let announced = channel.next().await;
+    let announced = String::from_utf8(announced.to_vec()).unwrap();
+    assert!(
+        announced.contains("SessionInvalidated") && announced.contains(&id.to_string()),
+        "{announced}"
+    );
+    wait::eventually(async || migrating.store().reencrypted_records() == 1, "it is counted").await;
+
+    // A node that writes plain records leaves it as it is, or the two would overwrite each other for ever.
+    assert_eq!(seen(&plain, &mut browser).await, "Ada Lovelace");
+    assert_eq!(seen(&migrating, &mut browser).await, "Ada Lovelace");
+    assert_eq!((value(&server, id), plain.store().reencrypted_records()), (after, 0));
+}
+
+#[tokio::test]
+async fn the_secret_is_rotated_step_by_step_while_people_are_logged_in() {
+    let server = RedisServer::start();
+    let of = |name: &str| config(&server, name, Encryption::Required);
+    let steps: [&dyn Fn() -> SessionConfigBuilder<Data>; 4] = [
+        &|| of("old"),
+        &|| of("old").next_secret(secret("new")),
+        &|| of("new").previous_secret(secret("old")),
+        &|| of("new"),
+    ];
+    let first = start(steps[0]()).await;
+    let mut browsers = [Browser::with(&first, ada()).await, Browser::with(&first, ada()).await];
+    let mut cookies = browsers.each_ref().map(|browser| browser.cookie(COOKIE).unwrap().to_owned());
+    let ids = first.store().all_session_ids().await.unwrap();
+    let number = |id| flags(&server, id).1;
+    let old = number(ids[0]);
+
+    let mut visits = 0;
+    for pair in steps.windows(2) {
+        let nodes = [start(pair[0]()).await, start(pair[1]()).await];
+        for turn in 0..6 {
+            let sessions = &nodes[turn % 2];
+            for browser in &mut browsers {
+                assert_eq!(seen(sessions, browser).await, "Ada Lovelace");
+            }
+            visits += 1;
+            // One session is changed, the other one is only read.
+            assert_eq!(browsers[0].visit(&serve(sessions, visit)).await.body, visits.to_string());
+        }
+        for browser in &mut browsers {
+            assert_eq!(seen(&nodes[1], browser).await, "Ada Lovelace");
+        }
+        for sessions in &nodes {
+            sessions.store().shutdown().await;
+        }
+    }
+    assert!(
+        ids.iter().all(|&id| is_encrypted(&server, id) && number(id) != old),
+        "all are under the new secret"
+    );
+    for (browser, cookie) in browsers.iter().zip(&mut cookies) {
+        assert_ne!(browser.cookie(COOKIE).unwrap(), cookie, "and so are their cookies");
+    }
+    // What has been rotated out is worth nothing any more.
+    let stolen = start(of("old")).await;
+    assert_eq!(
+        stolen.store().find_fresh(ids[0]).await.unwrap_err().kind(),
+        StoreErrorKind::Corrupt
+    );
+}
+
+#[tokio::test]
+async fn nodes_that_know_a_secret_to_come_and_nodes_that_use_it_do_not_overwrite_each_other() {
+    let server = RedisServer::start();
+    let early =
+        start(config(&server, "old", Encryption::Required).next_secret(secret("new"))).await;
+    let late =
+        start(config(&server, "new", Encryption::Required).previous_secret(secret("old"))).await;
+    let mut browser = Browser::with(&early, ada()).await;
+    let id = the_id(&early).await;
+    assert_eq!(seen(&late, &mut browser).await, "Ada Lovelace");
+    wait::eventually(async || late.store().reencrypted_records() == 1, "it is encrypted anew")
+        .await;
+    let (settled, cookie) = (value(&server, id), browser.cookie(COOKIE).map(str::to_owned));
+    for _ in 0..5 {
+        for sessions in [&early, &late] {
+            assert_eq!(seen(sessions, &mut browser).await, "Ada Lovelace");
+        }
+    }
+    // Waits for what is under way.
+    early.store().shutdown().await;
+    late.store().shutdown().await;
+    assert_eq!((early.store().reencrypted_records(), late.store().reencrypted_records()), (0, 1));
+    assert_eq!((value(&server, id), browser.cookie(COOKIE)), (settled, cookie.as_deref()));
+}
+
+#[cfg(feature = "compression")]
+#[tokio::test]
+async fn large_sessions_are_compressed_before_they_are_encrypted() {
+    let server = RedisServer::start();
+    let packing =
+        start(config(&server, "the secret", Encryption::Required).compress_data(true)).await;
+    let other = node(&server, Encryption::Required).await;
+    let large = Data { user: Some("Ada Lovelace ".repeat(1000)), visits: 0 };
+    let mut browser = Browser::with(&packing, large.clone()).await;
+    let id = the_id(&packing).await;
+    assert_eq!(flags(&server, id).0, 3);
+    assert!(value(&server, id).len() < 300, "{}", value(&server, id).len());
+    assert_eq!(
+        Some(seen(&other, &mut browser).await),
+        large.user,
+        "a node that does not compress reads it"
+    );
+
+    let small = packing.store().create(ada()).await.unwrap().id;
+    assert_eq!(flags(&server, small).0, 2, "it would not gain");
+}
+
+#[tokio::test]
+async fn a_session_beyond_the_limit_is_refused_with_numbers_and_left_as_it_was() {
+    let server = RedisServer::start();
+    let sessions =
+        start(config(&server, "the secret", Encryption::Required).max_record_size(1024)).await;
+    let id = sessions.store().create(ada()).await.unwrap().id;
+    let large = Data { user: Some("x".repeat(2000)), visits: 0 };
+    let len = serde_json::to_vec(&large).unwrap().len();
+    let error = sessions.store().modify(id, |data| *data = large.clone()).await.unwrap_err();
+    assert_eq!((error.kind(), error.session_id()), (StoreErrorKind::TooLarge, Some(id)));
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("1024") && cause.contains(&len.to_string()), "{cause}");
+    assert_eq!(**sessions.store().find_fresh(id).await.unwrap().unwrap().data(), ada());
+}

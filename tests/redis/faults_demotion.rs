@@ -1,0 +1,132 @@
+//! Real nodes whose Redis is demoted by hand, and another promoted, while they run.
+//!
+//! Each trial prints `fault | still answered for | cache used again after`.
+
+use std::time::Instant;
+
+use axum::http::StatusCode;
+use support::proxy::Proxy;
+use support::redis::RedisServer;
+use support::trial::{Trial, start_node};
+use support::wait::eventually;
+
+/// Two servers, of which one is the master, with a network between them in which replication can be held up.
+struct Pair {
+    replica: RedisServer,
+    to_replica: Proxy,
+}
+
+impl Pair {
+    /// A replica that has all that the server has.
+    async fn of(master: &RedisServer) -> Self {
+        let replica = RedisServer::start();
+        for server in [master, &replica] {
+            // Else it waits for more replicas before it sends its data to one.
+            let () = server.command(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
+        }
+        let to_replica = Proxy::start(replica.port()).await;
+        replicate(&replica, master.port());
+        synced(&replica, master).await;
+        Pair { replica, to_replica }
+    }
+
+    /// The replica becomes the master and the master a replica, which learns nothing of what happens from then on.
+    async fn swap(&self, master: &RedisServer) {
+        synced(&self.replica, master).await;
+        self.to_replica.blackhole();
+        promote(&self.replica);
+        replicate(master, self.to_replica.port());
+    }
+
+    /// All is as it was before, and the master has what happened on the other meanwhile.
+    async fn swap_back(&self, master: &RedisServer) {
+        self.to_replica.heal();
+        synced(master, &self.replica).await;
+        replicate(&self.replica, master.port());
+        promote(master);
+    }
+}
+
+fn replicate(server: &RedisServer, master_port: u16) {
+    let () = server.command(&["REPLICAOF", "127.0.0.1", &master_port.to_string()]);
+}
+
+fn promote(server: &RedisServer) {
+    let () = server.command(&["REPLICAOF", "NO", "ONE"]);
+}
+
+/// Waits until a replica has all that its master had when this was called.
+async fn synced(replica: &RedisServer, master: &RedisServer) {
+    let offset = |server: &RedisServer, name: &str| -> Option<u64> {
+        let info: String = server.command(&["INFO", "replication"]);
+        info.lines().find_map(|line| line.strip_prefix(name)?.parse().ok())
+    };
+    let target = offset(master, "master_repl_offset:");
+    let caught_up = async || {
+        let info: String = replica.command(&["INFO", "replication"]);
+        info.contains("master_link_status:up") && offset(replica, "slave_repl_offset:") >= target
+    };
+    eventually(caught_up, "the replica has everything").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_demoted_master_is_asked_for_nothing() {
+    let mut trial = Trial::start().await;
+    let pair = Pair::of(&trial.redis).await;
+    // What is acknowledged between the last replication and the demotion is lost, as Redis has it. So nothing is.
+    trial.rest().await;
+    let elsewhere = start_node(pair.replica.port(), "", &[]);
+    pair.swap(&trial.redis).await;
+    let acknowledged = trial.revoke_at(&elsewhere).await;
+    trial.visit(&elsewhere).await;
+    for node in [&trial.near, &trial.far] {
+        for browser in [&trial.eve, &trial.bob] {
+            trial.answers(node, browser, StatusCode::SERVICE_UNAVAILABLE).await;
+        }
+    }
+    pair.swap_back(&trial.redis).await;
+    trial
+        .ends_well(
+            "its master is demoted (`REPLICAOF`), later promoted again",
+            acknowledged,
+            Instant::now(),
+        )
+        .await;
+}
+
+/// A third node, which has no lease to lose, must notice, too.
+async fn a_node_without_a_lease_is_not_misled(
+    fault: &str,
+    credentials: &str,
+    variables: &[(&str, &str)],
+) {
+    let redis = RedisServer::start();
+    let () =
+        redis.command(&["ACL", "SETUSER", "deaf", "on", ">secret", "+@all", "~*", "resetchannels"]);
+    let mut trial = Trial::on(redis, "").await;
+    let node = start_node(trial.redis.port(), credentials, variables);
+    let pair = Pair::of(&trial.redis).await;
+    trial.rest().await;
+    let elsewhere = start_node(pair.replica.port(), "", &[]);
+    trial.answers(&node, &trial.eve, StatusCode::OK).await;
+    trial.watch(&node);
+    pair.swap(&trial.redis).await;
+    let acknowledged = trial.revoke_at(&elsewhere).await;
+    trial.answers(&node, &trial.eve, StatusCode::SERVICE_UNAVAILABLE).await;
+    pair.swap_back(&trial.redis).await;
+    let promoted = Instant::now();
+    trial.answers(&node, &trial.eve, StatusCode::UNAUTHORIZED).await;
+    trial.ends_well(fault, acknowledged, promoted).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_demoted_master_is_asked_for_nothing_by_a_node_without_a_cache() {
+    let fault = "its master is demoted, and a node has no cache";
+    a_node_without_a_lease_is_not_misled(fault, "", &[("LOCAL_CACHE", "off")]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_demoted_master_is_asked_for_nothing_by_a_node_that_may_not_listen() {
+    let fault = "its master is demoted, and a node may not listen";
+    a_node_without_a_lease_is_not_misled(fault, "deaf:secret@", &[]).await;
+}

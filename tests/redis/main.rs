@@ -1,0 +1,28 @@
+//! Nodes on real Redis servers, as stores inside the test's process or as processes of their own.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "some tests print measurements")]
+
+mod cluster;
+#[cfg(feature = "testing")]
+mod conformance;
+mod deployment;
+mod encryption;
+mod faults_demotion;
+mod faults_network;
+mod faults_node;
+mod faults_server;
+#[cfg(feature = "_guards")]
+mod guards;
+mod nodes;
+mod owners;
+mod production;
+mod quickstart;
+mod redis_announcements;
+mod redis_commands;
+mod redis_outage;
+mod redis_pileup;
+mod redis_roles;
+mod redis_walks;
+#[allow(dead_code, reason = "the tests over memory use all of it")]
+#[path = "../web/mod.rs"]
+mod web;

@@ -1,0 +1,32 @@
+//! Stores on a Redis server, inside the test's process.
+
+use clustered_sessions::{
+    ClusterConfig, Secret, SessionConfig, SessionConfigBuilder, SessionStore,
+};
+use serde::{Deserialize, Serialize};
+use support::wait::DEADLINE;
+
+/// The session data of these tests.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Data {
+    pub(crate) user: Option<String>,
+    pub(crate) visits: u64,
+}
+
+impl Data {
+    pub(crate) fn of(user: &str) -> Self {
+        Data { user: Some(user.to_owned()), visits: 0 }
+    }
+}
+
+/// A configuration for plain HTTP with a fixed secret, and with a cluster as in production.
+pub(crate) fn config() -> SessionConfigBuilder<Data> {
+    SessionConfig::development(Secret::insecure_dev("tests")).cluster(ClusterConfig::new())
+}
+
+/// Creates a store and waits until it receives announcements.
+pub(crate) async fn store(config: SessionConfigBuilder<Data>) -> SessionStore<Data> {
+    let store = SessionStore::new(config.build().unwrap());
+    store.wait_until_ready(DEADLINE).await.unwrap();
+    store
+}

@@ -1,0 +1,510 @@
+//! The sessions of one owner: found, extended, moved, given away and ended.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clustered_sessions::{
+    Clock, ClusterConfig, MemoryBackend, Secret, Session, SessionConfig, SessionConfigBuilder,
+    SessionId, SessionStore, StoreErrorKind,
+};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use support::redis::{Calls, RedisServer};
+use support::wait::eventually;
+use tokio::time::sleep;
+
+use crate::nodes::{Data, config, store};
+use crate::web::{self, Browser, Call, RedisAddress as _, Spy, ada, serve};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// An owner's name is not what the record says, so that it can be looked for elsewhere.
+fn name(user: &str) -> String {
+    format!("owner-of-{user}")
+}
+
+fn owned(server: &RedisServer) -> SessionConfigBuilder<Data> {
+    config().redis(server.config()).owner(|data: &Data| data.user.as_deref().map(name))
+}
+
+/// Without a listener, whose beats would be counted, too.
+fn silent() -> ClusterConfig {
+    ClusterConfig::new().enabled(false)
+}
+
+/// In memory, where a test can let time pass.
+fn in_memory(backend: &impl web::HasBackend, clock: &Clock) -> SessionConfigBuilder<web::Data> {
+    let owner = |data: &web::Data| data.user.clone();
+    web::config(backend).cluster(silent()).clock(clock.clone()).timeout(HOUR).owner(owner)
+}
+
+fn paused() -> (Clock, MemoryBackend) {
+    let clock = Clock::tokio();
+    (clock.clone(), MemoryBackend::with_clock(clock))
+}
+
+/// Lets time pass, which must have stood still so far.
+async fn seconds_before_the_hour(seconds: u64) {
+    let into_the_hour = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() % 3600;
+    sleep(2 * HOUR - Duration::from_secs(into_the_hour + seconds)).await;
+}
+
+async fn create(store: &SessionStore<Data>, user: &str) -> SessionId {
+    store.create(Data::of(user)).await.unwrap().id
+}
+
+async fn of<T: clustered_sessions::SessionData>(
+    store: &SessionStore<T>,
+    owner: &str,
+) -> BTreeSet<SessionId> {
+    store.sessions_of(owner).await.unwrap().iter().map(|record| record.id()).collect()
+}
+
+fn calls<const N: usize>(expected: [(&str, u64); N]) -> Calls {
+    expected.map(|(name, count)| (name.to_owned(), count)).into()
+}
+
+fn index_keys(server: &RedisServer) -> Vec<String> {
+    server.command(&["KEYS", "session:owner:*"])
+}
+
+#[tokio::test]
+async fn an_owner_is_logged_out_on_every_node_and_nobody_else_is() {
+    let server = RedisServer::start();
+    let nodes = [store(owned(&server)).await, store(owned(&server)).await];
+    let mut ada = BTreeSet::new();
+    for node in nodes.iter().chain(&nodes) {
+        ada.insert(create(node, "ada").await);
+    }
+    let bob = create(&nodes[0], "bob").await;
+    for node in &nodes {
+        assert_eq!(of(node, "owner-of-ada").await, ada);
+        for id in ada.iter().chain([&bob]) {
+            assert!(node.find(*id).await.unwrap().is_some());
+        }
+    }
+    let done = nodes[0].delete_all_of("owner-of-ada").await.unwrap();
+    assert_eq!((done.deleted, done.unreadable), (4, 0));
+    for node in &nodes {
+        for id in &ada {
+            eventually(async || node.find(*id).await.unwrap().is_none(), "the node hears of it")
+                .await;
+        }
+        assert!(node.find(bob).await.unwrap().is_some());
+        assert_eq!(of(node, "owner-of-ada").await, BTreeSet::new());
+        assert_eq!(of(node, "owner-of-bob").await, [bob].into());
+    }
+}
+
+#[tokio::test]
+async fn what_an_owner_costs_does_not_depend_on_the_others() {
+    let server = RedisServer::start();
+    let store = store(owned(&server).cluster(silent())).await;
+    let new = async |user: String| store.create(Data::of(&user)).await.map(|new| new.id);
+    let others = stream::iter(0..3000).map(|number| new(format!("visitor {number}")));
+    let _: Vec<_> = others.buffer_unordered(64).try_collect().await.unwrap();
+    for _ in 0..5 {
+        create(&store, "ada").await;
+    }
+    // Once, so that the scripts are known.
+    let bob = create(&store, "bob").await;
+    assert_eq!(of(&store, "owner-of-bob").await, [bob].into());
+    assert_eq!(store.delete_all_of("owner-of-bob").await.unwrap().deleted, 1);
+
+    let (found, made) = server.calls_of(store.sessions_of("owner-of-ada")).await;
+    assert_eq!(found.unwrap().len(), 5);
+    assert_eq!(made, calls([("evalsha", 1), ("zscan", 1), ("getex", 5)]), "finding them");
+
+    // Found, deleted one by one, and looked for once more.
+    let (done, made) = server.calls_of(store.delete_all_of("owner-of-ada")).await;
+    assert_eq!(done.unwrap().deleted, 5);
+    let scripts = [("evalsha", 2 + 5), ("zscan", 2), ("getrange", 5), ("publish", 5), ("del", 5)];
+    let expected: Calls =
+        calls(scripts).into_iter().chain(calls([("getex", 5), ("zrem", 5)])).collect();
+    assert_eq!(made, expected, "deleting them");
+    assert_eq!(store.size().await.unwrap(), 3000);
+}
+
+#[tokio::test]
+async fn an_owner_of_many_sessions_loses_them_all() {
+    let server = RedisServer::start();
+    let store = store(owned(&server)).await;
+    let new = async |_| store.create(Data::of("ada")).await.map(|new| new.id);
+    let created: BTreeSet<_> =
+        stream::iter(0..2000).map(new).buffer_unordered(64).try_collect().await.unwrap();
+    assert_eq!(of(&store, "owner-of-ada").await, created);
+    assert_eq!(store.delete_all_of("owner-of-ada").await.unwrap().deleted, 2000);
+    assert_eq!(
+        (store.size().await.unwrap(), index_keys(&server).len()),
+        (0, 0),
+        "nothing is left behind"
+    );
+}
+
+#[tokio::test]
+async fn a_session_costs_one_command_more_when_it_is_created_with_an_owner_and_none_without() {
+    let server = RedisServer::start();
+    let store = store(owned(&server).cluster(silent())).await;
+    create(&store, "bob").await;
+
+    let (new, made) = server.calls_of(store.create(Data::default())).await;
+    assert_eq!(made, calls([("set", 1)]));
+    let id = new.unwrap().id;
+    store.touch(id).await.unwrap();
+    // Within one millisecond there would be nothing to extend.
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    let (_, made) = server.calls_of(store.touch(id)).await;
+    assert_eq!(made, calls([("evalsha", 1), ("getrange", 1), ("pexpire", 1), ("setrange", 1)]));
+
+    let (new, made) = server.calls_of(store.create(Data::of("ada"))).await;
+    let index =
+        [("evalsha", 1), ("time", 1), ("zremrangebyscore", 1), ("zadd", 1), ("pexpireat", 2)];
+    assert_eq!(made, calls([("set", 1)]).into_iter().chain(calls(index)).collect::<Calls>());
+
+    let id = new.unwrap().id;
+    let (deleted, made) = server
+        .calls_of(async {
+            let deleted = store.delete(id).await.unwrap();
+            eventually(async || index_keys(&server).len() == 1, "the entry is removed").await;
+            deleted
+        })
+        .await;
+    assert!(deleted);
+    assert_eq!((made["del"], made["zrem"]), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_is_written_anew_once_an_hour_and_when_the_owner_changes() {
+    let (clock, memory) = paused();
+    let spy = Spy::over(&memory);
+    let store = SessionStore::new(in_memory(&spy, &clock).build().unwrap());
+    seconds_before_the_hour(10).await;
+    let id = store.create(ada()).await.unwrap().id;
+    assert_eq!(spy.take_calls(), [Call::AddToOwner, Call::Create]);
+    sleep(Duration::from_secs(40)).await;
+
+    let visit = async |minutes: u64, expected: &[Call]| {
+        sleep(Duration::from_secs(60 * minutes)).await;
+        store.modify(id, |data| data.visits += 1).await.unwrap();
+        let update: Vec<_> =
+            spy.take_calls().into_iter().filter(|call| *call != Call::Load).collect();
+        assert_eq!(update, [expected, &[Call::Update]].concat());
+        assert!(store.touch(id).await.unwrap());
+        let touch: Vec<_> =
+            spy.take_calls().into_iter().filter(|call| *call != Call::Load).collect();
+        assert_eq!(touch, [Call::Touch], "the entry is there already");
+    };
+    visit(0, &[Call::AddToOwner]).await;
+    visit(20, &[]).await;
+    visit(20, &[]).await;
+    visit(20, &[Call::AddToOwner]).await;
+    visit(20, &[]).await;
+
+    for owner in [Some("bob"), None, Some("ada")] {
+        store.modify(id, |data| data.user = owner.map(str::to_owned)).await.unwrap();
+        let index: &[Call] = if owner.is_some() { &[Call::AddToOwner] } else { &[] };
+        assert_eq!(spy.take_calls(), [index, &[Call::Update]].concat(), "{owner:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_used_for_days_stays_in_the_index_and_one_that_is_not_goes() {
+    let (clock, memory) = paused();
+    let store = SessionStore::new(in_memory(&memory, &clock).build().unwrap());
+    let used = store.create(ada()).await.unwrap().id;
+    let idle = store.create(ada()).await.unwrap().id;
+    assert_eq!(of(&store, "Ada").await, [used, idle].into());
+    for round in 0..200 {
+        sleep(Duration::from_secs(60 * 25)).await;
+        match round % 3 {
+            0 => store.modify(used, |data| data.visits += 1).await.unwrap(),
+            _ => assert!(store.touch(used).await.unwrap()),
+        }
+        if round > 2 {
+            assert_eq!(of(&store, "Ada").await, [used].into(), "after {round} rounds");
+        }
+    }
+    assert_eq!(store.delete_all_of("Ada").await.unwrap().deleted, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_extension_by_a_node_that_does_not_know_the_new_owner_yet_does_no_harm() {
+    let (clock, memory) = paused();
+    let [knows, does_not] =
+        [(); 2].map(|()| SessionStore::new(in_memory(&memory, &clock).build().unwrap()));
+    seconds_before_the_hour(5).await;
+    let id = knows.create(ada()).await.unwrap().id;
+    assert!(does_not.find(id).await.unwrap().is_some());
+    knows.modify(id, |data| data.user = Some("Bob".to_owned())).await.unwrap();
+    sleep(Duration::from_secs(6)).await;
+    assert!(does_not.touch(id).await.unwrap());
+    // As long as these end in the same hour, nobody sees a reason to write the entry anew.
+    for _ in 0..5 {
+        sleep(HOUR / 6).await;
+        assert!(knows.touch(id).await.unwrap());
+    }
+    for _ in 0..5 {
+        sleep(HOUR / 6).await;
+        assert_eq!(of(&knows, "Bob").await, [id].into());
+        assert_eq!(of(&does_not, "Bob").await, [id].into());
+    }
+}
+
+#[tokio::test]
+async fn a_session_belongs_to_whoever_its_data_says() {
+    let memory = MemoryBackend::new();
+    let sessions = web::start(in_memory(&memory, &Clock::system())).await;
+    let store = sessions.store();
+    let id = store.create(ada()).await.unwrap().id;
+    for owner in [Some("Bob"), Some("Ada"), None, Some("Bob"), None] {
+        store.modify(id, |data| data.user = owner.map(str::to_owned)).await.unwrap();
+        for other in ["Ada", "Bob"] {
+            let expected = if owner == Some(other) { [id].into() } else { BTreeSet::new() };
+            assert_eq!(of(store, other).await, expected, "{owner:?}");
+        }
+    }
+    assert_eq!(store.delete_all_of("Ada").await.unwrap().deleted, 0);
+    assert_eq!(store.delete_all_of("Bob").await.unwrap().deleted, 0);
+    assert!(store.find(id).await.unwrap().is_some(), "it is nobody's");
+}
+
+#[tokio::test]
+async fn a_session_keeps_its_owner_when_it_gets_a_new_id() {
+    let memory = MemoryBackend::new();
+    let sessions = web::start(in_memory(&memory, &Clock::system())).await;
+    let app = serve(&sessions, async |session: Session<web::Data>| {
+        session.update(|data| data.user = Some("Ada".to_owned()));
+        session.regenerate();
+    });
+    let (mut desktop, mut phone) = (Browser::new(), Browser::new());
+    for browser in [&mut desktop, &mut phone] {
+        for _ in 0..3 {
+            browser.visit(&app).await;
+        }
+    }
+    let found = of(sessions.store(), "Ada").await;
+    assert_eq!(found, sessions.store().all_session_ids().await.unwrap().into_iter().collect());
+    assert_eq!(found.len(), 2);
+    assert_eq!(sessions.store().delete_all_of("Ada").await.unwrap().deleted, 2);
+    assert_eq!(sessions.store().size().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_password_change_spares_the_session_that_made_it() {
+    let memory = MemoryBackend::new();
+    let sessions = web::start(in_memory(&memory, &Clock::system())).await;
+    let mut browser = Browser::with(&sessions, ada()).await;
+    for _ in 0..3 {
+        let _ = sessions.store().create(ada()).await.unwrap();
+    }
+    let app = serve(&sessions, async |session: Session<web::Data>| {
+        session.regenerate();
+        session.save().await.unwrap();
+        let done =
+            session.store().delete_all_of_except("Ada", session.id().unwrap()).await.unwrap();
+        done.deleted.to_string()
+    });
+    assert_eq!(browser.visit(&app).await.body, "3");
+    let who =
+        serve(&sessions, async |session: Session<web::Data>| session.data().user.clone().unwrap());
+    assert_eq!(
+        browser.visit(&who).await.body,
+        "Ada",
+        "the browser is logged in with its new cookie"
+    );
+    assert_eq!(sessions.store().size().await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn who_logs_in_while_he_is_logged_out_loses_what_was_acknowledged_before() {
+    let server = RedisServer::start();
+    let nodes = [store(owned(&server)).await, store(owned(&server)).await];
+    let logins = nodes.clone().map(|node| {
+        tokio::spawn(async move {
+            let mut ids = Vec::new();
+            for _ in 0..100 {
+                ids.push(create(&node, "ada").await);
+            }
+            ids
+        })
+    });
+    let before = create(&nodes[0], "ada").await;
+    // One who logs in all the time may keep it from ending; but what was there when it began is gone even then.
+    let done = nodes[1].delete_all_of("owner-of-ada").await;
+    match done {
+        Ok(done) => assert!(done.deleted > 0),
+        Err(error) => assert_eq!(error.kind(), StoreErrorKind::Conflict, "{error}"),
+    }
+    assert!(nodes[1].find_fresh(before).await.unwrap().is_none());
+    let mut left = BTreeSet::new();
+    for task in logins {
+        for id in task.await.unwrap() {
+            left.extend(nodes[0].find_fresh(id).await.unwrap().map(|record| record.id()));
+        }
+    }
+    assert_eq!(of(&nodes[0], "owner-of-ada").await, left);
+    assert_eq!(nodes[0].delete_all_of("owner-of-ada").await.unwrap().deleted, left.len() as u64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_can_be_rotated_without_losing_sight_of_sessions() {
+    let (clock, memory) = paused();
+    let [old, new] =
+        ["the old secret, which is long enough", "the new secret, which is long enough"];
+    let node = |current: &str, previous: Option<&str>| {
+        let mut config = SessionConfig::builder(Secret::new(current).unwrap())
+            .backend(memory.clone())
+            .cluster(silent())
+            .clock(clock.clone())
+            .timeout(HOUR)
+            .owner(|data: &web::Data| data.user.clone());
+        if let Some(previous) = previous {
+            config = config.previous_secret(Secret::new(previous).unwrap());
+        }
+        SessionStore::new(config.build().unwrap())
+    };
+    let (before, during, after) = (node(old, None), node(new, Some(old)), node(new, None));
+    let (used, idle) =
+        (before.create(ada()).await.unwrap().id, before.create(ada()).await.unwrap().id);
+    let young = during.create(ada()).await.unwrap().id;
+    assert_eq!(of(&during, "Ada").await, [used, idle, young].into());
+    assert_eq!(
+        of(&before, "Ada").await,
+        [used, idle].into(),
+        "this node does not know the new secret"
+    );
+
+    // A session timeout and an hour.
+    for _ in 0..8 {
+        sleep(HOUR / 4).await;
+        assert!(during.touch(used).await.unwrap() && during.touch(young).await.unwrap());
+        assert!(of(&during, "Ada").await.is_superset(&[used, young].into()));
+    }
+    assert_eq!(of(&after, "Ada").await, [used, young].into(), "the old secret can be dropped");
+    assert_eq!(during.delete_all_of("Ada").await.unwrap().deleted, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_from_before_there_were_owners_are_found_after_a_timeout_and_an_hour() {
+    let (clock, memory) = paused();
+    let without = SessionStore::new(
+        web::config(&memory).cluster(silent()).clock(clock.clone()).timeout(HOUR).build().unwrap(),
+    );
+    let with = SessionStore::new(in_memory(&memory, &clock).build().unwrap());
+    let id = without.create(ada()).await.unwrap().id;
+    for _ in 0..8 {
+        sleep(HOUR / 4).await;
+        assert!(with.touch(id).await.unwrap());
+    }
+    assert_eq!(of(&with, "Ada").await, [id].into());
+}
+
+#[tokio::test]
+async fn nothing_is_written_if_the_index_cannot_be() {
+    let spy = Spy::new();
+    let sessions = web::start(in_memory(&spy, &Clock::system())).await;
+    let store = sessions.store();
+    let fails = || spy.fail_next(1, StoreErrorKind::Unavailable);
+    fails();
+    assert_eq!(store.create(ada()).await.unwrap_err().kind(), StoreErrorKind::Unavailable);
+    assert_eq!(store.size().await.unwrap(), 0);
+
+    let id = store.create(ada()).await.unwrap().id;
+    fails();
+    let bob = |data: &mut web::Data| data.user = Some("Bob".to_owned());
+    assert_eq!(store.modify(id, bob).await.unwrap_err().kind(), StoreErrorKind::Unavailable);
+    assert_eq!(web::only_data(&sessions).await, ada());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_is_not_extended_if_its_entry_cannot_be() {
+    let (clock, memory) = paused();
+    let spy = Spy::over(&memory);
+    let store = SessionStore::new(in_memory(&spy, &clock).build().unwrap());
+    let id = store.create(ada()).await.unwrap().id;
+    let before = store.get(id).await.unwrap().expires_at();
+    sleep(HOUR - Duration::from_secs(60)).await;
+    assert!(store.find_fresh(id).await.unwrap().is_some());
+    spy.fail_next(1, StoreErrorKind::Unavailable);
+    assert_eq!(store.touch(id).await.unwrap_err().kind(), StoreErrorKind::Unavailable);
+    assert_eq!(store.find_fresh(id).await.unwrap().unwrap().expires_at(), before);
+}
+
+#[tokio::test]
+async fn the_name_of_an_owner_is_nowhere_in_redis() {
+    let server = RedisServer::start();
+    let mut channel = server.listen("session:invalidate").await;
+    let store = store(owned(&server)).await;
+    let id = create(&store, "ada").await;
+    store.modify(id, |data| data.visits += 1).await.unwrap();
+    let message = channel.next().await;
+    let [key]: [String; 1] = index_keys(&server).try_into().unwrap();
+    assert_eq!(key.len(), "session:owner:".len() + 43);
+    let entries: Vec<String> = server.command(&["ZRANGE", &key, "0", "-1"]);
+    assert_eq!(entries, [id.to_string()]);
+    let record: Vec<u8> = server.command(&["GET", &format!("session:{id}")]);
+    for place in [key.as_bytes(), &record, &message] {
+        assert!(
+            !String::from_utf8_lossy(place).contains("owner-of"),
+            "the owner's name is in {place:?}"
+        );
+    }
+    assert!(!format!("{store:?}").contains("owner-of"));
+}
+
+#[tokio::test]
+async fn an_index_forgets_what_is_over_and_goes_with_its_last_entry() {
+    let server = RedisServer::start();
+    let store = store(owned(&server).timeout(HOUR)).await;
+    let id = create(&store, "ada").await;
+    let [key]: [String; 1] = index_keys(&server).try_into().unwrap();
+    // Sessions of yesterday, which nobody has logged out.
+    let yesterday =
+        (SystemTime::now() - 24 * HOUR).duration_since(UNIX_EPOCH).unwrap().as_millis().to_string();
+    let ghosts: Vec<String> = (0..500).map(|number| format!("{number:022}")).collect();
+    let add: Vec<&str> = ghosts.iter().flat_map(|ghost| [yesterday.as_str(), ghost]).collect();
+    let () = server.command(&[&["ZADD", key.as_str()], add.as_slice()].concat());
+
+    let other = create(&store, "ada").await;
+    let entries: BTreeSet<String> = server.command(&["ZRANGE", &key, "0", "-1"]);
+    assert_eq!(entries, [id.to_string(), other.to_string()].into());
+    let left = Duration::from_millis(server.command(&["PTTL", &key]));
+    assert!((HOUR..=4 * HOUR).contains(&left), "{left:?}");
+    assert_eq!(store.size().await.unwrap(), 2, "the index is not a session");
+    assert_eq!(store.clear().await.unwrap(), 2);
+    assert_eq!(
+        of(&store, "owner-of-ada").await,
+        BTreeSet::new(),
+        "the records say so, whatever the index says"
+    );
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_left_out_and_deleted_with_the_rest() {
+    let server = RedisServer::start();
+    let store = store(owned(&server).cluster(silent())).await;
+    let (good, spoilt, foreign) =
+        (create(&store, "ada").await, create(&store, "ada").await, create(&store, "ada").await);
+    let () = server.command(&[
+        "SETRANGE",
+        &format!("session:{spoilt}"),
+        "36",
+        "not the JSON of a session",
+    ]);
+    let () = server.command(&["DEL", &format!("session:{foreign}")]);
+    let () = server.command(&["SADD", &format!("session:{foreign}"), "a set"]);
+    assert_eq!(of(&store, "owner-of-ada").await, [good].into());
+
+    let done = store.delete_all_of("owner-of-ada").await.unwrap();
+    assert_eq!((done.deleted, done.unreadable), (2, 1));
+    assert_eq!(store.all_session_ids().await.unwrap(), [foreign], "the set is not ours");
+}
+
+#[tokio::test]
+async fn a_store_that_was_not_told_of_owners_says_so() {
+    let server = RedisServer::start();
+    let store = store(config().redis(server.config())).await;
+    let _ = store.create(Data::of("ada")).await.unwrap();
+    assert_eq!(store.sessions_of("ada").await.unwrap_err().kind(), StoreErrorKind::NotConfigured);
+    assert_eq!(store.delete_all_of("ada").await.unwrap_err().kind(), StoreErrorKind::NotConfigured);
+    assert_eq!(index_keys(&server), [""; 0]);
+}

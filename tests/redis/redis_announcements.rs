@@ -1,0 +1,255 @@
+//! What nodes on one Redis hear from each other, and what they do when they do not hear.
+
+use std::time::Duration;
+
+use clustered_sessions::{ClusterConfig, SessionId, SessionStore, StoreErrorKind};
+use serde_json::{Value, json};
+use support::redis::RedisServer;
+use support::wait::eventually;
+
+use crate::nodes::{Data, config, store};
+use crate::web::RedisAddress as _;
+
+const CHANNEL: &str = "session:invalidate";
+
+/// A lease that outlasts the test, so that only announcements and a lost subscription keep the cache right.
+fn trusting() -> ClusterConfig {
+    ClusterConfig::new().max_staleness(Duration::from_secs(60))
+}
+
+async fn node(server: &RedisServer) -> SessionStore<Data> {
+    store(config().cluster(trusting()).redis(server.config())).await
+}
+
+/// A node whose Redis user can do everything until it is forbidden.
+async fn node_of_app_user(server: &RedisServer) -> SessionStore<Data> {
+    let () = server.command(&["ACL", "SETUSER", "app", "on", ">secret", "+@all", "~*", "&*"]);
+    store(config().cluster(trusting()).redis(server.config().user("app").password("secret"))).await
+}
+
+/// Reads the session into the node's memory, and makes sure that it is answered from there.
+async fn cached(node: &SessionStore<Data>, id: SessionId) {
+    let hit = async || {
+        let hits = node.cache_stats().hits;
+        node.get(id).await.unwrap();
+        node.cache_stats().hits > hits
+    };
+    eventually(hit, "the session is answered from memory").await;
+}
+
+#[tokio::test]
+async fn a_session_deleted_on_one_node_is_gone_on_another() {
+    let server = RedisServer::start();
+    let (one, other) = (node(&server).await, node(&server).await);
+    let id = one.create(Data::of("ada")).await.unwrap().id;
+    cached(&other, id).await;
+    assert!(one.delete(id).await.unwrap());
+    eventually(async || other.find(id).await.unwrap().is_none(), "the other node knows it is gone")
+        .await;
+    assert_eq!(other.coordinator().disconnects(), 0, "it was heard, and nothing else made it go");
+}
+
+#[tokio::test]
+async fn a_session_changed_on_one_node_is_changed_on_another() {
+    let server = RedisServer::start();
+    let (one, other) = (node(&server).await, node(&server).await);
+    let id = one.create(Data::of("ada")).await.unwrap().id;
+    cached(&other, id).await;
+    one.modify(id, |data| data.visits = 7).await.unwrap();
+    eventually(
+        async || other.get(id).await.unwrap().data().visits == 7,
+        "the other node sees the change",
+    )
+    .await;
+    assert_eq!(other.coordinator().disconnects(), 0, "it was heard, and nothing else made it go");
+    // The writer has it still, although it hears its own announcement, too.
+    eventually(async || one.coordinator().announcements_received() == 1, "the writer hears itself")
+        .await;
+    let misses = one.cache_stats().misses;
+    assert_eq!(one.get(id).await.unwrap().data().visits, 7);
+    assert_eq!(one.cache_stats().misses, misses);
+}
+
+#[tokio::test]
+async fn nodes_on_other_channels_and_prefixes_are_not_disturbed() {
+    let server = RedisServer::start();
+    let one = node(&server).await;
+    let cluster = trusting().channel("shop:invalidate");
+    let shop = store(config().cluster(cluster).redis(server.config().key_prefix("shop:"))).await;
+    let id = shop.create(Data::of("ada")).await.unwrap().id;
+    cached(&shop, id).await;
+
+    let _ = one.create(Data::of("bob")).await.unwrap();
+    assert_eq!(one.clear().await.unwrap(), 1);
+    eventually(
+        async || one.coordinator().announcements_received() > 0,
+        "the clearing is announced",
+    )
+    .await;
+    // What was announced to the shop next is the first thing that it hears.
+    shop.coordinator().publish_invalidation(SessionId::from_bytes([0; 16])).await.unwrap();
+    eventually(async || shop.coordinator().announcements_received() == 1, "the shop hears its own")
+        .await;
+    cached(&shop, id).await;
+    assert!(shop.find_fresh(id).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_killed_subscription_is_made_anew_and_counted() {
+    let server = RedisServer::start();
+    let (one, other) = (node(&server).await, node(&server).await);
+    let id = one.create(Data::of("ada")).await.unwrap().id;
+    cached(&other, id).await;
+    assert_eq!(server.command::<u64>(&["CLIENT", "KILL", "TYPE", "pubsub"]), 2);
+    let back =
+        async || other.coordinator().disconnects() == 1 && other.coordinator().is_listening();
+    eventually(back, "the node listens again").await;
+    // Not from what was in memory before: a change in between was not heard.
+    let misses = other.cache_stats().misses;
+    other.get(id).await.unwrap();
+    assert_eq!(other.cache_stats().misses, misses + 1);
+    cached(&other, id).await;
+    one.delete(id).await.unwrap();
+    eventually(async || other.find(id).await.unwrap().is_none(), "the new subscription hears")
+        .await;
+    assert_eq!(other.coordinator().disconnects(), 1);
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_hear_reads_from_redis_until_it_hears_again() {
+    let server = RedisServer::start();
+    let (one, other) = (node(&server).await, node_of_app_user(&server).await);
+    let id = one.create(Data::of("ada")).await.unwrap().id;
+    cached(&other, id).await;
+
+    // Takes the subscription away and does not give it back.
+    let () = server.command(&["ACL", "SETUSER", "app", "resetchannels"]);
+    eventually(async || !other.coordinator().is_listening(), "the node knows that it is deaf")
+        .await;
+    for _ in 0..3 {
+        let bypasses = other.cache_stats().bypasses;
+        other.get(id).await.unwrap();
+        assert_eq!(other.cache_stats().bypasses, bypasses + 1);
+    }
+    one.delete(id).await.unwrap();
+    assert!(other.find(id).await.unwrap().is_none(), "at once: nothing is answered from memory");
+
+    let () = server.command(&["ACL", "SETUSER", "app", "allchannels"]);
+    eventually(async || other.coordinator().is_listening(), "the node hears again").await;
+    let id = one.create(Data::of("bob")).await.unwrap().id;
+    cached(&other, id).await;
+}
+
+#[tokio::test]
+async fn a_node_that_may_not_listen_serves_without_its_cache() {
+    let server = RedisServer::start();
+    let () = server.command(&[
+        "ACL",
+        "SETUSER",
+        "deaf",
+        "on",
+        ">secret",
+        "+@all",
+        "~*",
+        "resetchannels",
+    ]);
+    let redis = server.config().user("deaf").password("secret");
+    let deaf = SessionStore::new(config().cluster(trusting()).redis(redis).build().unwrap());
+
+    let id = deaf.create(Data::of("ada")).await.unwrap().id;
+    for reads in 1..=3 {
+        assert_eq!(deaf.get(id).await.unwrap().data().visits, 0);
+        assert_eq!(deaf.cache_stats().bypasses, reads);
+    }
+    // What cannot be announced is not done.
+    let error = deaf.modify(id, |data| data.visits += 1).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Refused);
+    let error = deaf.delete(id).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Refused);
+    assert_eq!(deaf.get(id).await.unwrap().data().visits, 0);
+    assert!(deaf.coordinator().is_running() && !deaf.coordinator().is_listening());
+    let error = deaf.wait_until_ready(Duration::from_millis(200)).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Timeout);
+}
+
+#[tokio::test]
+async fn a_message_that_cannot_be_read_clears_the_cache() {
+    let server = RedisServer::start();
+    let node = node(&server).await;
+    let id = node.create(Data::of("ada")).await.unwrap().id;
+    cached(&node, id).await;
+    for (count, garbage) in
+        (1..).zip(["", "garbage", "{}", "{\"type\":\"SessionDeleted\",\"session_id\":\"short\"}"])
+    {
+        let () = server.command(&["PUBLISH", CHANNEL, garbage]);
+        eventually(
+            async || node.coordinator().announcements_unreadable() == count,
+            "it is counted",
+        )
+        .await;
+        eventually(async || node.coordinator().local_cache().size() == 0, "the cache is cleared")
+            .await;
+        cached(&node, id).await;
+    }
+}
+
+#[tokio::test]
+async fn others_can_announce_too() {
+    let server = RedisServer::start();
+    let node = node(&server).await;
+    let id = node.create(Data::of("ada")).await.unwrap().id;
+    for message in [
+        json!({"type": "SessionDeleted", "session_id": id.to_string(), "node_id": "x", "timestamp": 0}),
+        json!({"type": "SessionInvalidated", "session_id": id.to_string(), "node_id": "x", "timestamp": 0}),
+        json!({"type": "CacheClear", "node_id": "x", "timestamp": 0}),
+        json!({"type": "FromALaterVersion", "session_id": id.to_string()}),
+    ] {
+        cached(&node, id).await;
+        let () = server.command(&["PUBLISH", CHANNEL, &message.to_string()]);
+        eventually(async || node.coordinator().local_cache().size() == 0, "the session is evicted")
+            .await;
+    }
+    assert_eq!(node.coordinator().announcements_unreadable(), 0);
+}
+
+#[tokio::test]
+async fn announcements_have_the_documented_form() {
+    let server = RedisServer::start();
+    let mut channel = server.listen(CHANNEL).await;
+    let mut next = async || serde_json::from_slice::<Value>(&channel.next().await).unwrap();
+    let node = store(config().cluster(trusting().node_id("web-3")).redis(server.config())).await;
+
+    // Creating is not announced: nobody can know the id yet.
+    let id = node.create(Data::of("ada")).await.unwrap().id;
+    node.modify(id, |data| data.visits += 1).await.unwrap();
+    let message = next().await;
+    let value: Vec<u8> = server.command(&["GET", &format!("session:{id}")]);
+    let revision =
+        base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, &value[2..18]);
+    let timestamp = message["timestamp"].as_u64().unwrap();
+    assert!(timestamp > 1_600_000_000_000, "milliseconds since the Unix epoch");
+    assert_eq!(
+        message,
+        json!({"type": "SessionInvalidated", "session_id": id.to_string(), "revision": revision,
+               "node_id": "web-3", "timestamp": timestamp})
+    );
+
+    let mut expect = async |expected: Value| {
+        let mut message = next().await;
+        assert!(message.as_object_mut().unwrap().remove("timestamp").unwrap().is_u64());
+        assert_eq!(message, expected);
+    };
+    node.coordinator().publish_invalidation(id).await.unwrap();
+    expect(json!({"type": "SessionInvalidated", "session_id": id.to_string(), "node_id": "web-3"}))
+        .await;
+    node.coordinator().publish_cache_clear().await.unwrap();
+    expect(json!({"type": "CacheClear", "node_id": "web-3"})).await;
+    node.delete(id).await.unwrap();
+    expect(json!({"type": "SessionDeleted", "session_id": id.to_string(), "node_id": "web-3"}))
+        .await;
+    node.delete(id).await.unwrap();
+    expect(json!({"type": "SessionDeleted", "session_id": id.to_string(), "node_id": "web-3"}))
+        .await;
+    node.clear().await.unwrap();
+    expect(json!({"type": "CacheClear", "node_id": "web-3"})).await;
+}

@@ -1,0 +1,147 @@
+//! Walks over all sessions in a Redis that is not ours alone.
+
+use std::collections::HashSet;
+
+use clustered_sessions::{ClusterConfig, SessionId, SessionStore, StoreErrorKind};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use support::redis::RedisServer;
+use support::wait::eventually;
+
+use crate::nodes::{Data, config, store};
+use crate::web::RedisAddress as _;
+
+async fn create(store: &SessionStore<Data>, count: u64) -> HashSet<SessionId> {
+    let new = async |visits| store.create(Data { user: None, visits }).await.map(|new| new.id);
+    stream::iter((0..count).map(new)).buffer_unordered(64).try_collect().await.unwrap()
+}
+
+/// Keys under our prefix that are not ours: one of another length, one of another type, and one of another format.
+const FOREIGN: [[&str; 3]; 3] = [
+    ["SET", "session:settings", "blue"],
+    ["SADD", "session:AAAAAAAAAAAAAAAAAAAAAA", "a set"],
+    ["SET", "session:BBBBBBBBBBBBBBBBBBBBBA", "not a record"],
+];
+
+fn add_foreign_keys(server: &RedisServer) {
+    for command in &FOREIGN {
+        let () = server.command(command);
+    }
+}
+
+#[tokio::test]
+async fn a_walk_meets_every_session_once() {
+    let server = RedisServer::start();
+    let store = store(config().redis(server.config())).await;
+    let created = create(&store, 3000).await;
+
+    let ids = store.all_session_ids().await.unwrap();
+    assert_eq!(ids.len(), 3000);
+    assert_eq!(ids.into_iter().collect::<HashSet<_>>(), created);
+    assert_eq!(store.size().await.unwrap(), 3000);
+
+    let records: Vec<_> = store.each_session().try_collect().await.unwrap();
+    assert_eq!(records.iter().map(|record| record.id()).collect::<HashSet<_>>(), created);
+    assert_eq!(records.iter().map(|record| record.data().visits).sum::<u64>(), 2999 * 3000 / 2);
+}
+
+#[tokio::test]
+async fn clear_deletes_all_sessions_and_nothing_else_and_says_so() {
+    let server = RedisServer::start();
+    let cluster = || ClusterConfig::new().local_cache_max_size(10_000);
+    let (one, other) = (
+        store(config().cluster(cluster()).redis(server.config())).await,
+        store(config().cluster(cluster()).redis(server.config())).await,
+    );
+    let ids = create(&one, 5000).await;
+    let seen = *ids.iter().next().unwrap();
+    eventually(
+        async || other.find(seen).await.unwrap().is_some() && other.cache_stats().size == 1,
+        "it is cached",
+    )
+    .await;
+    add_foreign_keys(&server);
+    let () = server.command(&["SET", "other", "1"]);
+
+    assert_eq!(
+        one.clear().await.unwrap(),
+        5001,
+        "the string of 22 characters is taken for a session"
+    );
+    assert_eq!(one.size().await.unwrap(), 1, "the set");
+    assert!(one.find(seen).await.unwrap().is_none());
+    eventually(async || other.find(seen).await.unwrap().is_none(), "the other node hears of it")
+        .await;
+    let keys: HashSet<String> = server.command(&["KEYS", "*"]);
+    for key in ["other", FOREIGN[0][1], FOREIGN[1][1]] {
+        assert!(keys.contains(key), "{key} is not a session");
+    }
+    assert_eq!(one.clear().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_key_that_is_no_record_is_reported_and_does_not_end_a_walk() {
+    let server = RedisServer::start();
+    let store = store(config().redis(server.config())).await;
+    let created = create(&store, 300).await;
+    add_foreign_keys(&server);
+
+    let results: Vec<_> = store.each_session().collect().await;
+    let (records, errors): (Vec<_>, Vec<_>) =
+        results.into_iter().partition(|result| result.is_ok());
+    assert_eq!(
+        records.into_iter().map(|record| record.unwrap().id()).collect::<HashSet<_>>(),
+        created
+    );
+    let mut unreadable: Vec<_> = errors.into_iter().map(|error| error.unwrap_err()).collect();
+    unreadable.sort_by_key(|error| error.session_id());
+    let named: Vec<_> =
+        unreadable.iter().map(|error| format!("session:{}", error.session_id().unwrap())).collect();
+    assert_eq!(named, [FOREIGN[1][1], FOREIGN[2][1]]);
+    assert!(unreadable.iter().all(|error| error.kind() == StoreErrorKind::Corrupt));
+
+    assert_eq!(store.unreadable_records(), 2, "each is counted");
+    let done = store.bulk_delete(|record| record.data().visits < 100).await.unwrap();
+    assert_eq!((done.deleted, done.unreadable), (100, 2));
+    for [_, key, _] in FOREIGN {
+        assert_eq!(server.command::<u64>(&["EXISTS", key]), 1, "{key}");
+    }
+}
+
+#[tokio::test]
+async fn a_bulk_deletion_is_seen_on_every_node() {
+    let server = RedisServer::start();
+    let (one, other) = (
+        store(config().redis(server.config())).await,
+        store(config().redis(server.config())).await,
+    );
+    let mut ids = Vec::new();
+    for user in ["ada", "bob", "ada", "bob"] {
+        ids.push(one.create(Data::of(user)).await.unwrap().id);
+    }
+    for id in &ids {
+        assert!(other.find(*id).await.unwrap().is_some());
+    }
+    let done =
+        one.bulk_delete(|record| record.data().user.as_deref() == Some("ada")).await.unwrap();
+    assert_eq!((done.deleted, done.unreadable), (2, 0));
+    for (id, stays) in ids.into_iter().zip([false, true, false, true]) {
+        assert_eq!(one.find(id).await.unwrap().is_some(), stays);
+        eventually(
+            async || other.find(id).await.unwrap().is_some() == stays,
+            "the other node sees it",
+        )
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn prefixes_that_begin_alike_are_kept_apart() {
+    let server = RedisServer::start();
+    let short = store(config().redis(server.config().key_prefix("app:"))).await;
+    let long = store(config().redis(server.config().key_prefix("app:x:"))).await;
+    let short_id = short.create(Data::of("ada")).await.unwrap().id;
+    let long_id = long.create(Data::of("bob")).await.unwrap().id;
+    assert_eq!(short.all_session_ids().await.unwrap(), [short_id]);
+    assert_eq!(short.clear().await.unwrap(), 1);
+    assert!(long.find_fresh(long_id).await.unwrap().is_some());
+}

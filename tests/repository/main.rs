@@ -1,0 +1,5 @@
+//! Checks on the text of the repository: documents, modules and language.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod docs;
+mod layout;

@@ -1,0 +1,119 @@
+//! Each guard of the coherence contract is needed: without it, the tests find a violation. With all of them, they find none; that is
+//! what `coherence.rs` and `regeneration.rs` show at length.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use clustered_sessions::guards::{Guard, disabled};
+use tokio::time::sleep;
+
+use crate::history::history;
+use crate::owners::{self, Answer};
+use crate::race::race;
+use crate::{Counter, nodes, nodes_with, run};
+
+/// Some hundred thousand operations in histories. The first violation ends it; what breaks without one of the guards shows in one
+/// of a hundred at the least.
+fn histories() {
+    for seed in 0..1000 {
+        run(history(seed));
+    }
+}
+
+fn races() {
+    for seed in 0..300 {
+        run(race(seed));
+    }
+}
+
+fn owner_histories() {
+    for seed in 0..100 {
+        run(owners::owners(seed));
+    }
+}
+
+/// A session gets a new id while a slow node looks for it to end it, and its trail is gone before that node follows it.
+async fn slow_look() {
+    let hour = Duration::from_secs(3600);
+    let nodes = nodes_with(2, 1, |_, config| config.attempt_timeout(hour).operation_timeout(hour));
+    sleep(Duration::from_secs(1)).await;
+    let ada = Counter { count: 0, owner: Some("ada".to_owned()) };
+    let cookie = nodes[0].layer.cookie_for(ada).await.unwrap();
+    // Half a minute before each call, and half a minute after it.
+    nodes[1].faults.delay_calls_by(Duration::from_secs(70)..Duration::from_secs(70));
+    let slow = nodes[1].store().clone();
+    let end = tokio::task::spawn_local(async move { slow.delete_all_of("ada").await });
+    sleep(Duration::from_secs(36)).await;
+    let Answer::Saved(new, _) = owners::request(&nodes[0], Some(cookie), None).await else {
+        panic!("no new id")
+    };
+    sleep(Duration::from_secs(70)).await;
+    nodes[1].faults.heal();
+    assert_eq!(end.await.unwrap().unwrap().deleted, 1);
+    assert!(
+        nodes[0].store().find_fresh(new).await.unwrap().is_none(),
+        "a session has slipped through"
+    );
+}
+
+/// A node that has lost its subscription knows it at once, and not only when its lease runs out.
+async fn loss() {
+    let nodes = nodes(1, 1);
+    sleep(Duration::from_secs(1)).await;
+    assert!(nodes[0].store().coordinator().is_listening());
+    nodes[0].faults.refuse_subscriptions();
+    nodes[0].faults.cut_subscriptions();
+    sleep(Duration::from_millis(1)).await;
+    assert!(!nodes[0].store().coordinator().is_listening(), "the loss is not noticed");
+}
+
+/// A node's own write does not cost it a miss, though its announcement comes before the answer.
+async fn own_write() {
+    let nodes = nodes(1, 1);
+    sleep(Duration::from_secs(1)).await;
+    let store = nodes[0].store();
+    let id = store.create(Default::default()).await.unwrap().id;
+    // The answer is late, and the announcement is not, since it has a way of its own.
+    nodes[0].faults.delay_calls_by(Duration::from_millis(20)..Duration::from_millis(21));
+    store.modify(id, |data| data.count += 1).await.unwrap();
+    let before = store.cache_stats();
+    assert_eq!(store.find(id).await.unwrap().unwrap().data().count, 1);
+    assert_eq!(store.cache_stats().hits, before.hits + 1, "a node's own write has cost it a miss");
+}
+
+fn holds(scenario: impl FnOnce()) -> bool {
+    catch_unwind(AssertUnwindSafe(scenario)).is_ok()
+}
+
+#[test]
+fn with_all_guards_every_scenario_holds() {
+    assert!(holds(|| run(loss())));
+    assert!(holds(|| run(own_write())));
+    assert!(holds(|| run(slow_look())));
+}
+
+macro_rules! needed {
+    ($($name:ident: $guard:ident in $scenario:expr;)*) => {
+        $(
+            #[test]
+            fn $name() {
+                assert!(!disabled(Guard::$guard, || holds(|| $scenario)), "nothing notices that {:?} is missing", Guard::$guard);
+            }
+        )*
+    };
+}
+
+needed! {
+    the_fence_is_needed: Fence in histories();
+    the_lease_is_needed: Lease in histories();
+    the_epoch_at_a_loss_is_needed: EpochAtLoss in run(loss());
+    the_epoch_at_a_new_subscription_is_needed: EpochAtSubscription in histories();
+    eviction_is_needed: Eviction in histories();
+    knowing_ones_own_revision_is_needed: OwnRevision in run(own_write());
+    the_comparison_is_needed: Comparison in histories();
+    the_sharing_rule_is_needed: Sharing in histories();
+    the_tombstone_is_needed: Tombstone in races();
+    the_age_of_what_is_served_in_an_outage_is_needed: MaxAge in histories();
+    the_index_before_the_record_is_needed: IndexFirst in owner_histories();
+    the_last_look_is_needed: LastLook in run(slow_look());
+}

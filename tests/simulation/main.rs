@@ -1,0 +1,204 @@
+//! Several nodes over one backend that fails, under a paused clock: a seed decides everything that
+//! happens.
+//!
+//! `SEEDS` sets the number of seeds that each test tries; `SEED` tries a single one.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stderr, reason = "a failure names its seed")]
+
+mod cancellation;
+mod coherence;
+mod guards;
+mod history;
+mod late;
+mod lifetimes;
+mod owners;
+mod owners_simulated;
+mod race;
+mod regeneration;
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::rc::Rc;
+use std::time::Duration;
+
+use clustered_sessions::testing::{Faults, FaultyBackend, Interposed};
+use clustered_sessions::{
+    CircuitBreakerConfig, Clock, ClusterConfig, Encryption, MemoryBackend, OutagePolicy, Secret,
+    SessionConfig, SessionConfigBuilder, SessionLayer, SessionStore,
+};
+use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
+
+use self::late::Late;
+
+pub(crate) const MAX_STALENESS: Duration = Duration::from_millis(400);
+/// How old what is served in an outage may be.
+pub(crate) const MAX_AGE: Duration = Duration::from_millis(600);
+
+/// What the sessions hold: a number that only goes up, so that "older" has a meaning, and whose they are.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Counter {
+    pub(crate) count: u64,
+    pub(crate) owner: Option<String>,
+}
+
+pub(crate) struct Node {
+    pub(crate) layer: SessionLayer<Counter>,
+    pub(crate) faults: Faults,
+    /// What all nodes have their sessions in.
+    pub(crate) memory: MemoryBackend,
+}
+
+impl Node {
+    pub(crate) fn store(&self) -> &SessionStore<Counter> {
+        self.layer.store()
+    }
+}
+
+/// All but the first encrypt, and encrypt what they find plain when a request has used it.
+pub(crate) fn nodes(count: u64, seed: u64) -> Rc<Vec<Node>> {
+    nodes_with(count, seed, |number, config| {
+        config
+            .encrypt_redis_data(if number == 0 { Encryption::Off } else { Encryption::Migrating })
+            .cluster(
+                ClusterConfig::new().node_id(format!("node-{number}")).max_staleness(MAX_STALENESS),
+            )
+            .on_outage(OutagePolicy::ServeCached { max_age: MAX_AGE })
+    })
+}
+
+/// Nodes that differ in what is configured for each number.
+pub(crate) fn nodes_with(
+    count: u64,
+    seed: u64,
+    configure: impl Fn(u64, SessionConfigBuilder<Counter>) -> SessionConfigBuilder<Counter>,
+) -> Rc<Vec<Node>> {
+    let clock = Clock::tokio();
+    let memory = MemoryBackend::with_clock(clock.clone());
+    let node = |number: u64| {
+        let (backend, faults) = FaultyBackend::new(memory.clone(), seed * count + number);
+        let config = SessionConfig::development(Secret::insecure_dev("simulation"))
+            .clock(clock.clone())
+            .backend(Interposed::with_interposer(backend, Late))
+            .owner(|data: &Counter| data.owner.clone());
+        let config = resilience(configure(number, config), seed).build().unwrap();
+        Node { layer: SessionLayer::new(config), faults, memory: memory.clone() }
+    };
+    Rc::new((0..count).map(node).collect())
+}
+
+/// Half of the seeds see each failure, and half what other attempts leave of it; of these, half with little time for them, and a
+/// circuit breaker.
+fn resilience(config: SessionConfigBuilder<Counter>, seed: u64) -> SessionConfigBuilder<Counter> {
+    let breaker =
+        CircuitBreakerConfig::new().failure_threshold(3).reset_timeout(Duration::from_millis(200));
+    match seed % 4 {
+        0 => config,
+        2 => config
+            .attempt_timeout(Duration::from_millis(120))
+            .operation_timeout(Duration::from_millis(300))
+            .circuit_breaker(breaker),
+        _ => config.enable_retry(false),
+    }
+}
+
+/// Decides what happens, from the seed alone.
+#[derive(Clone)]
+pub(crate) struct Dice(Rc<RefCell<u64>>);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Self {
+        Dice(Rc::new(RefCell::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)))
+    }
+
+    pub(crate) fn roll(&self, sides: u64) -> u64 {
+        let mut state = self.0.borrow_mut();
+        *state ^= *state << 13;
+        *state ^= *state >> 7;
+        *state ^= *state << 17;
+        *state % sides
+    }
+
+    pub(crate) fn pick<'a, V>(&self, from: &'a [V]) -> &'a V {
+        &from[self.roll(from.len() as u64) as usize]
+    }
+
+    pub(crate) fn millis(&self, below: u64) -> Duration {
+        Duration::from_millis(self.roll(below))
+    }
+}
+
+/// Things go wrong, `rounds` times.
+pub(crate) async fn trouble(nodes: Rc<Vec<Node>>, dice: Dice, rounds: usize) {
+    for _ in 0..rounds {
+        let faults = &dice.pick(&nodes).faults;
+        match dice.roll(11) {
+            0 => faults.delay_by(Duration::ZERO..dice.millis(150)),
+            1 => faults.fail_calls(0.3),
+            2 => faults.lose_answers(0.2),
+            3 => faults.cut_subscriptions(),
+            4 => faults.stall_subscriptions(),
+            5 => faults.refuse_subscriptions(),
+            6 => faults.drop_announcements_briefly(),
+            7 => faults.repeat_events(0.3),
+            // Frozen: an answer comes when nobody waits for it any more.
+            8 => faults.delay_calls_by(MAX_STALENESS..MAX_STALENESS * 4),
+            9 => {
+                faults.fail_calls(1.0);
+                faults.refuse_subscriptions();
+                faults.cut_subscriptions();
+            }
+            _ => faults.heal(),
+        }
+        sleep(dice.millis(400)).await;
+    }
+}
+
+/// Nothing goes wrong any more, for long enough to recover.
+pub(crate) async fn calm(nodes: &[Node]) {
+    for node in nodes {
+        node.faults.heal();
+    }
+    sleep(Duration::from_secs(30)).await;
+    for node in nodes {
+        assert!(node.store().coordinator().is_listening(), "a node does not find its way back");
+    }
+}
+
+/// Runs one simulation under a paused clock.
+pub(crate) fn run<R>(simulation: impl Future<Output = R>) -> R {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, simulation)
+}
+
+/// Runs many, on all processors, and says which one failed. `SEEDS` sets how many, `SEED` names one.
+pub(crate) fn run_all<R, F: Future<Output = R>>(
+    default: u64,
+    simulation: impl Fn(u64) -> F + Sync,
+) {
+    let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    let seeds = match number("SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SEEDS").unwrap_or(default),
+    };
+    let processors = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    std::thread::scope(|scope| {
+        for first in 0..processors {
+            let (seeds, simulation) = (seeds.clone(), &simulation);
+            scope.spawn(move || {
+                for seed in seeds.skip(first as usize).step_by(processors as usize) {
+                    if let Err(panic) =
+                        catch_unwind(AssertUnwindSafe(|| drop(run(simulation(seed)))))
+                    {
+                        eprintln!("to see it again: SEED={seed}");
+                        resume_unwind(panic);
+                    }
+                }
+            });
+        }
+    });
+}

@@ -1,0 +1,214 @@
+//! A Redis server of one's own, as a real process.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use deadpool_redis::redis::aio::PubSubStream;
+use deadpool_redis::redis::{self, FromRedisValue, RedisResult};
+use futures_util::StreamExt as _;
+
+use crate::process::signal;
+use crate::wait::DEADLINE;
+
+/// Commands by name, with the number of calls.
+pub type Calls = BTreeMap<String, u64>;
+
+/// Killed when it is dropped.
+pub struct RedisServer {
+    port: u16,
+    dir: PathBuf,
+    args: Vec<String>,
+    process: Child,
+}
+
+impl RedisServer {
+    pub fn start() -> Self {
+        Self::with_args(&[])
+    }
+
+    /// With more arguments on the command line, such as `["--maxmemory", "1mb"]`.
+    pub fn with_args(args: &[&str]) -> Self {
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        // Between our finding a free port and the server's taking it, another process may be faster.
+        for _ in 0..10 {
+            let port = free_port();
+            let dir = std::env::temp_dir()
+                .join(format!("clustered-sessions-redis-{}-{port}", std::process::id()));
+            std::fs::create_dir_all(&dir).unwrap();
+            let process = spawn(port, &dir, &args);
+            let mut server = RedisServer { port, dir, args: args.clone(), process };
+            if server.answers() {
+                return server;
+            }
+            eprintln!("redis-server did not start on port {port}: {}", server.log());
+        }
+        panic!("redis-server did not start");
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Ends it as a crash would, unless that has been done.
+    pub fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Starts it again on the same port, with what it has written to disk: nothing, unless its arguments say otherwise.
+    pub fn restart(&mut self) {
+        self.kill();
+        let begun = Instant::now();
+        loop {
+            self.process = spawn(self.port, &self.dir, &self.args);
+            if self.answers() {
+                return;
+            }
+            assert!(begun.elapsed() < DEADLINE, "redis-server did not start again: {}", self.log());
+        }
+    }
+
+    /// Stops it without ending it: its connections stay open, and nothing is answered.
+    pub fn freeze(&self) {
+        signal(&self.process, "STOP");
+    }
+
+    pub fn thaw(&self) {
+        signal(&self.process, "CONT");
+    }
+
+    /// Runs a command over a connection of its own.
+    pub fn command<R: FromRedisValue>(&self, command: &[&str]) -> R {
+        self.try_command(command).unwrap()
+    }
+
+    pub fn try_command<R: FromRedisValue>(&self, command: &[&str]) -> RedisResult<R> {
+        let client = redis::Client::open(self.url())?;
+        let mut connection = client.get_connection_with_timeout(Duration::from_secs(1))?;
+        connection.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let (name, args) = command.split_first().expect("a command has a name");
+        redis::cmd(name).arg(args).query(&mut connection)
+    }
+
+    /// How often each command has been called so far, by clients and in scripts.
+    pub fn calls(&self) -> Calls {
+        let stats: String = self.command(&["INFO", "commandstats"]);
+        let count = |line: &str| {
+            let (name, figures) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+            Some((name.to_owned(), figures.split(',').next()?.parse().ok()?))
+        };
+        stats.lines().filter_map(count).collect()
+    }
+
+    /// What an action makes the server do. It must have the server to itself.
+    pub async fn calls_of<R>(&self, action: impl Future<Output = R>) -> (R, Calls) {
+        let before = self.calls();
+        let result = action.await;
+        let mut calls = self.calls();
+        for (name, count) in before {
+            calls.entry(name).and_modify(|total| *total -= count);
+        }
+        // The looking itself.
+        calls.remove("info");
+        calls.retain(|_, count| *count > 0);
+        (result, calls)
+    }
+
+    /// Listens as anybody could, without this crate.
+    pub async fn listen(&self, channel: &str) -> Channel {
+        let mut connection =
+            redis::Client::open(self.url()).unwrap().get_async_pubsub().await.unwrap();
+        connection.subscribe(channel).await.unwrap();
+        Channel(connection.into_on_message())
+    }
+
+    /// The connections that clients have open now, but for the one that asks.
+    pub fn connections(&self) -> usize {
+        let list: String = self.command(&["CLIENT", "LIST"]);
+        list.lines().filter(|line| !line.contains("cmd=client|list")).count()
+    }
+
+    /// Whether this very process answers, and not another that has its port. `false` when it has ended.
+    fn answers(&mut self) -> bool {
+        let begun = Instant::now();
+        let own_id = format!("process_id:{}\r\n", self.process.id());
+        while self.process.try_wait().unwrap().is_none() {
+            if self
+                .try_command::<String>(&["INFO", "server"])
+                .is_ok_and(|info| info.contains(&own_id))
+            {
+                return true;
+            }
+            if begun.elapsed() > DEADLINE {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        false
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(log_file(&self.dir)).unwrap_or_default()
+    }
+}
+
+/// What comes over a Pub/Sub channel.
+pub struct Channel(PubSubStream);
+
+impl Channel {
+    pub async fn next(&mut self) -> Bytes {
+        let message = tokio::time::timeout(DEADLINE, self.0.next()).await.expect("a message comes");
+        Bytes::copy_from_slice(message.expect("the connection lasts").get_payload_bytes())
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        // A test that panics must not panic again here.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn spawn(port: u16, dir: &Path, args: &[String]) -> Child {
+    let log = File::create(log_file(dir)).unwrap();
+    Command::new("redis-server")
+        .args([
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--port",
+            &port.to_string(),
+        ])
+        .arg("--dir")
+        .arg(dir)
+        .args(args)
+        .stdin(Stdio::null())
+        .stderr(log.try_clone().unwrap())
+        .stdout(log)
+        .spawn()
+        .unwrap_or_else(|error| {
+            panic!("redis-server cannot be run ({error}): apt-get install redis-server")
+        })
+}
+
+fn log_file(dir: &Path) -> PathBuf {
+    dir.join("log")
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}

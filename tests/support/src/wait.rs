@@ -1,0 +1,46 @@
+//! Waiting for something to become true.
+
+use std::time::Duration;
+
+/// How long a test waits for anything.
+pub const DEADLINE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// What can be waited for: `true`, or something rather than nothing.
+pub trait Condition {
+    type Value;
+
+    fn met(self) -> Option<Self::Value>;
+}
+
+impl Condition for bool {
+    type Value = ();
+
+    fn met(self) -> Option<()> {
+        self.then_some(())
+    }
+}
+
+impl<T> Condition for Option<T> {
+    type Value = T;
+
+    fn met(self) -> Option<T> {
+        self
+    }
+}
+
+/// Asks again and again until the condition is met. Panics with what did not happen when the deadline has passed.
+pub async fn eventually<C: Condition>(mut probe: impl AsyncFnMut() -> C, what: &str) -> C::Value {
+    let polling = async {
+        loop {
+            if let Some(value) = probe().await.met() {
+                return value;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    };
+    match tokio::time::timeout(DEADLINE, polling).await {
+        Ok(value) => value,
+        Err(_) => panic!("within {DEADLINE:?} it did not happen that {what}"),
+    }
+}
