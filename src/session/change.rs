@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plans_are_those_of_the_table() {
+    fn the_table() {
         use Intent::{Destroy, Keep, Regenerate};
         let columns = [
             (Keep, false),
