@@ -24,9 +24,8 @@ const MAX_PAUSE: Duration = Duration::from_millis(20);
 /// Applies a change to data that another node has written meanwhile.
 pub(super) type Reapply<'a, T> = &'a (dyn Fn(&T) -> Arc<T> + Send + Sync);
 
-/// The `pub` methods check that the store is open and start an [`operation`](Self::operation). All
-/// others are steps of an operation that has been accepted, and run to their end even during a
-/// shutdown.
+// The `pub` methods check that the store is open and start an `operation`. All others are steps of
+// an operation that has been accepted, and run to their end even during a shutdown.
 impl<T: SessionData> SessionStore<T> {
     /// Replaces the data of an existing session.
     ///
