@@ -25,9 +25,9 @@ lint:
     cargo fmt --all
     cargo clippy --all-targets --all-features -- -D warnings
 
-# Builds the documentation as docs.rs does; needs a nightly toolchain.
+# Builds the documentation as docs.rs does.
 doc *args:
-    RUSTDOCFLAGS="--cfg docsrs" cargo +nightly doc --no-deps --features metrics,testing {{args}}
+    RUSTC_BOOTSTRAP=1 RUSTDOCFLAGS="--cfg docsrs" cargo doc --no-deps --features metrics,testing --target-dir target/docsrs {{args}}
 
 # Runs the benchmarks.
 bench *args:

@@ -10,13 +10,14 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-const ALLOWED: [&str; 10] = [
+const ALLOWED: [&str; 11] = [
     "alloc",
     "axum_core",
     "bytes",
     "core",
     "futures_core",
     "http",
+    "serde",
     "serde_core",
     "std",
     "tower_layer",
@@ -38,11 +39,13 @@ fn named<'a>(part: &'a Value, found: &mut Vec<&'a Value>) {
     }
 }
 
-/// Implementations that rustdoc lists for every type: auto traits, and the blanket implementations
-/// of other crates.
+/// Returns `true` for implementations that no signature shows: of auto traits, of the blanket
+/// implementations of other crates, and of `Unpin`, whose bounds are `pin_project_lite`'s own.
 fn is_implied(inner: &Value) -> bool {
     let implementation = &inner["impl"];
-    implementation["is_synthetic"] == true || !implementation["blanket_impl"].is_null()
+    implementation["is_synthetic"] == true
+        || !implementation["blanket_impl"].is_null()
+        || implementation["trait"]["path"].as_str().is_some_and(|path| path.ends_with("Unpin"))
 }
 
 fn main() -> ExitCode {
@@ -52,7 +55,6 @@ fn main() -> ExitCode {
     let mut users: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut checked = 0;
     for item in docs["index"].as_object().expect("the file is from rustdoc").values() {
-        // The root lists the features' dependencies only through its items.
         if item["crate_id"] != 0 || is_implied(&item["inner"]) {
             continue;
         }
