@@ -105,7 +105,7 @@ async fn no_secret_token_or_data_is_told_whatever_happens() {
         "session.commit",
         "session.backend",
         "could not be committed",
-        "asked again",
+        "retrying a call",
     ] {
         assert!(told.contains(expected), "nothing was heard of {expected}:\n{told}");
     }
