@@ -92,6 +92,17 @@ impl RedisServer {
     }
 
     pub fn try_command<R: FromRedisValue>(&self, command: &[&str]) -> RedisResult<R> {
+        loop {
+            // A signal, such as that of a child process that has ended, interrupts a system call of
+            // the blocking client: this says nothing about the server.
+            match self.call(command) {
+                Err(error) if is_interruption(&error) => {}
+                answer => return answer,
+            }
+        }
+    }
+
+    fn call<R: FromRedisValue>(&self, command: &[&str]) -> RedisResult<R> {
         let client = redis::Client::open(self.url())?;
         let mut connection = client.get_connection_with_timeout(Duration::from_secs(1))?;
         connection.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -211,4 +222,11 @@ fn log_file(dir: &Path) -> PathBuf {
 
 fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+fn is_interruption(error: &redis::RedisError) -> bool {
+    let source =
+        std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    source.is_some_and(|error| error.kind() == std::io::ErrorKind::Interrupted)
+        || error.to_string().contains("Interrupted system call")
 }
