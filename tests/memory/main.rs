@@ -19,5 +19,9 @@ mod resilience;
 mod session;
 mod session_faults;
 mod timeouts;
+#[cfg_attr(
+    not(feature = "testing"),
+    allow(dead_code, unused_imports, reason = "tests with faults use the rest")
+)]
 #[path = "../web/mod.rs"]
 mod web;

@@ -1,5 +1,5 @@
-//! Each guard of the coherence contract is needed: without it, the tests find a violation. With all of them, they find none; that is
-//! what `coherence.rs` and `regeneration.rs` show at length.
+//! Each guard of the coherence contract is needed: with it disabled, the simulations find a
+//! violation. `coherence.rs` and `regeneration.rs` show that with all guards they find none.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -12,8 +12,8 @@ use crate::owners::{self, Answer};
 use crate::race::race;
 use crate::{Counter, nodes, nodes_with, run};
 
-/// Some hundred thousand operations in histories. The first violation ends it; what breaks without one of the guards shows in one
-/// of a hundred at the least.
+/// Up to several hundred thousand operations; the first violation ends it. Without any one of the
+/// guards, at least one history in a hundred has a violation.
 fn histories() {
     for seed in 0..1000 {
         run(history(seed));

@@ -1,4 +1,4 @@
-//! What the tests of the HTTP side share: nodes, browsers and handlers.
+//! Helpers for tests over HTTP: nodes, browsers and handlers inside the test's process.
 #[cfg(feature = "redis")]
 mod redis;
 mod spy;

@@ -1,5 +1,5 @@
-//! What a node tells about itself: each metric moves when what it names happens, the documents say the same as the code, and nothing
-//! secret is told.
+//! Metrics, spans and log lines: each metric changes when the event that it counts happens, the
+//! documents agree with the code, and no output contains secrets.
 
 mod backend;
 mod cache;

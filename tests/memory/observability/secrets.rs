@@ -1,4 +1,4 @@
-//! Neither log lines nor metrics have a secret, a token or a session's data in them.
+//! Neither log lines nor metrics contain secrets, tokens or session data.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

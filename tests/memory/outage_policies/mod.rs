@@ -1,4 +1,4 @@
-//! What visitors get while the backend is out of reach, under each outage policy.
+//! Responses while the backend is unreachable, under each outage policy.
 
 mod anonymous;
 #[cfg(feature = "redis")]

@@ -1,4 +1,4 @@
-//! When a backend that goes on failing is left alone.
+//! The circuit breaker: when it opens, which probes it admits, and what it reports.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! A backend that fails is asked again where that is safe, never for longer than an operation may take, and left alone when it goes
-//! on failing.
+//! Retries, deadlines and the circuit breaker: failed calls are retried where that is safe and
+//! within the operation's deadline, and not made at all while the circuit is open.
 
 mod attempts;
 mod circuit;

@@ -1,4 +1,4 @@
-//! An example as a process of its own.
+//! An example as a process.
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader};
@@ -74,7 +74,8 @@ impl Drop for Node {
     }
 }
 
-/// Built once. With all examples there already, as `cargo test` leaves them, that takes a moment.
+/// Returns the path of an example, which is built once per process. If `cargo test` has built it
+/// already, that takes a moment.
 fn executable(name: &str) -> String {
     static EXECUTABLES: LazyLock<Mutex<HashMap<String, String>>> = LazyLock::new(Mutex::default);
     let mut executables = EXECUTABLES.lock().unwrap();

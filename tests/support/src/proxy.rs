@@ -1,4 +1,4 @@
-//! A network between a client and a server on this machine, which fails on demand and counts what passes.
+//! A TCP proxy on this machine that fails on demand and counts what passes through it.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -102,28 +102,28 @@ impl Proxy {
         self.link.state.send_modify(|state| state.mode = Mode::Cut);
     }
 
-    /// Like a cut, but rudely: the client is told that the connection was reset, and what was under way is thrown away.
+    /// Like a cut, but with a TCP reset, which discards what is under way.
     pub fn reset(&self) {
         self.link.state.send_modify(|state| state.mode = Mode::Reset);
     }
 
-    /// Accepts connections and passes nothing on, in either direction. As with packets that are lost on the way and sent again,
-    /// what was sent meanwhile comes through when the link is healed.
+    /// Accepts connections and passes nothing on, in either direction. As with packets that are
+    /// lost and retransmitted, what was sent meanwhile arrives when the link is healed.
     pub fn blackhole(&self) {
         self.link.state.send_modify(|state| state.mode = Mode::Blackhole);
     }
 
-    /// A blackhole for connections of one purpose, new ones among them; the others are well.
+    /// A blackhole for connections of one purpose, including new ones; the others work.
     pub fn silence(&self, purpose: Purpose) {
         self.link.state.send_modify(|state| state.mode = Mode::Silence(purpose));
     }
 
-    /// What goes over connections of one purpose comes late.
+    /// Delays everything on connections of one purpose.
     pub fn delay(&self, purpose: Purpose, delay: Duration) {
         self.link.state.send_modify(|state| state.mode = Mode::Delay(purpose, delay));
     }
 
-    /// The connections of now pass nothing for ever, and nobody closes them; new ones are well.
+    /// Existing connections pass nothing for ever and are not closed; new ones work.
     pub fn strand(&self) {
         self.link.state.send_modify(|state| state.strandings += 1);
     }
@@ -132,7 +132,8 @@ impl Proxy {
         self.link.state.send_modify(|state| state.mode = Mode::Pass);
     }
 
-    /// Chunks that have passed to the server and from it, so far. A command that has the link to itself is one chunk each way.
+    /// Chunks that have passed to the server and from it so far. A command that has the link to
+    /// itself is one chunk each way.
     pub fn chunks(&self) -> (u64, u64) {
         (self.link.up.load(Ordering::SeqCst), self.link.down.load(Ordering::SeqCst))
     }

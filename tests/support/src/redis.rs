@@ -1,4 +1,4 @@
-//! A Redis server of one's own, as a real process.
+//! A Redis server as a process.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -134,7 +134,7 @@ impl RedisServer {
         (result, calls)
     }
 
-    /// Listens as anybody could, without this crate.
+    /// Subscribes to a channel without the crate under test.
     pub async fn listen(&self, channel: &str) -> Channel {
         let mut connection =
             redis::Client::open(self.url()).unwrap().get_async_pubsub().await.unwrap();

@@ -1,8 +1,8 @@
-//! What a fault does to a running cluster: for how long a revoked session is still answered, when the cache is used again, and
-//! whether anything is lost.
+//! Measures the effect of a fault on a running cluster: how long a revoked session is still served,
+//! when the cache is used again, and that no acknowledged write is lost.
 //!
-//! Three visitors are logged in: Ada visits both nodes all the time, Bob only reads, and Eve's session is the one that is revoked,
-//! while both nodes are asked for it again and again.
+//! Three visitors are logged in: Ada visits both nodes all the time, Bob only reads, and Eve's
+//! session is revoked while both nodes are queried for it continuously.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -21,8 +21,8 @@ use crate::wait::eventually;
 
 /// What the nodes promise.
 pub const MAX_STALENESS: Duration = Duration::from_millis(500);
-/// For clocks that are read a moment apart. A question counts from when it was asked, and an answer from memory must be right at
-/// some moment after that: so a busy machine, which delays the answer, takes nothing from the bound.
+/// For clocks that are read a moment apart. The age of an answer counts from when its request was
+/// sent, so a busy machine that delays the answer does not weaken the bound.
 pub const MARGIN: Duration = Duration::from_millis(100);
 /// Between one question of a watch and the next.
 const PAUSE: Duration = Duration::from_millis(1);

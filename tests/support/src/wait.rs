@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-/// How long a test waits for anything.
+/// The longest time that a test waits for anything.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// What can be waited for: `true`, or something rather than nothing.
+/// A result that can be waited for: `true`, or `Some`.
 pub trait Condition {
     type Value;
 
@@ -29,7 +29,7 @@ impl<T> Condition for Option<T> {
     }
 }
 
-/// Asks again and again until the condition is met. Panics with what did not happen when the deadline has passed.
+/// Polls `probe` until its condition is met. Panics with `what` after [`DEADLINE`].
 pub async fn eventually<C: Condition>(mut probe: impl AsyncFnMut() -> C, what: &str) -> C::Value {
     let polling = async {
         loop {
