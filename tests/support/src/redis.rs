@@ -225,8 +225,5 @@ fn free_port() -> u16 {
 }
 
 fn is_interruption(error: &redis::RedisError) -> bool {
-    let source =
-        std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
-    source.is_some_and(|error| error.kind() == std::io::ErrorKind::Interrupted)
-        || error.to_string().contains("Interrupted system call")
+    error.to_string().contains("Interrupted system call")
 }
