@@ -32,9 +32,10 @@ pub enum Guard {
     MaxAge,
     /// A session is entered in an owner's index before the record names that owner.
     IndexFirst,
-    /// Deleting all sessions of an owner repeats its scan until a pass finds nothing and was
-    /// faster than a tombstone's lifetime.
-    LastLook,
+    /// A deletion by owner or by predicate judges the record that a conflict returns.
+    Chase,
+    /// A deletion by owner takes no longer than a tombstone lives.
+    RevocationTimeout,
 }
 
 #[cfg(not(feature = "_guards"))]

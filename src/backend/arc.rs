@@ -90,6 +90,15 @@ impl<B: Backend> Backend for Arc<B> {
         B::remove_from_owner(self, owner, id).await
     }
 
+    async fn expire_in_owner(
+        &self,
+        owner: &OwnerTag,
+        id: &SessionId,
+        ttl: Duration,
+    ) -> Result<(), StoreError> {
+        B::expire_in_owner(self, owner, id, ttl).await
+    }
+
     async fn sessions_of_owner(
         &self,
         owner: &OwnerTag,

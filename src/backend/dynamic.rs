@@ -49,6 +49,7 @@ dyn_backend! {
     fn scan(&self, cursor: Option<&'a Cursor>) -> Page;
     fn add_to_owner(&self, owner: &'a OwnerTag, id: &'a SessionId, until: Timestamp) -> ();
     fn remove_from_owner(&self, owner: &'a OwnerTag, id: &'a SessionId) -> ();
+    fn expire_in_owner(&self, owner: &'a OwnerTag, id: &'a SessionId, ttl: Duration) -> ();
     fn sessions_of_owner(&self, owner: &'a OwnerTag, cursor: Option<&'a Cursor>) -> Page;
     fn publish(&self, announcement: &'a [u8]) -> ();
     fn subscribe(&self, heartbeat: Duration) -> Subscription;

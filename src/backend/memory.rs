@@ -299,6 +299,17 @@ impl Backend for MemoryBackend {
         Ok(())
     }
 
+    async fn expire_in_owner(
+        &self,
+        owner: &OwnerTag,
+        id: &SessionId,
+        ttl: Duration,
+    ) -> Result<(), StoreError> {
+        let until = self.shared.clock.wall().saturating_add(ttl);
+        self.shared.lock().owners.expire(owner, id, until);
+        Ok(())
+    }
+
     async fn sessions_of_owner(
         &self,
         owner: &OwnerTag,

@@ -206,6 +206,23 @@ pub trait Backend: Send + Sync + 'static {
         ready(Err(no_owner_index()))
     }
 
+    /// Lets an entry of an owner's index expire after `ttl`, by the backend's own clock, unless it
+    /// expires earlier. Does nothing if there is no entry.
+    ///
+    /// Called for the old id of a regenerated session. Without it, the index keeps one entry for
+    /// each regeneration for as long as the session could have lived.
+    ///
+    /// Idempotent: never fails with [`OutcomeUnknown`](crate::StoreErrorKind::OutcomeUnknown).
+    fn expire_in_owner(
+        &self,
+        owner: &OwnerTag,
+        id: &SessionId,
+        ttl: Duration,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let _ = (owner, id, ttl);
+        ready(Ok(()))
+    }
+
     /// Returns one page of an owner's index; without a cursor, the first page. Its `moved` is
     /// always empty.
     ///

@@ -14,6 +14,8 @@ pub(crate) enum Operation {
     Scan,
     /// Adds a session to its owner's index.
     Index,
+    /// [`Backend::expire_in_owner`](crate::backend::Backend::expire_in_owner).
+    ExpireEntry,
     /// Removes a session from its owner's index.
     Unindex,
     /// Reads a page of an owner's index.
@@ -24,7 +26,7 @@ pub(crate) enum Operation {
 
 impl Operation {
     /// All operations, in the order of their declaration, which indexes the instruments.
-    pub(super) const ALL: [Operation; 12] = [
+    pub(super) const ALL: [Operation; 13] = [
         Operation::Load,
         Operation::Create,
         Operation::Update,
@@ -33,6 +35,7 @@ impl Operation {
         Operation::Clear,
         Operation::Scan,
         Operation::Index,
+        Operation::ExpireEntry,
         Operation::Unindex,
         Operation::Indexed,
         Operation::Publish,
@@ -51,6 +54,7 @@ impl Operation {
             Operation::Clear => "clear",
             Operation::Scan => "scan",
             Operation::Index => "add_to_owner",
+            Operation::ExpireEntry => "expire_in_owner",
             Operation::Unindex => "remove_from_owner",
             Operation::Indexed => "sessions_of_owner",
             Operation::Publish => "publish",

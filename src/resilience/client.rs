@@ -45,6 +45,7 @@ fn unanswered(operation: Operation, elapsed: Elapsed) -> StoreError {
         Operation::Load
         | Operation::Scan
         | Operation::Index
+        | Operation::ExpireEntry
         | Operation::Unindex
         | Operation::Indexed
         | Operation::Publish
@@ -252,6 +253,17 @@ impl Client {
     ) -> Result<(), StoreError> {
         let ((), _) =
             self.call(Operation::Unindex, || self.inner.remove_from_owner(owner, id)).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn expire_in_owner(
+        &self,
+        owner: &OwnerTag,
+        id: &SessionId,
+        ttl: Duration,
+    ) -> Result<(), StoreError> {
+        let expire = || self.inner.expire_in_owner(owner, id, ttl);
+        let ((), _) = self.call(Operation::ExpireEntry, expire).await?;
         Ok(())
     }
 

@@ -32,4 +32,4 @@ pub use self::circuit::Circuit;
 pub(crate) use self::client::Client;
 pub use self::config::{CircuitBreakerConfig, RetryConfig};
 pub(crate) use self::config::{ResilienceOptions, ResiliencePolicy};
-pub(crate) use self::deadline::end_of_step;
+pub(crate) use self::deadline::{Deadline, end_of_step};

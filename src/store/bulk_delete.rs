@@ -1,73 +1,64 @@
 //! Deletion of many sessions.
 
+use std::time::Duration;
+
 use super::SessionStore;
-use super::scan::{Scan, Tombstones, aborts_scan};
-use crate::backend::Deleted;
+use super::revoke::{BulkDeletion, Revocation, Unreadable};
+use super::scan::Scan;
+use super::tombstone::TOMBSTONE_TTL;
+use crate::clock::millis;
 use crate::cluster::{Announcement, LocalCache};
 use crate::error::StoreError;
 use crate::record::{Record, SessionData};
 
-/// Maximum number of passes of a bulk deletion. It fails if sessions change faster than it can
-/// check them.
-pub(super) const MAX_PASSES: u32 = 16;
-
-/// The result of a [`bulk_delete`](SessionStore::bulk_delete) or a
-/// [`delete_all_of`](SessionStore::delete_all_of).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-#[must_use = "unreadable sessions were not checked and may have to be deleted"]
-pub struct BulkDeletion {
-    /// Number of sessions deleted.
-    pub deleted: u64,
-    /// Number of records that could not be read, and so could not be checked. They still exist, and
-    /// are logged by id.
-    pub unreadable: u64,
-}
+/// Time that a bulk deletion may take.
+const TIMEOUT: Duration = Duration::from_secs(600);
 
 impl<T: SessionData> SessionStore<T> {
     /// Deletes the sessions for which `predicate` returns `true`, on every node.
     ///
-    /// The predicate checks what the backend has, and exactly the version that it has checked is
-    /// deleted: a session that changes in between is checked again.
+    /// The predicate judges what the backend has, and exactly the version that it has judged is
+    /// deleted. A session that changes in between is judged again at once, under its new id if it
+    /// was regenerated. If eight versions in a row are selected and changed before they can be
+    /// deleted, the next one is deleted without being judged.
     ///
-    /// Repeats full passes until one deletes nothing, so sessions created or regenerated meanwhile
-    /// are not missed. The exception: one regenerated during a pass that takes over a minute, the
-    /// lifetime of a tombstone.
+    /// On success, every session that existed when this was called, and was selected when it was
+    /// judged, is gone. Sessions created meanwhile may or may not be judged. A scan that takes over
+    /// a minute, the lifetime of a tombstone, is repeated until one is faster or deletes nothing,
+    /// since a session that was regenerated meanwhile may have been missed.
     ///
     /// # Errors
     ///
-    /// Fails with the backend's error; what was deleted by then stays deleted. Fails with
-    /// [`Conflict`](crate::StoreErrorKind::Conflict) if after 16 passes there are still new
-    /// sessions to delete.
+    /// Fails with the backend's error, and with [`Timeout`](crate::StoreErrorKind::Timeout) after
+    /// 10 minutes. What was deleted by then stays deleted, so another call makes progress.
     pub async fn bulk_delete(
         &self,
-        predicate: impl Fn(&Record<T>) -> bool + Send,
+        predicate: impl Fn(&Record<T>) -> bool + Send + Sync,
     ) -> Result<BulkDeletion, StoreError> {
-        let mut total = BulkDeletion::default();
-        for _ in 0..MAX_PASSES {
+        self.begin()?;
+        self.operation_within(TIMEOUT, self.delete_selected(&predicate)).await
+    }
+
+    async fn delete_selected(
+        &self,
+        predicate: &(dyn Fn(&Record<T>) -> bool + Send + Sync),
+    ) -> Result<BulkDeletion, StoreError> {
+        let mut deleted = 0;
+        loop {
+            let began = self.inner.clock.now();
+            let mut revocation = Revocation::new(self, predicate, Unreadable::Keep);
             let mut scan = Scan::new(self.clone());
-            let mut matched = false;
-            total.unreadable = 0;
-            // A session that has moved before the scan reaches it is found by its tombstone, unless
-            // the scan takes longer than a tombstone lives.
-            while let Some(page) = scan.next_sessions(Tombstones::Follow).await {
-                for result in page {
-                    match result {
-                        Ok(record) if predicate(&record) => {
-                            matched = true;
-                            total.deleted += u64::from(self.delete_if_unchanged(&record).await?);
-                        }
-                        Ok(_) => {}
-                        Err(error) if aborts_scan(&error) => return Err(error),
-                        Err(_) => total.unreadable += 1,
-                    }
-                }
+            while let Some(mut page) = scan.next_page().await? {
+                page.ids.append(&mut page.moved);
+                revocation.chase_all(page.ids).await?;
             }
-            if !matched {
-                return Ok(total);
+            let total = revocation.total();
+            deleted += total.deleted;
+            let took = self.inner.clock.now().0 - began.0;
+            if total.deleted == 0 || took < millis(TOMBSTONE_TTL) {
+                return Ok(BulkDeletion { deleted, ..total });
             }
         }
-        Err(StoreError::conflict(MAX_PASSES))
     }
 
     /// Deletes all sessions on every node and returns how many there were.
@@ -86,20 +77,6 @@ impl<T: SessionData> SessionStore<T> {
         let _clear = ClearOnDrop(&self.inner.cache);
         let announcement = self.inner.coordinator.encode(Announcement::CacheClear);
         self.inner.backend.clear(&announcement).await
-    }
-
-    /// Deletes a session if the backend still has this version. Returns `true` if it was deleted.
-    pub(super) async fn delete_if_unchanged(&self, record: &Record<T>) -> Result<bool, StoreError> {
-        let id = record.id();
-        let announcement = self.inner.coordinator.encode(Announcement::SessionDeleted(id));
-        let call = self.inner.cache.begin_write(&id, None);
-        let answer = self.inner.backend.delete_if(&id, record.revision(), &announcement).await;
-        drop(call);
-        let deleted = answer? == Deleted::Deleted;
-        if deleted {
-            self.remove_from_index(record).await;
-        }
-        Ok(deleted)
     }
 }
 

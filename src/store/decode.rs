@@ -33,7 +33,7 @@ impl<T: SessionData> SessionStore<T> {
         Err(too_many_tombstones(&id))
     }
 
-    async fn load_stored(&self, id: &SessionId) -> Result<Option<Stored>, StoreError> {
+    pub(super) async fn load_stored(&self, id: &SessionId) -> Result<Option<Stored>, StoreError> {
         self.inner.backend.load(id).await.map_err(|error| self.report_unreadable(id, error))
     }
 
@@ -59,7 +59,7 @@ impl<T: SessionData> SessionStore<T> {
 
     /// Like [`decode`](Self::decode), but also returns sessions past their absolute timeout:
     /// deletions must reach them, since another node may use a longer one.
-    fn decode_expired(
+    pub(super) fn decode_expired(
         &self,
         id: &SessionId,
         stored: Stored,

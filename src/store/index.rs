@@ -19,6 +19,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
 use super::SessionStore;
+use super::tombstone::TOMBSTONE_TTL;
 use crate::backend::{OwnerTag, Timestamp};
 use crate::config::OwnerOf;
 use crate::error::StoreError;
@@ -163,6 +164,28 @@ impl<T: SessionData> SessionStore<T> {
                 );
             }
         }
+    }
+
+    /// Lets the entry of a regenerated session's old id expire soon after its tombstone, in a
+    /// background task. Until then, a deletion by owner that began before the regeneration finds
+    /// the tombstone by it.
+    pub(super) fn expire_index_entry_in_background(&self, old: &Record<T>) {
+        let Some(owners) = &self.inner.owners else { return };
+        let Some(owner) = (owners.owner_of)(old.data()) else { return };
+        let tags: Vec<_> = owners.tags(&owner).collect();
+        let (store, id) = (self.clone(), old.id());
+        drop(self.spawn(async move {
+            for tag in tags {
+                let ttl = TOMBSTONE_TTL * 2;
+                if let Err(error) = store.inner.backend.expire_in_owner(&tag, &id, ttl).await {
+                    tracing::debug!(
+                        session = %id,
+                        error = &error as &dyn std::error::Error,
+                        "an entry was left in the owner index"
+                    );
+                }
+            }
+        }));
     }
 
     /// Like [`remove_from_index`](Self::remove_from_index), in a background task. Does nothing if

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::SessionStore;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::record::SessionData;
+use crate::resilience::Deadline;
 
 /// Pause between two pings of [`wait_until_ready`](SessionStore::wait_until_ready).
 const PING_INTERVAL: Duration = Duration::from_millis(100);
@@ -93,11 +94,21 @@ impl<T: SessionData> SessionStore<T> {
 
     /// Runs an operation, all of whose steps share one deadline.
     ///
-    /// This alone opens a deadline scope. Public methods of several steps, the commit of a request
+    /// This and [`operation_within`](Self::operation_within) alone open a deadline scope. Public methods of several steps, the commit of a request
     /// and background tasks call it once. Their steps, such as backend calls, pauses and waits for
     /// a lock, read the deadline, and can neither extend nor restart it.
     pub(crate) async fn operation<F: Future>(&self, steps: F) -> F::Output {
         self.inner.backend.deadline().within(steps).await
+    }
+
+    /// Like [`operation`](Self::operation), for one that takes longer the more sessions there are,
+    /// and therefore has a timeout of its own.
+    pub(super) async fn operation_within<F: Future>(
+        &self,
+        timeout: Duration,
+        steps: F,
+    ) -> F::Output {
+        Deadline::current_or(timeout).within(steps).await
     }
 
     /// Spawns a task that runs to its end even if the request that needed it is cancelled.

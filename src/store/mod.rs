@@ -13,6 +13,7 @@ mod owner;
 mod read;
 mod reencrypt;
 mod regenerate;
+mod revoke;
 mod scan;
 mod single_flight;
 mod tombstone;
@@ -26,11 +27,11 @@ use std::sync::atomic::AtomicBool;
 
 use tokio_util::task::TaskTracker;
 
-pub use self::bulk_delete::BulkDeletion;
 use self::index::Owners;
 use self::lifetime::Lifetime;
 pub(crate) use self::outage::Degraded;
 use self::outage::Fallback;
+pub use self::revoke::BulkDeletion;
 pub(crate) use self::single_flight::Freshness;
 use self::single_flight::SingleFlight;
 use self::write_locks::WriteLocks;

@@ -3,13 +3,10 @@
 use std::collections::HashMap;
 
 use super::SessionStore;
-use super::bulk_delete::{BulkDeletion, MAX_PASSES};
 use super::index::Owners;
+use super::revoke::{BulkDeletion, Revocation, Unreadable, revocation_timeout};
 use super::scan::{Scan, Tombstones, aborts_scan};
-use super::tombstone::TOMBSTONE_TTL;
-use crate::clock::millis;
 use crate::error::{StoreError, StoreErrorKind};
-use crate::guards::{self, Guard};
 use crate::id::SessionId;
 use crate::record::{Record, SessionData};
 
@@ -74,12 +71,13 @@ impl<T: SessionData> SessionStore<T> {
     /// regenerated meanwhile, and the deletions have been announced to every node like any other.
     /// Sessions created meanwhile may or may not be deleted, so change the password first.
     ///
-    /// It checks what the backend has, deletes exactly the versions that it has checked, and
-    /// repeats this until it finds nothing more to delete. A record that cannot be read, but
-    /// belonged to the owner at some time, is deleted as well: one logout too many does less harm
-    /// than one too few. An entry that is no record at all is counted as
-    /// [`unreadable`](BulkDeletion::unreadable) and stays. The cost depends on the number of this
-    /// owner's sessions, not on the number of all sessions.
+    /// It visits the sessions that were in the owner's index when it began, and follows each one
+    /// until it is gone: a holder who keeps changing or regenerating a session cannot outrun it. A
+    /// record that cannot be read, but belonged to the owner at some time, is deleted as well: one
+    /// logout too many does less harm than one too few. An entry that is no record at all is
+    /// counted as [`unreadable`](BulkDeletion::unreadable) and stays. The cost depends on the number
+    /// of this owner's sessions, including regenerations in the last two minutes, and not on the
+    /// number of all sessions.
     ///
     /// ```
     /// # use clustered_sessions::{Secret, SessionConfig, SessionStore};
@@ -99,10 +97,9 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// # Errors
     ///
-    /// Fails with [`NotConfigured`](StoreErrorKind::NotConfigured) without an `owner`, or with the
-    /// backend's error; what was deleted by then stays deleted. Fails with
-    /// [`Conflict`](StoreErrorKind::Conflict) if after 16 passes there are still new sessions to
-    /// delete.
+    /// Fails with [`NotConfigured`](StoreErrorKind::NotConfigured) without an `owner`, with the
+    /// backend's error, and with [`Timeout`](StoreErrorKind::Timeout) after one minute, the lifetime
+    /// of a tombstone. What was deleted by then stays deleted, so another call makes progress.
     pub async fn delete_all_of(&self, owner: &str) -> Result<BulkDeletion, StoreError> {
         self.delete_owned(owner, None).await
     }
@@ -148,55 +145,23 @@ impl<T: SessionData> SessionStore<T> {
         owner: &str,
         keep: Option<SessionId>,
     ) -> Result<BulkDeletion, StoreError> {
+        self.begin()?;
         let owners = self.owners()?;
-        let mut total = BulkDeletion::default();
-        for _ in 0..MAX_PASSES {
-            let began = self.inner.clock.now();
-            let mut matched = false;
-            total.unreadable = 0;
+        let judge =
+            |record: &Record<T>| Some(record.id()) != keep && owners.is_owner(owner, record);
+        let mut revocation = Revocation::new(self, &judge, Unreadable::Delete);
+        let visit_all = async {
             for tag in owners.tags(owner) {
                 let mut scan = Scan::of_owner(self.clone(), tag);
-                while let Some(page) = scan.next_sessions(Tombstones::Follow).await {
-                    for result in page {
-                        match result {
-                            Ok(record)
-                                if Some(record.id()) == keep
-                                    || !owners.is_owner(owner, &record) => {}
-                            Ok(record) => {
-                                matched = true;
-                                total.deleted +=
-                                    u64::from(self.delete_if_unchanged(&record).await?);
-                            }
-                            Err(error) if aborts_scan(&error) => return Err(error),
-                            Err(error) => match error.session_id().filter(|id| Some(*id) != keep) {
-                                Some(id) => self.delete_unreadable(id, &mut total).await?,
-                                None => total.unreadable += 1,
-                            },
-                        }
-                    }
+                while let Some(mut page) = scan.next_page().await? {
+                    page.ids.retain(|id| Some(*id) != keep);
+                    revocation.chase_all(page.ids).await?;
                 }
             }
-            // In a pass that takes longer than a tombstone lives, a session may have moved from an
-            // entry not scanned yet to one before it, and its tombstone may be gone.
-            let took = self.inner.clock.now().0 - began.0;
-            if !matched && took < millis(TOMBSTONE_TTL) || !guards::enabled(Guard::LastLook) {
-                return Ok(total);
-            }
-        }
-        Err(StoreError::conflict(MAX_PASSES))
-    }
-
-    async fn delete_unreadable(
-        &self,
-        id: SessionId,
-        total: &mut BulkDeletion,
-    ) -> Result<(), StoreError> {
-        match self.operation(self.delete_following_tombstones(id)).await {
-            Ok(deleted) => total.deleted += u64::from(deleted),
-            Err(error) if aborts_scan(&error) => return Err(error),
-            Err(_) => total.unreadable += 1,
-        }
-        Ok(())
+            Ok::<_, StoreError>(())
+        };
+        self.operation_within(revocation_timeout(), visit_all).await?;
+        Ok(revocation.total())
     }
 
     fn owners(&self) -> Result<&Owners<T>, StoreError> {

@@ -74,7 +74,10 @@ impl<T: SessionData> SessionStore<T> {
         let update = Update::new(&old, base.revision(), &tombstone, TOMBSTONE_TTL, &announcement);
         let answer = self.inner.backend.update(update).await;
         match answer.map_err(|error| self.report_unreadable(&old, error))? {
-            Updated::Saved => Ok(None),
+            Updated::Saved => {
+                self.expire_index_entry_in_background(base);
+                Ok(None)
+            }
             Updated::Gone => Err(StoreError::gone(&old)),
             Updated::Conflict(current) => self.decode_conflict(&old, current),
         }

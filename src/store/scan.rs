@@ -126,10 +126,10 @@ enum Position {
 }
 
 /// One page of a scan.
-struct ScanPage {
-    ids: Vec<SessionId>,
+pub(super) struct ScanPage {
+    pub(super) ids: Vec<SessionId>,
     /// The ids that the page's tombstones point to.
-    moved: Vec<SessionId>,
+    pub(super) moved: Vec<SessionId>,
 }
 
 /// Treatment of the tombstones in a scan.
@@ -148,7 +148,7 @@ impl<T: SessionData> Scan<T> {
         Scan { owner: Some(owner), ..Scan::new(store) }
     }
 
-    async fn next_page(&mut self) -> Result<Option<ScanPage>, StoreError> {
+    pub(super) async fn next_page(&mut self) -> Result<Option<ScanPage>, StoreError> {
         self.store.begin()?;
         while self.starts <= MAX_STARTS {
             let cursor = match &self.position {

@@ -247,6 +247,7 @@ fn unanswered(method: BackendMethod) -> StoreErrorKind {
         | BackendMethod::Subscribe
         | BackendMethod::Ping
         | BackendMethod::AddToOwner
+        | BackendMethod::ExpireInOwner
         | BackendMethod::RemoveFromOwner
         | BackendMethod::SessionsOfOwner => StoreErrorKind::Timeout,
     }

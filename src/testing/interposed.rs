@@ -41,6 +41,8 @@ pub enum BackendMethod {
     AddToOwner,
     /// [`Backend::remove_from_owner`].
     RemoveFromOwner,
+    /// [`Backend::expire_in_owner`].
+    ExpireInOwner,
     /// [`Backend::sessions_of_owner`].
     SessionsOfOwner,
 }
@@ -244,6 +246,18 @@ impl<B: Backend, I: Interposer> Backend for Interposed<B, I> {
         let (owner, id) = (*owner, *id);
         let remove = |backend: Arc<B>| async move { backend.remove_from_owner(&owner, &id).await };
         self.call(BackendMethod::RemoveFromOwner, remove).await
+    }
+
+    async fn expire_in_owner(
+        &self,
+        owner: &OwnerTag,
+        id: &SessionId,
+        ttl: Duration,
+    ) -> Result<(), StoreError> {
+        let (owner, id) = (*owner, *id);
+        let expire =
+            |backend: Arc<B>| async move { backend.expire_in_owner(&owner, &id, ttl).await };
+        self.call(BackendMethod::ExpireInOwner, expire).await
     }
 
     async fn sessions_of_owner(

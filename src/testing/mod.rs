@@ -90,6 +90,7 @@ pub async fn conformance<B: Backend>(make: impl AsyncFn() -> B) {
     if keeps_owner_index {
         run!(
             owners::each_owner_has_its_own_index,
+            owners::an_entry_can_be_given_less_time,
             owners::a_scan_of_an_index_finds_each_entry,
             owners::an_entry_lives_until_its_time_and_expires_after_it,
             owners::clear_keeps_the_owner_index,

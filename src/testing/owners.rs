@@ -89,6 +89,20 @@ pub(super) async fn each_owner_has_its_own_index(backend: &impl Backend) {
     );
 }
 
+pub(super) async fn an_entry_can_be_given_less_time(backend: &impl Backend) {
+    let (owner, short, long) = (any_owner(), any_id(), any_id());
+    for id in [&short, &long] {
+        ok(backend.add_to_owner(&owner, id, after(LONG)).await);
+    }
+    ok(backend.expire_in_owner(&owner, &long, LONG).await);
+    ok(backend.expire_in_owner(&owner, &any_id(), LONG).await);
+    same(
+        &entries(backend, &owner).await,
+        &[short, long].into(),
+        "an entry lives for as long as it may, and none is added",
+    );
+}
+
 pub(super) async fn a_scan_of_an_index_finds_each_entry(backend: &impl Backend) {
     let owner = any_owner();
     let mut ids = HashSet::new();

@@ -20,6 +20,7 @@ impl Interposer for Late {
             | BackendMethod::Touch
             | BackendMethod::Clear
             | BackendMethod::AddToOwner
+            | BackendMethod::ExpireInOwner
             | BackendMethod::RemoveFromOwner => tokio::spawn(call).await.expect("no call panics"),
             _ => call.await,
         }

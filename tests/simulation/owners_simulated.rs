@@ -4,12 +4,22 @@
 //! are random, so that one seed may have to be tried several times.
 
 use crate::lifetimes::lifetimes;
-use crate::owners::owners;
+use crate::owners::{Thief, owners, thief};
 use crate::run_all;
 
 #[test]
 fn nothing_outlives_a_logout_everywhere_and_nobody_else_is_logged_out() {
     run_all(1000, owners);
+}
+
+#[test]
+fn a_session_cannot_outrun_a_logout_everywhere_by_moving() {
+    run_all(8, |seed| thief(seed, Thief::Regenerates));
+}
+
+#[test]
+fn a_session_cannot_outrun_a_logout_everywhere_by_changing() {
+    run_all(8, |seed| thief(seed, Thief::Updates));
 }
 
 #[test]

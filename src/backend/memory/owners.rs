@@ -43,6 +43,13 @@ impl OwnerIndex {
         }
     }
 
+    /// Shortens the life of an entry.
+    pub(super) fn expire(&mut self, owner: &OwnerTag, id: &SessionId, until: Timestamp) {
+        if let Some(entry) = self.entries.get_mut(owner).and_then(|sessions| sessions.get_mut(id)) {
+            *entry = until.min(*entry);
+        }
+    }
+
     pub(super) fn page(&self, owner: &OwnerTag, cursor: Option<&Cursor>, now: Timestamp) -> Page {
         let start = match cursor.map(|cursor| cursor.as_str().parse::<SessionId>()) {
             None => Bound::Unbounded,

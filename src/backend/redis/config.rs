@@ -27,7 +27,7 @@ use crate::error::ConfigError;
 /// If the configuration sets [`owner`](crate::SessionConfigBuilder::owner), add:
 ///
 /// ```text
-///   +time +zadd +zrem +zremrangebyscore +zscan +pexpireat
+///   +time +zadd +zrange +zrem +zscan +pexpireat
 /// ```
 ///
 /// Without the channel, or without `INFO`, a node cannot prove that it receives announcements. It

@@ -311,6 +311,21 @@ impl Backend for RedisBackend {
         Ok(())
     }
 
+    async fn expire_in_owner(
+        &self,
+        owner: &OwnerTag,
+        id: &SessionId,
+        ttl: Duration,
+    ) -> Result<(), StoreError> {
+        let RedisInner { connection, scripts, .. } = &*self.shared;
+        let key = self.shared.owner_key(owner);
+        connection
+            .run_script(&scripts.expire_in_owner, Effect::Idempotent, |command| {
+                command.arg(1).arg(&key).arg(id.to_string()).arg(millis(ttl));
+            })
+            .await
+    }
+
     async fn sessions_of_owner(
         &self,
         owner: &OwnerTag,

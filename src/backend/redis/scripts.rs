@@ -102,13 +102,16 @@ end
 return {page[1], keys, moved}
 ";
 
-/// Key: the owner's index. Arguments: id, time at which the entry expires. Also removes expired
-/// entries; the key expires with its last entry. Uses the server's clock, so that a node whose
+/// Key: the owner's index. Arguments: id, time at which the entry expires. Also removes up to a
+/// thousand expired entries, so that no call blocks the server for long; the key expires with its
+/// last entry. Uses the server's clock, so that a node whose
 /// clock is fast removes nothing too early. It runs even without free memory, of which it needs
 /// little: a session with an owner must be extended like any other.
 const ADD_TO_OWNER: &str = r"#!lua flags=allow-oom
 local time = redis.call('TIME')
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', time[1] * 1000 + math.floor(time[2] / 1000))
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local expired = redis.call('ZRANGE', KEYS[1], '-inf', now, 'BYSCORE', 'LIMIT', 0, 1000)
+if #expired > 0 then redis.call('ZREM', KEYS[1], unpack(expired)) end
 redis.call('ZADD', KEYS[1], 'GT', ARGV[2], ARGV[1])
 if redis.call('PEXPIREAT', KEYS[1], ARGV[2], 'GT') == 0 then
   redis.call('PEXPIREAT', KEYS[1], ARGV[2], 'NX')
@@ -116,11 +119,24 @@ end
 return redis.status_reply('OK')
 ";
 
-/// Key: the owner's index. Arguments: cursor, count. Returns the next cursor and the ids.
+/// Key: the owner's index. Arguments: id, time to live. Only shortens the life of an entry.
+const EXPIRE_IN_OWNER: &str = r"#!lua flags=allow-oom
+local time = redis.call('TIME')
+local expiry = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[2]
+redis.call('ZADD', KEYS[1], 'XX', 'LT', expiry, ARGV[1])
+return redis.status_reply('OK')
+";
+
+/// Key: the owner's index. Arguments: cursor, count. Returns the next cursor, and the ids of the
+/// entries that have not expired.
 const SESSIONS_OF_OWNER: &str = r"#!lua flags=allow-oom
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local page = redis.call('ZSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
 local ids = {}
-for i = 1, #page[2], 2 do ids[#ids + 1] = page[2][i] end
+for i = 1, #page[2], 2 do
+  if tonumber(page[2][i + 1]) > now then ids[#ids + 1] = page[2][i] end
+end
 return {page[1], ids}
 ";
 
@@ -162,6 +178,7 @@ pub(super) struct Scripts {
     pub(super) clear: Script,
     pub(super) scan: Script,
     pub(super) add_to_owner: Script,
+    pub(super) expire_in_owner: Script,
     pub(super) sessions_of_owner: Script,
     pub(super) publish: Script,
     pub(super) heartbeat: Script,
@@ -177,6 +194,7 @@ impl Scripts {
             clear: Script::new(CLEAR),
             scan: Script::new(SCAN),
             add_to_owner: Script::new(ADD_TO_OWNER),
+            expire_in_owner: Script::new(EXPIRE_IN_OWNER),
             sessions_of_owner: Script::new(SESSIONS_OF_OWNER),
             publish: Script::new(PUBLISH),
             heartbeat: Script::new(HEARTBEAT),
@@ -185,7 +203,7 @@ impl Scripts {
 }
 
 fn update() -> &'static str {
-    #[cfg(feature = "testing")]
+    #[cfg(feature = "_guards")]
     if !guards::enabled(Guard::Order) {
         return UPDATE_IN_THE_WRONG_ORDER;
     }
