@@ -125,7 +125,7 @@
 //! # Layout
 //!
 //! For contributors: the modules from the top down. Each imports only from those below it, which
-//! `tests/layout.rs` checks.
+//! `tests/repository/layout.rs` checks.
 //!
 //! - `middleware` — the tower layer, its service and its response future
 //! - `session` — the handle that an application uses; `change` decides what a response does to the

@@ -11,7 +11,7 @@
 //! 7. [`observability`]: metrics, alerts, spans and log events.
 //! 8. [`testing`]: tests of an application that uses this crate.
 //! 9. [`owasp`]: the OWASP session checklist and ASVS 5.0, requirement by requirement.
-//! 10. [`from_clustered_redis_store`]: from the Crystal library `ClusteredRedisStore` to this crate.
+//! 10. [`from_clustered_redis_store`]: from the Crystal library `ClusteredRedisStore` to this one.
 
 // On a forge, documents refer to each other by file name. Here each module first defines the same
 // link labels again, as paths to items: of two definitions of a label, Markdown takes the first.

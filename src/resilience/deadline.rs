@@ -14,14 +14,15 @@ tokio::task_local! {
 }
 
 /// The moment at which an operation must have ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Deadline(Instant);
 
 impl Deadline {
-    /// Returns the deadline of the operation under way or, if there is none, a new one. So a step
-    /// has no more time than its operation.
+    /// Returns the deadline of the operation under way, or the end of `timeout` from now, whichever
+    /// is earlier. A part of an operation never has more time than the whole.
     pub(crate) fn current_or(timeout: Duration) -> Self {
-        Self::current().unwrap_or_else(|| Deadline(Instant::now() + timeout))
+        let own = Deadline(Instant::now() + timeout);
+        Self::current().map_or(own, |current| current.min(own))
     }
 
     fn current() -> Option<Self> {
@@ -62,6 +63,13 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_of_a_long_operation_has_no_more_than_its_own_time() {
+        let whole = Deadline::current_or(SECOND * 60);
+        let part = whole.within(async { Deadline::current_or(SECOND) }).await;
+        assert_eq!(part.left(), SECOND);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_part_has_no_more_time_than_the_whole() {

@@ -94,15 +94,17 @@ impl<T: SessionData> SessionStore<T> {
 
     /// Runs an operation, all of whose steps share one deadline.
     ///
-    /// This and [`operation_within`](Self::operation_within) alone open a deadline scope. Public methods of several steps, the commit of a request
-    /// and background tasks call it once. Their steps, such as backend calls, pauses and waits for
-    /// a lock, read the deadline, and can neither extend nor restart it.
+    /// This and [`operation_within`](Self::operation_within) alone open a deadline scope. Public
+    /// methods of several steps, the commit of a request and background tasks call it once. Their
+    /// steps, such as backend calls, pauses and waits for a lock, read the deadline, and can neither
+    /// extend nor restart it.
     pub(crate) async fn operation<F: Future>(&self, steps: F) -> F::Output {
         self.inner.backend.deadline().within(steps).await
     }
 
     /// Like [`operation`](Self::operation), for one that takes longer the more sessions there are,
-    /// and therefore has a timeout of its own.
+    /// and therefore has a timeout of its own. Each of its calls has no more time than an
+    /// operation.
     pub(super) async fn operation_within<F: Future>(
         &self,
         timeout: Duration,

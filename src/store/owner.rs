@@ -75,9 +75,9 @@ impl<T: SessionData> SessionStore<T> {
     /// until it is gone: a holder who keeps changing or regenerating a session cannot outrun it. A
     /// record that cannot be read, but belonged to the owner at some time, is deleted as well: one
     /// logout too many does less harm than one too few. An entry that is no record at all is
-    /// counted as [`unreadable`](BulkDeletion::unreadable) and stays. The cost depends on the number
-    /// of this owner's sessions, including regenerations in the last two minutes, and not on the
-    /// number of all sessions.
+    /// counted as [`unreadable`](BulkDeletion::unreadable) and stays. The cost depends on the
+    /// number of this owner's sessions and of their regenerations in the last two minutes, not on
+    /// the number of all sessions.
     ///
     /// ```
     /// # use clustered_sessions::{Secret, SessionConfig, SessionStore};
@@ -98,8 +98,9 @@ impl<T: SessionData> SessionStore<T> {
     /// # Errors
     ///
     /// Fails with [`NotConfigured`](StoreErrorKind::NotConfigured) without an `owner`, with the
-    /// backend's error, and with [`Timeout`](StoreErrorKind::Timeout) after one minute, the lifetime
-    /// of a tombstone. What was deleted by then stays deleted, so another call makes progress.
+    /// backend's error, and with [`Timeout`](StoreErrorKind::Timeout) after one minute, the
+    /// lifetime of a tombstone. What was deleted by then stays deleted, so another call makes
+    /// progress.
     pub async fn delete_all_of(&self, owner: &str) -> Result<BulkDeletion, StoreError> {
         self.delete_owned(owner, None).await
     }
