@@ -96,8 +96,8 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// This and [`operation_within`](Self::operation_within) alone open a deadline scope. Public
     /// methods of several steps, the commit of a request and background tasks call it once. Their
-    /// steps, such as backend calls, pauses and waits for a lock, read the deadline, and can neither
-    /// extend nor restart it.
+    /// steps, such as backend calls, pauses and waits for a lock, read the deadline, and can
+    /// neither extend nor restart it.
     pub(crate) async fn operation<F: Future>(&self, steps: F) -> F::Output {
         self.inner.backend.deadline().within(steps).await
     }
