@@ -1,15 +1,18 @@
 //! The sessions of one owner: found, extended, moved, given away and ended.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clustered_sessions::{
     Clock, ClusterConfig, MemoryBackend, Secret, Session, SessionConfig, SessionConfigBuilder,
-    SessionId, SessionStore, StoreErrorKind,
+    SessionId, SessionLayer, SessionStore, StoreErrorKind,
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use http::StatusCode;
 use support::redis::{Calls, RedisServer};
-use support::wait::eventually;
+use support::wait::{DEADLINE, eventually};
 use tokio::time::sleep;
 
 use crate::nodes::{Data, config, store};
@@ -343,6 +346,93 @@ async fn who_logs_in_while_he_is_logged_out_loses_what_was_acknowledged_before()
     }
     assert_eq!(of(&nodes[0], "owner-of-ada").await, left);
     assert_eq!(nodes[0].delete_all_of("owner-of-ada").await.unwrap().deleted, left.len() as u64);
+}
+
+/// A layer of its own over the server, as on another machine.
+async fn node(server: &RedisServer) -> SessionLayer<web::Data> {
+    let config = SessionConfig::development(Secret::insecure_dev("tests"))
+        .redis(server.config())
+        .owner(|data: &web::Data| data.user.clone());
+    let layer = SessionLayer::new(config.build().unwrap());
+    layer.store().wait_until_ready(DEADLINE).await.unwrap();
+    layer
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thief_who_regenerates_as_fast_as_redis_answers_is_logged_out() {
+    let server = RedisServer::start();
+    let (near, far) = (node(&server).await, node(&server).await);
+    for _ in 0..3 {
+        let _ = far.store().create(ada()).await.unwrap();
+    }
+    let mut thief = Browser::with(&near, ada()).await;
+    let moves = Arc::new(AtomicU64::new(0));
+    let stolen = tokio::spawn({
+        let moves = moves.clone();
+        let app = serve(&near, async |session: Session<web::Data>| {
+            let is_alive = !session.is_new();
+            if is_alive {
+                session.regenerate();
+            }
+            is_alive.to_string()
+        });
+        // A regeneration that a revocation has overtaken is a 503.
+        async move {
+            loop {
+                let page = thief.visit(&app).await;
+                if page.status == StatusCode::OK && page.body == "false" {
+                    return;
+                }
+                moves.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    });
+    eventually(async || moves.load(Ordering::Relaxed) >= 300, "the thief has moved often").await;
+    let before = server.calls();
+    let done = far.store().delete_all_of("Ada").await.unwrap();
+    assert_eq!(done.deleted, 4);
+    tokio::time::timeout(DEADLINE, stolen).await.expect("the thief is logged out").unwrap();
+    let moves = moves.load(Ordering::Relaxed);
+    let loads = server.calls()["getex"] - before["getex"];
+    assert!(loads < 20 * moves, "{loads} loads for a thief who moved {moves} times");
+    assert_eq!(far.store().size().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn an_owner_with_very_many_expired_entries_costs_no_command_more_than_a_thousand() {
+    let server = RedisServer::start();
+    let store = store(owned(&server).cluster(silent())).await;
+    create(&store, "ada").await;
+    let [key]: [String; 1] = index_keys(&server).try_into().unwrap();
+    let ghosts = "for i = 1, 100000 do \
+                  redis.call('ZADD', KEYS[1], 1, string.format('%022d', i)) end";
+    let () = server.command(&["EVAL", ghosts, "1", &key]);
+    for logins in 1..=3u64 {
+        create(&store, "ada").await;
+        let left: u64 = server.command(&["ZCARD", &key]);
+        assert_eq!(left, 100_000 - 1000 * logins + logins + 1, "after {logins} more logins");
+    }
+}
+
+#[tokio::test]
+async fn an_index_forgets_the_old_id_of_a_regenerated_session_soon() {
+    let server = RedisServer::start();
+    let layer = node(&server).await;
+    let mut browser = Browser::with(&layer, ada()).await;
+    let old = web::only_id(&layer).await;
+    let app = serve(&layer, async |session: Session<web::Data>| session.regenerate());
+    assert_eq!(browser.visit(&app).await.status, StatusCode::OK);
+    let new = layer.store().sessions_of("Ada").await.unwrap()[0].id();
+    let [key]: [String; 1] = index_keys(&server).try_into().unwrap();
+    let left = |id: SessionId| {
+        let score: u64 = server.command(&["ZSCORE", &key, &id.to_string()]);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        Duration::from_millis(score).saturating_sub(now)
+    };
+    let soon = Duration::from_secs(60)..Duration::from_secs(121);
+    eventually(async || soon.contains(&left(old)), "the old entry expires after its tombstone")
+        .await;
+    assert!(left(new) > HOUR, "{:?}", left(new));
 }
 
 #[tokio::test(start_paused = true)]
