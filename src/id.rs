@@ -12,7 +12,7 @@ use crate::random::random_bytes;
 /// Length of a [`SessionId`] and of a token as text: 128 bits in base64url without padding.
 pub(crate) const TEXT_LEN: usize = 22;
 
-/// The credential in the cookie: 128 random bits. Whoever holds it has access to the session.
+/// The credential in the cookie: 128 random bits. It gives access to the session.
 ///
 /// It appears in the cookie and nowhere else. Stores, keys, messages and logs carry the
 /// [`SessionId`], from which the token cannot be computed. 128 bits from the operating system's

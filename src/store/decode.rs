@@ -1,7 +1,7 @@
 //! Loads from the backend, and the conversion of stored records to sessions.
 
 use super::SessionStore;
-use super::tombstone::{MAX_TOMBSTONES, too_many_tombstones};
+use super::tombstone::{FollowedTombstones, MAX_TOMBSTONES};
 use crate::codec::Decoded;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
@@ -18,19 +18,25 @@ impl<T: SessionData> SessionStore<T> {
 
     /// Like [`load`](Self::load), but follows tombstones to the session's present id, and also
     /// returns sessions past their absolute timeout.
+    ///
+    /// Returns `None` at a tombstone that was followed before, and after [`MAX_TOMBSTONES`]: a
+    /// session that was regenerated that often is found by a later entry.
     pub(super) async fn load_following_tombstones(
         &self,
         id: SessionId,
+        followed: &FollowedTombstones,
     ) -> Result<Option<Record<T>>, StoreError> {
         let mut id = id;
         for _ in 0..MAX_TOMBSTONES {
             match self.load_stored(&id).await? {
-                Some(Stored { content: Content::MovedTo(new), .. }) => id = new,
+                Some(Stored { content: Content::MovedTo(new), .. }) if followed.insert(id) => {
+                    id = new;
+                }
                 Some(stored) => return self.decode_expired(&id, stored),
                 None => return Ok(None),
             }
         }
-        Err(too_many_tombstones(&id))
+        Ok(None)
     }
 
     pub(super) async fn load_stored(&self, id: &SessionId) -> Result<Option<Stored>, StoreError> {

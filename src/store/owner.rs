@@ -1,11 +1,15 @@
 //! Queries and deletions by owner.
 
 use std::collections::HashMap;
+use std::pin::pin;
+
+use futures_core::Stream;
+use futures_util::StreamExt as _;
 
 use super::SessionStore;
 use super::index::Owners;
 use super::revoke::{BulkDeletion, Revocation, Unreadable, revocation_timeout};
-use super::scan::{Scan, Tombstones, aborts_scan};
+use super::scan::{Scan, Tombstones, aborts_scan, records};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
 use crate::record::{Record, SessionData};
@@ -42,27 +46,60 @@ impl<T: SessionData> SessionStore<T> {
     /// Fails with [`NotConfigured`](StoreErrorKind::NotConfigured) without an `owner`, or with the
     /// backend's error.
     pub async fn sessions_of(&self, owner: &str) -> Result<Vec<Record<T>>, StoreError> {
-        let owners = self.owners()?;
-        // A session that has just been regenerated is found twice: by its tombstone and by its new
-        // entry.
+        // A session that is regenerated meanwhile may be returned twice.
         let mut sessions = HashMap::new();
-        for tag in owners.tags(owner) {
-            let mut scan = Scan::of_owner(self.clone(), tag);
-            while let Some(page) = scan.next_sessions(Tombstones::Follow).await {
-                for result in page {
-                    match result {
-                        Ok(record)
-                            if owners.is_owner(owner, &record) && !self.has_expired(&record) =>
-                        {
-                            drop(sessions.insert(record.id(), record));
-                        }
-                        Err(error) if aborts_scan(&error) => return Err(error),
-                        Ok(_) | Err(_) => {}
-                    }
-                }
+        let mut stream = pin!(self.each_session_of(owner));
+        while let Some(session) = stream.next().await {
+            match session {
+                Ok(record) => drop(sessions.insert(record.id(), record)),
+                Err(error) if aborts_scan(&error) => return Err(error),
+                Err(_) => {}
             }
         }
         Ok(sessions.into_values().collect())
+    }
+
+    /// Returns a stream of the sessions of one owner, as the backend has them, in no particular
+    /// order.
+    ///
+    /// For owners with very many sessions: one page of them is in memory at a time, and 16 bytes for
+    /// each regeneration in the last two minutes. Otherwise like
+    /// [`each_session`](SessionStore::each_session): a session that is regenerated meanwhile may be
+    /// returned twice, and a record that cannot be read is an `Err` of kind
+    /// [`Corrupt`](StoreErrorKind::Corrupt), after which the stream continues. Without an `owner`
+    /// in the configuration, the stream is one error of kind
+    /// [`NotConfigured`](StoreErrorKind::NotConfigured).
+    ///
+    /// ```
+    /// # use clustered_sessions::{Secret, SessionConfig, SessionStore};
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { user_id: Option<i64> }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev"))
+    /// #     .owner(|session: &UserSession| session.user_id.map(|id| id.to_string()))
+    /// #     .build()?;
+    /// use futures_util::TryStreamExt;
+    ///
+    /// # let store = SessionStore::new(config);
+    /// let _ = store.create(UserSession { user_id: Some(42) }).await?;
+    /// let mut sessions = std::pin::pin!(store.each_session_of("42"));
+    /// while let Some(session) = sessions.try_next().await? {
+    ///     println!("logged in until {:?}", session.expires_at());
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn each_session_of(
+        &self,
+        owner: &str,
+    ) -> impl Stream<Item = Result<Record<T>, StoreError>> + Send + use<T> {
+        let scan = |tag| Scan::of_owner(self.clone(), tag);
+        let scans = self.owners().map(|owners| owners.tags(owner).map(scan).collect());
+        let (store, owner) = (self.clone(), owner.to_owned());
+        let selects = move |record: &Record<T>| {
+            let owners = store.inner.owners.as_ref();
+            owners.is_some_and(|owners| owners.is_owner(&owner, record))
+                && !store.has_expired(record)
+        };
+        records(scans, Tombstones::Follow, selects)
     }
 
     /// Deletes all sessions of one owner, on every node: "log out everywhere".

@@ -1,6 +1,6 @@
 //! Deletes sessions that are judged by their data, wherever they move meanwhile.
 //!
-//! Whoever holds a session can regenerate it as fast as the backend answers, and each regeneration
+//! The holder of a session can regenerate it as fast as the backend answers, and each regeneration
 //! changes its id. A deletion that gave up at the first conflict would never end. So a *chase*
 //! judges the record that a conflict returns there and then, and follows a tombstone at once. It
 //! needs one round trip for each id, and a regeneration three, so it catches up.
@@ -9,14 +9,12 @@
 //! that moves leaves a tombstone under an id that is still to be visited, and tombstones live as
 //! long as a revocation may take.
 
-use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 
 use super::SessionStore;
-use super::tombstone::TOMBSTONE_TTL;
+use super::tombstone::{FollowedTombstones, TOMBSTONE_TTL};
 use crate::backend::Deleted;
 use crate::cluster::Announcement;
 use crate::error::{StoreError, StoreErrorKind};
@@ -52,11 +50,11 @@ pub(super) struct Revocation<'a, T> {
     judge: &'a (dyn Fn(&Record<T>) -> bool + Sync),
     /// The treatment of a record that cannot be read, and so cannot be judged.
     unreadable: Unreadable,
-    /// Ids under which a chase has found a tombstone. Their targets are visited already.
+    /// The tombstones that a chase has followed, to sessions that are visited by that chase.
     ///
     /// An id without a record is not remembered: a session that is being created or regenerated has
     /// its index entry before its record.
-    followed: Mutex<HashSet<SessionId>>,
+    followed: FollowedTombstones,
     total: BulkDeletion,
 }
 
@@ -93,7 +91,7 @@ impl<'a, T: SessionData> Revocation<'a, T> {
         judge: &'a (dyn Fn(&Record<T>) -> bool + Sync),
         unreadable: Unreadable,
     ) -> Self {
-        let followed = Mutex::default();
+        let followed = FollowedTombstones::default();
         Revocation { store, judge, unreadable, followed, total: BulkDeletion::default() }
     }
 
@@ -126,7 +124,7 @@ impl<'a, T: SessionData> Revocation<'a, T> {
                 Err(error) => return self.cannot_judge(id, error).await,
             };
             if let Content::MovedTo(new) = stored.content {
-                if !self.follows(id) {
+                if !self.followed.insert(id) {
                     return Ok(Chased::Done);
                 }
                 id = new;
@@ -156,11 +154,6 @@ impl<'a, T: SessionData> Revocation<'a, T> {
                 }
             };
         }
-    }
-
-    /// Returns `true` for the first chase that finds a tombstone under this id.
-    fn follows(&self, id: SessionId) -> bool {
-        self.followed.lock().unwrap_or_else(PoisonError::into_inner).insert(id)
     }
 
     /// Deletes a session if the backend still has the version that was judged, or in any case.

@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use futures_util::stream;
 
 use super::SessionStore;
+use super::tombstone::FollowedTombstones;
 use crate::backend::{Cursor, OwnerTag, Page};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
@@ -45,26 +46,9 @@ impl<T: SessionData> SessionStore<T> {
     pub fn each_session(
         &self,
     ) -> impl Stream<Item = Result<Record<T>, StoreError>> + Send + use<T> {
-        let begin = (Some(Scan::new(self.clone())), VecDeque::new());
-        stream::unfold(begin, |(mut scan, mut ready)| async move {
-            loop {
-                if let Some(result) = ready.pop_front() {
-                    return Some((result, (scan, ready)));
-                }
-                let under_way = scan.as_mut()?;
-                let mut page = under_way.next_sessions(Tombstones::Skip).await?;
-                page.retain(|result| {
-                    !result.as_ref().is_ok_and(|record| under_way.store.has_expired(record))
-                });
-                if let Some(end) =
-                    page.iter().position(|result| result.as_ref().is_err_and(aborts_scan))
-                {
-                    page.truncate(end + 1);
-                    scan = None;
-                }
-                ready = VecDeque::from(page);
-            }
-        })
+        let store = self.clone();
+        let scans = [Scan::new(self.clone())].into();
+        records(Ok(scans), Tombstones::Skip, move |record| !store.has_expired(record))
     }
 
     /// Returns the ids of all sessions, each once. Takes some 50 bytes of memory per session.
@@ -101,6 +85,37 @@ impl<T: SessionData> SessionStore<T> {
     }
 }
 
+/// Returns a stream of the records that `selects` returns `true` for, from one scan after the other,
+/// or of one error.
+pub(super) fn records<T: SessionData>(
+    scans: Result<VecDeque<Scan<T>>, StoreError>,
+    tombstones: Tombstones,
+    selects: impl Fn(&Record<T>) -> bool + Send,
+) -> impl Stream<Item = Result<Record<T>, StoreError>> + Send {
+    let start = match scans {
+        Ok(scans) => (scans, VecDeque::new()),
+        Err(error) => (VecDeque::new(), [Err(error)].into()),
+    };
+    stream::unfold((start, selects), move |((mut scans, mut ready), selects)| async move {
+        loop {
+            if let Some(result) = ready.pop_front() {
+                return Some((result, ((scans, ready), selects)));
+            }
+            let Some(page) = scans.front_mut()?.next_sessions(tombstones).await else {
+                scans.pop_front();
+                continue;
+            };
+            ready = page.into();
+            ready.retain(|result| !result.as_ref().is_ok_and(|record| !selects(record)));
+            let end = ready.iter().position(|result| result.as_ref().is_err_and(aborts_scan));
+            if let Some(end) = end {
+                ready.truncate(end + 1);
+                scans.clear();
+            }
+        }
+    })
+}
+
 /// Returns `true` if the error ends a scan. An unreadable record does not: it concerns that record
 /// alone.
 pub(super) fn aborts_scan(error: &StoreError) -> bool {
@@ -117,6 +132,7 @@ pub(super) struct Scan<T> {
     position: Position,
     /// Number of times that the scan has started, including the first.
     starts: u32,
+    followed: FollowedTombstones,
 }
 
 enum Position {
@@ -141,7 +157,13 @@ pub(super) enum Tombstones {
 
 impl<T: SessionData> Scan<T> {
     pub(super) fn new(store: SessionStore<T>) -> Self {
-        Scan { store, owner: None, position: Position::Start, starts: 1 }
+        Scan {
+            store,
+            owner: None,
+            position: Position::Start,
+            starts: 1,
+            followed: FollowedTombstones::default(),
+        }
     }
 
     pub(super) fn of_owner(store: SessionStore<T>, owner: OwnerTag) -> Self {
@@ -189,7 +211,8 @@ impl<T: SessionData> Scan<T> {
         if tombstones == Tombstones::Follow {
             page.ids.append(&mut page.moved);
         }
-        let loads = page.ids.into_iter().map(|id| self.store.load_following_tombstones(id));
+        let load = |id| self.store.load_following_tombstones(id, &self.followed);
+        let loads = page.ids.into_iter().map(load);
         let loaded = self.store.operation(join_all(loads)).await;
         Some(loaded.into_iter().filter_map(Result::transpose).collect())
     }

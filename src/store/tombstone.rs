@@ -1,5 +1,7 @@
 //! The tombstones that regenerated sessions leave under their old ids.
 
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::error::{StoreError, StoreErrorKind};
@@ -16,4 +18,18 @@ pub(super) fn too_many_tombstones(id: &SessionId) -> StoreError {
     StoreError::from(StoreErrorKind::Corrupt)
         .with_source("too many tombstones in a row")
         .with_session_id(id)
+}
+
+/// The ids under which a scan has found a tombstone and has followed it.
+///
+/// A session that was regenerated many times leaves as many entries and tombstones. Each of them
+/// leads to the same session, so each is followed once.
+#[derive(Debug, Default)]
+pub(super) struct FollowedTombstones(Mutex<HashSet<SessionId>>);
+
+impl FollowedTombstones {
+    /// Returns `true` at the first call with this id: the caller must follow the tombstone.
+    pub(super) fn insert(&self, id: SessionId) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id)
+    }
 }
