@@ -1,7 +1,7 @@
 //! Names for the checks that the coherence contract depends on, so that a test can disable one
 //! and show that the test suite detects the violation.
 //!
-//! Normally every guard is enabled, and [`enabled`] is a constant. Under the private feature
+//! Normally every guard is enabled, and `enabled` is a constant. Under the private feature
 //! `_guards`, `disabled` runs a closure with one guard disabled on the current thread.
 
 /// A check that protects readers from stale sessions, or writers from each other.
