@@ -20,7 +20,7 @@ use http::{HeaderMap, HeaderValue, header};
 use sha2::Sha256;
 
 pub use self::config::{CookieConfig, SameSite};
-use crate::id::{self, SessionToken};
+use crate::id::{self, SessionId, SessionToken};
 use crate::secret::KeyRing;
 
 /// Purpose for which the keys are derived, and the beginning of what is signed.
@@ -59,6 +59,27 @@ pub(crate) struct VerifiedCookie {
     pub(crate) needs_resigning: bool,
 }
 
+/// The cookies of one request that have been verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum VerifiedCookies {
+    None,
+    One(VerifiedCookie),
+    /// The sessions of several tokens, none of which the request uses. A logout ends all of them:
+    /// the visitor's own session is among them. Also a request with more cookies of our name than
+    /// are verified.
+    Several(Arc<[SessionId]>),
+}
+
+impl VerifiedCookies {
+    /// Returns the cookie whose session the request uses.
+    pub(crate) fn one(&self) -> Option<&VerifiedCookie> {
+        match self {
+            VerifiedCookies::One(cookie) => Some(cookie),
+            VerifiedCookies::None | VerifiedCookies::Several(_) => None,
+        }
+    }
+}
+
 impl CookieSigner {
     /// Derives a key from each secret of the ring.
     #[expect(
@@ -82,27 +103,35 @@ impl CookieSigner {
         &self.name
     }
 
-    /// Returns the request's token if exactly one token verifies.
+    /// Verifies the request's cookies of our name.
     ///
-    /// Several cookies of our name are never set by this layer alone: a sibling domain or another
-    /// path has added one. If more than one token verifies, it is unknown which session the visitor
-    /// means to use, so the request has none.
-    pub(crate) fn verify(&self, headers: &HeaderMap) -> Option<VerifiedCookie> {
-        let mut found: Option<VerifiedCookie> = None;
+    /// Several of them are never set by this layer alone: a sibling domain or another path has added
+    /// one. If more than one token verifies, it is unknown which session the visitor means to use,
+    /// so the request uses none.
+    pub(crate) fn verify(&self, headers: &HeaderMap) -> VerifiedCookies {
+        // Nothing is allocated for a single cookie.
+        let mut first: Option<VerifiedCookie> = None;
+        let mut others: Vec<SessionId> = Vec::new();
+        let mut is_flood = false;
         for (index, value) in self.candidates(headers).enumerate() {
             if index == MAX_CANDIDATES {
-                return None;
+                is_flood = true;
+                break;
             }
             let Some(verified) = self.verify_value(value) else { continue };
-            match &mut found {
-                None => found = Some(verified),
-                Some(before) if before.token == verified.token => {
-                    before.needs_resigning &= verified.needs_resigning;
+            match &mut first {
+                None => first = Some(verified),
+                Some(first) if first.token == verified.token => {
+                    first.needs_resigning &= verified.needs_resigning;
                 }
-                Some(_) => return None,
+                Some(_) => others.push(verified.token.session_id()),
             }
         }
-        found
+        if !is_flood && others.is_empty() {
+            return first.map_or(VerifiedCookies::None, VerifiedCookies::One);
+        }
+        let first = first.map(|first| first.token.session_id());
+        VerifiedCookies::Several(first.into_iter().chain(others).collect())
     }
 
     /// Returns the values of all cookies of our name. Names are compared byte for byte.
@@ -290,7 +319,7 @@ mod tests {
             vec![format!("__Host-session=junk; {ours}")],
         ] {
             let cookies: Vec<_> = cookies.iter().map(String::as_str).collect();
-            assert_eq!(signer.verify(&request(&cookies)), expected, "{cookies:?}");
+            assert_eq!(signer.verify(&request(&cookies)).one().cloned(), expected, "{cookies:?}");
         }
     }
 
@@ -305,7 +334,7 @@ mod tests {
             pair(&ours, &token(1)).to_lowercase(),
             pair(&ours, &token(1)).replace("__H", "x__H"),
         ] {
-            assert_eq!(ours.verify(&request(&[&cookie])), None, "{cookie}");
+            assert_eq!(ours.verify(&request(&[&cookie])).one().cloned(), None, "{cookie}");
         }
     }
 
@@ -313,8 +342,10 @@ mod tests {
     fn two_tokens_that_verify_are_a_stranger() {
         let signer = signer(&["secret"]);
         let (one, two) = (pair(&signer, &token(1)), pair(&signer, &token(2)));
-        assert_eq!(signer.verify(&request(&[&format!("{one}; {two}")])), None);
-        assert_eq!(signer.verify(&request(&[&one, &two])), None);
+        assert_eq!(signer.verify(&request(&[&format!("{one}; {two}")])).one().cloned(), None);
+        let both = signer.verify(&request(&[&one, &two]));
+        let ids = [token(1).session_id(), token(2).session_id()];
+        assert_eq!(both, VerifiedCookies::Several(ids.into()), "a logout ends both");
     }
 
     #[test]
@@ -322,7 +353,10 @@ mod tests {
         let signer = signer(&["secret"]);
         let flood = "__Host-session=x; ".repeat(MAX_CANDIDATES);
         assert_eq!(
-            signer.verify(&request(&[&format!("{flood}{}", pair(&signer, &token(1)))])),
+            signer
+                .verify(&request(&[&format!("{flood}{}", pair(&signer, &token(1)))]))
+                .one()
+                .cloned(),
             None
         );
     }
@@ -332,17 +366,21 @@ mod tests {
         let old = pair(&signer(&["old"]), &token(1));
         let rotated = signer(&["new", "old"]);
         assert_eq!(
-            rotated.verify(&request(&[&old])),
+            rotated.verify(&request(&[&old])).one().cloned(),
             Some(VerifiedCookie { token: token(1), needs_resigning: true })
         );
         let new = pair(&rotated, &token(1));
         assert_eq!(
-            rotated.verify(&request(&[&new])),
+            rotated.verify(&request(&[&new])).one().cloned(),
             Some(VerifiedCookie { token: token(1), needs_resigning: false })
         );
-        assert_eq!(signer(&["old"]).verify(&request(&[&new])), None, "the current secret signs");
         assert_eq!(
-            signer(&["new"]).verify(&request(&[&old])),
+            signer(&["old"]).verify(&request(&[&new])).one().cloned(),
+            None,
+            "the current secret signs"
+        );
+        assert_eq!(
+            signer(&["new"]).verify(&request(&[&old])).one().cloned(),
             None,
             "a dropped secret verifies nothing"
         );
@@ -355,7 +393,7 @@ mod tests {
         let early = pair(&signer(&["soon"]), &token(1));
         let signer = CookieSigner::new(CookieConfig::new(), &ring);
         assert_eq!(
-            signer.verify(&request(&[&early])),
+            signer.verify(&request(&[&early])).one().cloned(),
             Some(VerifiedCookie { token: token(1), needs_resigning: false })
         );
         assert_eq!(
@@ -374,7 +412,7 @@ mod tests {
             prop_assume!(cookie[at] != byte);
             cookie[at] = byte;
             let headers: HeaderMap = [(header::COOKIE, HeaderValue::from_bytes(&cookie).unwrap())].into_iter().collect();
-            prop_assert_eq!(signer.verify(&headers), None);
+            prop_assert_eq!(signer.verify(&headers).one().cloned(), None);
         }
 
         #[test]
@@ -383,7 +421,7 @@ mod tests {
             value.extend(bytes.bytes());
             if let Ok(value) = HeaderValue::from_bytes(&value) {
                 let headers: HeaderMap = [(header::COOKIE, value)].into_iter().collect();
-                prop_assert_eq!(signer(&["secret"]).verify(&headers), None);
+                prop_assert_eq!(signer(&["secret"]).verify(&headers).one().cloned(), None);
             }
         }
     }

@@ -3,7 +3,7 @@
 //! | loaded | no action | changed | regenerated | destroyed | destroyed, then changed |
 //! |---|---|---|---|---|---|
 //! | no cookie that verifies | nothing | create | as without | remove cookie | create |
-//! | a cookie whose session was gone | nothing | create | as without | delete | replace |
+//! | a cookie whose session was gone, or several cookies | nothing | create | as without | delete | replace |
 //! | a session | nothing | update | regenerate | delete | replace |
 //! | a session that has ended since | nothing | refuse | refuse | delete | replace |
 //! | a record that cannot be decoded | nothing | refuse | refuse | delete | replace |
@@ -18,7 +18,8 @@
 pub(super) enum SessionState {
     /// There is no cookie that verifies, or the session was not loaded.
     NoSession,
-    /// A cookie verifies, but the session was gone at the first load.
+    /// A cookie verifies, but the session was gone at the first load. Or several cookies verify, so
+    /// that none of their sessions is used.
     Missing,
     /// The session exists.
     Live,

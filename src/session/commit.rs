@@ -119,7 +119,7 @@ impl<T: SessionData> RequestSession<T> {
                 Ok(Committed::new_token(new))
             }
             (Plan::Delete | Plan::Replace, loaded) => {
-                if let Some(id) = loaded.id() {
+                for id in loaded.logout_ids() {
                     store.delete_following_tombstones(id).await?;
                 }
                 if batch.plan == Plan::Replace {

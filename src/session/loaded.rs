@@ -1,5 +1,7 @@
 //! The result of loading a request's session.
 
+use std::sync::Arc;
+
 use super::change::SessionState;
 use crate::error::StoreError;
 use crate::id::SessionId;
@@ -12,6 +14,8 @@ pub(super) enum Loaded<T> {
     NotYet,
     /// There is no cookie that verifies.
     NoSession,
+    /// Several cookies verify, so none of their sessions is used. A logout ends all of them.
+    Ambiguous(Arc<[SessionId]>),
     /// A cookie verifies, but the session was gone at the first load.
     Missing(SessionId),
     /// The session exists.
@@ -31,7 +35,7 @@ impl<T> Loaded<T> {
     pub(super) fn kind(&self) -> SessionState {
         match self {
             Loaded::NotYet | Loaded::NoSession => SessionState::NoSession,
-            Loaded::Missing(_) => SessionState::Missing,
+            Loaded::Ambiguous(_) | Loaded::Missing(_) => SessionState::Missing,
             Loaded::Live(_) => SessionState::Live,
             Loaded::EndedMeanwhile(_) => SessionState::EndedMeanwhile,
             Loaded::Unreadable(..) => SessionState::Unreadable,
@@ -39,10 +43,18 @@ impl<T> Loaded<T> {
         }
     }
 
-    /// Returns the id that a logout deletes.
+    /// Returns the ids of the sessions that a logout deletes.
+    pub(super) fn logout_ids(&self) -> Vec<SessionId> {
+        match self {
+            Loaded::Ambiguous(ids) => ids.to_vec(),
+            _ => self.id().into_iter().collect(),
+        }
+    }
+
+    /// Returns the id of the session that the cookie names, if it is one.
     pub(super) fn id(&self) -> Option<SessionId> {
         match self {
-            Loaded::NotYet | Loaded::NoSession => None,
+            Loaded::NotYet | Loaded::NoSession | Loaded::Ambiguous(_) => None,
             Loaded::Live(record) | Loaded::Stale(_, record) => Some(record.id()),
             Loaded::Missing(id)
             | Loaded::EndedMeanwhile(id)

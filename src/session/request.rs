@@ -8,7 +8,7 @@ use super::SessionError;
 use super::batch::{Change, apply_all};
 use super::loaded::Loaded;
 use super::state::{CookieChange, Rebase, RequestState, Snapshot};
-use crate::cookie::VerifiedCookie;
+use crate::cookie::VerifiedCookies;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
 use crate::record::{Record, SessionData};
@@ -18,7 +18,7 @@ use crate::store::{Degraded, Freshness, SessionStore};
 /// [`Session`](super::Session), the middleware, and the task that commits.
 pub(crate) struct RequestSession<T> {
     pub(super) store: SessionStore<T>,
-    verified: Option<VerifiedCookie>,
+    verified: VerifiedCookies,
     state: Mutex<RequestState<T>>,
     /// Held while the session is loaded or committed, so that these run one at a time.
     pub(super) io_lock: tokio::sync::Mutex<()>,
@@ -38,7 +38,7 @@ pub(crate) struct HeadChanges {
 }
 
 impl<T: SessionData> RequestSession<T> {
-    pub(crate) fn new(store: SessionStore<T>, verified: Option<VerifiedCookie>) -> Self {
+    pub(crate) fn new(store: SessionStore<T>, verified: VerifiedCookies) -> Self {
         RequestSession {
             state: Mutex::new(RequestState::new(store.default_data())),
             store,
@@ -50,7 +50,7 @@ impl<T: SessionData> RequestSession<T> {
 
     /// Creates a session that is loaded already, for [`Session::detached`](super::Session).
     pub(super) fn with_record(store: SessionStore<T>, record: Record<T>) -> Self {
-        let request = Self::new(store, None);
+        let request = Self::new(store, VerifiedCookies::None);
         request.rebase_onto(Loaded::Live(record), None);
         request
     }
@@ -81,13 +81,14 @@ impl<T: SessionData> RequestSession<T> {
         before: Loaded<T>,
         freshness: Freshness,
     ) -> Result<(), SessionError> {
-        let id = match &before {
-            Loaded::NotYet => self.verified.as_ref().map(|verified| verified.token.session_id()),
-            loaded => loaded.id(),
+        let id = match (&before, &self.verified) {
+            (Loaded::NotYet, VerifiedCookies::One(cookie)) => Some(cookie.token.session_id()),
+            (loaded, _) => loaded.id(),
         };
-        let loaded = match id {
-            None => Loaded::NoSession,
-            Some(id) => match self.store.read(id, freshness).await {
+        let loaded = match (id, &self.verified) {
+            (None, VerifiedCookies::Several(ids)) => Loaded::Ambiguous(ids.clone()),
+            (None, _) => Loaded::NoSession,
+            (Some(id), _) => match self.store.read(id, freshness).await {
                 Ok(Some(record)) => Loaded::Live(record),
                 Ok(None) => match before {
                     Loaded::Live(_) | Loaded::Stale(..) | Loaded::EndedMeanwhile(_) => {
@@ -150,7 +151,7 @@ impl<T: SessionData> RequestSession<T> {
     pub(crate) fn send_head(&self) -> HeadChanges {
         let (extracted, cookie, live) = {
             let mut state = self.lock();
-            let cookie = state.send_head(self.verified.as_ref());
+            let cookie = state.send_head(self.verified.one());
             (state.is_loaded(), cookie, state.live_record().cloned())
         };
         let mut lifetime = Duration::MAX;
@@ -203,7 +204,7 @@ impl<T> RequestSession<T> {
     /// A logout is still carried out. Other changes are dropped, unless their commit was requested.
     pub(crate) fn abort(&self) {
         let logout = self.lock().abort(self.store.default_data());
-        if let Some(id) = logout {
+        for id in logout {
             (self.delete_in_background)(&self.store, id);
         }
     }
@@ -222,7 +223,7 @@ impl<T> Drop for RequestSession<T> {
                 "changes to a session were never committed: after the response has begun, call save() or use modify()"
             );
         }
-        if let Some(id) = logout {
+        for id in logout {
             (self.delete_in_background)(&self.store, id);
         }
     }

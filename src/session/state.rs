@@ -246,30 +246,29 @@ impl<T> RequestState<T> {
         })
     }
 
-    /// Ends a request that has no response head. Returns the session that a logout deletes.
+    /// Ends a request that has no response head. Returns the sessions that a logout deletes.
     ///
     /// Other changes are dropped, also for clones of the session that the application still holds:
     /// otherwise its next change would be made on top of them. If a commit is pending, its task
     /// takes everything, and nothing is dropped here.
-    pub(super) fn abort(&mut self, default_data: &Arc<T>) -> Option<SessionId> {
+    pub(super) fn abort(&mut self, default_data: &Arc<T>) -> Vec<SessionId> {
         self.head_sent = true;
         if self.pending_commits > 0 {
-            return None;
+            return Vec::new();
         }
         let logout = self.take_logout();
         self.drop_changes(default_data);
         logout
     }
 
-    /// Returns the session that an uncommitted logout deletes. Afterwards the session counts as
-    /// ended.
-    pub(super) fn take_logout(&mut self) -> Option<SessionId> {
+    /// Returns the sessions that an uncommitted logout deletes. Afterwards they count as ended.
+    pub(super) fn take_logout(&mut self) -> Vec<SessionId> {
         if std::mem::take(&mut self.intent) != Intent::Destroy {
-            return None;
+            return Vec::new();
         }
-        let id = self.loaded.id()?;
-        self.loaded = Loaded::EndedMeanwhile(id);
-        Some(id)
+        let ids = self.loaded.logout_ids();
+        self.loaded = self.loaded.id().map_or(Loaded::NoSession, Loaded::EndedMeanwhile);
+        ids
     }
 }
 

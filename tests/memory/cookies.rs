@@ -313,3 +313,45 @@ async fn a_cookie_made_for_a_test_is_a_browsers() {
     let request = Request::get("/").header(header::COOKIE, pair).body(Default::default()).unwrap();
     assert_eq!(send(&serve(&sessions, read), request).await.body, "Ada");
 }
+
+/// A sibling domain has planted a cookie of its own session beside the visitor's.
+#[tokio::test(start_paused = true)]
+async fn a_logout_with_several_cookies_ends_each_session_that_they_name() {
+    let (spy, planted) = (Spy::new(), Data { user: Some("planted".into()), visits: 0 });
+    let layer = start(config(&spy)).await;
+    let victim = Browser::with(&layer, ada()).await;
+    let planted = Browser::with(&layer, planted).await;
+    let both = |mut request: Request<axum::body::Body>| {
+        let pairs = [&planted, &victim].map(|browser| format!("{COOKIE}={}", cookie(browser)));
+        request.headers_mut().insert(header::COOKIE, pairs.join("; ").parse().unwrap());
+        request
+    };
+    let app = serve(&layer, read);
+    assert_eq!(send(&app, both(Browser::new().request())).await.body, "", "it is a stranger's");
+
+    let logout = serve(&layer, async |session: Session<Data>| session.destroy());
+    assert_eq!(send(&logout, both(Browser::new().request())).await.status, StatusCode::OK);
+    assert_eq!(layer.store().size().await.unwrap(), 0, "both sessions have ended");
+}
+
+/// The same, and the client hangs up before the logout is committed.
+#[tokio::test(start_paused = true)]
+async fn a_logout_with_several_cookies_ends_them_though_the_request_is_dropped() {
+    let layer = start(config(&MemoryBackend::new())).await;
+    let (one, two) = (Browser::with(&layer, ada()).await, Browser::with(&layer, ada()).await);
+    let app = serve(&layer, async |session: Session<Data>| {
+        session.destroy();
+        std::future::pending::<()>().await;
+    });
+    let mut request = Browser::new().request();
+    let pairs = [&one, &two].map(|browser| format!("{COOKIE}={}", cookie(browser)));
+    request.headers_mut().insert(header::COOKIE, pairs.join("; ").parse().unwrap());
+    let cut = tokio::time::timeout(Duration::from_secs(1), send(&app, request)).await;
+    assert!(cut.is_err());
+    web::settle().await;
+    assert_eq!(layer.store().size().await.unwrap(), 0, "both sessions have ended");
+}
+
+fn cookie(browser: &Browser) -> &str {
+    browser.cookie(COOKIE).unwrap()
+}

@@ -15,11 +15,13 @@ async fn create(store: &SessionStore<Data>, count: u64) -> HashSet<SessionId> {
     stream::iter((0..count).map(new)).buffer_unordered(64).try_collect().await.unwrap()
 }
 
-/// Keys under our prefix that are not ours: one of another length, one of another type, and one of another format.
-const FOREIGN: [[&str; 3]; 3] = [
+/// Keys under our prefix that are not ours: one of another length, one of another type, one of
+/// another format, and one with as many characters as a session id.
+const FOREIGN: [[&str; 3]; 4] = [
     ["SET", "session:settings", "blue"],
     ["SADD", "session:AAAAAAAAAAAAAAAAAAAAAA", "a set"],
     ["SET", "session:BBBBBBBBBBBBBBBBBBBBBA", "not a record"],
+    ["SET", "session:feature-flags-2026-nov", "dark mode"],
 ];
 
 fn add_foreign_keys(server: &RedisServer) {
@@ -72,10 +74,32 @@ async fn clear_deletes_all_sessions_and_nothing_else_and_says_so() {
     eventually(async || other.find(seen).await.unwrap().is_none(), "the other node hears of it")
         .await;
     let keys: HashSet<String> = server.command(&["KEYS", "*"]);
-    for key in ["other", FOREIGN[0][1], FOREIGN[1][1]] {
+    for key in ["other", FOREIGN[0][1], FOREIGN[1][1], FOREIGN[3][1]] {
         assert!(keys.contains(key), "{key} is not a session");
     }
     assert_eq!(one.clear().await.unwrap(), 0);
+}
+
+/// As managed services offer it: one shard that has all slots.
+#[tokio::test]
+async fn a_single_server_in_cluster_mode_is_cleared_and_scanned_like_any_other() {
+    let server = RedisServer::with_args(&["--cluster-enabled", "yes"]);
+    let () = server.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+    eventually(
+        async || {
+            let info: String = server.command(&["CLUSTER", "INFO"]);
+            info.contains("cluster_state:ok")
+        },
+        "the server has all slots",
+    )
+    .await;
+    let store = store(config().redis(server.config())).await;
+    let created = create(&store, 50).await;
+    assert_eq!(store.all_session_ids().await.unwrap().into_iter().collect::<HashSet<_>>(), created);
+    let done = store.bulk_delete(|record| record.data().visits < 10).await.unwrap();
+    assert_eq!(done.deleted, 10);
+    assert_eq!(store.clear().await.unwrap(), 40);
+    assert_eq!(store.size().await.unwrap(), 0);
 }
 
 #[tokio::test]

@@ -67,16 +67,22 @@ return 1
 ";
 
 /// Arguments: cursor, pattern, length of a key, count, channel, message. Returns the next cursor
-/// and the number of deleted sessions. A key of another type belongs to another application and
-/// stays.
-const CLEAR: &str = r"#!lua flags=allow-oom
+/// and the number of deleted sessions. A key that does not end in a session id, or is of another
+/// type, belongs to another application and stays.
+///
+/// The keys may be in several slots of a server in cluster mode.
+const CLEAR: &str = r"#!lua flags=allow-oom,allow-cross-slot-keys
 local page = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[4])
 local keys, sessions = {}, 0
 for _, key in ipairs(page[2]) do
-  local kind = #key == tonumber(ARGV[3]) and redis.pcall('GETRANGE', key, 1, 1)
-  if type(kind) == 'string' then
-    keys[#keys + 1] = key
-    if kind ~= '\1' then sessions = sessions + 1 end
+  if #key == tonumber(ARGV[3]) and string.find(key, '[%w_-]+[AQgw]$', -22) then
+    local kind = redis.pcall('GETRANGE', key, 1, 1)
+    if type(kind) == 'string' then
+      keys[#keys + 1] = key
+      if kind ~= '\1' then sessions = sessions + 1 end
+    elseif not string.find(kind.err, 'WRONGTYPE') then
+      return kind
+    end
   end
 end
 redis.call('PUBLISH', ARGV[5], ARGV[6])
@@ -87,15 +93,18 @@ return {page[1], sessions}
 /// Arguments: cursor, pattern, length of a key, count. Returns the next cursor, the keys of
 /// sessions, and the ids that tombstones name. A key of another type counts as that of a session:
 /// the error is reported when the session is read.
-const SCAN: &str = r"#!lua flags=allow-oom
+const SCAN: &str = r"#!lua flags=allow-oom,allow-cross-slot-keys
 local page = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[4])
 local keys, moved = {}, {}
 for _, key in ipairs(page[2]) do
   if #key == tonumber(ARGV[3]) then
-    if redis.pcall('GETRANGE', key, 1, 1) == '\1' then
+    local kind = redis.pcall('GETRANGE', key, 1, 1)
+    if kind == '\1' then
       moved[#moved + 1] = redis.call('GETRANGE', key, 34, -1)
-    else
+    elseif type(kind) == 'string' or string.find(kind.err, 'WRONGTYPE') then
       keys[#keys + 1] = key
+    else
+      return kind
     end
   end
 end

@@ -123,9 +123,9 @@ fn an_aborted_request_keeps_nothing_but_its_logout() {
     let mut state = live();
     state.destroy(&default_data());
     push(&mut state, "after");
-    assert_eq!(state.abort(&default_data()), Some(id()));
+    assert_eq!(state.abort(&default_data()), [id()]);
     assert!(!state.has_work() && state.live_record().is_none());
-    assert_eq!(state.abort(&default_data()), None, "the logout is taken once");
+    assert_eq!(state.abort(&default_data()), [], "the logout is taken once");
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn an_aborted_request_leaves_everything_to_a_pending_commit() {
     push(&mut state, "before");
     state.destroy(&default_data());
     state.request_commit();
-    assert_eq!(state.abort(&default_data()), None);
+    assert_eq!(state.abort(&default_data()), []);
     assert_eq!(state.take_batch().plan, Plan::Delete);
 }
 
