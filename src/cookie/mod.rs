@@ -105,9 +105,9 @@ impl CookieSigner {
 
     /// Verifies the request's cookies of our name.
     ///
-    /// Several of them are never set by this layer alone: a sibling domain or another path has added
-    /// one. If more than one token verifies, it is unknown which session the visitor means to use,
-    /// so the request uses none.
+    /// Several of them are never set by this layer alone: a sibling domain or another path has
+    /// added one. If more than one token verifies, it is unknown which session the visitor means
+    /// to use, so the request uses none.
     pub(crate) fn verify(&self, headers: &HeaderMap) -> VerifiedCookies {
         // Nothing is allocated for a single cookie.
         let mut first: Option<VerifiedCookie> = None;

@@ -62,10 +62,10 @@ impl<T: SessionData> SessionStore<T> {
     /// Returns a stream of the sessions of one owner, as the backend has them, in no particular
     /// order.
     ///
-    /// For owners with very many sessions: one page of them is in memory at a time, and 16 bytes for
-    /// each regeneration in the last two minutes. Otherwise like
-    /// [`each_session`](SessionStore::each_session): a session that is regenerated meanwhile may be
-    /// returned twice, and a record that cannot be read is an `Err` of kind
+    /// For owners with very many sessions: one page of them is in memory at a time, and 16 bytes
+    /// for each regeneration in the last two minutes. Otherwise like
+    /// [`each_session`](SessionStore::each_session): a session that is regenerated meanwhile may
+    /// be returned twice, and a record that cannot be read is an `Err` of kind
     /// [`Corrupt`](StoreErrorKind::Corrupt), after which the stream continues. Without an `owner`
     /// in the configuration, the stream is one error of kind
     /// [`NotConfigured`](StoreErrorKind::NotConfigured).

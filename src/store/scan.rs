@@ -85,8 +85,8 @@ impl<T: SessionData> SessionStore<T> {
     }
 }
 
-/// Returns a stream of the records that `selects` returns `true` for, from one scan after the other,
-/// or of one error.
+/// Returns a stream of the records that `selects` returns `true` for, from one scan after the
+/// other, or of one error.
 pub(super) fn records<T: SessionData>(
     scans: Result<VecDeque<Scan<T>>, StoreError>,
     tombstones: Tombstones,
