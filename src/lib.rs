@@ -117,7 +117,9 @@
 //! # Guide
 //!
 //! The [`guide`] has longer texts, among them the promise in detail with a test for each part
-//! ([`guarantees`](guide::guarantees)), operation in production
+//! ([`guarantees`](guide::guarantees)), the protocol between nodes
+//! ([`protocol`](guide::protocol)), retries and outages ([`resilience`](guide::resilience)),
+//! "log out everywhere" ([`owners`](guide::owners)), operation in production
 //! ([`deployment`](guide::deployment)), metrics, alerts and logs
 //! ([`observability`](guide::observability)), and encryption and the rotation of secrets
 //! ([`encryption`](guide::encryption)).
