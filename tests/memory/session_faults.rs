@@ -10,7 +10,8 @@ use http::{Extensions, StatusCode, header};
 use tower::service_fn;
 
 use crate::web::{
-    Browser, COOKIE, Call, Data, Page, Spy, ada, eventually, node, only_data, only_id, send, serve,
+    Browser, COOKIE, Call, Data, Page, Spy, ada, config, eventually, node, only_data, only_id,
+    send, serve, start,
 };
 
 fn error(page: &Page) -> &SessionError {
@@ -55,6 +56,23 @@ async fn a_modification_of_a_session_that_is_deleted_meanwhile_is_an_error_for_t
     let page = browser.visit(&app).await;
     assert_eq!((page.status, page.set_cookies().len()), (StatusCode::OK, 0));
     assert_eq!(a.store().size().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn an_update_of_unknown_outcome_is_not_made_again_with_the_response() {
+    let spy = Spy::new();
+    let layer = start(config(&spy).enable_retry(false)).await;
+    let mut browser = Browser::with(&layer, ada()).await;
+    let app = serve(&layer, async move |session: Session<Data>| {
+        session.update(|data| data.visits += 1);
+        spy.lose_next_answer();
+        match session.save().await.unwrap_err() {
+            SessionError::Store(error) => assert_eq!(error.kind(), StoreErrorKind::OutcomeUnknown),
+            error => panic!("{error}"),
+        }
+    });
+    assert_eq!(browser.visit(&app).await.status, StatusCode::OK);
+    assert_eq!(only_data(&layer).await.visits, 1, "it was made once");
 }
 
 /// Puts bytes in the place of a session's data.

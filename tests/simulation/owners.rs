@@ -160,7 +160,12 @@ impl Client {
         if let Some(owner) = owner {
             self.world.borrow_mut().begin_change(visit, owner);
         }
-        let answer = request(self.node(), Some(cookie), owner).await;
+        let (node, old) = (self.node(), self.id(visit));
+        let answer = request(node, Some(cookie), owner).await;
+        if matches!(answer, Answer::Saved(_, Some(_))) {
+            let found = node.store().find(old).await;
+            assert!(!matches!(found, Ok(Some(_))), "a node reads what it has regenerated itself");
+        }
         let mut world = self.world.borrow_mut();
         if owner.is_some() {
             let known = !matches!(answer, Answer::Unknown);

@@ -25,6 +25,7 @@ struct Shared {
     faults: Mutex<VecDeque<StoreErrorKind>>,
     gate: Arc<RwLock<()>>,
     drops_messages: AtomicBool,
+    loses_next_answer: AtomicBool,
 }
 
 /// Something that a node can be configured with as its backend.
@@ -63,6 +64,11 @@ impl Spy {
         self.shared.faults.lock().unwrap().extend(vec![kind; calls]);
     }
 
+    /// Carries out the next call and loses its answer.
+    pub(crate) fn lose_next_answer(&self) {
+        self.shared.loses_next_answer.store(true, Ordering::SeqCst);
+    }
+
     /// Holds up all calls until the guard is dropped.
     pub(crate) async fn hold(&self) -> OwnedRwLockWriteGuard<()> {
         self.shared.gate.clone().write_owned().await
@@ -93,6 +99,9 @@ impl Interposer for Spy {
         }
         let answer = call.await;
         yield_now().await;
+        if self.shared.loses_next_answer.swap(false, Ordering::SeqCst) {
+            return Err(StoreErrorKind::OutcomeUnknown.into());
+        }
         answer
     }
 
