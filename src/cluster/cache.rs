@@ -13,6 +13,8 @@
 //! A hit takes one load of the lease, one reading of the clock, one read lock on a shard of the map
 //! and one clone of an `Arc`. It allocates nothing.
 
+mod pending;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +22,7 @@ use std::time::Duration;
 use quick_cache::sync::Cache;
 use quick_cache::{DefaultHashBuilder, Lifecycle, UnitWeighter};
 
+pub(crate) use self::pending::{FillMark, PendingFill};
 use super::fence::Fence;
 use super::lease::{Epoch, LastHeld, Lease};
 use super::stats::{CacheStats, Counters};
@@ -244,35 +247,6 @@ impl<T> LocalCache<T> {
             self.flush();
         }
     }
-
-    /// Begins a read of the backend. Must be called before the backend is.
-    pub(crate) fn begin_load(self: &Arc<Self>, id: &SessionId) -> PendingFill<T> {
-        PendingFill { call: self.begin(id, None) }
-    }
-
-    /// Begins a write to the backend that replaces the revision `base`. Must be called before the
-    /// backend is.
-    pub(crate) fn begin_write(
-        self: &Arc<Self>,
-        id: &SessionId,
-        base: Option<Revision>,
-    ) -> PendingWrite<T> {
-        PendingWrite { call: self.begin(id, base) }
-    }
-
-    /// Takes a ticket of the fence, and notes the epoch and the time.
-    fn begin(self: &Arc<Self>, id: &SessionId, base: Option<Revision>) -> Pending<T> {
-        let lease = self.lease.held(|| self.clock.now());
-        Pending { cache: self.clone(), id: *id, serial: Some(self.fence.begin(id, base)), lease }
-    }
-
-    /// Returns `true` if a read that begins now may take the result of one that began earlier: the
-    /// lease has been held in one epoch throughout, and nothing has happened to the session since.
-    pub(crate) fn may_share(&self, earlier: &FillMark) -> bool {
-        let held = self.lease.held(|| self.clock.now());
-        let same_epoch = held.is_some_and(|(epoch, _)| Some(epoch) == earlier.epoch);
-        same_epoch && self.fence.is_clear(&earlier.id, earlier.serial)
-    }
 }
 
 impl<T> fmt::Debug for LocalCache<T> {
@@ -292,121 +266,6 @@ impl Validity {
     /// milliseconds.
     fn covers(&self, epoch: Epoch, now: Millis, ttl: u64) -> bool {
         self.epoch == epoch && now < self.began.plus(ttl)
-    }
-}
-
-/// A call to the backend whose result may be cached. Finishing and dropping it both give its ticket
-/// back to the fence.
-struct Pending<T> {
-    cache: Arc<LocalCache<T>>,
-    id: SessionId,
-    /// The ticket of the fence. `None` once it has been given back.
-    serial: Option<u64>,
-    /// The epoch in which and the moment at which the call began. `None` if the lease was not held:
-    /// the result will not be cached.
-    lease: Option<(Epoch, Millis)>,
-}
-
-impl<T> Pending<T> {
-    /// Returns the validity of this call's result, or `None` if it may not be cached: the lease
-    /// must be held now, in the same epoch as when the call began.
-    fn validity(&self) -> Option<Validity> {
-        let (epoch, began) = self.lease?;
-        let (present, _) = self.cache.lease.held(|| self.cache.clock.now())?;
-        (epoch == present).then_some(Validity { epoch, began })
-    }
-}
-
-/// A read in progress. If it is dropped without a result, nothing is cached.
-pub(crate) struct PendingFill<T> {
-    call: Pending<T>,
-}
-
-/// Identifies a read in progress, so that other reads can find out whether they may share its
-/// result.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct FillMark {
-    id: SessionId,
-    serial: u64,
-    /// `None` if the lease was not held when the read began, so that no other read may share it.
-    epoch: Option<Epoch>,
-}
-
-impl<T> PendingFill<T> {
-    /// Returns the mark by which other reads can check this one.
-    pub(crate) fn mark(&self) -> FillMark {
-        FillMark {
-            id: self.call.id,
-            // Only finishing and dropping take it, so it is there.
-            serial: self.call.serial.unwrap_or(u64::MAX),
-            epoch: self.call.lease.map(|(epoch, _)| epoch),
-        }
-    }
-
-    /// Caches the result of the read, unless a change has overtaken it.
-    pub(crate) fn finish(mut self, loaded: Option<&Record<T>>) {
-        let Some(serial) = self.call.serial.take() else { return };
-        let Pending { cache, id, .. } = &self.call;
-        let validity = |admitted| {
-            let validity = self.call.validity().filter(|_| admitted);
-            if validity.is_none() && self.call.lease.is_some() {
-                cache.counters.refused_fills.add_one();
-            }
-            validity
-        };
-        match loaded {
-            Some(record) => cache.fence.end(id, serial, Some(record.revision()), |admitted| {
-                match validity(admitted) {
-                    Some(validity) => cache.insert(record, validity),
-                    None => cache.remove_hidden(record),
-                }
-            }),
-            // Ids are never used again, so this is as final as a deletion by this node.
-            None => cache.fence.end_write(id, serial, None, |admitted| {
-                cache.remove(id, None);
-                if let Some(validity) = validity(admitted) {
-                    cache.absent.insert(*id, validity);
-                }
-            }),
-        }
-    }
-}
-
-impl<T> Drop for PendingFill<T> {
-    fn drop(&mut self) {
-        if let Some(serial) = self.call.serial.take() {
-            self.call.cache.fence.end(&self.call.id, serial, None, |_| ());
-        }
-    }
-}
-
-/// A write in progress. If it is dropped without a result, because it failed or its caller went
-/// away, the session is evicted: what the backend holds now is unknown.
-pub(crate) struct PendingWrite<T> {
-    call: Pending<T>,
-}
-
-impl<T> PendingWrite<T> {
-    /// Caches the record that was written, so that the writing node needs no read afterwards. If
-    /// another change was announced meanwhile, the session is evicted instead.
-    pub(crate) fn saved(mut self, record: &Record<T>) {
-        let Some(serial) = self.call.serial.take() else { return };
-        let Pending { cache, id, .. } = &self.call;
-        cache.fence.end_write(id, serial, Some(record.revision()), |admitted| {
-            match self.call.validity().filter(|_| admitted) {
-                Some(validity) => cache.insert(record, validity),
-                None => cache.remove(id, None),
-            }
-        });
-    }
-}
-
-impl<T> Drop for PendingWrite<T> {
-    fn drop(&mut self) {
-        if let Some(serial) = self.call.serial.take() {
-            let Pending { cache, id, .. } = &self.call;
-            cache.fence.end_write(id, serial, None, |_| cache.remove(id, None));
-        }
     }
 }
 
