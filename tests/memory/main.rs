@@ -16,6 +16,8 @@ mod outage_policies;
 mod reseal;
 #[cfg(feature = "testing")]
 mod resilience;
+#[cfg(feature = "testing")]
+mod revocation;
 mod session;
 mod session_faults;
 mod timeouts;

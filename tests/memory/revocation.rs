@@ -1,0 +1,120 @@
+//! The limits of a revocation: conflicts in a row, slow scans and the deadline.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use clustered_sessions::testing::{BackendMethod, Interposed, Interposer};
+use clustered_sessions::{MemoryBackend, SessionStore, StoreError, StoreErrorKind};
+use tokio::time::{Instant, advance};
+
+use crate::web::{Data, ada, config, start};
+
+/// Time for which a tombstone lives. A scan that takes longer is repeated.
+const TOMBSTONE_TTL: Duration = Duration::from_secs(60);
+const BULK_DELETE_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Changes the backend through another node before each conditional deletion.
+#[derive(Clone)]
+struct Rival {
+    store: SessionStore<Data>,
+    act: Action,
+    counts: Arc<Counts>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Action {
+    /// Updates every session.
+    Update,
+    /// Creates a session and takes longer than a tombstone lives, this many times.
+    CreateSlowly(u32),
+}
+
+#[derive(Default)]
+struct Counts {
+    conditional: AtomicU32,
+    unconditional: AtomicU32,
+}
+
+impl Interposer for Rival {
+    async fn around<R: Send + 'static>(
+        &self,
+        method: BackendMethod,
+        call: impl Future<Output = Result<R, StoreError>> + Send + 'static,
+    ) -> Result<R, StoreError> {
+        match method {
+            BackendMethod::DeleteIf => {
+                let earlier = self.counts.conditional.fetch_add(1, Ordering::SeqCst);
+                self.interfere(earlier).await?;
+            }
+            BackendMethod::Delete => {
+                self.counts.unconditional.fetch_add(1, Ordering::SeqCst);
+            }
+            _ => {}
+        }
+        call.await
+    }
+}
+
+impl Rival {
+    async fn interfere(&self, earlier: u32) -> Result<(), StoreError> {
+        match self.act {
+            Action::Update => {
+                for id in self.store.all_session_ids().await? {
+                    self.store.modify(id, |data| data.visits += 1).await?;
+                }
+            }
+            Action::CreateSlowly(times) if earlier < times => {
+                let _ = self.store.create(ada()).await?;
+                // The call ends at once by the clock of its own timeout, which is polled after it.
+                advance(TOMBSTONE_TTL + Duration::from_secs(1)).await;
+            }
+            Action::CreateSlowly(_) => {}
+        }
+        Ok(())
+    }
+}
+
+/// Returns a store over a backend with a rival, and the rival's counts. There is one session.
+async fn store_with_rival(act: Action) -> (SessionStore<Data>, Arc<Counts>) {
+    let memory = MemoryBackend::new();
+    let owned = |user: &Data| user.user.clone();
+    let rival = start(config(&memory).owner(owned)).await;
+    let _ = rival.store().create(ada()).await.unwrap();
+    let counts = Arc::<Counts>::default();
+    let interposer = Rival { store: rival.store().clone(), act, counts: counts.clone() };
+    let backend = Interposed::with_interposer(memory.clone(), interposer);
+    let sessions = start(config(&memory).backend(backend).owner(owned)).await;
+    (sessions.store().clone(), counts)
+}
+
+#[tokio::test]
+async fn after_eight_conflicts_in_a_row_the_next_version_is_deleted_without_being_judged() {
+    let (store, counts) = store_with_rival(Action::Update).await;
+    let deletion = store.delete_all_of("Ada").await.unwrap();
+    assert_eq!((deletion.deleted, deletion.unreadable), (1, 0));
+    assert_eq!(counts.conditional.load(Ordering::SeqCst), 8);
+    assert_eq!(counts.unconditional.load(Ordering::SeqCst), 1);
+    assert_eq!(store.size().await.unwrap(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_scan_that_takes_longer_than_a_tombstone_lives_is_repeated() {
+    let (store, _) = store_with_rival(Action::CreateSlowly(1)).await;
+    let deletion = store.bulk_delete(|_| true).await.unwrap();
+    assert_eq!((deletion.deleted, deletion.unreadable), (2, 0));
+    assert_eq!(store.size().await.unwrap(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bulk_deletion_that_never_catches_up_ends_with_a_timeout_after_ten_minutes() {
+    let (store, _) = store_with_rival(Action::CreateSlowly(u32::MAX)).await;
+    let began = Instant::now();
+    let error = store.bulk_delete(|_| true).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Timeout);
+    let took = began.elapsed();
+    assert!(
+        took >= BULK_DELETE_TIMEOUT && took < BULK_DELETE_TIMEOUT + 2 * TOMBSTONE_TTL,
+        "{took:?}"
+    );
+}
