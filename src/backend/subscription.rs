@@ -60,10 +60,14 @@ impl SubscriptionSender {
         sent
     }
 
-    /// Waits until the listener drops the subscription.
-    pub async fn closed(&self) {
-        if let Some(sender) = &self.0 {
-            sender.closed().await;
+    /// Returns a future that ends when the listener drops the subscription. The future keeps the
+    /// subscription open.
+    pub fn closed(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
+        let sender = self.0.clone();
+        async move {
+            if let Some(sender) = sender {
+                sender.closed().await;
+            }
         }
     }
 }

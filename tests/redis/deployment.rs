@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use deadpool_redis::redis::Value;
+use redis::Value;
 use support::redis::RedisServer;
 
 use crate::nodes::{Data, config, store};

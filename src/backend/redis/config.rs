@@ -3,9 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use deadpool_redis::redis::io::tcp::TcpSettings;
-use deadpool_redis::redis::{
-    ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, ProtocolVersion,
+use redis::{
+    ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, ProtocolVersion, RedisConnectionInfo,
 };
 
 use crate::error::ConfigError;
@@ -153,23 +152,16 @@ impl RedisConfig {
 
     fn map_settings(
         mut self,
-        change: impl FnOnce(
-            deadpool_redis::redis::RedisConnectionInfo,
-        ) -> deadpool_redis::redis::RedisConnectionInfo,
+        change: impl FnOnce(RedisConnectionInfo) -> RedisConnectionInfo,
     ) -> Self {
         let settings = change(self.info.redis_settings().clone());
         self.info = self.info.set_redis_settings(settings);
         self
     }
 
-    /// Returns the client's options. Unlike by default, small packets are sent at once
-    /// (`TCP_NODELAY`).
-    pub(crate) fn connection_info(&self) -> ConnectionInfo {
-        let settings = self.info.redis_settings().clone().set_skip_set_lib_name();
-        self.info
-            .clone()
-            .set_redis_settings(settings)
-            .set_tcp_settings(TcpSettings::default().set_nodelay(true))
+    /// Returns the address, and the user, password and database.
+    pub(crate) fn address(&self) -> (ConnectionAddr, RedisConnectionInfo) {
+        (self.info.addr().clone(), self.info.redis_settings().clone().set_skip_set_lib_name())
     }
 
     pub(crate) fn check(&self) -> Result<(), ConfigError> {

@@ -1,28 +1,25 @@
-//! One long-lived, multiplexed connection that all commands share.
+//! One long-lived, multiplexed connection that all commands share, and that is replaced when it
+//! fails.
 //!
-//! deadpool checks a connection with two commands at each checkout, which would double the round
-//! trips of every operation. So the pool only makes connections. [`SharedConnection`] takes one out
-//! of it; each operation clones that one, and a failed connection is replaced.
+//! A command that is not answered in time gives its connection up only if nothing at all has
+//! arrived over it meanwhile. Under load a reply may be late because it waits behind others. To give
+//! up a connection for that would throw away all replies under way, and send the same commands again
+//! over the next one.
+//!
+//! A new connection to the same server process continues where the old one ended: subscriptions and
+//! scans go on. A connection to another process ends them.
 
-use std::future::Future;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use deadpool_redis::redis::aio::MultiplexedConnection;
-use deadpool_redis::redis::{
-    AsyncConnectionConfig, Cmd, FromRedisValue, RedisResult, Value, cmd, from_redis_value,
-};
-use deadpool_redis::{Manager, Pool, PoolError, Runtime, Timeouts};
+use redis::{Cmd, FromRedisValue, RedisResult, Value, cmd, from_redis_value};
 use tokio::sync::watch;
 
 use super::config::RedisConfig;
-use super::error::{Effect, breaks_the_connection, unreachable};
-use super::scripts::Script;
-use crate::error::{ConfigError, StoreError, StoreErrorKind};
-
-/// Maximum number of commands that wait to be written. The client's default of 50 makes bursts
-/// wait.
-const QUEUE: usize = 1024;
+use super::endpoint::{Endpoint, Link, ServerId};
+use super::error::{Effect, breaks_the_connection};
+use super::scripts::{Script, is_unknown_script};
+use crate::error::{StoreError, StoreErrorKind};
 
 /// Returns a command that reads a key like `GET` but counts as a write, because it could also set
 /// the time to live. So a replica refuses it, and a demoted master cannot answer from outdated
@@ -35,8 +32,7 @@ pub(super) fn get_from_master(key: &str) -> Cmd {
 
 /// The connection that all commands share, and the means to replace it.
 pub(super) struct SharedConnection {
-    pool: Pool,
-    connect_timeout: Duration,
+    endpoint: Endpoint,
     response_timeout: Duration,
     /// A command that changes nothing and that only a writable master carries out.
     probe: Cmd,
@@ -44,9 +40,8 @@ pub(super) struct SharedConnection {
     /// Makes sure that one connection is made at a time. All callers that wait for it share the
     /// result.
     connecting: tokio::sync::Mutex<()>,
-    /// The generation of the connection in use, or 0. A subscription that was proven over another
-    /// connection must end.
-    in_use: watch::Sender<u64>,
+    /// The server that commands are sent to. A subscription to another server must end.
+    target: watch::Sender<Target>,
 }
 
 #[derive(Default)]
@@ -59,37 +54,42 @@ struct ConnectionState {
     closed: bool,
 }
 
+/// The server that commands are sent to.
+enum Target {
+    /// There is no connection. The next command makes one.
+    Unconnected,
+    Server(ServerId),
+    Closed,
+}
+
 /// A connection and its generation, which tells it from its predecessors.
 #[derive(Clone)]
 pub(super) struct Connected {
-    connection: MultiplexedConnection,
-    pub(super) generation: u64,
+    link: Link,
+    generation: u64,
+}
+
+impl Connected {
+    /// Returns the identity of the server at the other end.
+    pub(super) fn server(&self) -> &ServerId {
+        &self.link.server
+    }
 }
 
 impl SharedConnection {
-    pub(super) fn new(config: &RedisConfig) -> Result<Self, ConfigError> {
-        // `send` has its own timeouts, which cover all that a command does.
-        let connection = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None)
-            .set_pipeline_buffer_size(QUEUE);
-        let manager = Manager::new_with_config(config.connection_info(), connection)
-            .map_err(|_| ConfigError::RedisUrl)?;
-        let pool = Pool::builder(manager)
-            .max_size(1)
-            .runtime(Runtime::Tokio1)
-            .timeouts(Timeouts::default())
-            .build()
-            .map_err(|_| ConfigError::RedisUrl)?;
-        Ok(SharedConnection {
-            pool,
-            connect_timeout: config.connect_timeout,
+    pub(super) fn new(config: &RedisConfig) -> Self {
+        SharedConnection {
+            endpoint: Endpoint::new(config),
             response_timeout: config.response_timeout,
             probe: get_from_master(&format!("{}beat", config.key_prefix)),
             state: Mutex::default(),
             connecting: tokio::sync::Mutex::new(()),
-            in_use: watch::Sender::new(0),
-        })
+            target: watch::Sender::new(Target::Unconnected),
+        }
+    }
+
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     /// Runs a command in one round trip.
@@ -129,19 +129,9 @@ impl SharedConnection {
         effect: Effect,
         add_arguments: impl Fn(&mut Cmd),
     ) -> Result<R, StoreError> {
-        use deadpool_redis::redis::{ErrorKind, ServerErrorKind};
-        let mut by_digest = cmd("EVALSHA");
-        by_digest.arg(&script.sha);
-        add_arguments(&mut by_digest);
-        let mut reply = self.send(connected, &by_digest, effect).await?;
-        if reply
-            .as_ref()
-            .is_err_and(|error| error.kind() == ErrorKind::Server(ServerErrorKind::NoScript))
-        {
-            let mut by_code = cmd("EVAL");
-            by_code.arg(script.code);
-            add_arguments(&mut by_code);
-            reply = self.send(connected, &by_code, effect).await?;
+        let mut reply = self.send(connected, &script.by_digest(&add_arguments), effect).await?;
+        if reply.as_ref().is_err_and(is_unknown_script) {
+            reply = self.send(connected, &script.by_code(&add_arguments), effect).await?;
         }
         let value = reply.map_err(|error| effect.failed(error))?;
         from_redis_value(value).map_err(|error| effect.failed(error.into()))
@@ -155,8 +145,9 @@ impl SharedConnection {
         command: &Cmd,
         effect: Effect,
     ) -> Result<RedisResult<Value>, StoreError> {
-        let mut connection = connected.connection.clone();
-        match tokio::time::timeout(self.response_timeout, connection.send_packed_command(command))
+        let received_before = connected.link.received.get();
+        let mut commands = connected.link.commands.clone();
+        match tokio::time::timeout(self.response_timeout, commands.send_packed_command(command))
             .await
         {
             Ok(reply) => {
@@ -168,8 +159,10 @@ impl SharedConnection {
             }
             Err(elapsed) => {
                 // A link that drops packets stays open for minutes. Only a new connection can show
-                // that the server is there.
-                self.discard(connected.generation);
+                // that the server is there. A link that still delivers replies is only slow.
+                if connected.link.received.get() == received_before {
+                    self.discard(connected.generation);
+                }
                 Err(effect.unanswered(elapsed, true))
             }
         }
@@ -201,20 +194,20 @@ impl SharedConnection {
                 return Err(failure.clone());
             }
         }
-        let attempt = self.connect().await;
+        let attempt = self.endpoint.connect().await;
         let mut state = self.lock();
         state.attempts += 1;
         match attempt {
-            Ok(connection) => {
-                let connected = Connected { connection, generation: state.attempts };
+            Ok(link) => {
+                let connected = Connected { link, generation: state.attempts };
                 state.failure = None;
                 if state.closed {
                     return Err(StoreErrorKind::Closed.into());
                 }
                 state.current = Some(connected.clone());
-                // Under the lock, because a caller that sees the connection must see its
-                // generation, too.
-                self.in_use.send_replace(connected.generation);
+                // Under the lock, so that no command is sent to another server while a subscription
+                // to the old one is taken for a proof.
+                self.target.send_replace(Target::Server(connected.server().clone()));
                 Ok(connected)
             }
             Err(error) => {
@@ -234,39 +227,28 @@ impl SharedConnection {
         }
     }
 
-    async fn connect(&self) -> Result<MultiplexedConnection, StoreError> {
-        let object = self.in_time(self.pool.get()).await?.map_err(|error| match error {
-            PoolError::Backend(error) => unreachable(error),
-            error => StoreError::from(StoreErrorKind::Unavailable).with_source(error),
-        })?;
-        // Taken out of the pool, so that its only slot is free for a successor.
-        Ok(deadpool_redis::Connection::take(object))
-    }
-
     /// Succeeds if a writable master answers.
     pub(super) async fn probe(&self) -> Result<(), StoreError> {
         self.run(&self.probe, Effect::Idempotent).await
     }
 
-    /// Applies the time limit for making a connection.
-    pub(super) async fn in_time<F: Future>(&self, connecting: F) -> Result<F::Output, StoreError> {
-        tokio::time::timeout(self.connect_timeout, connecting)
-            .await
-            .map_err(|elapsed| StoreError::from(StoreErrorKind::Unavailable).with_source(elapsed))
-    }
-
-    /// Waits until this connection is no longer the one in use.
-    pub(super) async fn replaced(&self, generation: u64) {
+    /// Waits until commands are sent to another server than this one, or to none any more.
+    pub(super) async fn leaves(&self, server: &ServerId) {
+        let left = |target: &Target| match target {
+            Target::Unconnected => false,
+            Target::Server(current) => current != server,
+            Target::Closed => true,
+        };
         // The sender lives as long as `self`, so the wait cannot fail.
-        let _ = self.in_use.subscribe().wait_for(|in_use| *in_use != generation).await;
+        let _ = self.target.subscribe().wait_for(left).await;
     }
 
     /// Stops using a connection, unless it has been replaced already.
-    pub(super) fn discard(&self, generation: u64) {
+    fn discard(&self, generation: u64) {
         let mut state = self.lock();
         if state.current.as_ref().is_some_and(|connected| connected.generation == generation) {
             state.current = None;
-            self.in_use.send_replace(0);
+            self.target.send_replace(Target::Unconnected);
         }
     }
 
@@ -278,8 +260,7 @@ impl SharedConnection {
         let mut state = self.lock();
         state.closed = true;
         state.current = None;
-        self.in_use.send_replace(0);
-        self.pool.close();
+        self.target.send_replace(Target::Closed);
     }
 
     fn lock(&self) -> MutexGuard<'_, ConnectionState> {

@@ -1,6 +1,6 @@
 //! Classification of Redis errors.
 
-use deadpool_redis::redis::{ErrorKind, RedisError, ServerErrorKind};
+use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 use crate::error::{StoreError, StoreErrorKind};
 
@@ -58,6 +58,11 @@ fn refusal(error: &RedisError) -> Option<StoreErrorKind> {
         }
         _ => None,
     }
+}
+
+/// Returns `true` if the server did not carry out a command because it is not allowed or unknown.
+pub(super) fn refuses_the_command(error: &RedisError) -> bool {
+    refusal(error) == Some(StoreErrorKind::Refused)
 }
 
 /// Returns `true` if the server must not be used although it answers. A server that accepts no

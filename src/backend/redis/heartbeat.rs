@@ -54,11 +54,6 @@ impl HeartbeatTracker {
         Reply::Heartbeat(sent_at)
     }
 
-    /// Returns `true` if no heartbeat is pending.
-    pub(super) fn all_received(&self) -> bool {
-        self.pending.is_empty()
-    }
-
     /// Returns `true` if a heartbeat has been pending for longer than `patience`, or too many are.
     pub(super) fn is_overdue(&self, now: Instant, patience: Duration) -> bool {
         let overdue = |(_, sent): &(u64, Instant)| now.saturating_duration_since(*sent) > patience;
@@ -85,10 +80,9 @@ mod tests {
             (1, 2, 3)
         );
         assert_eq!(tracker.receive(b"2 abc"), Reply::Heartbeat(start + SECOND));
-        assert!(!tracker.all_received());
         assert_eq!(tracker.receive(b"1 abc"), Reply::Nothing, "overtaken");
         assert_eq!(tracker.receive(b"3 abc"), Reply::Heartbeat(start + 2 * SECOND));
-        assert!(tracker.all_received());
+        assert!(tracker.pending.is_empty());
     }
 
     #[test]

@@ -2,8 +2,10 @@
 
 mod config;
 mod connection;
+mod endpoint;
 mod error;
 mod heartbeat;
+mod inbox;
 mod scripts;
 mod subscribe;
 
@@ -12,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use deadpool_redis::redis::{Client, FromRedisValue, Value, cmd, from_redis_value};
+use redis::{FromRedisValue, Value, cmd, from_redis_value};
 
 pub use self::config::RedisConfig;
 use self::connection::{Connected, SharedConnection, get_from_master};
@@ -43,8 +45,6 @@ pub struct RedisBackend {
 /// State that operations and subscriptions share.
 struct RedisInner {
     connection: SharedConnection,
-    /// Makes the connections of subscriptions, which a pool cannot provide.
-    client: Client,
     scripts: Scripts,
     key_prefix: String,
     channel: String,
@@ -59,11 +59,9 @@ impl RedisBackend {
     /// Fails if the configuration is invalid.
     pub fn new(config: &RedisConfig, channel: &str) -> Result<Self, ConfigError> {
         config.check()?;
-        let client = Client::open(config.connection_info()).map_err(|_| ConfigError::RedisUrl)?;
         Ok(RedisBackend {
             shared: Arc::new(RedisInner {
-                connection: SharedConnection::new(config)?,
-                client,
+                connection: SharedConnection::new(config),
                 scripts: Scripts::new(),
                 key_prefix: config.key_prefix.clone(),
                 channel: channel.to_owned(),
@@ -107,18 +105,18 @@ impl RedisInner {
     }
 }
 
-/// A scan continues only over the connection on which it began: another connection may lead to a
-/// server for which the cursor has another meaning.
+/// A scan continues only on the server on which it began: for another one, the cursor has another
+/// meaning.
 impl Connected {
-    /// Returns the server's cursor, or `None` if the scan began on another connection.
+    /// Returns the server's cursor, or `None` if the scan began on another server.
     fn position(&self, cursor: Option<&Cursor>) -> Option<u64> {
         let Some(cursor) = cursor else { return Some(0) };
-        let (connection, position) = cursor.as_str().split_once(':')?;
-        if connection.parse() == Ok(self.generation) { position.parse().ok() } else { None }
+        let (server, position) = cursor.as_str().split_once(':')?;
+        if self.server().is(server) { position.parse().ok() } else { None }
     }
 
     fn cursor(&self, next: u64) -> Option<Cursor> {
-        (next != 0).then(|| Cursor::new(format!("{}:{next}", self.generation)))
+        (next != 0).then(|| Cursor::new(format!("{}:{next}", self.server())))
     }
 }
 
@@ -130,7 +128,7 @@ enum ScriptReply {
 }
 
 impl FromRedisValue for ScriptReply {
-    fn from_redis_value(value: Value) -> Result<Self, deadpool_redis::redis::ParsingError> {
+    fn from_redis_value(value: Value) -> Result<Self, redis::ParsingError> {
         match value {
             Value::Int(1) => Ok(ScriptReply::Yes),
             Value::Int(0) => Ok(ScriptReply::No),

@@ -11,7 +11,7 @@
 //!
 //! Lua counts from 1 and `GETRANGE` from 0. The offsets are those of `Stored::to_bytes`.
 
-use deadpool_redis::redis;
+use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, cmd};
 
 #[cfg(feature = "_guards")]
 use crate::guards::{self, Guard};
@@ -168,14 +168,35 @@ return redis.status_reply('OK')
 
 /// A script and the digest under which the server caches it.
 pub(super) struct Script {
-    pub(super) code: &'static str,
-    pub(super) sha: String,
+    code: &'static str,
+    sha: String,
 }
 
 impl Script {
     fn new(code: &'static str) -> Self {
         Script { code, sha: redis::Script::new(code).get_hash().to_owned() }
     }
+
+    /// Returns a command that runs the script if the server has it in its cache.
+    pub(super) fn by_digest(&self, add_arguments: impl FnOnce(&mut Cmd)) -> Cmd {
+        let mut command = cmd("EVALSHA");
+        command.arg(&self.sha);
+        add_arguments(&mut command);
+        command
+    }
+
+    /// Returns a command that runs the script and puts it into the server's cache.
+    pub(super) fn by_code(&self, add_arguments: impl FnOnce(&mut Cmd)) -> Cmd {
+        let mut command = cmd("EVAL");
+        command.arg(self.code);
+        add_arguments(&mut command);
+        command
+    }
+}
+
+/// Returns `true` if the server does not have the script in its cache. It has done nothing.
+pub(super) fn is_unknown_script(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }
 
 /// All scripts of the backend.

@@ -1,6 +1,7 @@
 //! Tests of reads while announcements, loads, writes and losses of the subscription occur in every
 //! order.
 
+use super::pending::PendingWrite;
 use super::*;
 use crate::record::Meta;
 

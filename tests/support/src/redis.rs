@@ -8,9 +8,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use deadpool_redis::redis::aio::PubSubStream;
-use deadpool_redis::redis::{self, FromRedisValue, RedisResult};
 use futures_util::StreamExt as _;
+use redis::aio::PubSubStream;
+use redis::{FromRedisValue, RedisResult};
 
 use crate::process::signal;
 use crate::wait::DEADLINE;

@@ -1,0 +1,274 @@
+//! Makes connections to the server.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::future::select_ok;
+use redis::aio::{AsyncPushSender, MultiplexedConnection};
+use redis::{
+    AsyncConnectionConfig, ConnectionAddr, ProtocolVersion, RedisConnectionInfo, RedisResult, cmd,
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::task::AbortHandle;
+
+use super::config::RedisConfig;
+use super::error::{refuses_the_command, unreachable};
+use crate::error::{StoreError, StoreErrorKind};
+
+/// Maximum number of commands that wait to be written. The client's default of 50 makes bursts
+/// wait.
+const QUEUE: usize = 1024;
+
+/// The beginning of the identity of a server that does not tell its run id, which is hexadecimal.
+const UNKNOWN: &str = "unknown-";
+
+/// The address of the server, and what a connection to it needs.
+pub(super) struct Endpoint {
+    addr: ConnectionAddr,
+    settings: RedisConnectionInfo,
+    connect_timeout: Duration,
+}
+
+/// A connection that runs many commands at once.
+#[derive(Clone)]
+pub(super) struct Link {
+    pub(super) commands: MultiplexedConnection,
+    pub(super) server: ServerId,
+    pub(super) received: ReadCounter,
+    _driver: Arc<AbortOnDrop>,
+}
+
+/// The identity of a server process.
+///
+/// It is the server's run id. A process that does not tell has an identity that equals no other,
+/// so two connections to it are never taken for connections to the same server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ServerId(Arc<str>);
+
+impl Endpoint {
+    pub(super) fn new(config: &RedisConfig) -> Self {
+        let (addr, settings) = config.address();
+        Endpoint { addr, settings, connect_timeout: config.connect_timeout }
+    }
+
+    /// Makes a connection for commands.
+    pub(super) async fn connect(&self) -> Result<Link, StoreError> {
+        self.in_time(self.link(self.settings.clone(), AsyncConnectionConfig::new())).await
+    }
+
+    /// Makes a connection for commands that also passes each message from a channel to `messages`.
+    /// Such a connection speaks RESP3.
+    pub(super) async fn connect_with_messages(
+        &self,
+        messages: impl AsyncPushSender,
+    ) -> Result<Link, StoreError> {
+        let settings = self.settings.clone().set_protocol(ProtocolVersion::RESP3);
+        let config = AsyncConnectionConfig::new().set_push_sender(messages);
+        self.in_time(self.link(settings, config)).await
+    }
+
+    async fn link(
+        &self,
+        settings: RedisConnectionInfo,
+        config: AsyncConnectionConfig,
+    ) -> Result<Link, StoreError> {
+        let received = ReadCounter::default();
+        let stream = Counted { stream: self.open().await?, received: received.clone() };
+        // The callers have their own timeouts, which cover all that a command does.
+        let config = config
+            .set_connection_timeout(None)
+            .set_response_timeout(None)
+            .set_pipeline_buffer_size(QUEUE);
+        let (mut commands, driver) =
+            MultiplexedConnection::new_with_config(&settings, stream, config)
+                .await
+                .map_err(unreachable)?;
+        let driver = Arc::new(AbortOnDrop(tokio::spawn(driver).abort_handle()));
+        let server = ServerId::of(&mut commands).await.map_err(unreachable)?;
+        Ok(Link { commands, server, received, _driver: driver })
+    }
+
+    async fn open(&self) -> Result<Box<dyn ByteStream>, StoreError> {
+        match &self.addr {
+            ConnectionAddr::Tcp(host, port) => {
+                let stream = connect_to_any(host, *port).await.map_err(not_connected)?;
+                // Small packets are sent at once.
+                stream.set_nodelay(true).map_err(not_connected)?;
+                Ok(Box::new(stream))
+            }
+            #[cfg(unix)]
+            ConnectionAddr::Unix(path) => {
+                let stream = tokio::net::UnixStream::connect(path).await.map_err(not_connected)?;
+                Ok(Box::new(stream))
+            }
+            // The configuration accepts no other address.
+            _ => Err(StoreErrorKind::Unavailable.into()),
+        }
+    }
+
+    /// Applies the time limit for making a connection.
+    async fn in_time<R>(
+        &self,
+        connecting: impl Future<Output = Result<R, StoreError>>,
+    ) -> Result<R, StoreError> {
+        tokio::time::timeout(self.connect_timeout, connecting)
+            .await
+            .unwrap_or_else(|elapsed| Err(not_connected(elapsed)))
+    }
+}
+
+/// Connects to all addresses of a host at once, and returns the first connection.
+async fn connect_to_any(host: &str, port: u16) -> std::io::Result<TcpStream> {
+    let attempts: Vec<_> =
+        lookup_host((host, port)).await?.map(|addr| Box::pin(TcpStream::connect(addr))).collect();
+    if attempts.is_empty() {
+        return Err(std::io::Error::other("the host has no address"));
+    }
+    Ok(select_ok(attempts).await?.0)
+}
+
+fn not_connected(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StoreError {
+    StoreError::from(StoreErrorKind::Unavailable).with_source(cause)
+}
+
+impl ServerId {
+    /// Returns `true` if the server has told it.
+    pub(super) fn is_reported(&self) -> bool {
+        !self.0.starts_with(UNKNOWN)
+    }
+
+    /// Returns `true` if this is its text.
+    pub(super) fn is(&self, text: &str) -> bool {
+        *self.0 == *text
+    }
+
+    async fn of(commands: &mut MultiplexedConnection) -> RedisResult<Self> {
+        let info: String = match cmd("INFO").arg("server").query_async(commands).await {
+            Ok(info) => info,
+            Err(error) if refuses_the_command(&error) => String::new(),
+            Err(error) => return Err(error),
+        };
+        Ok(Self::parse(&info))
+    }
+
+    fn parse(info: &str) -> Self {
+        let run_id = info.lines().find_map(|line| line.strip_prefix("run_id:"));
+        match run_id {
+            Some(run_id) => ServerId(run_id.trim().into()),
+            None => {
+                let random: u128 = u128::from_ne_bytes(crate::random::random_bytes());
+                ServerId(format!("{UNKNOWN}{random:032x}").into())
+            }
+        }
+    }
+}
+
+impl fmt::Display for ServerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Counts the reads in which a connection has received something.
+///
+/// A connection on which a command is late may still be good: the reply may wait behind others. It
+/// is dead if the server has sent nothing at all in the meantime.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ReadCounter(Arc<AtomicU64>);
+
+impl ReadCounter {
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for S {}
+
+/// A stream that counts what it receives.
+struct Counted {
+    stream: Box<dyn ByteStream>,
+    received: ReadCounter,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.received.0.fetch_add(1, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Ends the task that reads and writes, so that a connection to a server that no longer answers is
+/// closed with its last user.
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_known_by_its_run_id() {
+        let info = "# Server\r\nredis_version:7.0.15\r\nrun_id:0123abcd\r\ntcp_port:6379\r\n";
+        assert_eq!(ServerId::parse(info), ServerId("0123abcd".into()));
+        assert_eq!(ServerId::parse(info).to_string(), "0123abcd");
+    }
+
+    #[test]
+    fn a_server_that_does_not_tell_is_never_the_same() {
+        assert_ne!(ServerId::parse(""), ServerId::parse(""));
+        assert_ne!(ServerId::parse("# Server\r\n"), ServerId::parse("# Server\r\n"));
+    }
+
+    #[tokio::test]
+    async fn only_bytes_that_arrive_are_counted() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let (near, mut far) = tokio::io::duplex(64);
+        let received = ReadCounter::default();
+        let mut counted = Counted { stream: Box::new(near), received: received.clone() };
+        counted.write_all(b"ping").await.unwrap();
+        assert_eq!(received.get(), 0, "a write is no sign of life");
+        far.write_all(b"pong").await.unwrap();
+        counted.read_exact(&mut [0; 4]).await.unwrap();
+        assert_eq!(received.get(), 1);
+        drop(far);
+        assert_eq!(counted.read(&mut [0; 4]).await.unwrap(), 0);
+        assert_eq!(received.get(), 1, "the end of the stream is no sign of life");
+    }
+}

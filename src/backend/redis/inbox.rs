@@ -1,0 +1,210 @@
+//! What arrives over the connection of a subscription, in the order in which the server sent it.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use redis::{Msg, PushInfo, PushKind, Value};
+use tokio::sync::watch;
+
+use super::heartbeat::{HeartbeatTracker, Reply};
+use crate::backend::{Event, SubscriptionSender};
+
+/// Turns the messages of two channels into the events of a subscription: the channel of
+/// announcements, and the private channel of this subscription's heartbeats.
+///
+/// The connection's task calls [`receive`](Self::receive) for each message, so a heartbeat cannot
+/// overtake an announcement.
+pub(super) struct Inbox {
+    channel: String,
+    private: String,
+    state: Mutex<State>,
+    phase: watch::Sender<Phase>,
+}
+
+struct State {
+    events: SubscriptionSender,
+    heartbeats: HeartbeatTracker,
+}
+
+/// The progress of a subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Phase {
+    /// No heartbeat has come back yet.
+    Unproven,
+    Proven,
+    /// Messages may be missed from now on.
+    Ended,
+}
+
+impl Inbox {
+    pub(super) fn new(channel: String, private: String, events: SubscriptionSender) -> Self {
+        Inbox {
+            channel,
+            private,
+            state: Mutex::new(State { events, heartbeats: HeartbeatTracker::default() }),
+            phase: watch::Sender::new(Phase::Unproven),
+        }
+    }
+
+    /// Returns the channel of announcements.
+    pub(super) fn channel(&self) -> &str {
+        &self.channel
+    }
+
+    /// Returns the channel to which no other subscription listens.
+    pub(super) fn private(&self) -> &str {
+        &self.private
+    }
+
+    /// Waits until the subscription has reached this phase, and returns the one that it is in.
+    pub(super) async fn reaches(&self, phase: Phase) -> Phase {
+        let reached =
+            self.phase.subscribe().wait_for(|current| *current >= phase).await.map(|it| *it);
+        // The sender lives as long as `self`, so the wait cannot fail.
+        reached.unwrap_or(Phase::Ended)
+    }
+
+    /// Returns a future that ends when the listener drops the subscription.
+    pub(super) fn dropped_by_listener(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.state().events.closed()
+    }
+
+    /// Records that a heartbeat is sent now, and returns its number.
+    pub(super) fn heartbeat_sent(&self, now: Instant) -> u64 {
+        self.state().heartbeats.send(now)
+    }
+
+    /// Returns `true` if a heartbeat has been pending for longer than `patience`, or too many are.
+    pub(super) fn is_overdue(&self, now: Instant, patience: Duration) -> bool {
+        self.state().heartbeats.is_overdue(now, patience)
+    }
+
+    /// Takes what the server has sent over the connection.
+    pub(super) fn receive(&self, push: PushInfo) {
+        let mut state = self.state();
+        let phase = *self.phase.borrow();
+        if phase == Phase::Ended {
+            return;
+        }
+        let next = self.phase_after(push, &mut state, phase);
+        if next != phase {
+            self.phase.send_replace(next);
+        }
+    }
+
+    fn phase_after(&self, push: PushInfo, state: &mut State, phase: Phase) -> Phase {
+        let sent = match push.kind {
+            PushKind::Disconnection => return Phase::Ended,
+            // It is the second of the two subscriptions, so both are confirmed.
+            PushKind::Subscribe if is_text(push.data.first(), &self.channel) => {
+                state.events.send(Event::Connected)
+            }
+            _ => {
+                let Some(message) = Msg::from_push_info(push) else { return phase };
+                if message.get_channel_name() == self.private {
+                    return self.phase_after_heartbeat(&message, state, phase);
+                }
+                state.events.send(Event::Message(message.get_payload_bytes().to_vec().into()))
+            }
+        };
+        if sent { phase } else { Phase::Ended }
+    }
+
+    fn phase_after_heartbeat(&self, message: &Msg, state: &mut State, phase: Phase) -> Phase {
+        match state.heartbeats.receive(message.get_payload_bytes()) {
+            Reply::Heartbeat(sent_at) if state.events.send(Event::Alive(sent_at)) => Phase::Proven,
+            Reply::Heartbeat(_) => Phase::Ended,
+            Reply::OtherHistory => {
+                tracing::debug!("the server was demoted between two heartbeats");
+                Phase::Ended
+            }
+            Reply::Nothing => phase,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn is_text(value: Option<&Value>, text: &str) -> bool {
+    match value {
+        Some(Value::BulkString(bytes)) => bytes == text.as_bytes(),
+        Some(Value::SimpleString(string)) => string == text,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Subscription;
+
+    fn inbox() -> (Inbox, Subscription) {
+        let (events, subscription) = Subscription::channel();
+        (Inbox::new("all".to_owned(), "mine".to_owned(), events), subscription)
+    }
+
+    fn push(kind: PushKind, data: &[&str]) -> PushInfo {
+        let data = data.iter().map(|text| Value::BulkString(text.as_bytes().to_vec())).collect();
+        PushInfo { kind, data }
+    }
+
+    async fn events(mut subscription: Subscription, inbox: Inbox) -> Vec<Event> {
+        drop(inbox);
+        let mut events = Vec::new();
+        while let Some(event) = subscription.next().await {
+            events.push(event);
+        }
+        events
+    }
+
+    #[tokio::test]
+    async fn events_come_in_the_order_of_the_connection() {
+        let (inbox, subscription) = inbox();
+        inbox.receive(push(PushKind::Subscribe, &["mine"]));
+        inbox.receive(push(PushKind::Subscribe, &["all"]));
+        let sent_at = Instant::now();
+        assert_eq!(inbox.heartbeat_sent(sent_at), 1);
+        inbox.receive(push(PushKind::Message, &["all", "one"]));
+        assert_eq!(inbox.reaches(Phase::Unproven).await, Phase::Unproven);
+        inbox.receive(push(PushKind::Message, &["mine", "1 abc"]));
+        assert_eq!(inbox.reaches(Phase::Proven).await, Phase::Proven);
+        inbox.receive(push(PushKind::Message, &["all", "two"]));
+        assert_eq!(
+            events(subscription, inbox).await,
+            [
+                Event::Connected,
+                Event::Message("one".into()),
+                Event::Alive(sent_at),
+                Event::Message("two".into()),
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn nothing_is_proven_after_the_end() {
+        let other_history = push(PushKind::Message, &["mine", "2 abd"]);
+        for last in [push(PushKind::Disconnection, &[]), other_history] {
+            let (inbox, subscription) = inbox();
+            for _ in 0..3 {
+                inbox.heartbeat_sent(Instant::now());
+            }
+            inbox.receive(push(PushKind::Message, &["mine", "1 abc"]));
+            inbox.receive(last);
+            assert_eq!(inbox.reaches(Phase::Ended).await, Phase::Ended);
+            inbox.receive(push(PushKind::Message, &["mine", "3 abc"]));
+            inbox.receive(push(PushKind::Message, &["all", "one"]));
+            let events = events(subscription, inbox).await;
+            assert!(matches!(events[..], [Event::Alive(_)]), "{events:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_that_does_not_fit_into_the_queue_is_the_end() {
+        let (inbox, _subscription) = inbox();
+        while *inbox.phase.borrow() != Phase::Ended {
+            inbox.receive(push(PushKind::Message, &["all", "one"]));
+        }
+    }
+}
