@@ -101,11 +101,15 @@ mod tests {
 
         assert_eq!(built(builder().enable_retry(false)).retry.max_attempts, 1);
         let twice = RetryConfig::new().max_attempts(2);
-        assert_eq!(built(builder().retry(twice).enable_retry(true)).retry, twice, "it is kept");
+        assert_eq!(
+            built(builder().retry(twice).enable_retry(true)).retry,
+            twice,
+            "the configuration is kept"
+        );
         assert_eq!(
             built(builder().enable_retry(false).retry(twice)).retry,
             twice,
-            "it is turned on"
+            "a retry configuration enables retries"
         );
 
         let breaker = CircuitBreakerConfig::new().failure_threshold(7);
@@ -122,7 +126,7 @@ mod tests {
 
     #[cfg(feature = "redis")]
     #[test]
-    fn an_attempt_has_as_much_time_as_redis_may_take() {
+    fn the_default_timeouts_leave_redis_its_own_timeouts() {
         use crate::backend::RedisConfig;
         use crate::cluster::ClusterConfig;
         let redis = || {
@@ -135,7 +139,7 @@ mod tests {
         assert_eq!(
             ClusterConfig::new().max_staleness,
             SECOND * 2,
-            "an operation may take longer than that"
+            "the operation timeout may exceed `max_staleness`"
         );
     }
 

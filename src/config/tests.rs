@@ -1,4 +1,4 @@
-//! The builder and the mistakes that it finds.
+//! The builder, and the errors that it reports.
 
 use super::*;
 
@@ -62,14 +62,14 @@ fn each_mistake_has_its_error() {
 
 #[cfg(feature = "redis")]
 #[test]
-fn sessions_live_in_one_place() {
+fn two_backends_are_refused() {
     let two = builder().redis(RedisConfig::new("localhost", 6379)).backend(MemoryBackend::new());
     assert_eq!(two.build().unwrap_err(), ConfigError::TwoBackends);
 }
 
 #[cfg(feature = "redis")]
 #[test]
-fn a_heartbeat_must_be_able_to_come_in_time() {
+fn max_staleness_must_not_be_below_the_response_timeout() {
     let (max_staleness, response_timeout) =
         (Duration::from_millis(200), Duration::from_millis(500));
     let strict = || ClusterConfig::new().max_staleness(max_staleness);

@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table() {
+    fn each_state_and_intent_has_its_plan() {
         use Intent::{Destroy, Keep, Regenerate};
         let columns = [
             (Keep, false),

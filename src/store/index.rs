@@ -205,7 +205,9 @@ mod tests {
     use crate::secret::Secret;
 
     fn owners(secrets: &[&str]) -> Owners<String> {
-        let [first, rest @ ..] = secrets else { unreachable!("a ring has a secret") };
+        let [first, rest @ ..] = secrets else {
+            unreachable!("a key ring has at least one secret")
+        };
         let mut ring = KeyRing::new(Secret::insecure_dev(first));
         for secret in rest {
             ring.push_previous(Secret::insecure_dev(secret));
@@ -220,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_has_a_tag_under_each_secret_the_current_one_first() {
+    fn an_owner_has_a_tag_under_each_secret_beginning_with_the_current_one() {
         let tags = |secrets: &[&str]| owners(secrets).tags("ada").collect::<Vec<_>>();
         assert_eq!(tags(&["new", "old"]), [tags(&["new"]), tags(&["old"])].concat());
         assert_ne!(tags(&["new"]), tags(&["old"]));
@@ -228,14 +230,13 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_outlasts_the_deadline_by_two_to_three_hours_and_is_as_good_for_the_rest_of_its_hour()
-     {
+    fn an_entry_outlasts_the_deadline_by_two_to_three_hours_and_is_the_same_within_an_hour() {
         let expiry = |deadline| entry_expiry(Timestamp::from_millis(deadline)).as_millis();
         for deadline in [0, 1, HOUR - 1, HOUR, 1_700_000_000_000] {
             let more = expiry(deadline) - deadline;
             assert!((2 * HOUR + 1..=3 * HOUR).contains(&more), "{more}");
         }
         assert_eq!(expiry(HOUR), expiry(2 * HOUR - 1));
-        assert_eq!(expiry(u64::MAX), u64::MAX, "a deadline that makes no sense does no harm");
+        assert_eq!(expiry(u64::MAX), u64::MAX, "the largest deadline does not overflow");
     }
 }

@@ -98,7 +98,7 @@ mod tests {
         );
         assert!(
             !bounded.should_touch(at(0), at(25_000), at(24_999)),
-            "nothing is gained beyond it"
+            "an extension past it would gain nothing"
         );
     }
 

@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_writer_that_has_waited_long_enough_goes_ahead() {
+    async fn a_writer_that_has_waited_for_the_timeout_proceeds_without_the_lock() {
         let locks = WriteLocks::default();
         let first = locks.lock(ID(), TIMEOUT).await;
         let second = locks.lock(ID(), TIMEOUT).await;

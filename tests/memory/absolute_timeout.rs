@@ -1,4 +1,4 @@
-//! Sessions end a time after their creation, however much they are used.
+//! The absolute timeout ends sessions after their creation, even if they are in use.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const IDLE: Duration = Duration::from_secs(10 * 60);
 const ABSOLUTE: Duration = Duration::from_secs(60 * 60);
 
-/// Memory whose sessions expire by tokio's clock, and the nodes over it.
+/// A memory backend whose sessions expire by tokio's clock, and the nodes that share it.
 struct Cluster {
     clock: Clock,
     spy: Spy,
@@ -48,8 +48,8 @@ fn app(sessions: &SessionLayer<Data>) -> Router {
     Router::new().route("/", get(who)).route("/regenerate", get(regenerate)).layer(sessions.clone())
 }
 
-/// What goes on in the background comes to its end, time passes, and the node goes on hearing the others.
-async fn pass(sessions: &SessionLayer<Data>, time: Duration) {
+/// Lets background tasks finish, advances the clock, and waits until the node holds the lease.
+async fn advance_and_settle(sessions: &SessionLayer<Data>, time: Duration) {
     settle().await;
     advance(time).await;
     eventually(async || sessions.store().coordinator().is_listening()).await;
@@ -57,85 +57,89 @@ async fn pass(sessions: &SessionLayer<Data>, time: Duration) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_in_use_ends_all_the_same_though_it_is_cached() {
+async fn a_cached_session_in_use_ends_at_its_absolute_timeout() {
     let cluster = Cluster::new();
     let sessions = cluster.node().await;
     let (app, mut browser) = (app(&sessions), Browser::with(&sessions, ada()).await);
     let id = only_id(&sessions).await;
     for minute in 1..60 {
-        pass(&sessions, MINUTE).await;
+        advance_and_settle(&sessions, MINUTE).await;
         assert_eq!(browser.visit(&app).await.body, "Ada", "minute {minute}");
     }
-    pass(&sessions, MINUTE - Duration::from_millis(1)).await;
+    advance_and_settle(&sessions, MINUTE - Duration::from_millis(1)).await;
     let hits = sessions.store().cache_stats().hits;
     assert_eq!(browser.visit(&app).await.body, "Ada");
-    assert_eq!(sessions.store().cache_stats().hits, hits + 1, "it is cached to its last moment");
-    pass(&sessions, Duration::from_millis(1)).await;
+    assert_eq!(
+        sessions.store().cache_stats().hits,
+        hits + 1,
+        "the session is cached until it ends"
+    );
+    advance_and_settle(&sessions, Duration::from_millis(1)).await;
     assert_eq!(browser.visit(&app).await.body, "");
     assert!(sessions.store().find_fresh(id).await.unwrap().is_none());
-    assert_eq!(sessions.store().size().await.unwrap(), 0, "the backend has forgotten it, too");
+    assert_eq!(sessions.store().size().await.unwrap(), 0, "the record has expired in the backend");
 }
 
 #[tokio::test(start_paused = true)]
-async fn near_its_end_a_session_is_not_extended_again_and_again() {
+async fn a_session_that_lives_until_its_absolute_timeout_is_not_extended_again() {
     let cluster = Cluster::new();
     let sessions = cluster.node().await;
     let (app, mut browser) = (app(&sessions), Browser::with(&sessions, ada()).await);
     for _ in 0..11 {
-        pass(&sessions, 5 * MINUTE).await;
+        advance_and_settle(&sessions, 5 * MINUTE).await;
         browser.visit(&app).await;
     }
-    // It lives until its end now, and there is nothing to be gained.
+    // The deadline is the absolute one now, so an extension would gain nothing.
     settle().await;
     cluster.spy.take_calls();
     for _ in 0..8 {
-        pass(&sessions, MINUTE / 2).await;
+        advance_and_settle(&sessions, MINUTE / 2).await;
         assert_eq!(browser.visit(&app).await.body, "Ada");
     }
     assert!(!cluster.spy.take_calls().contains(&Call::Touch));
     assert!(sessions.store().touch(only_id(&sessions).await).await.unwrap());
-    pass(&sessions, MINUTE).await;
-    assert_eq!(browser.visit(&app).await.body, "", "a touch by hand does not extend it either");
+    advance_and_settle(&sessions, MINUTE).await;
+    assert_eq!(browser.visit(&app).await.body, "", "an explicit touch does not extend it either");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_token_begins_a_new_life() {
+async fn regenerating_restarts_the_absolute_timeout() {
     let cluster = Cluster::new();
     let sessions = cluster.node().await;
     let (app, mut browser) = (app(&sessions), Browser::with(&sessions, ada()).await);
     for _ in 0..11 {
-        pass(&sessions, 5 * MINUTE).await;
+        advance_and_settle(&sessions, 5 * MINUTE).await;
         browser.visit(&app).await;
     }
     browser.visit_path(&app, "/regenerate").await;
     for _ in 0..11 {
-        pass(&sessions, 5 * MINUTE).await;
+        advance_and_settle(&sessions, 5 * MINUTE).await;
         assert_eq!(browser.visit(&app).await.body, "Ada");
     }
-    pass(&sessions, 5 * MINUTE).await;
+    advance_and_settle(&sessions, 5 * MINUTE).await;
     assert_eq!(browser.visit(&app).await.body, "");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_does_not_carry_a_session_beyond_its_end() {
+async fn a_change_does_not_extend_a_session_past_its_absolute_timeout() {
     let cluster = Cluster::new();
     let sessions = cluster.node().await;
     let store = sessions.store();
     let id = store.create(ada()).await.unwrap().id;
     for _ in 0..11 {
-        pass(&sessions, 5 * MINUTE).await;
+        advance_and_settle(&sessions, 5 * MINUTE).await;
         store.modify(id, |data| data.visits += 1).await.unwrap();
     }
     let record = store.get(id).await.unwrap();
     assert_eq!(record.expires_at(), record.created_at() + ABSOLUTE);
-    pass(&sessions, 5 * MINUTE).await;
+    advance_and_settle(&sessions, 5 * MINUTE).await;
     let error = store.modify(id, |data| data.visits += 1).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::NotFound);
     assert_eq!(store.size().await.unwrap(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shorter_setting_ends_the_sessions_that_exist() {
+async fn a_shorter_absolute_timeout_applies_to_existing_sessions() {
     let cluster = Cluster::new();
     let before = start(cluster.config().timeout(ABSOLUTE)).await;
     let after = cluster.node().await;
@@ -143,12 +147,12 @@ async fn a_shorter_setting_ends_the_sessions_that_exist() {
         before.store().create(ada()).await.unwrap().id,
         before.store().create(ada()).await.unwrap().id,
     );
-    pass(&after, ABSOLUTE / 2).await;
+    advance_and_settle(&after, ABSOLUTE / 2).await;
     assert!(before.store().touch(young).await.unwrap() && before.store().touch(old).await.unwrap());
     let record = after.store().get(young).await.unwrap();
     assert_eq!(record.expires_at(), record.created_at() + ABSOLUTE);
-    // The backend would keep it for longer.
-    pass(&after, ABSOLUTE / 2).await;
+    // The backend would keep the records for longer.
+    advance_and_settle(&after, ABSOLUTE / 2).await;
     for id in [young, old] {
         assert!(before.store().find_fresh(id).await.unwrap().is_some());
         assert!(after.store().find(id).await.unwrap().is_none());
@@ -157,13 +161,13 @@ async fn a_shorter_setting_ends_the_sessions_that_exist() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_logged_out_everywhere_is_so_where_the_time_is_not_over_yet() {
+async fn deletions_include_sessions_that_have_expired_only_on_this_node() {
     let cluster = Cluster::new();
     let owned = |config: SessionConfigBuilder<Data>| config.owner(|data: &Data| data.user.clone());
     let lenient = start(owned(cluster.config().timeout(2 * ABSOLUTE))).await;
     let strict = start(owned(cluster.config().absolute_timeout(ABSOLUTE))).await;
     let id = lenient.store().create(ada()).await.unwrap().id;
-    pass(&strict, ABSOLUTE).await;
+    advance_and_settle(&strict, ABSOLUTE).await;
     assert!(strict.store().find(id).await.unwrap().is_none());
     assert!(strict.store().sessions_of("Ada").await.unwrap().is_empty());
     assert!(lenient.store().find_fresh(id).await.unwrap().is_some());
@@ -171,18 +175,18 @@ async fn who_is_logged_out_everywhere_is_so_where_the_time_is_not_over_yet() {
     assert!(lenient.store().find_fresh(id).await.unwrap().is_none());
 
     let _ = lenient.store().create(ada()).await.unwrap();
-    pass(&strict, ABSOLUTE).await;
+    advance_and_settle(&strict, ABSOLUTE).await;
     assert_eq!(strict.store().bulk_delete(|_| true).await.unwrap().deleted, 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_whose_time_ends_before_its_new_token_has_none() {
+async fn a_session_that_expires_before_its_regeneration_gets_no_new_token() {
     let cluster = Cluster::new();
-    // The backend keeps it for longer.
+    // The backend keeps the record for longer.
     let lenient = start(cluster.config().timeout(2 * ABSOLUTE)).await;
     let strict = start(cluster.config().absolute_timeout(ABSOLUTE)).await;
     let mut browser = Browser::with(&lenient, ada()).await;
-    pass(&strict, ABSOLUTE - MINUTE).await;
+    advance_and_settle(&strict, ABSOLUTE - MINUTE).await;
     let slow = async |session: Session<Data>| {
         advance(MINUTE).await;
         session.regenerate();
@@ -190,13 +194,14 @@ async fn a_session_whose_time_ends_before_its_new_token_has_none() {
     let page = browser.visit(&Router::new().route("/", get(slow)).layer(strict.clone())).await;
     assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(page.set_cookies().is_empty());
-    assert_eq!(lenient.store().size().await.unwrap(), 1, "there is the old one, and nothing else");
+    assert_eq!(lenient.store().size().await.unwrap(), 1, "only the old session is left");
 }
 
-/// Its owner changes, so that an entry in the index comes before it, and takes as long as the session has left.
+/// The change also changes the owner, so an entry is added to the owner index first. That call
+/// takes longer than the session's remaining time.
 #[cfg(feature = "testing")]
 #[tokio::test(start_paused = true)]
-async fn a_change_that_comes_too_late_by_a_moment_is_neither_made_nor_announced() {
+async fn a_change_just_after_the_absolute_timeout_is_neither_made_nor_announced() {
     let cluster = Cluster::new();
     let (backend, faults) =
         clustered_sessions::testing::FaultyBackend::new(cluster.spy.backend(), 1);
@@ -205,10 +210,10 @@ async fn a_change_that_comes_too_late_by_a_moment_is_neither_made_nor_announced(
     let store = sessions.store();
     let id = store.create(ada()).await.unwrap().id;
     for _ in 0..11 {
-        pass(&sessions, 5 * MINUTE).await;
+        advance_and_settle(&sessions, 5 * MINUTE).await;
         assert!(store.touch(id).await.unwrap());
     }
-    pass(&sessions, 5 * MINUTE - Duration::from_millis(10)).await;
+    advance_and_settle(&sessions, 5 * MINUTE - Duration::from_millis(10)).await;
     store.get(id).await.unwrap();
     faults.delay_calls_by(Duration::from_millis(20)..Duration::from_millis(20));
     cluster.spy.take_calls();

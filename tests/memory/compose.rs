@@ -1,4 +1,4 @@
-//! The layer among other layers, in nested routers, and twice.
+//! The session layer combined with other layers, in nested routers, and applied twice.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -42,12 +42,12 @@ async fn who(session: Session<Data>) -> String {
     session.data().user.clone().unwrap_or_default()
 }
 
-/// Two requests of a visitor: one session, one cookie.
-async fn counts(app: &Router) {
-    counts_at(app, "/").await;
+/// Asserts that two requests of a visitor share one session and set one cookie.
+async fn assert_counts(app: &Router) {
+    assert_counts_at(app, "/").await;
 }
 
-async fn counts_at(app: &Router, path: &str) {
+async fn assert_counts_at(app: &Router, path: &str) {
     let mut browser = Browser::new();
     let first = browser.visit_path(app, path).await;
     assert_eq!(
@@ -59,7 +59,7 @@ async fn counts_at(app: &Router, path: &str) {
 }
 
 #[tokio::test]
-async fn tower_http_can_be_around_it() {
+async fn tower_http_layers_work_around_the_session_layer() {
     let sessions = node(&MemoryBackend::new()).await;
     let around = ServiceBuilder::new()
         .layer(SetSensitiveRequestHeadersLayer::new([header::COOKIE]))
@@ -70,38 +70,38 @@ async fn tower_http_can_be_around_it() {
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, PATIENCE))
         .layer(CompressionLayer::new())
         .layer(SetSensitiveResponseHeadersLayer::new([header::SET_COOKIE]));
-    counts(&serve(&sessions, count).layer(around)).await;
+    assert_counts(&serve(&sessions, count).layer(around)).await;
 }
 
 #[tokio::test]
-async fn tower_http_can_be_inside_it() {
+async fn tower_http_layers_work_inside_the_session_layer() {
     let sessions = node(&MemoryBackend::new()).await;
     let inside = ServiceBuilder::new()
         .layer(TraceLayer::new_for_http())
         .layer(CatchPanicLayer::new())
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, PATIENCE))
         .layer(CompressionLayer::new());
-    counts(&Router::new().route("/", get(count)).layer(inside).layer(sessions)).await;
+    assert_counts(&Router::new().route("/", get(count)).layer(inside).layer(sessions)).await;
 }
 
 #[tokio::test]
-async fn in_one_stack_a_trace_layer_inside_wants_its_body_mapped() {
+async fn an_inner_trace_layer_in_the_same_stack_needs_map_response() {
     let sessions = node(&MemoryBackend::new()).await;
     let stack = ServiceBuilder::new()
         .layer(sessions)
         .map_response(IntoResponse::into_response)
         .layer(TraceLayer::new_for_http());
-    counts(&Router::new().route("/", get(count)).layer(stack)).await;
+    assert_counts(&Router::new().route("/", get(count)).layer(stack)).await;
 }
 
 #[tokio::test]
-async fn in_one_stack_a_trace_layer_outside_needs_nothing() {
+async fn an_outer_trace_layer_in_the_same_stack_needs_no_adapter() {
     let sessions = node(&MemoryBackend::new()).await;
     let stack = ServiceBuilder::new()
         .layer(TraceLayer::new_for_http())
         .layer(CatchPanicLayer::new())
         .layer(sessions);
-    counts(&Router::new().route("/", get(count)).layer(stack)).await;
+    assert_counts(&Router::new().route("/", get(count)).layer(stack)).await;
 }
 
 #[tokio::test]
@@ -139,7 +139,7 @@ async fn a_request_that_a_timeout_cuts_off_commits_nothing_but_a_logout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_answer_of_a_timeout_inside_is_a_response_like_any_other() {
+async fn changes_are_committed_with_the_response_of_an_inner_timeout() {
     let sessions = node(&MemoryBackend::new()).await;
     let slow = async |session: Session<Data>| {
         session.update(|data| data.visits += 1);
@@ -153,29 +153,30 @@ async fn the_answer_of_a_timeout_inside_is_a_response_like_any_other() {
 }
 
 #[tokio::test]
-async fn it_can_be_around_one_route_a_nested_router_and_a_fallback() {
+async fn the_layer_works_around_a_route_a_nested_router_and_a_fallback() {
     let sessions = node(&MemoryBackend::new()).await;
     let route = Router::new().route("/", get(count)).route_layer(sessions.clone());
-    counts(&route).await;
+    assert_counts(&route).await;
 
     let nested = Router::new().nest("/inner", Router::new().route("/", get(count)));
-    counts_at(&nested.layer(sessions.clone()), "/inner").await;
+    assert_counts_at(&nested.layer(sessions.clone()), "/inner").await;
 
     let inner = Router::new().nest("/inner", serve(&sessions, count));
-    counts_at(&inner, "/inner").await;
+    assert_counts_at(&inner, "/inner").await;
 
     let fallback = Router::new().fallback(count).layer(sessions.clone());
-    counts_at(&fallback, "/no/such/route").await;
+    assert_counts_at(&fallback, "/no/such/route").await;
 
     let service = service_fn(async |request: Request| {
         let session = Session::<Data>::from_extensions(request.extensions()).await.unwrap();
         Ok::<_, Infallible>(Response::new(Body::from(count(session).await)))
     });
-    counts_at(&Router::new().fallback_service(service).layer(sessions), "/no/such/route").await;
+    assert_counts_at(&Router::new().fallback_service(service).layer(sessions), "/no/such/route")
+        .await;
 }
 
 #[tokio::test]
-async fn a_route_outside_the_layer_says_what_is_missing() {
+async fn extracting_a_session_outside_the_layer_is_an_internal_server_error() {
     let sessions = node(&MemoryBackend::new()).await;
     let app =
         Router::new().route("/inside", get(count)).layer(sessions).route("/outside", get(count));
@@ -208,7 +209,7 @@ struct Basket {
 }
 
 #[tokio::test]
-async fn layers_for_two_types_of_data_go_side_by_side() {
+async fn layers_for_two_types_of_data_work_side_by_side() {
     let sessions = node(&MemoryBackend::new()).await;
     let config = SessionConfig::<Basket>::builder(web::secret())
         .cookie(CookieConfig::new().name("__Host-basket"));
@@ -228,11 +229,11 @@ async fn layers_for_two_types_of_data_go_side_by_side() {
 }
 
 #[tokio::test]
-async fn one_layer_twice_is_one_session_and_one_cookie() {
+async fn one_layer_applied_twice_has_one_session_and_one_cookie() {
     let spy = Spy::new();
     let sessions = node(&spy).await;
     let app = Router::new().route("/", get(count)).layer(sessions.clone()).layer(sessions.clone());
-    counts(&app).await;
+    assert_counts(&app).await;
     assert_eq!(spy.take_calls(), [Call::Create, Call::Update]);
 }
 
@@ -247,7 +248,7 @@ async fn two_stores_under_one_cookie_name_are_refused() {
 
 #[tokio::test]
 #[should_panic(expected = "`ResponseFuture` polled after completion")]
-async fn a_refusal_that_is_polled_again_panics() {
+async fn a_refused_response_panics_when_polled_after_completion() {
     let (one, two) = (node(&MemoryBackend::new()).await, node(&MemoryBackend::new()).await);
     let inner = service_fn(async |_: Request| Ok::<_, Infallible>(Response::new(Body::empty())));
     let mut service = two.layer(one.layer(inner));
@@ -258,7 +259,7 @@ async fn a_refusal_that_is_polled_again_panics() {
 }
 
 #[tokio::test]
-async fn an_inner_service_that_fails_can_be_handled_outside() {
+async fn an_error_of_the_inner_service_can_be_handled_by_an_outer_layer() {
     let sessions = node(&MemoryBackend::new()).await;
     let handle =
         HandleErrorLayer::new(async |error: BoxError| (StatusCode::BAD_GATEWAY, error.to_string()));
@@ -269,7 +270,7 @@ async fn an_inner_service_that_fails_can_be_handled_outside() {
 }
 
 #[tokio::test]
-async fn a_layer_outside_can_see_why_a_commit_failed() {
+async fn an_outer_layer_can_see_why_a_commit_failed() {
     let spy = Spy::new();
     let sessions = node(&spy).await;
     let explain = async |request: Request, next: Next| {
@@ -288,7 +289,7 @@ async fn a_layer_outside_can_see_why_a_commit_failed() {
 }
 
 #[tokio::test]
-async fn login_and_logout_over_two_routers_that_share_a_layer() {
+async fn login_and_logout_work_across_two_routers_that_share_a_layer() {
     let sessions = start(web::config(&MemoryBackend::new())).await;
     let login = async |session: Session<Data>| {
         session.regenerate();
@@ -310,7 +311,7 @@ async fn login_and_logout_over_two_routers_that_share_a_layer() {
 }
 
 #[tokio::test]
-async fn it_works_around_a_plain_tower_service() {
+async fn the_layer_works_around_a_plain_tower_service() {
     let sessions = node(&MemoryBackend::new()).await;
     let app = sessions.layer(service_fn(async |request: http::Request<Body>| {
         let session = Session::<Data>::from_extensions(request.extensions()).await?;

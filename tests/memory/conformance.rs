@@ -1,4 +1,4 @@
-//! Each backend keeps the contract of the trait.
+//! Each backend fulfils the contract of the `Backend` trait.
 
 use std::error::Error as _;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ async fn a_backend_without_faults_conforms() {
     testing::conformance(async || testing::FaultyBackend::new(MemoryBackend::new(), 1).0).await;
 }
 
-/// Implements the required methods alone.
+/// A backend that implements only the required methods.
 struct Minimal(MemoryBackend);
 
 impl Backend for Minimal {
@@ -107,7 +107,7 @@ async fn a_backend_without_the_owner_index_conforms() {
 
 /// The session's data is the name of its owner.
 #[tokio::test]
-async fn an_owner_over_a_backend_without_the_owner_index_is_a_clear_error() {
+async fn an_owner_on_a_backend_without_the_owner_index_is_a_clear_error() {
     let config = SessionConfig::<String>::development(Secret::insecure_dev("tests"))
         .backend(minimal())
         .owner(|name: &String| (!name.is_empty()).then(|| name.clone()))
@@ -122,6 +122,6 @@ async fn an_owner_over_a_backend_without_the_owner_index_is_a_clear_error() {
 
     let error = store.delete_all_of("Ada").await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::NotConfigured);
-    let stranger = store.create(String::new()).await.unwrap();
-    assert!(store.find(stranger.id).await.unwrap().is_some());
+    let ownerless = store.create(String::new()).await.unwrap();
+    assert!(store.find(ownerless.id).await.unwrap().is_some());
 }

@@ -1,4 +1,4 @@
-//! When the cookie is sent, re-signed and removed, what it looks like, and which cookies are believed.
+//! The session cookie: its attributes and verification, and when it is sent, re-signed and removed.
 
 use std::time::Duration;
 
@@ -32,12 +32,17 @@ async fn destroy(session: Session<Data>) {
     session.destroy();
 }
 
-/// The attributes of the cookie that a new session and a logout send.
+/// Returns the attributes of the cookie that a new session sends, and the cookie that a logout
+/// sends.
 async fn attributes(sessions: &SessionLayer<Data>, name: &str) -> (String, String) {
     let mut browser = Browser::new();
     let created = browser.visit(&serve(sessions, count)).await.set_cookies().remove(0);
     let value = browser.cookie(name).unwrap();
-    assert_eq!((value.len(), value.as_bytes()[22]), (66, b'.'), "a token and its tag");
+    assert_eq!(
+        (value.len(), value.as_bytes()[22]),
+        (66, b'.'),
+        "the cookie is a token and its tag"
+    );
     let attributes = created.strip_prefix(&format!("{name}={value}; ")).unwrap().to_owned();
     let removed = browser.visit(&serve(sessions, destroy)).await.set_cookies().remove(0);
     (attributes, removed.split_once("; Expires=").unwrap().0.to_owned())
@@ -60,20 +65,20 @@ async fn the_development_cookie_works_over_plain_http() {
 }
 
 #[tokio::test]
-async fn a_cookie_is_sent_for_a_new_session_a_new_token_and_a_logout_alone() {
+async fn a_cookie_is_sent_only_for_a_new_session_a_new_token_and_a_logout() {
     let sessions = node(&MemoryBackend::new()).await;
     let mut browser = Browser::new();
     let sent = async |browser: &mut Browser, app| browser.visit(&app).await.set_cookies().len();
     for (what, app, expected) in [
-        ("a stranger reads", serve(&sessions, read), 0),
-        ("a stranger regenerates nothing", serve(&sessions, regenerate), 0),
+        ("a visitor without a session reads", serve(&sessions, read), 0),
+        ("a visitor without a session regenerates", serve(&sessions, regenerate), 0),
         ("a session begins", serve(&sessions, count), 1),
-        ("its data change", serve(&sessions, count), 0),
+        ("its data changes", serve(&sessions, count), 0),
         ("it is read", serve(&sessions, read), 0),
         ("it gets a new token", serve(&sessions, regenerate), 1),
-        ("its data change again", serve(&sessions, count), 0),
+        ("its data changes again", serve(&sessions, count), 0),
         ("it ends", serve(&sessions, destroy), 1),
-        ("a stranger reads again", serve(&sessions, read), 0),
+        ("the visitor reads without a session", serve(&sessions, read), 0),
     ] {
         assert_eq!(sent(&mut browser, app).await, expected, "{what}");
     }
@@ -98,7 +103,7 @@ async fn only_the_last_cookie_of_a_request_is_sent_and_others_are_left_alone() {
 }
 
 #[tokio::test]
-async fn a_cookie_that_does_not_verify_is_a_stranger_and_asks_no_backend() {
+async fn a_cookie_that_does_not_verify_names_no_session_and_makes_no_backend_call() {
     let spy = Spy::new();
     let sessions = node(&spy).await;
     let good = Browser::with(&sessions, ada()).await.cookie(COOKIE).unwrap().to_owned();
@@ -111,14 +116,14 @@ async fn a_cookie_that_does_not_verify_is_a_stranger_and_asks_no_backend() {
     for (what, value) in [
         ("empty", String::new()),
         ("without a tag", token.to_owned()),
-        ("with another's tag", format!("{token}.{other_tag}")),
-        ("cut", good[..65].to_owned()),
-        ("longer", format!("{good}A")),
+        ("with the tag of another token", format!("{token}.{other_tag}")),
+        ("truncated", good[..65].to_owned()),
+        ("with an extra character", format!("{good}A")),
         ("oversized", "A".repeat(100_000)),
         ("without the dot", format!("{token}A{tag}")),
         ("in another case", good.to_lowercase()),
         ("two that verify", format!("{good}; {COOKIE}={other}")),
-        ("one among a flood", format!("{good}{}", format!("; {COOKIE}=x").repeat(50))),
+        ("one among too many cookies", format!("{good}{}", format!("; {COOKIE}=x").repeat(50))),
     ] {
         let mut browser = Browser::new();
         browser.set_cookie(COOKIE, value);
@@ -134,7 +139,7 @@ async fn a_cookie_that_does_not_verify_is_a_stranger_and_asks_no_backend() {
 }
 
 #[tokio::test]
-async fn the_cookie_is_found_among_others_and_twice() {
+async fn the_cookie_is_found_among_other_cookies_and_duplicates() {
     let sessions = node(&MemoryBackend::new()).await;
     let mut browser = Browser::with(&sessions, ada()).await;
     let good = browser.cookie(COOKIE).unwrap().to_owned();
@@ -143,7 +148,7 @@ async fn the_cookie_is_found_among_others_and_twice() {
 }
 
 #[tokio::test]
-async fn a_session_that_is_gone_leaves_the_cookie_alone_until_there_is_a_new_one() {
+async fn the_cookie_of_a_deleted_session_stays_until_there_is_a_new_session() {
     let sessions = node(&MemoryBackend::new()).await;
     let mut browser = Browser::with(&sessions, ada()).await;
     sessions.store().delete(only_id(&sessions).await).await.unwrap();
@@ -152,15 +157,11 @@ async fn a_session_that_is_gone_leaves_the_cookie_alone_until_there_is_a_new_one
         assert_eq!(browser.visit(&app).await.set_cookies().len(), 0);
     }
     browser.visit(&serve(&sessions, count)).await;
-    assert_ne!(
-        browser.cookie(COOKIE),
-        before.cookie(COOKIE),
-        "the new session has a token of its own"
-    );
+    assert_ne!(browser.cookie(COOKIE), before.cookie(COOKIE), "the new session has its own token");
 }
 
 #[tokio::test]
-async fn a_logout_removes_the_cookie_of_a_session_that_is_gone_or_never_was() {
+async fn a_logout_removes_the_cookie_of_a_session_that_is_gone_or_never_existed() {
     let sessions = node(&MemoryBackend::new()).await;
     let mut gone = Browser::with(&sessions, ada()).await;
     sessions.store().delete(only_id(&sessions).await).await.unwrap();
@@ -172,14 +173,14 @@ async fn a_logout_removes_the_cookie_of_a_session_that_is_gone_or_never_was() {
     }
 }
 
-/// A node whose sessions were signed with the tests' usual secret, which has been rotated.
+/// Returns a configuration with a new secret, and the tests' usual secret as the previous one.
 fn rotated(memory: &MemoryBackend) -> SessionConfigBuilder<Data> {
     let new = Secret::new("the new secret, which is just as long").unwrap();
     SessionConfig::builder(new).previous_secret(web::secret()).backend(memory.clone())
 }
 
 #[tokio::test]
-async fn a_session_under_a_previous_secret_is_signed_anew_when_it_is_used() {
+async fn a_cookie_under_a_previous_secret_is_resigned_when_its_session_is_used() {
     let memory = MemoryBackend::new();
     let (old, new) = (node(&memory).await, start(rotated(&memory)).await);
     let mut browser = Browser::with(&old, ada()).await;
@@ -199,12 +200,12 @@ async fn a_session_under_a_previous_secret_is_signed_anew_when_it_is_used() {
     assert_eq!(
         browser.visit(&serve(&old, read)).await.body,
         "",
-        "the new secret is the one that signs"
+        "the cookie is signed with the new secret"
     );
 }
 
 #[tokio::test]
-async fn a_dead_session_under_a_previous_secret_is_not_signed_anew() {
+async fn the_cookie_of_a_deleted_session_is_not_resigned() {
     let memory = MemoryBackend::new();
     let (old, new) = (node(&memory).await, start(rotated(&memory)).await);
     let mut browser = Browser::with(&old, ada()).await;
@@ -213,7 +214,7 @@ async fn a_dead_session_under_a_previous_secret_is_not_signed_anew() {
 }
 
 #[tokio::test]
-async fn a_secret_that_was_dropped_verifies_nothing() {
+async fn a_secret_that_was_removed_verifies_no_cookie() {
     let spy = Spy::new();
     let old = node(&spy).await;
     let mut browser = Browser::with(&old, ada()).await;
@@ -225,7 +226,7 @@ async fn a_secret_that_was_dropped_verifies_nothing() {
 }
 
 #[tokio::test]
-async fn a_response_that_looked_at_the_session_varies_with_the_cookie() {
+async fn a_response_whose_handler_used_the_session_varies_with_the_cookie() {
     let sessions = node(&MemoryBackend::new()).await;
     let mut browser = Browser::with(&sessions, ada()).await;
     let varies =
@@ -241,24 +242,24 @@ async fn a_response_that_looked_at_the_session_varies_with_the_cookie() {
         assert_eq!(page.all(header::VARY), expected);
         assert!(
             page.all(header::CACHE_CONTROL).is_empty(),
-            "without a cookie it is the handler's affair"
+            "a response without a cookie keeps the handler's header"
         );
     }
-    let stranger = Browser::new().visit(&serve(&sessions, read)).await;
-    assert_eq!(stranger.all(header::VARY), ["cookie"]);
+    let new_visitor = Browser::new().visit(&serve(&sessions, read)).await;
+    assert_eq!(new_visitor.all(header::VARY), ["cookie"]);
 }
 
 #[tokio::test]
 async fn a_response_with_a_cookie_is_kept_from_caches() {
     let sessions = node(&MemoryBackend::new()).await;
-    for (said, expected) in [
+    for (cache_control, expected) in [
         ("", r#"private, no-cache="set-cookie""#),
         ("public, max-age=60", r#"max-age=60, private, no-cache="set-cookie""#),
         ("no-store", "no-store"),
     ] {
         let app = serve(&sessions, async move |session: Session<Data>| {
             count(session).await;
-            [(header::CACHE_CONTROL, said)]
+            [(header::CACHE_CONTROL, cache_control)]
         });
         let page = Browser::new().visit(&app).await;
         assert_eq!(
@@ -268,9 +269,9 @@ async fn a_response_with_a_cookie_is_kept_from_caches() {
     }
 }
 
-/// Time stands still, so that a persistent cookie has the same `Max-Age` each time.
+/// The clock is paused, so a persistent cookie has the same `Max-Age` each time.
 #[tokio::test(start_paused = true)]
-async fn a_session_made_by_the_store_gets_the_cookie_of_a_login_through_the_middleware() {
+async fn a_session_created_by_the_store_gets_the_same_cookie_as_through_the_middleware() {
     let persistent = CookieConfig::new().persistent(true).same_site(SameSite::Strict);
     for (cookie, expected) in [
         (CookieConfig::new(), "HttpOnly; SameSite=Lax; Secure; Path=/"),
@@ -295,7 +296,7 @@ async fn a_session_made_by_the_store_gets_the_cookie_of_a_login_through_the_midd
 }
 
 #[tokio::test]
-async fn neither_header_prints_the_token() {
+async fn cookie_headers_are_marked_as_sensitive() {
     let sessions = node(&MemoryBackend::new()).await;
     let sent = Browser::new().visit(&serve(&sessions, count)).await;
     assert!(sent.headers[header::SET_COOKIE].is_sensitive());
@@ -305,7 +306,7 @@ async fn neither_header_prints_the_token() {
 }
 
 #[tokio::test]
-async fn a_cookie_made_for_a_test_is_a_browsers() {
+async fn a_cookie_made_for_a_test_is_accepted_like_a_browsers() {
     let spy = Spy::new();
     let sessions = SessionLayer::new(config(&spy).build().unwrap());
     let pair = sessions.cookie_for(ada()).await.unwrap();
@@ -314,7 +315,7 @@ async fn a_cookie_made_for_a_test_is_a_browsers() {
     assert_eq!(send(&serve(&sessions, read), request).await.body, "Ada");
 }
 
-/// A sibling domain has planted a cookie of its own session beside the visitor's.
+/// A sibling domain has planted the cookie of its own session next to the visitor's cookie.
 #[tokio::test(start_paused = true)]
 async fn a_logout_with_several_cookies_ends_each_session_that_they_name() {
     let (spy, planted) = (Spy::new(), Data { user: Some("planted".into()), visits: 0 });
@@ -327,16 +328,20 @@ async fn a_logout_with_several_cookies_ends_each_session_that_they_name() {
         request
     };
     let app = serve(&layer, read);
-    assert_eq!(send(&app, both(Browser::new().request())).await.body, "", "it is a stranger's");
+    assert_eq!(
+        send(&app, both(Browser::new().request())).await.body,
+        "",
+        "the request has no session"
+    );
 
     let logout = serve(&layer, async |session: Session<Data>| session.destroy());
     assert_eq!(send(&logout, both(Browser::new().request())).await.status, StatusCode::OK);
     assert_eq!(layer.store().size().await.unwrap(), 0, "both sessions have ended");
 }
 
-/// The same, and the client hangs up before the logout is committed.
+/// Here the client hangs up before the logout is committed.
 #[tokio::test(start_paused = true)]
-async fn a_logout_with_several_cookies_ends_them_though_the_request_is_dropped() {
+async fn a_logout_with_several_cookies_ends_each_session_even_if_the_request_is_dropped() {
     let layer = start(config(&MemoryBackend::new())).await;
     let (one, two) = (Browser::with(&layer, ada()).await, Browser::with(&layer, ada()).await);
     let app = serve(&layer, async |session: Session<Data>| {

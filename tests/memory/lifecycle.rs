@@ -1,4 +1,5 @@
-//! Requests that do not end well, responses that go on after their head, and the end of stores and runtimes.
+//! Requests that are cancelled or fail, responses that continue after their head, and the shutdown
+//! of stores and runtimes.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use crate::web::{
     Browser, Call, Data, Spy, ada, config, eventually, node, only_data, only_id, serve, settle,
 };
 
-/// Cuts a request off after so many polls: whether it was still under way.
+/// Polls a request `polls` times and then drops it. Returns `true` if it was still pending.
 async fn cut_off(app: &Router, request: Request<Body>, polls: usize) -> bool {
     let mut response = pin!(app.clone().oneshot(request));
     for _ in 0..polls {
@@ -29,11 +30,12 @@ async fn cut_off(app: &Router, request: Request<Body>, polls: usize) -> bool {
         }
         yield_now().await;
     }
-    // Once more, so that the task that the last poll may have spawned has not run yet.
+    // No yield follows the last poll, so a task that it spawns has not run yet when the request is
+    // dropped.
     poll!(response.as_mut()).is_pending()
 }
 
-/// A node over a spy that has nothing in memory, and a browser with the only session.
+/// Starts a node over a spy, with an empty cache, and creates a browser with the only session.
 async fn cold(spy: &Spy) -> (SessionLayer<Data>, Browser) {
     let sessions = node(spy).await;
     let browser = Browser::with(&sessions, ada()).await;
@@ -60,7 +62,7 @@ async fn a_logout_is_carried_out_wherever_the_request_is_cut_off() {
         let left = sessions.store().size().await.unwrap();
         assert_eq!(left == 0, asked.load(Ordering::SeqCst), "cut off after {polls} polls");
         if !cut {
-            assert!(polls > 5, "there were places to be cut off at");
+            assert!(polls > 5, "the request was polled several times before it ended");
             break;
         }
     }
@@ -90,7 +92,7 @@ async fn an_update_is_committed_whole_or_not_at_all_wherever_the_request_is_cut_
 }
 
 #[tokio::test]
-async fn a_login_that_is_cut_off_never_lands_in_the_old_session() {
+async fn a_login_that_is_cut_off_never_changes_the_old_session() {
     for polls in 0.. {
         let (sessions, browser) = cold(&Spy::new()).await;
         let old = only_id(&sessions).await;
@@ -108,8 +110,8 @@ async fn a_login_that_is_cut_off_never_lands_in_the_old_session() {
     }
 }
 
-/// The session of a request that was cut off after this was done to it.
-async fn after_the_end(
+/// Returns the session of a request that was cut off after `act` was applied to the session.
+async fn session_after_cut_off(
     sessions: &SessionLayer<Data>,
     browser: &Browser,
     act: impl Fn(&Session<Data>) + Clone + Send + Sync + 'static,
@@ -129,11 +131,12 @@ async fn after_the_end(
 }
 
 #[tokio::test]
-async fn what_was_changed_in_a_request_that_was_cut_off_is_not_committed_later() {
+async fn changes_of_a_request_that_was_cut_off_are_not_committed_later() {
     let (sessions, browser) = cold(&Spy::new()).await;
-    let session =
-        after_the_end(&sessions, &browser, |session| session.update(|data| data.visits += 10))
-            .await;
+    let session = session_after_cut_off(&sessions, &browser, |session| {
+        session.update(|data| data.visits += 10);
+    })
+    .await;
     assert_eq!(session.modify(|data| std::mem::replace(&mut data.visits, 1)).await.unwrap(), 0);
     assert_eq!(only_data(&sessions).await.visits, 1);
 }
@@ -141,7 +144,7 @@ async fn what_was_changed_in_a_request_that_was_cut_off_is_not_committed_later()
 #[tokio::test]
 async fn a_task_that_outlives_a_request_that_was_cut_off_sees_its_logout() {
     let (sessions, browser) = cold(&Spy::new()).await;
-    let session = after_the_end(&sessions, &browser, Session::destroy).await;
+    let session = session_after_cut_off(&sessions, &browser, Session::destroy).await;
     assert!(session.id().is_none());
     assert_eq!(*session.data(), Data::default());
     assert!(matches!(session.modify(|data| data.visits += 1).await, Err(SessionError::Gone)));
@@ -149,7 +152,7 @@ async fn a_task_that_outlives_a_request_that_was_cut_off_sees_its_logout() {
 }
 
 #[tokio::test]
-async fn a_logout_is_carried_out_though_the_handler_panics() {
+async fn a_logout_is_carried_out_even_if_the_handler_panics() {
     let (sessions, mut browser) = cold(&Spy::new()).await;
     let handler = async |session: Session<Data>| {
         session.destroy();
@@ -164,7 +167,7 @@ async fn a_logout_is_carried_out_though_the_handler_panics() {
 }
 
 #[tokio::test]
-async fn a_logout_is_carried_out_though_a_later_change_panics() {
+async fn a_logout_is_carried_out_even_if_a_later_change_panics() {
     let (sessions, mut browser) = cold(&Spy::new()).await;
     let handler = async |session: Session<Data>| {
         session.destroy();
@@ -176,7 +179,7 @@ async fn a_logout_is_carried_out_though_a_later_change_panics() {
 }
 
 #[tokio::test]
-async fn a_logout_is_carried_out_though_the_inner_service_fails() {
+async fn a_logout_is_carried_out_even_if_the_inner_service_fails() {
     let (sessions, browser) = cold(&Spy::new()).await;
     let app = sessions.layer(service_fn(async |request: Request<Body>| {
         let session = Session::<Data>::from_extensions(request.extensions()).await.unwrap();
@@ -188,8 +191,8 @@ async fn a_logout_is_carried_out_though_the_inner_service_fails() {
     eventually(async || sessions.store().size().await.unwrap() == 0).await;
 }
 
-/// The session of a response whose head has left.
-async fn after_the_head(sessions: &SessionLayer<Data>, browser: &Browser) -> Session<Data> {
+/// Returns the session of a request whose response head has been sent.
+async fn session_after_the_head(sessions: &SessionLayer<Data>, browser: &Browser) -> Session<Data> {
     let (sender, mut receiver) = mpsc::channel(1);
     let app =
         serve(sessions, async move |session: Session<Data>| sender.send(session).await.unwrap());
@@ -218,24 +221,27 @@ async fn a_stream_can_change_an_existing_session() {
 }
 
 #[tokio::test]
-async fn what_needs_a_cookie_cannot_be_had_after_the_head() {
+async fn a_change_that_needs_a_cookie_is_refused_after_the_head() {
     let (sessions, browser) = cold(&Spy::new()).await;
-    let existing = after_the_head(&sessions, &browser).await;
+    let existing = session_after_the_head(&sessions, &browser).await;
     existing.regenerate();
     assert!(matches!(existing.save().await, Err(SessionError::HeadSent)));
     existing.discard();
     existing.modify(|data| data.visits += 1).await.unwrap();
     assert_eq!(only_data(&sessions).await.visits, 1);
 
-    let stranger = after_the_head(&sessions, &Browser::new()).await;
-    assert!(matches!(stranger.modify(|data| data.visits += 1).await, Err(SessionError::HeadSent)));
+    let new_visitor = session_after_the_head(&sessions, &Browser::new()).await;
+    assert!(matches!(
+        new_visitor.modify(|data| data.visits += 1).await,
+        Err(SessionError::HeadSent)
+    ));
     assert_eq!(sessions.store().size().await.unwrap(), 1);
 }
 
 #[tokio::test]
 async fn changes_that_are_dropped_after_the_head_are_counted() {
     let (sessions, browser) = cold(&Spy::new()).await;
-    let session = after_the_head(&sessions, &browser).await;
+    let session = session_after_the_head(&sessions, &browser).await;
     session.update(|data| data.visits += 1);
     assert_eq!(sessions.store().dropped_changes(), 0);
     drop(session);
@@ -246,7 +252,7 @@ async fn changes_that_are_dropped_after_the_head_are_counted() {
 #[tokio::test]
 async fn a_logout_after_the_head_deletes_the_session() {
     let (sessions, browser) = cold(&Spy::new()).await;
-    after_the_head(&sessions, &browser).await.destroy();
+    session_after_the_head(&sessions, &browser).await.destroy();
     eventually(async || sessions.store().size().await.unwrap() == 0).await;
 }
 
@@ -280,7 +286,7 @@ async fn shutdown_waits_for_a_commit_under_way_and_then_the_store_is_closed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_goes_on_running_when_everything_is_dropped() {
+async fn no_task_keeps_running_after_the_layer_is_dropped() {
     let before = Handle::current().metrics().num_alive_tasks();
     {
         let (sessions, mut browser) = cold(&Spy::new()).await;
@@ -333,13 +339,13 @@ fn a_listener_whose_runtime_has_gone_is_started_again_by_the_next_operation() {
 }
 
 #[test]
-fn a_load_whose_runtime_has_gone_holds_up_nobody() {
+fn a_load_whose_runtime_has_gone_blocks_no_reader() {
     let sessions = SessionLayer::new(config(&MemoryBackend::new()).build().unwrap());
     let browser = runtime().block_on(async {
         let (warm, browser) = (sessions.clone(), Browser::with(&sessions, ada()).await);
         let app = serve(&warm, async |session: Session<Data>| session.data().visits.to_string());
         let mut response = pin!(app.oneshot(browser.request()));
-        assert!(poll!(response.as_mut()).is_pending(), "the load has been spawned and has not run");
+        assert!(poll!(response.as_mut()).is_pending(), "the load was spawned and has not run");
         browser
     });
     runtime().block_on(async {
@@ -347,7 +353,7 @@ fn a_load_whose_runtime_has_gone_holds_up_nobody() {
         let app =
             serve(&sessions, async |session: Session<Data>| session.data().visits.to_string());
         let page = tokio::time::timeout(Duration::from_secs(20), browser.visit(&app)).await;
-        assert_eq!(page.expect("nobody waits for the abandoned load").body, "0");
+        assert_eq!(page.expect("the request does not wait for the abandoned load").body, "0");
     });
 }
 
@@ -370,10 +376,10 @@ async fn a_response_is_ready_only_when_its_commit_is() {
 }
 
 #[tokio::test]
-async fn a_logout_that_was_asked_for_before_the_shutdown_is_carried_out() {
+async fn a_logout_requested_before_the_shutdown_is_carried_out() {
     let memory = MemoryBackend::new();
     let (sessions, browser) = cold(&Spy::over(&memory)).await;
-    let session = after_the_head(&sessions, &browser).await;
+    let session = session_after_the_head(&sessions, &browser).await;
     session.destroy();
     drop(session);
     sessions.store().shutdown().await;
@@ -384,7 +390,7 @@ async fn a_logout_that_was_asked_for_before_the_shutdown_is_carried_out() {
 async fn a_logout_whose_commit_began_before_the_shutdown_is_carried_out() {
     let memory = MemoryBackend::new();
     let (sessions, browser) = cold(&Spy::over(&memory)).await;
-    let session = after_the_head(&sessions, &browser).await;
+    let session = session_after_the_head(&sessions, &browser).await;
     session.destroy();
     let (committed, ()) = tokio::join!(session.save(), sessions.store().shutdown());
     committed.unwrap();

@@ -1,4 +1,4 @@
-//! The example `login`, as a real process.
+//! The example `login`, run as a process.
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode, header};
@@ -66,14 +66,14 @@ impl<'a> Browser<'a> {
 
     async fn is_logged_in(&mut self) -> bool {
         let page = self.get("/").await;
-        let sent_away =
+        let redirected =
             page.headers.get(header::LOCATION).is_some_and(|location| location == "/login");
         assert_eq!(
-            sent_away,
+            redirected,
             page.status == StatusCode::SEE_OTHER,
-            "a page for members, or the way to the login"
+            "the response is a page for members or a redirect to the login"
         );
-        !sent_away && page.body.contains("Hello ada")
+        !redirected && page.body.contains("Hello ada")
     }
 }
 
@@ -82,7 +82,7 @@ fn start() -> Node {
 }
 
 #[tokio::test]
-async fn a_member_logs_in_with_the_right_password_alone() {
+async fn a_member_logs_in_only_with_the_right_password() {
     let node = start();
     let mut browser = Browser::new(&node);
     assert!(!browser.is_logged_in().await);
@@ -92,12 +92,12 @@ async fn a_member_logs_in_with_the_right_password_alone() {
         assert_eq!(page.status, StatusCode::UNAUTHORIZED);
         assert!(!page.headers.contains_key(header::SET_COOKIE));
     }
-    assert_eq!(wrong.body, unknown.body, "nobody learns which names there are");
+    assert_eq!(wrong.body, unknown.body, "the response does not reveal which names exist");
     assert_eq!(browser.login("ada", PASSWORD).await.status, StatusCode::SEE_OTHER);
     assert!(browser.is_logged_in().await);
     let first = browser.cookie.clone();
     browser.login("ada", PASSWORD).await;
-    assert_ne!(browser.cookie, first, "each login has a token of its own");
+    assert_ne!(browser.cookie, first, "each login has its own token");
     let mut planted = Browser { cookie: first, ..Browser::new(&node) };
     assert!(!planted.is_logged_in().await);
 }
@@ -144,7 +144,7 @@ async fn a_member_logs_out_here_or_everywhere() {
 }
 
 #[tokio::test]
-async fn another_site_can_post_no_form() {
+async fn form_posts_from_another_site_are_refused() {
     let node = start();
     let mut ada = Browser::new(&node);
     ada.login("ada", PASSWORD).await;

@@ -1,5 +1,6 @@
-//! Nodes inside the test's process: nearly all over memory, under a paused clock. The few that
-//! need a Redis server or an example's process say so in their name or head.
+//! Tests of nodes in the process of the test, nearly all over `MemoryBackend` and under a paused
+//! clock. The few modules that need a Redis server or the process of an example say so in their
+//! name or docs.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod absolute_timeout;

@@ -1,4 +1,5 @@
-//! Encrypting a session anew, in the background, is a write that nobody asked for: it must do no harm.
+//! Re-encryption of sessions in the background. No request asked for this write, so it must do no
+//! harm.
 
 use std::time::Duration;
 
@@ -17,7 +18,8 @@ fn rotated() -> Secret {
     Secret::new("the secret that came after the first one").unwrap()
 }
 
-/// A node at the second step of a rotation: it encrypts anew what was written under the secret of before.
+/// Returns the configuration of a node at the second step of a rotation: it re-encrypts records
+/// that are encrypted under the previous secret.
 fn after_rotation(backend: &Spy) -> SessionConfigBuilder<Data> {
     clustered_sessions::SessionConfig::builder(rotated())
         .previous_secret(web::secret())
@@ -26,7 +28,7 @@ fn after_rotation(backend: &Spy) -> SessionConfigBuilder<Data> {
         .encrypt_redis_data(Encryption::Required)
 }
 
-/// A browser whose session was written under the secret of before.
+/// Returns a browser whose session is encrypted under the previous secret.
 async fn logged_in_before(memory: &MemoryBackend) -> (Browser, SessionId) {
     let before = start(config(memory).encrypt_redis_data(Encryption::Required)).await;
     let browser = Browser::with(&before, ada()).await;
@@ -38,7 +40,7 @@ async fn logged_in_before(memory: &MemoryBackend) -> (Browser, SessionId) {
 async fn payload(memory: &MemoryBackend, id: SessionId) -> Vec<u8> {
     match memory.load(&id).await.unwrap().unwrap().content {
         Content::Payload(payload) => payload.to_vec(),
-        content => panic!("a session has moved: {content:?}"),
+        content => panic!("the record is not a payload: {content:?}"),
     }
 }
 
@@ -55,7 +57,7 @@ fn reencrypted(sessions: &SessionLayer<Data>) -> u64 {
 }
 
 #[tokio::test]
-async fn a_session_is_encrypted_anew_once_and_stays_in_memory() {
+async fn a_session_is_reencrypted_once_and_stays_cached() {
     let memory = MemoryBackend::new();
     let (mut browser, id) = logged_in_before(&memory).await;
     let before = payload(&memory, id).await;
@@ -70,15 +72,11 @@ async fn a_session_is_encrypted_anew_once_and_stays_in_memory() {
         assert_eq!(browser.visit(&app).await.body, "Ada");
     }
     settle().await;
-    assert_eq!(
-        spy.take_calls(),
-        [],
-        "neither its own announcement nor another attempt costs anything"
-    );
+    assert_eq!(spy.take_calls(), [], "the node neither loads nor re-encrypts the session again");
 }
 
 #[tokio::test]
-async fn a_request_that_changes_the_session_has_encrypted_it_anew_by_that() {
+async fn a_request_that_changes_the_session_causes_no_separate_reencryption() {
     let memory = MemoryBackend::new();
     let (mut browser, _) = logged_in_before(&memory).await;
     let spy = Spy::over(&memory);
@@ -89,7 +87,7 @@ async fn a_request_that_changes_the_session_has_encrypted_it_anew_by_that() {
 }
 
 #[tokio::test]
-async fn the_store_alone_neither_extends_nor_rewrites_what_it_only_reads() {
+async fn reads_through_the_store_neither_extend_nor_reencrypt_a_session() {
     let memory = MemoryBackend::new();
     let (_, id) = logged_in_before(&memory).await;
     let spy = Spy::over(&memory);
@@ -101,7 +99,7 @@ async fn the_store_alone_neither_extends_nor_rewrites_what_it_only_reads() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_that_share_a_loaded_session_try_once_between_them() {
+async fn requests_that_share_a_loaded_session_reencrypt_it_once() {
     let memory = MemoryBackend::new();
     let (mut browser, id) = logged_in_before(&memory).await;
     let spy = Spy::over(&memory);
@@ -112,7 +110,7 @@ async fn requests_that_share_a_loaded_session_try_once_between_them() {
     for _ in 0..3 {
         assert_eq!(browser.visit(&serve(&sessions, read)).await.body, "Ada");
     }
-    // Nobody waits for his turn for so long.
+    // No writer waits this long for the write lock.
     settle().await;
     tokio::time::advance(Duration::from_secs(1)).await;
     settle().await;
@@ -122,7 +120,7 @@ async fn requests_that_share_a_loaded_session_try_once_between_them() {
 }
 
 #[tokio::test]
-async fn a_rewrite_that_fails_is_harmless_and_tried_again_at_the_next_load() {
+async fn a_failed_reencryption_is_harmless_and_retried_after_the_next_load() {
     let memory = MemoryBackend::new();
     let (mut browser, id) = logged_in_before(&memory).await;
     let before = payload(&memory, id).await;
@@ -140,14 +138,14 @@ async fn a_rewrite_that_fails_is_harmless_and_tried_again_at_the_next_load() {
         eventually(async || spy.take_calls() == [Call::Update]).await;
         settle().await;
         assert_eq!(payload(&memory, id).await, before);
-        assert_eq!(spy.take_calls(), [], "once a load");
+        assert_eq!(spy.take_calls(), [], "re-encryption is attempted once per load");
     }
     assert_eq!(browser.visit(&app).await.body, "Ada");
     eventually(async || reencrypted(&sessions) == 1).await;
 }
 
 #[tokio::test]
-async fn a_change_that_comes_between_wins_over_the_rewrite() {
+async fn a_concurrent_change_wins_over_the_reencryption() {
     let memory = MemoryBackend::new();
     let (mut browser, id) = logged_in_before(&memory).await;
     let spy = Spy::over(&memory);
@@ -165,7 +163,7 @@ async fn a_change_that_comes_between_wins_over_the_rewrite() {
 }
 
 #[tokio::test]
-async fn a_deletion_that_comes_between_is_not_undone() {
+async fn a_concurrent_deletion_is_not_undone_by_the_reencryption() {
     let memory = MemoryBackend::new();
     let (mut browser, id) = logged_in_before(&memory).await;
     let spy = Spy::over(&memory);
@@ -182,7 +180,7 @@ async fn a_deletion_that_comes_between_is_not_undone() {
 }
 
 #[tokio::test]
-async fn of_many_nodes_that_load_a_session_at_once_one_encrypts_it_anew_and_all_see_the_same() {
+async fn one_of_many_nodes_reencrypts_a_session_that_all_have_loaded() {
     let memory = MemoryBackend::new();
     let (browser, id) = logged_in_before(&memory).await;
     let spy = Spy::over(&memory);
@@ -199,7 +197,7 @@ async fn of_many_nodes_that_load_a_session_at_once_one_encrypts_it_anew_and_all_
     }
     spy.take_calls();
     settle().await;
-    assert_eq!(spy.take_calls(), [Call::Update; 8], "all try at once");
+    assert_eq!(spy.take_calls(), [Call::Update; 8], "all nodes try at once");
     drop(held);
     eventually(async || nodes.iter().map(reencrypted).sum::<u64>() == 1).await;
     settle().await;
@@ -208,11 +206,11 @@ async fn of_many_nodes_that_load_a_session_at_once_one_encrypts_it_anew_and_all_
     }
     settle().await;
     assert_eq!(nodes.iter().map(reencrypted).sum::<u64>(), 1);
-    assert!(!spy.take_calls().contains(&Call::Update), "nobody tries again");
+    assert!(!spy.take_calls().contains(&Call::Update), "no node tries again");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_is_encrypted_anew_lives_as_long_as_one_that_was_used() {
+async fn a_reencrypted_session_is_extended_like_one_that_was_used() {
     let hour = Duration::from_secs(3600);
     let memory = MemoryBackend::with_clock(Clock::tokio());
     let timed = |config: SessionConfigBuilder<Data>| config.timeout(hour).clock(Clock::tokio());

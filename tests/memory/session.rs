@@ -1,4 +1,4 @@
-//! What a handler sees of its session, and what becomes of its changes.
+//! The session as a handler sees it, and the commit of its changes.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ async fn a_handler_sees_the_data_the_id_and_the_store() {
 }
 
 #[tokio::test]
-async fn a_visitor_whose_session_nobody_changes_costs_nothing() {
+async fn a_visitor_whose_session_is_not_changed_costs_no_backend_call() {
     let spy = Spy::new();
     let sessions = node(&spy).await;
     let app = serve(&sessions, async |session: Session<Data>| {
@@ -43,7 +43,7 @@ async fn a_visitor_whose_session_nobody_changes_costs_nothing() {
 }
 
 #[tokio::test]
-async fn a_route_that_does_not_extract_asks_no_backend() {
+async fn a_route_that_does_not_extract_makes_no_backend_call() {
     let spy = Spy::new();
     let sessions = node(&spy).await;
     let mut browser = Browser::with(&sessions, ada()).await;
@@ -54,7 +54,7 @@ async fn a_route_that_does_not_extract_asks_no_backend() {
 }
 
 #[tokio::test]
-async fn reading_asks_the_backend_once_and_not_at_all_when_cached() {
+async fn a_request_loads_its_session_once_and_not_at_all_if_it_is_cached() {
     let spy = Spy::new();
     let sessions = node(&spy).await;
     let mut browser = Browser::with(&sessions, ada()).await;
@@ -92,9 +92,9 @@ async fn an_update_is_committed_with_the_response_whatever_its_status() {
         let mut browser = Browser::with(&sessions, ada()).await;
         let app = serve(&sessions, async move |session: Session<Data>| {
             session.update(|data| data.visits += 1);
-            assert_eq!(session.data().visits, 1, "seen at once");
+            assert_eq!(session.data().visits, 1, "the update is visible at once");
             let stored = session.store().find_fresh(session.id().unwrap()).await.unwrap().unwrap();
-            assert_eq!(stored.data().visits, 0, "not committed yet");
+            assert_eq!(stored.data().visits, 0, "the update is not committed yet");
             status
         });
         assert_eq!(browser.visit(&app).await.status, status);
@@ -103,7 +103,7 @@ async fn an_update_is_committed_with_the_response_whatever_its_status() {
 }
 
 #[tokio::test]
-async fn a_modification_is_committed_at_once_and_answers_from_the_committed_data() {
+async fn a_modification_is_committed_at_once_and_returns_from_the_committed_data() {
     let sessions = node(&MemoryBackend::new()).await;
     let mut browser = Browser::with(&sessions, ada()).await;
     let app = serve(&sessions, async |session: Session<Data>| {
@@ -136,7 +136,7 @@ async fn an_update_and_then_a_modification_are_committed_together_once() {
 }
 
 #[tokio::test]
-async fn what_was_saved_is_not_committed_again_with_the_response() {
+async fn saved_changes_are_not_committed_again_with_the_response() {
     let spy = Spy::new();
     let sessions = node(&spy).await;
     let app = serve(&sessions, async |session: Session<Data>| {
@@ -190,7 +190,7 @@ async fn concurrent_updates_on_two_nodes_are_both_kept() {
 }
 
 #[tokio::test]
-async fn overwriting_wins_over_what_others_changed() {
+async fn overwriting_wins_over_concurrent_changes() {
     let sessions = node(&MemoryBackend::new()).await;
     let mut browser = Browser::with(&sessions, ada()).await;
     let app = serve(&sessions, async |session: Session<Data>| {
@@ -202,7 +202,7 @@ async fn overwriting_wins_over_what_others_changed() {
 }
 
 #[tokio::test]
-async fn what_is_discarded_is_not_committed_but_a_logout_stands() {
+async fn discarded_changes_are_not_committed_but_a_logout_stands() {
     let spy = Spy::new();
     let sessions = node(&spy).await;
     let mut browser = Browser::with(&sessions, ada()).await;
@@ -242,7 +242,7 @@ async fn a_logout_deletes_the_session_on_every_node_and_removes_the_cookie() {
 }
 
 #[tokio::test]
-async fn what_is_changed_after_a_logout_belongs_to_a_new_session() {
+async fn changes_after_a_logout_belong_to_a_new_session() {
     let sessions = node(&MemoryBackend::new()).await;
     let mut browser = Browser::with(&sessions, ada()).await;
     let (old, old_id) = (browser.clone(), only_id(&sessions).await);
@@ -258,7 +258,7 @@ async fn what_is_changed_after_a_logout_belongs_to_a_new_session() {
 }
 
 #[tokio::test]
-async fn reloading_does_not_bring_back_what_was_logged_out() {
+async fn reloading_does_not_bring_back_a_session_after_its_logout() {
     let sessions = node(&MemoryBackend::new()).await;
     let mut browser = Browser::with(&sessions, ada()).await;
     let app = serve(&sessions, async |session: Session<Data>| {
@@ -296,8 +296,8 @@ async fn regenerating_keeps_the_data_and_kills_the_old_cookie_on_every_node() {
 }
 
 #[tokio::test]
-async fn a_session_that_moves_during_a_bulk_deletion_does_not_escape_it() {
-    /// Enough for two pages of a walk.
+async fn a_session_regenerated_during_a_bulk_deletion_does_not_escape_it() {
+    /// The number of other sessions, enough for two pages of a scan.
     const OTHERS: u64 = 500;
     let memory = MemoryBackend::new();
     let (a, b) = (node(&Spy::over(&memory)).await, node(&memory).await);
@@ -305,7 +305,8 @@ async fn a_session_that_moves_during_a_bulk_deletion_does_not_escape_it() {
         let _ = b.store().create(Data { user: None, visits }).await.unwrap();
     }
     let app = serve(&b, async |session: Session<Data>| session.regenerate());
-    // The walk has three steps. Whether the new id lies before it or behind it is chance, so each is tried several times.
+    // The scan has three steps. The new id is random and may lie before or after the cursor, so
+    // each step is tried several times.
     for polls in (0..10).flat_map(|polls| [polls; 10]) {
         let mut browser = Browser::with(&b, ada()).await;
         let mut deletion = pin!(a.store().bulk_delete(|session| session.data().user.is_some()));
@@ -317,7 +318,11 @@ async fn a_session_that_moves_during_a_bulk_deletion_does_not_escape_it() {
         browser.visit(&app).await;
         if running {
             let _ = deletion.await.unwrap();
-            assert_eq!(b.store().size().await.unwrap(), OTHERS, "it moved after {polls} polls");
+            assert_eq!(
+                b.store().size().await.unwrap(),
+                OTHERS,
+                "the session was regenerated after {polls} polls"
+            );
         }
     }
 }
@@ -336,7 +341,7 @@ async fn a_regeneration_that_is_followed_by_a_logout_is_a_logout() {
 }
 
 #[tokio::test]
-async fn a_session_can_be_had_without_a_request_and_without_axum() {
+async fn a_detached_session_needs_neither_a_request_nor_axum() {
     let detached = Session::detached(ada());
     detached.update(|data| data.visits += 1);
     assert_eq!(detached.modify(|data| data.visits).await.unwrap(), 1);

@@ -1,4 +1,4 @@
-//! What a handler and its visitor get when the session is gone, unreadable, out of date or out of reach.
+//! Results for handlers and visitors when the session is gone, unreadable, outdated or unavailable.
 
 use std::time::Duration;
 
@@ -15,11 +15,11 @@ use crate::web::{
 };
 
 fn error(page: &Page) -> &SessionError {
-    page.extensions.get().expect("the response says what went wrong")
+    page.extensions.get().expect("the response carries the error")
 }
 
 #[tokio::test]
-async fn an_update_of_a_session_that_is_deleted_meanwhile_is_refused_and_brings_nothing_back() {
+async fn an_update_of_a_session_that_is_deleted_meanwhile_is_refused_and_recreates_nothing() {
     let memory = MemoryBackend::new();
     let (a, b) = (node(&memory).await, node(&memory).await);
     for regenerate in [false, true] {
@@ -59,7 +59,7 @@ async fn a_modification_of_a_session_that_is_deleted_meanwhile_is_an_error_for_t
 }
 
 #[tokio::test]
-async fn an_update_of_unknown_outcome_is_not_made_again_with_the_response() {
+async fn an_update_of_unknown_outcome_is_not_repeated_with_the_response() {
     let spy = Spy::new();
     let layer = start(config(&spy).enable_retry(false)).await;
     let mut browser = Browser::with(&layer, ada()).await;
@@ -72,11 +72,11 @@ async fn an_update_of_unknown_outcome_is_not_made_again_with_the_response() {
         }
     });
     assert_eq!(browser.visit(&app).await.status, StatusCode::OK);
-    assert_eq!(only_data(&layer).await.visits, 1, "it was made once");
+    assert_eq!(only_data(&layer).await.visits, 1, "the update was made once");
 }
 
-/// Puts bytes in the place of a session's data.
-async fn spoil(memory: &MemoryBackend, sessions: &SessionLayer<Data>) {
+/// Overwrites the payload of the only session with bytes that cannot be decoded.
+async fn corrupt_record(memory: &MemoryBackend, sessions: &SessionLayer<Data>) {
     let id = only_id(sessions).await;
     let stored = memory.load(&id).await.unwrap().unwrap();
     let meta =
@@ -89,11 +89,11 @@ async fn spoil(memory: &MemoryBackend, sessions: &SessionLayer<Data>) {
 }
 
 #[tokio::test]
-async fn a_record_that_cannot_be_read_is_no_session_and_stays() {
+async fn an_unreadable_record_is_not_a_session_and_is_kept() {
     let memory = MemoryBackend::new();
     let sessions = node(&memory).await;
     let mut browser = Browser::with(&sessions, ada()).await;
-    spoil(&memory, &sessions).await;
+    corrupt_record(&memory, &sessions).await;
     let app = serve(&sessions, async |optional: Option<Session<Data>>, session: Session<Data>| {
         assert!(optional.is_none() && session.is_new());
         assert_eq!(*session.data(), Data::default());
@@ -116,14 +116,14 @@ async fn a_logout_deletes_a_record_that_cannot_be_read() {
     let memory = MemoryBackend::new();
     let sessions = node(&memory).await;
     let mut browser = Browser::with(&sessions, ada()).await;
-    spoil(&memory, &sessions).await;
+    corrupt_record(&memory, &sessions).await;
     browser.visit(&serve(&sessions, async |session: Session<Data>| session.destroy())).await;
     assert_eq!(browser.cookie(COOKIE), None);
     assert_eq!(sessions.store().size().await.unwrap(), 0);
 }
 
 #[tokio::test]
-async fn what_was_refused_is_not_seen_any_more() {
+async fn a_refused_change_is_no_longer_visible() {
     let memory = MemoryBackend::new();
     let (a, b) = (node(&memory).await, node(&memory).await);
     let refused_twice = async |session: Session<Data>| {
@@ -141,38 +141,39 @@ async fn what_was_refused_is_not_seen_any_more() {
     assert_eq!(browser.visit(&app).await.status, StatusCode::OK);
 
     let mut browser = Browser::with(&a, ada()).await;
-    spoil(&memory, &a).await;
+    corrupt_record(&memory, &a).await;
     assert_eq!(browser.visit(&serve(&a, refused_twice)).await.status, StatusCode::OK);
 }
 
-/// A node whose cache holds visits 0, deaf to the news that the backend has visits 10.
-async fn behind() -> (SessionLayer<Data>, Browser) {
+/// Returns a node whose cache holds 0 visits while the backend has 10. The node has missed the
+/// announcement.
+async fn node_with_stale_cache() -> (SessionLayer<Data>, Browser) {
     let memory = MemoryBackend::new();
     let spy = Spy::over(&memory);
-    let (deaf, elsewhere) = (node(&spy).await, node(&memory).await);
-    let browser = Browser::with(&deaf, ada()).await;
+    let (stale, elsewhere) = (node(&spy).await, node(&memory).await);
+    let browser = Browser::with(&stale, ada()).await;
     spy.drop_messages();
     elsewhere.store().modify(only_id(&elsewhere).await, |data| data.visits += 10).await.unwrap();
-    (deaf, browser)
+    (stale, browser)
 }
 
 #[tokio::test]
 async fn a_fresh_session_is_read_past_the_cache() {
-    let (deaf, mut browser) = behind().await;
+    let (stale, mut browser) = node_with_stale_cache().await;
     let cached = async |session: Session<Data>| session.data().visits.to_string();
     assert_eq!(
-        browser.visit(&serve(&deaf, cached)).await.body,
+        browser.visit(&serve(&stale, cached)).await.body,
         "0",
-        "the announcement is held back"
+        "the announcement was dropped"
     );
     let fresh = async |Fresh(session): Fresh<Session<Data>>| session.data().visits.to_string();
-    assert_eq!(browser.visit(&serve(&deaf, fresh)).await.body, "10");
+    assert_eq!(browser.visit(&serve(&stale, fresh)).await.body, "10");
 }
 
 #[tokio::test]
-async fn a_fresh_extraction_makes_the_changes_of_an_earlier_one_again() {
-    let (deaf, mut browser) = behind().await;
-    let app = serve(&deaf, async |request: http::request::Parts| {
+async fn a_fresh_extraction_reapplies_the_changes_of_an_earlier_one() {
+    let (stale, mut browser) = node_with_stale_cache().await;
+    let app = serve(&stale, async |request: http::request::Parts| {
         let session = Session::<Data>::from_extensions(&request.extensions).await.unwrap();
         session.update(|data| data.visits += 1);
         assert_eq!(session.data().visits, 1);
@@ -181,7 +182,7 @@ async fn a_fresh_extraction_makes_the_changes_of_an_earlier_one_again() {
         assert_eq!([fresh.data().visits, session.data().visits], [11; 2]);
     });
     assert_eq!(browser.visit(&app).await.status, StatusCode::OK);
-    assert_eq!(only_data(&deaf).await.visits, 11);
+    assert_eq!(only_data(&stale).await.visits, 11);
 }
 
 #[tokio::test]
@@ -212,7 +213,7 @@ async fn an_optional_session_is_none_only_without_a_session() {
     let page = browser.visit(&app).await;
     assert_eq!((page.status, page.body.as_str()), (StatusCode::SERVICE_UNAVAILABLE, ""));
     assert_eq!(page.all(header::RETRY_AFTER), ["1"]);
-    assert_eq!(browser.visit(&app).await.body, "true", "the cookie is still there and good");
+    assert_eq!(browser.visit(&app).await.body, "true", "the cookie is kept and still valid");
 
     let bare = axum::Router::new().route("/", axum::routing::get(handler));
     assert_eq!(browser.visit(&bare).await.status, StatusCode::INTERNAL_SERVER_ERROR);
@@ -246,7 +247,7 @@ async fn a_login_that_fails_sends_no_cookie() {
 }
 
 #[tokio::test]
-async fn a_logout_that_fails_is_said_to_have_failed_and_tried_again() {
+async fn a_failed_logout_is_reported_and_retried() {
     let spy = Spy::new();
     let sessions = node(&spy).await;
     let mut browser = Browser::with(&sessions, ada()).await;
@@ -261,7 +262,7 @@ async fn a_logout_that_fails_is_said_to_have_failed_and_tried_again() {
 }
 
 #[tokio::test]
-async fn a_session_is_had_from_the_extensions_of_any_request() {
+async fn a_session_can_be_taken_from_the_extensions_of_any_request() {
     let sessions = node(&MemoryBackend::new()).await;
     let browser = Browser::with(&sessions, ada()).await;
     let service = service_fn(async |request: http::Request<axum::body::Body>| {
@@ -276,7 +277,7 @@ async fn a_session_is_had_from_the_extensions_of_any_request() {
 }
 
 #[tokio::test]
-async fn a_modification_that_fails_leaves_the_updates_before_it_for_the_response() {
+async fn a_failed_modification_leaves_earlier_updates_to_be_committed_with_the_response() {
     let spy = Spy::new();
     let sessions = node(&spy).await;
     let mut browser = Browser::with(&sessions, ada()).await;
@@ -291,7 +292,7 @@ async fn a_modification_that_fails_leaves_the_updates_before_it_for_the_response
 }
 
 #[tokio::test]
-async fn a_change_of_unknown_outcome_is_not_made_again() {
+async fn a_change_of_unknown_outcome_is_not_repeated() {
     let spy = Spy::new();
     let sessions = node(&spy).await;
     let mut browser = Browser::with(&sessions, ada()).await;

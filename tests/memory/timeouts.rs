@@ -1,4 +1,4 @@
-//! Idle sessions end, used ones do not; and what the cache says about its work.
+//! The idle timeout and extensions of sessions, and the statistics of the cache.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::web::{
 const MINUTE: Duration = Duration::from_secs(60);
 const TIMEOUT: Duration = Duration::from_secs(40 * 60);
 
-/// Memory whose sessions expire by tokio's clock, and the nodes over it.
+/// A memory backend whose sessions expire by tokio's clock, and the nodes that share it.
 struct Cluster {
     clock: Clock,
     spy: Spy,
@@ -29,7 +29,7 @@ impl Cluster {
         Cluster { clock, spy }
     }
 
-    /// Sessions of 40 minutes, extended after 10 of them.
+    /// Returns a configuration with sessions of 40 minutes that are extended after 10 minutes.
     fn config(&self) -> SessionConfigBuilder<Data> {
         let cluster = ClusterConfig::new().local_cache_ttl(TIMEOUT);
         config(&self.spy)
@@ -48,8 +48,8 @@ fn who(sessions: &SessionLayer<Data>) -> Router {
     serve(sessions, async |session: Session<Data>| session.data().user.clone().unwrap_or_default())
 }
 
-/// What goes on in the background comes to its end, time passes, and the node goes on hearing the others.
-async fn pass(sessions: &SessionLayer<Data>, time: Duration) {
+/// Lets background tasks finish, advances the clock, and waits until the node holds the lease.
+async fn advance_and_settle(sessions: &SessionLayer<Data>, time: Duration) {
     settle().await;
     advance(time).await;
     eventually(async || sessions.store().coordinator().is_listening()).await;
@@ -62,16 +62,16 @@ async fn a_session_that_nobody_uses_ends() {
     let sessions = cluster.node().await;
     let mut browser = Browser::with(&sessions, ada()).await;
     let id = only_id(&sessions).await;
-    pass(&sessions, TIMEOUT - Duration::from_millis(1)).await;
+    advance_and_settle(&sessions, TIMEOUT - Duration::from_millis(1)).await;
     assert!(sessions.store().find(id).await.unwrap().is_some());
-    pass(&sessions, Duration::from_millis(1)).await;
+    advance_and_settle(&sessions, Duration::from_millis(1)).await;
     assert!(sessions.store().find(id).await.unwrap().is_none());
     assert_eq!(browser.visit(&who(&sessions)).await.body, "");
     assert_eq!(sessions.store().size().await.unwrap(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn reading_extends_a_session_once_when_it_is_time_and_tells_nobody() {
+async fn reading_extends_a_session_once_when_it_is_due_and_announces_nothing() {
     let cluster = Cluster::new();
     let sessions = cluster.node().await;
     let browser = Browser::with(&sessions, ada()).await;
@@ -82,21 +82,21 @@ async fn reading_extends_a_session_once_when_it_is_time_and_tells_nobody() {
         assert!(pages.iter().all(|page| page.body == "Ada" && page.set_cookies().is_empty()));
     };
     cluster.spy.take_calls();
-    pass(&sessions, 10 * MINUTE).await;
+    advance_and_settle(&sessions, 10 * MINUTE).await;
     many_readers().await;
-    assert_eq!(cluster.spy.take_calls(), [], "a quarter has not passed yet");
+    assert_eq!(cluster.spy.take_calls(), [], "a quarter of the timeout has not passed yet");
 
     let before = sessions.store().find(id).await.unwrap().unwrap();
-    let heard = sessions.store().coordinator().announcements_received();
-    pass(&sessions, Duration::from_millis(1)).await;
+    let received = sessions.store().coordinator().announcements_received();
+    advance_and_settle(&sessions, Duration::from_millis(1)).await;
     many_readers().await;
     many_readers().await;
     assert_eq!(cluster.spy.take_calls(), [Call::Touch]);
     let after = sessions.store().find_fresh(id).await.unwrap().unwrap();
-    assert_eq!(format!("{before:?}"), format!("{after:?}"), "the same revision");
-    assert_eq!(sessions.store().coordinator().announcements_received(), heard);
+    assert_eq!(format!("{before:?}"), format!("{after:?}"), "the revision is the same");
+    assert_eq!(sessions.store().coordinator().announcements_received(), received);
     assert_eq!(after.expires_at(), after.created_at() + 50 * MINUTE + Duration::from_millis(1));
-    assert_eq!(before.expires_at(), after.expires_at(), "the cached record lives longer, too");
+    assert_eq!(before.expires_at(), after.expires_at(), "the cached record is extended, too");
 }
 
 #[tokio::test(start_paused = true)]
@@ -106,7 +106,7 @@ async fn a_visitor_who_only_reads_stays_logged_in_on_one_node_and_on_two() {
     for nodes in [[&a, &a], [&a, &b]] {
         let mut browser = Browser::with(&a, ada()).await;
         for round in 0..20 {
-            pass(nodes[round % 2], 29 * MINUTE).await;
+            advance_and_settle(nodes[round % 2], 29 * MINUTE).await;
             assert_eq!(browser.visit(&who(nodes[round % 2])).await.body, "Ada", "round {round}");
         }
     }
@@ -118,7 +118,7 @@ async fn a_cached_read_extends_without_a_load() {
     let sessions = cluster.node().await;
     let mut browser = Browser::with(&sessions, ada()).await;
     cluster.spy.take_calls();
-    pass(&sessions, 30 * MINUTE).await;
+    advance_and_settle(&sessions, 30 * MINUTE).await;
     browser.visit(&who(&sessions)).await;
     settle().await;
     assert_eq!(cluster.spy.take_calls(), [Call::Touch]);
@@ -130,33 +130,33 @@ async fn looking_a_session_up_in_the_store_does_not_extend_it() {
     let sessions = cluster.node().await;
     let id = sessions.store().create(ada()).await.unwrap().id;
     cluster.spy.take_calls();
-    pass(&sessions, 39 * MINUTE).await;
+    advance_and_settle(&sessions, 39 * MINUTE).await;
     assert!(sessions.store().find(id).await.unwrap().is_some());
     assert!(sessions.store().find_fresh(id).await.unwrap().is_some());
     settle().await;
     assert_eq!(cluster.spy.take_calls(), [Call::Load]);
-    assert!(sessions.store().touch(id).await.unwrap(), "but it can be asked for");
-    pass(&sessions, 39 * MINUTE).await;
+    assert!(sessions.store().touch(id).await.unwrap(), "an explicit touch extends it");
+    advance_and_settle(&sessions, 39 * MINUTE).await;
     assert!(sessions.store().find(id).await.unwrap().is_some());
 }
 
 #[tokio::test(start_paused = true)]
 async fn extending_does_not_bring_back_a_session_that_was_deleted_elsewhere() {
     let cluster = Cluster::new();
-    let (deaf, elsewhere) = (cluster.node().await, cluster.node().await);
-    let mut browser = Browser::with(&deaf, ada()).await;
-    let id = only_id(&deaf).await;
+    let (isolated, elsewhere) = (cluster.node().await, cluster.node().await);
+    let mut browser = Browser::with(&isolated, ada()).await;
+    let id = only_id(&isolated).await;
     cluster.spy.drop_messages();
-    pass(&deaf, 30 * MINUTE).await;
+    advance_and_settle(&isolated, 30 * MINUTE).await;
     elsewhere.store().delete(id).await.unwrap();
-    assert_eq!(browser.visit(&who(&deaf)).await.body, "Ada", "the announcement is held back");
+    assert_eq!(browser.visit(&who(&isolated)).await.body, "Ada", "the announcement was dropped");
     settle().await;
     assert_eq!(
-        browser.visit(&who(&deaf)).await.body,
+        browser.visit(&who(&isolated)).await.body,
         "",
-        "the attempt to extend it has shown that it is gone"
+        "the failed extension has evicted the session"
     );
-    assert_eq!(deaf.store().size().await.unwrap(), 0);
+    assert_eq!(isolated.store().size().await.unwrap(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -164,14 +164,14 @@ async fn a_write_extends_a_session() {
     let cluster = Cluster::new();
     let sessions = cluster.node().await;
     let id = sessions.store().create(ada()).await.unwrap().id;
-    pass(&sessions, 39 * MINUTE).await;
+    advance_and_settle(&sessions, 39 * MINUTE).await;
     sessions.store().modify(id, |data| data.visits += 1).await.unwrap();
-    pass(&sessions, 39 * MINUTE).await;
+    advance_and_settle(&sessions, 39 * MINUTE).await;
     assert_eq!(sessions.store().get(id).await.unwrap().data().visits, 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_entry_whose_time_in_the_cache_is_up_is_a_miss() {
+async fn an_entry_past_the_local_cache_ttl_is_a_miss() {
     let cluster = Cluster::new();
     let config = cluster.config().cluster(ClusterConfig::new().local_cache_ttl(MINUTE));
     let sessions = start(config).await;
@@ -185,16 +185,16 @@ async fn an_entry_whose_time_in_the_cache_is_up_is_a_miss() {
         (MINUTE - Duration::from_millis(1), (2, 0, 1)),
         (MINUTE, (2, 1, 1)),
     ] {
-        pass(&sessions, time).await;
+        advance_and_settle(&sessions, time).await;
         assert!(sessions.store().find(id).await.unwrap().is_some());
         assert_eq!(figures(), expected);
     }
     sessions.store().find(id).await.unwrap();
-    assert_eq!(figures(), (3, 1, 1), "the miss has filled it again");
+    assert_eq!(figures(), (3, 1, 1), "the miss has filled the cache again");
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_hearing_the_others_every_read_is_a_miss() {
+async fn every_read_without_the_lease_is_a_miss() {
     let cluster = Cluster::new();
     let sessions = cluster.node().await;
     let id = sessions.store().create(ada()).await.unwrap().id;
@@ -207,7 +207,7 @@ async fn without_hearing_the_others_every_read_is_a_miss() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn every_read_is_counted_once_however_many_there_are() {
+async fn each_of_many_concurrent_reads_is_counted_once() {
     let sessions = start(config(&Spy::new())).await;
     let store = sessions.store();
     let mut ids = Vec::new();
@@ -233,7 +233,7 @@ async fn every_read_is_counted_once_however_many_there_are() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_cache_keeps_to_its_size_and_counts_what_it_drops() {
+async fn the_cache_stays_within_its_size_and_counts_evictions() {
     let small = ClusterConfig::new().local_cache_max_size(50);
     let sessions = start(config(&MemoryBackend::new()).cluster(small)).await;
     for _ in 0..200 {
@@ -243,11 +243,11 @@ async fn the_cache_keeps_to_its_size_and_counts_what_it_drops() {
     let stats = sessions.store().cache_stats();
     assert_eq!(stats.size, sessions.store().coordinator().local_cache().size());
     assert_eq!(stats.evictions as usize + stats.size, 200);
-    assert_eq!(sessions.store().size().await.unwrap(), 200, "none of them is lost");
+    assert_eq!(sessions.store().size().await.unwrap(), 200, "no session is lost");
 }
 
 #[tokio::test]
-async fn what_a_node_drops_from_its_memory_is_counted_and_not_deleted() {
+async fn sessions_evicted_on_request_are_counted_and_not_deleted() {
     let sessions = start(config(&MemoryBackend::new())).await;
     let store = sessions.store();
     let (one, two) = (store.create(ada()).await.unwrap().id, store.create(ada()).await.unwrap().id);

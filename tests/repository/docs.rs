@@ -1,11 +1,11 @@
-//! The documents are right about the files, the tests and the items that they refer to.
+//! The files, tests and items that the documents cite exist.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-/// Where the published API documentation of this crate begins.
+/// The root of the published API documentation of this crate.
 const API: &str = "https://docs.rs/clustered-sessions/latest/clustered_sessions/";
 
 fn read(file: impl AsRef<Path>) -> String {
@@ -13,7 +13,7 @@ fn read(file: impl AsRef<Path>) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// All files under a folder whose names end so, by their paths from the root.
+/// Returns all files under a folder whose names end with `end`, as paths from the root.
 fn files(folder: &str, end: &str) -> Vec<PathBuf> {
     fn scan(folder: &Path, end: &str, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).unwrap() {
@@ -31,7 +31,7 @@ fn files(folder: &str, end: &str) -> Vec<PathBuf> {
     found
 }
 
-/// All documents, by their paths from the root.
+/// Returns all documents, as paths from the root.
 fn documents() -> Vec<PathBuf> {
     let top = fs::read_dir(ROOT).unwrap().map(|entry| entry.unwrap().path());
     let top = top.filter(|path| path.extension().is_some_and(|end| end == "md"));
@@ -41,57 +41,58 @@ fn documents() -> Vec<PathBuf> {
     found
 }
 
-/// The functions that a text names, as `file.rs::name`.
-fn named(text: &str) -> impl Iterator<Item = (&str, &str)> {
+/// Returns the functions that a text cites as `file.rs::name`.
+fn cited_functions(text: &str) -> impl Iterator<Item = (&str, &str)> {
     text.split('`').skip(1).step_by(2).filter_map(|code| code.split_once(".rs::"))
 }
 
-/// Fails unless all the functions that a document names are there, which are at least this many.
+/// Asserts that all functions that a document cites exist, and that it cites at least `least`.
 ///
-/// Paths are from the root if they begin with `src/`, and otherwise the end of a path in `tests/`.
-fn check(document: &str, least: usize) {
+/// A path that begins with `src/` is relative to the root. Any other is the end of a path in
+/// `tests/`.
+fn check_citations(document: &str, least: usize) {
     let tests = files("tests", ".rs");
     let text = read(document);
     let mut count = 0;
-    for (file, name) in named(&text) {
+    for (file, name) in cited_functions(&text) {
         let file = format!("{file}.rs");
         let candidates = if file.starts_with("src/") {
             vec![PathBuf::from(&file)]
         } else {
             tests.iter().filter(|path| path.ends_with(&file)).cloned().collect()
         };
-        let is_there = candidates.iter().map(read).any(|source| {
-            // The last form is an entry of a macro that declares tests.
+        let exists = candidates.iter().map(read).any(|source| {
+            // The third form is an entry of a macro that declares tests.
             [format!("fn {name}("), format!("fn {name}<"), format!("    {name}: ")]
                 .iter()
                 .any(|text| source.contains(text))
         });
-        assert!(is_there, "{document}: {file} has no function `{name}`");
+        assert!(exists, "{document}: {file} has no function `{name}`");
         count += 1;
     }
-    assert!(count >= least, "{document}: only {count} functions are named");
+    assert!(count >= least, "{document}: only {count} functions are cited");
 }
 
 #[test]
-fn every_function_that_a_document_names_is_there() {
+fn every_function_that_a_document_cites_exists() {
     for document in documents() {
-        check(document.to_str().unwrap(), 0);
+        check_citations(document.to_str().unwrap(), 0);
     }
 }
 
 #[test]
-fn every_test_that_the_guarantees_name_is_there() {
-    check("docs/guarantees.md", 40);
+fn every_test_that_the_guarantees_cite_exists() {
+    check_citations("docs/guarantees.md", 40);
 }
 
 #[test]
-fn every_test_that_the_checklist_names_is_there() {
-    check("docs/owasp.md", 40);
+fn every_test_that_the_owasp_checklist_cites_exists() {
+    check_citations("docs/owasp.md", 40);
 }
 
 #[test]
-fn every_function_on_the_walks_of_the_architecture_is_there() {
-    check("ARCHITECTURE.md", 35);
+fn every_function_that_the_architecture_cites_exists() {
+    check_citations("ARCHITECTURE.md", 35);
 }
 
 #[test]
@@ -115,7 +116,8 @@ fn the_readme_is_short() {
     assert!(read("README.md").len() <= 10_000);
 }
 
-/// The text without fenced code, and the fenced blocks with their info strings.
+/// Splits a document into the text outside fenced code, and the fenced blocks with their info
+/// strings.
 fn without_code(text: &str) -> (String, Vec<(String, String)>) {
     let (mut prose, mut blocks) = (String::new(), Vec::new());
     let mut open: Option<(String, String)> = None;
@@ -127,7 +129,7 @@ fn without_code(text: &str) -> (String, Vec<(String, String)>) {
             (None, None) => prose += &format!("{line}\n"),
         }
     }
-    assert!(open.is_none(), "a block of code has no end: {open:?}");
+    assert!(open.is_none(), "a code block is not closed: {open:?}");
     (prose, blocks)
 }
 
@@ -136,18 +138,18 @@ fn code_in_documents_has_no_hidden_lines() {
     let mut count = 0;
     for document in documents() {
         for (info, block) in without_code(&read(&document)).1 {
-            assert!(!info.is_empty(), "{}: say the language of each block", document.display());
+            assert!(!info.is_empty(), "{}: a code block has no language", document.display());
             if info.starts_with("rust") {
                 count += 1;
                 let hidden = block.lines().find(|line| *line == "#" || line.starts_with("# "));
-                assert_eq!(hidden, None, "{}: a forge shows it", document.display());
+                assert_eq!(hidden, None, "{}: forges show this hidden line", document.display());
             }
         }
     }
     assert!(count >= 8, "{count}");
 }
 
-/// The anchors of a document's headings, as forges and rustdoc make them.
+/// Returns the anchors of a document's headings, as forges and rustdoc generate them.
 fn anchors(text: &str) -> Vec<String> {
     let prose = without_code(text).0;
     let headings = prose.lines().filter(|line| line.starts_with('#'));
@@ -160,7 +162,7 @@ fn anchors(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Targets of inline links, and of link definitions by their labels.
+/// Returns the targets of inline links, and of link definitions by their labels.
 fn links(text: &str) -> (Vec<String>, BTreeMap<String, String>) {
     let prose = without_code(text).0;
     let inline = prose.split("](").skip(1).map(|rest| rest.split(')').next().unwrap().to_owned());
@@ -169,15 +171,15 @@ fn links(text: &str) -> (Vec<String>, BTreeMap<String, String>) {
     (inline.collect(), definitions.collect())
 }
 
-/// Fails unless the API documentation has this page and this item on it.
+/// Asserts that the crate has the item that a URL of the API documentation refers to.
 fn check_item(place: &str, url: &str, sources: &str) {
     let (page, fragment) = url.split_once('#').unwrap_or((url, ""));
     let page = page.rsplit('/').next().unwrap().trim_end_matches(".html");
     let (kind, name) = page.split_once('.').unwrap_or_else(|| panic!("{place}: {url}"));
     let declared = format!("pub {kind} {name}");
-    let mut is_there =
+    let mut exists =
         [" ", "<", "(", "{", ";"].iter().any(|next| sources.contains(&format!("{declared}{next}")));
-    is_there &= match fragment.split_once('.') {
+    exists &= match fragment.split_once('.') {
         Some(("method", name)) => [format!("fn {name}("), format!("fn {name}<")]
             .iter()
             .any(|method| sources.contains(method)),
@@ -185,11 +187,11 @@ fn check_item(place: &str, url: &str, sources: &str) {
         Some(_) => false,
         None => fragment.is_empty(),
     };
-    assert!(is_there, "{place}: the crate has no {url}");
+    assert!(exists, "{place}: the crate has no {url}");
 }
 
 #[test]
-fn every_link_leads_somewhere() {
+fn every_link_has_an_existing_target() {
     let sources: String = files("src", ".rs").iter().map(read).collect();
     let mut count = 0;
     for document in documents() {
@@ -205,13 +207,13 @@ fn every_link_leads_somewhere() {
             if target.starts_with("https://") {
                 continue;
             }
-            assert!(!target.contains("::"), "{place}: on a forge, this link is dead");
+            assert!(!target.contains("::"), "{place}: forges cannot resolve this link");
             let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
             let file = match file {
                 "" => document.clone(),
                 file => document.parent().unwrap().join(file),
             };
-            assert!(Path::new(ROOT).join(&file).exists(), "{place}: there is no such file");
+            assert!(Path::new(ROOT).join(&file).exists(), "{place}: the file does not exist");
             if !anchor.is_empty() {
                 let anchors = anchors(&read(&file));
                 assert!(anchors.iter().any(|found| found == anchor), "{place}: {anchors:?}");
@@ -221,7 +223,7 @@ fn every_link_leads_somewhere() {
     assert!(count > 80, "{count}");
 }
 
-/// The text of the guide's module that shows a chapter.
+/// Returns the name and the text of the guide's module for a chapter.
 fn module_of<'a>(guide: &'a str, chapter: &Path) -> (String, &'a str) {
     let name = chapter.file_stem().unwrap().to_str().unwrap().replace('-', "_");
     let module = guide.split_once(&format!("pub mod {name} {{"));
@@ -239,8 +241,8 @@ fn links_between_chapters_work_on_docs_rs_too() {
         let text = read(&chapter);
         let (inline, definitions) = links(&text);
         for target in inline {
-            let is_fine = target.starts_with('#') || target.starts_with("https://");
-            assert!(is_fine, "{}: give {target} a label", chapter.display());
+            let is_allowed = target.starts_with('#') || target.starts_with("https://");
+            assert!(is_allowed, "{}: give {target} a label", chapter.display());
         }
         for (label, target) in &definitions {
             let uses = text.matches(&format!("[{label}]")).count();

@@ -1,17 +1,17 @@
-//! The documentation reads like that of other crates: summary lines say what an item is or does,
-//! and comments fit the width of the code.
+//! Doc comments follow the style of the crate: a summary line states what an item is or does, and
+//! comments are no wider than the code.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Words that begin a riddle or half a question rather than a statement.
+/// First words that begin a question or a fragment instead of a statement.
 const POOR_OPENINGS: [&str; 12] = [
     "What", "Whether", "How", "Who", "Whose", "Where", "When", "Why", "Until", "Which", "As",
     "Whom",
 ];
 const WIDTH: usize = 100;
 
-/// Each file under `src`, with its text.
+/// Returns the path and text of each file under `src`.
 fn sources() -> Vec<(PathBuf, String)> {
     fn walk(dir: &Path, found: &mut Vec<(PathBuf, String)>) {
         for entry in fs::read_dir(dir).unwrap() {
@@ -34,13 +34,13 @@ fn sources() -> Vec<(PathBuf, String)> {
     found
 }
 
-/// The text of a line's doc comment.
+/// Returns the text of the doc comment on a line, if it has one.
 fn doc_comment(line: &str) -> Option<&str> {
     let line = line.trim_start();
     line.strip_prefix("///").or_else(|| line.strip_prefix("//!"))
 }
 
-/// The first lines of a file's doc comments, with their numbers.
+/// Returns the first line of each doc comment of a file, with its line number.
 fn summaries(text: &str) -> Vec<(usize, &str)> {
     let lines: Vec<_> = text.lines().collect();
     let begins = |at: usize| at == 0 || doc_comment(lines[at - 1]).is_none();
@@ -77,7 +77,7 @@ fn comments_fit_the_width_of_the_code() {
         let mut in_code = false;
         for (at, line) in text.lines().enumerate() {
             let doc = doc_comment(line).map(str::trim_start);
-            // Examples are code, and their hidden lines are nothing that a reader sees.
+            // Examples are code, and rustdoc hides some of their lines.
             let is_fence = doc.is_some_and(|doc| doc.starts_with("```"));
             in_code = doc.is_some() && in_code != is_fence;
             let is_comment = line.trim_start().starts_with("//") && !in_code;

@@ -1,10 +1,10 @@
-//! The modules of the crate are layers: see "Layout" in `src/lib.rs`.
+//! The modules of the crate form layers. See "Layout" in `src/lib.rs`.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// From the top down. Modules on one line do not import from each other.
+/// The layers from the top down. Modules of one layer do not import from each other.
 const LAYERS: &[&[&str]] = &[
     &["lib"],
     &["middleware"],
@@ -20,12 +20,12 @@ const LAYERS: &[&[&str]] = &[
     &["random", "sync", "guards"],
 ];
 
-/// Paths that a layer must not name, whether it imports them or spells them out.
+/// Prefixes of paths that the modules in [`WITHOUT_HTTP`] must not contain.
 const HTTP: [&str; 4] = ["http::", "axum_core::", "tower_layer::", "tower_service::"];
 const WITHOUT_HTTP: [&str; 8] =
     ["error", "record", "backend", "observe", "codec", "cluster", "resilience", "store"];
 
-/// The code of each file under `src`, without comments, by its path from there.
+/// Returns the code of each file under `src` without comments, by its path from `src`.
 fn sources() -> BTreeMap<PathBuf, String> {
     fn walk(dir: &Path, root: &Path, found: &mut BTreeMap<PathBuf, String>) {
         for entry in fs::read_dir(dir).unwrap() {
@@ -49,7 +49,7 @@ fn sources() -> BTreeMap<PathBuf, String> {
     found
 }
 
-/// The module at the top that a file belongs to.
+/// Returns the top-level module that a file belongs to.
 fn module(file: &Path) -> String {
     Path::new(file.components().next().unwrap().as_os_str())
         .file_stem()
@@ -61,12 +61,11 @@ fn module(file: &Path) -> String {
 
 fn layer(module: &str) -> usize {
     let layer = LAYERS.iter().position(|layer| layer.contains(&module));
-    layer.unwrap_or_else(|| {
-        panic!("`{module}` is in no layer: add it to LAYERS and to `src/lib.rs`")
-    })
+    layer.unwrap_or_else(|| panic!("`{module}` has no layer: add it to LAYERS and to `src/lib.rs`"))
 }
 
-/// The paths that follow each `prefix` in the code, as segments. Braces are opened: `a::{b, c}` is two paths.
+/// Returns the segments of each path that follows `prefix` in the code. Braces are expanded:
+/// `a::{b, c}` yields two paths.
 fn paths(code: &str, prefix: &str) -> Vec<Vec<String>> {
     let mut paths = Vec::new();
     for (at, _) in code.match_indices(prefix) {
@@ -114,7 +113,7 @@ fn every_module_imports_only_from_the_layers_below_it() {
 }
 
 #[test]
-fn the_store_side_knows_nothing_of_http() {
+fn modules_without_http_name_no_http_crates() {
     for (file, code) in sources() {
         if WITHOUT_HTTP.contains(&&*module(&file)) {
             for name in HTTP {
@@ -124,7 +123,7 @@ fn the_store_side_knows_nothing_of_http() {
     }
 }
 
-/// The file of a module, given the path to it from the crate's root.
+/// Returns the file of a module, given the module's path from the crate's root.
 fn file_of(sources: &BTreeMap<PathBuf, String>, path: &[String]) -> Option<PathBuf> {
     let base: PathBuf = path.iter().collect();
     [base.with_extension("rs"), base.join("mod.rs")]
@@ -132,14 +131,15 @@ fn file_of(sources: &BTreeMap<PathBuf, String>, path: &[String]) -> Option<PathB
         .find(|file| sources.contains_key(file))
 }
 
-/// The path of a file's module from the crate's root.
+/// Returns the path of a file's module from the crate's root.
 fn path_of(file: &Path) -> Vec<String> {
     let file = file.with_extension("");
     let names = file.iter().map(|name| name.to_str().unwrap().to_owned());
     names.filter(|name| name != "mod" && name != "lib").collect()
 }
 
-/// The file that defines what a path names: the last module on it that has a file, or the child that it re-exports the item from.
+/// Returns the file that defines the item at a path: the file of the last module on the path, or of
+/// the child that this module re-exports the item from.
 fn definition(sources: &BTreeMap<PathBuf, String>, path: &[String]) -> Option<PathBuf> {
     let depth = (1..=path.len()).rev().find(|&depth| file_of(sources, &path[..depth]).is_some())?;
     let (module, item) = (&path[..depth], path.get(depth));
@@ -153,10 +153,10 @@ fn definition(sources: &BTreeMap<PathBuf, String>, path: &[String]) -> Option<Pa
     }
 }
 
-/// A module and the private children under it are one unit, so imports between a file and the modules that it is inside of do not
-/// count, nor do a module's imports from its own children.
+/// A module and its private children form one unit. So imports between a file and the modules that
+/// contain it do not count.
 #[test]
-fn no_files_import_each_other_in_a_circle() {
+fn imports_between_files_have_no_cycles() {
     let sources = sources();
     let mut imports: BTreeMap<PathBuf, Vec<PathBuf>> = BTreeMap::new();
     for (file, code) in &sources {
@@ -173,7 +173,8 @@ fn no_files_import_each_other_in_a_circle() {
         }
     }
     assert!(imports.len() > 60, "only {} files import anything", imports.len());
-    // What is left after files that import nothing that is left have been taken away, again and again, is in a circle or above one.
+    // Files without remaining imports are removed repeatedly. The files that are left are part of a
+    // cycle or import from one.
     loop {
         let before = imports.len();
         let left: Vec<PathBuf> = imports.keys().cloned().collect();
@@ -182,5 +183,9 @@ fn no_files_import_each_other_in_a_circle() {
             break;
         }
     }
-    assert!(imports.is_empty(), "in a circle, or above one: {:?}", imports.keys());
+    assert!(
+        imports.is_empty(),
+        "these files are in an import cycle or import from one: {:?}",
+        imports.keys()
+    );
 }

@@ -1,4 +1,4 @@
-//! Helpers for tests over HTTP: nodes, browsers and handlers inside the test's process.
+//! Helpers for tests over HTTP: nodes, browsers and handlers in the process of the test.
 #[cfg(feature = "redis")]
 mod redis;
 mod spy;
@@ -40,14 +40,14 @@ pub(crate) fn secret() -> Secret {
     Secret::new("a secret for tests, long enough for all").unwrap()
 }
 
-/// The cache stays in use though a busy machine holds the test up for a while, and a fault that a test asks for is not mended by
-/// another attempt.
+/// Returns a configuration for tests. A high `max_staleness` keeps the cache in use on a busy
+/// machine. Retries are disabled, so that an injected fault reaches the test.
 pub(crate) fn config(backend: &impl HasBackend) -> SessionConfigBuilder<Data> {
     let patient = ClusterConfig::new().max_staleness(Duration::from_secs(60));
     SessionConfig::builder(secret()).backend(backend.backend()).cluster(patient).enable_retry(false)
 }
 
-/// A node that hears the others.
+/// Starts a node and waits until it receives announcements.
 pub(crate) async fn node(backend: &impl HasBackend) -> SessionLayer<Data> {
     start(config(backend)).await
 }
@@ -58,7 +58,7 @@ pub(crate) async fn start(config: SessionConfigBuilder<Data>) -> SessionLayer<Da
     sessions
 }
 
-/// An application with one handler.
+/// Returns an application with one handler.
 pub(crate) fn serve<H, X>(sessions: &SessionLayer<Data>, handler: H) -> Router
 where
     H: Handler<X, ()>,
@@ -67,38 +67,39 @@ where
     Router::new().route("/", get(handler)).layer(sessions.clone())
 }
 
-/// The id of the only session there is.
+/// Returns the id of the only session. Panics if there is not exactly one.
 pub(crate) async fn only_id(sessions: &SessionLayer<Data>) -> SessionId {
     let ids = sessions.store().all_session_ids().await.unwrap();
     assert_eq!(ids.len(), 1, "{ids:?}");
     ids[0]
 }
 
-/// The data of the only session there is, as the backend has it.
+/// Returns the data of the only session, as stored in the backend.
 pub(crate) async fn only_data(sessions: &SessionLayer<Data>) -> Data {
     let id = only_id(sessions).await;
     let record = sessions.store().find_fresh(id).await.unwrap().unwrap();
     record.data().as_ref().clone()
 }
 
-/// Waits for a condition, without letting a paused clock go on.
+/// Waits for a condition without advancing a paused clock. Panics after 20 seconds.
 pub(crate) async fn eventually(condition: impl AsyncFn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !condition().await {
-        assert!(Instant::now() < deadline, "it did not come to pass");
+        assert!(Instant::now() < deadline, "the condition was not met in time");
         tokio::task::yield_now().await;
     }
 }
 
-/// Lets every task of a current-thread runtime do what it can do without time passing; no test starts more than this is
-/// enough for. For showing that something does not happen, or for letting it happen before time goes on.
+/// Yields until every task of a current-thread runtime has made all progress that needs no time to
+/// pass. The number of yields is enough for all tests. Used to show that something does not happen,
+/// or to let it happen before the clock advances.
 pub(crate) async fn settle() {
     for _ in 0..200 {
         tokio::task::yield_now().await;
     }
 }
 
-/// Keeps cookies from one request to the next.
+/// A client that keeps cookies from one request to the next.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Browser {
     cookies: BTreeMap<String, String>,
@@ -109,7 +110,7 @@ impl Browser {
         Self::default()
     }
 
-    /// A browser that has a session with this data.
+    /// Creates a browser that has a session with this data.
     pub(crate) async fn with(sessions: &SessionLayer<Data>, data: Data) -> Self {
         let pair = sessions.cookie_for(data).await.unwrap();
         let mut browser = Self::new();
@@ -168,7 +169,7 @@ impl Browser {
     }
 }
 
-/// A response, read to its end.
+/// A response with its whole body.
 #[derive(Debug)]
 pub(crate) struct Page {
     pub(crate) status: StatusCode,
@@ -193,7 +194,7 @@ where
     B: HttpBody<Error: Debug>,
 {
     let (parts, body) = app.clone().oneshot(request).await.unwrap().into_parts();
-    let Ok(body) = body.collect().await else { panic!("the body broke off") };
+    let Ok(body) = body.collect().await else { panic!("the body ended with an error") };
     let body = String::from_utf8_lossy(&body.to_bytes()).into_owned();
     Page { status: parts.status, headers: parts.headers, extensions: parts.extensions, body }
 }

@@ -4,7 +4,7 @@ use clustered_sessions::RedisConfig;
 use support::proxy::Proxy;
 use support::redis::RedisServer;
 
-/// Where a store finds a server: directly or behind a proxy.
+/// The address of a server, reached directly or through a proxy.
 pub(crate) trait RedisAddress {
     fn config(&self) -> RedisConfig;
 }

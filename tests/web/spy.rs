@@ -1,5 +1,5 @@
-//! A backend whose calls are recorded and can be held up or made to fail, and whose announcements
-//! can be dropped.
+//! A backend that records its calls. Tests can delay its calls, make them fail, and drop its
+//! announcements.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use clustered_sessions::{MemoryBackend, StoreError, StoreErrorKind};
 use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 use tokio::task::yield_now;
 
-/// Records and controls the calls of the backends that it makes, all over one memory.
+/// Records and controls the calls of the backends that it creates, all over one `MemoryBackend`.
 #[derive(Clone, Debug)]
 pub(crate) struct Spy {
     memory: MemoryBackend,
@@ -28,7 +28,7 @@ struct Shared {
     loses_next_answer: AtomicBool,
 }
 
-/// Something that a node can be configured with as its backend.
+/// A source of backends for the nodes of a test.
 pub(crate) trait HasBackend {
     fn backend(&self) -> impl Backend;
 }
@@ -54,34 +54,34 @@ impl Spy {
         Spy { memory: memory.clone(), shared: Arc::default() }
     }
 
-    /// Returns the calls since the last time, without subscriptions and pings.
+    /// Returns the calls since the last `take_calls`, without subscriptions and pings.
     pub(crate) fn take_calls(&self) -> Vec<Call> {
         std::mem::take(&mut self.shared.calls.lock().unwrap())
     }
 
-    /// Makes the next calls fail before they do anything.
+    /// Makes the next calls fail before they reach the memory.
     pub(crate) fn fail_next(&self, calls: usize, kind: StoreErrorKind) {
         self.shared.faults.lock().unwrap().extend(vec![kind; calls]);
     }
 
-    /// Carries out the next call and loses its answer.
+    /// Makes the next call take effect and report an unknown outcome.
     pub(crate) fn lose_next_answer(&self) {
         self.shared.loses_next_answer.store(true, Ordering::SeqCst);
     }
 
-    /// Holds up all calls until the guard is dropped.
+    /// Blocks all calls until the guard is dropped.
     pub(crate) async fn hold(&self) -> OwnedRwLockWriteGuard<()> {
         self.shared.gate.clone().write_owned().await
     }
 
-    /// Drops all announcements from now on, though the subscription looks alive.
+    /// Drops all announcements from now on, while the subscription stays open.
     pub(crate) fn drop_messages(&self) {
         self.shared.drops_messages.store(true, Ordering::SeqCst);
     }
 }
 
 impl Interposer for Spy {
-    /// Yields before and after each call, so that a request can be cancelled there.
+    /// Yields before and after each call, so that a test can cancel a request at these points.
     async fn around<R: Send + 'static>(
         &self,
         method: Call,

@@ -1,4 +1,4 @@
-//! Transitions of a request's session, without a runtime.
+//! State transitions of a request's session, without a runtime.
 
 use super::super::SessionError;
 use super::super::batch::apply_all;
@@ -33,7 +33,7 @@ fn live() -> RequestState<Data> {
 
 fn loaded(loaded: Loaded<Data>) -> RequestState<Data> {
     let mut state = RequestState::new(&default_data());
-    assert!(state.set_loaded(loaded, &default_data()).is_none(), "there are no changes");
+    assert!(state.set_loaded(loaded, &default_data()).is_none(), "there are no changes to rebase");
     state
 }
 

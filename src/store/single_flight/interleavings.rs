@@ -1,8 +1,8 @@
 //! Models of shared loads, run under schedules that a model checker chooses. See
 //! `cluster/model.rs`.
 //!
-//! Not modelled: tokio's channel, over which the result is sent, and the handling of a task that is
-//! dropped. The thread that has started a load carries it out.
+//! The models do not cover tokio's channel, which sends the result, and the handling of a dropped
+//! task. The thread that has started a load carries it out.
 #![allow(clippy::unwrap_used, clippy::collapsible_if, reason = "only models run this")]
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -111,7 +111,7 @@ fn a_fresh_read_is_not_older_than_its_call() {
 }
 
 #[test]
-fn a_cancelled_reader_takes_nothing_from_the_others() {
+fn a_cancelled_reader_does_not_affect_the_others() {
     explore(|| {
         Node::race(
             Model::cold(),

@@ -1,4 +1,4 @@
-//! Calls of the backend, and the circuit.
+//! Metrics of backend calls and of the circuit breaker.
 
 use clustered_sessions::testing::FaultyBackend;
 use clustered_sessions::{
@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 use super::{Figures, SECOND, Scrape, all, calls, figures, visit};
 use crate::web::{Call, Data, Spy, ada, config, node, settle};
 
-/// What a write that is announced is told as, beside the call.
+/// Returns the increases that an announced write causes besides those of the call.
 fn announced() -> Figures {
     figures([("announcements_sent_total", 1.0), ("announcements_received_total", 1.0)])
 }
@@ -26,7 +26,7 @@ async fn each_operation_is_counted_and_measured_by_its_outcome() {
     let store = layer.store();
     let new = async || store.create(ada()).await.unwrap().id;
     let id = new().await;
-    let stranger = SessionId::from_bytes([7; 16]);
+    let unknown = SessionId::from_bytes([7; 16]);
     settle().await;
 
     let create = async {
@@ -58,12 +58,12 @@ async fn each_operation_is_counted_and_measured_by_its_outcome() {
         all([announced(), dropped.clone(), calls("delete", &[("ok", 1.0)])])
     );
     let delete = async {
-        assert!(!store.delete(stranger).await.unwrap());
+        assert!(!store.delete(unknown).await.unwrap());
         settle().await;
     };
     assert_eq!(scrape.rises(delete).await, all([announced(), calls("delete", &[("gone", 1.0)])]));
     let publish = async {
-        store.coordinator().publish_invalidation(stranger).await.unwrap();
+        store.coordinator().publish_invalidation(unknown).await.unwrap();
         settle().await;
     };
     assert_eq!(scrape.rises(publish).await, all([announced(), calls("publish", &[("ok", 1.0)])]));
@@ -82,7 +82,7 @@ async fn each_operation_is_counted_and_measured_by_its_outcome() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tombstone_and_a_session_that_has_gone_meanwhile_are_told_as_gone() {
+async fn an_update_of_a_session_deleted_meanwhile_has_the_outcome_gone() {
     let scrape = Scrape::new();
     let memory = MemoryBackend::new();
     let spy = Spy::over(&memory);
@@ -97,7 +97,7 @@ async fn a_tombstone_and_a_session_that_has_gone_meanwhile_are_told_as_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_conflict_is_counted_and_the_change_made_again() {
+async fn a_conflict_is_counted_and_the_change_is_reapplied() {
     let scrape = Scrape::new();
     let memory = MemoryBackend::new();
     let spy = Spy::over(&memory);
@@ -142,7 +142,7 @@ async fn each_kind_of_failure_has_its_outcome() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_attempt_that_is_made_again_is_a_retry() {
+async fn a_repeated_attempt_counts_as_a_retry() {
     let scrape = Scrape::new();
     let spy = Spy::new();
     let layer = scrape.start(config(&spy).enable_retry(true)).await;
@@ -157,7 +157,7 @@ async fn an_attempt_that_is_made_again_is_a_retry() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn how_long_a_call_took_is_measured_and_one_that_is_given_up_is_cancelled() {
+async fn the_duration_of_a_call_is_measured_and_a_dropped_call_counts_as_cancelled() {
     let scrape = Scrape::new();
     let (backend, faults) = FaultyBackend::new(MemoryBackend::new(), 1);
     let layer = scrape.start(config(&MemoryBackend::new()).backend(backend)).await;
@@ -179,7 +179,7 @@ async fn how_long_a_call_took_is_measured_and_one_that_is_given_up_is_cancelled(
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_circuit_tells_its_state_its_openings_and_what_it_refuses() {
+async fn the_circuit_reports_its_state_its_openings_and_refused_calls() {
     let scrape = Scrape::new();
     let spy = Spy::new();
     let breaker = CircuitBreakerConfig::new()
@@ -198,7 +198,7 @@ async fn the_circuit_tells_its_state_its_openings_and_what_it_refuses() {
     assert_eq!(
         scrape.rises(refused).await,
         calls("load", &[("circuit_open", 1.0)]),
-        "no time is measured"
+        "no duration is measured"
     );
     sleep(SECOND * 60).await;
     assert!(read().await);
@@ -209,7 +209,7 @@ async fn the_circuit_tells_its_state_its_openings_and_what_it_refuses() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn readers_who_share_a_load_are_misses_each_and_one_call_together() {
+async fn readers_that_share_a_load_count_as_a_miss_each_and_as_one_call() {
     let scrape = Scrape::new();
     let spy = Spy::new();
     let layer = scrape.start(config(&spy)).await;

@@ -1,4 +1,4 @@
-//! The local cache.
+//! Metrics of the local cache.
 
 use std::pin::pin;
 
@@ -11,7 +11,7 @@ use super::{SECOND, Scrape, all, calls, figures, visit};
 use crate::web::{Spy, ada, config, eventually, node, settle};
 
 #[tokio::test(start_paused = true)]
-async fn reads_are_hits_or_misses_and_a_hit_is_nothing_else() {
+async fn each_read_counts_as_a_hit_or_a_miss_and_a_hit_makes_no_call() {
     let scrape = Scrape::new();
     let memory = MemoryBackend::new();
     let layer = scrape.start(config(&memory)).await;
@@ -26,16 +26,16 @@ async fn reads_are_hits_or_misses_and_a_hit_is_nothing_else() {
     assert_eq!(scrape.rises(read()).await, all([miss.clone(), calls("load", &[("ok", 1.0)])]));
     assert_eq!(scrape.rises(read()).await, figures([("cache_hits_total", 1.0)]));
 
-    let stranger = SessionId::from_bytes([7; 16]);
+    let unknown = SessionId::from_bytes([7; 16]);
     let read = async || {
-        assert!(store.find(stranger).await.unwrap().is_none());
+        assert!(store.find(unknown).await.unwrap().is_none());
         store.cache_stats();
     };
     assert_eq!(scrape.rises(read()).await, all([miss, calls("load", &[("not_found", 1.0)])]));
     assert_eq!(
         scrape.rises(read()).await,
         figures([("cache_hits_total", 1.0)]),
-        "that there is none was cached, too"
+        "the absence of the session was cached"
     );
     let stats = store.cache_stats();
     assert_eq!(scrape.get("cache_hits_total"), stats.hits as f64);
@@ -43,7 +43,7 @@ async fn reads_are_hits_or_misses_and_a_hit_is_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_read_of_a_node_that_does_not_hear_is_a_bypass() {
+async fn a_read_without_the_lease_is_a_bypass() {
     let scrape = Scrape::new();
     let (backend, faults) = FaultyBackend::new(MemoryBackend::new(), 1);
     let layer = scrape.start(config(&MemoryBackend::new()).backend(backend)).await;
@@ -57,7 +57,7 @@ async fn a_read_of_a_node_that_does_not_hear_is_a_bypass() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_makes_room_is_an_eviction() {
+async fn entries_removed_to_make_room_count_as_evictions() {
     let scrape = Scrape::new();
     let small = ClusterConfig::new().local_cache_max_size(32);
     let layer = scrape.start(config(&MemoryBackend::new()).cluster(small)).await;
@@ -71,7 +71,7 @@ async fn what_makes_room_is_an_eviction() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_elsewhere_is_an_announcement_received_and_an_invalidation() {
+async fn a_change_on_another_node_counts_as_an_announcement_and_an_invalidation() {
     let (here, there) = (Scrape::new(), Scrape::new());
     let memory = MemoryBackend::new();
     let (layer, other) = (here.start(config(&memory)).await, there.start(config(&memory)).await);
@@ -82,18 +82,18 @@ async fn a_change_elsewhere_is_an_announcement_received_and_an_invalidation() {
         settle().await;
         other.store().cache_stats();
     };
-    let (heard, (said, ())) = (here.figures(), join(there.rises(change), async {}).await);
+    let (before, (rises_there, ())) = (here.figures(), join(there.rises(change), async {}).await);
     let rises = figures([
         ("cache_hits_total", 1.0),
         ("announcements_sent_total", 1.0),
         ("announcements_received_total", 1.0),
     ]);
     assert_eq!(
-        said,
+        rises_there,
         all([rises, calls("update", &[("ok", 1.0)])]),
-        "its own announcement costs it nothing"
+        "a node does not evict at its own announcement"
     );
-    let rise = |series: &str| here.get(series) - heard[series];
+    let rise = |series: &str| here.get(series) - before[series];
     assert_eq!(
         (rise("announcements_received_total"), rise("cache_invalidations_total")),
         (1.0, 1.0)
@@ -102,7 +102,7 @@ async fn a_change_elsewhere_is_an_announcement_received_and_an_invalidation() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_load_that_a_change_overtakes_is_a_refused_fill() {
+async fn a_load_overtaken_by_a_change_counts_as_a_refused_fill() {
     let scrape = Scrape::new();
     let memory = MemoryBackend::new();
     let spy = Spy::over(&memory);
@@ -123,26 +123,26 @@ async fn a_load_that_a_change_overtakes_is_a_refused_fill() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn hits_and_the_size_are_told_with_each_heartbeat_and_when_the_cache_is_cleared() {
+async fn hits_and_the_size_are_reported_at_each_heartbeat_and_when_the_cache_is_cleared() {
     let scrape = Scrape::new();
     let layer = scrape.start(config(&MemoryBackend::new())).await;
     for _ in 0..3 {
         let id = layer.store().create(ada()).await.unwrap().id;
         layer.store().get(id).await.unwrap();
     }
-    let told = || ["cache_hits_total", "cache_sessions"].map(|series| scrape.get(series));
-    assert_eq!(told(), [0.0, 0.0]);
+    let reported = || ["cache_hits_total", "cache_sessions"].map(|series| scrape.get(series));
+    assert_eq!(reported(), [0.0, 0.0]);
     for _ in 0..2 {
         sleep(SECOND * 15).await;
         settle().await;
-        assert_eq!(told(), [3.0, 3.0], "each hit is told once");
+        assert_eq!(reported(), [3.0, 3.0], "each hit is reported once");
     }
     layer.store().coordinator().local_cache().clear();
     assert_eq!(scrape.get("cache_sessions"), 0.0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_size_is_told_with_each_fill_on_a_node_that_does_not_listen() {
+async fn the_size_is_reported_at_each_fill_on_a_node_without_a_listener() {
     let scrape = Scrape::new();
     let alone = ClusterConfig::new().enabled(false);
     let layer = scrape.start(config(&MemoryBackend::new()).cluster(alone)).await;
@@ -152,7 +152,7 @@ async fn the_size_is_told_with_each_fill_on_a_node_that_does_not_listen() {
     }
     assert!(
         !scrape.figures().contains_key("listening"),
-        "it is not to listen, so it has lost nothing"
+        "a node without a listener does not report `listening`"
     );
 }
 

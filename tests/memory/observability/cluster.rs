@@ -1,4 +1,4 @@
-//! Hearing the others.
+//! Metrics of the listener: its subscription, heartbeats and announcements.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,31 +11,35 @@ use super::{SECOND, Scrape, figures};
 use crate::web::{ada, config, settle};
 
 #[tokio::test(start_paused = true)]
-async fn a_loss_and_a_new_subscription_are_told() {
+async fn a_lost_and_a_new_subscription_are_reported() {
     let scrape = Scrape::new();
     let (backend, faults) = FaultyBackend::new(MemoryBackend::new(), 1);
     let layer = scrape.start(config(&MemoryBackend::new()).backend(backend)).await;
-    let hearing = || {
+    let subscription = || {
         ["listening", "subscriptions_total", "subscription_losses_total"]
             .map(|series| scrape.get(series))
     };
-    assert_eq!(hearing(), [1.0, 1.0, 0.0]);
+    assert_eq!(subscription(), [1.0, 1.0, 0.0]);
     faults.refuse_subscriptions();
     faults.cut_subscriptions();
     settle().await;
-    assert_eq!(hearing(), [0.0, 1.0, 1.0]);
+    assert_eq!(subscription(), [0.0, 1.0, 1.0]);
     sleep(SECOND * 5).await;
-    assert_eq!(hearing(), [0.0, 1.0, 1.0], "one loss, however often it is tried");
+    assert_eq!(
+        subscription(),
+        [0.0, 1.0, 1.0],
+        "failed attempts to subscribe are not further losses"
+    );
     faults.heal();
     sleep(SECOND * 2).await;
-    assert_eq!(hearing(), [1.0, 2.0, 1.0]);
+    assert_eq!(subscription(), [1.0, 2.0, 1.0]);
     assert_eq!(layer.store().coordinator().disconnects(), 1);
     layer.store().shutdown().await;
-    assert_eq!(hearing(), [0.0, 2.0, 1.0]);
+    assert_eq!(subscription(), [0.0, 2.0, 1.0]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_last_proof_is_told_in_unix_time_and_ages_while_none_comes() {
+async fn the_last_heartbeat_is_reported_in_unix_time_and_ages_without_new_ones() {
     let scrape = Scrape::new();
     let (backend, faults) = FaultyBackend::new(MemoryBackend::new(), 1);
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
@@ -44,7 +48,11 @@ async fn the_last_proof_is_told_in_unix_time_and_ages_while_none_comes() {
     let age = |passed: f64| started + passed - scrape.get("last_heartbeat_timestamp_seconds");
     assert!((-1.0..1.0).contains(&age(0.0)), "{}", age(0.0));
     sleep(SECOND * 151).await;
-    assert!((0.0..3.0).contains(&age(151.0)), "there is a heartbeat in 15 seconds: {}", age(151.0));
+    assert!(
+        (0.0..3.0).contains(&age(151.0)),
+        "a heartbeat arrives every 15 seconds: {}",
+        age(151.0)
+    );
     faults.stall_subscriptions();
     sleep(SECOND * 100).await;
     assert!((99.0..103.0).contains(&age(251.0)), "{}", age(251.0));

@@ -1,4 +1,4 @@
-//! Commits, and what is told of sessions that could not be read, changed or kept.
+//! Metrics of commits, and of sessions that could not be read, changed or kept.
 
 use std::sync::{Arc, Mutex};
 
@@ -17,7 +17,7 @@ async fn count(session: Session<Data>) {
 
 async fn read(_: Session<Data>) {}
 
-/// What has risen, calls, reads and announcements left out.
+/// Returns the increases during a future, without those of calls, reads and announcements.
 async fn rises(scrape: &Scrape, during: impl Future<Output = ()>) -> Figures {
     let mut rises = scrape.rises(during).await;
     rises.retain(|series, _| {
@@ -31,7 +31,7 @@ fn committed(outcome: &str) -> Figures {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_commit_is_counted_by_how_it_ended_for_the_request() {
+async fn each_commit_is_counted_by_its_outcome() {
     let scrape = Scrape::new();
     let spy = Spy::new();
     let layer = scrape.start(config(&spy)).await;
@@ -74,12 +74,12 @@ async fn each_commit_is_counted_by_how_it_ended_for_the_request() {
     assert_eq!(
         rises(&scrape, reading).await,
         figures([]),
-        "nothing is committed where nothing was changed"
+        "a request without changes makes no commit"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_ends_during_the_request_is_a_commit_that_is_gone() {
+async fn a_commit_to_a_session_deleted_during_the_request_has_the_outcome_gone() {
     let scrape = Scrape::new();
     let memory = MemoryBackend::new();
     let layer = scrape.start(config(&memory)).await;
@@ -94,8 +94,8 @@ async fn a_session_that_ends_during_the_request_is_a_commit_that_is_gone() {
     assert_eq!(rises(&scrape, request).await, committed("gone"));
 }
 
-/// A session whose response has gone, and which is still held.
-async fn after_the_head(layer: &SessionLayer<Data>) -> Session<Data> {
+/// Returns the session of a request whose response has been sent.
+async fn session_after_the_head(layer: &SessionLayer<Data>) -> Session<Data> {
     let kept = Arc::new(Mutex::new(None));
     let keep = kept.clone();
     let app =
@@ -106,22 +106,22 @@ async fn after_the_head(layer: &SessionLayer<Data>) -> Session<Data> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_comes_after_the_head_is_refused_or_dropped_and_told() {
+async fn changes_after_the_head_are_refused_or_dropped_and_counted() {
     let scrape = Scrape::new();
     let layer = scrape.start(config(&MemoryBackend::new())).await;
-    let session = after_the_head(&layer).await;
+    let session = session_after_the_head(&layer).await;
     session.regenerate();
     let save = async { assert!(session.save().await.is_err()) };
     assert_eq!(rises(&scrape, save).await, committed("head_sent"));
 
-    let session = after_the_head(&layer).await;
+    let session = session_after_the_head(&layer).await;
     session.update(visit);
     let forgotten = async { drop(session) };
     assert_eq!(rises(&scrape, forgotten).await, figures([("dropped_changes_total", 1.0)]));
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_outage_policy_answers_is_a_degraded_read_and_its_changes_are_read_only() {
+async fn a_read_served_by_the_outage_policy_is_degraded_and_its_commit_is_read_only() {
     let scrape = Scrape::new();
     let spy = Spy::new();
     let layer = scrape.start(config(&spy).on_outage(OutagePolicy::Anonymous)).await;
@@ -144,7 +144,7 @@ async fn what_the_outage_policy_answers_is_a_degraded_read_and_its_changes_are_r
     assert_eq!(rises(&scrape, request).await, expected);
 }
 
-fn under(secret: Secret, memory: &MemoryBackend) -> SessionConfigBuilder<Data> {
+fn encrypted_under(secret: Secret, memory: &MemoryBackend) -> SessionConfigBuilder<Data> {
     clustered_sessions::SessionConfig::builder(secret)
         .backend(memory.clone())
         .encrypt_redis_data(Encryption::Required)
@@ -152,20 +152,21 @@ fn under(secret: Secret, memory: &MemoryBackend) -> SessionConfigBuilder<Data> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn records_that_cannot_be_read_or_are_written_anew_are_counted() {
+async fn unreadable_and_reencrypted_records_are_counted() {
     let scrape = Scrape::new();
     let memory = MemoryBackend::new();
-    let old = web::start(under(web::secret(), &memory)).await;
+    let old = web::start(encrypted_under(web::secret(), &memory)).await;
     let mut browser = Browser::with(&old, ada()).await;
     let id = only_id(&old).await;
 
     let new = || Secret::new("a secret that has come after the other one").unwrap();
-    let stranger = scrape.start(under(new(), &memory)).await;
-    let unreadable = async { assert!(stranger.store().find(id).await.is_err()) };
+    let foreign = scrape.start(encrypted_under(new(), &memory)).await;
+    let unreadable = async { assert!(foreign.store().find(id).await.is_err()) };
     assert_eq!(rises(&scrape, unreadable).await, figures([("unreadable_records_total", 1.0)]));
-    assert_eq!(stranger.store().unreadable_records(), 1);
+    assert_eq!(foreign.store().unreadable_records(), 1);
 
-    let rotated = scrape.start(under(new(), &memory).previous_secret(web::secret())).await;
+    let rotated =
+        scrape.start(encrypted_under(new(), &memory).previous_secret(web::secret())).await;
     let request = async {
         assert_eq!(browser.visit(&serve(&rotated, read)).await.status, StatusCode::OK);
         settle().await;

@@ -1,4 +1,4 @@
-//! The tables, the alerts and the dashboard say what the code does.
+//! The documented tables, the alerts and the dashboard agree with the code.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ fn read(file: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap()
 }
 
-/// The rows of the table under this head, each as its cells.
+/// Returns the rows of the table with this head, each as its cells.
 fn table(head: &str) -> Vec<Vec<String>> {
     let text = read("docs/observability.md");
     let rows = text.lines().skip_while(|line| !line.starts_with(head)).skip(2);
@@ -26,8 +26,8 @@ fn table(head: &str) -> Vec<Vec<String>> {
     rows
 }
 
-/// What is in backquotes.
-fn code(cell: &str) -> BTreeSet<String> {
+/// Returns the code spans in a text.
+fn code_spans(cell: &str) -> BTreeSet<String> {
     cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
@@ -36,13 +36,13 @@ type Described = BTreeMap<String, (String, String, BTreeSet<String>)>;
 fn documented() -> Described {
     let rows = table("| metric |").into_iter();
     rows.map(|row| {
-        (row[0].trim_matches('`').to_owned(), (row[1].clone(), row[2].clone(), code(&row[3])))
+        (row[0].trim_matches('`').to_owned(), (row[1].clone(), row[2].clone(), code_spans(&row[3])))
     })
     .collect()
 }
 
-/// All series of a store, with what the recorder was told about them.
-fn told() -> (Described, BTreeMap<String, BTreeSet<String>>) {
+/// Returns the metrics that a store registers, and the values of each label.
+fn registered() -> (Described, BTreeMap<String, BTreeSet<String>>) {
     let recorder = DebuggingRecorder::new();
     let config = config(&MemoryBackend::new()).build().unwrap();
     let _layer = metrics::with_local_recorder(&recorder, || SessionLayer::new(config));
@@ -70,8 +70,8 @@ fn told() -> (Described, BTreeMap<String, BTreeSet<String>>) {
 }
 
 #[test]
-fn the_table_of_metrics_is_what_a_store_tells() {
-    assert_eq!(documented(), told().0);
+fn the_table_of_metrics_matches_the_metrics_of_a_store() {
+    assert_eq!(documented(), registered().0);
 }
 
 #[test]
@@ -85,18 +85,19 @@ fn names_units_and_types_follow_the_conventions_of_prometheus() {
 
 #[test]
 fn each_operation_and_outcome_is_documented() {
-    let (_, values) = told();
-    let outcomes: BTreeSet<_> = table("| outcome |").iter().flat_map(|row| code(&row[0])).collect();
+    let (_, values) = registered();
+    let outcomes: BTreeSet<_> =
+        table("| outcome |").iter().flat_map(|row| code_spans(&row[0])).collect();
     assert_eq!(outcomes, values["outcome"]);
     let text = read("docs/observability.md");
     let operations = text.lines().find(|line| line.starts_with("`operation` is")).unwrap();
     let (operations, _) = operations.split_once("`outcome`").unwrap();
-    let mut operations = code(operations);
+    let mut operations = code_spans(operations);
     operations.remove("operation");
     assert_eq!(operations, values["operation"]);
 }
 
-/// The queries of the dashboard.
+/// Returns the dashboard and its queries.
 fn dashboard() -> (Value, Vec<String>) {
     let dashboard: Value = serde_json::from_str(&read("deploy/grafana-dashboard.json")).unwrap();
     let targets = dashboard["panels"]
@@ -118,8 +119,9 @@ fn is_word(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_'
 }
 
-/// The metrics that a query asks for, without what Prometheus appends to the names of histograms.
-fn asked(query: &str) -> BTreeSet<String> {
+/// Returns the metrics in a query, without the suffixes that Prometheus appends to the names of
+/// histograms.
+fn queried_metrics(query: &str) -> BTreeSet<String> {
     let words = query.split(|c| !is_word(c)).filter(|word| word.starts_with(PREFIX));
     let suffixes = ["_bucket", "_sum", "_count"];
     words
@@ -129,8 +131,8 @@ fn asked(query: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The labels that a query asks about, and the values that it names.
-fn selected(query: &str) -> Vec<(String, String)> {
+/// Returns the labels that a query selects by, each with a value.
+fn label_selectors(query: &str) -> Vec<(String, String)> {
     let parts: Vec<_> = query.split('"').collect();
     let of_label = |pair: &[&str]| {
         let before = pair[0].trim_end_matches(['=', '~', '!']);
@@ -141,17 +143,17 @@ fn selected(query: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn the_dashboard_and_the_alerts_ask_for_what_there_is() {
+fn the_dashboard_and_the_alerts_query_existing_metrics() {
     let (_, mut queries) = dashboard();
     queries.extend(alerts().lines().filter(|line| !line.contains("alert:")).map(str::to_owned));
-    let (metrics, (_, values)) = (documented(), told());
+    let (metrics, (_, values)) = (documented(), registered());
     let mut count = 0;
     for query in &queries {
-        for metric in asked(query) {
+        for metric in queried_metrics(query) {
             assert!(metrics.contains_key(&metric), "there is no {metric}: {query}");
             count += 1;
         }
-        for (label, value) in selected(query) {
+        for (label, value) in label_selectors(query) {
             match label.as_str() {
                 "instance" | "store" => assert_eq!(value, format!("${label}"), "{query}"),
                 label => {
@@ -173,13 +175,14 @@ fn the_dashboard_and_the_alerts_ask_for_what_there_is() {
 }
 
 #[test]
-fn the_dashboard_has_all_there_is() {
-    let shown: BTreeSet<_> = dashboard().1.iter().flat_map(|query| asked(query)).collect();
+fn the_dashboard_shows_every_metric() {
+    let shown: BTreeSet<_> =
+        dashboard().1.iter().flat_map(|query| queried_metrics(query)).collect();
     assert_eq!(shown, documented().into_keys().collect());
 }
 
 #[test]
-fn the_dashboard_is_one_that_grafana_can_show() {
+fn the_dashboard_has_the_structure_that_grafana_expects() {
     let (dashboard, _) = dashboard();
     assert!(dashboard["schemaVersion"].as_u64().unwrap() >= 36);
     let variables = dashboard["templating"]["list"].as_array().unwrap();
@@ -195,7 +198,7 @@ fn the_dashboard_is_one_that_grafana_can_show() {
             ["x", "y", "w", "h"].map(|side| panel["gridPos"][side].as_u64().unwrap());
         assert!(x + w <= 24, "{title}");
         for cell in (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y))) {
-            assert!(taken.insert(cell), "{title} is on top of another panel");
+            assert!(taken.insert(cell), "{title} overlaps another panel");
         }
         if panel["type"] == "row" {
             continue;
@@ -221,7 +224,7 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// What comes before the parenthesis that closes one that was opened before.
+/// Returns the text before the parenthesis that closes the one opened just before `text`.
 fn in_parentheses(text: &str) -> &str {
     let (mut depth, mut quoted) = (1, false);
     let end = text.char_indices().find(|(_, c)| {
@@ -236,11 +239,11 @@ fn in_parentheses(text: &str) -> &str {
     &text[..end.unwrap().0]
 }
 
-/// What the code says through `tracing`: events as level and message, spans as level and name.
-fn said() -> BTreeSet<(String, String)> {
+/// Returns the `tracing` calls in the code: events as level and message, spans as level and name.
+fn traced() -> BTreeSet<(String, String)> {
     let mut files = Vec::new();
     sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
-    let mut said = BTreeSet::new();
+    let mut traced = BTreeSet::new();
     for file in files {
         let text = std::fs::read_to_string(&file).unwrap();
         for (at, path) in text.match_indices("tracing::") {
@@ -253,22 +256,22 @@ fn said() -> BTreeSet<(String, String)> {
             let arguments = in_parentheses(rest);
             let mut texts = arguments.split('"').skip(1).step_by(2);
             let text = if is_span { texts.next() } else { texts.last() };
-            said.insert((
+            traced.insert((
                 level.to_owned(),
                 text.unwrap_or_else(|| panic!("{}: {arguments}", file.display())).to_owned(),
             ));
         }
     }
-    said
+    traced
 }
 
 #[test]
-fn the_tables_of_spans_and_events_are_what_the_code_says() {
+fn the_tables_of_spans_and_events_match_the_code() {
     let spans = table("| span |")
         .into_iter()
         .map(|row| (row[1].clone(), row[0].trim_matches('`').to_owned()));
     let events =
         table("| level | message |").into_iter().map(|row| (row[0].clone(), row[1].clone()));
     let documented: BTreeSet<_> = spans.chain(events).collect();
-    assert_eq!(documented, said());
+    assert_eq!(documented, traced());
 }

@@ -1,5 +1,5 @@
-//! Metrics, spans and log lines: each metric changes when the event that it counts happens, the
-//! documents agree with the code, and no output contains secrets.
+//! Metrics, spans and log lines. Each metric changes with the event that it counts, the documents
+//! agree with the code, and no output contains secrets.
 
 mod backend;
 mod cache;
@@ -22,10 +22,11 @@ use crate::web::Data;
 const SECOND: Duration = Duration::from_secs(1);
 const PREFIX: &str = "clustered_sessions_";
 
-/// What Prometheus would get to see of the stores that were built under it.
+/// A recorder of metrics. It renders the text that Prometheus would scrape from the stores that
+/// were built with it.
 struct Scrape(PrometheusRecorder);
 
-/// The value of each series, named without the prefix that all have. Of histograms, the counts.
+/// The value of each series, named without the common prefix. Histograms have only their counts.
 type Figures = BTreeMap<String, f64>;
 
 impl Scrape {
@@ -33,7 +34,7 @@ impl Scrape {
         Scrape(PrometheusBuilder::new().build_recorder())
     }
 
-    /// A node that hears the others.
+    /// Starts a node and waits until it receives announcements.
     async fn start(&self, config: SessionConfigBuilder<Data>) -> SessionLayer<Data> {
         let layer = self.build(config);
         layer.store().wait_until_ready(SECOND * 10).await.unwrap();
@@ -61,7 +62,7 @@ impl Scrape {
         self.figures()[series]
     }
 
-    /// By how much each counter has risen during something, those that have not left out.
+    /// Returns the increase of each counter during a future. Unchanged counters are left out.
     async fn rises(&self, during: impl Future<Output = ()>) -> Figures {
         let before = self.figures();
         during.await;
@@ -82,7 +83,7 @@ fn figures<const N: usize>(expected: [(&str, f64); N]) -> Figures {
     expected.into_iter().map(|(series, value)| (series.to_owned(), value)).collect()
 }
 
-/// What calls of the backend are told as.
+/// Returns the expected increases for calls of one operation, given as outcomes with their numbers.
 fn calls(operation: &str, outcomes: &[(&str, f64)]) -> Figures {
     let mut figures = Figures::new();
     let mut made = 0.0;

@@ -11,27 +11,28 @@ use support::log::Log;
 use super::{Scrape, visit};
 use crate::web::{self, Browser, COOKIE, Data, HasBackend as _, Spy, config, serve, settle};
 
-/// What is in the data of sessions.
+/// The private part of the data of sessions.
 const PRIVATE: &str = "the-name-of-somebody";
 
 fn somebody() -> Data {
     Data { user: Some(PRIVATE.to_owned()), visits: 0 }
 }
 
-/// The token and the tag of a browser's cookie.
+/// Returns the token and the tag of a browser's cookie.
 fn credential(browser: &Browser) -> Vec<String> {
     browser.cookie(COOKIE).unwrap().split('.').map(str::to_owned).collect()
 }
 
 #[track_caller]
-fn assert_silent(told: &str, private: &[String]) {
+fn assert_absent(output: &str, private: &[String]) {
     for word in private {
-        assert!(!told.contains(word.as_str()), "{word} is in:\n{told}");
+        assert!(!output.contains(word.as_str()), "{word} is in:\n{output}");
     }
 }
 
-/// A visitor logs in, changes things, is held up by all kinds of faults and logs out. What must not be told.
-async fn a_life(layer: &SessionLayer<Data>, spy: &Spy) -> Vec<String> {
+/// Runs the requests of a visitor who logs in, changes the session, meets all kinds of faults and
+/// logs out. Returns the words that must not appear in any output.
+async fn run_visitor(layer: &SessionLayer<Data>, spy: &Spy) -> Vec<String> {
     let login = serve(layer, async |session: Session<Data>| {
         session.update(|data| *data = somebody());
         session.regenerate();
@@ -78,15 +79,15 @@ fn outage(spy: &Spy) -> SessionConfigBuilder<Data> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_secret_token_or_data_is_told_whatever_happens() {
+async fn no_secret_token_or_data_appears_in_logs_or_metrics() {
     let (log, scrape, spy) = (Log::default(), Scrape::new(), Spy::new());
     let guard = log.capture("trace");
     let layer = scrape.start(outage(&spy)).await;
-    let mut private = a_life(&layer, &spy).await;
-    // The same without attempts that mend what has failed.
+    let mut private = run_visitor(&layer, &spy).await;
+    // Without retries, the faults reach the requests.
     let (backend, faults) = FaultyBackend::new(spy.backend(), 1);
     let careless = scrape.start(config(&spy).backend(backend)).await;
-    private.extend(a_life(&careless, &spy).await);
+    private.extend(run_visitor(&careless, &spy).await);
     faults.cut_subscriptions();
     faults.fail_calls(1.0);
     let mut browser = Browser::with(&layer, somebody()).await;
@@ -99,7 +100,7 @@ async fn no_secret_token_or_data_is_told_whatever_happens() {
     let secret = "a secret for tests, long enough for all";
     private.extend([secret, PRIVATE].map(str::to_owned));
     private.extend([URL_SAFE_NO_PAD.encode(secret), URL_SAFE_NO_PAD.encode(PRIVATE)]);
-    let told = log.text();
+    let logged = log.text();
     for expected in [
         "session.load",
         "session.commit",
@@ -107,15 +108,15 @@ async fn no_secret_token_or_data_is_told_whatever_happens() {
         "could not be committed",
         "retrying a call",
     ] {
-        assert!(told.contains(expected), "nothing was heard of {expected}:\n{told}");
+        assert!(logged.contains(expected), "{expected} was not logged:\n{logged}");
     }
     assert!(private.len() > 40, "{}", private.len());
-    assert_silent(&told, &private);
-    assert_silent(&scrape.0.handle().render(), &private);
+    assert_absent(&logged, &private);
+    assert_absent(&scrape.0.handle().render(), &private);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_record_that_cannot_be_read_is_told_by_its_id_alone() {
+async fn an_unreadable_record_is_logged_with_its_id_alone() {
     let (log, memory) = (Log::default(), MemoryBackend::new());
     let layer = web::start(config(&memory)).await;
     let browser = Browser::with(&layer, somebody()).await;
@@ -129,9 +130,9 @@ async fn a_record_that_cannot_be_read_is_told_by_its_id_alone() {
     let other = clustered_sessions::SessionConfig::<Other>::builder(web::secret()).backend(memory);
     let other = clustered_sessions::SessionStore::new(other.build().unwrap());
     assert_eq!(other.find(id).await.err().unwrap().kind(), StoreErrorKind::Corrupt);
-    let told = log.text();
-    assert!(told.contains("cannot be read") && told.contains(&id.to_string()), "{told}");
+    let logged = log.text();
+    assert!(logged.contains("cannot be read") && logged.contains(&id.to_string()), "{logged}");
     let mut private = credential(&browser);
     private.push(PRIVATE.to_owned());
-    assert_silent(&told, &private);
+    assert_absent(&logged, &private);
 }

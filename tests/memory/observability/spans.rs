@@ -1,4 +1,4 @@
-//! What a request's trace has of its session.
+//! The session's spans in the trace of a request.
 
 use clustered_sessions::{MemoryBackend, Session, SessionLayer};
 use support::log::Log;
@@ -13,14 +13,14 @@ async fn request(browser: &mut Browser, layer: &SessionLayer<Data>) {
     settle().await;
 }
 
-/// The spans that have ended, each with those around it.
-fn closed(log: &Log) -> Vec<String> {
+/// Returns the log lines of the spans that have closed, each with its parents.
+fn closed_spans(log: &Log) -> Vec<String> {
     let text = log.text();
     text.lines().filter(|line| line.contains(" close ")).map(str::to_owned).collect()
 }
 
 #[tokio::test(start_paused = true)]
-async fn loading_and_committing_are_spans_of_the_request_and_a_cached_read_is_none() {
+async fn loads_and_commits_have_spans_in_the_request_and_cached_reads_have_none() {
     let layer = start(config(&MemoryBackend::new())).await;
     let mut browser = Browser::with(&layer, ada()).await;
     let id = only_id(&layer).await;
@@ -30,7 +30,7 @@ async fn loading_and_committing_are_spans_of_the_request_and_a_cached_read_is_no
     request(&mut browser, &layer).await;
     request(&mut browser, &layer).await;
     drop(guard);
-    let spans = closed(&log);
+    let spans = closed_spans(&log);
     let load = format!("request:session.load{{session={id}}}:");
     let commit = format!("request:session.commit{{session={id}}}:");
     let count = |span: &str| spans.iter().filter(|line| line.contains(span)).count();
@@ -39,7 +39,7 @@ async fn loading_and_committing_are_spans_of_the_request_and_a_cached_read_is_no
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_of_the_backend_is_a_span_at_trace_that_says_how_it_ended() {
+async fn a_backend_call_has_a_span_at_trace_level_with_its_outcome() {
     let layer = start(config(&MemoryBackend::new())).await;
     let mut browser = Browser::with(&layer, ada()).await;
     let id = only_id(&layer).await;
@@ -48,7 +48,7 @@ async fn a_call_of_the_backend_is_a_span_at_trace_that_says_how_it_ended() {
     let guard = log.capture("trace");
     request(&mut browser, &layer).await;
     drop(guard);
-    let spans = closed(&log);
+    let spans = closed_spans(&log);
     for (parent, operation) in [("load", "load"), ("commit", "update")] {
         let span = format!(
             "request:session.{parent}{{session={id}}}:session.backend{{operation=\"{operation}\" outcome=\"ok\"}}:"
@@ -58,7 +58,7 @@ async fn a_call_of_the_backend_is_a_span_at_trace_that_says_how_it_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_that_succeed_say_nothing_at_info() {
+async fn successful_requests_log_nothing_at_info_level() {
     let layer = start(config(&MemoryBackend::new())).await;
     let mut browser = Browser::with(&layer, ada()).await;
     let log = Log::default();

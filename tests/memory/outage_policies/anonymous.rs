@@ -1,4 +1,5 @@
-//! Rule by rule: a visitor whose session is out of reach is a stranger who may not change anything.
+//! The rules of `Anonymous`: a visitor whose session cannot be loaded is served without one, and
+//! cannot change anything.
 
 use super::*;
 
@@ -7,13 +8,13 @@ async fn site() -> Site {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_visitor_whose_session_is_out_of_reach_is_a_stranger_and_keeps_the_cookie() {
+async fn a_visitor_whose_session_cannot_be_loaded_is_anonymous_and_keeps_the_cookie() {
     let site = site().await;
     let mut browser = site.visitor().await;
     site.outage().await;
     let app =
         serve(&site.sessions, async |optional: Option<Session<Data>>, session: Session<Data>| {
-            assert!(optional.is_none(), "as for any stranger");
+            assert!(optional.is_none(), "an optional session is absent");
             assert!(session.is_new() && session.id().is_none());
             assert_eq!(session.outage().unwrap().kind(), StoreErrorKind::Unavailable);
             session.save().await.unwrap();
@@ -25,7 +26,7 @@ async fn a_visitor_whose_session_is_out_of_reach_is_a_stranger_and_keeps_the_coo
         (StatusCode::OK, "", 0)
     );
     assert_eq!(page.all(header::VARY), ["cookie"]);
-    assert_eq!(site.store().degraded_reads(), 1, "one load for all extractions of a request");
+    assert_eq!(site.store().degraded_reads(), 1, "all extractions of a request share one load");
     site.recovery().await;
     assert_eq!(site.read(&mut browser).await, answered("Ada 0"));
 }
@@ -34,7 +35,7 @@ async fn a_visitor_whose_session_is_out_of_reach_is_a_stranger_and_keeps_the_coo
 async fn a_load_that_takes_too_long_is_an_outage() {
     let site = site().await;
     let mut browser = site.visitor().await;
-    site.deaf().await;
+    site.lose_subscription().await;
     site.faults.lose_answers(1.0);
     let app = serve(&site.sessions, async |session: Session<Data>| {
         assert_eq!(session.outage().unwrap().kind(), StoreErrorKind::Timeout);
@@ -60,11 +61,11 @@ async fn nothing_is_created_and_no_cookie_is_set_even_if_the_backend_is_back_bef
             assert_eq!(
                 (page.status, page.set_cookies().len()),
                 (StatusCode::OK, 0),
-                "its caller was told"
+                "the handler got the error"
             );
         } else {
-            unavailable(&page);
-            read_only(error(&page));
+            assert_unavailable(&page);
+            assert_read_only(error(&page));
         }
         assert_eq!(site.spy.take_calls(), [], "{how}");
     }
@@ -74,14 +75,14 @@ async fn nothing_is_created_and_no_cookie_is_set_even_if_the_backend_is_back_bef
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_refused_can_be_discarded() {
+async fn a_refused_change_can_be_discarded() {
     let site = site().await;
     let mut browser = site.visitor().await;
     site.outage().await;
     let app = serve(&site.sessions, async |session: Session<Data>| {
         session.update(|data| data.visits += 1);
         assert_eq!(session.data().visits, 1);
-        read_only(&session.save().await.unwrap_err());
+        assert_read_only(&session.save().await.unwrap_err());
         session.discard();
         assert_eq!(*session.data(), Data::default());
     });
@@ -107,15 +108,15 @@ async fn a_logout_is_carried_out_when_the_backend_is_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_logout_that_fails_with_the_response_is_tried_once_more() {
+async fn a_logout_that_fails_with_the_response_is_retried_once() {
     let site = site().await;
     let mut browser = site.visitor().await;
-    site.deaf().await;
-    // The load and the first deletion.
+    site.lose_subscription().await;
+    // The load and the first deletion fail.
     site.spy.fail_next(2, StoreErrorKind::Unavailable);
     site.spy.take_calls();
     let logout = serve(&site.sessions, async |session: Session<Data>| session.destroy());
-    unavailable(&browser.visit(&logout).await);
+    assert_unavailable(&browser.visit(&logout).await);
     settle().await;
     assert_eq!(site.spy.take_calls(), [Call::Load, Call::Delete, Call::Delete]);
     assert_eq!(site.elsewhere.store().size().await.unwrap(), 0);
@@ -129,10 +130,10 @@ async fn a_new_session_after_a_logout_begins_only_when_the_old_one_is_gone() {
         session.destroy();
         session.overwrite(Data { user: Some("Bob".into()), visits: 0 });
     });
-    site.deaf().await;
+    site.lose_subscription().await;
     site.spy.fail_next(2, StoreErrorKind::Unavailable);
     site.spy.take_calls();
-    unavailable(&browser.visit(&replace).await);
+    assert_unavailable(&browser.visit(&replace).await);
     settle().await;
     assert_eq!(
         site.spy.take_calls(),
@@ -150,14 +151,14 @@ async fn a_new_session_after_a_logout_begins_only_when_the_old_one_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_reload_that_succeeds_the_session_is_a_session_again() {
+async fn a_successful_reload_restores_the_session() {
     let site = site().await;
     let mut browser = site.visitor().await;
     site.outage().await;
     let faults = site.faults.clone();
     let app = serve(&site.sessions, async move |session: Session<Data>| {
         session.update(|data| data.visits += 1);
-        read_only(&session.save().await.unwrap_err());
+        assert_read_only(&session.save().await.unwrap_err());
         faults.heal();
         session.reload().await.unwrap();
         assert!(session.outage().is_none() && !session.is_new());
@@ -188,9 +189,9 @@ async fn a_visitor_whose_session_turns_out_to_be_gone_may_begin_a_new_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_in_memory_and_may_be_used_is_used() {
+async fn a_cached_session_is_read_while_the_lease_is_held() {
     let site = site().await;
     let mut browser = site.visitor().await;
     site.faults.fail_calls(1.0);
-    assert_eq!(site.read(&mut browser).await, answered("Ada 0"), "the node still hears");
+    assert_eq!(site.read(&mut browser).await, answered("Ada 0"), "the node still holds the lease");
 }

@@ -22,12 +22,13 @@ use crate::web::{
 const MAX_STALENESS: Duration = Duration::from_secs(2);
 const TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// A node whose backend can fail, and another one over the same memory that is well. Under a paused clock.
+/// A node whose backend can fail, and a healthy node over the same memory. Needs a paused clock.
 struct Site {
     sessions: SessionLayer<Data>,
     faults: Faults,
-    /// Sees what reaches the backend.
+    /// Records the calls that reach the backend.
     spy: Spy,
+    /// The healthy node.
     elsewhere: SessionLayer<Data>,
 }
 
@@ -57,28 +58,28 @@ impl Site {
         self.sessions.store()
     }
 
-    /// A visitor whose session is in the node's memory.
+    /// Returns a visitor whose session is cached on the node.
     async fn visitor(&self) -> Browser {
         let browser = Browser::with(&self.sessions, ada()).await;
         assert_eq!(browser.clone().visit(&self.reading()).await.body, "Ada 0");
         browser
     }
 
-    /// From now on nothing reaches the backend, and nothing is heard from it.
+    /// Makes all calls to the backend fail, and ends the node's subscription.
     async fn outage(&self) {
-        self.deaf().await;
+        self.lose_subscription().await;
         self.faults.fail_calls(1.0);
     }
 
-    /// From now on nothing is heard from the backend, though it answers.
-    async fn deaf(&self) {
+    /// Ends the node's subscription, while the backend still answers calls.
+    async fn lose_subscription(&self) {
         self.faults.refuse_subscriptions();
         self.faults.cut_subscriptions();
         settle().await;
         assert!(!self.store().coordinator().is_listening());
     }
 
-    /// The backend is back, and the node hears again.
+    /// Ends all faults and waits until the node receives announcements again.
     async fn recovery(&self) {
         self.faults.heal();
         while !self.store().coordinator().is_listening() {
@@ -92,12 +93,12 @@ impl Site {
 
     async fn read(&self, browser: &mut Browser) -> (StatusCode, String) {
         let page = browser.visit(&self.reading()).await;
-        assert_eq!(page.set_cookies().len(), 0, "reading sets no cookie");
+        assert_eq!(page.set_cookies().len(), 0, "a read sets no cookie");
         (page.status, page.body)
     }
 }
 
-/// Says who the visitor is, and whether there is an outage.
+/// Returns an application that responds with the user, the visits, and a note during an outage.
 fn reading(sessions: &SessionLayer<Data>) -> axum::Router {
     serve(sessions, async |session: Session<Data>| {
         let outage = if session.outage().is_some() { " (outage)" } else { "" };
@@ -107,7 +108,7 @@ fn reading(sessions: &SessionLayer<Data>) -> axum::Router {
     })
 }
 
-/// What a handler may try to change.
+/// Makes the change named `how` to a session, as a handler would.
 async fn change(session: &Session<Data>, how: &str) {
     match how {
         "update" => session.update(|data| data.visits += 1),
@@ -117,10 +118,10 @@ async fn change(session: &Session<Data>, how: &str) {
             session.update(|data| data.user = Some("Bob".into()));
             session.regenerate();
         }
-        "modify" => read_only(&session.modify(|data| data.visits += 1).await.unwrap_err()),
+        "modify" => assert_read_only(&session.modify(|data| data.visits += 1).await.unwrap_err()),
         "save" => {
             session.update(|data| data.visits += 1);
-            read_only(&session.save().await.unwrap_err());
+            assert_read_only(&session.save().await.unwrap_err());
         }
         _ => unreachable!(),
     }
@@ -129,23 +130,23 @@ async fn change(session: &Session<Data>, how: &str) {
 const CHANGES: [&str; 6] = ["update", "overwrite", "regenerate", "login", "modify", "save"];
 
 #[track_caller]
-fn read_only(error: &SessionError) {
+fn assert_read_only(error: &SessionError) {
     assert!(
         matches!(error, SessionError::ReadOnly(cause) if cause.kind() == StoreErrorKind::Unavailable),
         "{error:?}"
     );
 }
 
-/// An empty 503 that says why, and leaves the cookie as it is.
+/// Asserts that a response is an empty 503 with `Retry-After` that sets no cookie.
 #[track_caller]
-fn unavailable(page: &Page) {
+fn assert_unavailable(page: &Page) {
     assert_eq!((page.status, page.body.as_str()), (StatusCode::SERVICE_UNAVAILABLE, ""));
     assert_eq!(page.all(header::RETRY_AFTER), ["1"]);
     assert_eq!(page.set_cookies().len(), 0);
 }
 
 fn error(page: &Page) -> &SessionError {
-    page.extensions.get().expect("the response says what went wrong")
+    page.extensions.get().expect("the response carries the error")
 }
 
 fn rejected() -> (StatusCode, String) {

@@ -1,4 +1,4 @@
-//! A Redis that is killed or frozen, under `ServeCached`.
+//! A Redis server that is killed, frozen or cut off, under `ServeCached`.
 
 use clustered_sessions::RedisConfig;
 
@@ -8,7 +8,7 @@ use support::proxy::Proxy;
 use support::redis::RedisServer;
 use support::wait::eventually;
 
-/// A node with a visitor whose session is in its memory.
+/// Starts a node and creates a visitor whose session is cached on it.
 async fn node(redis: RedisConfig) -> (SessionLayer<Data>, Browser) {
     let cluster = ClusterConfig::new().max_staleness(Duration::from_millis(500));
     let redis = redis.response_timeout(Duration::from_millis(200));
@@ -36,28 +36,31 @@ async fn read(sessions: &SessionLayer<Data>, browser: &mut Browser) -> (StatusCo
     (page.status, page.body)
 }
 
-/// Everybody is answered, nobody changes anything, and nobody loses a cookie.
-async fn is_cut_off(sessions: &SessionLayer<Data>, browser: &mut Browser) {
+/// Asserts that all reads are answered, that changes are refused, and that cookies are kept.
+async fn assert_cut_off(sessions: &SessionLayer<Data>, browser: &mut Browser) {
     let known = async || read(sessions, &mut browser.clone()).await == answered("Ada 0 (outage)");
-    eventually(known, "what was known last is served").await;
+    eventually(known, "the cached session is served").await;
     let visit =
         serve(sessions, async |session: Session<Data>| session.update(|data| data.visits += 1));
     let page = browser.visit(&visit).await;
-    unavailable(&page);
+    assert_unavailable(&page);
     assert!(matches!(error(&page), SessionError::ReadOnly(_)), "{:?}", error(&page));
     assert_eq!(read(sessions, browser).await, answered("Ada 0 (outage)"));
     assert_eq!(read(sessions, &mut Browser::new()).await, answered("stranger 0"));
 }
 
-/// The node hears, and what it answers is what the server has: visits 5.
-async fn is_back(sessions: &SessionLayer<Data>, browser: &mut Browser) {
-    eventually(async || sessions.store().coordinator().is_listening(), "the node hears again")
-        .await;
+/// Asserts that the node receives announcements again, and serves the 5 visits of the server.
+async fn assert_recovered(sessions: &SessionLayer<Data>, browser: &mut Browser) {
+    eventually(
+        async || sessions.store().coordinator().is_listening(),
+        "the node receives announcements again",
+    )
+    .await;
     let before = sessions.store().cache_stats().misses;
     assert_eq!(
         read(sessions, browser).await,
         answered("Ada 5"),
-        "what was served is not admitted again"
+        "entries from before the outage are not used"
     );
     assert!(sessions.store().cache_stats().misses > before);
     eventually(
@@ -80,10 +83,10 @@ async fn while_redis_is_dead_sessions_are_read_and_nothing_is_lost() {
     let mut server = RedisServer::with_args(&["--appendonly", "yes", "--appendfsync", "always"]);
     let (sessions, mut browser) = node(server.config()).await;
     server.kill();
-    is_cut_off(&sessions, &mut browser).await;
+    assert_cut_off(&sessions, &mut browser).await;
     server.restart();
     change_elsewhere(&server).await;
-    is_back(&sessions, &mut browser).await;
+    assert_recovered(&sessions, &mut browser).await;
 }
 
 #[tokio::test]
@@ -91,30 +94,33 @@ async fn while_redis_is_frozen_sessions_are_read_and_nothing_is_lost() {
     let server = RedisServer::start();
     let (sessions, mut browser) = node(server.config()).await;
     server.freeze();
-    is_cut_off(&sessions, &mut browser).await;
+    assert_cut_off(&sessions, &mut browser).await;
     server.thaw();
     change_elsewhere(&server).await;
-    is_back(&sessions, &mut browser).await;
+    assert_recovered(&sessions, &mut browser).await;
 }
 
 #[tokio::test]
-async fn a_session_revoked_while_a_node_is_cut_off_is_dead_when_it_is_back() {
+async fn a_session_revoked_while_a_node_is_cut_off_is_gone_after_its_recovery() {
     let server = RedisServer::start();
     let proxy = Proxy::start(server.port()).await;
     let (sessions, mut browser) = node(proxy.config()).await;
     proxy.cut();
-    is_cut_off(&sessions, &mut browser).await;
+    assert_cut_off(&sessions, &mut browser).await;
     let elsewhere =
         web::start(SessionConfig::<Data>::builder(secret()).redis(server.config())).await;
     elsewhere.store().delete(web::only_id(&elsewhere).await).await.unwrap();
     assert_eq!(
         read(&sessions, &mut browser).await,
         answered("Ada 0 (outage)"),
-        "the risk that the policy takes"
+        "the policy accepts this risk"
     );
     proxy.heal();
-    eventually(async || sessions.store().coordinator().is_listening(), "the node hears again")
-        .await;
+    eventually(
+        async || sessions.store().coordinator().is_listening(),
+        "the node receives announcements again",
+    )
+    .await;
     assert_eq!(read(&sessions, &mut browser).await, answered("stranger 0"));
     assert_eq!(sessions.store().size().await.unwrap(), 0);
 }

@@ -1,4 +1,4 @@
-//! The default, and what no policy changes.
+//! The default policy, and behaviour that is the same under every policy.
 
 use super::*;
 
@@ -6,12 +6,12 @@ const POLICIES: [fn() -> OutagePolicy; 3] =
     [OutagePolicy::default, || OutagePolicy::Anonymous, || cached_for(60)];
 
 #[tokio::test(start_paused = true)]
-async fn by_default_a_request_whose_session_is_out_of_reach_is_rejected() {
+async fn by_default_a_request_whose_session_cannot_be_loaded_is_rejected() {
     let site = Site::new(OutagePolicy::default()).await;
     let mut browser = site.visitor().await;
     site.outage().await;
     let page = browser.visit(&site.reading()).await;
-    unavailable(&page);
+    assert_unavailable(&page);
     assert!(
         matches!(error(&page), SessionError::Store(error) if error.kind() == StoreErrorKind::Unavailable)
     );
@@ -27,7 +27,7 @@ async fn a_fresh_session_and_a_reload_report_the_error_under_every_policy() {
         let mut browser = site.visitor().await;
         site.outage().await;
         let fresh = serve(&site.sessions, async |_: Fresh<Session<Data>>| "never");
-        unavailable(&browser.visit(&fresh).await);
+        assert_unavailable(&browser.visit(&fresh).await);
         assert_eq!(site.store().degraded_reads(), 0);
 
         let reloading = serve(&site.sessions, async |parts: request::Parts| {
@@ -36,7 +36,7 @@ async fn a_fresh_session_and_a_reload_report_the_error_under_every_policy() {
             };
             let (before, id) = (session.data(), session.id());
             assert!(matches!(session.reload().await.unwrap_err(), SessionError::Store(_)));
-            assert_eq!((session.data(), session.id()), (before, id), "the session is as before");
+            assert_eq!((session.data(), session.id()), (before, id), "the session is unchanged");
             assert!(session.outage().is_some());
             "degraded"
         });
@@ -67,7 +67,7 @@ async fn the_stores_own_methods_report_the_error_under_every_policy() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_visitor_without_a_session_is_none_of_any_policys_business() {
+async fn no_policy_applies_to_a_visitor_without_a_session() {
     for policy in POLICIES {
         let site = Site::new(policy()).await;
         let mut forged = Browser::new();
@@ -77,15 +77,18 @@ async fn a_visitor_without_a_session_is_none_of_any_policys_business() {
             assert_eq!(
                 site.read(&mut stranger).await,
                 answered("stranger 0"),
-                "there is nothing to load"
+                "without a session there is nothing to load"
             );
             let login = serve(&site.sessions, async |session: Session<Data>| {
                 session.overwrite(ada());
                 assert!(session.outage().is_none());
             });
             let page = stranger.visit(&login).await;
-            unavailable(&page);
-            assert!(matches!(error(&page), SessionError::Store(_)), "the creation was tried");
+            assert_unavailable(&page);
+            assert!(
+                matches!(error(&page), SessionError::Store(_)),
+                "the store tried to create the session"
+            );
             site.faults.heal();
             assert_eq!(stranger.visit(&login).await.set_cookies().len(), 1);
             site.faults.fail_calls(1.0);
@@ -95,11 +98,11 @@ async fn a_visitor_without_a_session_is_none_of_any_policys_business() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_no_outage_is_never_papered_over() {
+async fn no_policy_applies_to_errors_that_are_not_outages() {
     for policy in POLICIES {
         let site = Site::new(policy()).await;
         let mut browser = site.visitor().await;
-        site.deaf().await;
+        site.lose_subscription().await;
         for (kind, expected) in [
             (StoreErrorKind::Refused, rejected()),
             (StoreErrorKind::Closed, rejected()),
@@ -113,13 +116,13 @@ async fn what_is_no_outage_is_never_papered_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_logout_that_fails_is_said_to_have_failed_under_every_policy() {
+async fn a_failed_logout_is_reported_under_every_policy() {
     for policy in POLICIES {
         let site = Site::new(policy()).await;
         let mut browser = site.visitor().await;
         site.outage().await;
         let logout = serve(&site.sessions, async |session: Session<Data>| session.destroy());
-        unavailable(&browser.visit(&logout).await);
+        assert_unavailable(&browser.visit(&logout).await);
         assert!(browser.cookie(web::COOKIE).is_some(), "the visitor can try again");
         assert_eq!(site.elsewhere.store().size().await.unwrap(), 1);
         site.recovery().await;

@@ -1,4 +1,4 @@
-//! Rule by rule: what was known last is served, for a while, for reading alone.
+//! The rules of `ServeCached`: cached sessions are served for a limited time, for reading only.
 
 use super::*;
 
@@ -15,7 +15,7 @@ async fn only_id(site: &Site) -> clustered_sessions::SessionId {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_known_last_is_served_until_its_age_is_over() {
+async fn a_cached_session_is_served_until_its_max_age() {
     let site = site().await;
     let mut browser = site.visitor().await;
     site.outage().await;
@@ -31,7 +31,7 @@ async fn what_was_known_last_is_served_until_its_age_is_over() {
     assert_eq!(page.all(header::VARY), ["cookie"]);
     assert_eq!(site.store().degraded_reads(), 1);
 
-    // The last proof was made some heartbeats ago at the most.
+    // The last proof is a few heartbeats old at most.
     tokio::time::advance(Duration::from_secs(MAX_AGE) - MAX_STALENESS).await;
     assert_eq!(site.read(&mut browser).await, answered("Ada 0 (outage)"));
     tokio::time::advance(MAX_STALENESS).await;
@@ -42,10 +42,10 @@ async fn what_was_known_last_is_served_until_its_age_is_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_served_only_when_a_load_has_failed() {
+async fn a_cached_session_is_served_only_if_its_load_has_failed() {
     let site = site().await;
     let mut browser = site.visitor().await;
-    site.deaf().await;
+    site.lose_subscription().await;
     let id = only_id(&site).await;
     site.elsewhere.store().modify(id, |data| data.visits = 5).await.unwrap();
     site.spy.take_calls();
@@ -55,7 +55,7 @@ async fn it_is_served_only_when_a_load_has_failed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_is_not_in_memory_is_rejected() {
+async fn a_session_that_is_not_cached_is_rejected() {
     let site = site().await;
     let mut browser = Browser::with(&site.elsewhere, ada()).await;
     site.outage().await;
@@ -64,7 +64,7 @@ async fn a_session_that_is_not_in_memory_is_rejected() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_changed_or_deleted_elsewhere_is_served_no_longer_than_its_age() {
+async fn a_session_deleted_elsewhere_is_served_no_longer_than_max_age() {
     let site = site().await;
     let mut browser = site.visitor().await;
     site.outage().await;
@@ -72,14 +72,14 @@ async fn what_was_changed_or_deleted_elsewhere_is_served_no_longer_than_its_age(
     assert_eq!(
         site.read(&mut browser).await,
         answered("Ada 0 (outage)"),
-        "the risk that the policy takes"
+        "the policy accepts this risk"
     );
     tokio::time::advance(Duration::from_secs(MAX_AGE)).await;
     assert_eq!(site.read(&mut browser).await, rejected());
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_never_served_after_this_node_has_deleted_it_or_has_only_tried() {
+async fn a_session_is_never_served_after_this_node_has_deleted_it_or_tried_to() {
     for deleted in [true, false] {
         let site = site().await;
         let mut browser = site.visitor().await;
@@ -98,29 +98,29 @@ async fn it_is_never_served_after_this_node_has_deleted_it_or_has_only_tried() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_never_served_after_a_logout_of_unknown_outcome() {
+async fn a_session_is_never_served_after_a_logout_of_unknown_outcome() {
     let site = site().await;
     let mut browser = site.visitor().await;
-    site.deaf().await;
+    site.lose_subscription().await;
     site.faults.lose_answers(1.0);
     let logout = serve(&site.sessions, async |session: Session<Data>| {
         assert_eq!(session.outage().unwrap().kind(), StoreErrorKind::Timeout);
         session.destroy();
         assert_eq!((session.id(), session.data().user.clone()), (None, None));
     });
-    unavailable(&browser.visit(&logout).await);
+    assert_unavailable(&browser.visit(&logout).await);
     assert_eq!(site.read(&mut browser).await, rejected());
-    assert_eq!(site.elsewhere.store().size().await.unwrap(), 0, "it was carried out");
+    assert_eq!(site.elsewhere.store().size().await.unwrap(), 0, "the logout was carried out");
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_never_served_after_an_eviction_or_a_clear_or_a_change() {
-    for deed in ["evict", "publish", "clear", "clear all", "update"] {
+async fn a_session_is_never_served_after_an_eviction_a_clear_or_a_change() {
+    for action in ["evict", "publish", "clear", "clear all", "update"] {
         let site = site().await;
         let mut browser = site.visitor().await;
         let (id, store) = (only_id(&site).await, site.store());
         site.outage().await;
-        match deed {
+        match action {
             "evict" => store.evict_from_cache(id),
             "publish" => assert!(store.coordinator().publish_invalidation(id).await.is_err()),
             "clear" => store.coordinator().local_cache().clear(),
@@ -131,17 +131,17 @@ async fn it_is_never_served_after_an_eviction_or_a_clear_or_a_change() {
                 site.faults.fail_calls(1.0);
             }
         }
-        assert_eq!(site.read(&mut browser).await, rejected(), "{deed}");
+        assert_eq!(site.read(&mut browser).await, rejected(), "{action}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_never_served_after_this_node_has_read_something_else() {
+async fn a_session_is_never_served_after_this_node_has_read_a_newer_state() {
     for deleted in [true, false] {
         let site = site().await;
         let mut browser = site.visitor().await;
         let id = only_id(&site).await;
-        site.deaf().await;
+        site.lose_subscription().await;
         if deleted {
             site.elsewhere.store().delete(id).await.unwrap();
             assert_eq!(site.read(&mut browser).await, answered("stranger 0"));
@@ -155,10 +155,10 @@ async fn it_is_never_served_after_this_node_has_read_something_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_never_served_after_its_record_was_found_to_be_unreadable() {
+async fn a_session_is_never_served_after_its_record_was_unreadable() {
     let site = site().await;
     let mut browser = site.visitor().await;
-    site.deaf().await;
+    site.lose_subscription().await;
     site.spy.fail_next(1, StoreErrorKind::Corrupt);
     assert_eq!(site.read(&mut browser).await, answered("stranger 0"));
     site.faults.fail_calls(1.0);
@@ -166,7 +166,7 @@ async fn it_is_never_served_after_its_record_was_found_to_be_unreadable() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_written_on_top_of_it_even_if_the_backend_is_back_before_the_commit() {
+async fn no_change_is_written_even_if_the_backend_is_back_before_the_commit() {
     let site = site().await;
     let mut browser = site.visitor().await;
     for how in CHANGES {
@@ -183,11 +183,11 @@ async fn nothing_is_written_on_top_of_it_even_if_the_backend_is_back_before_the_
             assert_eq!(
                 (page.status, page.set_cookies().len()),
                 (StatusCode::OK, 0),
-                "its caller was told"
+                "the handler got the error"
             );
         } else {
-            unavailable(&page);
-            read_only(error(&page));
+            assert_unavailable(&page);
+            assert_read_only(error(&page));
         }
         assert_eq!(site.spy.take_calls(), [], "{how}");
         site.recovery().await;
@@ -196,7 +196,7 @@ async fn nothing_is_written_on_top_of_it_even_if_the_backend_is_back_before_the_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_that_was_refused_is_made_on_what_a_reload_brings() {
+async fn a_reload_reapplies_a_change_made_during_the_outage() {
     let site = site().await;
     let mut browser = site.visitor().await;
     site.outage().await;
@@ -214,7 +214,7 @@ async fn a_change_that_was_refused_is_made_on_what_a_reload_brings() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_turns_out_to_be_gone_does_not_come_back() {
+async fn a_session_that_a_reload_finds_gone_is_not_recreated() {
     let site = site().await;
     let mut browser = site.visitor().await;
     site.outage().await;
@@ -227,13 +227,13 @@ async fn a_session_that_turns_out_to_be_gone_does_not_come_back() {
         assert!(session.is_new());
     });
     let page = browser.visit(&app).await;
-    unavailable(&page);
+    assert_unavailable(&page);
     assert!(matches!(error(&page), SessionError::Gone));
     assert_eq!(site.elsewhere.store().size().await.unwrap(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_not_admitted_again_when_the_node_hears_again() {
+async fn an_entry_served_in_an_outage_is_not_used_after_the_recovery() {
     let site = site().await;
     let mut browser = site.visitor().await;
     site.outage().await;
@@ -242,15 +242,19 @@ async fn it_is_not_admitted_again_when_the_node_hears_again() {
     site.recovery().await;
     site.spy.take_calls();
     site.faults.fail_calls(1.0);
-    assert_eq!(site.read(&mut browser).await, rejected(), "not even if the next load fails");
+    assert_eq!(
+        site.read(&mut browser).await,
+        rejected(),
+        "the old entry is not used even if the next load fails"
+    );
     site.faults.fail_calls(0.0);
     assert_eq!(site.read(&mut browser).await, answered("Ada 5"));
     assert_eq!(site.read(&mut browser).await, answered("Ada 5"));
-    assert_eq!(site.spy.take_calls(), [Call::Load], "the first read asks, the second need not");
+    assert_eq!(site.spy.take_calls(), [Call::Load], "the first read loads and the second is a hit");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cookie_under_an_older_secret_is_not_signed_anew_in_an_outage() {
+async fn a_cookie_under_a_previous_secret_is_not_resigned_in_an_outage() {
     let memory = MemoryBackend::new();
     let old = web::node(&memory).await;
     let mut browser = Browser::with(&old, ada()).await;
@@ -262,7 +266,7 @@ async fn a_cookie_under_an_older_secret_is_not_signed_anew_in_an_outage() {
     .cluster(ClusterConfig::new().enabled(false).local_cache_ttl(Duration::from_secs(1)))
     .on_outage(cached_for(MAX_AGE));
     let sessions = web::start(config.backend(backend)).await;
-    // Remembered without a request, which would have signed the cookie anew.
+    // The session is cached without a request, which would have re-signed the cookie.
     let id = web::only_id(&sessions).await;
     assert!(sessions.store().find(id).await.unwrap().is_some());
     tokio::time::advance(Duration::from_secs(1)).await;
@@ -275,15 +279,15 @@ async fn a_cookie_under_an_older_secret_is_not_signed_anew_in_an_outage() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_is_not_served_beyond_its_deadline_nor_extended() {
+async fn a_session_is_neither_served_past_its_deadline_nor_extended() {
     let site = Site::new(cached_for(3600)).await;
     let mut browser = site.visitor().await;
-    // More than a quarter of its life, so that a read would extend it.
+    // More than a quarter of the timeout has passed, so a read would extend the session.
     tokio::time::advance(TIMEOUT / 2).await;
     settle().await;
     site.recovery().await;
-    site.deaf().await;
-    // One load fails; a touch would reach the backend.
+    site.lose_subscription().await;
+    // Only the load fails, so a touch would reach the backend.
     site.spy.fail_next(1, StoreErrorKind::Unavailable);
     site.spy.take_calls();
     assert_eq!(site.read(&mut browser).await, answered("Ada 0 (outage)"));
@@ -297,7 +301,7 @@ async fn a_session_is_not_served_beyond_its_deadline_nor_extended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_time_to_live_in_the_cache_does_not_count_in_an_outage() {
+async fn the_local_cache_ttl_does_not_apply_in_an_outage() {
     let brief =
         ClusterConfig::new().max_staleness(MAX_STALENESS).local_cache_ttl(Duration::from_secs(5));
     let site = Site::with(cached_for(MAX_AGE), brief).await;
@@ -310,12 +314,12 @@ async fn the_time_to_live_in_the_cache_does_not_count_in_an_outage() {
     assert_eq!(
         site.read(&mut browser).await,
         answered("Ada 0 (outage)"),
-        "the node hears, and cannot load"
+        "the node holds the lease but cannot load"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn on_a_node_that_does_not_listen_age_is_counted_from_the_read() {
+async fn the_age_on_a_node_without_a_listener_counts_from_the_load() {
     let alone = ClusterConfig::new().enabled(false).local_cache_ttl(Duration::from_secs(5));
     let site = Site::with(cached_for(MAX_AGE), alone).await;
     let mut browser = site.visitor().await;
@@ -327,7 +331,7 @@ async fn on_a_node_that_does_not_listen_age_is_counted_from_the_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_who_share_a_load_that_fails_are_served() {
+async fn all_requests_that_share_a_failed_load_are_served() {
     let site = site().await;
     let browser = site.visitor().await;
     site.outage().await;
@@ -338,7 +342,7 @@ async fn all_who_share_a_load_that_fails_are_served() {
     });
     let begun = tokio::time::Instant::now();
     futures_util::future::join_all(visits).await;
-    // One load that runs, and one for those who came too late to share it.
+    // One load runs, and one more may serve the requests that came too late to share it.
     assert!(begun.elapsed() < Duration::from_millis(150), "{:?}", begun.elapsed());
     assert_eq!(site.store().degraded_reads(), 50);
 }

@@ -1,4 +1,4 @@
-//! What is made again after a failure, and what its answer is taken for.
+//! Retries: which failed calls are repeated, and how the answer of a repeated call is interpreted.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::{MILLI, Nodes, kind, visit};
 use crate::web::{Call, Data, ada};
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_fails_is_made_again_up_to_three_times() {
+async fn a_failing_call_is_attempted_three_times_at_most() {
     let nodes = Nodes::start().await;
     let id = nodes.session().await;
     nodes.spy.fail_next(2, StoreErrorKind::Unavailable);
@@ -25,14 +25,14 @@ async fn a_call_that_fails_is_made_again_up_to_three_times() {
     let pauses = Duration::from_millis(75)..=Duration::from_millis(152);
     assert!(
         pauses.contains(&begun.elapsed()),
-        "50 and 100 ms, or less by up to a half: {:?}",
+        "the pauses are 50 and 100 ms, minus up to a half: {:?}",
         begun.elapsed()
     );
     assert!(nodes.store().find_fresh(id).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_operation_outlives_a_call_that_fails() {
+async fn each_operation_succeeds_despite_one_failed_call() {
     let nodes = Nodes::start().await;
     let (store, id) = (nodes.store(), nodes.session().await);
     for fault in
@@ -57,7 +57,7 @@ async fn each_operation_outlives_a_call_that_fails() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_backend_refuses_is_not_asked_for_again() {
+async fn a_call_that_the_backend_refuses_is_not_retried() {
     let nodes = Nodes::start().await;
     let id = nodes.session().await;
     for fault in [StoreErrorKind::Refused, StoreErrorKind::Corrupt, StoreErrorKind::Closed] {
@@ -87,70 +87,71 @@ async fn an_update_whose_answer_is_lost_is_made_once_and_reported_as_saved() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_conflict_after_a_lost_answer_is_not_taken_for_a_change_that_was_not_made() {
+async fn a_conflict_after_a_lost_answer_is_reported_as_an_unknown_outcome() {
     let nodes = Nodes::start().await;
     let id = nodes.session().await;
-    let others = async { nodes.well.store().modify(id, |data| data.visits += 10).await.unwrap() };
+    let others =
+        async { nodes.healthy.store().modify(id, |data| data.visits += 10).await.unwrap() };
     let answer = nodes.first_answer_lost(nodes.store().modify(id, visit), others).await;
     assert_eq!(kind(answer), StoreErrorKind::OutcomeUnknown);
-    assert_eq!(nodes.visits(id).await, 11, "it was made, and not again");
+    assert_eq!(nodes.visits(id).await, 11, "the change was made once");
 
-    // The request is lost and not the answer, which looks the same from here.
+    // Now the request is lost instead of the answer. The node cannot tell the difference.
     nodes.store().get(id).await.unwrap();
     nodes.spy.fail_next(1, StoreErrorKind::OutcomeUnknown);
     let others = async {
         sleep(MILLI).await;
-        nodes.well.store().modify(id, |data| data.visits += 10).await.unwrap();
+        nodes.healthy.store().modify(id, |data| data.visits += 10).await.unwrap();
     };
     let (answer, ()) = join(nodes.store().modify(id, visit), others).await;
     assert_eq!(kind(answer), StoreErrorKind::OutcomeUnknown);
-    assert_eq!(nodes.visits(id).await, 21, "it was not made");
+    assert_eq!(nodes.visits(id).await, 21, "the change was not made");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_conflict_after_a_failure_that_did_nothing_is_made_again_on_top() {
+async fn a_change_is_reapplied_if_a_conflict_follows_a_failure_without_effect() {
     let nodes = Nodes::start().await;
     let id = nodes.session().await;
     nodes.spy.fail_next(1, StoreErrorKind::Unavailable);
     let others = async {
         sleep(MILLI).await;
-        nodes.well.store().modify(id, |data| data.visits += 10).await.unwrap();
+        nodes.healthy.store().modify(id, |data| data.visits += 10).await.unwrap();
     };
     join(nodes.store().modify(id, visit), others).await.0.unwrap();
     assert_eq!(nodes.visits(id).await, 11);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_is_gone_after_a_lost_answer_is_gone() {
+async fn a_session_deleted_after_a_lost_answer_is_reported_as_not_found() {
     let nodes = Nodes::start().await;
     let id = nodes.session().await;
-    let others = async { assert!(nodes.well.store().delete(id).await.unwrap()) };
+    let others = async { assert!(nodes.healthy.store().delete(id).await.unwrap()) };
     let answer = nodes.first_answer_lost(nodes.store().modify(id, visit), others).await;
     assert_eq!(kind(answer), StoreErrorKind::NotFound);
-    assert_eq!(nodes.well.store().size().await.unwrap(), 0);
+    assert_eq!(nodes.healthy.store().size().await.unwrap(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deletion_whose_answer_is_lost_has_deleted() {
+async fn a_deletion_whose_answer_is_lost_is_reported_as_done() {
     let nodes = Nodes::start().await;
     let id = nodes.session().await;
     assert!(nodes.first_answer_lost(nodes.store().delete(id), async {}).await.unwrap());
     assert_eq!(nodes.spy.take_calls(), [Call::Delete; 2]);
 
     nodes.session().await;
-    // All that comes before the deletion is answered.
+    // Only the answer of the deletion is lost.
     let store = nodes.store();
     let judge = |_: &_| {
         nodes.faults.lose_answers(1.0);
         true
     };
-    let mend = async {
+    let heal = async {
         sleep(MILLI).await;
         nodes.faults.heal();
     };
-    let (done, ()) = join(store.bulk_delete(judge), mend).await;
+    let (done, ()) = join(store.bulk_delete(judge), heal).await;
     assert_eq!(done.unwrap().deleted, 1);
-    assert_eq!(nodes.well.store().size().await.unwrap(), 0);
+    assert_eq!(nodes.healthy.store().size().await.unwrap(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -159,9 +160,10 @@ async fn a_session_whose_creation_is_in_doubt_is_created_under_another_token() {
     let session = nodes.first_answer_lost(nodes.store().create(ada()), async {}).await.unwrap();
     assert_eq!(nodes.spy.take_calls(), [Call::Create; 2]);
     assert_eq!(session.token.session_id(), session.id);
-    assert!(nodes.well.store().find(session.id).await.unwrap().is_some());
-    // The first one is there, too: had it been repeated under one id, it would have been `Exists`, and a third would be.
-    assert_eq!(nodes.well.store().size().await.unwrap(), 2);
+    assert!(nodes.healthy.store().find(session.id).await.unwrap().is_some());
+    // The first record exists, too. A repetition under its id would have been answered with
+    // `Exists`.
+    assert_eq!(nodes.healthy.store().size().await.unwrap(), 2);
 
     nodes.spy.fail_next(3, StoreErrorKind::Unavailable);
     assert_eq!(kind(nodes.store().create(ada()).await), StoreErrorKind::Unavailable);
@@ -169,7 +171,7 @@ async fn a_session_whose_creation_is_in_doubt_is_created_under_another_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_may_have_been_done_is_never_reported_as_not_done() {
+async fn a_call_that_may_have_had_an_effect_is_reported_as_of_unknown_outcome() {
     let nodes = Nodes::start().await;
     let id = nodes.session().await;
     nodes.spy.fail_next(1, StoreErrorKind::OutcomeUnknown);
@@ -181,14 +183,14 @@ async fn what_may_have_been_done_is_never_reported_as_not_done() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_creation_in_doubt_stays_in_doubt_though_the_next_attempt_comes_to_nothing() {
+async fn a_creation_in_doubt_stays_in_doubt_even_if_the_next_attempt_is_refused() {
     let nodes = Nodes::with(|config| config.owner(|data: &Data| data.user.clone())).await;
     let fail = async {
         while !nodes.spy.take_calls().contains(&Call::Create) {
             yield_now().await;
         }
         nodes.spy.fail_next(1, StoreErrorKind::OutcomeUnknown);
-        // Its entry in the index, which comes before the next attempt.
+        // This fails the entry in the owner index, which is added before the next attempt.
         nodes.spy.fail_next(1, StoreErrorKind::Refused);
     };
     let (created, ()) = join(nodes.store().create(ada()), fail).await;
@@ -197,7 +199,7 @@ async fn a_creation_in_doubt_stays_in_doubt_though_the_next_attempt_comes_to_not
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deletion_that_took_longer_than_a_trail_is_kept_is_in_doubt() {
+async fn a_deletion_that_outlasts_a_tombstone_has_an_unknown_outcome() {
     let hour = Duration::from_secs(3600);
     let nodes = Nodes::with(|config| config.attempt_timeout(hour).operation_timeout(hour)).await;
     let id = nodes.session().await;

@@ -11,7 +11,8 @@ use tokio::time::{Instant, advance, sleep, timeout};
 use super::{MILLI, Nodes, SECOND, kind, visit};
 use crate::web::{Browser, Call, Data, ada, serve};
 
-/// Opens at the third fault, for a minute, and takes two probes. Calls are made once.
+/// Returns nodes whose circuit opens at the third fault, for a minute, and admits two probes.
+/// Retries are disabled.
 async fn with_breaker() -> Nodes {
     let breaker = CircuitBreakerConfig::new()
         .failure_threshold(3)
@@ -36,7 +37,7 @@ impl Nodes {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_backend_that_goes_on_failing_is_left_alone_and_tried_again_later() {
+async fn a_failing_backend_is_not_called_until_the_reset_timeout() {
     let nodes = with_breaker().await;
     let (store, id) = (nodes.store(), nodes.session().await);
     nodes.open(id).await;
@@ -53,7 +54,7 @@ async fn a_backend_that_goes_on_failing_is_left_alone_and_tried_again_later() {
 
     sleep(SECOND * 60).await;
     nodes.spy.fail_next(1, StoreErrorKind::Timeout);
-    assert_eq!(kind(store.find_fresh(id).await), StoreErrorKind::Timeout, "it was tried");
+    assert_eq!(kind(store.find_fresh(id).await), StoreErrorKind::Timeout, "the probe was made");
     assert_eq!(nodes.circuit(), (CircuitState::Open, 2));
     sleep(SECOND * 60).await;
     assert!(store.find_fresh(id).await.is_ok());
@@ -64,7 +65,7 @@ async fn a_backend_that_goes_on_failing_is_left_alone_and_tried_again_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_in_the_cache_is_answered_while_the_circuit_is_open() {
+async fn cached_sessions_are_served_while_the_circuit_is_open() {
     let nodes = with_breaker().await;
     let (one, two) = (nodes.session().await, nodes.session().await);
     nodes.store().evict_from_cache(one);
@@ -74,18 +75,18 @@ async fn what_is_in_the_cache_is_answered_while_the_circuit_is_open() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_circuit_that_opens_between_two_attempts_leaves_what_is_in_doubt_in_doubt() {
+async fn a_call_in_doubt_stays_in_doubt_if_the_circuit_opens_between_two_attempts() {
     let breaker = CircuitBreakerConfig::new().failure_threshold(2);
     let nodes = Nodes::with(|config| config.circuit_breaker(breaker)).await;
     let id = nodes.session().await;
     nodes.faults.lose_answers(1.0);
     assert_eq!(kind(nodes.store().modify(id, visit).await), StoreErrorKind::OutcomeUnknown);
     assert_eq!(nodes.circuit().0, CircuitState::Open);
-    assert_eq!(nodes.spy.take_calls(), [Call::Update; 2], "the third was refused");
+    assert_eq!(nodes.spy.take_calls(), [Call::Update; 2], "the third attempt was refused");
 }
 
 #[tokio::test(start_paused = true)]
-async fn answers_do_not_open_the_circuit_whatever_they_say() {
+async fn no_answer_of_the_backend_opens_the_circuit() {
     let nodes = with_breaker().await;
     let (store, id) = (nodes.store(), nodes.session().await);
     let none = SessionId::from_bytes([0; 16]);
@@ -104,45 +105,42 @@ async fn answers_do_not_open_the_circuit_whatever_they_say() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_that_is_cancelled_gives_its_place_back() {
+async fn a_cancelled_probe_gives_its_permit_back() {
     let nodes = with_breaker().await;
     let id = nodes.session().await;
     nodes.open(id).await;
     sleep(SECOND * 60).await;
-    let nobody = SessionId::from_bytes([0; 16]);
+    let unknown = SessionId::from_bytes([0; 16]);
     let held = nodes.spy.hold().await;
     for _ in 0..5 {
         let (one, two) = join(
-            timeout(SECOND / 10, nodes.store().delete(nobody)),
-            timeout(SECOND / 10, nodes.store().delete(nobody)),
+            timeout(SECOND / 10, nodes.store().delete(unknown)),
+            timeout(SECOND / 10, nodes.store().delete(unknown)),
         )
         .await;
-        assert!(one.is_err() && two.is_err(), "both are probes, and are cut off");
+        assert!(one.is_err() && two.is_err(), "both probes are made and time out");
     }
     let third = async {
         sleep(MILLI).await;
         assert_eq!(
-            kind(nodes.store().delete(nobody).await),
+            kind(nodes.store().delete(unknown).await),
             StoreErrorKind::CircuitOpen,
-            "two are under way"
+            "two probes are under way"
         );
         drop(held);
     };
     let ((one, two), ()) =
-        join(join(nodes.store().delete(nobody), nodes.store().delete(nobody)), third).await;
+        join(join(nodes.store().delete(unknown), nodes.store().delete(unknown)), third).await;
     assert!(one.is_ok() && two.is_ok());
     assert_eq!(nodes.circuit(), (CircuitState::Closed, 1));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sign_of_life_has_the_backend_tried_at_once() {
+async fn a_sign_of_life_half_opens_the_circuit_at_once() {
     let nodes = with_breaker().await;
     let id = nodes.session().await;
     nodes.open(id).await;
-    assert!(
-        nodes.store().healthy().await,
-        "a question after its health is asked though the circuit is open"
-    );
+    assert!(nodes.store().healthy().await, "a health check is made even if the circuit is open");
     assert_eq!(nodes.circuit().0, CircuitState::HalfOpen);
     nodes.spy.fail_next(1, StoreErrorKind::Unavailable);
     assert!(nodes.store().find_fresh(id).await.is_err());
@@ -152,7 +150,7 @@ async fn a_sign_of_life_has_the_backend_tried_at_once() {
     sleep(SECOND).await;
     assert!(
         nodes.store().coordinator().is_listening(),
-        "the listener goes on though the circuit is open"
+        "the listener subscribes even if the circuit is open"
     );
     assert_eq!(nodes.circuit().0, CircuitState::HalfOpen);
 }
@@ -170,7 +168,7 @@ async fn an_operator_can_close_the_circuit() {
 #[tokio::test(start_paused = true)]
 async fn a_visitor_is_not_logged_out_by_an_open_circuit() {
     let nodes = with_breaker().await;
-    let mut browser = Browser::with(&nodes.well, ada()).await;
+    let mut browser = Browser::with(&nodes.healthy, ada()).await;
     nodes.open(SessionId::from_bytes([0; 16])).await;
     let who = serve(&nodes.layer, async |session: Session<Data>| {
         session.data().user.clone().unwrap_or_default()
@@ -204,17 +202,17 @@ async fn each_change_of_the_circuit_is_one_line_in_the_log() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clear_is_no_probe_however_long_it_takes() {
+async fn a_clear_never_takes_the_permit_of_a_probe() {
     let nodes = with_breaker().await;
-    let (id, nobody) = (nodes.session().await, SessionId::from_bytes([0; 16]));
+    let (id, unknown) = (nodes.session().await, SessionId::from_bytes([0; 16]));
     nodes.open(id).await;
     sleep(SECOND * 60).await;
     let held = nodes.spy.hold().await;
     let probes = async {
         sleep(MILLI).await;
-        let probe = || timeout(SECOND / 10, nodes.store().delete(nobody));
+        let probe = || timeout(SECOND / 10, nodes.store().delete(unknown));
         let (one, two) = join(probe(), probe()).await;
-        assert!(one.is_err() && two.is_err(), "both are let through");
+        assert!(one.is_err() && two.is_err(), "both probes are made and time out");
         drop(held);
     };
     assert_eq!(join(nodes.store().clear(), probes).await.0.unwrap(), 1);

@@ -1,5 +1,5 @@
-//! Retries, deadlines and the circuit breaker: failed calls are retried where that is safe and
-//! within the operation's deadline, and not made at all while the circuit is open.
+//! Retries, deadlines and the circuit breaker. A failed call is retried if that is safe and within
+//! the operation's deadline. No call is made while the circuit is open.
 
 mod attempts;
 mod circuit;
@@ -20,12 +20,14 @@ use crate::web::{self, Data, HasBackend as _, Spy, ada, start};
 
 const MILLI: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
-/// A node whose answers can be lost over a spy, and another one that is well over the same memory.
+
+/// A node over a spy, whose answers can be lost, and a healthy node over the same memory.
 struct Nodes {
     spy: Spy,
     faults: Faults,
     layer: SessionLayer<Data>,
-    well: SessionLayer<Data>,
+    /// The healthy node.
+    healthy: SessionLayer<Data>,
 }
 
 impl Nodes {
@@ -41,7 +43,7 @@ impl Nodes {
         let (faulty, faults) = FaultyBackend::new(spy.backend(), 1);
         let config = web::config(&memory);
         let layer = start(change(config.enable_retry(true)).backend(faulty)).await;
-        Nodes { spy, faults, layer, well: web::node(&memory).await }
+        Nodes { spy, faults, layer, healthy: web::node(&memory).await }
     }
 
     fn store(&self) -> &SessionStore<Data> {
@@ -49,17 +51,18 @@ impl Nodes {
     }
 
     async fn session(&self) -> SessionId {
-        let id = self.well.store().create(ada()).await.unwrap().id;
+        let id = self.healthy.store().create(ada()).await.unwrap().id;
         self.store().get(id).await.unwrap();
         self.spy.take_calls();
         id
     }
 
     async fn visits(&self, id: SessionId) -> u64 {
-        self.well.store().find_fresh(id).await.unwrap().unwrap().data().visits
+        self.healthy.store().find_fresh(id).await.unwrap().unwrap().data().visits
     }
 
-    /// The first attempt is carried out and its answer lost. Before the next one, something else happens.
+    /// Runs an operation whose first attempt takes effect and loses its answer. `meanwhile` runs
+    /// before the next attempt.
     async fn first_answer_lost<R>(
         &self,
         operation: impl Future<Output = R>,
