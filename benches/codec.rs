@@ -22,7 +22,7 @@ fn main() {
         let Content::Payload(payload) =
             runtime.block_on(backend.load(&id)).unwrap().unwrap().content
         else {
-            unreachable!("it was not regenerated")
+            unreachable!("the session was not regenerated")
         };
         let json = serde_json::to_vec(&visitor(case.items)).unwrap();
         println!("{case}: {} bytes of JSON are {} in the backend", json.len(), payload.len());
@@ -30,7 +30,7 @@ fn main() {
     divan::main();
 }
 
-/// The session of a visitor of a shop, with a cart.
+/// The session of a shop's visitor, with a cart.
 #[derive(Clone, Default, Serialize, Deserialize)]
 struct Visitor {
     user_id: u64,
@@ -52,7 +52,7 @@ struct Item {
     added_at: u64,
 }
 
-/// Generates a session, the same in each run.
+/// Generates a session that is the same in each run.
 fn visitor(items: usize) -> Visitor {
     let mut random: u64 = 88_172_645_463_325_252;
     let mut roll = |sides: u64| {
@@ -113,7 +113,7 @@ impl fmt::Display for Case {
     }
 }
 
-/// A session that is in memory, in the backend and in the cache.
+/// A session that is in the backend in memory and in the cache.
 struct Session {
     runtime: Runtime,
     store: SessionStore<Visitor>,

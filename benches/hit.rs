@@ -36,9 +36,9 @@ fn hit(bencher: Bencher<'_, '_>, store: &SessionStore<Visitor>) {
     let id = runtime.block_on(store.create(Visitor { user_id: 1 })).unwrap().id;
     bencher.bench(|| {
         let mut context = Context::from_waker(Waker::noop());
-        // Polled in place: moving the future would cost more than what is measured.
+        // Polled in place, because moving the future would cost more than the read itself.
         let Poll::Ready(found) = pin!(store.find(id)).poll(&mut context) else {
-            unreachable!("it is cached")
+            unreachable!("the session is cached")
         };
         found.unwrap()
     });

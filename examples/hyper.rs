@@ -5,8 +5,8 @@
 //! curl -i -c jar -b jar localhost:3000    # repeat: the number of visits goes up
 //! ```
 //!
-//! What to look at: [`visit`] takes the session from the request's extensions, and [`handle`] turns
-//! an error into its response, which axum's extractor does by itself.
+//! Points of interest: [`visit`] takes the session from the request's extensions, and [`handle`]
+//! turns an error into its response, which axum's extractor does by itself.
 
 #![allow(clippy::print_stdout, reason = "the example prints its address")]
 

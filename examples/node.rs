@@ -10,9 +10,10 @@
 //! curl http://127.0.0.1:3002/stats
 //! ```
 //!
-//! What to look at: [`config`] for the options, [`login`] for a new token at login, [`visit`] for a
-//! change that is committed before the response, and [`main`] for a shutdown that loses no write.
-//! The example `production` adds the metrics, probes and middleware that a deployment needs.
+//! Points of interest: [`config`] for the options, [`login`] for a new token at login, [`visit`]
+//! for a change that is committed before the response, and [`main`] for a shutdown that loses no
+//! write. The example `production` adds the metrics, probes and middleware that a deployment
+//! needs.
 //!
 //! | variable | meaning |
 //! |---|---|

@@ -8,9 +8,9 @@
 //! curl -b jar -X POST localhost:3000/logout       # ends the stream
 //! ```
 //!
-//! What to look at: [`tick`]. A stream continues after the response head has been sent. From then
-//! on, the layer commits nothing for the request, so the stream calls `reload` to see the changes
-//! made by other requests, and `modify`, which commits immediately.
+//! Points of interest: [`tick`]. A stream continues after the response head has been sent. From
+//! then on, the layer commits nothing for the request, so the stream calls `reload` to see the
+//! changes made by other requests, and `modify`, which commits immediately.
 
 #![allow(clippy::print_stdout, reason = "the example prints its address")]
 

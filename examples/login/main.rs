@@ -8,7 +8,7 @@
 //! again in a private window, then change the password or choose "Log out everywhere": the other
 //! window is logged out at its next request. `PORT` sets another port; 0 picks a free one.
 //!
-//! What to look at:
+//! Points of interest:
 //!
 //! - `accounts.rs` hashes passwords with Argon2id (RFC 9106). Each hash takes 19 MiB, so a
 //!   semaphore limits how many are computed at a time, on threads that may block.

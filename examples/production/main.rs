@@ -10,7 +10,7 @@
 //! Open <http://127.0.0.1:9000> for the node's metrics; <http://127.0.0.1:9000/metrics> has them
 //! for Prometheus. `deploy/` runs three nodes of this example with Docker Compose or Kubernetes.
 //!
-//! What to look at:
+//! Points of interest:
 //!
 //! - `config.rs` reads the configuration from the environment, including secret rotation.
 //! - `app.rs` has the routes and the order of the middleware.

@@ -12,7 +12,7 @@
 //! `REDIS_URL=redis://127.0.0.1:6379` to share Redis instead. The nodes listen on ports 3000 and
 //! 3001, or the next free ones; `PORT` sets the first port to try.
 //!
-//! What to look at: [`node`], which does what each process of a cluster does at its start. Every
+//! Points of interest: [`node`], which does what each process of a cluster does at its start. Every
 //! node has its own `SessionLayer`, and with it its own store, cache and listener. Browsers send
 //! cookies to all ports of a host, so a browser has the same session on both nodes.
 

@@ -86,7 +86,10 @@ mod tests {
         for _ in 0..CAPACITY {
             assert_eq!(subscription.next().await, Some(Event::Connected));
         }
-        assert!(!sender.send(Event::Connected), "ended for good, though there is room again");
+        assert!(
+            !sender.send(Event::Connected),
+            "the subscription has ended, although the queue has room again"
+        );
         assert_eq!(subscription.next().await, None);
     }
 }

@@ -192,20 +192,20 @@ mod tests {
         let lease = Lease::new();
         let last =
             || lease.last_held(|| Millis(7)).map(|last| (last.epoch, last.until.0, last.now.0));
-        assert_eq!(last(), None, "it was never held");
+        assert_eq!(last(), None, "the lease was never held");
         let first = lease.bump();
         assert_eq!(last(), None);
         lease.extend(first, Millis(100));
         assert_eq!(last(), Some((first, 100, 7)));
         lease.extend(first, Millis(200));
         let second = lease.bump();
-        assert_eq!(last(), Some((first, 200, 7)), "lost at once");
+        assert_eq!(last(), Some((first, 200, 7)), "the second epoch never held the lease");
         let third = lease.bump();
-        assert_eq!(last(), Some((first, 200, 7)), "the second was never held");
+        assert_eq!(last(), Some((first, 200, 7)), "the third epoch does not hold it yet");
         assert!(!lease.extend(second, Millis(300)));
         assert_eq!(last(), Some((first, 200, 7)), "a late proof proves nothing");
         lease.extend(third, Millis(300));
-        assert_eq!(last(), Some((third, 300, 7)), "the first is replaced");
+        assert_eq!(last(), Some((third, 300, 7)), "the third epoch replaces the first");
         lease.bump();
         assert_eq!(last(), Some((third, 300, 7)));
     }

@@ -138,14 +138,14 @@ mod tests {
     }
 
     #[test]
-    fn a_revision_that_cannot_be_read_evicts_whatever_is_cached() {
+    fn an_unreadable_revision_evicts_the_session() {
         let message =
             format!(r#"{{"type":"SessionInvalidated","session_id":"{ID}","revision":"!"}}"#);
         assert_eq!(interpret(message.as_bytes()), Action::Evict(id(), None));
     }
 
     #[test]
-    fn anything_else_clears_the_cache() {
+    fn any_other_message_clears_the_cache() {
         let too_long = format!(
             r#"{{"type":"SessionDeleted","session_id":"{ID}","x":"{}"}}"#,
             "x".repeat(MAX_LEN)
@@ -182,7 +182,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_encoded_is_interpreted(announcement in announcements(), node_id: String, timestamp: u64) {
+        fn encoded_announcements_are_interpreted(announcement in announcements(), node_id: String, timestamp: u64) {
             prop_assume!(node_id.len() <= 128);
             let expected = match announcement {
                 Announcement::SessionDeleted(id) => Action::Evict(id, None),

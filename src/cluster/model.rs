@@ -21,9 +21,9 @@ use crate::observe::Metrics;
 use crate::record::{Meta, Record, Revision};
 use crate::sync::{Mutex, MutexGuard};
 
-/// Number of random schedules to try, of each of two kinds.
+/// Number of schedules to try with each of two schedulers.
 const SCHEDULES: usize = 10_000;
-/// The second kind changes priorities this many times in a run, which finds errors that need few
+/// Number of priority changes in a run of the second scheduler, which finds errors that need few
 /// switches at unlikely places.
 const SWITCHES: usize = 3;
 
@@ -64,10 +64,10 @@ pub(crate) struct Model {
     // The checker's knowledge is not in shuttle's atomics: it must not add interleavings.
     /// The version that the backend acknowledged last.
     acknowledged: AtomicU32,
-    /// The oldest version that a read that begins now may return.
+    /// The oldest version that a read may return if it begins now.
     due: AtomicU32,
-    /// The same for a read whose load has failed: the version in the backend when the last
-    /// heartbeat was sent, or the last one that this node wrote.
+    /// The oldest version that a read may return after a failed load: the version in the backend
+    /// when the last heartbeat was sent, or a later one that this node wrote.
     proven: AtomicU32,
 }
 
@@ -90,14 +90,15 @@ enum ModelEvent {
 }
 
 impl Model {
-    /// A session of version 1 that is not cached, on a node that holds the lease for this long.
+    /// Creates a session of version 1 that is not cached, on a node that holds the lease for this
+    /// long.
     pub(crate) fn leased_for(max_staleness: Duration) -> Arc<Self> {
         let clock = Clock::tokio();
         let lease = Lease::new();
         let epoch = lease.bump();
         lease.extend(epoch, clock.now().plus(clock::millis(max_staleness)));
         let model = Model {
-            // Small, so that the map, too, has only one lock.
+            // A small cache, so that its map has only one lock.
             cache: Arc::new(LocalCache::new(
                 lease,
                 clock.clone(),
@@ -116,12 +117,13 @@ impl Model {
         Arc::new(model)
     }
 
-    /// A session of version 1 that is not cached, on a node that holds the lease until it is lost.
+    /// Creates a session of version 1 that is not cached, on a node that holds the lease until it
+    /// is lost.
     pub(crate) fn cold() -> Arc<Self> {
         Self::leased_for(Duration::MAX)
     }
 
-    /// The same with the session cached.
+    /// Creates the same as [`cold`](Self::cold), with the session cached.
     pub(crate) fn warm() -> Arc<Self> {
         let model = Self::cold();
         model.load();
@@ -172,7 +174,7 @@ impl Model {
         assert!(seen >= due, "version {seen} was read when {due} was due");
     }
 
-    /// A read whose load has failed. It may return a stale version, but none older than the last
+    /// Reads the session after a failed load. The result may be stale, but not older than the last
     /// proof.
     pub(crate) fn read_in_outage(&self) {
         let proven = self.proven.load(Ordering::Relaxed);
@@ -190,12 +192,12 @@ impl Model {
         self.acknowledged.load(Ordering::Relaxed)
     }
 
-    /// From now on, reads must return this version or a later one.
+    /// Requires reads that begin from now on to return this version or a later one.
     pub(crate) fn expect(&self, version: u32) {
         self.due.fetch_max(version, Ordering::Relaxed);
     }
 
-    /// Another node changes the session.
+    /// Changes the session on another node.
     pub(crate) fn change_elsewhere(&self) {
         let changed = || {
             let base = self.stored().unwrap();
@@ -204,13 +206,12 @@ impl Model {
         while !changed() {}
     }
 
-    /// Another node deletes all sessions.
+    /// Deletes all sessions on another node.
     pub(crate) fn clear_elsewhere(&self) {
         self.put(&mut self.backend(), None, ModelEvent::Cleared);
     }
 
-    /// This node changes the session, as the store does. Returns `false` if another node was
-    /// faster.
+    /// Changes the session on this node, as the store does. Returns `false` on a conflict.
     pub(crate) fn change(&self) -> bool {
         let base = self.stored().unwrap();
         let new = self.record(**base.data() + 1);
@@ -224,7 +225,7 @@ impl Model {
         saved
     }
 
-    /// This node deletes the session, as the store does.
+    /// Deletes the session on this node, as the store does.
     pub(crate) fn delete(&self) {
         let call = self.cache.begin_write(&self.id, None);
         self.put(&mut self.backend(), None, ModelEvent::Changed(GONE, None));
@@ -244,7 +245,7 @@ impl Model {
         unchanged
     }
 
-    /// Writes and announces in one step.
+    /// Writes the record and announces the change in one step.
     fn put(&self, backend: &mut Backend, record: Option<Record<u32>>, event: ModelEvent) {
         if let Some(pending) = &mut backend.pending {
             pending.push_back(event);
@@ -253,12 +254,12 @@ impl Model {
         backend.record = record;
     }
 
-    /// The subscription breaks, and undelivered announcements are lost with it.
+    /// Breaks the subscription. Announcements that are not delivered yet are lost.
     pub(crate) fn cut(&self) {
         self.backend().pending = None;
     }
 
-    /// A new subscription is confirmed, and its first heartbeat comes back.
+    /// Confirms a new subscription and delivers its first heartbeat.
     pub(crate) fn subscribe(&self) {
         let mut backend = self.backend();
         let present = version(backend.record.as_ref());
@@ -266,15 +267,15 @@ impl Model {
         backend.pending = Some(VecDeque::from([ModelEvent::Connected(present), alive]));
     }
 
-    /// The node notices that the subscription is lost.
+    /// Makes the node notice the loss of the subscription.
     pub(crate) fn disconnect(&self) {
         let acknowledged = self.acknowledged();
         self.cache.lease().bump();
         self.expect(acknowledged);
     }
 
-    /// The listener applies all announcements that have arrived. Only one thread at a time may call
-    /// it.
+    /// Applies all announcements that have arrived, as the listener does. Only one thread at a time
+    /// may call it.
     pub(crate) fn receive(&self) {
         let mut epoch: Option<Epoch> = None;
         while let Some(event) = self.next_event() {
@@ -303,14 +304,14 @@ impl Model {
         self.backend().pending.as_mut()?.pop_front()
     }
 
-    /// All announcements are applied: if the session is cached, it is what the backend holds.
+    /// Applies all announcements, and checks that a cached session is the one in the backend.
     pub(crate) fn settle(&self) {
         self.receive();
         if let Some(cached) = self.cached() {
             assert_eq!(
                 cached,
                 self.acknowledged(),
-                "a version is cached that the backend does not have"
+                "the cached version is not the one in the backend"
             );
         }
         self.read();
@@ -322,7 +323,7 @@ impl Model {
     }
 }
 
-/// Returns the version of a record, [`GONE`] if there is none.
+/// Returns the version of a record, or [`GONE`] if there is none.
 pub(crate) fn version(record: Option<&Record<u32>>) -> u32 {
     record.map_or(GONE, |record| **record.data())
 }

@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hit_rate_is_a_share() {
+    fn the_hit_rate_is_the_share_of_hits() {
         assert_eq!(CacheStats::default().hit_rate(), 0.0);
         let stats = CacheStats { hits: 3, misses: 1, ..CacheStats::default() };
         assert_eq!(stats.hit_rate(), 0.75);

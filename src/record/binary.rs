@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_of_this_format_is_refused() {
+    fn a_value_in_another_format_is_refused() {
         let good = stored(Content::Payload(Bytes::from_static(b"payload"))).to_bytes();
         let changed = |at: usize, byte: u8| {
             let mut value = good.to_vec();

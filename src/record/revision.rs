@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_revision_counts_and_differs_from_its_siblings() {
+    fn a_new_revision_increments_the_counter_and_is_unique() {
         let base = Revision::first();
         let (one, two) = (base.next(), base.next());
         assert_eq!(one.as_bytes()[..8], 2u64.to_be_bytes());

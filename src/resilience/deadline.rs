@@ -65,14 +65,14 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
-    async fn a_part_of_a_long_operation_has_no_more_than_its_own_time() {
+    async fn a_step_of_a_long_operation_has_its_own_deadline() {
         let whole = Deadline::current_or(SECOND * 60);
         let part = whole.within(async { Deadline::current_or(SECOND) }).await;
         assert_eq!(part.left(), SECOND);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_part_has_no_more_time_than_the_whole() {
+    async fn a_step_ends_no_later_than_the_whole_operation() {
         let whole = Deadline::current_or(SECOND);
         whole
             .within(async {
@@ -85,11 +85,11 @@ mod tests {
                 assert_eq!(whole.left(), Duration::ZERO);
             })
             .await;
-        assert_ne!(Deadline::current_or(SECOND), whole, "the next operation has a time of its own");
+        assert_ne!(Deadline::current_or(SECOND), whole, "the next operation has its own deadline");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_task_of_its_own_has_a_time_of_its_own() {
+    async fn a_spawned_task_does_not_inherit_the_deadline() {
         let whole = Deadline::current_or(SECOND);
         let spawned =
             whole.within(async { tokio::spawn(async { Deadline::current() }).await }).await;
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_wait_ends_with_the_time() {
+    async fn a_wait_ends_at_the_deadline() {
         let (begun, deadline) = (Instant::now(), Deadline::current_or(SECOND));
         assert_eq!(deadline.wait_for(std::future::pending::<()>()).await, None);
         assert_eq!(begun.elapsed(), SECOND);

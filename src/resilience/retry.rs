@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_grow_up_to_the_cap_and_attempts_come_to_an_end() {
+    fn pauses_grow_up_to_the_cap_and_attempts_are_limited() {
         let mut attempts = Attempts::new(policy());
         for millis in [10, 30, 50, 50] {
             assert_eq!(
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn only_faults_of_the_backend_are_worth_another_attempt() {
+    fn only_faults_of_the_backend_are_retried() {
         for kind in
             [StoreErrorKind::Unavailable, StoreErrorKind::Timeout, StoreErrorKind::OutcomeUnknown]
         {
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_doubt_stays_in_doubt_whatever_fails_later() {
+    fn an_unknown_outcome_stays_unknown_whatever_fails_later() {
         for last in [StoreErrorKind::CircuitOpen, StoreErrorKind::Refused, StoreErrorKind::Closed] {
             let mut attempts = Attempts::new(policy());
             assert!(failed(&mut attempts, StoreErrorKind::OutcomeUnknown).is_ok());
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_that_leaves_no_time_is_not_made() {
+    fn no_retry_is_made_if_its_pause_leaves_no_time() {
         let left = Duration::from_millis(10);
         let error = || StoreError::from(StoreErrorKind::Unavailable);
         assert!(Attempts::new(policy()).failed(error(), left).is_err());
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_after_a_lost_reply_are_taken_for_what_they_prove() {
+    fn replies_after_a_lost_reply_are_interpreted_by_what_they_prove() {
         let meta =
             Meta::new(Revision::first(), Timestamp::from_millis(0), Timestamp::from_millis(0));
         let other = Stored { meta, content: Content::Payload(Bytes::new()) };
@@ -211,8 +211,8 @@ mod tests {
             let mut last = Duration::ZERO;
             while let Ok(pause) = attempts.failed(StoreErrorKind::Unavailable.into(), left) {
                 prop_assert!((base..=policy.max_delay).contains(&pause));
-                prop_assert!(pause >= last, "a pause is shorter than the one before");
-                prop_assert!(pause < left, "there is no time for the next attempt");
+                prop_assert!(pause >= last, "a pause is shorter than the previous one");
+                prop_assert!(pause < left, "no time is left for the next attempt");
                 (last, left, made) = (pause, left - pause, made + 1);
             }
             prop_assert!(made <= max_attempts);

@@ -16,7 +16,7 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// All nodes hear each other.
+    /// Starts three nodes and waits until they receive each other's announcements.
     async fn start() -> Self {
         let redis = RedisServer::start();
         let url = redis.url();
@@ -35,7 +35,7 @@ impl Cluster {
         browser
     }
 
-    /// Reads the session on every node, so that all have it in memory.
+    /// Reads the session on every node until each has it cached.
     async fn warm_up(&self, browser: &Client) {
         for node in &self.nodes {
             let hit = async || {
@@ -43,10 +43,11 @@ impl Cluster {
                 assert_eq!(me(node, browser).await, StatusCode::OK);
                 stats(node).await["hits"].as_u64().unwrap() > hits
             };
-            eventually(hit, "the node answers from memory").await;
+            eventually(hit, "the node answers from its cache").await;
         }
     }
 
+    /// Waits until the session is gone on every node.
     async fn gone_everywhere(&self, browser: &Client) {
         for node in &self.nodes {
             eventually(
@@ -58,7 +59,8 @@ impl Cluster {
     }
 }
 
-/// On a busy machine, a change that competes with hundreds of others may take longer than users would wait.
+/// Starts a node with a long operation timeout: on a busy machine, a change that conflicts with
+/// hundreds of others may take long.
 fn start_node(url: &str, id: &str) -> Node {
     Node::start(&[("REDIS_URL", url), ("NODE_ID", id), ("OPERATION_TIMEOUT_MS", "30000")])
 }
@@ -81,7 +83,11 @@ async fn a_login_on_one_node_is_a_login_on_all() {
             (answer.status, answer.body),
             (StatusCode::OK, json!({"user": "ada", "visits": 0}))
         );
-        assert_eq!(me(node, &Client::new()).await, StatusCode::UNAUTHORIZED, "a stranger");
+        assert_eq!(
+            me(node, &Client::new()).await,
+            StatusCode::UNAUTHORIZED,
+            "a visitor without a cookie"
+        );
     }
     for (node, id) in cluster.nodes.iter().zip(["one", "two", "three"]) {
         assert_eq!(stats(node).await["node_id"], id);
@@ -89,7 +95,7 @@ async fn a_login_on_one_node_is_a_login_on_all() {
 }
 
 #[tokio::test]
-async fn logging_in_again_ends_the_session_before() {
+async fn logging_in_again_ends_the_previous_session() {
     let cluster = Cluster::start().await;
     let mut browser = cluster.login(0, "ada").await;
     let before = browser.clone();
@@ -110,7 +116,7 @@ async fn a_visit_on_one_node_is_seen_on_all() {
         cluster.warm_up(&browser).await;
         let answer = browser.post(&node.url("/visit")).await;
         assert_eq!((answer.status, answer.body), (StatusCode::OK, json!({"visits": visits})));
-        assert!(!answer.headers.contains_key(header::SET_COOKIE), "the token is the same");
+        assert!(!answer.headers.contains_key(header::SET_COOKIE), "the token does not change");
         for node in &cluster.nodes {
             let seen =
                 async || browser.clone().get(&node.url("/me")).await.body["visits"] == visits;
@@ -137,13 +143,13 @@ async fn a_logout_on_one_node_is_a_logout_on_all() {
         assert_eq!(
             stats(node).await["disconnects"],
             0,
-            "it was heard, and nothing else made it go"
+            "the announcement evicted it, and not a lost subscription"
         );
     }
 }
 
 #[tokio::test]
-async fn each_of_many_visits_at_once_gets_a_number_of_its_own() {
+async fn concurrent_visits_on_several_nodes_get_distinct_numbers() {
     let cluster = Cluster::start().await;
     let browser = cluster.login(0, "ada").await;
     let visits = (0..200).map(async |visit| {
@@ -182,11 +188,11 @@ async fn logging_out_everywhere_ends_all_sessions_of_the_user_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_node_that_is_asked_to_end_does_so() {
+async fn a_node_exits_successfully_on_sigterm() {
     let mut cluster = Cluster::start().await;
     let browser = cluster.login(0, "ada").await;
     cluster.warm_up(&browser).await;
-    // Its connections to this test are open and idle.
+    // The node's connections to this test are open and idle.
     let status = cluster.nodes.remove(0).terminate().await;
     assert_eq!(status.code(), Some(0));
     for node in &cluster.nodes {
@@ -195,23 +201,27 @@ async fn a_node_that_is_asked_to_end_does_so() {
 }
 
 #[tokio::test]
-async fn nodes_say_that_redis_is_silent_and_go_on_when_it_is_back() {
+async fn nodes_report_a_frozen_redis_and_recover_when_it_resumes() {
     let cluster = Cluster::start().await;
     let browser = cluster.login(0, "ada").await;
     cluster.warm_up(&browser).await;
-    let says = async |expected: StatusCode| {
+    let respond = async |expected: StatusCode| {
         for node in &cluster.nodes {
             let health = async || Client::new().get(&node.url("/healthz")).await.status == expected;
-            eventually(health, "the node notices").await;
-            // The cache is used until the lease ends.
-            eventually(async || me(node, &browser).await == expected, "requests are told").await;
+            eventually(health, "the node reports the state of Redis").await;
+            // The node uses its cache until the lease ends.
+            eventually(
+                async || me(node, &browser).await == expected,
+                "requests get the expected status",
+            )
+            .await;
         }
     };
-    says(StatusCode::OK).await;
+    respond(StatusCode::OK).await;
     cluster.redis.freeze();
-    says(StatusCode::SERVICE_UNAVAILABLE).await;
+    respond(StatusCode::SERVICE_UNAVAILABLE).await;
     cluster.redis.thaw();
-    says(StatusCode::OK).await;
+    respond(StatusCode::OK).await;
     for node in &cluster.nodes {
         eventually(async || stats(node).await["listening"] == true, "the node listens again").await;
     }

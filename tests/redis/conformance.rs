@@ -1,4 +1,4 @@
-//! The Redis backend fulfils the contract of `Backend`.
+//! The Redis backend conforms to the contract of `Backend`.
 
 use clustered_sessions::backend::RedisBackend;
 use clustered_sessions::testing;

@@ -1,4 +1,4 @@
-//! The files in `deploy/` are what sessions need.
+//! The files in `deploy/` configure Redis as the crate requires.
 
 use std::path::{Path, PathBuf};
 
@@ -12,18 +12,18 @@ fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name)
 }
 
-/// The rule of the user `sessions`.
+/// Returns the ACL rule of the user `sessions`.
 fn rule() -> String {
     let users = std::fs::read_to_string(file("users.acl")).unwrap();
     users.lines().find_map(|line| line.strip_prefix("user sessions ")).unwrap().to_owned()
 }
 
 #[tokio::test]
-async fn a_server_with_these_settings_and_this_user_does_all_that_is_needed() {
+async fn the_deployed_settings_and_user_permit_every_operation() {
     let settings = file("redis.conf");
     let server = RedisServer::with_args(&["--include", settings.to_str().unwrap()]);
     let policy: Vec<String> = server.command(&["CONFIG", "GET", "maxmemory-policy"]);
-    assert_eq!(policy[1], "noeviction", "the file is read");
+    assert_eq!(policy[1], "noeviction", "the server has read the file");
     let user: Vec<String> = ["ACL", "SETUSER", "sessions"]
         .map(str::to_owned)
         .into_iter()
@@ -51,11 +51,14 @@ async fn a_server_with_these_settings_and_this_user_does_all_that_is_needed() {
 }
 
 #[test]
-fn the_documentation_has_the_same_permissions() {
+fn the_documentation_lists_the_deployed_permissions() {
     let documented = std::fs::read_to_string(file("../src/backend/redis/config.rs"))
         .unwrap()
         .replace("///   ", "");
     for permission in rule().split(' ').filter(|word| word.starts_with('+')) {
-        assert!(documented.contains(permission), "`RedisConfig` does not speak of {permission}");
+        assert!(
+            documented.contains(permission),
+            "the docs of `RedisConfig` do not mention {permission}"
+        );
     }
 }

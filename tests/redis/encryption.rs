@@ -1,5 +1,5 @@
-//! What stands in Redis when sessions are encrypted, and turning encryption on, off and over to another secret while people are
-//! logged in.
+//! The records in Redis when sessions are encrypted, and how encryption is enabled, disabled and
+//! moved to another secret while visitors are logged in.
 
 use clustered_sessions::{
     Encryption, Secret, Session, SessionConfig, SessionConfigBuilder, SessionId, SessionLayer,
@@ -9,7 +9,7 @@ use http::StatusCode;
 use support::redis::RedisServer;
 use support::wait;
 
-use crate::web::{self, Browser, COOKIE, Data, RedisAddress as _, serve, start};
+use crate::web::{Browser, COOKIE, Data, RedisAddress as _, only_id, serve, start};
 
 fn secret(name: &str) -> Secret {
     Secret::new(format!("{name}, made up for tests, long enough")).unwrap()
@@ -36,7 +36,7 @@ async fn visit(session: Session<Data>) -> String {
     session.data().visits.to_string()
 }
 
-/// Whom a node takes the browser's owner for. It has forgotten what it knew.
+/// Returns the user of the browser's session as a node loads it, after clearing the node's cache.
 async fn seen(sessions: &SessionLayer<Data>, browser: &mut Browser) -> String {
     sessions.store().coordinator().local_cache().clear();
     let page = browser.visit(&serve(sessions, who)).await;
@@ -52,26 +52,23 @@ fn value(server: &RedisServer, id: SessionId) -> Vec<u8> {
     server.command(&["GET", &key(id)])
 }
 
-/// The header of a record has 34 bytes; then come the flags and the number of the key.
+/// Returns the flags and the key number of a record, which follow its header of 34 bytes.
 fn flags(server: &RedisServer, id: SessionId) -> (u8, u8) {
     let value = value(server, id);
     (value[34], value[35])
 }
 
+/// Returns `true` if the record in Redis is encrypted.
 fn is_encrypted(server: &RedisServer, id: SessionId) -> bool {
     flags(server, id).0 & 2 != 0
 }
 
-async fn the_id(sessions: &SessionLayer<Data>) -> SessionId {
-    web::only_id(sessions).await
-}
-
 #[tokio::test]
-async fn redis_sees_nothing_of_the_data() {
+async fn no_session_data_is_readable_in_redis() {
     let server = RedisServer::start();
     let sessions = node(&server, Encryption::Required).await;
     let mut browser = Browser::with(&sessions, ada()).await;
-    let id = the_id(&sessions).await;
+    let id = only_id(&sessions).await;
     let clean = |value: &[u8]| {
         let words = [&b"Ada"[..], b"Lovelace", b"user", b"visits", b"null"];
         !words.iter().any(|word| value.windows(word.len()).any(|window| window == *word))
@@ -87,32 +84,32 @@ async fn redis_sees_nothing_of_the_data() {
 }
 
 #[tokio::test]
-async fn a_record_in_another_place_than_its_own_is_refused() {
+async fn an_encrypted_record_under_another_id_or_revision_is_refused() {
     let server = RedisServer::start();
     let sessions = node(&server, Encryption::Required).await;
     let store = sessions.store();
     let mut mallory =
         Browser::with(&sessions, Data { user: Some("Mallory".into()), visits: 0 }).await;
-    let own = the_id(&sessions).await;
+    let own = only_id(&sessions).await;
     let victim = store.create(ada()).await.unwrap().id;
 
-    // Under another id; with the victim's header, or with the attacker's own.
+    // The victim's record under the attacker's id, with the victim's header or the attacker's own.
     let (mine, theirs) = (value(&server, own), value(&server, victim));
     for forged in [theirs.clone(), [&mine[..34], &theirs[34..]].concat()] {
         set(&server, own, &forged);
-        assert_eq!(seen(&sessions, &mut mallory).await, "", "the session is nobody's");
+        assert_eq!(seen(&sessions, &mut mallory).await, "", "the visitor has no session");
         assert_eq!(store.find_fresh(own).await.unwrap_err().kind(), StoreErrorKind::Corrupt);
     }
     set(&server, own, &mine);
     assert_eq!(seen(&sessions, &mut mallory).await, "Mallory");
 
-    // An older version of the data, under the revision of today. The wall clock does not tell them apart.
+    // An older version of the data under the current revision. The creation time is the same.
     store.modify(own, |data| data.visits += 1).await.unwrap();
     let today = value(&server, own);
     set(&server, own, &[&today[..34], &mine[34..]].concat());
     assert_eq!(store.find_fresh(own).await.unwrap_err().kind(), StoreErrorKind::Corrupt);
 
-    // Younger than it is; and, as reading may do, with a later deadline.
+    // A changed creation time is refused. A changed deadline is not, since an extension changes it.
     let with_byte = |at: usize| {
         let mut value = today.clone();
         value[at] ^= 1;
@@ -125,7 +122,7 @@ async fn a_record_in_another_place_than_its_own_is_refused() {
 }
 
 fn set(server: &RedisServer, id: SessionId, value: &[u8]) {
-    // Bytes that are no text go over the command line of a script.
+    // A script with escaped bytes, since arguments of a command must be text.
     let hex: String = value.iter().map(|byte| format!("\\{byte:03}")).collect();
     let script = format!("return redis.call('SET', KEYS[1], '{hex}', 'KEEPTTL')");
     let () = server.command(&["EVAL", &script, "1", &key(id)]);
@@ -137,7 +134,7 @@ async fn a_plain_record_is_refused_once_encryption_is_required() {
     let (plain, strict) =
         (node(&server, Encryption::Off).await, node(&server, Encryption::Required).await);
     let mut browser = Browser::with(&plain, ada()).await;
-    let id = the_id(&plain).await;
+    let id = only_id(&plain).await;
     assert_eq!(seen(&strict, &mut browser).await, "");
     assert_eq!(strict.store().find_fresh(id).await.unwrap_err().kind(), StoreErrorKind::Corrupt);
     let page = browser
@@ -145,20 +142,20 @@ async fn a_plain_record_is_refused_once_encryption_is_required() {
             session.update(|data| data.visits += 1);
         }))
         .await;
-    assert_eq!(page.status, StatusCode::INTERNAL_SERVER_ERROR, "it is not overwritten, either");
-    assert_eq!(seen(&plain, &mut browser).await, "Ada Lovelace", "the record stays as it is");
+    assert_eq!(page.status, StatusCode::INTERNAL_SERVER_ERROR, "the record is not overwritten");
+    assert_eq!(seen(&plain, &mut browser).await, "Ada Lovelace", "the record is unchanged");
 }
 
 #[tokio::test]
-async fn encryption_is_turned_on_and_off_again_step_by_step_while_people_are_logged_in() {
+async fn encryption_can_be_enabled_and_disabled_step_by_step_without_logging_anyone_out() {
     use Encryption::{Migrating, Off, Required};
     let server = RedisServer::start();
     let before = node(&server, Off).await;
     let mut browser = Browser::with(&before, ada()).await;
-    let id = the_id(&before).await;
+    let id = only_id(&before).await;
     let mut visits = 0;
 
-    // In a rolling deployment nodes of two neighbouring steps run side by side.
+    // In a rolling deployment, nodes of two consecutive steps run at the same time.
     for [old, new] in
         [[Off, Migrating], [Migrating, Required], [Required, Migrating], [Migrating, Off]]
     {
@@ -170,12 +167,15 @@ async fn encryption_is_turned_on_and_off_again_step_by_step_while_people_are_log
             visits += 1;
             assert_eq!(page.body, visits.to_string(), "{old:?} {new:?}");
         }
-        // The step is taken by all.
+        // All nodes have taken the step.
         let last = &nodes[1];
         assert_eq!(seen(last, &mut browser).await, "Ada Lovelace");
         if new == Migrating && old == Off {
-            wait::eventually(async || is_encrypted(&server, id), "what was read is encrypted")
-                .await;
+            wait::eventually(
+                async || is_encrypted(&server, id),
+                "a record that was read is encrypted",
+            )
+            .await;
         }
         for sessions in &nodes {
             sessions.store().shutdown().await;
@@ -187,36 +187,41 @@ async fn encryption_is_turned_on_and_off_again_step_by_step_while_people_are_log
 }
 
 #[tokio::test]
-async fn a_session_that_is_only_read_is_encrypted_when_it_is_loaded_and_all_nodes_hear_of_it() {
+async fn a_session_that_is_only_read_is_encrypted_when_it_is_loaded_and_this_is_announced() {
     let server = RedisServer::start();
     let (plain, migrating) =
         (node(&server, Encryption::Off).await, node(&server, Encryption::Migrating).await);
     let mut browser = Browser::with(&plain, ada()).await;
-    let id = the_id(&plain).await;
+    let id = only_id(&plain).await;
     let mut channel = server.listen("session:invalidate").await;
     let before = value(&server, id);
 
     assert_eq!(seen(&migrating, &mut browser).await, "Ada Lovelace");
-    wait::eventually(async || is_encrypted(&server, id), "it is encrypted").await;
+    wait::eventually(async || is_encrypted(&server, id), "the record is encrypted").await;
     let after = value(&server, id);
-    assert_ne!(after[2..18], before[2..18], "under a revision of its own");
-    assert_eq!(after[18..26], before[18..26], "no younger than it was");
+    assert_ne!(after[2..18], before[2..18], "the record has a new revision");
+    assert_eq!(after[18..26], before[18..26], "the creation time is unchanged");
     let announced = channel.next().await;
     let announced = String::from_utf8(announced.to_vec()).unwrap();
     assert!(
         announced.contains("SessionInvalidated") && announced.contains(&id.to_string()),
         "{announced}"
     );
-    wait::eventually(async || migrating.store().reencrypted_records() == 1, "it is counted").await;
+    wait::eventually(
+        async || migrating.store().reencrypted_records() == 1,
+        "the re-encryption is counted",
+    )
+    .await;
 
-    // A node that writes plain records leaves it as it is, or the two would overwrite each other for ever.
+    // A node that writes plain records leaves the record encrypted. Otherwise the two nodes would
+    // overwrite each other's records for ever.
     assert_eq!(seen(&plain, &mut browser).await, "Ada Lovelace");
     assert_eq!(seen(&migrating, &mut browser).await, "Ada Lovelace");
     assert_eq!((value(&server, id), plain.store().reencrypted_records()), (after, 0));
 }
 
 #[tokio::test]
-async fn the_secret_is_rotated_step_by_step_while_people_are_logged_in() {
+async fn the_secret_can_be_rotated_step_by_step_without_logging_anyone_out() {
     let server = RedisServer::start();
     let of = |name: &str| config(&server, name, Encryption::Required);
     let steps: [&dyn Fn() -> SessionConfigBuilder<Data>; 4] = [
@@ -241,7 +246,7 @@ async fn the_secret_is_rotated_step_by_step_while_people_are_logged_in() {
                 assert_eq!(seen(sessions, browser).await, "Ada Lovelace");
             }
             visits += 1;
-            // One session is changed, the other one is only read.
+            // One session is changed, and the other one is only read.
             assert_eq!(browsers[0].visit(&serve(sessions, visit)).await.body, visits.to_string());
         }
         for browser in &mut browsers {
@@ -253,12 +258,16 @@ async fn the_secret_is_rotated_step_by_step_while_people_are_logged_in() {
     }
     assert!(
         ids.iter().all(|&id| is_encrypted(&server, id) && number(id) != old),
-        "all are under the new secret"
+        "all records are encrypted under the new secret"
     );
     for (browser, cookie) in browsers.iter().zip(&mut cookies) {
-        assert_ne!(browser.cookie(COOKIE).unwrap(), cookie, "and so are their cookies");
+        assert_ne!(
+            browser.cookie(COOKIE).unwrap(),
+            cookie,
+            "the cookie is signed with the new secret"
+        );
     }
-    // What has been rotated out is worth nothing any more.
+    // The old secret cannot decrypt the records any more.
     let stolen = start(of("old")).await;
     assert_eq!(
         stolen.store().find_fresh(ids[0]).await.unwrap_err().kind(),
@@ -267,24 +276,27 @@ async fn the_secret_is_rotated_step_by_step_while_people_are_logged_in() {
 }
 
 #[tokio::test]
-async fn nodes_that_know_a_secret_to_come_and_nodes_that_use_it_do_not_overwrite_each_other() {
+async fn nodes_that_accept_the_next_secret_and_nodes_that_use_it_do_not_overwrite_each_other() {
     let server = RedisServer::start();
     let early =
         start(config(&server, "old", Encryption::Required).next_secret(secret("new"))).await;
     let late =
         start(config(&server, "new", Encryption::Required).previous_secret(secret("old"))).await;
     let mut browser = Browser::with(&early, ada()).await;
-    let id = the_id(&early).await;
+    let id = only_id(&early).await;
     assert_eq!(seen(&late, &mut browser).await, "Ada Lovelace");
-    wait::eventually(async || late.store().reencrypted_records() == 1, "it is encrypted anew")
-        .await;
+    wait::eventually(
+        async || late.store().reencrypted_records() == 1,
+        "the record is re-encrypted",
+    )
+    .await;
     let (settled, cookie) = (value(&server, id), browser.cookie(COOKIE).map(str::to_owned));
     for _ in 0..5 {
         for sessions in [&early, &late] {
             assert_eq!(seen(sessions, &mut browser).await, "Ada Lovelace");
         }
     }
-    // Waits for what is under way.
+    // Waits for the writes in progress.
     early.store().shutdown().await;
     late.store().shutdown().await;
     assert_eq!((early.store().reencrypted_records(), late.store().reencrypted_records()), (0, 1));
@@ -300,7 +312,7 @@ async fn large_sessions_are_compressed_before_they_are_encrypted() {
     let other = node(&server, Encryption::Required).await;
     let large = Data { user: Some("Ada Lovelace ".repeat(1000)), visits: 0 };
     let mut browser = Browser::with(&packing, large.clone()).await;
-    let id = the_id(&packing).await;
+    let id = only_id(&packing).await;
     assert_eq!(flags(&server, id).0, 3);
     assert!(value(&server, id).len() < 300, "{}", value(&server, id).len());
     assert_eq!(
@@ -310,11 +322,11 @@ async fn large_sessions_are_compressed_before_they_are_encrypted() {
     );
 
     let small = packing.store().create(ada()).await.unwrap().id;
-    assert_eq!(flags(&server, small).0, 2, "it would not gain");
+    assert_eq!(flags(&server, small).0, 2, "a small record is not compressed");
 }
 
 #[tokio::test]
-async fn a_session_beyond_the_limit_is_refused_with_numbers_and_left_as_it_was() {
+async fn a_session_beyond_the_size_limit_is_refused_and_left_unchanged() {
     let server = RedisServer::start();
     let sessions =
         start(config(&server, "the secret", Encryption::Required).max_record_size(1024)).await;

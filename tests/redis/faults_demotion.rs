@@ -1,6 +1,6 @@
-//! Real nodes whose Redis is demoted by hand, and another promoted, while they run.
+//! Real nodes whose Redis is demoted by hand while they run, and another one is promoted.
 //!
-//! Each trial prints `fault | still answered for | cache used again after`.
+//! Each trial prints `fault | still served for | cache used again after`.
 
 use std::time::Instant;
 
@@ -10,18 +10,18 @@ use support::redis::RedisServer;
 use support::trial::{Trial, start_node};
 use support::wait::eventually;
 
-/// Two servers, of which one is the master, with a network between them in which replication can be held up.
+/// The replica of a master, and a proxy that can block replication from it.
 struct Pair {
     replica: RedisServer,
     to_replica: Proxy,
 }
 
 impl Pair {
-    /// A replica that has all that the server has.
+    /// Starts a replica and waits until it has replicated everything.
     async fn of(master: &RedisServer) -> Self {
         let replica = RedisServer::start();
         for server in [master, &replica] {
-            // Else it waits for more replicas before it sends its data to one.
+            // By default, a master waits for more replicas before it sends its data to the first.
             let () = server.command(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
         }
         let to_replica = Proxy::start(replica.port()).await;
@@ -30,7 +30,8 @@ impl Pair {
         Pair { replica, to_replica }
     }
 
-    /// The replica becomes the master and the master a replica, which learns nothing of what happens from then on.
+    /// Promotes the replica and demotes the master. The demoted server receives no writes of the
+    /// new master.
     async fn swap(&self, master: &RedisServer) {
         synced(&self.replica, master).await;
         self.to_replica.blackhole();
@@ -38,7 +39,8 @@ impl Pair {
         replicate(master, self.to_replica.port());
     }
 
-    /// All is as it was before, and the master has what happened on the other meanwhile.
+    /// Restores the original roles, after the original master has replicated all writes made
+    /// meanwhile.
     async fn swap_back(&self, master: &RedisServer) {
         self.to_replica.heal();
         synced(master, &self.replica).await;
@@ -55,7 +57,7 @@ fn promote(server: &RedisServer) {
     let () = server.command(&["REPLICAOF", "NO", "ONE"]);
 }
 
-/// Waits until a replica has all that its master had when this was called.
+/// Waits until a replica has everything that its master had at the time of the call.
 async fn synced(replica: &RedisServer, master: &RedisServer) {
     let offset = |server: &RedisServer, name: &str| -> Option<u64> {
         let info: String = server.command(&["INFO", "replication"]);
@@ -70,11 +72,12 @@ async fn synced(replica: &RedisServer, master: &RedisServer) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_demoted_master_is_asked_for_nothing() {
+async fn a_node_serves_nothing_from_a_demoted_master() {
     let mut trial = Trial::start().await;
     let pair = Pair::of(&trial.redis).await;
-    // What is acknowledged between the last replication and the demotion is lost, as Redis has it. So nothing is.
-    trial.rest().await;
+    // Redis loses writes that it acknowledges between the last replication and the demotion, so
+    // there must be none.
+    trial.stop_visits().await;
     let elsewhere = start_node(pair.replica.port(), "", &[]);
     pair.swap(&trial.redis).await;
     let acknowledged = trial.revoke_at(&elsewhere).await;
@@ -87,26 +90,34 @@ async fn a_demoted_master_is_asked_for_nothing() {
     pair.swap_back(&trial.redis).await;
     trial
         .ends_well(
-            "its master is demoted (`REPLICAOF`), later promoted again",
+            "its master is demoted (`REPLICAOF`), and later promoted again",
             acknowledged,
             Instant::now(),
         )
         .await;
 }
 
-/// A third node, which has no lease to lose, must notice, too.
-async fn a_node_without_a_lease_is_not_misled(
+/// Runs the trial with a third node that never holds a lease: it must notice the demotion, too.
+async fn demotion_with_a_node_without_a_lease(
     fault: &str,
     credentials: &str,
     variables: &[(&str, &str)],
 ) {
     let redis = RedisServer::start();
-    let () =
-        redis.command(&["ACL", "SETUSER", "deaf", "on", ">secret", "+@all", "~*", "resetchannels"]);
+    let () = redis.command(&[
+        "ACL",
+        "SETUSER",
+        "restricted",
+        "on",
+        ">secret",
+        "+@all",
+        "~*",
+        "resetchannels",
+    ]);
     let mut trial = Trial::on(redis, "").await;
     let node = start_node(trial.redis.port(), credentials, variables);
     let pair = Pair::of(&trial.redis).await;
-    trial.rest().await;
+    trial.stop_visits().await;
     let elsewhere = start_node(pair.replica.port(), "", &[]);
     trial.answers(&node, &trial.eve, StatusCode::OK).await;
     trial.watch(&node);
@@ -120,13 +131,13 @@ async fn a_node_without_a_lease_is_not_misled(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_demoted_master_is_asked_for_nothing_by_a_node_without_a_cache() {
+async fn a_node_without_a_cache_serves_nothing_from_a_demoted_master() {
     let fault = "its master is demoted, and a node has no cache";
-    a_node_without_a_lease_is_not_misled(fault, "", &[("LOCAL_CACHE", "off")]).await;
+    demotion_with_a_node_without_a_lease(fault, "", &[("LOCAL_CACHE", "off")]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_demoted_master_is_asked_for_nothing_by_a_node_that_may_not_listen() {
-    let fault = "its master is demoted, and a node may not listen";
-    a_node_without_a_lease_is_not_misled(fault, "deaf:secret@", &[]).await;
+async fn a_node_that_may_not_subscribe_serves_nothing_from_a_demoted_master() {
+    let fault = "its master is demoted, and a node may not subscribe";
+    demotion_with_a_node_without_a_lease(fault, "restricted:secret@", &[]).await;
 }

@@ -1,6 +1,6 @@
-//! Real nodes whose link to Redis fails in part or as a whole while a session is revoked.
+//! Real nodes whose link to Redis fails partly or completely while a session is revoked.
 //!
-//! Each trial prints `fault | still answered for | cache used again after`.
+//! Each trial prints `fault | still served for | cache used again after`.
 
 use std::time::Instant;
 
@@ -11,13 +11,13 @@ use support::proxy::{Proxy, Purpose};
 use support::trial::{MAX_STALENESS, Trial, stats};
 use support::wait::eventually;
 
-/// The far node's link fails, a session is revoked on the near one, and when the far node has seen that something is wrong, the
-/// link is mended.
+/// Runs a trial: the far node's link fails, a session is revoked on the near node, and the link is
+/// healed once the far node has noticed the fault.
 async fn link_fails(fault: &str, fail: impl FnOnce(&Proxy)) {
     let trial = Trial::start().await;
     fail(&trial.proxy);
     let acknowledged = trial.revoke().await;
-    // It does not answer for Bob, who is logged in: so it has nothing to say about Eve either.
+    // The node serves not even Bob, who is still logged in, so it cannot serve Eve.
     trial.answers(&trial.far, &trial.bob, StatusCode::SERVICE_UNAVAILABLE).await;
     trial.proxy.heal();
     trial.ends_well(fault, acknowledged, Instant::now()).await;
@@ -30,13 +30,22 @@ async fn a_link_that_swallows_everything() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_link_whose_commands_are_swallowed() {
-    let silence = |proxy: &Proxy| proxy.silence(Purpose::Commands);
-    link_fails("only its connection for commands is silent", silence).await;
+    let trial = Trial::start().await;
+    trial.proxy.silence(Purpose::Commands);
+    let acknowledged = trial.revoke().await;
+    // The announcement arrives, so Eve is not served. Neither is she refused, since nothing can be
+    // read. Whoever is cached is served: the subscription still proves itself.
+    trial.answers(&trial.far, &trial.eve, StatusCode::SERVICE_UNAVAILABLE).await;
+    trial.answers(&trial.far, &trial.bob, StatusCode::OK).await;
+    trial.proxy.heal();
+    trial
+        .ends_well("only its connection for commands is silent", acknowledged, Instant::now())
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_link_that_is_reset() {
-    link_fails("its connections are reset, and refused for a while", Proxy::reset).await;
+    link_fails("its connections are reset, and new ones refused for a while", Proxy::reset).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -44,7 +53,7 @@ async fn a_link_whose_announcements_are_swallowed() {
     let trial = Trial::start().await;
     trial.proxy.silence(Purpose::Announcements);
     let acknowledged = trial.revoke().await;
-    // Deaf, but not mute: it asks Redis.
+    // The node receives no announcements but can send commands, so it reads from Redis.
     trial.answers(&trial.far, &trial.eve, StatusCode::UNAUTHORIZED).await;
     trial.answers(&trial.far, &trial.bob, StatusCode::OK).await;
     trial.notices(&trial.far).await;
@@ -55,17 +64,17 @@ async fn a_link_whose_announcements_are_swallowed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_link_whose_announcements_are_later_than_max_staleness() {
     let mut trial = Trial::start().await;
-    // Of Ada's visits there would be more than the link holds.
-    trial.rest().await;
-    let heard = stats(&trial.far).await["announcements"].clone();
-    // Soon enough for the node not to look for another connection.
+    // The proxy could not hold the announcements of Ada's visits.
+    trial.stop_visits().await;
+    let before = stats(&trial.far).await["announcements"].clone();
+    // Short enough that the node does not replace the connection.
     trial.proxy.delay(Purpose::Announcements, MAX_STALENESS * 8 / 5);
-    let nobody = SessionId::from_bytes([0; 16]);
-    let message = json!({"type": "SessionDeleted", "session_id": nobody.to_string()}).to_string();
+    let unknown = SessionId::from_bytes([0; 16]);
+    let message = json!({"type": "SessionDeleted", "session_id": unknown.to_string()}).to_string();
     let () = trial.redis.command(&["PUBLISH", "session:invalidate", &message]);
     eventually(
-        async || stats(&trial.far).await["announcements"] != heard,
-        "the first one comes late",
+        async || stats(&trial.far).await["announcements"] != before,
+        "the first delayed announcement arrives",
     )
     .await;
     let acknowledged = trial.revoke().await;
@@ -73,7 +82,7 @@ async fn a_link_whose_announcements_are_later_than_max_staleness() {
     trial.proxy.heal();
     trial
         .ends_well(
-            "its announcements come later than `max_staleness`",
+            "its announcements arrive later than `max_staleness`",
             acknowledged,
             Instant::now(),
         )
@@ -88,6 +97,6 @@ async fn connections_that_go_silent_for_good() {
     let acknowledged = trial.revoke().await;
     trial.notices(&trial.far).await;
     trial
-        .ends_well("its connections go silent for good, new ones are well", acknowledged, stranded)
+        .ends_well("its connections go silent for good, new ones work", acknowledged, stranded)
         .await;
 }

@@ -1,6 +1,7 @@
-//! Real nodes that are stopped, deaf or forbidden to speak while a session is revoked.
+//! Real nodes that are stopped, or lose the permission to subscribe or to announce, while a session
+//! is revoked.
 //!
-//! Each trial prints `fault | still answered for | cache used again after`.
+//! Each trial prints `fault | still served for | cache used again after`.
 
 use std::time::Instant;
 
@@ -14,13 +15,14 @@ use support::trial::{MARGIN, MAX_STALENESS, Trial, me};
 use support::wait::eventually;
 use tokio::task::JoinHandle;
 
-/// The far node is stopped, something happens, and Eve's session is revoked. It goes on just after its lease has ended.
+/// Runs a trial: the far node is stopped, `meanwhile` runs, Eve's session is revoked, and the node
+/// is resumed just after its lease has ended.
 async fn node_is_stopped(fault: &str, trial: Trial, meanwhile: impl AsyncFnOnce(&Trial)) {
     trial.far.freeze();
     meanwhile(&trial).await;
     let acknowledged = trial.revoke().await;
-    let waiting = ask_a_stopped_node(&trial);
-    // The fault itself lasts that long.
+    let waiting = query_stopped_node(&trial);
+    // The node stays stopped for longer than its lease.
     tokio::time::sleep(MAX_STALENESS + MARGIN).await;
     trial.far.thaw();
     let thawed = Instant::now();
@@ -28,17 +30,18 @@ async fn node_is_stopped(fault: &str, trial: Trial, meanwhile: impl AsyncFnOnce(
         assert_ne!(
             status.unwrap(),
             StatusCode::OK,
-            "asked after the logout, and answered after max_staleness"
+            "a session was served that had been revoked for longer than max_staleness"
         );
     }
     trial.proxy.heal();
     trial.ends_well(fault, acknowledged, thawed).await;
 }
 
-/// Questions about Eve that wait in the far node's sockets: all of them begin to be served when it goes on.
-fn ask_a_stopped_node(trial: &Trial) -> Vec<JoinHandle<StatusCode>> {
+/// Sends requests with Eve's cookie to the stopped node. They wait in its sockets until it is
+/// resumed.
+fn query_stopped_node(trial: &Trial) -> Vec<JoinHandle<StatusCode>> {
     let ask = |_| {
-        // Each over a connection of its own.
+        // Each request has its own connection.
         let (url, mut browser) = (trial.far.url("/me"), Client::new());
         browser.cookie.clone_from(&trial.eve.cookie);
         tokio::spawn(async move { browser.get(&url).await.status })
@@ -47,17 +50,18 @@ fn ask_a_stopped_node(trial: &Trial) -> Vec<JoinHandle<StatusCode>> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_was_stopped_knows_that_it_has_missed_something() {
+async fn a_node_that_was_stopped_does_not_serve_a_session_revoked_meanwhile() {
     let trial = Trial::start().await;
-    node_is_stopped("a node is stopped (`SIGSTOP`) and goes on", trial, async |_| ()).await;
+    node_is_stopped("a node is stopped (`SIGSTOP`) and resumed", trial, async |_| ()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_was_stopped_knows_it_though_nothing_is_to_be_heard() {
+async fn a_node_that_was_stopped_serves_no_revoked_session_even_if_its_subscription_is_silent() {
     let mut trial = Trial::start().await;
-    // Else an answer that is overdue tells the node that something was wrong.
-    trial.rest().await;
-    // Else the announcement waits in the node's socket, and may be faster than the questions.
+    // Otherwise an overdue reply would show the node that it was stopped.
+    trial.stop_visits().await;
+    // Otherwise the announcement would wait in the node's socket, and might be received before the
+    // requests.
     let drop_messages = async |trial: &Trial| trial.proxy.silence(Purpose::Announcements);
     node_is_stopped(
         "a node is stopped, and its subscription goes silent meanwhile",
@@ -68,7 +72,7 @@ async fn a_node_that_was_stopped_knows_it_though_nothing_is_to_be_heard() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_whose_announcements_overran_their_buffer_starts_anew() {
+async fn a_node_whose_announcements_overran_the_output_buffer_subscribes_again() {
     let trial = Trial::start().await;
     let () =
         trial.redis.command(&["CONFIG", "SET", "client-output-buffer-limit", "pubsub 64kb 32kb 1"]);
@@ -76,7 +80,7 @@ async fn a_node_whose_announcements_overran_their_buffer_starts_anew() {
         let listeners =
             || trial.redis.command::<String>(&["CLIENT", "LIST", "TYPE", "pubsub"]).lines().count();
         assert_eq!(listeners(), 2);
-        // In portions that the other node's buffer can hold.
+        // In batches that the output buffer of the other node can hold.
         let flood = "for i = 1, 16 do redis.call('PUBLISH', 'session:invalidate', ARGV[1]) end";
         let id = "AAECAwQFBgcICQoLDA0ODw";
         let message =
@@ -88,11 +92,11 @@ async fn a_node_whose_announcements_overran_their_buffer_starts_anew() {
         };
         eventually(is_closed, "Redis closes the subscription of the node that does not read").await;
     };
-    node_is_stopped("its announcements overrun Redis' buffer for it meanwhile", trial, overrun)
+    node_is_stopped("its announcements overrun Redis' output buffer meanwhile", trial, overrun)
         .await;
 }
 
-/// The far node's user may do everything, until it is forbidden.
+/// Starts a trial whose far node has a Redis user of its own, with all permissions at first.
 async fn trial_of_app_user() -> Trial {
     let redis = RedisServer::start();
     let () = redis.command(&["ACL", "SETUSER", "app", "on", ">secret", "+@all", "~*", "&*"]);
@@ -106,15 +110,21 @@ async fn a_node_that_may_not_listen_does_not_use_its_cache() {
     let acknowledged = trial.revoke().await;
     trial.notices(&trial.far).await;
     trial.answers(&trial.far, &trial.eve, StatusCode::UNAUTHORIZED).await;
-    assert_eq!(me(&trial.far, &trial.bob).await, StatusCode::OK, "it asks Redis");
+    assert_eq!(me(&trial.far, &trial.bob).await, StatusCode::OK, "the node reads from Redis");
     let () = trial.redis.command(&["ACL", "SETUSER", "app", "allchannels"]);
-    trial.ends_well("an ACL takes the channel from a node", acknowledged, Instant::now()).await;
+    trial
+        .ends_well(
+            "an ACL revokes a node's permission for the channel",
+            acknowledged,
+            Instant::now(),
+        )
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_may_not_announce_writes_nothing() {
     let mut trial = trial_of_app_user().await;
-    trial.rest().await;
+    trial.stop_visits().await;
     let sessions: Vec<String> = trial.redis.command(&["KEYS", "session:??????????????????????"]);
     let get_all: Vec<&str> =
         std::iter::once("MGET").chain(sessions.iter().map(String::as_str)).collect();
@@ -130,11 +140,11 @@ async fn a_node_that_may_not_announce_writes_nothing() {
         );
     }
     assert_eq!(bob.cookie, trial.bob.cookie);
-    assert!(records() == before, "what cannot be announced is not written");
+    assert!(records() == before, "a change that cannot be announced is not written");
     let acknowledged = trial.revoke().await;
     trial.notices(&trial.far).await;
     trial.answers(&trial.far, &trial.eve, StatusCode::UNAUTHORIZED).await;
-    assert_eq!(me(&trial.far, &trial.bob).await, StatusCode::OK, "it asks Redis");
+    assert_eq!(me(&trial.far, &trial.bob).await, StatusCode::OK, "the node reads from Redis");
     let () = trial.redis.command(&["ACL", "SETUSER", "app", "+publish"]);
     trial.ends_well("an ACL refuses a node's announcements", acknowledged, Instant::now()).await;
 }

@@ -1,6 +1,6 @@
-//! Real nodes whose Redis is paused, stopped, killed, emptied or demoted while a session is revoked.
+//! Real nodes whose Redis is paused, stopped, killed or emptied while a session is revoked.
 //!
-//! Each trial prints `fault | still answered for | cache used again after`.
+//! Each trial prints `fault | still served for | cache used again after`.
 
 use std::time::{Duration, Instant};
 
@@ -21,10 +21,10 @@ async fn subscriptions_killed_just_before_a_revocation() {
     trial.ends_well("`CLIENT KILL TYPE pubsub` just before", acknowledged, killed).await;
 }
 
-/// Longer than the nodes may be stale.
+/// Duration of a pause, longer than `max_staleness`.
 const PAUSE: Duration = Duration::from_millis(1500);
 
-/// When it ends.
+/// Pauses the server and returns the time at which the pause ends.
 fn pause(trial: &Trial) -> Instant {
     let () = trial.redis.command(&["CLIENT", "PAUSE", &PAUSE.as_millis().to_string(), "ALL"]);
     Instant::now() + PAUSE
@@ -50,8 +50,8 @@ async fn a_server_that_pauses_just_before_a_revocation() {
     trial.ends_well("`CLIENT PAUSE` just before", acknowledged, end).await;
 }
 
-/// Lets a stopped server go on when both nodes have noticed.
-async fn go_on(trial: &Trial) -> Instant {
+/// Resumes a stopped server once both nodes have noticed the outage, and returns the time.
+async fn resume(trial: &Trial) -> Instant {
     for node in [&trial.near, &trial.far] {
         trial.answers(node, &trial.bob, StatusCode::SERVICE_UNAVAILABLE).await;
     }
@@ -64,9 +64,9 @@ async fn a_server_that_is_stopped_just_after_a_revocation() {
     let trial = Trial::start().await;
     let acknowledged = trial.revoke().await;
     trial.redis.freeze();
-    let thawed = go_on(&trial).await;
+    let thawed = resume(&trial).await;
     trial
-        .ends_well("Redis is stopped (`SIGSTOP`) just after and goes on", acknowledged, thawed)
+        .ends_well("Redis is stopped (`SIGSTOP`) just after and resumed", acknowledged, thawed)
         .await;
 }
 
@@ -74,15 +74,15 @@ async fn a_server_that_is_stopped_just_after_a_revocation() {
 async fn a_server_that_is_stopped_just_before_a_revocation() {
     let trial = Trial::start().await;
     trial.redis.freeze();
-    let (acknowledged, thawed) = join(trial.revoke(), go_on(&trial)).await;
+    let (acknowledged, thawed) = join(trial.revoke(), resume(&trial)).await;
     assert!(acknowledged > thawed, "nothing is acknowledged while the server is stopped");
     trial
-        .ends_well("Redis is stopped (`SIGSTOP`) just before and goes on", acknowledged, thawed)
+        .ends_well("Redis is stopped (`SIGSTOP`) just before and resumed", acknowledged, thawed)
         .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_is_killed_just_after_a_revocation_and_comes_back_with_its_data() {
+async fn a_server_that_is_killed_just_after_a_revocation_and_restarts_with_its_data() {
     let redis = RedisServer::with_args(&["--appendonly", "yes", "--appendfsync", "always"]);
     let mut trial = Trial::on(redis, "").await;
     let acknowledged = trial.revoke().await;
@@ -91,22 +91,22 @@ async fn a_server_that_is_killed_just_after_a_revocation_and_comes_back_with_its
     trial.answers(&trial.far, &trial.bob, StatusCode::SERVICE_UNAVAILABLE).await;
     trial.redis.restart();
     trial
-        .ends_well("Redis is killed and comes back with its data", acknowledged, Instant::now())
+        .ends_well("Redis is killed and restarted with its data", acknowledged, Instant::now())
         .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_is_killed_just_after_a_revocation_and_comes_back_empty() {
+async fn a_server_that_is_killed_just_after_a_revocation_and_restarts_empty() {
     let mut trial = Trial::start().await;
     let acknowledged = trial.revoke().await;
     trial.redis.restart();
     let restarted = Instant::now();
-    trial.begin_anew().await;
-    trial.ends_well("Redis is killed and comes back empty", acknowledged, restarted).await;
+    trial.log_in_again().await;
+    trial.ends_well("Redis is killed and restarted empty", acknowledged, restarted).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_nobody_asked_meanwhile_hears_again_at_the_first_attempt() {
+async fn an_idle_node_subscribes_again_at_the_first_attempt_after_an_outage() {
     let mut redis = RedisServer::start();
     let node = start_node(redis.port(), "", &[]);
     eventually(async || stats(&node).await["listening"] == true, "the node listens").await;
@@ -114,6 +114,6 @@ async fn a_node_that_nobody_asked_meanwhile_hears_again_at_the_first_attempt() {
     eventually(async || stats(&node).await["disconnects"] == 1, "the node notices").await;
     redis.restart();
     eventually(async || stats(&node).await["listening"] == true, "the node listens again").await;
-    // The channel of all, and the one for its heartbeats.
-    assert_eq!(redis.calls()["subscribe"], 2, "it has not tried with the connection of before");
+    // One for the shared channel, and one for the node's heartbeats.
+    assert_eq!(redis.calls()["subscribe"], 2, "the node has not tried the broken connection first");
 }

@@ -1,4 +1,4 @@
-//! The guard that only a real server can show to be needed; the others are in
+//! The guard whose necessity only a real server can show. The others are in
 //! `tests/simulation/guards.rs`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,7 +11,7 @@ use support::redis::RedisServer;
 use crate::nodes::{Data, config, store};
 use crate::web::RedisAddress as _;
 
-/// A change whose announcement is refused is not made: nobody would hear of it.
+/// A change whose announcement is refused is not written: no other node would evict the session.
 #[tokio::main(flavor = "current_thread")]
 async fn refused_announcement() {
     let server = RedisServer::start();
@@ -23,25 +23,27 @@ async fn refused_announcement() {
     let () = server.command(&[
         "ACL",
         "SETUSER",
-        "mute",
+        "restricted",
         "on",
         ">secret",
         "+@all",
         "~*",
         "resetchannels",
     ]);
-    let redis = server.config().user("mute").password("secret");
-    let mute = store(config().cluster(ClusterConfig::new().enabled(false)).redis(redis)).await;
+    let redis = server.config().user("restricted").password("secret");
+    let restricted =
+        store(config().cluster(ClusterConfig::new().enabled(false)).redis(redis)).await;
     assert_eq!(
-        mute.modify(id, |data| data.visits += 1).await.unwrap_err().kind(),
+        restricted.modify(id, |data| data.visits += 1).await.unwrap_err().kind(),
         StoreErrorKind::Refused
     );
     let cached = node.get(id).await.unwrap();
-    assert_eq!(node.cache_stats().hits, 2, "both reads were answered from memory");
+    assert_eq!(node.cache_stats().hits, 2, "both reads are cache hits");
     let fresh = node.find_fresh(id).await.unwrap().unwrap();
-    assert_eq!(cached.data(), fresh.data(), "a change was written that nobody heard of");
+    assert_eq!(cached.data(), fresh.data(), "a change was written without an announcement");
 }
 
+/// Returns `true` if the scenario ends without a violation.
 fn holds() -> bool {
     catch_unwind(AssertUnwindSafe(refused_announcement)).is_ok()
 }
@@ -49,5 +51,5 @@ fn holds() -> bool {
 #[test]
 fn announcing_before_writing_is_needed() {
     assert!(holds());
-    assert!(!disabled(Guard::Order, holds), "nothing notices that the order is wrong");
+    assert!(!disabled(Guard::Order, holds), "no violation is found without {:?}", Guard::Order);
 }

@@ -1,4 +1,4 @@
-//! Nodes on real Redis servers, as stores inside the test's process or as processes of their own.
+//! Nodes on real Redis servers, as stores in the test's process or as separate processes.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "some tests print measurements")]
 
@@ -23,6 +23,6 @@ mod redis_outage;
 mod redis_pileup;
 mod redis_roles;
 mod redis_walks;
-#[allow(dead_code, reason = "the tests over memory use all of it")]
+#[allow(dead_code, reason = "only the test binary `memory` uses all of it")]
 #[path = "../web/mod.rs"]
 mod web;

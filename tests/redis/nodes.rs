@@ -1,4 +1,4 @@
-//! Stores on a Redis server, inside the test's process.
+//! Stores on a Redis server, in the test's process.
 
 use clustered_sessions::{
     ClusterConfig, Secret, SessionConfig, SessionConfigBuilder, SessionStore,
@@ -19,7 +19,7 @@ impl Data {
     }
 }
 
-/// A configuration for plain HTTP with a fixed secret, and with a cluster as in production.
+/// Returns a configuration for plain HTTP with a fixed secret and the default cluster settings.
 pub(crate) fn config() -> SessionConfigBuilder<Data> {
     SessionConfig::development(Secret::insecure_dev("tests")).cluster(ClusterConfig::new())
 }

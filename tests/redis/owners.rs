@@ -1,4 +1,4 @@
-//! The sessions of one owner: found, extended, moved, given away and ended.
+//! The sessions of one owner: finding, extending, regenerating, transferring and ending them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,7 +20,8 @@ use crate::web::{self, Browser, Call, RedisAddress as _, Spy, ada, serve};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// An owner's name is not what the record says, so that it can be looked for elsewhere.
+/// Returns an owner's name. It differs from the name in the record, so that a test can search for
+/// it elsewhere.
 fn name(user: &str) -> String {
     format!("owner-of-{user}")
 }
@@ -29,12 +30,12 @@ fn owned(server: &RedisServer) -> SessionConfigBuilder<Data> {
     config().redis(server.config()).owner(|data: &Data| data.user.as_deref().map(name))
 }
 
-/// Without a listener, whose beats would be counted, too.
+/// Disables the listener, whose heartbeats would be counted, too.
 fn silent() -> ClusterConfig {
     ClusterConfig::new().enabled(false)
 }
 
-/// In memory, where a test can let time pass.
+/// Returns a configuration over a backend in memory, where a test controls the time.
 fn in_memory(backend: &impl web::HasBackend, clock: &Clock) -> SessionConfigBuilder<web::Data> {
     let owner = |data: &web::Data| data.user.clone();
     web::config(backend).cluster(silent()).clock(clock.clone()).timeout(HOUR).owner(owner)
@@ -45,7 +46,7 @@ fn paused() -> (Clock, MemoryBackend) {
     (clock.clone(), MemoryBackend::with_clock(clock))
 }
 
-/// Lets time pass, which must have stood still so far.
+/// Sleeps until shortly before a full hour. The paused clock must not have been advanced before.
 async fn seconds_before_the_hour(seconds: u64) {
     let into_the_hour = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() % 3600;
     sleep(2 * HOUR - Duration::from_secs(into_the_hour + seconds)).await;
@@ -55,7 +56,8 @@ async fn create(store: &SessionStore<Data>, user: &str) -> SessionId {
     store.create(Data::of(user)).await.unwrap().id
 }
 
-async fn of<T: clustered_sessions::SessionData>(
+/// Returns the ids of an owner's sessions.
+async fn ids_of<T: clustered_sessions::SessionData>(
     store: &SessionStore<T>,
     owner: &str,
 ) -> BTreeSet<SessionId> {
@@ -80,7 +82,7 @@ async fn an_owner_is_logged_out_on_every_node_and_nobody_else_is() {
     }
     let bob = create(&nodes[0], "bob").await;
     for node in &nodes {
-        assert_eq!(of(node, "owner-of-ada").await, ada);
+        assert_eq!(ids_of(node, "owner-of-ada").await, ada);
         for id in ada.iter().chain([&bob]) {
             assert!(node.find(*id).await.unwrap().is_some());
         }
@@ -89,17 +91,20 @@ async fn an_owner_is_logged_out_on_every_node_and_nobody_else_is() {
     assert_eq!((done.deleted, done.unreadable), (4, 0));
     for node in &nodes {
         for id in &ada {
-            eventually(async || node.find(*id).await.unwrap().is_none(), "the node hears of it")
-                .await;
+            eventually(
+                async || node.find(*id).await.unwrap().is_none(),
+                "the node receives the announcement",
+            )
+            .await;
         }
         assert!(node.find(bob).await.unwrap().is_some());
-        assert_eq!(of(node, "owner-of-ada").await, BTreeSet::new());
-        assert_eq!(of(node, "owner-of-bob").await, [bob].into());
+        assert_eq!(ids_of(node, "owner-of-ada").await, BTreeSet::new());
+        assert_eq!(ids_of(node, "owner-of-bob").await, [bob].into());
     }
 }
 
 #[tokio::test]
-async fn what_an_owner_costs_does_not_depend_on_the_others() {
+async fn the_commands_for_an_owner_do_not_depend_on_other_owners() {
     let server = RedisServer::start();
     let store = store(owned(&server).cluster(silent())).await;
     let new = async |user: String| store.create(Data::of(&user)).await.map(|new| new.id);
@@ -108,9 +113,9 @@ async fn what_an_owner_costs_does_not_depend_on_the_others() {
     for _ in 0..5 {
         create(&store, "ada").await;
     }
-    // Once, so that the scripts are known.
+    // One round, so that the server has cached the scripts.
     let bob = create(&store, "bob").await;
-    assert_eq!(of(&store, "owner-of-bob").await, [bob].into());
+    assert_eq!(ids_of(&store, "owner-of-bob").await, [bob].into());
     assert_eq!(store.delete_all_of("owner-of-bob").await.unwrap().deleted, 1);
 
     let (found, made) = server.calls_of(store.sessions_of("owner-of-ada")).await;
@@ -118,27 +123,27 @@ async fn what_an_owner_costs_does_not_depend_on_the_others() {
     assert_eq!(
         made,
         calls([("evalsha", 1), ("time", 1), ("zscan", 1), ("getex", 5)]),
-        "finding them"
+        "sessions_of"
     );
 
-    // Found and deleted one by one.
+    // Each session is loaded and deleted individually.
     let (done, made) = server.calls_of(store.delete_all_of("owner-of-ada")).await;
     assert_eq!(done.unwrap().deleted, 5);
     let scripts = [("evalsha", 1 + 5), ("zscan", 1), ("getrange", 5), ("publish", 5), ("del", 5)];
     let expected: Calls =
         calls(scripts).into_iter().chain(calls([("time", 1), ("getex", 5), ("zrem", 5)])).collect();
-    assert_eq!(made, expected, "deleting them");
+    assert_eq!(made, expected, "delete_all_of");
     assert_eq!(store.size().await.unwrap(), 3000);
 }
 
 #[tokio::test]
-async fn an_owner_of_many_sessions_loses_them_all() {
+async fn an_owner_is_logged_out_of_thousands_of_sessions() {
     let server = RedisServer::start();
     let store = store(owned(&server)).await;
     let new = async |_| store.create(Data::of("ada")).await.map(|new| new.id);
     let created: BTreeSet<_> =
         stream::iter(0..2000).map(new).buffer_unordered(64).try_collect().await.unwrap();
-    assert_eq!(of(&store, "owner-of-ada").await, created);
+    assert_eq!(ids_of(&store, "owner-of-ada").await, created);
     assert_eq!(store.delete_all_of("owner-of-ada").await.unwrap().deleted, 2000);
     assert_eq!(
         (store.size().await.unwrap(), index_keys(&server).len()),
@@ -148,7 +153,7 @@ async fn an_owner_of_many_sessions_loses_them_all() {
 }
 
 #[tokio::test]
-async fn a_session_costs_one_command_more_when_it_is_created_with_an_owner_and_none_without() {
+async fn creating_a_session_with_an_owner_costs_one_more_command() {
     let server = RedisServer::start();
     let store = store(owned(&server).cluster(silent())).await;
     create(&store, "bob").await;
@@ -157,7 +162,7 @@ async fn a_session_costs_one_command_more_when_it_is_created_with_an_owner_and_n
     assert_eq!(made, calls([("set", 1)]));
     let id = new.unwrap().id;
     store.touch(id).await.unwrap();
-    // Within one millisecond there would be nothing to extend.
+    // Within the same millisecond, the deadline would not change.
     tokio::time::sleep(Duration::from_millis(2)).await;
     let (_, made) = server.calls_of(store.touch(id)).await;
     assert_eq!(made, calls([("evalsha", 1), ("getrange", 1), ("pexpire", 1), ("setrange", 1)]));
@@ -179,7 +184,7 @@ async fn a_session_costs_one_command_more_when_it_is_created_with_an_owner_and_n
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_entry_is_written_anew_once_an_hour_and_when_the_owner_changes() {
+async fn an_index_entry_is_rewritten_once_an_hour_and_when_the_owner_changes() {
     let (clock, memory) = paused();
     let spy = Spy::over(&memory);
     let store = SessionStore::new(in_memory(&spy, &clock).build().unwrap());
@@ -197,7 +202,7 @@ async fn an_entry_is_written_anew_once_an_hour_and_when_the_owner_changes() {
         assert!(store.touch(id).await.unwrap());
         let touch: Vec<_> =
             spy.take_calls().into_iter().filter(|call| *call != Call::Load).collect();
-        assert_eq!(touch, [Call::Touch], "the entry is there already");
+        assert_eq!(touch, [Call::Touch], "the entry exists already");
     };
     visit(0, &[Call::AddToOwner]).await;
     visit(20, &[]).await;
@@ -213,12 +218,12 @@ async fn an_entry_is_written_anew_once_an_hour_and_when_the_owner_changes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_is_used_for_days_stays_in_the_index_and_one_that_is_not_goes() {
+async fn a_session_in_use_for_days_stays_in_the_index_and_an_idle_one_is_removed() {
     let (clock, memory) = paused();
     let store = SessionStore::new(in_memory(&memory, &clock).build().unwrap());
     let used = store.create(ada()).await.unwrap().id;
     let idle = store.create(ada()).await.unwrap().id;
-    assert_eq!(of(&store, "Ada").await, [used, idle].into());
+    assert_eq!(ids_of(&store, "Ada").await, [used, idle].into());
     for round in 0..200 {
         sleep(Duration::from_secs(60 * 25)).await;
         match round % 3 {
@@ -226,37 +231,37 @@ async fn a_session_that_is_used_for_days_stays_in_the_index_and_one_that_is_not_
             _ => assert!(store.touch(used).await.unwrap()),
         }
         if round > 2 {
-            assert_eq!(of(&store, "Ada").await, [used].into(), "after {round} rounds");
+            assert_eq!(ids_of(&store, "Ada").await, [used].into(), "after {round} rounds");
         }
     }
     assert_eq!(store.delete_all_of("Ada").await.unwrap().deleted, 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_extension_by_a_node_that_does_not_know_the_new_owner_yet_does_no_harm() {
+async fn an_extension_by_a_node_with_a_stale_owner_keeps_the_new_owners_index_entry() {
     let (clock, memory) = paused();
-    let [knows, does_not] =
+    let [current, stale] =
         [(); 2].map(|()| SessionStore::new(in_memory(&memory, &clock).build().unwrap()));
     seconds_before_the_hour(5).await;
-    let id = knows.create(ada()).await.unwrap().id;
-    assert!(does_not.find(id).await.unwrap().is_some());
-    knows.modify(id, |data| data.user = Some("Bob".to_owned())).await.unwrap();
+    let id = current.create(ada()).await.unwrap().id;
+    assert!(stale.find(id).await.unwrap().is_some());
+    current.modify(id, |data| data.user = Some("Bob".to_owned())).await.unwrap();
     sleep(Duration::from_secs(6)).await;
-    assert!(does_not.touch(id).await.unwrap());
-    // As long as these end in the same hour, nobody sees a reason to write the entry anew.
+    assert!(stale.touch(id).await.unwrap());
+    // While the extended deadlines are within the same hour, the node does not rewrite the entry.
     for _ in 0..5 {
         sleep(HOUR / 6).await;
-        assert!(knows.touch(id).await.unwrap());
+        assert!(current.touch(id).await.unwrap());
     }
     for _ in 0..5 {
         sleep(HOUR / 6).await;
-        assert_eq!(of(&knows, "Bob").await, [id].into());
-        assert_eq!(of(&does_not, "Bob").await, [id].into());
+        assert_eq!(ids_of(&current, "Bob").await, [id].into());
+        assert_eq!(ids_of(&stale, "Bob").await, [id].into());
     }
 }
 
 #[tokio::test]
-async fn a_session_belongs_to_whoever_its_data_says() {
+async fn a_session_belongs_to_the_owner_in_its_data() {
     let memory = MemoryBackend::new();
     let sessions = web::start(in_memory(&memory, &Clock::system())).await;
     let store = sessions.store();
@@ -265,12 +270,12 @@ async fn a_session_belongs_to_whoever_its_data_says() {
         store.modify(id, |data| data.user = owner.map(str::to_owned)).await.unwrap();
         for other in ["Ada", "Bob"] {
             let expected = if owner == Some(other) { [id].into() } else { BTreeSet::new() };
-            assert_eq!(of(store, other).await, expected, "{owner:?}");
+            assert_eq!(ids_of(store, other).await, expected, "{owner:?}");
         }
     }
     assert_eq!(store.delete_all_of("Ada").await.unwrap().deleted, 0);
     assert_eq!(store.delete_all_of("Bob").await.unwrap().deleted, 0);
-    assert!(store.find(id).await.unwrap().is_some(), "it is nobody's");
+    assert!(store.find(id).await.unwrap().is_some(), "the session has no owner");
 }
 
 #[tokio::test]
@@ -287,7 +292,7 @@ async fn a_session_keeps_its_owner_when_it_gets_a_new_id() {
             browser.visit(&app).await;
         }
     }
-    let found = of(sessions.store(), "Ada").await;
+    let found = ids_of(sessions.store(), "Ada").await;
     assert_eq!(found, sessions.store().all_session_ids().await.unwrap().into_iter().collect());
     assert_eq!(found.len(), 2);
     assert_eq!(sessions.store().delete_all_of("Ada").await.unwrap().deleted, 2);
@@ -321,7 +326,7 @@ async fn a_password_change_spares_the_session_that_made_it() {
 }
 
 #[tokio::test]
-async fn who_logs_in_while_he_is_logged_out_loses_what_was_acknowledged_before() {
+async fn logins_during_a_logout_everywhere_do_not_save_earlier_sessions() {
     let server = RedisServer::start();
     let nodes = [store(owned(&server)).await, store(owned(&server)).await];
     let logins = nodes.clone().map(|node| {
@@ -334,7 +339,7 @@ async fn who_logs_in_while_he_is_logged_out_loses_what_was_acknowledged_before()
         })
     });
     let before = create(&nodes[0], "ada").await;
-    // Logins that go on do not keep it from ending.
+    // Concurrent logins do not keep `delete_all_of` from completing.
     let done = nodes[1].delete_all_of("owner-of-ada").await.unwrap();
     assert!(done.deleted > 0);
     assert!(nodes[1].find_fresh(before).await.unwrap().is_none());
@@ -344,11 +349,11 @@ async fn who_logs_in_while_he_is_logged_out_loses_what_was_acknowledged_before()
             left.extend(nodes[0].find_fresh(id).await.unwrap().map(|record| record.id()));
         }
     }
-    assert_eq!(of(&nodes[0], "owner-of-ada").await, left);
+    assert_eq!(ids_of(&nodes[0], "owner-of-ada").await, left);
     assert_eq!(nodes[0].delete_all_of("owner-of-ada").await.unwrap().deleted, left.len() as u64);
 }
 
-/// A layer of its own over the server, as on another machine.
+/// Creates a layer with its own store over the server, as another process would.
 async fn node(server: &RedisServer) -> SessionLayer<web::Data> {
     let config = SessionConfig::development(Secret::insecure_dev("tests"))
         .redis(server.config())
@@ -376,7 +381,7 @@ async fn a_thief_who_regenerates_as_fast_as_redis_answers_is_logged_out() {
             }
             is_alive.to_string()
         });
-        // A regeneration that a revocation has overtaken is a 503.
+        // A regeneration that a revocation has overtaken is answered with 503.
         async move {
             loop {
                 let page = thief.visit(&app).await;
@@ -387,19 +392,23 @@ async fn a_thief_who_regenerates_as_fast_as_redis_answers_is_logged_out() {
             }
         }
     });
-    eventually(async || moves.load(Ordering::Relaxed) >= 300, "the thief has moved often").await;
+    eventually(
+        async || moves.load(Ordering::Relaxed) >= 300,
+        "the thief has regenerated the session often",
+    )
+    .await;
     let before = server.calls();
     let done = far.store().delete_all_of("Ada").await.unwrap();
     assert_eq!(done.deleted, 4);
     tokio::time::timeout(DEADLINE, stolen).await.expect("the thief is logged out").unwrap();
     let moves = moves.load(Ordering::Relaxed);
     let loads = server.calls()["getex"] - before["getex"];
-    assert!(loads < 20 * moves, "{loads} loads for a thief who moved {moves} times");
+    assert!(loads < 20 * moves, "{loads} loads for {moves} regenerations");
     assert_eq!(far.store().size().await.unwrap(), 0);
 }
 
 #[tokio::test]
-async fn an_owner_with_very_many_expired_entries_costs_no_command_more_than_a_thousand() {
+async fn a_command_removes_at_most_a_thousand_expired_index_entries() {
     let server = RedisServer::start();
     let store = store(owned(&server).cluster(silent())).await;
     create(&store, "ada").await;
@@ -415,7 +424,7 @@ async fn an_owner_with_very_many_expired_entries_costs_no_command_more_than_a_th
 }
 
 #[tokio::test]
-async fn an_index_forgets_the_old_id_of_a_regenerated_session_soon() {
+async fn the_index_entry_of_a_regenerated_id_expires_soon() {
     let server = RedisServer::start();
     let layer = node(&server).await;
     let mut browser = Browser::with(&layer, ada()).await;
@@ -430,13 +439,16 @@ async fn an_index_forgets_the_old_id_of_a_regenerated_session_soon() {
         Duration::from_millis(score).saturating_sub(now)
     };
     let soon = Duration::from_secs(60)..Duration::from_secs(121);
-    eventually(async || soon.contains(&left(old)), "the old entry expires after its tombstone")
-        .await;
+    eventually(
+        async || soon.contains(&left(old)),
+        "the entry of the old id expires soon after its tombstone",
+    )
+    .await;
     assert!(left(new) > HOUR, "{:?}", left(new));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_secret_can_be_rotated_without_losing_sight_of_sessions() {
+async fn a_secret_can_be_rotated_without_losing_index_entries() {
     let (clock, memory) = paused();
     let [old, new] =
         ["the old secret, which is long enough", "the new secret, which is long enough"];
@@ -456,25 +468,29 @@ async fn a_secret_can_be_rotated_without_losing_sight_of_sessions() {
     let (used, idle) =
         (before.create(ada()).await.unwrap().id, before.create(ada()).await.unwrap().id);
     let young = during.create(ada()).await.unwrap().id;
-    assert_eq!(of(&during, "Ada").await, [used, idle, young].into());
+    assert_eq!(ids_of(&during, "Ada").await, [used, idle, young].into());
     assert_eq!(
-        of(&before, "Ada").await,
+        ids_of(&before, "Ada").await,
         [used, idle].into(),
         "this node does not know the new secret"
     );
 
-    // A session timeout and an hour.
+    // One session timeout plus one hour.
     for _ in 0..8 {
         sleep(HOUR / 4).await;
         assert!(during.touch(used).await.unwrap() && during.touch(young).await.unwrap());
-        assert!(of(&during, "Ada").await.is_superset(&[used, young].into()));
+        assert!(ids_of(&during, "Ada").await.is_superset(&[used, young].into()));
     }
-    assert_eq!(of(&after, "Ada").await, [used, young].into(), "the old secret can be dropped");
+    assert_eq!(
+        ids_of(&after, "Ada").await,
+        [used, young].into(),
+        "the index under the new secret is complete"
+    );
     assert_eq!(during.delete_all_of("Ada").await.unwrap().deleted, 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn sessions_from_before_there_were_owners_are_found_after_a_timeout_and_an_hour() {
+async fn sessions_created_without_owners_are_indexed_after_a_timeout_and_an_hour() {
     let (clock, memory) = paused();
     let without = SessionStore::new(
         web::config(&memory).cluster(silent()).clock(clock.clone()).timeout(HOUR).build().unwrap(),
@@ -485,11 +501,11 @@ async fn sessions_from_before_there_were_owners_are_found_after_a_timeout_and_an
         sleep(HOUR / 4).await;
         assert!(with.touch(id).await.unwrap());
     }
-    assert_eq!(of(&with, "Ada").await, [id].into());
+    assert_eq!(ids_of(&with, "Ada").await, [id].into());
 }
 
 #[tokio::test]
-async fn nothing_is_written_if_the_index_cannot_be() {
+async fn a_session_is_not_written_if_its_index_entry_cannot_be_written() {
     let spy = Spy::new();
     let sessions = web::start(in_memory(&spy, &Clock::system())).await;
     let store = sessions.store();
@@ -506,7 +522,7 @@ async fn nothing_is_written_if_the_index_cannot_be() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_is_not_extended_if_its_entry_cannot_be() {
+async fn a_session_is_not_extended_if_its_index_entry_cannot_be_extended() {
     let (clock, memory) = paused();
     let spy = Spy::over(&memory);
     let store = SessionStore::new(in_memory(&spy, &clock).build().unwrap());
@@ -542,12 +558,12 @@ async fn the_name_of_an_owner_is_nowhere_in_redis() {
 }
 
 #[tokio::test]
-async fn an_index_forgets_what_is_over_and_goes_with_its_last_entry() {
+async fn expired_entries_leave_the_index_and_it_expires_with_its_last_entry() {
     let server = RedisServer::start();
     let store = store(owned(&server).timeout(HOUR)).await;
     let id = create(&store, "ada").await;
     let [key]: [String; 1] = index_keys(&server).try_into().unwrap();
-    // Sessions of yesterday, which nobody has logged out.
+    // Entries of sessions that expired yesterday.
     let yesterday =
         (SystemTime::now() - 24 * HOUR).duration_since(UNIX_EPOCH).unwrap().as_millis().to_string();
     let ghosts: Vec<String> = (0..500).map(|number| format!("{number:022}")).collect();
@@ -562,14 +578,14 @@ async fn an_index_forgets_what_is_over_and_goes_with_its_last_entry() {
     assert_eq!(store.size().await.unwrap(), 2, "the index is not a session");
     assert_eq!(store.clear().await.unwrap(), 2);
     assert_eq!(
-        of(&store, "owner-of-ada").await,
+        ids_of(&store, "owner-of-ada").await,
         BTreeSet::new(),
-        "the records say so, whatever the index says"
+        "entries without a record are ignored"
     );
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_is_left_out_and_deleted_with_the_rest() {
+async fn unreadable_records_are_not_listed_and_are_deleted_with_the_rest() {
     let server = RedisServer::start();
     let store = store(owned(&server).cluster(silent())).await;
     let (good, spoilt, foreign) =
@@ -582,15 +598,19 @@ async fn what_cannot_be_read_is_left_out_and_deleted_with_the_rest() {
     ]);
     let () = server.command(&["DEL", &format!("session:{foreign}")]);
     let () = server.command(&["SADD", &format!("session:{foreign}"), "a set"]);
-    assert_eq!(of(&store, "owner-of-ada").await, [good].into());
+    assert_eq!(ids_of(&store, "owner-of-ada").await, [good].into());
 
     let done = store.delete_all_of("owner-of-ada").await.unwrap();
     assert_eq!((done.deleted, done.unreadable), (2, 1));
-    assert_eq!(store.all_session_ids().await.unwrap(), [foreign], "the set is not ours");
+    assert_eq!(
+        store.all_session_ids().await.unwrap(),
+        [foreign],
+        "a key of another type is not deleted"
+    );
 }
 
 #[tokio::test]
-async fn a_store_that_was_not_told_of_owners_says_so() {
+async fn owner_operations_fail_if_no_owner_is_configured() {
     let server = RedisServer::start();
     let store = store(config().redis(server.config())).await;
     let _ = store.create(Data::of("ada")).await.unwrap();

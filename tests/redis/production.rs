@@ -30,7 +30,7 @@ impl Production {
                 ("PLAIN_HTTP", "yes"),
             ],
         );
-        let production = Production { admin: node.told("metrics and probes on "), node };
+        let production = Production { admin: node.read_line("metrics and probes on "), node };
         assert_eq!(production.status("/readyz").await, StatusCode::OK);
         eventually(async || production.stat("listening").await == true, "the node listens").await;
         production
@@ -72,7 +72,7 @@ async fn visit_until_the_end(node: &str, browser: &Client, tally: &Tally) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_is_asked_to_end_under_load_loses_no_acknowledged_write() {
+async fn a_node_that_is_terminated_under_load_loses_no_acknowledged_write() {
     let redis = RedisServer::start();
     let (ending, staying) =
         (Production::start(&redis, "ending").await, Production::start(&redis, "staying").await);
@@ -81,7 +81,7 @@ async fn a_node_that_is_asked_to_end_under_load_loses_no_acknowledged_write() {
     let clients = join_all((0..16).map(|_| visit_until_the_end(&url, &ada, &tally)));
     let end = async {
         let under_load = async || tally.acknowledged.load(Ordering::Relaxed) >= 100;
-        eventually(under_load, "there is load").await;
+        eventually(under_load, "the node is under load").await;
         assert!(ending.node.terminate().await.success());
     };
     tokio::join!(clients, end);
@@ -90,12 +90,12 @@ async fn a_node_that_is_asked_to_end_under_load_loses_no_acknowledged_write() {
     let visits = ada.clone().get(&staying.node.url("/")).await.body["visits"].as_u64().unwrap();
     assert!(
         (acknowledged..=acknowledged + unknown).contains(&visits),
-        "{visits} of {acknowledged} + {unknown}"
+        "{visits} visits were counted, {acknowledged} acknowledged, {unknown} unknown"
     );
 }
 
 #[tokio::test]
-async fn a_node_without_redis_goes_on_and_shows_what_it_knew() {
+async fn a_node_without_redis_stays_ready_and_serves_cached_sessions_read_only() {
     let mut redis = RedisServer::start();
     let node = Production::start(&redis, "one").await;
     let mut ada = node.login("ada").await;
@@ -103,7 +103,7 @@ async fn a_node_without_redis_goes_on_and_shows_what_it_knew() {
     redis.kill();
     eventually(
         async || node.stat("listening").await == false,
-        "it notices that announcements no longer arrive",
+        "the node notices that announcements no longer arrive",
     )
     .await;
     for probe in ["/livez", "/readyz"] {
@@ -113,11 +113,11 @@ async fn a_node_without_redis_goes_on_and_shows_what_it_knew() {
     eventually(shown, "the session is shown read-only").await;
     let visit = ada.post(&node.node.url("/visit")).await;
     assert_eq!(visit.status, StatusCode::SERVICE_UNAVAILABLE);
-    assert!(ada.cookie.is_some(), "nobody is logged out by an outage");
+    assert!(ada.cookie.is_some(), "an outage logs nobody out");
 }
 
 #[tokio::test]
-async fn another_site_cannot_act_in_a_visitors_name() {
+async fn a_cross_site_request_is_rejected() {
     let redis = RedisServer::start();
     let node = Production::start(&redis, "one").await;
     let ada = node.login("ada").await;

@@ -1,5 +1,7 @@
-//! Runs the example `quickstart` as a process and does over HTTP what its page does. `cargo test` builds the example first;
-//! after a change to it alone, so does `cargo build --example quickstart`.
+//! Runs the example `quickstart` as a process and sends the requests that its page sends.
+//!
+//! `cargo test` builds the example first. To run this test binary alone after a change of the
+//! example, run `cargo build --example quickstart`.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -17,7 +19,7 @@ use tokio::time::timeout;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The running example, killed with the test.
+/// A process of the example. It is killed on drop.
 struct Quickstart {
     process: Child,
     output: Lines<BufReader<ChildStdout>>,
@@ -26,7 +28,7 @@ struct Quickstart {
 }
 
 impl Quickstart {
-    /// On ports that the system chooses, and in memory.
+    /// Starts the example on free ports, with a backend in memory.
     async fn start() -> Self {
         let test = std::env::current_exe().unwrap();
         let example = test.ancestors().nth(2).unwrap().join("examples/quickstart");
@@ -49,7 +51,7 @@ impl Quickstart {
     }
 }
 
-/// A browser: it keeps one cookie, and sends it to both ports.
+/// A browser that keeps one cookie and sends it to both ports.
 struct Browser {
     client: Client<HttpConnector, Full<Bytes>>,
     cookie: Option<String>,
@@ -90,7 +92,8 @@ impl Browser {
         serde_json::from_slice(&body).unwrap()
     }
 
-    /// Looks until the node shows what it should: announcements take a moment.
+    /// Polls the node until a field of the session has the expected value, since announcements take
+    /// some time.
     async fn sees(&mut self, node: &str, what: &str, expected: impl Into<Value>) {
         let expected = expected.into();
         let deadline = Instant::now() + PATIENCE;
@@ -106,11 +109,11 @@ impl Browser {
 }
 
 #[tokio::test]
-async fn a_session_is_one_on_both_nodes() {
+async fn both_nodes_share_a_session() {
     let nodes = Quickstart::start().await;
     let (a, b) = (nodes.node_a.as_str(), nodes.node_b.as_str());
     let mut ada = Browser::new();
-    // Caches are in use from here on, so that what follows must get past them.
+    // From here on the caches are in use, so the following changes must invalidate them.
     ada.sees(a, "listening", true).await;
     ada.sees(b, "listening", true).await;
 
@@ -123,7 +126,7 @@ async fn a_session_is_one_on_both_nodes() {
     assert_eq!(ada.post(b, "visit", "").await, "1");
     ada.sees(a, "visits", 1).await;
 
-    // A copied cookie outlives the browser's own: what ends the session must end it on the server.
+    // A copy of the cookie outlives the logout, which must end the session on the server.
     let mut copy = Browser { client: ada.client.clone(), cookie: ada.cookie.clone() };
     ada.post(a, "logout", "").await;
     assert_eq!(ada.cookie, None);
@@ -147,7 +150,7 @@ async fn logging_out_everywhere_ends_this_users_sessions_and_no_others() {
 }
 
 #[tokio::test]
-async fn visits_are_for_those_who_are_logged_in() {
+async fn visits_and_logouts_everywhere_require_a_login() {
     let nodes = Quickstart::start().await;
     let mut stranger = Browser::new();
     for action in ["visit", "logout-everywhere"] {
@@ -171,7 +174,7 @@ async fn ctrl_c_stops_it_gracefully() {
         .await
         .unwrap();
     assert!(kill.success());
-    let exit = timeout(PATIENCE, nodes.process.wait()).await.expect("it goes on").unwrap();
+    let exit = timeout(PATIENCE, nodes.process.wait()).await.expect("the example exits").unwrap();
     assert!(exit.success(), "{exit}");
     let mut last = None;
     while let Some(line) = nodes.output.next_line().await.unwrap() {

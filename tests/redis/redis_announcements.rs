@@ -1,4 +1,4 @@
-//! What nodes on one Redis hear from each other, and what they do when they do not hear.
+//! Announcements between nodes on one Redis, and nodes that do not receive them.
 
 use std::time::Duration;
 
@@ -12,29 +12,31 @@ use crate::web::RedisAddress as _;
 
 const CHANNEL: &str = "session:invalidate";
 
-/// A lease that outlasts the test, so that only announcements and a lost subscription keep the cache right.
-fn trusting() -> ClusterConfig {
+/// Configures a lease that outlasts the test, so that only announcements and the loss of the
+/// subscription keep the cache coherent.
+fn long_lease() -> ClusterConfig {
     ClusterConfig::new().max_staleness(Duration::from_secs(60))
 }
 
 async fn node(server: &RedisServer) -> SessionStore<Data> {
-    store(config().cluster(trusting()).redis(server.config())).await
+    store(config().cluster(long_lease()).redis(server.config())).await
 }
 
-/// A node whose Redis user can do everything until it is forbidden.
+/// Creates a node that has a Redis user of its own, with all permissions at first.
 async fn node_of_app_user(server: &RedisServer) -> SessionStore<Data> {
     let () = server.command(&["ACL", "SETUSER", "app", "on", ">secret", "+@all", "~*", "&*"]);
-    store(config().cluster(trusting()).redis(server.config().user("app").password("secret"))).await
+    store(config().cluster(long_lease()).redis(server.config().user("app").password("secret")))
+        .await
 }
 
-/// Reads the session into the node's memory, and makes sure that it is answered from there.
+/// Reads the session until the node serves it from its cache.
 async fn cached(node: &SessionStore<Data>, id: SessionId) {
     let hit = async || {
         let hits = node.cache_stats().hits;
         node.get(id).await.unwrap();
         node.cache_stats().hits > hits
     };
-    eventually(hit, "the session is answered from memory").await;
+    eventually(hit, "the session is served from the cache").await;
 }
 
 #[tokio::test]
@@ -44,9 +46,16 @@ async fn a_session_deleted_on_one_node_is_gone_on_another() {
     let id = one.create(Data::of("ada")).await.unwrap().id;
     cached(&other, id).await;
     assert!(one.delete(id).await.unwrap());
-    eventually(async || other.find(id).await.unwrap().is_none(), "the other node knows it is gone")
-        .await;
-    assert_eq!(other.coordinator().disconnects(), 0, "it was heard, and nothing else made it go");
+    eventually(
+        async || other.find(id).await.unwrap().is_none(),
+        "the session is gone on the other node",
+    )
+    .await;
+    assert_eq!(
+        other.coordinator().disconnects(),
+        0,
+        "the announcement evicted it, and not a lost subscription"
+    );
 }
 
 #[tokio::test]
@@ -61,10 +70,17 @@ async fn a_session_changed_on_one_node_is_changed_on_another() {
         "the other node sees the change",
     )
     .await;
-    assert_eq!(other.coordinator().disconnects(), 0, "it was heard, and nothing else made it go");
-    // The writer has it still, although it hears its own announcement, too.
-    eventually(async || one.coordinator().announcements_received() == 1, "the writer hears itself")
-        .await;
+    assert_eq!(
+        other.coordinator().disconnects(),
+        0,
+        "the announcement evicted it, and not a lost subscription"
+    );
+    // The session is still cached on the writing node, which receives its own announcement, too.
+    eventually(
+        async || one.coordinator().announcements_received() == 1,
+        "the writing node receives its own announcement",
+    )
+    .await;
     let misses = one.cache_stats().misses;
     assert_eq!(one.get(id).await.unwrap().data().visits, 7);
     assert_eq!(one.cache_stats().misses, misses);
@@ -74,28 +90,28 @@ async fn a_session_changed_on_one_node_is_changed_on_another() {
 async fn nodes_on_other_channels_and_prefixes_are_not_disturbed() {
     let server = RedisServer::start();
     let one = node(&server).await;
-    let cluster = trusting().channel("shop:invalidate");
+    let cluster = long_lease().channel("shop:invalidate");
     let shop = store(config().cluster(cluster).redis(server.config().key_prefix("shop:"))).await;
     let id = shop.create(Data::of("ada")).await.unwrap().id;
     cached(&shop, id).await;
 
     let _ = one.create(Data::of("bob")).await.unwrap();
     assert_eq!(one.clear().await.unwrap(), 1);
+    eventually(async || one.coordinator().announcements_received() > 0, "the clear is announced")
+        .await;
+    // The first announcement that the shop receives is its own.
+    shop.coordinator().publish_invalidation(SessionId::from_bytes([0; 16])).await.unwrap();
     eventually(
-        async || one.coordinator().announcements_received() > 0,
-        "the clearing is announced",
+        async || shop.coordinator().announcements_received() == 1,
+        "the shop receives its own announcement",
     )
     .await;
-    // What was announced to the shop next is the first thing that it hears.
-    shop.coordinator().publish_invalidation(SessionId::from_bytes([0; 16])).await.unwrap();
-    eventually(async || shop.coordinator().announcements_received() == 1, "the shop hears its own")
-        .await;
     cached(&shop, id).await;
     assert!(shop.find_fresh(id).await.unwrap().is_some());
 }
 
 #[tokio::test]
-async fn a_killed_subscription_is_made_anew_and_counted() {
+async fn a_killed_subscription_is_renewed_and_counted() {
     let server = RedisServer::start();
     let (one, other) = (node(&server).await, node(&server).await);
     let id = one.create(Data::of("ada")).await.unwrap().id;
@@ -103,39 +119,48 @@ async fn a_killed_subscription_is_made_anew_and_counted() {
     assert_eq!(server.command::<u64>(&["CLIENT", "KILL", "TYPE", "pubsub"]), 2);
     let back =
         async || other.coordinator().disconnects() == 1 && other.coordinator().is_listening();
-    eventually(back, "the node listens again").await;
-    // Not from what was in memory before: a change in between was not heard.
+    eventually(back, "the node has subscribed again").await;
+    // Entries from before are not served: an announcement may have been missed in between.
     let misses = other.cache_stats().misses;
     other.get(id).await.unwrap();
     assert_eq!(other.cache_stats().misses, misses + 1);
     cached(&other, id).await;
     one.delete(id).await.unwrap();
-    eventually(async || other.find(id).await.unwrap().is_none(), "the new subscription hears")
-        .await;
+    eventually(
+        async || other.find(id).await.unwrap().is_none(),
+        "an announcement arrives over the new subscription",
+    )
+    .await;
     assert_eq!(other.coordinator().disconnects(), 1);
 }
 
 #[tokio::test]
-async fn a_node_that_cannot_hear_reads_from_redis_until_it_hears_again() {
+async fn a_node_without_a_subscription_reads_from_redis_until_it_has_subscribed_again() {
     let server = RedisServer::start();
     let (one, other) = (node(&server).await, node_of_app_user(&server).await);
     let id = one.create(Data::of("ada")).await.unwrap().id;
     cached(&other, id).await;
 
-    // Takes the subscription away and does not give it back.
+    // Ends the subscription and forbids a new one.
     let () = server.command(&["ACL", "SETUSER", "app", "resetchannels"]);
-    eventually(async || !other.coordinator().is_listening(), "the node knows that it is deaf")
-        .await;
+    eventually(
+        async || !other.coordinator().is_listening(),
+        "the node notices the loss of its subscription",
+    )
+    .await;
     for _ in 0..3 {
         let bypasses = other.cache_stats().bypasses;
         other.get(id).await.unwrap();
         assert_eq!(other.cache_stats().bypasses, bypasses + 1);
     }
     one.delete(id).await.unwrap();
-    assert!(other.find(id).await.unwrap().is_none(), "at once: nothing is answered from memory");
+    assert!(
+        other.find(id).await.unwrap().is_none(),
+        "the node reads from Redis, so the deletion is visible immediately"
+    );
 
     let () = server.command(&["ACL", "SETUSER", "app", "allchannels"]);
-    eventually(async || other.coordinator().is_listening(), "the node hears again").await;
+    eventually(async || other.coordinator().is_listening(), "the node has subscribed again").await;
     let id = one.create(Data::of("bob")).await.unwrap().id;
     cached(&other, id).await;
 }
@@ -146,29 +171,30 @@ async fn a_node_that_may_not_listen_serves_without_its_cache() {
     let () = server.command(&[
         "ACL",
         "SETUSER",
-        "deaf",
+        "restricted",
         "on",
         ">secret",
         "+@all",
         "~*",
         "resetchannels",
     ]);
-    let redis = server.config().user("deaf").password("secret");
-    let deaf = SessionStore::new(config().cluster(trusting()).redis(redis).build().unwrap());
+    let redis = server.config().user("restricted").password("secret");
+    let restricted =
+        SessionStore::new(config().cluster(long_lease()).redis(redis).build().unwrap());
 
-    let id = deaf.create(Data::of("ada")).await.unwrap().id;
+    let id = restricted.create(Data::of("ada")).await.unwrap().id;
     for reads in 1..=3 {
-        assert_eq!(deaf.get(id).await.unwrap().data().visits, 0);
-        assert_eq!(deaf.cache_stats().bypasses, reads);
+        assert_eq!(restricted.get(id).await.unwrap().data().visits, 0);
+        assert_eq!(restricted.cache_stats().bypasses, reads);
     }
-    // What cannot be announced is not done.
-    let error = deaf.modify(id, |data| data.visits += 1).await.unwrap_err();
+    // Changes that cannot be announced are refused.
+    let error = restricted.modify(id, |data| data.visits += 1).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Refused);
-    let error = deaf.delete(id).await.unwrap_err();
+    let error = restricted.delete(id).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Refused);
-    assert_eq!(deaf.get(id).await.unwrap().data().visits, 0);
-    assert!(deaf.coordinator().is_running() && !deaf.coordinator().is_listening());
-    let error = deaf.wait_until_ready(Duration::from_millis(200)).await.unwrap_err();
+    assert_eq!(restricted.get(id).await.unwrap().data().visits, 0);
+    assert!(restricted.coordinator().is_running() && !restricted.coordinator().is_listening());
+    let error = restricted.wait_until_ready(Duration::from_millis(200)).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Timeout);
 }
 
@@ -184,7 +210,7 @@ async fn a_message_that_cannot_be_read_clears_the_cache() {
         let () = server.command(&["PUBLISH", CHANNEL, garbage]);
         eventually(
             async || node.coordinator().announcements_unreadable() == count,
-            "it is counted",
+            "the message is counted",
         )
         .await;
         eventually(async || node.coordinator().local_cache().size() == 0, "the cache is cleared")
@@ -194,7 +220,7 @@ async fn a_message_that_cannot_be_read_clears_the_cache() {
 }
 
 #[tokio::test]
-async fn others_can_announce_too() {
+async fn announcements_of_other_programs_evict_sessions() {
     let server = RedisServer::start();
     let node = node(&server).await;
     let id = node.create(Data::of("ada")).await.unwrap().id;
@@ -217,9 +243,9 @@ async fn announcements_have_the_documented_form() {
     let server = RedisServer::start();
     let mut channel = server.listen(CHANNEL).await;
     let mut next = async || serde_json::from_slice::<Value>(&channel.next().await).unwrap();
-    let node = store(config().cluster(trusting().node_id("web-3")).redis(server.config())).await;
+    let node = store(config().cluster(long_lease().node_id("web-3")).redis(server.config())).await;
 
-    // Creating is not announced: nobody can know the id yet.
+    // A creation is not announced: no other node can have cached the id yet.
     let id = node.create(Data::of("ada")).await.unwrap().id;
     node.modify(id, |data| data.visits += 1).await.unwrap();
     let message = next().await;

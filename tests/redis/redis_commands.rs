@@ -1,4 +1,4 @@
-//! What operations cost Redis, and what they leave there.
+//! The Redis commands of each operation, and the data that operations leave in Redis.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,7 +13,7 @@ use crate::web::RedisAddress as _;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Without a listener, whose beats would be counted, too.
+/// Disables the listener, whose heartbeats would be counted, too.
 fn silent() -> ClusterConfig {
     ClusterConfig::new().enabled(false)
 }
@@ -22,7 +22,8 @@ fn calls<const N: usize>(expected: [(&str, u64); N]) -> Calls {
     expected.map(|(name, count)| (name.to_owned(), count)).into()
 }
 
-/// Has each operation done once, so that the connection is made and the scripts are known.
+/// Performs each operation once, so that the store is connected and the server has cached the
+/// scripts.
 async fn warm_up(store: &SessionStore<Data>) {
     let id = store.create(Data::default()).await.unwrap().id;
     store.modify(id, |data| data.visits += 1).await.unwrap();
@@ -45,10 +46,10 @@ async fn each_operation_is_one_command() {
     assert!(found.unwrap().is_some());
 
     let (cached, made) = server.calls_of(store.find(id)).await;
-    assert_eq!(made, calls([]), "a load from memory");
+    assert_eq!(made, calls([]), "a read from the cache");
     assert!(cached.unwrap().is_some());
 
-    // One command of the client's, the script; the others are the script's.
+    // The client sends one command, which runs the script. The script runs the others.
     let (updated, made) = server.calls_of(store.modify(id, |data| data.visits += 1)).await;
     assert_eq!(
         made,
@@ -57,7 +58,7 @@ async fn each_operation_is_one_command() {
     );
     updated.unwrap();
 
-    // Within one millisecond there would be nothing to extend.
+    // Within the same millisecond, the deadline would not change.
     tokio::time::sleep(Duration::from_millis(2)).await;
     let (touched, made) = server.calls_of(store.touch(id)).await;
     assert_eq!(
@@ -94,14 +95,14 @@ async fn each_operation_is_one_round_trip() {
     let (trips, new) = round_trips!(store.create(Data::of("ada")));
     assert_eq!(trips, (1, 1), "create");
     assert_eq!(round_trips!(store.find_fresh(new.id)).0, (1, 1), "load");
-    assert_eq!(round_trips!(store.find(new.id)).0, (0, 0), "load from memory");
+    assert_eq!(round_trips!(store.find(new.id)).0, (0, 0), "read from the cache");
     assert_eq!(round_trips!(store.modify(new.id, |data| data.visits += 1)).0, (1, 1), "update");
     assert_eq!(round_trips!(store.touch(new.id)).0, (1, 1), "touch");
     assert_eq!(round_trips!(store.delete(new.id)).0, (1, 1), "delete");
 }
 
 #[tokio::test]
-async fn a_server_that_has_forgotten_the_scripts_is_told_again() {
+async fn scripts_are_sent_again_after_the_server_has_lost_them() {
     let server = RedisServer::start();
     let store = store(config().cluster(silent()).redis(server.config())).await;
     warm_up(&store).await;
@@ -113,7 +114,11 @@ async fn a_server_that_has_forgotten_the_scripts_is_told_again() {
     let (second, made) = server.calls_of(store.modify(id, |data| data.visits += 1)).await;
     assert_eq!((made.get("evalsha"), made.get("eval")), (Some(&1), None));
     first.and(second).unwrap();
-    assert_eq!(store.find_fresh(id).await.unwrap().unwrap().data().visits, 2, "each counts once");
+    assert_eq!(
+        store.find_fresh(id).await.unwrap().unwrap().data().visits,
+        2,
+        "each update is applied once"
+    );
 }
 
 #[tokio::test]
@@ -172,7 +177,7 @@ async fn the_token_is_nowhere_in_redis() {
 }
 
 #[tokio::test]
-async fn prefix_and_database_are_the_configured_ones() {
+async fn the_configured_prefix_and_database_are_used() {
     let server = RedisServer::start();
     let redis = server.config().key_prefix("shop/").database(3);
     let store = store(config().cluster(silent()).redis(redis)).await;
@@ -200,21 +205,21 @@ async fn a_touch_moves_the_time_to_live_and_nothing_else() {
     assert_eq!((&after[..26], &after[34..]), (&before[..26], &before[34..]));
     assert!(number(&after[26..34]) >= number(&before[26..34]), "the deadline moves forward");
 
-    // Never back: another node, with a longer timeout, may have extended it.
+    // A touch never moves the deadline back: another node with a longer timeout may have set it.
     let () = server.command(&["PEXPIRE", &key, "7200000"]);
     assert!(store.touch(id).await.unwrap());
     assert!(server.command::<u64>(&["PTTL", &key]) > 7_100_000);
 
-    // The first thing announced is the deletion.
+    // The deletion is the first announcement: touches are not announced.
     store.delete(id).await.unwrap();
     let message = channel.next().await;
     assert!(String::from_utf8_lossy(&message).contains("SessionDeleted"), "{message:?}");
-    assert!(!store.touch(id).await.unwrap(), "a touch brings nothing back");
+    assert!(!store.touch(id).await.unwrap(), "a touch does not recreate a deleted session");
     assert_eq!(server.command::<u64>(&["EXISTS", &key]), 0);
 }
 
 #[tokio::test]
-async fn without_a_local_cache_each_read_asks_redis_and_nobody_listens() {
+async fn without_a_local_cache_each_read_goes_to_redis_and_no_listener_runs() {
     let server = RedisServer::start();
     let cluster = ClusterConfig::new().local_cache_enabled(false);
     let store = store(config().cluster(cluster).redis(server.config())).await;
@@ -229,7 +234,7 @@ async fn without_a_local_cache_each_read_asks_redis_and_nobody_listens() {
 }
 
 #[tokio::test]
-async fn a_node_that_does_not_listen_announces_all_the_same() {
+async fn a_node_without_a_listener_still_announces() {
     let server = RedisServer::start();
     let mut channel = server.listen("session:invalidate").await;
     let store = store(config().cluster(silent()).redis(server.config())).await;
@@ -237,7 +242,7 @@ async fn a_node_that_does_not_listen_announces_all_the_same() {
     store.delete(id).await.unwrap();
     let message = channel.next().await;
     assert!(String::from_utf8_lossy(&message).contains(&id.to_string()));
-    assert_eq!(subscribers(&server), 1, "this test alone");
+    assert_eq!(subscribers(&server), 1, "only this test is subscribed");
     assert!(!store.coordinator().is_running());
 }
 

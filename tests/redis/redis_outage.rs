@@ -1,6 +1,8 @@
-//! A Redis that is missing, silent, frozen or hostile: errors in time, no visitor logged out, and all well when it is back.
+//! A Redis that is missing, silent, frozen or refuses the password: operations fail within their
+//! timeouts, no visitor is logged out, and everything works again afterwards.
 //!
-//! Calls are made once: what other attempts make of the errors is in `resilience/`, and under load in `redis_pileup.rs`.
+//! Retries are disabled here. They are tested in `resilience/`, and under load in
+//! `redis_pileup.rs`.
 
 use std::error::Error;
 use std::time::Duration;
@@ -21,14 +23,15 @@ use tower::ServiceExt as _;
 use crate::nodes::{self, Data, store};
 use crate::web::RedisAddress as _;
 
-/// Short, since the tests wait for it often; long enough for a server that is well.
-const PATIENCE: Duration = Duration::from_millis(200);
+/// Timeout of a reply. Short, because the tests often wait for it, but long enough for a healthy
+/// server.
+const RESPONSE_TIMEOUT: Duration = Duration::from_millis(200);
 
 fn config() -> SessionConfigBuilder<Data> {
     nodes::config().enable_retry(false)
 }
 
-/// An application over a Redis, and a visitor with a session.
+/// An application over Redis, and a visitor with a session.
 struct App {
     router: Router,
     store: SessionStore<Data>,
@@ -37,7 +40,7 @@ struct App {
 }
 
 impl App {
-    /// Without a cache, so that each request needs Redis.
+    /// Starts the application without a cache, so that each request needs Redis.
     async fn start(redis: RedisConfig) -> Self {
         let cluster = ClusterConfig::new().local_cache_enabled(false);
         let layer = SessionLayer::new(config().cluster(cluster).redis(redis).build().unwrap());
@@ -74,8 +77,9 @@ impl App {
         self.request(method, path, Some(&self.cookie)).await.status()
     }
 
-    /// Nothing works, everybody is told so, and nobody is logged out.
-    async fn is_cut_off(&self) {
+    /// Checks that operations report the outage, requests fail with 503, and no visitor is logged
+    /// out.
+    async fn assert_outage(&self) {
         self.store_reports_the_outage().await;
         for (method, path, cookie) in [
             ("GET", "/me", Some(&self.cookie)),
@@ -88,31 +92,32 @@ impl App {
             assert!(response.headers().contains_key(header::RETRY_AFTER), "{path}");
             assert!(
                 !response.headers().contains_key(header::SET_COOKIE),
-                "{path}: the cookie stays as it is"
+                "{path}: the response must not change the cookie"
             );
         }
         assert_eq!(
             self.request("GET", "/me", None).await.status(),
             StatusCode::UNAUTHORIZED,
-            "a stranger"
+            "a visitor without a cookie"
         );
     }
 
-    /// The first call finds a connection that is of no more use; the others have to make one.
+    /// Checks that every operation fails. The first one uses a broken connection, and the others
+    /// cannot open one.
     async fn store_reports_the_outage(&self) {
         let (store, id) = (&self.store, self.id);
-        in_time("find", store.find(id)).await;
-        in_time("create", store.create(Data::default())).await;
-        in_time("update", store.modify(id, |data| data.visits += 1)).await;
-        in_time("touch", store.touch(id)).await;
-        in_time("delete", store.delete(SessionId::from_bytes([0; 16]))).await;
-        in_time("size", store.size()).await;
-        in_time("publish", store.coordinator().publish_cache_clear()).await;
+        assert_fails_in_time("find", store.find(id)).await;
+        assert_fails_in_time("create", store.create(Data::default())).await;
+        assert_fails_in_time("update", store.modify(id, |data| data.visits += 1)).await;
+        assert_fails_in_time("touch", store.touch(id)).await;
+        assert_fails_in_time("delete", store.delete(SessionId::from_bytes([0; 16]))).await;
+        assert_fails_in_time("size", store.size()).await;
+        assert_fails_in_time("publish", store.coordinator().publish_cache_clear()).await;
         assert!(!store.healthy().await);
     }
 
-    /// Everything works, for the visitor of before as well.
-    async fn works_again(&self) {
+    /// Checks that everything works again, also for the visitor from before the outage.
+    async fn assert_recovery(&self) {
         eventually(async || self.store.healthy().await, "Redis answers").await;
         assert_eq!(self.status("GET", "/me").await, StatusCode::OK);
         assert_eq!(self.status("POST", "/visit").await, StatusCode::OK);
@@ -141,11 +146,17 @@ async fn logout(session: Session<Data>) {
     session.destroy();
 }
 
-/// Ends within the timeouts and says what is the matter; above all, it does not say that there is no session.
-async fn in_time<R>(what: &str, operation: impl Future<Output = Result<R, StoreError>>) {
+/// Checks that an operation fails within its timeouts, with an error that reports the outage and
+/// not a missing session.
+async fn assert_fails_in_time<R>(
+    what: &str,
+    operation: impl Future<Output = Result<R, StoreError>>,
+) {
     let result = tokio::time::timeout(DEADLINE, operation).await;
-    let kind =
-        result.unwrap_or_else(|_| panic!("{what} does not end")).err().map(|error| error.kind());
+    let kind = result
+        .unwrap_or_else(|_| panic!("{what} does not complete"))
+        .err()
+        .map(|error| error.kind());
     let outage =
         [StoreErrorKind::Unavailable, StoreErrorKind::Timeout, StoreErrorKind::OutcomeUnknown];
     assert!(kind.is_some_and(|kind| outage.contains(&kind)), "{what}: {kind:?}");
@@ -157,38 +168,38 @@ async fn a_link_that_is_cut_logs_nobody_out() {
     let proxy = Proxy::start(server.port()).await;
     let app = App::start(proxy.config()).await;
     proxy.cut();
-    app.is_cut_off().await;
+    app.assert_outage().await;
     proxy.heal();
-    app.works_again().await;
+    app.assert_recovery().await;
 }
 
 #[tokio::test]
 async fn a_link_that_swallows_everything_logs_nobody_out() {
     let server = RedisServer::start();
     let proxy = Proxy::start(server.port()).await;
-    let app = App::start(proxy.config().response_timeout(PATIENCE)).await;
+    let app = App::start(proxy.config().response_timeout(RESPONSE_TIMEOUT)).await;
     proxy.blackhole();
-    app.is_cut_off().await;
+    app.assert_outage().await;
     proxy.heal();
-    app.works_again().await;
+    app.assert_recovery().await;
 }
 
 #[tokio::test]
 async fn connections_that_have_gone_silent_are_replaced() {
     let server = RedisServer::start();
     let proxy = Proxy::start(server.port()).await;
-    let node = store(config().redis(proxy.config().response_timeout(PATIENCE))).await;
+    let node = store(config().redis(proxy.config().response_timeout(RESPONSE_TIMEOUT))).await;
     let id = node.create(Data::of("ada")).await.unwrap().id;
     proxy.strand();
-    in_time("find", node.find_fresh(id)).await;
-    eventually(async || node.find_fresh(id).await.is_ok(), "commands go over a new connection")
-        .await;
-    let hears = async || node.coordinator().disconnects() == 1 && node.coordinator().is_listening();
-    eventually(hears, "announcements come over a new connection").await;
+    assert_fails_in_time("find", node.find_fresh(id)).await;
+    eventually(async || node.find_fresh(id).await.is_ok(), "commands use a new connection").await;
+    let subscribed =
+        async || node.coordinator().disconnects() == 1 && node.coordinator().is_listening();
+    eventually(subscribed, "announcements use a new connection").await;
 }
 
 #[tokio::test]
-async fn a_connection_that_the_server_has_closed_costs_a_visitor_nothing() {
+async fn a_connection_closed_by_the_server_is_replaced_without_an_error() {
     let server = RedisServer::start();
     let app = App::start(server.config()).await;
     let _killed: i64 = server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
@@ -198,19 +209,19 @@ async fn a_connection_that_the_server_has_closed_costs_a_visitor_nothing() {
 #[tokio::test]
 async fn a_frozen_server_logs_nobody_out() {
     let server = RedisServer::start();
-    let app = App::start(server.config().response_timeout(PATIENCE)).await;
+    let app = App::start(server.config().response_timeout(RESPONSE_TIMEOUT)).await;
     server.freeze();
-    app.is_cut_off().await;
+    app.assert_outage().await;
     server.thaw();
-    app.works_again().await;
+    app.assert_recovery().await;
 }
 
 #[tokio::test]
 async fn a_write_into_a_silent_link_has_an_unknown_outcome() {
     let server = RedisServer::start();
     let proxy = Proxy::start(server.port()).await;
-    let app = App::start(proxy.config().response_timeout(PATIENCE)).await;
-    // The server knows the script now.
+    let app = App::start(proxy.config().response_timeout(RESPONSE_TIMEOUT)).await;
+    // Makes the server cache the script.
     assert!(!app.store.delete(SessionId::from_bytes([0; 16])).await.unwrap());
     proxy.blackhole();
     let error = app.store.delete(app.id).await.unwrap_err();
@@ -218,7 +229,7 @@ async fn a_write_into_a_silent_link_has_an_unknown_outcome() {
     proxy.heal();
     eventually(
         async || app.store.find(app.id).await.is_ok_and(|found| found.is_none()),
-        "it arrives late",
+        "the write arrives late",
     )
     .await;
 }
@@ -228,18 +239,18 @@ async fn a_missing_server_is_an_outage_and_an_empty_one_is_not() {
     let mut server = RedisServer::start();
     let app = App::start(server.config()).await;
     server.kill();
-    app.is_cut_off().await;
+    app.assert_outage().await;
     server.restart();
     eventually(async || app.store.healthy().await, "Redis answers").await;
     let gone = app.request("GET", "/me", Some(&app.cookie)).await;
     assert_eq!(gone.status(), StatusCode::UNAUTHORIZED);
-    // It may be that a parallel request has just logged in: only a logout removes a cookie.
+    // A concurrent request may have just logged in, so only a logout removes a cookie.
     assert!(!gone.headers().contains_key(header::SET_COOKIE));
     assert_eq!(app.request("POST", "/login", None).await.status(), StatusCode::OK);
 }
 
 #[tokio::test]
-async fn a_server_that_is_missing_at_the_start_is_found_when_it_comes() {
+async fn a_server_that_is_missing_at_startup_is_used_once_it_runs() {
     let mut server = RedisServer::start();
     server.kill();
     let redis = server.config();
@@ -256,28 +267,28 @@ async fn a_node_that_is_cut_off_answers_nothing_from_memory() {
     let server = RedisServer::start();
     let proxy = Proxy::start(server.port()).await;
     let cluster = ClusterConfig::new().max_staleness(Duration::from_millis(500));
-    let redis = proxy.config().response_timeout(PATIENCE);
+    let redis = proxy.config().response_timeout(RESPONSE_TIMEOUT);
     let node = store(config().cluster(cluster).redis(redis)).await;
     let other = store(config().redis(server.config())).await;
     let id = node.create(Data::of("ada")).await.unwrap().id;
     eventually(
         async || node.find(id).await.unwrap().is_some() && node.cache_stats().hits > 0,
-        "it is cached",
+        "the session is cached",
     )
     .await;
 
-    // Nothing is closed: only the lease ends the use of the cache.
+    // No connection is closed, so only the end of the lease stops the use of the cache.
     proxy.blackhole();
     other.delete(id).await.unwrap();
     eventually(async || node.find(id).await.is_err(), "the lease ends").await;
     assert!(!node.coordinator().is_listening());
     for _ in 0..3 {
-        in_time("find", node.find(id)).await;
+        assert_fails_in_time("find", node.find(id)).await;
     }
     proxy.heal();
     let gone = async || node.find(id).await.is_ok_and(|found| found.is_none());
-    eventually(gone, "the session is known to be gone").await;
-    eventually(async || node.coordinator().is_listening(), "the node hears again").await;
+    eventually(gone, "the session is gone").await;
+    eventually(async || node.coordinator().is_listening(), "the node holds its lease again").await;
     assert!(node.find(id).await.unwrap().is_none());
 }
 
@@ -306,12 +317,15 @@ async fn a_wrong_password_is_refused_and_not_printed() {
 }
 
 #[tokio::test]
-async fn shutdown_closes_the_connections_and_what_comes_later_is_told() {
+async fn shutdown_closes_the_connections_and_later_operations_fail() {
     let server = RedisServer::start();
     let store = store(config().redis(server.config())).await;
     let id = store.create(Data::of("ada")).await.unwrap().id;
-    eventually(async || server.connections() == 2, "there is one for commands and one to listen")
-        .await;
+    eventually(
+        async || server.connections() == 2,
+        "one connection for commands and one for the subscription are open",
+    )
+    .await;
     store.shutdown().await;
     eventually(async || server.connections() == 0, "both are closed").await;
     assert_eq!(store.find(id).await.unwrap_err().kind(), StoreErrorKind::Closed);
@@ -319,5 +333,5 @@ async fn shutdown_closes_the_connections_and_what_comes_later_is_told() {
     assert_eq!(store.delete(id).await.unwrap_err().kind(), StoreErrorKind::Closed);
     assert!(!store.healthy().await);
     assert!(!store.coordinator().is_running());
-    eventually(async || server.connections() == 0, "none is made anew").await;
+    eventually(async || server.connections() == 0, "no connection is opened again").await;
 }

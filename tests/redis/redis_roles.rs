@@ -1,4 +1,5 @@
-//! A server that is no writable master, or was none for a moment, and one that has no memory left.
+//! A server that is not a writable master, or was demoted for a moment, and one that is out of
+//! memory.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use support::wait::eventually;
 use crate::nodes::{Data, config, store};
 use crate::web::RedisAddress as _;
 
-/// A heartbeat every two seconds: what happens just after one and takes less goes unseen by all of them.
+/// Configures a heartbeat every two seconds, so that a demotion fits between two of them.
 fn slow_heartbeat() -> ClusterConfig {
     ClusterConfig::new().max_staleness(Duration::from_secs(8))
 }
@@ -30,11 +31,11 @@ async fn synced(replica: &RedisServer) {
     eventually(up, "the replica has everything").await;
 }
 
-/// Master and replica.
+/// Starts a master and its replica.
 async fn pair() -> (RedisServer, RedisServer) {
     let (master, replica) = (RedisServer::start(), RedisServer::start());
     for server in [&master, &replica] {
-        // Else it waits for more replicas before it sends its data to one.
+        // By default, a master waits for more replicas before it sends its data to the first.
         let () = server.command(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
     }
     replicate(&replica, &master);
@@ -43,7 +44,7 @@ async fn pair() -> (RedisServer, RedisServer) {
 }
 
 #[tokio::test]
-async fn a_master_that_was_demoted_between_two_heartbeats_is_a_lost_channel() {
+async fn a_demotion_between_two_heartbeats_ends_the_subscription() {
     let (master, replica) = pair().await;
     let node = store(config().cluster(slow_heartbeat()).redis(master.config())).await;
     let id = node.create(Data::of("ada")).await.unwrap().id;
@@ -58,8 +59,9 @@ async fn a_master_that_was_demoted_between_two_heartbeats_is_a_lost_channel() {
 
     let beats = || master.calls()["publish"];
     let before = beats();
-    eventually(async || beats() > before, "a heartbeat has just been").await;
-    // Another is the master for a moment, and the session ends there, unheard.
+    eventually(async || beats() > before, "a heartbeat has just been sent").await;
+    // The other server is the master for a moment. The session is deleted there without an
+    // announcement.
     promote(&replica);
     let () = replica.command(&["DEL", &key]);
     replicate(&master, &replica);
@@ -68,20 +70,23 @@ async fn a_master_that_was_demoted_between_two_heartbeats_is_a_lost_channel() {
 
     eventually(
         async || node.find(id).await.is_ok_and(|found| found.is_none()),
-        "the session is known to be gone",
+        "the session is gone",
     )
     .await;
-    assert!(node.coordinator().disconnects() > 0, "by the loss, and not because it was forgotten");
+    assert!(
+        node.coordinator().disconnects() > 0,
+        "the loss of the subscription invalidated it, and not an eviction"
+    );
 }
 
 #[tokio::test]
-async fn a_demoted_master_is_believed_in_nothing() {
+async fn every_operation_on_a_demoted_master_fails() {
     let (master, other) = (RedisServer::start(), RedisServer::start());
     let cluster = ClusterConfig::new().enabled(false).local_cache_enabled(false);
     let node = store(config().cluster(cluster).redis(master.config())).await;
     let id = node.create(Data::of("ada")).await.unwrap().id;
-    let nobody = SessionId::from_bytes([0; 16]);
-    // Has each script known, so that what follows is about running them.
+    let unknown = SessionId::from_bytes([0; 16]);
+    // Makes the server cache each script, so that the errors below come from running them.
     node.modify(id, |data| data.visits += 1).await.unwrap();
     let _pages = node.all_session_ids().await.unwrap();
 
@@ -89,17 +94,17 @@ async fn a_demoted_master_is_believed_in_nothing() {
         let kind = answer.err().map(|error| error.kind());
         assert_eq!(kind, Some(StoreErrorKind::Unavailable), "{what}");
     }
-    // Its data is what it was: it never reaches the master that it is to follow.
+    // The server keeps its data, since it never reaches the master that it should replicate.
     other.freeze();
     replicate(&master, &other);
     refused("find", node.find(id).await);
-    refused("find what is not there", node.find(nobody).await);
+    refused("find an unknown id", node.find(unknown).await);
     refused("create", node.create(Data::default()).await);
     refused("update", node.modify(id, |data| data.visits += 1).await);
     refused("delete", node.delete(id).await);
-    refused("delete what is not there", node.delete(nobody).await);
+    refused("delete an unknown id", node.delete(unknown).await);
     refused("touch", node.touch(id).await);
-    refused("touch what is not there", node.touch(nobody).await);
+    refused("touch an unknown id", node.touch(unknown).await);
     refused("clear", node.clear().await);
     refused("walk", node.all_session_ids().await);
     refused("announce", node.coordinator().publish_invalidation(id).await);
@@ -119,7 +124,8 @@ async fn a_server_without_memory_refuses_changes_and_still_logs_out() {
         node.create(Data::of("bob")).await.unwrap().id,
     );
     let () = server.command(&["CONFIG", "SET", "maxmemory", "1"]);
-    // Else a session that has an owner would not be extended.
+    // An index entry can be written without free memory. Otherwise sessions with an owner could
+    // not be extended.
     let backend = RedisBackend::new(&server.config(), "session:invalidate").unwrap();
     backend
         .add_to_owner(&OwnerTag::from_bytes([1; 32]), &ada, Timestamp::from_millis(u64::MAX / 2))
@@ -135,17 +141,17 @@ async fn a_server_without_memory_refuses_changes_and_still_logs_out() {
     assert!(node.delete(bob).await.unwrap());
     assert_eq!(node.find(bob).await.unwrap().map(|_| ()), None);
     assert_eq!(node.get(ada).await.unwrap().data().visits, 0);
-    // What was refused was not announced either.
+    // The refused changes were not announced.
     eventually(
         async || node.coordinator().announcements_received() == 1,
-        "the logout is announced",
+        "the deletion is announced",
     )
     .await;
 
-    // Reading from memory goes on, since hearing is proven without room, too.
+    // The node keeps its lease, since heartbeats need no free memory.
     let beats = || server.calls()["publish"];
     let before = beats();
-    eventually(async || beats() > before + 1, "heartbeats go on").await;
+    eventually(async || beats() > before + 1, "heartbeats continue").await;
     assert_eq!(node.coordinator().disconnects(), 0);
     assert!(node.coordinator().is_listening());
 }

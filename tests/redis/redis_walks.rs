@@ -1,4 +1,4 @@
-//! Walks over all sessions in a Redis that is not ours alone.
+//! Walks over all sessions in a Redis that has keys of other applications, too.
 
 use std::collections::HashSet;
 
@@ -15,8 +15,9 @@ async fn create(store: &SessionStore<Data>, count: u64) -> HashSet<SessionId> {
     stream::iter((0..count).map(new)).buffer_unordered(64).try_collect().await.unwrap()
 }
 
-/// Keys under our prefix that are not ours: one of another length, one of another type, one of
-/// another format, and one with as many characters as a session id.
+/// Commands that create foreign keys under the prefix of the store: a name of another length, a
+/// value of another type, a value in another format, and a name with as many characters as a
+/// session id.
 const FOREIGN: [[&str; 3]; 4] = [
     ["SET", "session:settings", "blue"],
     ["SADD", "session:AAAAAAAAAAAAAAAAAAAAAA", "a set"],
@@ -31,7 +32,7 @@ fn add_foreign_keys(server: &RedisServer) {
 }
 
 #[tokio::test]
-async fn a_walk_meets_every_session_once() {
+async fn a_walk_yields_every_session_once() {
     let server = RedisServer::start();
     let store = store(config().redis(server.config())).await;
     let created = create(&store, 3000).await;
@@ -47,7 +48,7 @@ async fn a_walk_meets_every_session_once() {
 }
 
 #[tokio::test]
-async fn clear_deletes_all_sessions_and_nothing_else_and_says_so() {
+async fn clear_deletes_all_sessions_and_nothing_else_and_announces_it() {
     let server = RedisServer::start();
     let cluster = || ClusterConfig::new().local_cache_max_size(10_000);
     let (one, other) = (
@@ -58,7 +59,7 @@ async fn clear_deletes_all_sessions_and_nothing_else_and_says_so() {
     let seen = *ids.iter().next().unwrap();
     eventually(
         async || other.find(seen).await.unwrap().is_some() && other.cache_stats().size == 1,
-        "it is cached",
+        "the session is cached",
     )
     .await;
     add_foreign_keys(&server);
@@ -67,12 +68,15 @@ async fn clear_deletes_all_sessions_and_nothing_else_and_says_so() {
     assert_eq!(
         one.clear().await.unwrap(),
         5001,
-        "the string of 22 characters is taken for a session"
+        "the string under a valid session id counts as a session"
     );
-    assert_eq!(one.size().await.unwrap(), 1, "the set");
+    assert_eq!(one.size().await.unwrap(), 1, "the set under a valid session id is left");
     assert!(one.find(seen).await.unwrap().is_none());
-    eventually(async || other.find(seen).await.unwrap().is_none(), "the other node hears of it")
-        .await;
+    eventually(
+        async || other.find(seen).await.unwrap().is_none(),
+        "the other node receives the announcement",
+    )
+    .await;
     let keys: HashSet<String> = server.command(&["KEYS", "*"]);
     for key in ["other", FOREIGN[0][1], FOREIGN[1][1], FOREIGN[3][1]] {
         assert!(keys.contains(key), "{key} is not a session");
@@ -80,7 +84,7 @@ async fn clear_deletes_all_sessions_and_nothing_else_and_says_so() {
     assert_eq!(one.clear().await.unwrap(), 0);
 }
 
-/// As managed services offer it: one shard that has all slots.
+/// Managed services offer this mode: one shard that has all slots.
 #[tokio::test]
 async fn a_single_server_in_cluster_mode_is_cleared_and_scanned_like_any_other() {
     let server = RedisServer::with_args(&["--cluster-enabled", "yes"]);
@@ -103,7 +107,7 @@ async fn a_single_server_in_cluster_mode_is_cleared_and_scanned_like_any_other()
 }
 
 #[tokio::test]
-async fn a_key_that_is_no_record_is_reported_and_does_not_end_a_walk() {
+async fn a_key_that_is_not_a_record_is_reported_and_does_not_end_a_walk() {
     let server = RedisServer::start();
     let store = store(config().redis(server.config())).await;
     let created = create(&store, 300).await;
@@ -123,7 +127,7 @@ async fn a_key_that_is_no_record_is_reported_and_does_not_end_a_walk() {
     assert_eq!(named, [FOREIGN[1][1], FOREIGN[2][1]]);
     assert!(unreadable.iter().all(|error| error.kind() == StoreErrorKind::Corrupt));
 
-    assert_eq!(store.unreadable_records(), 2, "each is counted");
+    assert_eq!(store.unreadable_records(), 2, "each unreadable record is counted");
     let done = store.bulk_delete(|record| record.data().visits < 100).await.unwrap();
     assert_eq!((done.deleted, done.unreadable), (100, 2));
     for [_, key, _] in FOREIGN {
@@ -152,7 +156,7 @@ async fn a_bulk_deletion_is_seen_on_every_node() {
         assert_eq!(one.find(id).await.unwrap().is_some(), stays);
         eventually(
             async || other.find(id).await.unwrap().is_some() == stays,
-            "the other node sees it",
+            "the other node receives the announcement",
         )
         .await;
     }

@@ -1,5 +1,6 @@
-//! Every operation is given up at every point at which it waits: a client that hangs up, or a timeout outside. What was sent is
-//! carried out late all the same. Nothing stale stays in memory, nobody waits for ever, and no session is left in two places.
+//! Cancels each operation at every point at which it waits, as a client that disconnects or an
+//! outer timeout would. The backend still executes, late, the calls that it has received. No stale
+//! entry stays in the cache, no task waits for ever, and no session is left under two ids.
 #![allow(clippy::needless_pass_by_value, reason = "closures read better")]
 
 use std::convert::Infallible;
@@ -15,8 +16,8 @@ use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use crate::{Counter, Node, nodes, run};
 
-/// Polls a future this often, and then drops it. Whether it came to its end.
-async fn give_up_after<F: Future>(polls: usize, future: F) -> bool {
+/// Polls a future this many times and then drops it. Returns `true` if it completed.
+async fn cancel_after<F: Future>(polls: usize, future: F) -> bool {
     let mut future = pin!(future);
     let mut left = polls;
     std::future::poll_fn(|context| {
@@ -26,7 +27,7 @@ async fn give_up_after<F: Future>(polls: usize, future: F) -> bool {
         left -= 1;
         match future.as_mut().poll(context) {
             Poll::Ready(_) => Poll::Ready(true),
-            // It is given up in this very moment, and not when something happens next.
+            // The future is dropped now, and not at the next wake-up.
             Poll::Pending if left == 0 => Poll::Ready(false),
             Poll::Pending => Poll::Pending,
         }
@@ -34,7 +35,8 @@ async fn give_up_after<F: Future>(polls: usize, future: F) -> bool {
     .await
 }
 
-/// Two nodes that hear each other, whose backend takes its time, and a session that both have in memory.
+/// Two nodes that receive each other's announcements over a slow backend, and a session that both
+/// have cached.
 struct Scene {
     nodes: Rc<Vec<Node>>,
     id: SessionId,
@@ -42,7 +44,7 @@ struct Scene {
 }
 
 impl Scene {
-    async fn set() -> Self {
+    async fn start() -> Self {
         let nodes = nodes(2, 1);
         sleep(Duration::from_secs(1)).await;
         let cookie = nodes[0].layer.cookie_for(Counter::default()).await.unwrap();
@@ -54,7 +56,7 @@ impl Scene {
         Scene { nodes, id, cookie }
     }
 
-    /// A request to the first node.
+    /// Sends a request to the first node.
     async fn request(&self, handler: impl AsyncFn(Session<Counter>) + 'static) {
         let handler = Rc::new(handler);
         let service = self.nodes[0].layer.layer(service_fn(move |request: Request<()>| {
@@ -72,43 +74,45 @@ impl Scene {
         service.oneshot(request).await.unwrap();
     }
 
-    /// What is left when all that goes on by itself has ended: one number, on both nodes alike, or no session at all.
+    /// Waits for the background work to end and checks that both nodes agree. Returns the count of
+    /// the session, or `None` if no session is left.
     async fn outcome(&self) -> Option<u64> {
         for node in self.nodes.iter() {
             node.faults.heal();
         }
         sleep(Duration::from_secs(1)).await;
         let left = self.nodes[0].store().all_session_ids().await.unwrap();
-        assert!(left.len() <= 1, "a session lives in two places: {left:?}");
+        assert!(left.len() <= 1, "a session is stored under two ids: {left:?}");
         let id = left.first().copied();
         for (number, node) in self.nodes.iter().enumerate() {
             assert!(node.store().coordinator().is_listening());
             for id in [Some(self.id), id].into_iter().flatten() {
                 let in_time = async |read| {
-                    timeout(Duration::from_secs(5), read).await.expect("a reader waits for ever")
+                    timeout(Duration::from_secs(5), read).await.expect("a read never completes")
                 };
                 let found =
                     in_time(node.store().find(id)).await.unwrap().map(|record| record.data().count);
                 let fresh =
                     node.store().find_fresh(id).await.unwrap().map(|record| record.data().count);
-                assert_eq!(found, fresh, "node {number} has something stale in memory");
+                assert_eq!(found, fresh, "node {number} has a stale entry in its cache");
             }
         }
         let count = self.nodes[0].store().find_fresh(id?).await.unwrap().unwrap().data().count;
-        // And it can be changed: nobody holds a turn.
+        // The session can be changed: no cancelled writer still holds its lock.
         let change = self.nodes[0].store().modify(id?, |data| data.count += 100);
-        timeout(Duration::from_secs(5), change).await.expect("a writer waits for ever").unwrap();
+        timeout(Duration::from_secs(5), change).await.expect("a write never completes").unwrap();
         Some(count)
     }
 }
 
-/// Gives an operation up after one poll, two polls and so on, until it comes to its end by itself. The outcomes, in that order.
+/// Cancels an operation after one poll, after two polls and so on, until it completes. Returns the
+/// outcomes in that order.
 fn outcomes(operation: impl AsyncFn(&Scene)) -> Vec<Option<u64>> {
     let mut outcomes = Vec::new();
     for polls in 1.. {
         let ended = run(async {
-            let scene = Scene::set().await;
-            let ended = give_up_after(polls, operation(&scene)).await;
+            let scene = Scene::start().await;
+            let ended = cancel_after(polls, operation(&scene)).await;
             outcomes.push(scene.outcome().await);
             ended
         });
@@ -116,12 +120,12 @@ fn outcomes(operation: impl AsyncFn(&Scene)) -> Vec<Option<u64>> {
             break;
         }
     }
-    assert!(outcomes.len() > 2, "it was given up nowhere");
+    assert!(outcomes.len() > 2, "the operation was never cancelled");
     outcomes
 }
 
 #[test]
-fn a_read_can_be_given_up() {
+fn a_cancelled_read_leaves_nothing_stale() {
     let all = outcomes(async |scene| {
         scene.nodes[1].store().evict_from_cache(scene.id);
         let _ = scene.nodes[1].store().find(scene.id).await;
@@ -130,21 +134,21 @@ fn a_read_can_be_given_up() {
 }
 
 #[test]
-fn one_of_two_readers_can_give_up_and_the_other_is_served() {
+fn a_reader_is_served_if_another_reader_of_the_session_is_cancelled() {
     let all = outcomes(async |scene| {
         let other = tokio::task::spawn_local({
             let (nodes, id) = (scene.nodes.clone(), scene.id);
             async move { nodes[1].store().find_fresh(id).await.unwrap().unwrap().data().count }
         });
-        let given_up = give_up_after(1, scene.nodes[1].store().find_fresh(scene.id)).await;
-        assert!(!given_up);
+        let completed = cancel_after(1, scene.nodes[1].store().find_fresh(scene.id)).await;
+        assert!(!completed);
         assert_eq!(timeout(Duration::from_secs(5), other).await.unwrap().unwrap(), 0);
     });
     assert!(all.iter().all(|count| *count == Some(0)), "{all:?}");
 }
 
 #[test]
-fn a_change_can_be_given_up_and_is_made_once_or_not_at_all() {
+fn a_cancelled_change_is_made_once_or_not_at_all() {
     let all = outcomes(async |scene| {
         let _ = scene.nodes[0].store().modify(scene.id, |data| data.count += 1).await;
     });
@@ -153,7 +157,7 @@ fn a_change_can_be_given_up_and_is_made_once_or_not_at_all() {
 }
 
 #[test]
-fn a_deletion_can_be_given_up() {
+fn a_cancelled_deletion_is_made_or_has_no_effect() {
     let all = outcomes(async |scene| {
         let _ = scene.nodes[0].store().delete(scene.id).await;
     });
@@ -162,7 +166,7 @@ fn a_deletion_can_be_given_up() {
 }
 
 #[test]
-fn a_request_that_changes_its_session_can_be_given_up() {
+fn a_cancelled_request_makes_its_change_once_or_not_at_all() {
     let all = outcomes(async |scene| {
         scene.request(async |session| session.update(|data| data.count += 1)).await;
     });
@@ -171,7 +175,7 @@ fn a_request_that_changes_its_session_can_be_given_up() {
 }
 
 #[test]
-fn a_request_that_asks_for_a_new_token_can_be_given_up_and_its_session_is_in_one_place() {
+fn a_cancelled_regeneration_leaves_one_session() {
     let all = outcomes(async |scene| {
         scene
             .request(async |session| {
@@ -185,13 +189,13 @@ fn a_request_that_asks_for_a_new_token_can_be_given_up_and_its_session_is_in_one
 }
 
 #[test]
-fn a_logout_is_carried_out_wherever_its_request_is_given_up() {
+fn a_logout_is_carried_out_even_if_its_request_is_cancelled() {
     let all = outcomes(async |scene| scene.request(async |session| session.destroy()).await);
     assert!(all.iter().all(Option::is_none), "{all:?}");
 }
 
 #[test]
-fn a_handler_that_waits_for_its_change_can_be_given_up() {
+fn a_cancelled_handler_makes_its_change_once_or_not_at_all() {
     let all = outcomes(async |scene| {
         scene
             .request(async |session| {

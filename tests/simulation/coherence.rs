@@ -1,7 +1,9 @@
-//! The coherence contract, checked against histories: several nodes over one backend that delays, fails, loses answers, carries out
-//! late what was given up and cuts subscriptions, under a paused clock.
+//! Checks the coherence contract against histories: several nodes run, under a paused clock, over
+//! one backend that delays and fails calls, loses replies, executes cancelled calls late, and cuts
+//! subscriptions.
 //!
-//! `SEEDS` sets how many histories are tried (default 3000, more than a million operations), `SEED` tries one.
+//! `SEEDS` sets the number of histories. Defaults to 3000, more than a million operations. `SEED`
+//! runs a single one.
 
 use crate::history::history;
 use crate::{run, run_all};
@@ -12,6 +14,6 @@ fn no_history_breaks_the_contract() {
 }
 
 #[test]
-fn a_history_can_be_told_again() {
+fn the_same_seed_gives_the_same_history() {
     assert_eq!(run(history(7)), run(history(7)));
 }

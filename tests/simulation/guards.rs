@@ -13,8 +13,8 @@ use crate::owners::{self, Answer};
 use crate::race::race;
 use crate::{Counter, nodes, nodes_with, run};
 
-/// Up to several hundred thousand operations; the first violation ends it. Without any one of the
-/// guards, at least one history in a hundred has a violation.
+/// Runs up to several hundred thousand operations and panics at the first violation. Without any
+/// one of the guards, at least one history in a hundred has a violation.
 fn histories() {
     for seed in 0..1000 {
         run(history(seed));
@@ -33,8 +33,8 @@ fn owner_histories() {
     }
 }
 
-/// A session gets a new id while a slow node looks for it to delete it, and its tombstone has
-/// expired before that node follows it: the node must say that it has not finished.
+/// A session gets a new id while a slow node deletes its owner's sessions, and the tombstone
+/// expires before that node follows it. The node must report that it has not finished.
 async fn slow_revocation() {
     let hour = Duration::from_secs(3600);
     let nodes = nodes_with(2, 1, |_, config| config.attempt_timeout(hour).operation_timeout(hour));
@@ -54,13 +54,13 @@ async fn slow_revocation() {
     match end.await.unwrap() {
         Ok(_) => assert!(
             nodes[0].store().find_fresh(new).await.unwrap().is_none(),
-            "a session has slipped through"
+            "a session was missed"
         ),
         Err(error) => assert_eq!(error.kind(), StoreErrorKind::Timeout),
     }
 }
 
-/// A node that has lost its subscription knows it at once, and not only when its lease runs out.
+/// A node notices the loss of its subscription immediately, before its lease expires.
 async fn loss() {
     let nodes = nodes(1, 1);
     sleep(Duration::from_secs(1)).await;
@@ -68,23 +68,25 @@ async fn loss() {
     nodes[0].faults.refuse_subscriptions();
     nodes[0].faults.cut_subscriptions();
     sleep(Duration::from_millis(1)).await;
-    assert!(!nodes[0].store().coordinator().is_listening(), "the loss is not noticed");
+    assert!(!nodes[0].store().coordinator().is_listening(), "the node does not notice the loss");
 }
 
-/// A node's own write does not cost it a miss, though its announcement comes before the answer.
+/// A node's own write does not cause a cache miss, although its announcement arrives before the
+/// reply.
 async fn own_write() {
     let nodes = nodes(1, 1);
     sleep(Duration::from_secs(1)).await;
     let store = nodes[0].store();
     let id = store.create(Default::default()).await.unwrap().id;
-    // The answer is late, and the announcement is not, since it has a way of its own.
+    // Only the reply is late: announcements arrive over the subscription.
     nodes[0].faults.delay_calls_by(Duration::from_millis(20)..Duration::from_millis(21));
     store.modify(id, |data| data.count += 1).await.unwrap();
     let before = store.cache_stats();
     assert_eq!(store.find(id).await.unwrap().unwrap().data().count, 1);
-    assert_eq!(store.cache_stats().hits, before.hits + 1, "a node's own write has cost it a miss");
+    assert_eq!(store.cache_stats().hits, before.hits + 1, "a node's own write caused a cache miss");
 }
 
+/// Returns `true` if the scenario ends without a violation.
 fn holds(scenario: impl FnOnce()) -> bool {
     catch_unwind(AssertUnwindSafe(scenario)).is_ok()
 }
@@ -104,7 +106,8 @@ macro_rules! needed {
         $(
             #[test]
             fn $name() {
-                assert!(!disabled(Guard::$guard, || holds(|| $scenario)), "nothing notices that {:?} is missing", Guard::$guard);
+                let holds_without = disabled(Guard::$guard, || holds(|| $scenario));
+                assert!(!holds_without, "no violation is found without {:?}", Guard::$guard);
             }
         )*
     };
@@ -120,8 +123,9 @@ needed! {
     the_comparison_is_needed: Comparison in histories();
     the_sharing_rule_is_needed: Sharing in histories();
     the_tombstone_is_needed: Tombstone in races();
-    the_age_of_what_is_served_in_an_outage_is_needed: MaxAge in histories();
+    the_maximum_age_in_an_outage_is_needed: MaxAge in histories();
     the_index_before_the_record_is_needed: IndexFirst in owner_histories();
     the_timeout_of_a_revocation_is_needed: RevocationTimeout in run(slow_revocation());
-    following_what_changes_is_needed: Chase in run(owners::thief(1, owners::Thief::Updates));
+    judging_the_record_of_a_conflict_is_needed: Chase in
+        run(owners::thief(1, owners::Thief::Updates));
 }

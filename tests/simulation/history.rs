@@ -1,10 +1,12 @@
-//! One history: clients read, count and delete on several nodes, while a checker holds each answer against what was acknowledged
-//! before.
+//! One history: clients read, increment and delete sessions on several nodes, while a checker
+//! compares each result with what had been acknowledged before.
 //!
-//! Each session holds a number that only goes up, so that "older" has a meaning: a read that begins at a time t must not bring
-//! less than what was acknowledged before t minus the staleness bound, and on the node that wrote, or one that knows that it does
-//! not hear, not less than what was acknowledged at all. A deleted session counts as more than any number. What a request is served
-//! in an outage must not be less than what was acknowledged before t minus the policy's age, nor than what that node wrote.
+//! Each session holds a counter that only increases, so a lower count is an older version. A read
+//! that begins at time t must not return a count below any that was acknowledged before t minus the
+//! staleness bound. The bound is zero on the node that wrote, and on a node without a lease. A
+//! deleted session counts as higher than any number. A session that is served in an outage must not
+//! be below any count that was acknowledged before t minus the policy's maximum age, nor below any
+//! that the same node wrote.
 #![allow(clippy::await_holding_refcell_ref, reason = "no other task uses the histories at the end")]
 
 use std::cell::RefCell;
@@ -28,23 +30,24 @@ const SESSIONS: usize = 3;
 const CLIENTS: usize = 6;
 const STEPS: usize = 60;
 const DELETED: u64 = u64::MAX;
-/// Stands where a node does that was told of something, and is none.
-const NOBODY: usize = usize::MAX;
+/// Used in place of a node for a change that was not made through any node.
+const NO_NODE: usize = usize::MAX;
 
-/// What is known about one session from the outside.
+/// The checker's knowledge of one session.
 #[derive(Default)]
 struct History {
-    /// When which node was told that which number is there.
+    /// Acknowledged counts: the time, the node and the count.
     acknowledged: Vec<(Instant, usize, u64)>,
     increments: u64,
-    /// Increments that may or may not have been made.
+    /// Increments of unknown outcome.
     unknown: u64,
-    /// A deletion was tried, so the session may be gone.
+    /// `true` once a deletion has been attempted, so the session may be gone.
     may_be_deleted: bool,
 }
 
 impl History {
-    /// The least that a read of this node may bring that begins now and may be behind by so much.
+    /// Returns the lowest count that a read may return that begins now on this node and may be
+    /// stale by `staleness`.
     fn floor(&self, node: usize, staleness: Duration) -> u64 {
         let now = Instant::now();
         let visible =
@@ -56,21 +59,21 @@ impl History {
         self.acknowledged.push((Instant::now(), node, count));
     }
 
-    /// Whether a read may have found this.
+    /// Checks that a read may have returned this.
     fn judge(&mut self, node: usize, found: Option<u64>, floor: u64) {
         match found {
             Some(count) => assert!(
                 count >= floor,
-                "node {node} read {count} by {:?}, but {floor} was acknowledged before: {:?}",
+                "node {node} read {count} at {:?}, but {floor} was acknowledged before: {:?}",
                 Instant::now(),
                 self.acknowledged
             ),
             None => {
                 assert!(
                     self.may_be_deleted,
-                    "node {node} says that a session is gone that nobody deleted"
+                    "node {node} reports a session as gone that was not deleted"
                 );
-                // From now on, that has been said.
+                // From now on, the deletion counts as acknowledged.
                 self.acknowledge(node, DELETED);
             }
         }
@@ -83,19 +86,20 @@ impl History {
 
 type Histories = Rc<RefCell<HashMap<SessionId, History>>>;
 
-/// A session, and the cookie of a browser that has it.
+/// A session, with its cookie.
 #[derive(Clone)]
 struct Known {
     id: SessionId,
     cookie: HeaderValue,
 }
 
-/// What one client does to one session through one node. Some clients hang up before it is done.
+/// One client performs one operation on one session through one node. Some clients disconnect
+/// before it completes.
 async fn step(number: usize, node: &Node, session: &Known, histories: &Histories, dice: &Dice) {
     let patience = if dice.roll(10) == 0 { dice.millis(100) } else { Duration::from_secs(3600) };
     let (store, id) = (node.store(), session.id);
     match dice.roll(100) {
-        // A read that was cut short says nothing.
+        // A cancelled read is not checked.
         0..45 => {
             let fresh = dice.roll(10) == 0;
             let _ = timeout(patience, read(number, store, id, histories, fresh)).await;
@@ -107,7 +111,8 @@ async fn step(number: usize, node: &Node, session: &Known, histories: &Histories
             }
         }
         97..99 => store.evict_from_cache(id),
-        // A deletion that was cut short is one that may have been made, which is noted when it begins.
+        // `delete` notes at its start that the session may be gone, so cancelling it needs no
+        // more.
         _ => drop(timeout(patience, delete(number, store, id, histories)).await),
     }
 }
@@ -131,12 +136,14 @@ async fn read(
     });
 }
 
-/// By how much a read may be behind that begins now. A node that knows that it does not hear must not rest on what it has heard.
+/// Returns the staleness bound of a read that begins now: zero without a lease, because the node
+/// must not use its cache then.
 fn staleness(store: &SessionStore<Counter>, fresh: bool) -> Duration {
     if fresh || !store.coordinator().is_listening() { Duration::ZERO } else { MAX_STALENESS }
 }
 
-/// A request that reads its session, under the outage policy. Some of these encrypt it anew when they are over.
+/// Sends a request that reads its session, under the outage policy. Some nodes re-encrypt the
+/// session after the request.
 async fn visit(number: usize, node: &Node, session: &Known, histories: &Histories) {
     let floor = |staleness| histories.borrow()[&session.id].floor(number, staleness);
     let (usual, in_outage) = (floor(staleness(node.store(), false)), floor(MAX_AGE));
@@ -149,7 +156,7 @@ async fn visit(number: usize, node: &Node, session: &Known, histories: &Historie
     }));
     let request = Request::builder().header(header::COOKIE, &session.cookie).body(()).unwrap();
     let response = service.oneshot(request).await.unwrap();
-    assert!(!response.headers().contains_key(header::SET_COOKIE), "reading has touched the cookie");
+    assert!(!response.headers().contains_key(header::SET_COOKIE), "a read has set the cookie");
     let Some((found, outage)) = response.into_body() else { return };
     with_history(histories, session.id, |history| {
         history.judge(number, found, if outage { in_outage } else { usual });
@@ -177,7 +184,7 @@ async fn increment(
         Err(error) if error.kind() == StoreErrorKind::NotFound => {
             assert!(
                 history.may_be_deleted,
-                "an update found nothing, though nobody deleted the session"
+                "an update found no session, although it was not deleted"
             );
         }
         Err(_) => {}
@@ -191,11 +198,11 @@ async fn delete(node: usize, store: &SessionStore<Counter>, id: SessionId, histo
     }
 }
 
-/// What was acknowledged, when and by whom, for each session.
-pub(crate) type Told = Vec<Vec<(Duration, usize, u64)>>;
+/// The acknowledged counts of each session, with the time and the node of each.
+pub(crate) type Acknowledgements = Vec<Vec<(Duration, usize, u64)>>;
 
-/// One history: clients at work while things go wrong, and what is left when they do not.
-pub(crate) async fn history(seed: u64) -> Told {
+/// Runs one history: clients work while faults occur, and all nodes must recover afterwards.
+pub(crate) async fn history(seed: u64) -> Acknowledgements {
     let start = Instant::now();
     let (dice, nodes) = (Dice::new(seed), nodes(NODES as u64, seed));
     let histories: Histories = Rc::default();
@@ -226,19 +233,19 @@ pub(crate) async fn history(seed: u64) -> Told {
     for task in tasks {
         task.await.unwrap();
     }
-    recovers(&nodes, &histories).await;
+    assert_recovery(&nodes, &histories).await;
     let histories = histories.borrow();
-    let told = |known: &Known| {
+    let acknowledged = |known: &Known| {
         histories[&known.id]
             .acknowledged
             .iter()
             .map(|(at, node, count)| (*at - start, *node, *count))
             .collect()
     };
-    sessions.borrow().iter().map(told).collect()
+    sessions.borrow().iter().map(acknowledged).collect()
 }
 
-/// Tries to have some more. The node may be cut off for as long as the trouble lasts.
+/// Creates sessions, with retries: the node may be cut off until the faults end.
 async fn create_sessions(node: &Node, histories: &Histories, sessions: &RefCell<Vec<Known>>) {
     let mut missing = SESSIONS;
     for _ in 0..100 {
@@ -255,7 +262,7 @@ async fn create_sessions(node: &Node, histories: &Histories, sessions: &RefCell<
     }
 }
 
-/// The id is the hash of the token, which is what comes before the signature.
+/// Computes the session id of a cookie: the hash of the token, which precedes the signature.
 fn id_of(cookie: &HeaderValue) -> SessionId {
     let (_, value) = cookie.to_str().unwrap().split_once('=').unwrap();
     let (token, _) = value.split_once('.').unwrap();
@@ -263,17 +270,18 @@ fn id_of(cookie: &HeaderValue) -> SessionId {
     SessionId::from_bytes(digest[..16].try_into().unwrap())
 }
 
-/// The server is started again without its data: all sessions are gone, and nobody is told.
+/// Restarts the backend without its data: all sessions are gone, without an announcement.
 fn restart_empty(nodes: &[Node], histories: &Histories) {
     nodes[0].memory.restart_empty();
     for history in histories.borrow_mut().values_mut() {
         history.may_be_deleted = true;
-        history.acknowledge(NOBODY, DELETED);
+        history.acknowledge(NO_NODE, DELETED);
     }
 }
 
-/// When the trouble is over, all nodes use their caches again and agree, and no update is lost or counted twice.
-async fn recovers(nodes: &[Node], histories: &Histories) {
+/// Checks that after the faults all nodes use their caches again and agree, and that no update was
+/// lost or applied twice.
+async fn assert_recovery(nodes: &[Node], histories: &Histories) {
     calm(nodes).await;
     let histories = histories.borrow();
     for (id, history) in histories.iter() {
@@ -284,7 +292,7 @@ async fn recovers(nodes: &[Node], histories: &Histories) {
             let second = node.store().find(*id).await.unwrap();
             assert!(
                 node.store().cache_stats().hits > before,
-                "a node does not use its cache again"
+                "a node does not use its cache after the faults"
             );
             assert_eq!(
                 first.as_ref().map(|record| record.data().count),
@@ -292,20 +300,17 @@ async fn recovers(nodes: &[Node], histories: &Histories) {
             );
             found.push(first.map(|record| record.data().count));
         }
-        assert!(
-            found.windows(2).all(|pair| pair[0] == pair[1]),
-            "the nodes do not agree: {found:?}"
-        );
+        assert!(found.windows(2).all(|pair| pair[0] == pair[1]), "the nodes disagree: {found:?}");
         match found[0] {
             Some(count) => {
-                assert!(!history.is_deleted(), "a deleted session has come back");
+                assert!(!history.is_deleted(), "a deleted session exists again");
                 let range = history.increments..=history.increments + history.unknown;
                 assert!(
                     range.contains(&count),
-                    "{count} increments are there, {range:?} were made"
+                    "the count is {count}, but {range:?} increments were made"
                 );
             }
-            None => assert!(history.may_be_deleted, "a session has gone that nobody deleted"),
+            None => assert!(history.may_be_deleted, "a session is gone that was not deleted"),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! An interposer that carries out writes whose caller has given up, as a server does with requests
-//! that are on their way when the client disconnects.
+//! An interposer that executes writes whose caller was cancelled, as a server does with requests
+//! that are in flight when the client disconnects.
 
 use clustered_sessions::StoreError;
 use clustered_sessions::testing::{BackendMethod, Interposer};

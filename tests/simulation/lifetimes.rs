@@ -1,5 +1,6 @@
-//! The lives of some sessions over days: they are used, extended, given away and left to expire, at moments at which it matters
-//! whether their entries in the index last as long as they do. After each step the index is held against the records.
+//! Lifetimes of sessions over days: they are used, extended, transferred to other owners and left
+//! to expire, at moments that are critical for the lifetime of their entries in the owner index.
+//! After each step, the index is compared with the records.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -13,15 +14,15 @@ use super::{Counter, Dice, Node, nodes_with};
 
 const STEPS: usize = 80;
 const HOUR: Duration = Duration::from_secs(3600);
-/// How long a node may believe what is no longer so: nobody hears the others here.
+/// Time for which a node may serve a stale entry: announcements are disabled here.
 const STALE: Duration = Duration::from_secs(20);
 
 fn data(dice: &Dice) -> Counter {
     Counter { count: 0, owner: Some((*dice.pick(&OWNERS)).to_owned()) }
 }
 
-/// Some time after it has seen the session, so that what it knows may not be so any more. It may fail: what matters is what is there
-/// afterwards.
+/// Performs an operation some time after the node has cached the session, so the entry may be
+/// stale. The operation may fail: only the state after it is checked.
 async fn act(node: &Node, id: SessionId, dice: &Dice) {
     let store = node.store();
     drop(store.find(id).await);
@@ -42,13 +43,13 @@ pub(crate) async fn lifetimes(seed: u64) {
     let dice = Dice::new(seed);
     let timeouts = [Duration::from_secs(600), HOUR, 5 * HOUR, 24 * HOUR];
     let timeout = *dice.pick(&timeouts);
-    // As it is while a new timeout is rolled out.
+    // Nodes have different timeouts while a new one is rolled out.
     let differ = dice.roll(4) == 0;
     let nodes = nodes_with(4, seed, |number, config| {
         let timeout = if differ { timeouts[number as usize] } else { timeout };
         config.timeout(timeout).cluster(ClusterConfig::new().enabled(false).local_cache_ttl(STALE))
     });
-    // The same moment of an hour, whenever it is run.
+    // Each run starts at a full hour.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     sleep(HOUR - Duration::from_nanos((now.as_nanos() % HOUR.as_nanos()) as u64)).await;
     let start = tokio::time::Instant::now();
@@ -62,19 +63,19 @@ pub(crate) async fn lifetimes(seed: u64) {
         } else {
             together(&nodes, *dice.pick(&ids), if differ { 1 } else { 3 }, &dice).await;
         }
-        // Most sessions are in use all the time.
+        // Most sessions are in constant use.
         for id in &ids {
             if dice.roll(10) > 0 {
                 drop(dice.pick(&nodes[1..]).store().touch(*id).await);
             }
         }
-        agrees(&nodes[0]).await;
+        assert_index_matches(&nodes[0]).await;
         pause(start, timeout, &dice).await;
-        agrees(&nodes[0]).await;
+        assert_index_matches(&nodes[0]).await;
     }
 }
 
-/// Several nodes at a time do something to one session, or nearly so.
+/// Several nodes perform operations on one session at about the same time.
 async fn together(nodes: &Rc<Vec<Node>>, id: SessionId, most: u64, dice: &Dice) {
     let mut tasks = Vec::new();
     for _ in 0..=dice.roll(most) {
@@ -96,11 +97,11 @@ async fn together(nodes: &Rc<Vec<Node>>, id: SessionId, most: u64, dice: &Dice) 
     for node in &nodes[1..] {
         node.faults.heal();
     }
-    // What is taken from the index is taken in the background.
+    // Entries are removed from the index in the background.
     sleep(Duration::from_secs(60)).await;
 }
 
-/// Some of a timeout, or until shortly before the hour is over.
+/// Sleeps for part of a timeout, or until shortly before the end of the hour.
 async fn pause(start: tokio::time::Instant, timeout: Duration, dice: &Dice) {
     let most = u64::try_from(timeout.as_millis()).unwrap();
     let pause = dice.millis(most / [2, 5, 10, 100][dice.roll(4) as usize]);
@@ -110,11 +111,11 @@ async fn pause(start: tokio::time::Instant, timeout: Duration, dice: &Dice) {
     sleep(if rest < timeout / 2 && dice.roll(2) == 0 { pause + rest } else { pause }).await;
 }
 
-/// By the eyes of a node that nothing happens to.
-async fn agrees(node: &Node) {
+/// Checks the index against the records through a node that has no faults.
+async fn assert_index_matches(node: &Node) {
     for owner in OWNERS {
         let (indexed, recorded): (BTreeSet<_>, BTreeSet<_>) =
             (indexed(node.store(), owner).await, recorded(node.store(), owner).await);
-        assert_eq!(indexed, recorded, "the index of {owner} is not what the records say");
+        assert_eq!(indexed, recorded, "the index of {owner} does not match the records");
     }
 }

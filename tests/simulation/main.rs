@@ -32,10 +32,11 @@ use tokio::time::sleep;
 use self::late::Late;
 
 pub(crate) const MAX_STALENESS: Duration = Duration::from_millis(400);
-/// How old what is served in an outage may be.
+/// Maximum age of a session that is served in an outage.
 pub(crate) const MAX_AGE: Duration = Duration::from_millis(600);
 
-/// What the sessions hold: a number that only goes up, so that "older" has a meaning, and whose they are.
+/// The session data: a counter that only increases, so a lower count is an older version, and the
+/// owner.
 #[derive(Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Counter {
     pub(crate) count: u64,
@@ -45,7 +46,7 @@ pub(crate) struct Counter {
 pub(crate) struct Node {
     pub(crate) layer: SessionLayer<Counter>,
     pub(crate) faults: Faults,
-    /// What all nodes have their sessions in.
+    /// The backend that all nodes share.
     pub(crate) memory: MemoryBackend,
 }
 
@@ -55,7 +56,8 @@ impl Node {
     }
 }
 
-/// All but the first encrypt, and encrypt what they find plain when a request has used it.
+/// Creates nodes. All except the first encrypt records, and re-encrypt a plain record after a
+/// request has used it.
 pub(crate) fn nodes(count: u64, seed: u64) -> Rc<Vec<Node>> {
     nodes_with(count, seed, |number, config| {
         config
@@ -67,7 +69,7 @@ pub(crate) fn nodes(count: u64, seed: u64) -> Rc<Vec<Node>> {
     })
 }
 
-/// Nodes that differ in what is configured for each number.
+/// Creates nodes that are configured by their number.
 pub(crate) fn nodes_with(
     count: u64,
     seed: u64,
@@ -87,8 +89,8 @@ pub(crate) fn nodes_with(
     Rc::new((0..count).map(node).collect())
 }
 
-/// Half of the seeds see each failure, and half what other attempts leave of it; of these, half with little time for them, and a
-/// circuit breaker.
+/// Disables retries for half of the seeds. Of the others, half have short timeouts and a circuit
+/// breaker.
 fn resilience(config: SessionConfigBuilder<Counter>, seed: u64) -> SessionConfigBuilder<Counter> {
     let breaker =
         CircuitBreakerConfig::new().failure_threshold(3).reset_timeout(Duration::from_millis(200));
@@ -102,7 +104,7 @@ fn resilience(config: SessionConfigBuilder<Counter>, seed: u64) -> SessionConfig
     }
 }
 
-/// Decides what happens, from the seed alone.
+/// A source of random numbers that depends on the seed alone.
 #[derive(Clone)]
 pub(crate) struct Dice(Rc<RefCell<u64>>);
 
@@ -128,7 +130,7 @@ impl Dice {
     }
 }
 
-/// Things go wrong, `rounds` times.
+/// Injects `rounds` faults, one after another.
 pub(crate) async fn trouble(nodes: Rc<Vec<Node>>, dice: Dice, rounds: usize) {
     for _ in 0..rounds {
         let faults = &dice.pick(&nodes).faults;
@@ -141,7 +143,7 @@ pub(crate) async fn trouble(nodes: Rc<Vec<Node>>, dice: Dice, rounds: usize) {
             5 => faults.refuse_subscriptions(),
             6 => faults.drop_announcements_briefly(),
             7 => faults.repeat_events(0.3),
-            // Frozen: an answer comes when nobody waits for it any more.
+            // Frozen: replies arrive after their callers have timed out.
             8 => faults.delay_calls_by(MAX_STALENESS..MAX_STALENESS * 4),
             9 => {
                 faults.fail_calls(1.0);
@@ -154,14 +156,14 @@ pub(crate) async fn trouble(nodes: Rc<Vec<Node>>, dice: Dice, rounds: usize) {
     }
 }
 
-/// Nothing goes wrong any more, for long enough to recover.
+/// Ends all faults and waits long enough for the nodes to recover.
 pub(crate) async fn calm(nodes: &[Node]) {
     for node in nodes {
         node.faults.heal();
     }
     sleep(Duration::from_secs(30)).await;
     for node in nodes {
-        assert!(node.store().coordinator().is_listening(), "a node does not find its way back");
+        assert!(node.store().coordinator().is_listening(), "a node has not subscribed again");
     }
 }
 
@@ -175,7 +177,8 @@ pub(crate) fn run<R>(simulation: impl Future<Output = R>) -> R {
     tokio::task::LocalSet::new().block_on(&runtime, simulation)
 }
 
-/// Runs many, on all processors, and says which one failed. `SEEDS` sets how many, `SEED` names one.
+/// Runs a simulation for many seeds on all processors, and prints the seed that fails. `SEEDS` sets
+/// the number of seeds, `SEED` a single one.
 pub(crate) fn run_all<R, F: Future<Output = R>>(
     default: u64,
     simulation: impl Fn(u64) -> F + Sync,
@@ -194,7 +197,7 @@ pub(crate) fn run_all<R, F: Future<Output = R>>(
                     if let Err(panic) =
                         catch_unwind(AssertUnwindSafe(|| drop(run(simulation(seed)))))
                     {
-                        eprintln!("to see it again: SEED={seed}");
+                        eprintln!("to run it again: SEED={seed}");
                         resume_unwind(panic);
                     }
                 }

@@ -1,9 +1,7 @@
-//! One history of owners: their sessions begin, move to new ids, change hands and end on several nodes while things go wrong, and
-//! now and then an owner logs out everywhere. A checker holds that against what was acknowledged before.
-#![allow(
-    clippy::await_holding_refcell_ref,
-    reason = "it is held over nothing that other tasks wait for"
-)]
+//! One history of owners: their sessions begin, are regenerated, change owners and end on several
+//! nodes while faults occur, and sometimes an owner logs out everywhere. A checker compares the
+//! result with what had been acknowledged before.
+#![allow(clippy::await_holding_refcell_ref, reason = "no other task waits for the cell meanwhile")]
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
@@ -25,19 +23,20 @@ const CLIENTS: usize = 6;
 const STEPS: usize = 25;
 pub(crate) const OWNERS: [&str; 2] = ["ada", "bob"];
 
-/// A session from the outside: under all its ids, the last one being the present one.
+/// The checker's knowledge of one session.
 struct Visit {
+    /// All ids that the session has had, the current one last.
     ids: Vec<SessionId>,
     cookie: HeaderValue,
-    /// Whose it is, as far as was acknowledged.
+    /// The last owner that was acknowledged.
     owner: &'static str,
-    /// Counts what may have changed the owner; odd while that is under way.
+    /// Incremented when a change of the owner begins and when it ends, so odd during a change.
     changes: u64,
-    /// Nobody can say whose it is, or what its id is.
+    /// `true` if the owner or the id is unknown.
     unsure: bool,
-    /// Somebody has tried to end it.
+    /// `true` once somebody has tried to end the session.
     may_be_dead: bool,
-    /// Since when it must be gone.
+    /// The time from which on the session must be gone.
     dead: Option<Instant>,
 }
 
@@ -46,7 +45,8 @@ impl Visit {
         self.ids[self.ids.len() - 1]
     }
 
-    fn is_certainly(&self, owner: &str) -> bool {
+    /// Returns `true` if the session is known to belong to this owner.
+    fn is_known_to_belong_to(&self, owner: &str) -> bool {
         !self.unsure && self.changes.is_multiple_of(2) && self.owner == owner
     }
 }
@@ -57,7 +57,7 @@ struct World {
     ends: HashMap<&'static str, Ends>,
 }
 
-/// An owner's logouts everywhere.
+/// Numbers of an owner's logouts everywhere.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Ends {
     begun: u32,
@@ -72,13 +72,13 @@ impl World {
     fn begin_change(&mut self, visit: usize, to: &str) {
         let Ends { begun, over } = self.ends(to);
         let visit = &mut self.visits[visit];
-        // Which of two changes at a time is made last, nobody is told.
+        // Of two concurrent changes, the client cannot tell which one is applied last.
         visit.unsure |= !visit.changes.is_multiple_of(2);
         visit.changes |= 1;
         visit.may_be_dead |= begun > over;
     }
 
-    /// `None`: it may have been made, or not.
+    /// An outcome of `None` is unknown.
     fn end_change(&mut self, visit: usize, outcome: Option<Option<&'static str>>) {
         let visit = &mut self.visits[visit];
         match outcome {
@@ -93,7 +93,7 @@ impl World {
 #[derive(Clone)]
 struct Client {
     nodes: Rc<Vec<Node>>,
-    /// `true` if calls may fail.
+    /// `true` if calls can fail.
     faults: bool,
     world: Rc<RefCell<World>>,
     dice: Dice,
@@ -113,15 +113,15 @@ impl Client {
         (count > 0).then(|| self.dice.roll(count) as usize)
     }
 
-    /// Some clients hang up before it is done.
+    /// Performs one operation. Some clients disconnect before it completes.
     async fn step(&self) {
         let patience =
             if self.dice.roll(10) == 0 { self.dice.millis(100) } else { Duration::from_secs(3600) };
         let action = self.dice.roll(100);
         let Some(visit) = self.visit().filter(|_| action >= 15) else { return self.log_in().await };
         match action {
-            ..25 => self.move_on(visit).await,
-            25..30 => self.change_hands(visit, patience).await,
+            ..25 => self.regenerate(visit).await,
+            25..30 => self.change_owner(visit, patience).await,
             30..50 => drop(timeout(patience, self.count(visit)).await),
             50..60 => drop(timeout(patience, self.node().store().touch(self.id(visit))).await),
             60..65 => drop(timeout(patience, self.log_out(visit)).await),
@@ -138,7 +138,7 @@ impl Client {
         let owner = self.owner();
         let before = self.world.borrow().ends(owner);
         let answer = request(self.node(), None, Some(owner)).await;
-        // Without an answer, nobody has the cookie.
+        // Without a response, no client has the cookie.
         let Answer::Saved(id, Some(cookie)) = answer else { return };
         let may_be_dead = before.begun > before.over || self.world.borrow().ends(owner) != before;
         let visit = Visit {
@@ -153,8 +153,8 @@ impl Client {
         self.world.borrow_mut().visits.push(visit);
     }
 
-    /// To a new id, sometimes as another owner's.
-    async fn move_on(&self, visit: usize) {
+    /// Regenerates the session, sometimes with another owner.
+    async fn regenerate(&self, visit: usize) {
         let owner = (self.dice.roll(3) == 0).then(|| self.owner());
         let cookie = self.world.borrow().visits[visit].cookie.clone();
         if let Some(owner) = owner {
@@ -164,7 +164,10 @@ impl Client {
         let answer = request(node, Some(cookie), owner).await;
         if matches!(answer, Answer::Saved(_, Some(_))) {
             let found = node.store().find(old).await;
-            assert!(!matches!(found, Ok(Some(_))), "a node reads what it has regenerated itself");
+            assert!(
+                !matches!(found, Ok(Some(_))),
+                "a node serves the old id of a session that it has regenerated"
+            );
         }
         let mut world = self.world.borrow_mut();
         if owner.is_some() {
@@ -184,11 +187,11 @@ impl Client {
         let dead = visit.dead.map(|_| visit.ids.clone());
         drop(world);
         if let Some(ids) = dead {
-            self.is_gone(&ids, "a new id was acknowledged").await;
+            self.assert_gone(&ids, "its regeneration was acknowledged").await;
         }
     }
 
-    async fn change_hands(&self, visit: usize, patience: Duration) {
+    async fn change_owner(&self, visit: usize, patience: Duration) {
         let owner = self.owner();
         self.world.borrow_mut().begin_change(visit, owner);
         let id = self.id(visit);
@@ -202,7 +205,7 @@ impl Client {
     }
 
     async fn count(&self, visit: usize) {
-        // What becomes of it is the subject of another history.
+        // The result is checked in the histories of `history.rs`.
         let _ = self.node().store().modify(self.id(visit), |data| data.count += 1).await;
     }
 
@@ -217,14 +220,14 @@ impl Client {
         let due = dead.is_some_and(|dead| strict || dead + MAX_STALENESS < began);
         assert!(
             !due,
-            "a session was read at {began:?} that was gone at {dead:?} (strict: {strict})"
+            "a session was read at {began:?} that had been gone since {dead:?} (strict: {strict})"
         );
     }
 
     async fn log_out(&self, visit: usize) {
         self.world.borrow_mut().visits[visit].may_be_dead = true;
         if self.node().store().delete(self.id(visit)).await.is_ok() {
-            self.must_be_gone(&[visit], "it was logged out").await;
+            self.expect_gone(&[visit], "its logout was acknowledged").await;
         }
     }
 
@@ -233,13 +236,13 @@ impl Client {
             let mut world = self.world.borrow_mut();
             world.ends.entry(owner).or_default().begun += 1;
             for visit in &mut world.visits {
-                // What an earlier change may have made the owner's is at stake as well.
+                // Sessions that a change may have given to the owner may be ended, too.
                 visit.may_be_dead |=
                     visit.unsure || !visit.changes.is_multiple_of(2) || visit.owner == owner;
             }
             let visits = world.visits.iter().enumerate();
             visits
-                .filter(|(_, visit)| visit.is_certainly(owner))
+                .filter(|(_, visit)| visit.is_known_to_belong_to(owner))
                 .map(|(at, visit)| (at, visit.changes))
                 .collect()
         };
@@ -255,32 +258,34 @@ impl Client {
         match answer {
             Ok(Ok(done)) => {
                 assert_eq!(done.unreadable, 0);
-                self.must_be_gone(&due, "its owner was logged out everywhere").await;
+                self.expect_gone(&due, "its owner's logout everywhere was acknowledged").await;
             }
-            // However fast the sessions change and move, only a fault may keep it from ending.
-            Ok(Err(error)) => assert!(self.faults, "without a fault: {error}"),
+            // However fast the sessions change, only a fault may make the logout fail.
+            Ok(Err(error)) => assert!(self.faults, "failed without a fault: {error}"),
             Err(_) => {}
         }
     }
 
-    async fn must_be_gone(&self, visits: &[usize], why: &str) {
+    /// Notes that these sessions must be gone from now on, and checks it.
+    async fn expect_gone(&self, visits: &[usize], why: &str) {
         for at in visits {
             let ids = {
                 let visit = &mut self.world.borrow_mut().visits[*at];
                 visit.dead.get_or_insert_with(Instant::now);
                 visit.ids.clone()
             };
-            self.is_gone(&ids, why).await;
+            self.assert_gone(&ids, why).await;
         }
     }
 
-    /// Looks past all faults and caches, under each id and wherever that leads.
-    async fn is_gone(&self, ids: &[SessionId], why: &str) {
+    /// Checks in the backend, without faults and caches, that there is no session under these ids,
+    /// nor where their tombstones lead.
+    async fn assert_gone(&self, ids: &[SessionId], why: &str) {
         for id in ids {
             let mut at = *id;
             while let Some(Stored { content, .. }) = self.nodes[0].memory.load(&at).await.unwrap() {
                 let Content::MovedTo(new) = content else {
-                    panic!("a session lives on after {why}")
+                    panic!("a session still exists after {why}")
                 };
                 at = new;
             }
@@ -288,16 +293,18 @@ impl Client {
     }
 }
 
-/// What the visitor is told.
+/// The outcome of a request as the client knows it.
 pub(crate) enum Answer {
-    /// With the cookie, if there is a new one.
+    /// The session was saved under this id. The cookie is there if the response set one.
     Saved(SessionId, Option<HeaderValue>),
-    /// Nothing was done.
+    /// Nothing was changed.
     Refused,
+    /// The change may have been made.
     Unknown,
 }
 
-/// A request for a new id, which may give the session to an owner. Without a cookie it begins a session.
+/// Sends a request that regenerates the session and may set its owner. Without a cookie, the
+/// request creates a session.
 pub(crate) async fn request(
     node: &Node,
     cookie: Option<HeaderValue>,
@@ -326,7 +333,7 @@ pub(crate) async fn request(
         request.headers_mut().insert(header::COOKIE, cookie);
     }
     let response = service.oneshot(request).await.unwrap();
-    // What failed is tried once more with the response, which is replaced if that fails, too.
+    // The layer commits a failed save again, and replaces the response if that fails, too.
     if !response.status().is_success() {
         return Answer::Unknown;
     }
@@ -336,28 +343,29 @@ pub(crate) async fn request(
     });
     match response.into_body() {
         Some(Ok(Some(id))) => Answer::Saved(id, set),
-        // A regeneration writes more than once, so that a failure may have left the last step open.
+        // A regeneration writes more than once, so a failure may leave the outcome of the last step
+        // unknown.
         Some(Err(Some(_)) | Ok(None)) => Answer::Unknown,
         Some(Err(None)) | None => Answer::Refused,
     }
 }
 
-/// The sessions of an owner according to the store.
+/// Returns an owner's sessions according to the owner index.
 pub(crate) async fn indexed(store: &SessionStore<Counter>, owner: &str) -> BTreeSet<SessionId> {
     store.sessions_of(owner).await.unwrap().iter().map(|record| record.id()).collect()
 }
 
-/// The sessions of an owner according to the records.
+/// Returns an owner's sessions according to the records.
 pub(crate) async fn recorded(store: &SessionStore<Counter>, owner: &str) -> BTreeSet<SessionId> {
     let all: Vec<_> = store.each_session().try_collect().await.unwrap();
     let its = all.iter().filter(|record| record.data().owner.as_deref() == Some(owner));
     its.map(|record| record.id()).collect()
 }
 
-/// One history, and what is left when things do not go wrong any more.
+/// Runs one history, and checks the sessions that are left once the faults have ended.
 pub(crate) async fn owners(seed: u64) {
     let (dice, nodes) = (Dice::new(seed), nodes(NODES as u64, seed));
-    // In every fourth history nothing fails but what is late.
+    // In every fourth history, calls are delayed but none fails.
     let rounds = if seed.is_multiple_of(4) { 0 } else { 10 };
     let (world, faults) = (Rc::default(), rounds > 0);
     let client = Client { nodes: nodes.clone(), faults, world, dice: dice.clone() };
@@ -384,41 +392,41 @@ pub(crate) async fn owners(seed: u64) {
             assert_eq!(
                 indexed(node.store(), owner).await,
                 recorded,
-                "the index of {owner} is not what the records say"
+                "the index of {owner} does not match the records"
             );
         }
     }
     let world = client.world.take();
     for visit in &world.visits {
         if visit.dead.is_some() {
-            client.is_gone(&visit.ids, "all is calm").await;
+            client.assert_gone(&visit.ids, "the faults have ended").await;
         } else if !visit.may_be_dead && !visit.unsure {
             let found = nodes[0].store().find(visit.id()).await.unwrap();
             let owner = found.as_ref().and_then(|record| record.data().owner.as_deref());
             assert_eq!(
                 owner,
                 Some(visit.owner),
-                "a session that nobody ended is gone, or is another's"
+                "a session that was not ended is gone, or has another owner"
             );
         }
     }
     for owner in OWNERS {
-        let _ = nodes[2].store().delete_all_of(owner).await.expect("no fault is left");
+        let _ = nodes[2].store().delete_all_of(owner).await.expect("the faults have ended");
         assert!(recorded(nodes[0].store(), owner).await.is_empty(), "{owner} has a session left");
     }
 }
 
-/// What the holder of a stolen session does with it, as fast as the backend answers.
+/// Operations that the holder of a stolen session performs as fast as the backend replies.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Thief {
-    /// One client gets a new token again and again.
+    /// One client regenerates the session again and again.
     Regenerates,
-    /// Many clients on two nodes change the data.
+    /// Many clients on two nodes change the session's data.
     Updates,
 }
 
-/// A revocation of all sessions of an owner ends, and ends all of them, however fast they move or
-/// change. Without faults, over links on which each call takes up to 20 ms.
+/// Checks that `delete_all_of` completes and deletes all sessions of an owner, however fast they
+/// are regenerated or changed. There are no faults, and each call takes up to 20 ms.
 pub(crate) async fn thief(seed: u64, thief: Thief) {
     let nodes = nodes_with(3, seed, |_, config| config);
     sleep(Duration::from_secs(1)).await;
@@ -441,29 +449,29 @@ pub(crate) async fn thief(seed: u64, thief: Thief) {
         }
     };
     sleep(match thief {
-        // Long enough for many ids, and for tombstones to expire.
+        // Long enough for many regenerations, and for tombstones to expire.
         Thief::Regenerates => Duration::from_secs(65),
         Thief::Updates => Duration::from_secs(1),
     })
     .await;
     let began = Instant::now();
-    let done = nodes[2].store().delete_all_of("ada").await.expect("it ends");
+    let done = nodes[2].store().delete_all_of("ada").await.expect("the revocation completes");
     assert_eq!(done.deleted, 6);
-    assert!(began.elapsed() < Duration::from_secs(20), "it took {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(20), "the revocation took {:?}", began.elapsed());
     for client in clients {
         timeout(Duration::from_secs(1), client).await.expect("the stolen session ends").unwrap();
     }
     assert_eq!(recorded(nodes[0].store(), "ada").await, BTreeSet::new());
 }
 
-/// Ends when the session does.
+/// Regenerates the session until it ends.
 async fn regenerate_for_ever(nodes: Rc<Vec<Node>>, mut cookie: HeaderValue) {
     while let Answer::Saved(_, Some(new)) = request(&nodes[0], Some(cookie), None).await {
         cookie = new;
     }
 }
 
-/// Ends when the session does.
+/// Updates the session until it ends.
 async fn update_for_ever(store: SessionStore<Counter>, id: SessionId) {
     while store.modify(id, |data| data.count += 1).await.is_ok() {}
 }

@@ -1,7 +1,8 @@
-//! Owners under faults: what `delete_all_of` has acknowledged is gone, and the index says what the records say.
+//! Owners under faults: sessions whose deletion `delete_all_of` has acknowledged are gone, and the
+//! owner index matches the records.
 //!
-//! `SEEDS` sets how many histories are tried, `SEED` tries one. The order in which an index is gone through follows from the ids, which
-//! are random, so that one seed may have to be tried several times.
+//! `SEEDS` sets the number of histories, `SEED` runs a single one. The order in which an index is
+//! scanned depends on the ids, which are random, so a seed may have to be run several times.
 
 use crate::lifetimes::lifetimes;
 use crate::owners::{Thief, owners, thief};
@@ -13,7 +14,7 @@ fn nothing_outlives_a_logout_everywhere_and_nobody_else_is_logged_out() {
 }
 
 #[test]
-fn a_session_cannot_outrun_a_logout_everywhere_by_moving() {
+fn a_session_cannot_outrun_a_logout_everywhere_by_regenerating() {
     run_all(8, |seed| thief(seed, Thief::Regenerates));
 }
 
@@ -23,6 +24,6 @@ fn a_session_cannot_outrun_a_logout_everywhere_by_changing() {
 }
 
 #[test]
-fn the_index_says_what_the_records_say_for_as_long_as_they_live() {
+fn the_owner_index_matches_the_records_throughout_their_lifetimes() {
     run_all(1000, lifetimes);
 }

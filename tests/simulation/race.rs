@@ -1,5 +1,5 @@
-//! One race: a session gets a new token while others count in it, or log it out. What was acknowledged is in the new session, and
-//! a logout that was acknowledged ends both.
+//! One race: a session is regenerated while other requests increment its counter or log it out. The
+//! new session contains all acknowledged increments, and an acknowledged logout ends both sessions.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -13,17 +13,18 @@ use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use super::{Counter, Dice, Node, calm, nodes, trouble};
 
-/// What the racers were told.
+/// The outcomes that were reported to the racers.
 #[derive(Default)]
-struct Told {
+struct Outcomes {
     increments: u64,
+    /// Increments of unknown outcome.
     unknown: u64,
     logged_out: bool,
     logout_tried: bool,
     new: Option<SessionId>,
 }
 
-/// A request that asks for a new token. The new id, if it succeeds.
+/// Sends a request that regenerates the session. Returns the new id if it succeeds.
 async fn regenerate(node: &Node, cookie: HeaderValue) -> Option<SessionId> {
     let service = node.layer.layer(service_fn(|request: Request<()>| async move {
         let Ok(session) = Session::<Counter>::from_extensions(request.extensions()).await else {
@@ -38,39 +39,39 @@ async fn regenerate(node: &Node, cookie: HeaderValue) -> Option<SessionId> {
     response.into_body()
 }
 
-async fn increment(node: &Node, id: SessionId, told: &RefCell<Told>) {
+async fn increment(node: &Node, id: SessionId, outcomes: &RefCell<Outcomes>) {
     match node.store().modify(id, |data| data.count += 1).await {
-        Ok(()) => told.borrow_mut().increments += 1,
+        Ok(()) => outcomes.borrow_mut().increments += 1,
         Err(error) if error.kind() == StoreErrorKind::OutcomeUnknown => {
-            told.borrow_mut().unknown += 1;
+            outcomes.borrow_mut().unknown += 1;
         }
         Err(_) => {}
     }
 }
 
-async fn log_out(node: &Node, id: SessionId, told: &RefCell<Told>) {
-    told.borrow_mut().logout_tried = true;
+async fn log_out(node: &Node, id: SessionId, outcomes: &RefCell<Outcomes>) {
+    outcomes.borrow_mut().logout_tried = true;
     if node.store().delete(id).await.is_ok() {
-        told.borrow_mut().logged_out = true;
+        outcomes.borrow_mut().logged_out = true;
     }
 }
 
-/// One race, and the verdict.
+/// Runs one race and checks its result.
 pub(crate) async fn race(seed: u64) {
-    // In every fourth race nothing fails, so that nothing may be left behind.
+    // In every fourth race nothing fails, so no unused record may be left behind.
     let fails = !seed.is_multiple_of(4);
     let (dice, nodes) = (Dice::new(seed), nodes(3, seed));
     let cookie = nodes[0].layer.cookie_for(Counter::default()).await.unwrap();
     let old = nodes[0].store().all_session_ids().await.unwrap()[0];
-    let told = Rc::new(RefCell::new(Told::default()));
+    let outcomes = Rc::new(RefCell::new(Outcomes::default()));
     for node in nodes.iter() {
         node.faults.delay_by(Duration::ZERO..Duration::from_millis(50));
     }
     let rounds = if fails { 3 } else { 0 };
     let mut racers = vec![tokio::task::spawn_local(trouble(nodes.clone(), dice.clone(), rounds))];
     for racer in 0..6 {
-        let (nodes, dice, told, cookie) =
-            (nodes.clone(), dice.clone(), told.clone(), cookie.clone());
+        let (nodes, dice, outcomes, cookie) =
+            (nodes.clone(), dice.clone(), outcomes.clone(), cookie.clone());
         let logs_out = racer == 5 && dice.roll(2) == 0;
         racers.push(tokio::task::spawn_local(async move {
             sleep(dice.millis(300)).await;
@@ -78,53 +79,60 @@ pub(crate) async fn race(seed: u64) {
             match racer {
                 0 => {
                     let new = regenerate(node, cookie).await;
-                    told.borrow_mut().new = new;
+                    outcomes.borrow_mut().new = new;
                 }
-                _ if logs_out => log_out(node, old, &told).await,
-                _ => increment(node, old, &told).await,
+                _ if logs_out => log_out(node, old, &outcomes).await,
+                _ => increment(node, old, &outcomes).await,
             }
         }));
     }
     for racer in racers {
         racer.await.unwrap();
     }
-    // Not so long that the trail from the old session to the new one is lost, but past every retry.
+    // Longer than every retry, but not so long that the tombstone expires.
     for node in nodes.iter() {
         node.faults.heal();
     }
     sleep(Duration::from_secs(1)).await;
-    let told = told.take();
-    judge(&nodes, old, &told).await;
+    let outcomes = outcomes.take();
+    judge(&nodes, old, &outcomes).await;
     if !fails {
         let left = nodes[0].store().all_session_ids().await.unwrap();
-        let known = |id: &SessionId| *id == old || Some(*id) == told.new;
-        assert!(left.iter().all(known), "a session is left behind that nobody knows of");
+        let known = |id: &SessionId| *id == old || Some(*id) == outcomes.new;
+        assert!(left.iter().all(known), "an unused session is left behind");
     }
     calm(&nodes).await;
 }
 
-async fn judge(nodes: &[Node], old: SessionId, told: &Told) {
+async fn judge(nodes: &[Node], old: SessionId, outcomes: &Outcomes) {
     for node in nodes {
         let count = async |id: SessionId| {
             node.store().find_fresh(id).await.unwrap().map(|record| record.data().count)
         };
         let (at_old, at_new) = (
             count(old).await,
-            match told.new {
+            match outcomes.new {
                 Some(new) => count(new).await,
                 None => None,
             },
         );
-        if told.logged_out {
-            assert_eq!((at_old, at_new), (None, None), "a session that was logged out lives");
+        if outcomes.logged_out {
+            assert_eq!(
+                (at_old, at_new),
+                (None, None),
+                "a session that was logged out still exists"
+            );
         }
         let Some(count) = at_new.or(at_old) else {
-            let excused = told.logout_tried || told.unknown > 0 || told.new.is_none();
-            assert!(excused, "the session has gone, though nobody ended it");
+            let excused = outcomes.logout_tried || outcomes.unknown > 0 || outcomes.new.is_none();
+            assert!(excused, "the session is gone, although nothing ended it");
             continue;
         };
-        assert!(at_old.is_none() || at_new.is_none(), "both the old and the new session live");
-        let expected = told.increments..=told.increments + told.unknown;
-        assert!(expected.contains(&count), "{count} increments are there, {expected:?} were made");
+        assert!(at_old.is_none() || at_new.is_none(), "both the old and the new session exist");
+        let expected = outcomes.increments..=outcomes.increments + outcomes.unknown;
+        assert!(
+            expected.contains(&count),
+            "the count is {count}, but {expected:?} increments were made"
+        );
     }
 }

@@ -1,6 +1,7 @@
-//! A session that gets a new token while others change it or log it out, on nodes whose backend fails.
+//! Sessions that are regenerated while other requests change them or log them out, on nodes whose
+//! backend fails.
 //!
-//! `SEEDS` sets how many races are run (default 1000), `SEED` runs one.
+//! `SEEDS` sets the number of races. Defaults to 1000. `SEED` runs a single one.
 
 use crate::race::race;
 use crate::run_all;

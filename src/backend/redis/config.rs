@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn url_and_parts_say_the_same() {
+    fn url_and_parts_give_the_same_configuration() {
         let url = RedisConfig::from_url("redis://app:hunter2@cache.example.com:6380/3").unwrap();
         let parts =
             RedisConfig::new("cache.example.com", 6380).user("app").password("hunter2").database(3);

@@ -80,36 +80,44 @@ mod tests {
             (1, 2, 3)
         );
         assert_eq!(tracker.receive(b"2 abc"), Reply::Heartbeat(start + SECOND));
-        assert_eq!(tracker.receive(b"1 abc"), Reply::Nothing, "overtaken");
+        assert_eq!(
+            tracker.receive(b"1 abc"),
+            Reply::Nothing,
+            "a later heartbeat has been received"
+        );
         assert_eq!(tracker.receive(b"3 abc"), Reply::Heartbeat(start + 2 * SECOND));
         assert!(tracker.pending.is_empty());
     }
 
     #[test]
-    fn another_history_is_never_a_proof() {
+    fn a_heartbeat_with_another_replication_id_proves_nothing() {
         let (mut tracker, start) = (HeartbeatTracker::default(), Instant::now());
         for _ in 0..3 {
             tracker.send(start);
         }
         assert_eq!(tracker.receive(b"1 abc"), Reply::Heartbeat(start));
         assert_eq!(tracker.receive(b"2 abd"), Reply::OtherHistory);
-        assert_eq!(tracker.receive(b"3 abd"), Reply::OtherHistory, "however often it is repeated");
+        assert_eq!(
+            tracker.receive(b"3 abd"),
+            Reply::OtherHistory,
+            "the replication id stays refused"
+        );
     }
 
     #[test]
-    fn what_was_not_sent_proves_nothing() {
+    fn a_message_that_was_not_sent_proves_nothing() {
         let mut tracker = HeartbeatTracker::default();
         tracker.send(Instant::now());
         for message in [&b""[..], b"1", b"abc 1", b"2 abc", b"-1 abc", b"\xff 1"] {
             assert_eq!(tracker.receive(message), Reply::Nothing, "{message:?}");
         }
-        assert_eq!(tracker.history, None, "nor does it settle the history");
+        assert_eq!(tracker.history, None, "the replication id is not taken from it");
     }
 
     #[test]
-    fn heartbeats_are_overdue_when_one_is_late_or_too_many_are_under_way() {
+    fn heartbeats_are_overdue_when_one_is_late_or_too_many_are_pending() {
         let (mut tracker, start) = (HeartbeatTracker::default(), Instant::now());
-        assert!(!tracker.is_overdue(start + 9 * SECOND, SECOND), "none is under way");
+        assert!(!tracker.is_overdue(start + 9 * SECOND, SECOND), "no heartbeat is pending");
         tracker.send(start);
         assert!(!tracker.is_overdue(start + SECOND, SECOND));
         assert!(tracker.is_overdue(start + SECOND * 2, SECOND));

@@ -12,7 +12,7 @@ use crate::cluster::model::{GONE, Model, explore, explore_all, race, version};
 const MAX_STALENESS: Duration = Duration::from_secs(2);
 
 #[test]
-fn what_was_heard_is_seen_however_a_load_crosses_it() {
+fn a_received_change_is_visible_however_a_load_overlaps_it() {
     explore(|| {
         let model = Model::cold();
         race(
@@ -56,13 +56,13 @@ fn a_load_of_the_announced_revision_stays_cached() {
 }
 
 #[test]
-fn a_nodes_own_change_is_seen_at_once_and_stays_warm() {
+fn a_nodes_own_change_is_visible_at_once_and_stays_cached() {
     explore(|| {
         let model = Model::cold();
         race(&model, [Model::load, |node| assert!(node.change())]);
         assert_eq!(model.cached(), Some(2));
         model.receive();
-        assert_eq!(model.cached(), Some(2), "its announcement came after the reply");
+        assert_eq!(model.cached(), Some(2), "the announcement arrived after the reply");
     });
     explore(|| {
         let model = Model::warm();
@@ -87,7 +87,7 @@ fn a_nodes_own_change_is_seen_at_once_and_stays_warm() {
 }
 
 #[test]
-fn a_nodes_own_change_is_seen_though_the_lease_lapses_while_it_is_made() {
+fn a_nodes_own_change_is_visible_even_if_the_lease_lapses_meanwhile() {
     explore(|| {
         let model = Model::leased_for(MAX_STALENESS);
         model.load();
@@ -101,7 +101,7 @@ fn a_nodes_own_change_is_seen_though_the_lease_lapses_while_it_is_made() {
                 |node| {
                     let (epoch, _) = node.cache.lease().held(|| Millis(0)).unwrap();
                     clock::model::advance(MAX_STALENESS);
-                    // The heartbeat that proves this was sent before the change.
+                    // This heartbeat was sent before the change.
                     assert!(node.cache.lease().extend(epoch, Millis(u64::MAX)));
                 },
             ],
@@ -111,7 +111,7 @@ fn a_nodes_own_change_is_seen_though_the_lease_lapses_while_it_is_made() {
 }
 
 #[test]
-fn two_nodes_that_change_a_session_leave_the_last_change_or_nothing() {
+fn changes_by_two_nodes_leave_the_last_change_or_nothing_cached() {
     explore(|| {
         let model = Model::warm();
         race(
@@ -190,7 +190,7 @@ fn nothing_loaded_in_one_epoch_is_seen_in_another() {
         );
         model.settle();
     });
-    // The node does not notice it: the client library has subscribed again by itself.
+    // The node does not notice the loss: the client library has subscribed again on its own.
     explore(|| {
         let model = Model::warm();
         race(
@@ -211,7 +211,7 @@ fn nothing_loaded_in_one_epoch_is_seen_in_another() {
 }
 
 #[test]
-fn what_is_served_in_an_outage_is_not_older_than_the_last_proof() {
+fn no_session_served_in_an_outage_is_older_than_the_last_proof() {
     explore(|| {
         let model = Model::warm();
         race(
@@ -240,32 +240,32 @@ fn what_is_served_in_an_outage_is_not_older_than_the_last_proof() {
 }
 
 #[test]
-fn what_this_node_has_deleted_or_changed_is_not_served_in_an_outage() {
-    fn lost_during(deed: fn(&Model)) {
+fn no_version_that_this_node_has_replaced_or_deleted_is_served_in_an_outage() {
+    fn loss_during(operation: fn(&Model)) {
         let model = Model::warm();
-        race(&model, [deed, Model::disconnect, Model::load, Model::read_in_outage]);
+        race(&model, [operation, Model::disconnect, Model::load, Model::read_in_outage]);
         model.disconnect();
         model.read_in_outage();
     }
-    explore(|| lost_during(Model::delete));
-    explore(|| lost_during(|node| assert!(node.change())));
+    explore(|| loss_during(Model::delete));
+    explore(|| loss_during(|node| assert!(node.change())));
 }
 
 #[test]
-fn a_thread_that_sees_a_new_epoch_finds_the_one_that_was_lost() {
+fn the_last_epoch_with_a_lease_is_found_during_concurrent_losses() {
     explore_all(|| {
         let lease = Lease::new();
         let lost = lease.bump();
         lease.extend(lost, Millis(100));
         let shared = Arc::new((lease, lost));
-        let losses: fn(&(Lease, Epoch)) = |(lease, _)| {
+        let lose: fn(&(Lease, Epoch)) = |(lease, _)| {
             lease.bump();
             lease.bump();
         };
         let look: fn(&(Lease, Epoch)) = |(lease, lost)| {
             assert_eq!(lease.last_held(|| Millis(0)).map(|last| last.epoch), Some(*lost));
         };
-        race(&shared, [losses, look]);
+        race(&shared, [lose, look]);
     });
 }
 
@@ -288,7 +288,7 @@ fn a_proof_from_an_earlier_epoch_gives_no_lease_in_a_later_one() {
 }
 
 #[test]
-fn every_bump_begins_an_epoch_of_its_own() {
+fn concurrent_bumps_begin_different_epochs() {
     explore_all(|| {
         let shared = Arc::new((Lease::new(), [OnceLock::new(), OnceLock::new()]));
         let bumps: [fn(&(Lease, [OnceLock<Epoch>; 2])); 2] = [
@@ -329,29 +329,29 @@ fn a_node_that_receives_nothing_is_stale_by_max_staleness_at_most() {
 #[test]
 fn a_load_is_shared_only_with_reads_for_which_it_is_fresh_enough() {
     explore(|| {
-        Flight::race([Flight::land, |flight| {
+        Flight::race([Flight::finish, |flight| {
             assert!(flight.model.change());
-            flight.board();
+            flight.join();
         }]);
     });
     explore(|| {
         Flight::race([
-            Flight::land,
-            Flight::board,
+            Flight::finish,
+            Flight::join,
             |flight| flight.model.receive(),
             |flight| {
                 flight.model.change_elsewhere();
-                flight.board();
+                flight.join();
             },
         ]);
     });
     explore(|| {
-        Flight::race([Flight::land, Flight::board, |flight| {
+        Flight::race([Flight::finish, Flight::join, |flight| {
             flight.model.cut();
             flight.model.change_elsewhere();
             flight.model.subscribe();
             flight.model.receive();
-            flight.board();
+            flight.join();
         }]);
     });
 }
@@ -367,7 +367,7 @@ struct Flight {
 }
 
 impl Flight {
-    /// Begins a load, and runs the threads.
+    /// Begins a load and runs the threads.
     fn race<const N: usize>(threads: [fn(&Self); N]) {
         let model = Model::cold();
         let call = model.cache.begin_load(&model.id);
@@ -378,16 +378,16 @@ impl Flight {
         assert!(*flight.loaded.get().unwrap() >= flight.promised.load(Ordering::Relaxed));
     }
 
-    /// The load ends.
-    fn land(&self) {
+    /// Ends the load.
+    fn finish(&self) {
         let call = self.call.lock().unwrap().take().unwrap();
         let loaded = self.model.stored();
         self.loaded.set(version(loaded.as_ref())).unwrap();
         call.finish(loaded.as_ref());
     }
 
-    /// A read begins, and decides to wait for the load if it may.
-    fn board(&self) {
+    /// Begins a read, which waits for the load if it may share it.
+    fn join(&self) {
         let due = self.model.due();
         if self.model.cache.may_share(&self.mark) {
             self.promised.fetch_max(due, Ordering::Relaxed);

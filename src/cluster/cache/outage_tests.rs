@@ -1,4 +1,4 @@
-//! Which entries may still be served after a load has failed.
+//! Tests of the entries that may still be served after a load has failed.
 
 use super::tests::{Bench, TTL};
 use super::*;
@@ -8,24 +8,25 @@ const MAX_STALENESS: Duration = Duration::from_secs(2);
 const GRACE: Duration = Duration::from_secs(30);
 
 impl Bench {
-    /// A cache whose lease begins now.
+    /// Creates a cache whose lease begins now.
     fn proven_now() -> Self {
         let bench = Bench::over(Lease::new());
         bench.subscribe();
         bench
     }
 
-    /// A new subscription, and the first heartbeat that comes back over it.
+    /// Begins a new subscription, and receives its first heartbeat.
     fn subscribe(&self) {
         let epoch = self.cache.lease().bump();
         self.prove(epoch);
     }
 
-    /// A heartbeat that comes back.
+    /// Receives a heartbeat.
     fn prove(&self, epoch: Epoch) {
         self.cache.lease().extend(epoch, self.clock.now().plus(millis(MAX_STALENESS)));
     }
 
+    /// Returns the version that may be served after a load has failed.
     fn last_known(&self) -> Option<u32> {
         let known = self.cache.last_known(&self.id, StaleIfError::AfterLease(millis(GRACE)));
         known.map(|record| **record.data())
@@ -37,7 +38,7 @@ async fn pass(time: Duration) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_entry_of_the_lost_epoch_is_known_until_the_grace_after_its_last_lease_is_over() {
+async fn an_entry_of_the_lost_epoch_is_served_until_the_grace_period_after_its_last_lease_ends() {
     for noticed in [true, false] {
         let bench = Bench::proven_now();
         bench.fill(&bench.record(1));
@@ -45,26 +46,26 @@ async fn an_entry_of_the_lost_epoch_is_known_until_the_grace_after_its_last_leas
         let (epoch, _) = bench.cache.lease().held(|| bench.clock.now()).unwrap();
         bench.prove(epoch);
         if noticed {
-            // Lost, subscribed again, lost again, without a heartbeat that came back.
+            // The subscription is lost, renewed and lost again before a heartbeat is received.
             bench.cache.lease().bump();
             bench.cache.lease().bump();
         }
         pass(MAX_STALENESS + GRACE - Duration::from_millis(1)).await;
-        assert_eq!((bench.seen(), bench.last_known()), (None, Some(1)));
+        assert_eq!((bench.cached(), bench.last_known()), (None, Some(1)));
         pass(Duration::from_millis(1)).await;
         assert_eq!(bench.last_known(), None);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_entry_is_out_of_reach_for_good_once_another_epoch_was_proven() {
+async fn an_entry_is_never_served_again_once_another_epoch_is_proven() {
     let bench = Bench::proven_now();
     bench.fill(&bench.record(1));
     bench.subscribe();
     assert_eq!(
-        (bench.seen(), bench.last_known()),
+        (bench.cached(), bench.last_known()),
         (None, None),
-        "an announcement may have been missed between the two"
+        "an announcement may have been missed between the two epochs"
     );
     bench.cache.lease().bump();
     assert_eq!(bench.last_known(), None);
@@ -76,7 +77,7 @@ async fn an_entry_is_out_of_reach_for_good_once_another_epoch_was_proven() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_time_to_live_does_not_count_in_an_outage_and_the_deadline_does() {
+async fn the_deadline_limits_an_entry_in_an_outage_and_the_time_to_live_does_not() {
     let bench = Bench::proven_now();
     let record = bench.record(1);
     let meta = Meta { deadline: bench.clock.wall().saturating_add(TTL + GRACE), ..record.meta() };
@@ -85,21 +86,21 @@ async fn the_time_to_live_does_not_count_in_an_outage_and_the_deadline_does() {
     let (epoch, _) = bench.cache.lease().held(|| Millis(0)).unwrap();
     bench.prove(epoch);
     assert_eq!(
-        (bench.seen(), bench.last_known()),
+        (bench.cached(), bench.last_known()),
         (None, Some(1)),
-        "the node receives announcements, and only the backend fails"
+        "the node holds its lease, and only loads fail"
     );
     pass(GRACE - Duration::from_millis(1)).await;
     assert_eq!(bench.last_known(), Some(1));
     pass(Duration::from_millis(1)).await;
-    assert_eq!(bench.last_known(), None, "it has expired");
+    assert_eq!(bench.last_known(), None, "the session has expired");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_done_to_a_session_after_the_loss_takes_it_out_of_reach() {
+async fn an_entry_is_not_served_once_its_session_is_evicted_or_written_after_the_loss() {
     let bench = Bench::proven_now();
     let record = bench.record(1);
-    let deeds: [(&str, &dyn Fn()); 6] = [
+    let operations: [(&str, &dyn Fn()); 6] = [
         ("an eviction, or an announcement", &|| bench.cache.evict(&bench.id, None)),
         ("an announcement of another revision", &|| {
             bench.cache.evict(&bench.id, Some(Revision::first()));
@@ -107,31 +108,35 @@ async fn what_is_done_to_a_session_after_the_loss_takes_it_out_of_reach() {
         ("a clear", &|| bench.cache.clear()),
         ("a deletion, whatever its outcome", &|| drop(bench.cache.begin_write(&bench.id, None))),
         ("a change of unknown outcome", &|| drop(bench.begin_write(&record))),
-        ("a change that was made", &|| bench.begin_write(&record).saved(&bench.record(2))),
+        ("a successful change", &|| bench.begin_write(&record).saved(&bench.record(2))),
     ];
-    for (what, deed) in deeds {
+    for (what, operation) in operations {
         bench.subscribe();
         bench.fill(&record);
         bench.cache.lease().bump();
         assert_eq!(bench.last_known(), Some(1));
-        deed();
+        operation();
         assert_eq!(bench.last_known(), None, "{what}");
     }
     bench.subscribe();
     bench.fill(&record);
     bench.cache.lease().bump();
     bench.cache.evict(&bench.id, Some(record.revision()));
-    assert_eq!(bench.last_known(), Some(1), "its own revision does not evict it");
+    assert_eq!(
+        bench.last_known(),
+        Some(1),
+        "an announcement of the cached revision does not evict it"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_this_node_has_read_since_the_loss_takes_what_it_knew_before_out_of_reach() {
+async fn an_entry_is_not_served_once_a_load_after_the_loss_contradicts_it() {
     let bench = Bench::proven_now();
     let record = bench.record(1);
     let reads = [
-        ("the same", Some(record.clone()), Some(1)),
+        ("the same version", Some(record.clone()), Some(1)),
         ("another version", Some(bench.record(2)), None),
-        ("nothing", None, None),
+        ("no session", None, None),
     ];
     for (what, read, expected) in reads {
         for begun_before_the_loss in [true, false] {
@@ -153,7 +158,7 @@ async fn what_this_node_has_read_since_the_loss_takes_what_it_knew_before_out_of
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_under_way_is_not_cached_when_the_session_is_found_to_be_gone_meanwhile() {
+async fn a_change_in_flight_is_not_cached_if_a_load_finds_the_session_gone() {
     let bench = Bench::proven_now();
     let (base, new) = (bench.record(1), bench.record(2));
     bench.fill(&base);
@@ -165,7 +170,7 @@ async fn a_change_under_way_is_not_cached_when_the_session_is_found_to_be_gone_m
 }
 
 #[tokio::test(start_paused = true)]
-async fn that_there_is_no_session_is_not_known_in_an_outage() {
+async fn the_absence_of_a_session_is_not_served_in_an_outage() {
     let bench = Bench::proven_now();
     bench.cache.begin_load(&bench.id).finish(None);
     assert!(matches!(bench.cache.get(&bench.id), Lookup::Absent));
@@ -175,7 +180,7 @@ async fn that_there_is_no_session_is_not_known_in_an_outage() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_does_not_listen_counts_from_the_read() {
+async fn without_a_listener_the_grace_period_counts_from_the_load() {
     let bench = Bench::over(Lease::permanent());
     let known = || {
         bench.cache.last_known(&bench.id, StaleIfError::AfterRead(millis(TTL + GRACE))).is_some()
@@ -183,7 +188,7 @@ async fn a_node_that_does_not_listen_counts_from_the_read() {
     let load = bench.cache.begin_load(&bench.id);
     pass(TTL).await;
     load.finish(Some(&bench.record(1)));
-    assert_eq!((bench.seen(), known()), (None, true));
+    assert_eq!((bench.cached(), known()), (None, true));
     pass(GRACE - Duration::from_millis(1)).await;
     assert!(known());
     pass(Duration::from_millis(1)).await;

@@ -1,5 +1,5 @@
-//! Tests of reads while announcements, loads, writes and losses of the subscription occur in every
-//! order.
+//! Tests of reads while announcements, loads, writes and losses of the subscription occur in
+//! different orders.
 
 use super::pending::PendingWrite;
 use super::*;
@@ -14,7 +14,7 @@ pub(super) struct Bench {
     pub(super) id: SessionId,
 }
 
-/// A cache whose lease is held until a test begins another epoch.
+/// Creates a cache whose lease is held until a test begins another epoch.
 fn bench() -> Bench {
     let lease = Lease::new();
     let epoch = lease.bump();
@@ -47,26 +47,27 @@ impl Bench {
         self.cache.begin_write(&self.id, Some(base.revision()))
     }
 
-    pub(super) fn seen(&self) -> Option<u32> {
+    /// Returns the version that is served from the cache.
+    pub(super) fn cached(&self) -> Option<u32> {
         self.cache.peek(&self.id).map(|record| **record.data())
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_loaded_is_seen_until_its_time_to_live_has_passed_since_the_load_began() {
+async fn a_loaded_session_is_cached_until_its_time_to_live_has_passed_since_the_load_began() {
     let bench = bench();
     let load = bench.cache.begin_load(&bench.id);
     tokio::time::advance(TTL / 2).await;
     load.finish(Some(&bench.record(1)));
-    assert_eq!(bench.seen(), Some(1));
+    assert_eq!(bench.cached(), Some(1));
     tokio::time::advance(TTL / 2).await;
-    assert_eq!(bench.seen(), None);
+    assert_eq!(bench.cached(), None);
     assert!(matches!(bench.cache.get(&bench.id), Lookup::Miss));
     assert_eq!(bench.cache.stats().misses, 1, "an expired entry is a miss");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_is_not_seen_beyond_its_deadline_but_is_when_it_was_extended() {
+async fn a_session_is_cached_until_its_deadline_and_longer_if_it_is_extended() {
     let bench = bench();
     let record = bench.record(1);
     let meta = Meta {
@@ -76,15 +77,15 @@ async fn a_session_is_not_seen_beyond_its_deadline_but_is_when_it_was_extended()
     let record = Record::new(&bench.clock, bench.id, meta, Arc::new(1));
     bench.fill(&record);
     tokio::time::advance(Duration::from_millis(999)).await;
-    assert_eq!(bench.seen(), Some(1));
+    assert_eq!(bench.cached(), Some(1));
     tokio::time::advance(Duration::from_millis(1)).await;
-    assert_eq!(bench.seen(), None);
+    assert_eq!(bench.cached(), None);
     record.extend(meta.deadline.saturating_add(Duration::from_secs(1)));
-    assert_eq!(bench.seen(), Some(1), "the cached record moves with its session");
+    assert_eq!(bench.cached(), Some(1), "an extension moves the deadline of the cached record");
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_announcement_evicts_another_revision_and_spares_its_own() {
+async fn an_announcement_evicts_any_revision_except_the_announced_one() {
     let bench = bench();
     let record = bench.record(1);
     for (announced, expected) in
@@ -92,7 +93,7 @@ async fn an_announcement_evicts_another_revision_and_spares_its_own() {
     {
         bench.fill(&record);
         bench.cache.evict(&bench.id, announced);
-        assert_eq!(bench.seen(), expected);
+        assert_eq!(bench.cached(), expected);
     }
     assert_eq!(bench.cache.stats().invalidations, 2);
 }
@@ -104,13 +105,13 @@ async fn a_load_that_a_change_has_overtaken_is_not_cached() {
     let load = bench.cache.begin_load(&bench.id);
     bench.cache.evict(&bench.id, Some(new.revision()));
     load.finish(Some(&old));
-    assert_eq!(bench.seen(), None);
+    assert_eq!(bench.cached(), None);
     assert_eq!(bench.cache.stats().refused_fills, 1);
 
     let load = bench.cache.begin_load(&bench.id);
     bench.cache.evict(&bench.id, Some(new.revision()));
     load.finish(Some(&new));
-    assert_eq!(bench.seen(), Some(2), "unless it brings that very change");
+    assert_eq!(bench.cached(), Some(2), "a load that returns the announced revision is cached");
 }
 
 #[tokio::test(start_paused = true)]
@@ -119,23 +120,22 @@ async fn a_load_that_a_clear_has_overtaken_is_not_cached() {
     let load = bench.cache.begin_load(&bench.id);
     bench.cache.clear();
     load.finish(Some(&bench.record(1)));
-    assert_eq!(bench.seen(), None);
+    assert_eq!(bench.cached(), None);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_load_that_crosses_a_gap_in_hearing_is_not_cached_and_what_was_cached_before_it_is_not_seen()
- {
+async fn loads_and_entries_from_before_a_new_epoch_are_not_served() {
     let bench = bench();
     bench.fill(&bench.record(1));
     let load = bench.cache.begin_load(&bench.id);
     let epoch = bench.cache.lease().bump();
-    assert_eq!(bench.seen(), None, "no lease");
+    assert_eq!(bench.cached(), None, "the node has no lease");
     assert!(bench.cache.lease().extend(epoch, bench.clock.now().plus(u64::MAX)));
-    assert_eq!(bench.seen(), None, "another epoch");
+    assert_eq!(bench.cached(), None, "the entry is of another epoch");
     load.finish(Some(&bench.record(2)));
-    assert_eq!(bench.seen(), None, "begun in another epoch");
+    assert_eq!(bench.cached(), None, "the load began in another epoch");
     bench.fill(&bench.record(3));
-    assert_eq!(bench.seen(), Some(3));
+    assert_eq!(bench.cached(), Some(3));
 }
 
 #[tokio::test(start_paused = true)]
@@ -145,21 +145,21 @@ async fn a_load_without_a_lease_is_not_cached_even_if_one_is_held_when_it_ends()
     let load = bench.cache.begin_load(&bench.id);
     assert!(bench.cache.lease().extend(epoch, bench.clock.now().plus(u64::MAX)));
     load.finish(Some(&bench.record(1)));
-    assert_eq!(bench.seen(), None);
+    assert_eq!(bench.cached(), None);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_nodes_own_write_stays_warm_whether_its_announcement_comes_before_or_after_the_reply() {
+async fn a_nodes_own_write_stays_cached_whether_its_announcement_comes_before_or_after_the_reply() {
     let bench = bench();
     let (base, new) = (bench.record(1), bench.record(2));
     bench.fill(&base);
     let write = bench.begin_write(&base);
     bench.cache.evict(&bench.id, Some(new.revision()));
     write.saved(&new);
-    assert_eq!(bench.seen(), Some(2));
+    assert_eq!(bench.cached(), Some(2));
 
     bench.cache.evict(&bench.id, Some(new.revision()));
-    assert_eq!(bench.seen(), Some(2));
+    assert_eq!(bench.cached(), Some(2));
 }
 
 #[tokio::test(start_paused = true)]
@@ -171,19 +171,19 @@ async fn a_write_overtaken_by_another_nodes_change_leaves_nothing_cached() {
     bench.cache.evict(&bench.id, Some(new.revision()));
     bench.cache.evict(&bench.id, Some(others.revision()));
     write.saved(&new);
-    assert_eq!(bench.seen(), None);
+    assert_eq!(bench.cached(), None);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_of_unknown_outcome_evicts_and_voids_the_loads_under_way() {
+async fn a_write_of_unknown_outcome_evicts_and_voids_the_loads_in_flight() {
     let bench = bench();
     let base = bench.record(1);
     bench.fill(&base);
     let load = bench.cache.begin_load(&bench.id);
     drop(bench.begin_write(&base));
-    assert_eq!(bench.seen(), None);
+    assert_eq!(bench.cached(), None);
     load.finish(Some(&base));
-    assert_eq!(bench.seen(), None);
+    assert_eq!(bench.cached(), None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -197,20 +197,22 @@ async fn a_load_may_be_shared_until_a_change_is_announced() {
 
     let load = bench.cache.begin_load(&bench.id);
     bench.cache.lease().bump();
-    assert!(!bench.cache.may_share(&load.mark()), "no lease now");
+    assert!(!bench.cache.may_share(&load.mark()), "the node has no lease now");
     let load_without_lease = bench.cache.begin_load(&bench.id);
-    assert!(!bench.cache.may_share(&load_without_lease.mark()), "no lease then");
+    assert!(
+        !bench.cache.may_share(&load_without_lease.mark()),
+        "the node had no lease when the load began"
+    );
     drop(load);
 }
 
 #[tokio::test(start_paused = true)]
-async fn that_there_is_no_session_is_believed_for_a_second_at_most_and_only_until_it_is_announced()
-{
+async fn the_absence_of_a_session_is_cached_for_a_second_or_until_an_announcement() {
     let bench = bench();
     let absent = || matches!(bench.cache.get(&bench.id), Lookup::Absent);
     bench.fill(&bench.record(1));
     bench.cache.begin_load(&bench.id).finish(None);
-    assert_eq!(bench.seen(), None, "what has gone is not seen");
+    assert_eq!(bench.cached(), None, "a session that is gone is not served");
     assert!(absent());
     tokio::time::advance(Duration::from_millis(ABSENT_TTL)).await;
     assert!(!absent());
@@ -222,7 +224,7 @@ async fn that_there_is_no_session_is_believed_for_a_second_at_most_and_only_unti
 }
 
 #[tokio::test(start_paused = true)]
-async fn ids_that_do_not_exist_take_no_room_from_sessions() {
+async fn absent_ids_do_not_evict_sessions() {
     let bench = bench();
     bench.fill(&bench.record(1));
     for number in 0..10_000u32 {
@@ -230,12 +232,12 @@ async fn ids_that_do_not_exist_take_no_room_from_sessions() {
         bytes[..4].copy_from_slice(&number.to_be_bytes());
         bench.cache.begin_load(&SessionId::from_bytes(bytes)).finish(None);
     }
-    assert_eq!(bench.seen(), Some(1));
+    assert_eq!(bench.cached(), Some(1));
     assert!(bench.cache.absent.len() <= 100);
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_ticket_is_given_back() {
+async fn every_fence_ticket_is_given_back() {
     let bench = bench();
     let record = bench.record(1);
     bench.fill(&record);
@@ -246,7 +248,7 @@ async fn every_ticket_is_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_size_is_bounded_and_what_makes_room_is_counted() {
+async fn the_size_is_bounded_and_evictions_are_counted() {
     let bench = bench();
     for number in 0..1000u32 {
         let mut bytes = [0; 16];

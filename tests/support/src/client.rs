@@ -18,7 +18,7 @@ pub struct Client {
     pub cookie: Option<String>,
 }
 
-/// A server's answer. A body that is not JSON is null.
+/// A server's response. The body is null if it is not JSON.
 #[derive(Debug)]
 pub struct Answer {
     pub status: StatusCode,
@@ -41,10 +41,10 @@ impl Client {
     }
 
     async fn send(&mut self, method: &str, url: &str) -> Answer {
-        self.try_send(method, url).await.expect("the server answers")
+        self.try_send(method, url).await.expect("the server responds")
     }
 
-    /// Returns `None` if there is no complete answer.
+    /// Sends a request. Returns `None` if there is no complete response.
     pub async fn try_send(&mut self, method: &str, url: &str) -> Option<Answer> {
         let mut request = Request::builder().method(method).uri(url);
         if let Some(cookie) = &self.cookie {

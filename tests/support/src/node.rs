@@ -1,4 +1,4 @@
-//! An example as a process.
+//! An example of the crate, run as a process.
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader};
@@ -11,15 +11,15 @@ use serde_json::Value;
 use crate::process::signal;
 use crate::wait::eventually;
 
-/// Killed when it is dropped.
+/// The process of an example. It is killed on drop.
 pub struct Node {
     process: Child,
-    says: BufReader<ChildStdout>,
+    output: BufReader<ChildStdout>,
     address: String,
 }
 
 impl Node {
-    /// The example `node`, with these environment variables.
+    /// Starts the example `node` with these environment variables.
     pub fn start(variables: &[(&str, &str)]) -> Self {
         Self::start_example("node", variables)
     }
@@ -32,37 +32,39 @@ impl Node {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let says = BufReader::new(process.stdout.take().unwrap());
-        let mut node = Node { process, says, address: String::new() };
-        node.address = node.told("listening on ");
+        let output = BufReader::new(process.stdout.take().unwrap());
+        let mut node = Node { process, output, address: String::new() };
+        node.address = node.read_line("listening on ");
         node
     }
 
-    /// The rest of the next line that the node writes, which must begin so.
-    pub fn told(&mut self, prefix: &str) -> String {
+    /// Reads the next line that the node prints and returns the part after `prefix`. Panics if the
+    /// line does not start with it.
+    pub fn read_line(&mut self, prefix: &str) -> String {
         let mut line = String::new();
-        self.says.read_line(&mut line).unwrap();
+        self.output.read_line(&mut line).unwrap();
         let rest = line.trim_end().strip_prefix(prefix).map(str::to_owned);
-        rest.unwrap_or_else(|| panic!("the node says {line:?}"))
+        rest.unwrap_or_else(|| panic!("the node printed {line:?}"))
     }
 
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.address)
     }
 
-    /// Stops it without ending it: its connections stay open, and it does nothing.
+    /// Stops the process with `SIGSTOP`: its connections stay open.
     pub fn freeze(&self) {
         signal(&self.process, "STOP");
     }
 
+    /// Resumes the process.
     pub fn thaw(&self) {
         signal(&self.process, "CONT");
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Sends `SIGTERM` and waits until the process has exited.
     pub async fn terminate(mut self) -> ExitStatus {
         signal(&self.process, "TERM");
-        eventually(async || self.process.try_wait().unwrap(), "the node ends").await
+        eventually(async || self.process.try_wait().unwrap(), "the node exits").await
     }
 }
 
@@ -74,8 +76,8 @@ impl Drop for Node {
     }
 }
 
-/// Returns the path of an example, which is built once per process. If `cargo test` has built it
-/// already, that takes a moment.
+/// Returns the path of an example, which is built once per process. The build is quick if
+/// `cargo test` has built the example already.
 fn executable(name: &str) -> String {
     static EXECUTABLES: LazyLock<Mutex<HashMap<String, String>>> = LazyLock::new(Mutex::default);
     let mut executables = EXECUTABLES.lock().unwrap();
@@ -92,9 +94,9 @@ fn build(name: &str) -> String {
     assert!(output.status.success(), "the example does not build");
     let messages =
         output.stdout.lines().map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
-    let is_it = |message: &Value| message["target"]["name"] == name;
+    let is_example = |message: &Value| message["target"]["name"] == name;
     messages
-        .filter(is_it)
+        .filter(is_example)
         .find_map(|message| message["executable"].as_str().map(str::to_owned))
         .unwrap()
 }

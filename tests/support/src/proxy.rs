@@ -12,11 +12,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
-/// Chunks that a direction of a connection holds.
-const UNDER_WAY: usize = 64;
+/// Maximum number of chunks in flight in one direction of a connection.
+const MAX_IN_FLIGHT: usize = 64;
 const SUBSCRIBE: &[u8] = b"\r\nSUBSCRIBE\r\n";
 
-/// Ends with all its connections when it is dropped.
+/// A TCP proxy in front of a server. Dropping it closes all its connections.
 pub struct Proxy {
     port: u16,
     link: Arc<Link>,
@@ -25,17 +25,17 @@ pub struct Proxy {
 
 struct Link {
     state: watch::Sender<State>,
-    /// Chunks that have passed from clients to the server, and back.
+    /// Chunks that have passed from clients to the server, and from the server to clients.
     up: AtomicU64,
     down: AtomicU64,
-    /// Connections that are open now.
+    /// Client connections that are open now.
     open: AtomicU64,
 }
 
 #[derive(Default)]
 struct State {
     mode: Mode,
-    /// How often connections were stranded. One that is older than the last time passes nothing.
+    /// Number of calls of `strand`. A connection from before the last call passes nothing.
     strandings: u64,
 }
 
@@ -50,11 +50,18 @@ enum Mode {
     Delay(Purpose, Duration),
 }
 
-/// What a connection is for, as far as can be told from what the client has sent.
+/// The purpose of a connection, derived from the commands that the client has sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     Commands,
     Announcements,
+}
+
+/// To the server, or from it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Up,
+    Down,
 }
 
 impl State {
@@ -79,7 +86,7 @@ impl State {
 }
 
 impl Proxy {
-    /// In front of a port.
+    /// Starts a proxy in front of a port of this machine.
     pub async fn start(server_port: u16) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -97,48 +104,49 @@ impl Proxy {
         self.port
     }
 
-    /// Closes all connections, and new ones at once.
+    /// Closes all connections, and new ones as soon as they are accepted.
     pub fn cut(&self) {
         self.link.state.send_modify(|state| state.mode = Mode::Cut);
     }
 
-    /// Like a cut, but with a TCP reset, which discards what is under way.
+    /// Closes all connections like `cut`, but with a TCP reset, which discards data in flight.
     pub fn reset(&self) {
         self.link.state.send_modify(|state| state.mode = Mode::Reset);
     }
 
     /// Accepts connections and passes nothing on, in either direction. As with packets that are
-    /// lost and retransmitted, what was sent meanwhile arrives when the link is healed.
+    /// lost and retransmitted, data sent meanwhile arrives once the link is healed.
     pub fn blackhole(&self) {
         self.link.state.send_modify(|state| state.mode = Mode::Blackhole);
     }
 
-    /// A blackhole for connections of one purpose, including new ones; the others work.
+    /// Passes nothing on over connections of one purpose, including new ones. The others work.
     pub fn silence(&self, purpose: Purpose) {
         self.link.state.send_modify(|state| state.mode = Mode::Silence(purpose));
     }
 
-    /// Delays everything on connections of one purpose.
+    /// Delays everything that the server sends over connections of one purpose.
     pub fn delay(&self, purpose: Purpose, delay: Duration) {
         self.link.state.send_modify(|state| state.mode = Mode::Delay(purpose, delay));
     }
 
-    /// Existing connections pass nothing for ever and are not closed; new ones work.
+    /// Leaves existing connections open, but passes nothing on over them any more. New ones work.
     pub fn strand(&self) {
         self.link.state.send_modify(|state| state.strandings += 1);
     }
 
+    /// Ends the current fault.
     pub fn heal(&self) {
         self.link.state.send_modify(|state| state.mode = Mode::Pass);
     }
 
-    /// Chunks that have passed to the server and from it so far. A command that has the link to
-    /// itself is one chunk each way.
+    /// Returns the numbers of chunks that have passed to the server and from it so far. A command
+    /// without concurrent ones is one chunk each way.
     pub fn chunks(&self) -> (u64, u64) {
         (self.link.up.load(Ordering::SeqCst), self.link.down.load(Ordering::SeqCst))
     }
 
-    /// Connections of clients that are open now.
+    /// Returns the number of client connections that are open now.
     pub fn connections(&self) -> u64 {
         self.link.open.load(Ordering::SeqCst)
     }
@@ -151,7 +159,7 @@ impl Drop for Proxy {
 }
 
 async fn accept(listener: TcpListener, server_port: u16, link: Arc<Link>) {
-    // Dropped with this task, it ends its own.
+    // Dropping the set with this task aborts the tasks of the connections.
     let mut connections = JoinSet::new();
     loop {
         let (client, _) = listener.accept().await.unwrap();
@@ -176,8 +184,8 @@ async fn relay(client: TcpStream, server_port: u16, link: &Link) {
     let listens = AtomicBool::new(false);
     let mut state = link.state.subscribe();
     tokio::select! {
-        () = pump(&mut from_client, &mut to_server, link, &link.up, &listens) => {}
-        () = pump(&mut from_server, &mut to_client, link, &link.down, &listens) => {}
+        () = pump(&mut from_client, &mut to_server, link, Direction::Up, &listens) => {}
+        () = pump(&mut from_server, &mut to_client, link, Direction::Down, &listens) => {}
         _ = state.wait_for(State::closes) => {}
     }
     if link.state.borrow().mode == Mode::Reset {
@@ -190,14 +198,18 @@ async fn pump(
     from: &mut OwnedReadHalf,
     to: &mut OwnedWriteHalf,
     link: &Link,
-    passed: &AtomicU64,
+    direction: Direction,
     listens: &AtomicBool,
 ) {
+    let passed = match direction {
+        Direction::Up => &link.up,
+        Direction::Down => &link.down,
+    };
     let mut state = link.state.subscribe();
     let born = state.borrow().strandings;
     let purpose =
         || if listens.load(Ordering::SeqCst) { Purpose::Announcements } else { Purpose::Commands };
-    let (chunks, mut under_way) = mpsc::channel(UNDER_WAY);
+    let (chunks, mut in_flight) = mpsc::channel(MAX_IN_FLIGHT);
     let take = async move {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(length @ 1..) = from.read(&mut buffer).await {
@@ -206,14 +218,18 @@ async fn pump(
             if chunk.windows(SUBSCRIBE.len()).any(|bytes| bytes == SUBSCRIBE) {
                 listens.store(true, Ordering::SeqCst);
             }
-            let due = Instant::now() + link.state.borrow().delay(purpose());
+            let delay = match direction {
+                Direction::Up => Duration::ZERO,
+                Direction::Down => link.state.borrow().delay(purpose()),
+            };
+            let due = Instant::now() + delay;
             if chunks.send((due, chunk)).await.is_err() {
                 return;
             }
         }
     };
     let deliver = async {
-        while let Some((due, chunk)) = under_way.recv().await {
+        while let Some((due, chunk)) = in_flight.recv().await {
             tokio::time::sleep_until(due).await;
             let passes = state
                 .wait_for(|state| state.passes(purpose()) && state.strandings == born)
@@ -225,7 +241,8 @@ async fn pump(
             }
         }
     };
-    // What was taken is delivered though the sender has closed; what cannot be delivered need not be taken.
+    // After the sender has closed, chunks in flight are still delivered. After the receiver has
+    // closed, reading stops.
     tokio::select! {
         () = deliver => {}
         () = async { take.await; std::future::pending().await } => {}

@@ -1,4 +1,4 @@
-//! A Redis server as a process.
+//! A Redis server, run as a process.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,10 +15,10 @@ use redis::{FromRedisValue, RedisResult};
 use crate::process::signal;
 use crate::wait::DEADLINE;
 
-/// Commands by name, with the number of calls.
+/// Number of calls of each command, by its name.
 pub type Calls = BTreeMap<String, u64>;
 
-/// Killed when it is dropped.
+/// A `redis-server` process on a free port. It is killed on drop.
 pub struct RedisServer {
     port: u16,
     dir: PathBuf,
@@ -31,10 +31,10 @@ impl RedisServer {
         Self::with_args(&[])
     }
 
-    /// With more arguments on the command line, such as `["--maxmemory", "1mb"]`.
+    /// Starts a server with additional command line arguments, such as `["--maxmemory", "1mb"]`.
     pub fn with_args(args: &[&str]) -> Self {
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-        // Between our finding a free port and the server's taking it, another process may be faster.
+        // Another process may take the free port before the server does.
         for _ in 0..10 {
             let port = free_port();
             let dir = std::env::temp_dir()
@@ -42,7 +42,7 @@ impl RedisServer {
             std::fs::create_dir_all(&dir).unwrap();
             let process = spawn(port, &dir, &args);
             let mut server = RedisServer { port, dir, args: args.clone(), process };
-            if server.answers() {
+            if server.is_ready() {
                 return server;
             }
             eprintln!("redis-server did not start on port {port}: {}", server.log());
@@ -58,43 +58,45 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Ends it as a crash would, unless that has been done.
+    /// Kills the server, as a crash would. Has no effect if it has exited already.
     pub fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }
 
-    /// Starts it again on the same port, with what it has written to disk: nothing, unless its arguments say otherwise.
+    /// Kills the server and starts it again on the same port. Its data is lost, unless its
+    /// arguments enable persistence.
     pub fn restart(&mut self) {
         self.kill();
         let begun = Instant::now();
         loop {
             self.process = spawn(self.port, &self.dir, &self.args);
-            if self.answers() {
+            if self.is_ready() {
                 return;
             }
             assert!(begun.elapsed() < DEADLINE, "redis-server did not start again: {}", self.log());
         }
     }
 
-    /// Stops it without ending it: its connections stay open, and nothing is answered.
+    /// Stops the process with `SIGSTOP`: its connections stay open, and it does not reply.
     pub fn freeze(&self) {
         signal(&self.process, "STOP");
     }
 
+    /// Resumes the process.
     pub fn thaw(&self) {
         signal(&self.process, "CONT");
     }
 
-    /// Runs a command over a connection of its own.
+    /// Runs a command over a new connection. Panics if the command fails.
     pub fn command<R: FromRedisValue>(&self, command: &[&str]) -> R {
         self.try_command(command).unwrap()
     }
 
     pub fn try_command<R: FromRedisValue>(&self, command: &[&str]) -> RedisResult<R> {
         loop {
-            // A signal, such as that of a child process that has ended, interrupts a system call of
-            // the blocking client: this says nothing about the server.
+            // A signal, such as `SIGCHLD`, can interrupt a system call of the blocking client. That
+            // is no error of the server.
             match self.call(command) {
                 Err(error) if is_interruption(&error) => {}
                 answer => return answer,
@@ -110,7 +112,7 @@ impl RedisServer {
         redis::cmd(name).arg(args).query(&mut connection)
     }
 
-    /// How often each command has been called so far, by clients and in scripts.
+    /// Returns the number of calls of each command so far, by clients and in scripts.
     pub fn calls(&self) -> Calls {
         let stats: String = self.command(&["INFO", "commandstats"]);
         let count = |line: &str| {
@@ -120,7 +122,7 @@ impl RedisServer {
         stats.lines().filter_map(count).collect()
     }
 
-    /// What an action makes the server do. It must have the server to itself.
+    /// Runs an action and returns the calls that it caused. There must be no other clients.
     pub async fn calls_of<R>(&self, action: impl Future<Output = R>) -> (R, Calls) {
         let before = self.calls();
         let result = action.await;
@@ -128,7 +130,7 @@ impl RedisServer {
         for (name, count) in before {
             calls.entry(name).and_modify(|total| *total -= count);
         }
-        // The looking itself.
+        // Called by `calls` itself.
         calls.remove("info");
         calls.retain(|_, count| *count > 0);
         (result, calls)
@@ -142,14 +144,15 @@ impl RedisServer {
         Channel(connection.into_on_message())
     }
 
-    /// The connections that clients have open now, but for the one that asks.
+    /// Returns the number of open client connections, without the one of this query.
     pub fn connections(&self) -> usize {
         let list: String = self.command(&["CLIENT", "LIST"]);
         list.lines().filter(|line| !line.contains("cmd=client|list")).count()
     }
 
-    /// Whether this very process answers, and not another that has its port. `false` when it has ended.
-    fn answers(&mut self) -> bool {
+    /// Waits until this process replies. Returns `false` if it exits, or does not reply within
+    /// [`DEADLINE`]. A reply of another process on the port does not count.
+    fn is_ready(&mut self) -> bool {
         let begun = Instant::now();
         let own_id = format!("process_id:{}\r\n", self.process.id());
         while self.process.try_wait().unwrap().is_none() {
@@ -172,13 +175,15 @@ impl RedisServer {
     }
 }
 
-/// What comes over a Pub/Sub channel.
+/// A subscription to a Pub/Sub channel.
 pub struct Channel(PubSubStream);
 
 impl Channel {
+    /// Waits for the next message.
     pub async fn next(&mut self) -> Bytes {
-        let message = tokio::time::timeout(DEADLINE, self.0.next()).await.expect("a message comes");
-        Bytes::copy_from_slice(message.expect("the connection lasts").get_payload_bytes())
+        let message =
+            tokio::time::timeout(DEADLINE, self.0.next()).await.expect("a message arrives");
+        Bytes::copy_from_slice(message.expect("the connection is open").get_payload_bytes())
     }
 }
 
@@ -224,6 +229,7 @@ fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
+/// Returns `true` if a signal interrupted the call.
 fn is_interruption(error: &redis::RedisError) -> bool {
     error.to_string().contains("Interrupted system call")
 }

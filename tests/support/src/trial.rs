@@ -19,22 +19,23 @@ use crate::proxy::Proxy;
 use crate::redis::RedisServer;
 use crate::wait::eventually;
 
-/// What the nodes promise.
+/// The staleness bound that the nodes are configured with.
 pub const MAX_STALENESS: Duration = Duration::from_millis(500);
-/// For clocks that are read a moment apart. The age of an answer counts from when its request was
-/// sent, so a busy machine that delays the answer does not weaken the bound.
+/// Tolerance for clocks that are not read at the same instant. The age of a response counts from
+/// the time at which its request was sent, so a busy machine that delays it does not weaken the
+/// bound.
 pub const MARGIN: Duration = Duration::from_millis(100);
-/// Between one question of a watch and the next.
+/// Pause between two requests of a watch or of a visitor.
 const PAUSE: Duration = Duration::from_millis(1);
 
 pub struct Trial {
-    /// Ended before the nodes are.
+    /// Declared first, so that the watches are dropped before the nodes.
     watches: Vec<Watch>,
     pub redis: RedisServer,
     pub proxy: Proxy,
-    /// Has Redis before it, without a proxy.
+    /// The node that is connected to Redis directly.
     pub near: Node,
-    /// Has the proxy between itself and Redis.
+    /// The node that is connected to Redis through the proxy.
     pub far: Node,
     pub bob: Client,
     pub eve: Client,
@@ -46,7 +47,7 @@ impl Trial {
         Self::on(RedisServer::start(), "").await
     }
 
-    /// With credentials for the far node, such as `user:password@`.
+    /// Starts a trial on a server, with credentials for the far node, such as `user:password@`.
     pub async fn on(redis: RedisServer, credentials: &str) -> Self {
         let proxy = Proxy::start(redis.port()).await;
         let near = start_node(redis.port(), "", &[]);
@@ -62,7 +63,7 @@ impl Trial {
         Trial { watches, redis, proxy, near, far, bob, eve, visits }
     }
 
-    /// Ends Eve's session at a node, however often it must be tried. When that was acknowledged.
+    /// Logs Eve out through a node, with retries. Returns the time of the acknowledgement.
     pub async fn revoke_at(&self, node: &Node) -> Instant {
         let logout = async || {
             self.eve.clone().post(&node.url("/logout")).await.status == StatusCode::NO_CONTENT
@@ -71,49 +72,51 @@ impl Trial {
         Instant::now()
     }
 
+    /// Logs Eve out through the near node. Returns the time of the acknowledgement.
     pub async fn revoke(&self) -> Instant {
         self.revoke_at(&self.near).await
     }
 
-    /// Waits until a node answers so to somebody who may have a session.
+    /// Waits until a node responds to a visitor's `/me` with the expected status.
     pub async fn answers(&self, node: &Node, browser: &Client, expected: StatusCode) {
         let answers = async || {
             let status = me(node, browser).await;
             if status != expected {
-                println!("{status} where {expected} is to come");
+                println!("got {status}, waiting for {expected}");
             }
             status == expected
         };
-        eventually(answers, &format!("it is answered with {expected}")).await;
+        eventually(answers, &format!("the node responds with {expected}")).await;
     }
 
-    /// Waits until a node has been without its lease since the beginning.
+    /// Waits until a node has lost its subscription at least once since it started.
     pub async fn notices(&self, node: &Node) {
         eventually(
             async || stats(node).await["disconnects"] != 0,
-            "the node notices that it does not hear",
+            "the node notices the loss of its subscription",
         )
         .await;
     }
 
-    /// Watches another node, too.
+    /// Adds a watch of Eve's session on another node.
     pub fn watch(&mut self, node: &Node) {
         self.watches.push(Watch::start(node, &self.eve));
     }
 
-    /// From now on, Ada does not visit by herself.
-    pub async fn rest(&mut self) {
-        self.visits.rest().await;
+    /// Stops Ada's visits.
+    pub async fn stop_visits(&mut self) {
+        self.visits.stop().await;
     }
 
-    /// Ada visits a node once, which succeeds.
+    /// Makes Ada visit a node once, which must succeed.
     pub async fn visit(&self, node: &Node) {
         assert_eq!(self.visits.ada.visit(&node.url("/visit")).await, StatusCode::OK);
     }
 
-    /// All that was acknowledged is lost, as it must be when Redis was emptied. The visitors log in anew.
-    pub async fn begin_anew(&mut self) {
-        self.visits.rest().await;
+    /// Checks that all sessions are lost, after Redis has restarted empty. Then Ada and Bob log in
+    /// again.
+    pub async fn log_in_again(&mut self) {
+        self.visits.stop().await;
         for browser in [&self.visits.ada.browser, &self.bob, &self.eve] {
             self.answers(&self.near, browser, StatusCode::UNAUTHORIZED).await;
         }
@@ -121,8 +124,10 @@ impl Trial {
         self.visits = Visits::start(login(&self.near, "ada").await, [&self.near, &self.far]);
     }
 
-    /// Waits until all is well, and says how it went. Eve's logout was acknowledged at the one moment, and the fault ended at the
-    /// other.
+    /// Waits until both nodes have recovered, checks the result and prints the measurements.
+    ///
+    /// `acknowledged` is the time of the acknowledgement of Eve's logout, and `ended` the end of
+    /// the fault.
     pub async fn ends_well(mut self, fault: &str, acknowledged: Instant, ended: Instant) {
         join(hits(&self.near, &self.bob), hits(&self.far, &self.bob)).await;
         let used_again = ended.elapsed();
@@ -131,23 +136,24 @@ impl Trial {
             self.answers(node, &self.eve, StatusCode::UNAUTHORIZED).await;
             self.answers(node, &self.bob, StatusCode::OK).await;
         }
-        self.visits.rest().await;
+        self.visits.stop().await;
         self.visit(&self.far).await;
-        self.visits.are_all_there();
+        self.visits.assert_counted_once();
 
-        let mut still_answered = Duration::ZERO;
+        let mut still_served = Duration::ZERO;
         for watch in self.watches {
-            still_answered = still_answered.max(watch.answered_after(acknowledged).await);
+            still_served = still_served.max(watch.served_after(acknowledged).await);
         }
-        println!("{fault} | {} ms | {} ms", still_answered.as_millis(), used_again.as_millis());
+        println!("{fault} | {} ms | {} ms", still_served.as_millis(), used_again.as_millis());
         assert!(
-            still_answered < MAX_STALENESS + MARGIN,
-            "{fault}: a revoked session was answered for {still_answered:?}"
+            still_served < MAX_STALENESS + MARGIN,
+            "{fault}: a revoked session was still served for {still_served:?}"
         );
     }
 }
 
-/// A node on the Redis, or the proxy, at a port. What fails fails at once, so that it can be asked often while it does.
+/// Starts a node that connects to Redis, or to the proxy, at a port. Retries are disabled, so that
+/// requests fail quickly and can be sent often during a fault.
 pub fn start_node(port: u16, credentials: &str, variables: &[(&str, &str)]) -> Node {
     let url = format!("redis://{credentials}127.0.0.1:{port}");
     let max_staleness = MAX_STALENESS.as_millis().to_string();
@@ -173,19 +179,19 @@ pub async fn stats(node: &Node) -> Value {
     Client::new().get(&node.url("/stats")).await.body
 }
 
-/// Waits until the node answers a visitor from memory.
+/// Waits until the node serves a visitor's session from its cache.
 pub async fn hits(node: &Node, browser: &Client) {
     let hit = async || {
         let hits = stats(node).await["hits"].as_u64();
         me(node, browser).await == StatusCode::OK && stats(node).await["hits"].as_u64() > hits
     };
-    eventually(hit, "the node answers from memory").await;
+    eventually(hit, "the node serves the session from its cache").await;
 }
 
-/// Asks a node for a session again and again, until it is dropped.
+/// A task that requests a session from a node continuously. It ends on drop.
 struct Watch {
     task: JoinHandle<()>,
-    /// When the last question was asked that was answered with the session.
+    /// The time at which the last request was sent that was answered with the session.
     last: Arc<Mutex<Instant>>,
 }
 
@@ -195,9 +201,9 @@ impl Watch {
         let (url, mut browser, noted) = (node.url("/me"), browser.clone(), last.clone());
         let task = tokio::spawn(async move {
             loop {
-                let asked = Instant::now();
+                let sent = Instant::now();
                 if browser.get(&url).await.status == StatusCode::OK {
-                    *noted.lock().unwrap() = asked;
+                    *noted.lock().unwrap() = sent;
                 }
                 tokio::time::sleep(PAUSE).await;
             }
@@ -205,8 +211,8 @@ impl Watch {
         Watch { task, last }
     }
 
-    /// Ends the watch: for how long after a moment the session was still answered.
-    async fn answered_after(mut self, moment: Instant) -> Duration {
+    /// Ends the watch and returns for how long after `moment` the session was still served.
+    async fn served_after(mut self, moment: Instant) -> Duration {
         assert!(!self.task.is_finished(), "the watch has ended before the trial");
         self.task.abort();
         let _ = (&mut self.task).await;
@@ -220,7 +226,7 @@ impl Drop for Watch {
     }
 }
 
-/// Somebody whose visits are counted, each of which gets a number of its own if it is acknowledged.
+/// A visitor whose visits are counted. Each acknowledged visit returns a distinct number.
 #[derive(Clone)]
 struct Visitor {
     browser: Client,
@@ -239,38 +245,40 @@ impl Visitor {
     }
 }
 
-/// Visits to two nodes, until rest is called for.
+/// Ada's continuous visits to two nodes.
 struct Visits {
     ada: Visitor,
-    resting: Arc<AtomicBool>,
+    stopping: Arc<AtomicBool>,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Visits {
     fn start(browser: Client, nodes: [&Node; 2]) -> Self {
         let ada = Visitor { browser, tried: Arc::default(), acknowledged: Arc::default() };
-        let resting = Arc::new(AtomicBool::new(false));
+        let stopping = Arc::new(AtomicBool::new(false));
         let tasks = nodes.map(|node| {
-            let (url, ada, resting) = (node.url("/visit"), ada.clone(), resting.clone());
+            let (url, ada, stopping) = (node.url("/visit"), ada.clone(), stopping.clone());
             tokio::spawn(async move {
-                while !resting.load(Ordering::SeqCst) {
+                while !stopping.load(Ordering::SeqCst) {
                     ada.visit(&url).await;
                     tokio::time::sleep(PAUSE).await;
                 }
             })
         });
-        Visits { ada, resting, tasks: tasks.into() }
+        Visits { ada, stopping, tasks: tasks.into() }
     }
 
-    async fn rest(&mut self) {
-        self.resting.store(true, Ordering::SeqCst);
+    /// Stops the visits and waits for those in progress.
+    async fn stop(&mut self) {
+        self.stopping.store(true, Ordering::SeqCst);
         for task in self.tasks.drain(..) {
             task.await.unwrap();
         }
     }
 
-    /// Each was counted once, if it was acknowledged, and at most once, if it was not.
-    fn are_all_there(&self) {
+    /// Checks that each acknowledged visit was counted exactly once, and each other visit at most
+    /// once.
+    fn assert_counted_once(&self) {
         let mut numbers = self.ada.acknowledged.lock().unwrap().clone();
         numbers.sort_unstable();
         let acknowledged = numbers.len() as u64;
@@ -280,7 +288,7 @@ impl Visits {
         let counted = numbers.last().copied().unwrap_or_default();
         assert!(
             (acknowledged..=tried).contains(&counted),
-            "{counted} of {tried} visits, {acknowledged} acknowledged"
+            "{counted} of {tried} visits were counted, {acknowledged} acknowledged"
         );
     }
 }

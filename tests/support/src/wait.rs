@@ -1,4 +1,4 @@
-//! Waiting for something to become true.
+//! Waiting until a condition holds.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use std::time::Duration;
 pub const DEADLINE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// A result that can be waited for: `true`, or `Some`.
+/// A result that [`eventually`] can wait for: `true`, or `Some`.
 pub trait Condition {
     type Value;
 
