@@ -37,6 +37,8 @@ pub enum StoreErrorKind {
     Timeout,
     /// The backend was not called, since it has failed too often recently. Nothing was changed.
     CircuitOpen,
+    /// The backend was not called, since too many reads are in flight already. Nothing was changed.
+    Overloaded,
     /// The backend refused the call, for example because of a wrong password, a missing permission
     /// or a full disk. Nothing was changed.
     Refused,
@@ -59,8 +61,8 @@ pub enum StoreErrorKind {
 }
 
 impl StoreErrorKind {
-    /// Returns `true` if the backend cannot be reached for now: for `Unavailable`, `Timeout` and
-    /// `CircuitOpen`.
+    /// Returns `true` if the backend cannot be reached for now: for `Unavailable`, `Timeout`,
+    /// `CircuitOpen` and `Overloaded`.
     ///
     /// If a request's session cannot be loaded because of such an error, the
     /// [outage policy](crate::OutagePolicy) applies.
@@ -76,12 +78,17 @@ impl StoreErrorKind {
     /// ```
     #[must_use]
     pub fn is_outage(self) -> bool {
-        matches!(self, Self::Unavailable | Self::Timeout | Self::CircuitOpen)
+        matches!(self, Self::Unavailable | Self::Timeout | Self::CircuitOpen | Self::Overloaded)
     }
 
-    /// Returns `true` if the backend did not answer, so that a retry may help.
+    /// Returns `true` if the backend was called and did not answer.
     pub(crate) fn is_fault(self) -> bool {
         matches!(self, Self::Unavailable | Self::Timeout | Self::OutcomeUnknown)
+    }
+
+    /// Returns `true` if a retry may help.
+    pub(crate) fn is_transient(self) -> bool {
+        self.is_fault() || self == Self::Overloaded
     }
 }
 
@@ -151,6 +158,9 @@ impl fmt::Display for StoreError {
             StoreErrorKind::Timeout => f.write_str("the session backend did not answer in time")?,
             StoreErrorKind::CircuitOpen => {
                 f.write_str("the session backend has failed too often and is not called for now")?;
+            }
+            StoreErrorKind::Overloaded => {
+                f.write_str("too many reads from the session backend are in flight")?;
             }
             StoreErrorKind::Refused => f.write_str("the session backend refused the call")?,
             StoreErrorKind::OutcomeUnknown => {

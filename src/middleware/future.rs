@@ -153,8 +153,11 @@ fn error_response<B: Default>(error: SessionError) -> Response<B> {
     let expected = match &error {
         // `Gone` is ordinary: a logout came first. During an outage, every request may fail as
         // `ReadOnly` or with an open circuit. The listener and the circuit log its start and end.
+        // Under overload, a line per request would only add to it.
         SessionError::Gone | SessionError::ReadOnly(_) => true,
-        SessionError::Store(error) => error.kind() == StoreErrorKind::CircuitOpen,
+        SessionError::Store(error) => {
+            matches!(error.kind(), StoreErrorKind::CircuitOpen | StoreErrorKind::Overloaded)
+        }
         _ => false,
     };
     if expected {

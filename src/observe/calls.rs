@@ -47,7 +47,7 @@ pub(crate) struct Calls {
 
 impl Calls {
     /// The outcomes that a backend call can have.
-    const OUTCOMES: [Outcome; 13] = [
+    const OUTCOMES: [Outcome; 14] = [
         Outcome::Ok,
         Outcome::NotFound,
         Outcome::Gone,
@@ -57,6 +57,7 @@ impl Calls {
         Outcome::Unknown,
         Outcome::Refused,
         Outcome::CircuitOpen,
+        Outcome::Overloaded,
         Outcome::Corrupt,
         Outcome::Closed,
         Outcome::Cancelled,
@@ -131,7 +132,7 @@ pub(crate) struct Commits(ByOutcome);
 
 impl Commits {
     /// The outcomes that a commit can have.
-    const OUTCOMES: [Outcome; 15] = [
+    const OUTCOMES: [Outcome; 16] = [
         Outcome::Ok,
         Outcome::Gone,
         Outcome::Conflict,
@@ -140,6 +141,7 @@ impl Commits {
         Outcome::Unknown,
         Outcome::Refused,
         Outcome::CircuitOpen,
+        Outcome::Overloaded,
         Outcome::Corrupt,
         Outcome::Closed,
         Outcome::Encode,

@@ -93,6 +93,8 @@ pub(crate) enum Outcome {
     Refused,
     /// Not sent, because the circuit breaker is open.
     CircuitOpen,
+    /// Not sent, because too many loads are in flight.
+    Overloaded,
     /// The record could not be read.
     Corrupt,
     /// The backend or the store was shut down.
@@ -124,6 +126,7 @@ impl Outcome {
             Outcome::Unknown => "outcome_unknown",
             Outcome::Refused => "refused",
             Outcome::CircuitOpen => "circuit_open",
+            Outcome::Overloaded => "overloaded",
             Outcome::Corrupt => "corrupt",
             Outcome::Closed => "closed",
             Outcome::Encode => "encode",
@@ -145,6 +148,7 @@ impl From<StoreErrorKind> for Outcome {
             StoreErrorKind::Unavailable => Outcome::Unavailable,
             StoreErrorKind::Timeout => Outcome::Timeout,
             StoreErrorKind::CircuitOpen => Outcome::CircuitOpen,
+            StoreErrorKind::Overloaded => Outcome::Overloaded,
             StoreErrorKind::Refused => Outcome::Refused,
             StoreErrorKind::OutcomeUnknown => Outcome::Unknown,
             StoreErrorKind::Corrupt => Outcome::Corrupt,

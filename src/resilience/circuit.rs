@@ -142,9 +142,13 @@ pub(super) struct Permit<'a> {
 
 impl Permit<'_> {
     /// Records the end of the call. Any answer of the backend, even a refusal, counts as an answer.
+    /// A call that was not made, because too many are in flight, counts as nothing.
     pub(super) fn settle<R>(mut self, answer: &Result<R, StoreError>) {
-        let fault = answer.as_ref().is_err_and(|error| error.kind().is_fault());
-        self.end(if fault { CallOutcome::Fault } else { CallOutcome::Answer });
+        self.end(match answer.as_ref().map_err(StoreError::kind) {
+            Err(kind) if kind.is_fault() => CallOutcome::Fault,
+            Err(StoreErrorKind::Overloaded) => CallOutcome::Dropped,
+            Ok(_) | Err(_) => CallOutcome::Answer,
+        });
     }
 
     fn end(&mut self, outcome: CallOutcome) {

@@ -22,6 +22,9 @@ use crate::id::SessionId;
 use crate::observe::{self, Calls, Counter, Metrics, Operation};
 use crate::record::{Revision, Stored};
 
+/// Longest pause of a load that waits until fewer loads are in flight.
+const OVERLOAD_PAUSE: Duration = Duration::from_millis(50);
+
 /// The backend with deadlines, retries and the circuit breaker around each call.
 ///
 /// It is not a [`Backend`](crate::backend::Backend) itself: a backend has no deadline, no attempts
@@ -171,6 +174,25 @@ impl Client {
 
     pub(crate) async fn load(&self, id: &SessionId) -> Result<Option<Stored>, StoreError> {
         Ok(self.call(Operation::Load, || self.inner.load(id)).await?.0)
+    }
+
+    /// Like [`load`](Self::load), but waits while too many loads are in flight: for operations on
+    /// many sessions, which must not fail because users load theirs.
+    pub(crate) async fn load_with_patience(
+        &self,
+        id: &SessionId,
+    ) -> Result<Option<Stored>, StoreError> {
+        loop {
+            match self.load(id).await {
+                Err(error)
+                    if error.kind() == StoreErrorKind::Overloaded
+                        && self.deadline().left() > OVERLOAD_PAUSE =>
+                {
+                    tokio::time::sleep(self.clock.jitter(OVERLOAD_PAUSE)).await;
+                }
+                answer => return answer,
+            }
+        }
     }
 
     pub(crate) async fn create(

@@ -38,7 +38,7 @@ impl Attempts {
         self.made = self.made.saturating_add(1);
         self.in_doubt |= error.kind() == StoreErrorKind::OutcomeUnknown;
         let pause = self.policy.pause_after(self.made);
-        if self.made < self.policy.max_attempts && error.kind().is_fault() && pause < left {
+        if self.made < self.policy.max_attempts && error.kind().is_transient() && pause < left {
             return Ok(pause);
         }
         Err(self.ended_by(error))
@@ -129,10 +129,13 @@ mod tests {
     }
 
     #[test]
-    fn only_faults_of_the_backend_are_retried() {
-        for kind in
-            [StoreErrorKind::Unavailable, StoreErrorKind::Timeout, StoreErrorKind::OutcomeUnknown]
-        {
+    fn only_transient_failures_are_retried() {
+        for kind in [
+            StoreErrorKind::Unavailable,
+            StoreErrorKind::Timeout,
+            StoreErrorKind::OutcomeUnknown,
+            StoreErrorKind::Overloaded,
+        ] {
             assert!(failed(&mut Attempts::new(policy()), kind).is_ok(), "{kind:?}");
         }
         for kind in [

@@ -10,7 +10,8 @@ use crate::record::{Content, Record, SessionData, Stored};
 impl<T: SessionData> SessionStore<T> {
     /// Loads a session from the backend. Neither reads nor fills the cache.
     pub(super) async fn load(&self, id: &SessionId) -> Result<Option<Record<T>>, StoreError> {
-        match self.load_stored(id).await? {
+        let loaded = self.inner.backend.load(id).await;
+        match loaded.map_err(|error| self.report_unreadable(id, error))? {
             Some(stored) => self.decode(id, stored),
             None => Ok(None),
         }
@@ -39,8 +40,10 @@ impl<T: SessionData> SessionStore<T> {
         Ok(None)
     }
 
+    /// Loads a record for an operation on many sessions.
     pub(super) async fn load_stored(&self, id: &SessionId) -> Result<Option<Stored>, StoreError> {
-        self.inner.backend.load(id).await.map_err(|error| self.report_unreadable(id, error))
+        let loaded = self.inner.backend.load_with_patience(id).await;
+        loaded.map_err(|error| self.report_unreadable(id, error))
     }
 
     /// Decodes the version that the backend has instead of the expected one. A tombstone or an

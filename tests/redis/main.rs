@@ -14,6 +14,7 @@ mod faults_server;
 #[cfg(feature = "_guards")]
 mod guards;
 mod nodes;
+mod overload;
 mod owners;
 mod production;
 mod quickstart;
@@ -23,6 +24,7 @@ mod redis_outage;
 mod redis_pileup;
 mod redis_roles;
 mod redis_walks;
+mod servers;
 #[allow(dead_code, reason = "only the test binary `memory` uses all of it")]
 #[path = "../web/mod.rs"]
 mod web;

@@ -12,12 +12,14 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use redis::{Cmd, FromRedisValue, RedisResult, Value, cmd, from_redis_value};
+use bytes::Bytes;
+use redis::{Cmd, FromRedisValue, RedisResult, Value, cmd};
 use tokio::sync::watch;
 
 use super::config::RedisConfig;
 use super::endpoint::{Endpoint, Link, ServerId};
 use super::error::{Effect, breaks_the_connection};
+use super::loads::Loads;
 use super::scripts::{Script, is_unknown_script};
 use crate::error::{StoreError, StoreErrorKind};
 
@@ -34,6 +36,7 @@ pub(super) fn get_from_master(key: &str) -> Cmd {
 pub(super) struct SharedConnection {
     endpoint: Endpoint,
     response_timeout: Duration,
+    loads: Loads,
     /// A command that changes nothing and that only a writable master carries out.
     probe: Cmd,
     state: Mutex<ConnectionState>,
@@ -69,6 +72,13 @@ pub(super) struct Connected {
     generation: u64,
 }
 
+impl ConnectionState {
+    /// Returns the connection in use, unless the server has closed it.
+    fn usable(&self) -> Option<Connected> {
+        self.current.clone().filter(|connected| !connected.link.is_closed())
+    }
+}
+
 impl Connected {
     /// Returns the identity of the server at the other end.
     pub(super) fn server(&self) -> &ServerId {
@@ -77,10 +87,12 @@ impl Connected {
 }
 
 impl SharedConnection {
-    pub(super) fn new(config: &RedisConfig) -> Self {
+    /// Creates a connection that has up to `max_loads` loads in flight. Does no IO.
+    pub(super) fn new(config: &RedisConfig, max_loads: u32) -> Self {
         SharedConnection {
             endpoint: Endpoint::new(config),
             response_timeout: config.response_timeout,
+            loads: Loads::new(max_loads),
             probe: get_from_master(&format!("{}beat", config.key_prefix)),
             state: Mutex::default(),
             connecting: tokio::sync::Mutex::new(()),
@@ -94,21 +106,51 @@ impl SharedConnection {
 
     /// Runs a command in one round trip.
     ///
-    /// A server may close an idle connection, which the next command discovers. If that command
-    /// changes nothing, it is run again over a new connection.
+    /// If the connection breaks and the command changes nothing, it is run again over a new one.
     pub(super) async fn run<R: FromRedisValue>(
         &self,
         command: &Cmd,
         effect: Effect,
     ) -> Result<R, StoreError> {
         let connected = self.connected().await?;
-        let mut value = self.send(&connected, command, effect).await?;
-        if effect == Effect::Idempotent && value.as_ref().is_err_and(breaks_the_connection) {
+        let mut reply = self.send(&connected, command, effect).await?;
+        if effect == Effect::Idempotent && reply.as_ref().is_err_and(breaks_the_connection) {
             let connected = self.connected().await?;
-            value = self.send(&connected, command, effect).await?;
+            reply = self.send(&connected, command, effect).await?;
         }
-        let value = value.map_err(|error| effect.failed(error))?;
-        from_redis_value(value).map_err(|error| effect.failed(error.into()))
+        effect.interpret(reply)
+    }
+
+    /// Runs a command in one round trip over this connection.
+    pub(super) async fn run_on<R: FromRedisValue>(
+        &self,
+        connected: &Connected,
+        command: &Cmd,
+        effect: Effect,
+    ) -> Result<R, StoreError> {
+        effect.interpret(self.send(connected, command, effect).await?)
+    }
+
+    /// Reads a value in one round trip, unless too many other loads are in flight.
+    ///
+    /// If the connection breaks, the value is read over a new one.
+    pub(super) async fn load(&self, command: &Cmd) -> Result<Option<Bytes>, StoreError> {
+        let connected = self.connected().await?;
+        let mut reply = self.send_load(&connected, command).await?;
+        if reply.as_ref().is_err_and(breaks_the_connection) {
+            let connected = self.connected().await?;
+            reply = self.send_load(&connected, command).await?;
+        }
+        Effect::Idempotent.interpret(reply)
+    }
+
+    /// Reads a value over this connection, unless too many other loads are in flight.
+    pub(super) async fn load_on(
+        &self,
+        connected: &Connected,
+        command: &Cmd,
+    ) -> Result<Option<Bytes>, StoreError> {
+        Effect::Idempotent.interpret(self.send_load(connected, command).await?)
     }
 
     /// Runs a script in one round trip, or two if the server does not know the script yet.
@@ -133,8 +175,7 @@ impl SharedConnection {
         if reply.as_ref().is_err_and(is_unknown_script) {
             reply = self.send(connected, &script.by_code(&add_arguments), effect).await?;
         }
-        let value = reply.map_err(|error| effect.failed(error))?;
-        from_redis_value(value).map_err(|error| effect.failed(error.into()))
+        effect.interpret(reply)
     }
 
     /// Sends a command and returns the server's reply, which may be an error. Discards a connection
@@ -147,24 +188,60 @@ impl SharedConnection {
     ) -> Result<RedisResult<Value>, StoreError> {
         let received_before = connected.link.received.get();
         let mut commands = connected.link.commands.clone();
-        match tokio::time::timeout(self.response_timeout, commands.send_packed_command(command))
-            .await
-        {
-            Ok(reply) => {
-                let reply = reply.and_then(Value::extract_error);
-                if reply.as_ref().is_err_and(breaks_the_connection) {
-                    self.discard(connected.generation);
-                }
-                Ok(reply)
-            }
+        let reply = commands.send_packed_command(command);
+        match tokio::time::timeout(self.response_timeout, reply).await {
+            Ok(reply) => Ok(self.replied(connected, reply)),
             Err(elapsed) => {
-                // A link that drops packets stays open for minutes. Only a new connection can show
-                // that the server is there. A link that still delivers replies is only slow.
-                if connected.link.received.get() == received_before {
-                    self.discard(connected.generation);
-                }
+                self.has_not_replied(connected, received_before);
                 Err(effect.unanswered(elapsed, true))
             }
+        }
+    }
+
+    /// Sends a command like [`send`](Self::send), unless too many loads are in flight.
+    async fn send_load(
+        &self,
+        connected: &Connected,
+        command: &Cmd,
+    ) -> Result<RedisResult<Value>, StoreError> {
+        let load = self.loads.begin()?;
+        let received_before = connected.link.received.get();
+        let mut commands = connected.link.commands.clone();
+        let command = command.clone();
+        let mut reply = Box::pin(async move { commands.send_packed_command(&command).await });
+        match tokio::time::timeout(self.response_timeout, &mut reply).await {
+            Ok(reply) => {
+                load.ended_with(&reply);
+                Ok(self.replied(connected, reply))
+            }
+            Err(elapsed) => {
+                load.is_late();
+                // The load is in flight until its reply arrives or the connection ends.
+                tokio::spawn(async move {
+                    let _ = reply.await;
+                    drop(load);
+                });
+                self.has_not_replied(connected, received_before);
+                Err(Effect::Idempotent.unanswered(elapsed, true))
+            }
+        }
+    }
+
+    fn replied(&self, connected: &Connected, reply: RedisResult<Value>) -> RedisResult<Value> {
+        let reply = reply.and_then(Value::extract_error);
+        if reply.as_ref().is_err_and(breaks_the_connection) {
+            self.discard(connected);
+        }
+        reply
+    }
+
+    /// Discards a connection over which nothing at all has arrived while a command timed out.
+    ///
+    /// A link that drops packets stays open for minutes. Only a new connection can show that the
+    /// server is there. A link that still delivers replies is only slow.
+    fn has_not_replied(&self, connected: &Connected, received_before: u64) {
+        if connected.link.received.get() == received_before {
+            self.discard(connected);
         }
     }
 
@@ -175,16 +252,16 @@ impl SharedConnection {
             if state.closed {
                 return Err(StoreErrorKind::Closed.into());
             }
-            if let Some(connected) = &state.current {
-                return Ok(connected.clone());
+            if let Some(connected) = state.usable() {
+                return Ok(connected);
             }
             state.attempts
         };
         let _connecting = self.connecting.lock().await;
         {
             let state = self.lock();
-            if let Some(connected) = &state.current {
-                return Ok(connected.clone());
+            if let Some(connected) = state.usable() {
+                return Ok(connected);
             }
             // Another caller's attempt failed while this one waited. If each waiting caller tried
             // in turn, the last would wait too long.
@@ -205,8 +282,8 @@ impl SharedConnection {
                     return Err(StoreErrorKind::Closed.into());
                 }
                 state.current = Some(connected.clone());
-                // Under the lock, so that no command is sent to another server while a subscription
-                // to the old one is taken for a proof.
+                // Before any command is sent to it. The subscription to another server ends a moment
+                // later, and at the latest with its lease.
                 self.target.send_replace(Target::Server(connected.server().clone()));
                 Ok(connected)
             }
@@ -244,9 +321,9 @@ impl SharedConnection {
     }
 
     /// Stops using a connection, unless it has been replaced already.
-    fn discard(&self, generation: u64) {
+    pub(super) fn discard(&self, connected: &Connected) {
         let mut state = self.lock();
-        if state.current.as_ref().is_some_and(|connected| connected.generation == generation) {
+        if state.current.as_ref().is_some_and(|it| it.generation == connected.generation) {
             state.current = None;
             self.target.send_replace(Target::Unconnected);
         }

@@ -40,7 +40,7 @@ pub(super) struct Link {
     pub(super) commands: MultiplexedConnection,
     pub(super) server: ServerId,
     pub(super) received: ReadCounter,
-    _driver: Arc<AbortOnDrop>,
+    driver: Arc<AbortOnDrop>,
 }
 
 /// The identity of a server process.
@@ -90,7 +90,7 @@ impl Endpoint {
                 .map_err(unreachable)?;
         let driver = Arc::new(AbortOnDrop(tokio::spawn(driver).abort_handle()));
         let server = ServerId::of(&mut commands).await.map_err(unreachable)?;
-        Ok(Link { commands, server, received, _driver: driver })
+        Ok(Link { commands, server, received, driver })
     }
 
     async fn open(&self) -> Result<Box<dyn ByteStream>, StoreError> {
@@ -134,6 +134,14 @@ async fn connect_to_any(host: &str, port: u16) -> std::io::Result<TcpStream> {
 
 fn not_connected(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StoreError {
     StoreError::from(StoreErrorKind::Unavailable).with_source(cause)
+}
+
+impl Link {
+    /// Returns `true` if the connection has ended, for example because the server closed it while
+    /// it was idle.
+    pub(super) fn is_closed(&self) -> bool {
+        self.driver.0.is_finished()
+    }
 }
 
 impl ServerId {

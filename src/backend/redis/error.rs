@@ -1,6 +1,8 @@
 //! Classification of Redis errors.
 
-use redis::{ErrorKind, RedisError, ServerErrorKind};
+use redis::{
+    ErrorKind, FromRedisValue, RedisError, RedisResult, ServerErrorKind, Value, from_redis_value,
+};
 
 use crate::error::{StoreError, StoreErrorKind};
 
@@ -27,6 +29,15 @@ impl Effect {
             Effect::Idempotent => StoreErrorKind::Unavailable,
         };
         StoreError::from(kind).with_source(cause)
+    }
+
+    /// Returns the value in a reply.
+    pub(super) fn interpret<R: FromRedisValue>(
+        self,
+        reply: RedisResult<Value>,
+    ) -> Result<R, StoreError> {
+        let value = reply.map_err(|error| self.failed(error))?;
+        from_redis_value(value).map_err(|error| self.failed(error.into()))
     }
 
     /// Returns the error of a command to which the server replied with an error, or whose

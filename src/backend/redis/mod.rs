@@ -6,6 +6,9 @@ mod endpoint;
 mod error;
 mod heartbeat;
 mod inbox;
+mod lanes;
+mod limiter;
+mod loads;
 mod scripts;
 mod subscribe;
 
@@ -17,8 +20,9 @@ use bytes::Bytes;
 use redis::{FromRedisValue, Value, cmd, from_redis_value};
 
 pub use self::config::RedisConfig;
-use self::connection::{Connected, SharedConnection, get_from_master};
+use self::connection::{Connected, get_from_master};
 use self::error::Effect;
+use self::lanes::{Lane, Lanes};
 use self::scripts::Scripts;
 use super::{
     Backend, Created, Cursor, Deleted, OwnerTag, Page, Revision, Stored, Subscription, Timestamp,
@@ -44,7 +48,7 @@ pub struct RedisBackend {
 
 /// State that operations and subscriptions share.
 struct RedisInner {
-    connection: SharedConnection,
+    lanes: Lanes,
     scripts: Scripts,
     key_prefix: String,
     channel: String,
@@ -61,7 +65,7 @@ impl RedisBackend {
         config.check()?;
         Ok(RedisBackend {
             shared: Arc::new(RedisInner {
-                connection: SharedConnection::new(config),
+                lanes: Lanes::new(config),
                 scripts: Scripts::new(),
                 key_prefix: config.key_prefix.clone(),
                 channel: channel.to_owned(),
@@ -151,12 +155,8 @@ fn unexpected() -> StoreError {
 impl Backend for RedisBackend {
     async fn load(&self, id: &SessionId) -> Result<Option<Stored>, StoreError> {
         let command = get_from_master(&self.shared.key(id));
-        let value: Option<Bytes> = self
-            .shared
-            .connection
-            .run(&command, Effect::Idempotent)
-            .await
-            .map_err(|error| error.with_session_id(id))?;
+        let value = self.shared.lanes.load(id, &command).await;
+        let value = value.map_err(|error| error.with_session_id(id))?;
         value.map(Stored::from_bytes).transpose().map_err(|error| error.with_session_id(id))
     }
 
@@ -166,23 +166,22 @@ impl Backend for RedisBackend {
         stored: &Stored,
         ttl: Duration,
     ) -> Result<Created, StoreError> {
+        let value = stored.to_bytes();
         let mut command = cmd("SET");
-        command
-            .arg(self.shared.key(id))
-            .arg(&stored.to_bytes()[..])
-            .arg("NX")
-            .arg("PX")
-            .arg(millis(ttl));
-        let answer: Option<String> = self.shared.connection.run(&command, Effect::Mutating).await?;
+        command.arg(self.shared.key(id)).arg(&value[..]).arg("NX").arg("PX").arg(millis(ttl));
+        let Lane { connection, connected } = self.shared.lanes.lane_for(id, value.len()).await?;
+        let answer: Option<String> =
+            connection.run_on(&connected, &command, Effect::Mutating).await?;
         Ok(if answer.is_some() { Created::Created } else { Created::Exists })
     }
 
     async fn update(&self, update: Update<'_>) -> Result<Updated, StoreError> {
         let Update { id, expected, stored, ttl, announcement } = update;
-        let RedisInner { connection, scripts, channel, .. } = &*self.shared;
+        let RedisInner { lanes, scripts, channel, .. } = &*self.shared;
         let (key, value) = (self.shared.key(id), stored.to_bytes());
+        let Lane { connection, connected } = lanes.lane_for(id, value.len()).await?;
         let answer = connection
-            .run_script(&scripts.update, Effect::Mutating, |command| {
+            .run_script_on(&connected, &scripts.update, Effect::Mutating, |command| {
                 command.arg(1).arg(&key);
                 command.arg(expected.as_bytes()).arg(stored.meta.revision.as_bytes());
                 command.arg(&value[..]).arg(millis(ttl)).arg(channel).arg(announcement);
@@ -198,7 +197,8 @@ impl Backend for RedisBackend {
     }
 
     async fn delete(&self, id: &SessionId, announcement: &[u8]) -> Result<Deleted, StoreError> {
-        let RedisInner { connection, scripts, channel, .. } = &*self.shared;
+        let RedisInner { lanes, scripts, channel, .. } = &*self.shared;
+        let connection = lanes.commands();
         let key = self.shared.key(id);
         let answer = connection
             .run_script(&scripts.delete, Effect::Mutating, |command| {
@@ -218,7 +218,8 @@ impl Backend for RedisBackend {
         revision: Revision,
         announcement: &[u8],
     ) -> Result<Deleted, StoreError> {
-        let RedisInner { connection, scripts, channel, .. } = &*self.shared;
+        let RedisInner { lanes, scripts, channel, .. } = &*self.shared;
+        let connection = lanes.commands();
         let key = self.shared.key(id);
         let answer = connection
             .run_script(&scripts.delete_if, Effect::Mutating, |command| {
@@ -240,7 +241,8 @@ impl Backend for RedisBackend {
         deadline: Timestamp,
         ttl: Duration,
     ) -> Result<Touched, StoreError> {
-        let RedisInner { connection, scripts, .. } = &*self.shared;
+        let RedisInner { lanes, scripts, .. } = &*self.shared;
+        let connection = lanes.commands();
         let key = self.shared.key(id);
         let answer: i64 = connection
             .run_script(&scripts.touch, Effect::Mutating, |command| {
@@ -251,7 +253,8 @@ impl Backend for RedisBackend {
     }
 
     async fn clear(&self, announcement: &[u8]) -> Result<u64, StoreError> {
-        let RedisInner { connection, scripts, channel, .. } = &*self.shared;
+        let RedisInner { lanes, scripts, channel, .. } = &*self.shared;
+        let connection = lanes.commands();
         // The scan ends if this connection breaks: see `Connected::position`.
         let connected = connection.connected().await?;
         let (pattern, key_len) = (self.shared.pattern(), self.shared.key_len());
@@ -272,7 +275,8 @@ impl Backend for RedisBackend {
     }
 
     async fn scan(&self, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
-        let RedisInner { connection, scripts, .. } = &*self.shared;
+        let RedisInner { lanes, scripts, .. } = &*self.shared;
+        let connection = lanes.commands();
         let connected = connection.connected().await?;
         let Some(position) = connected.position(cursor) else { return Ok(Page::Restart) };
         let (pattern, key_len) = (self.shared.pattern(), self.shared.key_len());
@@ -292,7 +296,8 @@ impl Backend for RedisBackend {
         id: &SessionId,
         until: Timestamp,
     ) -> Result<(), StoreError> {
-        let RedisInner { connection, scripts, .. } = &*self.shared;
+        let RedisInner { lanes, scripts, .. } = &*self.shared;
+        let connection = lanes.commands();
         let key = self.shared.owner_key(owner);
         // Harmless if carried out twice, so its failure is not a write of unknown outcome.
         connection
@@ -305,7 +310,7 @@ impl Backend for RedisBackend {
     async fn remove_from_owner(&self, owner: &OwnerTag, id: &SessionId) -> Result<(), StoreError> {
         let mut command = cmd("ZREM");
         command.arg(self.shared.owner_key(owner)).arg(id.to_string());
-        let _: u64 = self.shared.connection.run(&command, Effect::Idempotent).await?;
+        let _: u64 = self.shared.lanes.commands().run(&command, Effect::Idempotent).await?;
         Ok(())
     }
 
@@ -315,7 +320,8 @@ impl Backend for RedisBackend {
         id: &SessionId,
         ttl: Duration,
     ) -> Result<(), StoreError> {
-        let RedisInner { connection, scripts, .. } = &*self.shared;
+        let RedisInner { lanes, scripts, .. } = &*self.shared;
+        let connection = lanes.commands();
         let key = self.shared.owner_key(owner);
         connection
             .run_script(&scripts.expire_in_owner, Effect::Idempotent, |command| {
@@ -329,7 +335,8 @@ impl Backend for RedisBackend {
         owner: &OwnerTag,
         cursor: Option<&Cursor>,
     ) -> Result<Page, StoreError> {
-        let RedisInner { connection, scripts, .. } = &*self.shared;
+        let RedisInner { lanes, scripts, .. } = &*self.shared;
+        let connection = lanes.commands();
         let connected = connection.connected().await?;
         let Some(position) = connected.position(cursor) else { return Ok(Page::Restart) };
         let key = self.shared.owner_key(owner);
@@ -343,7 +350,8 @@ impl Backend for RedisBackend {
     }
 
     async fn publish(&self, announcement: &[u8]) -> Result<(), StoreError> {
-        let RedisInner { connection, scripts, channel, .. } = &*self.shared;
+        let RedisInner { lanes, scripts, channel, .. } = &*self.shared;
+        let connection = lanes.commands();
         // Harmless if carried out twice, so its failure is not a write of unknown outcome.
         connection
             .run_script(&scripts.publish, Effect::Idempotent, |command| {
@@ -357,10 +365,10 @@ impl Backend for RedisBackend {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.shared.connection.probe().await
+        self.shared.lanes.commands().probe().await
     }
 
     async fn close(&self) {
-        self.shared.connection.close();
+        self.shared.lanes.close();
     }
 }

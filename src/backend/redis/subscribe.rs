@@ -38,7 +38,7 @@ pub(super) async fn subscribe(
     heartbeat: Duration,
 ) -> Result<Subscription, StoreError> {
     // The fault that ended the previous subscription may have broken the shared connection, too.
-    let connected = shared.connection.checked().await?;
+    let connected = shared.lanes.commands().checked().await?;
     let (events, subscription) = Subscription::channel();
     let inbox = Inbox::new(shared.channel.clone(), private_channel(&shared.channel), events);
     let inbox = Arc::new(inbox);
@@ -49,12 +49,12 @@ pub(super) async fn subscribe(
             Ok::<(), Infallible>(())
         }
     };
-    let link = shared.connection.endpoint().connect_with_messages(messages).await?;
+    let link = shared.lanes.commands().endpoint().connect_with_messages(messages).await?;
     if link.server != *connected.server() {
         return Err(other_server(&link));
     }
     let subscriber = Subscriber { shared: shared.clone(), inbox, link };
-    tokio::time::timeout(shared.connection.response_timeout(), subscriber.start())
+    tokio::time::timeout(shared.lanes.commands().response_timeout(), subscriber.start())
         .await
         .unwrap_or_else(|elapsed| {
             Err(StoreError::from(StoreErrorKind::Unavailable).with_source(elapsed))
@@ -106,7 +106,7 @@ impl Subscriber {
     /// fails or stays pending for too long, commands are sent to another server, or the listener
     /// drops the subscription.
     async fn run(self, heartbeat: Duration) {
-        let connection = &self.shared.connection;
+        let connection = self.shared.lanes.commands();
         let patience = heartbeat * 4 + connection.response_timeout();
         let mut ended = std::pin::pin!(self.inbox.reaches(Phase::Ended));
         let mut left = std::pin::pin!(connection.leaves(&self.link.server));

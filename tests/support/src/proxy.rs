@@ -1,8 +1,8 @@
 //! A TCP proxy on this machine that fails on demand and counts what passes through it.
 
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -13,7 +13,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 /// Maximum number of chunks in flight in one direction of a connection.
-const MAX_IN_FLIGHT: usize = 64;
+const MAX_IN_FLIGHT: usize = 256;
 const SUBSCRIBE: &[u8] = b"\r\nSUBSCRIBE\r\n";
 
 /// A TCP proxy in front of a server. Dropping it closes all its connections.
@@ -30,6 +30,9 @@ struct Link {
     down: AtomicU64,
     /// Client connections that are open now.
     open: AtomicU64,
+    /// The time at which the last chunk from the server will have passed, if the link is throttled.
+    /// All connections share the link.
+    busy_until: Mutex<Instant>,
 }
 
 #[derive(Default)]
@@ -37,6 +40,10 @@ struct State {
     mode: Mode,
     /// Number of calls of `strand`. A connection from before the last call passes nothing.
     strandings: u64,
+    /// The port to which new connections lead, instead of the first server's.
+    redirection: Option<u16>,
+    /// Maximum number of bytes per second from the server.
+    bandwidth: Option<u64>,
 }
 
 #[derive(Default, PartialEq, Eq)]
@@ -47,6 +54,7 @@ enum Mode {
     Reset,
     Blackhole,
     Silence(Purpose),
+    WithholdReplies,
     Delay(Purpose, Duration),
 }
 
@@ -55,6 +63,18 @@ enum Mode {
 pub enum Purpose {
     Commands,
     Announcements,
+}
+
+impl Link {
+    /// Returns the time at which the next chunk from the server has passed.
+    fn passed_at(&self, length: usize) -> Instant {
+        let now = Instant::now();
+        let Some(bandwidth) = self.state.borrow().bandwidth else { return now };
+        let mut busy_until = self.busy_until.lock().unwrap();
+        let takes = Duration::from_secs_f64(length as f64 / bandwidth as f64);
+        *busy_until = (*busy_until).max(now) + takes;
+        *busy_until
+    }
 }
 
 /// To the server, or from it.
@@ -69,10 +89,11 @@ impl State {
         matches!(self.mode, Mode::Cut | Mode::Reset)
     }
 
-    fn passes(&self, purpose: Purpose) -> bool {
+    fn passes(&self, purpose: Purpose, direction: Direction) -> bool {
         match self.mode {
             Mode::Pass | Mode::Delay(..) => true,
             Mode::Silence(silenced) => silenced != purpose,
+            Mode::WithholdReplies => direction == Direction::Up,
             Mode::Cut | Mode::Reset | Mode::Blackhole => false,
         }
     }
@@ -95,6 +116,7 @@ impl Proxy {
             up: 0.into(),
             down: 0.into(),
             open: 0.into(),
+            busy_until: Mutex::new(Instant::now()),
         });
         let task = tokio::spawn(accept(listener, server_port, link.clone()));
         Proxy { port, link, task }
@@ -135,9 +157,24 @@ impl Proxy {
         self.link.state.send_modify(|state| state.strandings += 1);
     }
 
+    /// Passes commands to the server and withholds what it sends.
+    pub fn withhold_replies(&self) {
+        self.link.state.send_modify(|state| state.mode = Mode::WithholdReplies);
+    }
+
     /// Ends the current fault.
     pub fn heal(&self) {
         self.link.state.send_modify(|state| state.mode = Mode::Pass);
+    }
+
+    /// Makes new connections lead to another server. Existing ones stay.
+    pub fn redirect(&self, server_port: u16) {
+        self.link.state.send_modify(|state| state.redirection = Some(server_port));
+    }
+
+    /// Limits the number of bytes per second from the server, for all connections together.
+    pub fn throttle(&self, bandwidth: u64) {
+        self.link.state.send_modify(|state| state.bandwidth = Some(bandwidth));
     }
 
     /// Returns the numbers of chunks that have passed to the server and from it so far. A command
@@ -176,6 +213,7 @@ async fn connect(client: TcpStream, server_port: u16, link: Arc<Link>) {
 }
 
 async fn relay(client: TcpStream, server_port: u16, link: &Link) {
+    let server_port = link.state.borrow().redirection.unwrap_or(server_port);
     let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server_port)).await else { return };
     client.set_nodelay(true).unwrap();
     server.set_nodelay(true).unwrap();
@@ -211,7 +249,7 @@ async fn pump(
         || if listens.load(Ordering::SeqCst) { Purpose::Announcements } else { Purpose::Commands };
     let (chunks, mut in_flight) = mpsc::channel(MAX_IN_FLIGHT);
     let take = async move {
-        let mut buffer = vec![0; 64 * 1024];
+        let mut buffer = vec![0; 16 * 1024];
         while let Ok(length @ 1..) = from.read(&mut buffer).await {
             let chunk = buffer[..length].to_vec();
             // The command's name comes first and is not split.
@@ -231,8 +269,11 @@ async fn pump(
     let deliver = async {
         while let Some((due, chunk)) = in_flight.recv().await {
             tokio::time::sleep_until(due).await;
+            if direction == Direction::Down {
+                tokio::time::sleep_until(link.passed_at(chunk.len())).await;
+            }
             let passes = state
-                .wait_for(|state| state.passes(purpose()) && state.strandings == born)
+                .wait_for(|state| state.passes(purpose(), direction) && state.strandings == born)
                 .await
                 .is_ok();
             passed.fetch_add(u64::from(passes), Ordering::SeqCst);

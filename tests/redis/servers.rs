@@ -1,0 +1,103 @@
+//! Commands and subscriptions that lead to different servers, as with a name that resolves to
+//! several addresses.
+
+use clustered_sessions::{ClusterConfig, SessionStore, StoreErrorKind};
+use std::time::Duration;
+use support::proxy::Proxy;
+use support::redis::RedisServer;
+use support::wait::{DEADLINE, eventually};
+
+use crate::nodes::{Data, config, store};
+use crate::web::RedisAddress as _;
+
+fn subscribers(server: &RedisServer) -> u64 {
+    let (_, count): (String, u64) = server.command(&["PUBSUB", "NUMSUB", "session:invalidate"]);
+    count
+}
+
+/// Closes the connections to a server that are not in use by a subscription.
+fn close_command_connections(server: &RedisServer) {
+    let clients: String = server.command(&["CLIENT", "LIST"]);
+    let field = |client: &str, name: &str| {
+        client.split(' ').find_map(|field| field.strip_prefix(name)).map(str::to_owned).unwrap()
+    };
+    for client in clients.lines().filter(|client| !client.contains("cmd=client|list")) {
+        if field(client, "sub=") == "0" {
+            let _: u64 = server.command(&["CLIENT", "KILL", "ID", &field(client, "id=")]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_subscription_ends_when_commands_go_to_another_server() {
+    let (first, second) = (RedisServer::start(), RedisServer::start());
+    let proxy = Proxy::start(first.port()).await;
+    let node = store(config().redis(proxy.config())).await;
+    let id = node.create(Data::of("ada")).await.unwrap().id;
+    assert!(node.find(id).await.unwrap().is_some());
+    assert_eq!(node.cache_stats().hits, 1);
+
+    proxy.redirect(second.port());
+    close_command_connections(&first);
+    // The subscription to the first server still works, and proves nothing about the second.
+    eventually(
+        async || node.find_fresh(id).await.is_ok_and(|found| found.is_none()),
+        "commands go to the second server",
+    )
+    .await;
+    eventually(async || subscribers(&second) == 1, "so does the subscription").await;
+    eventually(async || subscribers(&first) == 0, "the first server has no subscriber").await;
+    assert_eq!(node.coordinator().disconnects(), 1);
+    assert!(node.find(id).await.unwrap().is_none());
+}
+
+/// Starts a node whose commands go to one server and whose subscriptions go to another, and checks
+/// that it never uses its cache. Then both go to the first.
+async fn is_never_trusted(commands: &RedisServer, subscriptions: &RedisServer) {
+    let proxy = Proxy::start(commands.port()).await;
+    let node = SessionStore::new(config().redis(proxy.config()).build().unwrap());
+    // The first command makes the connection for commands. Nothing has subscribed yet.
+    let id = node.create(Data::of("ada")).await.unwrap().id;
+    proxy.redirect(subscriptions.port());
+    let error = node.wait_until_ready(Duration::from_secs(3)).await.unwrap_err();
+    assert!(
+        matches!(error.kind(), StoreErrorKind::Unavailable | StoreErrorKind::Timeout),
+        "{error:?}"
+    );
+    for _ in 0..10 {
+        assert!(node.find(id).await.unwrap().is_some());
+    }
+    assert!(!node.coordinator().is_listening());
+    assert_eq!(node.cache_stats().hits, 0);
+
+    proxy.redirect(commands.port());
+    node.wait_until_ready(DEADLINE).await.unwrap();
+    node.find(id).await.unwrap();
+    node.find(id).await.unwrap();
+    assert_eq!(node.cache_stats().hits, 1);
+}
+
+#[tokio::test]
+async fn a_subscription_on_another_server_is_not_trusted() {
+    is_never_trusted(&RedisServer::start(), &RedisServer::start()).await;
+}
+
+#[tokio::test]
+async fn a_subscription_on_a_replica_is_not_trusted() {
+    let (master, replica) = (RedisServer::start(), RedisServer::start());
+    let () = replica.command(&["REPLICAOF", "127.0.0.1", &master.port().to_string()]);
+    is_never_trusted(&master, &replica).await;
+}
+
+#[tokio::test]
+async fn a_new_connection_to_the_same_server_keeps_the_cache() {
+    let redis = RedisServer::start();
+    let cluster = ClusterConfig::new().max_staleness(Duration::from_secs(60));
+    let node = store(config().cluster(cluster).redis(redis.config())).await;
+    let id = node.create(Data::of("ada")).await.unwrap().id;
+    close_command_connections(&redis);
+    eventually(async || redis.connections() == 1, "only the subscription is left").await;
+    assert!(node.find_fresh(id).await.unwrap().is_some());
+    assert!(node.find(id).await.unwrap().is_some());
+    assert_eq!((node.cache_stats().hits, node.coordinator().disconnects()), (1, 0));
+}
