@@ -2,16 +2,18 @@
 //!
 //! | state | calls | end of the state |
 //! |---|---|---|
-//! | closed | are made | `failure_threshold` faults in a row: open |
+//! | closed | are made | `failure_threshold` faults in a row, or most calls of some seconds: open |
 //! | open | are refused | `reset_timeout` has passed, or a ping or subscription succeeded: half-open |
 //! | half-open | `half_open_probes` are made, the others are refused | all of them are answered: closed; one fails: open |
 //!
 //! Calls that fail together count as one fault. When a connection breaks, all calls under way fail,
 //! which says no more about the server than one failure does. So a fault counts only if its call
-//! began after the last fault that counted.
+//! began after the last fault that counted. The share of failed calls is taken by time for the same
+//! reason: see `recent.rs`.
 
 use tokio::time::Instant;
 
+use super::recent::RecentCalls;
 use crate::resilience::CircuitBreakerConfig;
 
 /// The state of a circuit breaker. The names are those of Nygard, "Release It!".
@@ -38,9 +40,24 @@ pub(super) struct Breaker {
 
 #[derive(Debug)]
 enum BreakerState {
-    Closed { faults: u32 },
-    Open { until: Instant },
-    HalfOpen { under_way: u32, answered: u32 },
+    /// `recent` begins with the first call.
+    Closed {
+        faults: u32,
+        recent: Option<RecentCalls>,
+    },
+    Open {
+        until: Instant,
+    },
+    HalfOpen {
+        under_way: u32,
+        answered: u32,
+    },
+}
+
+impl BreakerState {
+    fn closed() -> Self {
+        BreakerState::Closed { faults: 0, recent: None }
+    }
 }
 
 /// A permission to make one call.
@@ -62,7 +79,7 @@ pub(super) enum CallOutcome {
 
 impl Breaker {
     pub(super) fn new(config: CircuitBreakerConfig) -> Self {
-        Breaker { config, state: BreakerState::Closed { faults: 0 }, round: 0 }
+        Breaker { config, state: BreakerState::closed(), round: 0 }
     }
 
     pub(super) fn state(&self) -> CircuitState {
@@ -94,11 +111,18 @@ impl Breaker {
     pub(super) fn settle(&mut self, ticket: &ProbeTicket, outcome: CallOutcome, now: Instant) {
         let counts = ticket.round == self.round;
         match (&mut self.state, outcome) {
-            (BreakerState::Closed { faults }, CallOutcome::Answer) => *faults = 0,
-            (BreakerState::Closed { faults }, CallOutcome::Fault) if counts => {
-                *faults += 1;
-                self.round += 1;
-                if *faults >= self.config.failure_threshold {
+            (BreakerState::Closed { faults, recent }, CallOutcome::Answer) => {
+                *faults = 0;
+                recent.get_or_insert_with(|| RecentCalls::new(now)).record(false, now);
+            }
+            (BreakerState::Closed { faults, recent }, CallOutcome::Fault) => {
+                let recent = recent.get_or_insert_with(|| RecentCalls::new(now));
+                recent.record(true, now);
+                if counts {
+                    *faults += 1;
+                    self.round += 1;
+                }
+                if *faults >= self.config.failure_threshold || recent.mostly_failed() {
                     self.open(now);
                 }
             }
@@ -127,7 +151,7 @@ impl Breaker {
 
     /// Closes the circuit from any state.
     pub(super) fn reset(&mut self) {
-        self.enter(BreakerState::Closed { faults: 0 });
+        self.enter(BreakerState::closed());
     }
 
     fn open(&mut self, now: Instant) {
@@ -175,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_in_a_row_open_it_and_an_answer_in_between_does_not_let_them() {
+    fn consecutive_faults_open_the_circuit_and_an_answer_in_between_resets_the_count() {
         let now = Instant::now();
         let mut breaker = breaker();
         for outcome in [
@@ -209,7 +233,23 @@ mod tests {
     }
 
     #[test]
-    fn an_open_one_refuses_until_its_time_is_up() {
+    fn it_opens_when_half_of_the_calls_fail_for_some_seconds() {
+        let start = Instant::now();
+        let mut breaker = breaker();
+        for step in 0..40 {
+            assert_eq!(breaker.state(), CircuitState::Closed, "after {step} steps");
+            let now = start + Duration::from_millis(50) * step;
+            let outcome = if step % 2 == 0 { CallOutcome::Answer } else { CallOutcome::Fault };
+            call(&mut breaker, outcome, now);
+        }
+        assert_eq!(breaker.state(), CircuitState::Open);
+        breaker.reset();
+        call(&mut breaker, CallOutcome::Fault, start + SECOND * 2);
+        assert_eq!(breaker.state(), CircuitState::Closed, "earlier failures are forgotten");
+    }
+
+    #[test]
+    fn an_open_circuit_refuses_calls_until_the_reset_timeout_has_passed() {
         let now = Instant::now();
         let mut breaker = open(now);
         let last = now + SECOND - Duration::from_nanos(1);
@@ -219,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_answers_as_there_are_probes_close_it() {
+    fn the_circuit_closes_when_all_probes_are_answered() {
         let now = Instant::now();
         let mut breaker = open(now);
         let now = now + SECOND;
@@ -230,11 +270,11 @@ mod tests {
         breaker.settle(&two, CallOutcome::Answer, now);
         assert_eq!(breaker.state(), CircuitState::Closed);
         call(&mut breaker, CallOutcome::Fault, now);
-        assert_eq!(breaker.state(), CircuitState::Closed, "the faults of before are forgotten");
+        assert_eq!(breaker.state(), CircuitState::Closed, "earlier faults are forgotten");
     }
 
     #[test]
-    fn a_probe_that_fails_opens_it_for_another_while() {
+    fn a_failed_probe_opens_the_circuit_again() {
         let now = Instant::now();
         let mut breaker = open(now);
         let now = now + SECOND;
@@ -242,12 +282,12 @@ mod tests {
         breaker.settle(&one, CallOutcome::Fault, now);
         assert_eq!(breaker.state(), CircuitState::Open);
         breaker.settle(&two, CallOutcome::Answer, now);
-        assert_eq!(breaker.state(), CircuitState::Open, "what began before says nothing any more");
+        assert_eq!(breaker.state(), CircuitState::Open, "a call from before is no evidence");
         assert!(breaker.admit(now + SECOND / 2).is_none() && breaker.admit(now + SECOND).is_some());
     }
 
     #[test]
-    fn a_probe_that_is_dropped_frees_its_place() {
+    fn a_dropped_probe_makes_room_for_another() {
         let now = Instant::now();
         let mut breaker = open(now);
         let now = now + SECOND;
@@ -260,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_began_before_it_opened_is_no_probe() {
+    fn a_call_that_began_before_the_circuit_opened_is_no_probe() {
         let now = Instant::now();
         let mut breaker = breaker();
         let early: Vec<_> = (0..3).map(|_| breaker.admit(now).unwrap()).collect();
@@ -277,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sign_of_life_half_opens_it_early_and_a_reset_closes_it() {
+    fn a_sign_of_life_half_opens_the_circuit_and_a_reset_closes_it() {
         let now = Instant::now();
         let mut breaker = open(now);
         breaker.seen_alive();
@@ -315,7 +355,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_more_calls_are_let_through_than_probes(threshold in 1u32..4, probes in 1u32..4, events in events()) {
+        fn a_half_open_circuit_admits_no_more_calls_than_probes(threshold in 1u32..4, probes in 1u32..4, events in events()) {
             let config = CircuitBreakerConfig::new()
                 .failure_threshold(threshold)
                 .reset_timeout(SECOND)

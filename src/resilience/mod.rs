@@ -25,6 +25,7 @@ mod circuit;
 mod client;
 mod config;
 mod deadline;
+mod recent;
 mod retry;
 
 pub use self::breaker::CircuitState;

@@ -8,7 +8,6 @@ use axum::http::StatusCode;
 use support::proxy::Proxy;
 use support::redis::RedisServer;
 use support::trial::{Trial, start_node};
-use support::wait::eventually;
 
 /// The replica of a master, and a proxy that can block replication from it.
 struct Pair {
@@ -20,55 +19,29 @@ impl Pair {
     /// Starts a replica and waits until it has replicated everything.
     async fn of(master: &RedisServer) -> Self {
         let replica = RedisServer::start();
-        for server in [master, &replica] {
-            // By default, a master waits for more replicas before it sends its data to the first.
-            let () = server.command(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
-        }
         let to_replica = Proxy::start(replica.port()).await;
-        replicate(&replica, master.port());
-        synced(&replica, master).await;
+        replica.replicate(master.port());
+        replica.has_caught_up_with(master).await;
         Pair { replica, to_replica }
     }
 
     /// Promotes the replica and demotes the master. The demoted server receives no writes of the
     /// new master.
     async fn swap(&self, master: &RedisServer) {
-        synced(&self.replica, master).await;
+        self.replica.has_caught_up_with(master).await;
         self.to_replica.blackhole();
-        promote(&self.replica);
-        replicate(master, self.to_replica.port());
+        self.replica.promote();
+        master.replicate(self.to_replica.port());
     }
 
     /// Restores the original roles, after the original master has replicated all writes made
     /// meanwhile.
     async fn swap_back(&self, master: &RedisServer) {
         self.to_replica.heal();
-        synced(master, &self.replica).await;
-        replicate(&self.replica, master.port());
-        promote(master);
+        master.has_caught_up_with(&self.replica).await;
+        self.replica.replicate(master.port());
+        master.promote();
     }
-}
-
-fn replicate(server: &RedisServer, master_port: u16) {
-    let () = server.command(&["REPLICAOF", "127.0.0.1", &master_port.to_string()]);
-}
-
-fn promote(server: &RedisServer) {
-    let () = server.command(&["REPLICAOF", "NO", "ONE"]);
-}
-
-/// Waits until a replica has everything that its master had at the time of the call.
-async fn synced(replica: &RedisServer, master: &RedisServer) {
-    let offset = |server: &RedisServer, name: &str| -> Option<u64> {
-        let info: String = server.command(&["INFO", "replication"]);
-        info.lines().find_map(|line| line.strip_prefix(name)?.parse().ok())
-    };
-    let target = offset(master, "master_repl_offset:");
-    let caught_up = async || {
-        let info: String = replica.command(&["INFO", "replication"]);
-        info.contains("master_link_status:up") && offset(replica, "slave_repl_offset:") >= target
-    };
-    eventually(caught_up, "the replica has everything").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

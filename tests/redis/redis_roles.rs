@@ -6,6 +6,7 @@ use std::time::Duration;
 use clustered_sessions::backend::{Backend as _, OwnerTag, RedisBackend, Timestamp};
 use clustered_sessions::{ClusterConfig, SessionId, StoreError, StoreErrorKind};
 use support::redis::RedisServer;
+use support::replication::pair;
 use support::wait::eventually;
 
 use crate::nodes::{Data, config, store};
@@ -14,33 +15,6 @@ use crate::web::RedisAddress as _;
 /// Configures a heartbeat every two seconds, so that a demotion fits between two of them.
 fn slow_heartbeat() -> ClusterConfig {
     ClusterConfig::new().max_staleness(Duration::from_secs(8))
-}
-
-fn replicate(server: &RedisServer, master: &RedisServer) {
-    let () = server.command(&["REPLICAOF", "127.0.0.1", &master.port().to_string()]);
-}
-
-fn promote(server: &RedisServer) {
-    let () = server.command(&["REPLICAOF", "NO", "ONE"]);
-}
-
-async fn synced(replica: &RedisServer) {
-    let up = async || {
-        replica.command::<String>(&["INFO", "replication"]).contains("master_link_status:up")
-    };
-    eventually(up, "the replica has everything").await;
-}
-
-/// Starts a master and its replica.
-async fn pair() -> (RedisServer, RedisServer) {
-    let (master, replica) = (RedisServer::start(), RedisServer::start());
-    for server in [&master, &replica] {
-        // By default, a master waits for more replicas before it sends its data to the first.
-        let () = server.command(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
-    }
-    replicate(&replica, &master);
-    synced(&replica).await;
-    (master, replica)
 }
 
 #[tokio::test]
@@ -62,11 +36,11 @@ async fn a_demotion_between_two_heartbeats_ends_the_subscription() {
     eventually(async || beats() > before, "a heartbeat has just been sent").await;
     // The other server is the master for a moment. The session is deleted there without an
     // announcement.
-    promote(&replica);
+    replica.promote();
     let () = replica.command(&["DEL", &key]);
-    replicate(&master, &replica);
-    synced(&master).await;
-    promote(&master);
+    master.replicate(replica.port());
+    master.has_caught_up_with(&replica).await;
+    master.promote();
 
     eventually(
         async || node.find(id).await.is_ok_and(|found| found.is_none()),
@@ -96,7 +70,7 @@ async fn every_operation_on_a_demoted_master_fails() {
     }
     // The server keeps its data, since it never reaches the master that it should replicate.
     other.freeze();
-    replicate(&master, &other);
+    master.replicate(other.port());
     refused("find", node.find(id).await);
     refused("find an unknown id", node.find(unknown).await);
     refused("create", node.create(Data::default()).await);
@@ -110,7 +84,7 @@ async fn every_operation_on_a_demoted_master_fails() {
     refused("announce", node.coordinator().publish_invalidation(id).await);
     assert!(!node.healthy().await);
 
-    promote(&master);
+    master.promote();
     assert_eq!(node.get(id).await.unwrap().data().visits, 1);
     assert!(node.healthy().await);
 }

@@ -1,10 +1,12 @@
 //! Commands and subscriptions that lead to different servers, as with a name that resolves to
 //! several addresses.
 
-use clustered_sessions::{ClusterConfig, SessionStore, StoreErrorKind};
 use std::time::Duration;
+
+use clustered_sessions::{ClusterConfig, SessionStore, StoreErrorKind};
 use support::proxy::Proxy;
 use support::redis::RedisServer;
+use support::replication::pair;
 use support::wait::{DEADLINE, eventually};
 
 use crate::nodes::{Data, config, store};
@@ -84,8 +86,7 @@ async fn a_subscription_on_another_server_is_not_trusted() {
 
 #[tokio::test]
 async fn a_subscription_on_a_replica_is_not_trusted() {
-    let (master, replica) = (RedisServer::start(), RedisServer::start());
-    let () = replica.command(&["REPLICAOF", "127.0.0.1", &master.port().to_string()]);
+    let (master, replica) = pair().await;
     is_never_trusted(&master, &replica).await;
 }
 

@@ -15,13 +15,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use redis::{Cmd, FromRedisValue, RedisResult, Value, cmd};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::config::RedisConfig;
 use super::endpoint::{Endpoint, Link, ServerId};
-use super::error::{Effect, breaks_the_connection};
+use super::error::{Effect, breaks_the_connection, is_wrong_server};
 use super::loads::Loads;
 use super::scripts::{Script, is_unknown_script};
 use crate::error::{StoreError, StoreErrorKind};
+
+/// Minimum age of a connection that is replaced because the server refuses to act as a master.
+const RECONNECT_AFTER: Duration = Duration::from_millis(100);
 
 /// Returns a command that reads a key like `GET` but counts as a write, because it could also set
 /// the time to live. So a replica refuses it, and a demoted master cannot answer from outdated
@@ -62,6 +66,8 @@ enum Target {
     /// There is no connection. The next command makes one.
     Unconnected,
     Server(ServerId),
+    /// The server has said that it is no writable master. Nothing that it has proved counts.
+    Refused,
     Closed,
 }
 
@@ -70,6 +76,7 @@ enum Target {
 pub(super) struct Connected {
     link: Link,
     generation: u64,
+    since: Instant,
 }
 
 impl ConnectionState {
@@ -104,17 +111,16 @@ impl SharedConnection {
         &self.endpoint
     }
 
-    /// Runs a command in one round trip.
-    ///
-    /// If the connection breaks and the command changes nothing, it is run again over a new one.
-    pub(super) async fn run<R: FromRedisValue>(
+    /// Runs a command in one round trip. If the connection breaks, the command is run again over a
+    /// new one, so it must be idempotent.
+    pub(super) async fn run_idempotent<R: FromRedisValue>(
         &self,
         command: &Cmd,
-        effect: Effect,
     ) -> Result<R, StoreError> {
+        let effect = Effect::Idempotent;
         let connected = self.connected().await?;
         let mut reply = self.send(&connected, command, effect).await?;
-        if effect == Effect::Idempotent && reply.as_ref().is_err_and(breaks_the_connection) {
+        if reply.as_ref().is_err_and(breaks_the_connection) {
             let connected = self.connected().await?;
             reply = self.send(&connected, command, effect).await?;
         }
@@ -229,7 +235,13 @@ impl SharedConnection {
 
     fn replied(&self, connected: &Connected, reply: RedisResult<Value>) -> RedisResult<Value> {
         let reply = reply.and_then(Value::extract_error);
-        if reply.as_ref().is_err_and(breaks_the_connection) {
+        if reply.as_ref().is_err_and(is_wrong_server) {
+            // Another connection may lead to the present master. While there is none, each attempt
+            // would only cost the server another connection.
+            if connected.since.elapsed() >= RECONNECT_AFTER {
+                self.replace(connected, Target::Refused);
+            }
+        } else if reply.as_ref().is_err_and(breaks_the_connection) {
             self.discard(connected);
         }
         reply
@@ -276,7 +288,8 @@ impl SharedConnection {
         state.attempts += 1;
         match attempt {
             Ok(link) => {
-                let connected = Connected { link, generation: state.attempts };
+                let connected =
+                    Connected { link, generation: state.attempts, since: Instant::now() };
                 state.failure = None;
                 if state.closed {
                     return Err(StoreErrorKind::Closed.into());
@@ -306,7 +319,7 @@ impl SharedConnection {
 
     /// Succeeds if a writable master answers.
     pub(super) async fn probe(&self) -> Result<(), StoreError> {
-        self.run(&self.probe, Effect::Idempotent).await
+        self.run_idempotent(&self.probe).await
     }
 
     /// Waits until commands are sent to another server than this one, or to none any more.
@@ -314,7 +327,7 @@ impl SharedConnection {
         let left = |target: &Target| match target {
             Target::Unconnected => false,
             Target::Server(current) => current != server,
-            Target::Closed => true,
+            Target::Refused | Target::Closed => true,
         };
         // The sender lives as long as `self`, so the wait cannot fail.
         let _ = self.target.subscribe().wait_for(left).await;
@@ -322,10 +335,14 @@ impl SharedConnection {
 
     /// Stops using a connection, unless it has been replaced already.
     pub(super) fn discard(&self, connected: &Connected) {
+        self.replace(connected, Target::Unconnected);
+    }
+
+    fn replace(&self, connected: &Connected, target: Target) {
         let mut state = self.lock();
         if state.current.as_ref().is_some_and(|it| it.generation == connected.generation) {
             state.current = None;
-            self.target.send_replace(Target::Unconnected);
+            self.target.send_replace(target);
         }
     }
 

@@ -1,8 +1,6 @@
 //! Classification of Redis errors.
 
-use redis::{
-    ErrorKind, FromRedisValue, RedisError, RedisResult, ServerErrorKind, Value, from_redis_value,
-};
+use redis::{ErrorKind, FromRedisValue, RedisError, RedisResult, Value, from_redis_value};
 
 use crate::error::{StoreError, StoreErrorKind};
 
@@ -58,7 +56,7 @@ pub(super) fn unreachable(error: RedisError) -> StoreError {
 
 /// Returns the kind of a refusal by the server, or `None` if it is another error.
 fn refusal(error: &RedisError) -> Option<StoreErrorKind> {
-    if is_wrong_server(error) || error.kind() == ErrorKind::Server(ServerErrorKind::BusyLoading) {
+    if is_wrong_server(error) || is_busy(error) {
         // A retry may find the server ready, or another server.
         return Some(StoreErrorKind::Unavailable);
     }
@@ -78,11 +76,17 @@ pub(super) fn refuses_the_command(error: &RedisError) -> bool {
 
 /// Returns `true` if the server must not be used although it answers. A server that accepts no
 /// writes may have been replaced by another one, and its data may be outdated.
-fn is_wrong_server(error: &RedisError) -> bool {
+pub(super) fn is_wrong_server(error: &RedisError) -> bool {
     matches!(
         error.code(),
         Some("READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "NOREPLICAS" | "MISCONF")
     )
+}
+
+/// Returns `true` if the server did nothing, because it is loading its data, runs another client's
+/// long script, or moves the key.
+pub(super) fn is_busy(error: &RedisError) -> bool {
+    matches!(error.code(), Some("LOADING" | "BUSY" | "TRYAGAIN"))
 }
 
 /// Returns `true` if the connection can no longer be used.

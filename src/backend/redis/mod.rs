@@ -41,7 +41,9 @@ const PAGE: u32 = 256;
 /// that a custom backend can wrap it.
 ///
 /// Each operation is one round trip over one shared connection. Announcements arrive over a second
-/// connection.
+/// connection, which speaks RESP3. Records of 64 KiB and more have a third, so that they slow only
+/// each other. At most 512 reads are in flight, fewer while answers are late; another one fails with
+/// [`Overloaded`](StoreErrorKind::Overloaded).
 pub struct RedisBackend {
     shared: Arc<RedisInner>,
 }
@@ -310,7 +312,7 @@ impl Backend for RedisBackend {
     async fn remove_from_owner(&self, owner: &OwnerTag, id: &SessionId) -> Result<(), StoreError> {
         let mut command = cmd("ZREM");
         command.arg(self.shared.owner_key(owner)).arg(id.to_string());
-        let _: u64 = self.shared.lanes.commands().run(&command, Effect::Idempotent).await?;
+        let _: u64 = self.shared.lanes.commands().run_idempotent(&command).await?;
         Ok(())
     }
 

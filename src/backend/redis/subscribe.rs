@@ -25,7 +25,7 @@ use redis::{Cmd, RedisResult, Value};
 
 use super::RedisInner;
 use super::endpoint::Link;
-use super::error::unreachable;
+use super::error::{is_busy, unreachable};
 use super::inbox::{Inbox, Phase};
 use super::scripts::is_unknown_script;
 use crate::backend::Subscription;
@@ -121,7 +121,8 @@ impl Subscriber {
                 () = &mut left => return,
                 () = &mut dropped => return,
                 result = &mut sending, if !sending.is_terminated() => {
-                    if let Err(error) = result {
+                    // A busy server has done nothing, and may carry out the next heartbeat in time.
+                    if let Err(error) = result && !is_busy(&error) {
                         tracing::debug!(error = &error as &dyn std::error::Error, "a heartbeat failed");
                         return;
                     }

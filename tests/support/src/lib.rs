@@ -11,5 +11,6 @@ pub mod node;
 mod process;
 pub mod proxy;
 pub mod redis;
+pub mod replication;
 pub mod trial;
 pub mod wait;

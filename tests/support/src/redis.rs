@@ -13,7 +13,7 @@ use redis::aio::PubSubStream;
 use redis::{FromRedisValue, RedisResult};
 
 use crate::process::signal;
-use crate::wait::DEADLINE;
+use crate::wait::{DEADLINE, eventually};
 
 /// Number of calls of each command, by its name.
 pub type Calls = BTreeMap<String, u64>;
@@ -86,6 +86,30 @@ impl RedisServer {
     /// Resumes the process.
     pub fn thaw(&self) {
         signal(&self.process, "CONT");
+    }
+
+    /// Makes the server unable to save its data, after which it refuses writes (`MISCONF`).
+    pub async fn fail_to_save(&self) {
+        std::fs::remove_dir_all(&self.dir).unwrap();
+        let () = self.command(&["CONFIG", "SET", "save", "3600 1000000"]);
+        let _: String = self.command(&["BGSAVE"]);
+        let failed = async || {
+            self.command::<String>(&["INFO", "persistence"]).contains("rdb_last_bgsave_status:err")
+        };
+        eventually(failed, "the server cannot save its data").await;
+    }
+
+    /// Ends [`fail_to_save`](Self::fail_to_save).
+    pub fn need_not_save(&self) {
+        let () = self.command(&["CONFIG", "SET", "save", ""]);
+    }
+
+    /// Returns the number of connections that the server has accepted so far.
+    pub fn connections_accepted(&self) -> u64 {
+        let stats: String = self.command(&["INFO", "stats"]);
+        let name = "total_connections_received:";
+        let count = stats.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        count.unwrap()
     }
 
     /// Runs a command over a new connection. Panics if the command fails.
@@ -206,6 +230,9 @@ fn spawn(port: u16, dir: &Path, args: &[String]) -> Child {
             "",
             "--appendonly",
             "no",
+            // By default, a master waits for more replicas before it sends its data to the first.
+            "--repl-diskless-sync-delay",
+            "0",
             "--port",
             &port.to_string(),
         ])

@@ -1,0 +1,139 @@
+//! A server that answers and yet does not do what it is asked, or whose answer is lost.
+
+use std::time::Duration;
+
+use clustered_sessions::{
+    ClusterConfig, OutagePolicy, SessionConfigBuilder, SessionStore, StoreError, StoreErrorKind,
+};
+use support::proxy::Proxy;
+use support::redis::RedisServer;
+use support::wait::eventually;
+use tokio::time::{Instant, sleep};
+
+use crate::nodes::{self, Data, store};
+use crate::web::RedisAddress as _;
+
+fn config() -> SessionConfigBuilder<Data> {
+    nodes::config().enable_retry(false)
+}
+
+fn kind<R>(result: Result<R, StoreError>) -> Option<StoreErrorKind> {
+    result.err().map(|error| error.kind())
+}
+
+#[tokio::test]
+async fn a_server_that_runs_another_clients_long_script_is_unavailable() {
+    let server = RedisServer::with_args(&["--busy-reply-threshold", "50"]);
+    let node = store(config().redis(server.config())).await;
+    let id = node.create(Data::of("ada")).await.unwrap().id;
+    let url = server.url();
+    let script = std::thread::spawn(move || {
+        let client = redis::Client::open(url).unwrap();
+        let mut connection = client.get_connection().unwrap();
+        redis::cmd("EVAL").arg("while true do end").arg(0).exec(&mut connection)
+    });
+    let is_busy = async || {
+        server.try_command::<String>(&["PING"]).is_err_and(|error| error.code() == Some("BUSY"))
+    };
+    eventually(is_busy, "the server is busy").await;
+    assert_eq!(kind(node.find_fresh(id).await), Some(StoreErrorKind::Unavailable));
+    assert_eq!(kind(node.delete(id).await), Some(StoreErrorKind::Unavailable));
+    // Long enough that a heartbeat is refused, too.
+    sleep(Duration::from_millis(700)).await;
+    let () = server.command(&["SCRIPT", "KILL"]);
+    script.join().unwrap().unwrap_err();
+    assert!(node.find_fresh(id).await.unwrap().is_some());
+    assert_eq!(node.coordinator().disconnects(), 0);
+}
+
+#[tokio::test]
+async fn a_server_without_enough_replicas_is_unavailable() {
+    let server = RedisServer::start();
+    let node = store(config().redis(server.config())).await;
+    let id = node.create(Data::of("ada")).await.unwrap().id;
+    let () = server.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    assert_eq!(
+        kind(node.modify(id, |data| data.visits += 1).await),
+        Some(StoreErrorKind::Unavailable)
+    );
+    assert_eq!(kind(node.find_fresh(id).await), Some(StoreErrorKind::Unavailable));
+    let () = server.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+    node.modify(id, |data| data.visits += 1).await.unwrap();
+    assert_eq!(node.find_fresh(id).await.unwrap().unwrap().data().visits, 1);
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_save_is_unavailable_and_is_not_flooded_with_connections() {
+    let server = RedisServer::start();
+    let policy = OutagePolicy::ServeCached { max_age: Duration::from_secs(60) };
+    let node = store(config().redis(server.config()).on_outage(policy)).await;
+    let id = node.create(Data::of("ada")).await.unwrap().id;
+    server.fail_to_save().await;
+    assert_eq!(
+        kind(node.modify(id, |data| data.visits += 1).await),
+        Some(StoreErrorKind::Unavailable)
+    );
+
+    let (before, start, mut reads) = (server.connections_accepted(), Instant::now(), 0);
+    while start.elapsed() < Duration::from_secs(1) {
+        assert_eq!(kind(node.find_fresh(id).await), Some(StoreErrorKind::Unavailable));
+        reads += 1;
+    }
+    // Ten in a second for commands and a few for subscriptions, however many reads there are.
+    let connections = server.connections_accepted() - before;
+    assert!(reads > 100 && connections < 50, "{connections} connections for {reads} reads");
+
+    server.need_not_save();
+    eventually(async || node.find_fresh(id).await.is_ok(), "the server is used again").await;
+    node.modify(id, |data| data.visits += 1).await.unwrap();
+    assert_eq!(node.find_fresh(id).await.unwrap().unwrap().data().visits, 1);
+}
+
+#[tokio::test]
+async fn a_creation_whose_answer_is_lost_is_sent_once() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port()).await;
+    // Without a listener there are no heartbeats, which use `SET`, too.
+    let cluster = ClusterConfig::new().local_cache_enabled(false);
+    let node = SessionStore::new(config().cluster(cluster).redis(proxy.config()).build().unwrap());
+    assert!(node.healthy().await);
+
+    proxy.withhold_replies();
+    let creation = tokio::spawn({
+        let node = node.clone();
+        async move { kind(node.create(Data::of("ada")).await) }
+    });
+    let sets = || server.calls().get("set").copied().unwrap_or_default();
+    eventually(async || sets() == 1, "the server has created the session").await;
+    proxy.cut();
+    assert_eq!(creation.await.unwrap(), Some(StoreErrorKind::OutcomeUnknown));
+    proxy.heal();
+    assert_eq!(node.size().await.unwrap(), 1);
+    assert_eq!(sets(), 1);
+}
+
+#[tokio::test]
+async fn a_clear_that_cannot_be_announced_deletes_nothing() {
+    let server = RedisServer::start();
+    let node = store(config().redis(server.config())).await;
+    let id = node.create(Data::of("ada")).await.unwrap().id;
+    let () = server.command(&["ACL", "SETUSER", "default", "-publish"]);
+    assert_eq!(kind(node.clear().await), Some(StoreErrorKind::Refused));
+    assert!(node.find_fresh(id).await.unwrap().is_some());
+    let () = server.command(&["ACL", "SETUSER", "default", "+publish"]);
+    assert_eq!(node.clear().await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_connection_that_was_closed_while_idle_costs_no_write_its_outcome() {
+    let server = RedisServer::start();
+    let cluster = ClusterConfig::new().local_cache_enabled(false);
+    let node = SessionStore::new(config().cluster(cluster).redis(server.config()).build().unwrap());
+    let id = node.create(Data::of("ada")).await.unwrap().id;
+    let _: u64 = server.command(&["CLIENT", "KILL", "TYPE", "normal"]);
+    eventually(async || server.connections() == 0, "the server has closed the connection").await;
+    // The node's runtime notices the end of the connection when it is polled next.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    node.modify(id, |data| data.visits += 1).await.unwrap();
+    assert_eq!(node.find_fresh(id).await.unwrap().unwrap().data().visits, 1);
+}
