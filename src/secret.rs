@@ -74,16 +74,27 @@ impl Secret {
         self.insecure
     }
 
-    /// Derives the 32-byte key for a purpose. Keys for different purposes reveal nothing about each
-    /// other.
+    /// Returns `true` if the secret is meant for development or obviously not random.
+    pub(crate) fn is_weak(&self) -> bool {
+        let mut distinct = [false; 256];
+        for &byte in &self.bytes {
+            distinct[usize::from(byte)] = true;
+        }
+        // Random secrets of 32 bytes have some 30 distinct bytes, or 16 in hexadecimal.
+        self.insecure || distinct.into_iter().filter(|&seen| seen).count() < 8
+    }
+
+    /// Derives the 32-byte key for a purpose in a realm. Keys for different purposes or realms
+    /// reveal nothing about each other.
     #[expect(
         clippy::expect_used,
         reason = "HKDF-SHA256 yields up to 8160 bytes, and this takes 32"
     )]
-    pub(crate) fn derive(&self, purpose: &str) -> [u8; 32] {
+    fn derive(&self, purpose: &str, realm: &str) -> [u8; 32] {
         let mut key = [0; 32];
         Hkdf::<Sha256>::new(Some(b"clustered-sessions"), &self.bytes)
-            .expand(purpose.as_bytes(), &mut key)
+            // No purpose contains a zero byte, so the pair is unambiguous.
+            .expand_multi_info(&[purpose.as_bytes(), &[0], realm.as_bytes()], &mut key)
             .expect("32 bytes are a valid length for HKDF-SHA256");
         key
     }
@@ -99,6 +110,8 @@ impl fmt::Debug for Secret {
 /// The secrets in use. The current one signs and encrypts; all of them verify and decrypt.
 #[derive(Clone, Debug)]
 pub(crate) struct KeyRing {
+    /// Separates applications that share a secret. Part of what every key is derived from.
+    realm: String,
     current: Secret,
     /// Secrets that other nodes may already sign and encrypt with.
     next: Vec<Secret>,
@@ -116,7 +129,11 @@ pub(crate) struct RingKey {
 
 impl KeyRing {
     pub(crate) fn new(current: Secret) -> Self {
-        KeyRing { current, next: Vec::new(), previous: Vec::new() }
+        KeyRing { realm: String::new(), current, next: Vec::new(), previous: Vec::new() }
+    }
+
+    pub(crate) fn set_realm(&mut self, realm: String) {
+        self.realm = realm;
     }
 
     pub(crate) fn push_next(&mut self, secret: Secret) {
@@ -134,8 +151,15 @@ impl KeyRing {
 
     /// Derives the keys for a purpose, the current one first.
     pub(crate) fn derive<'a>(&'a self, purpose: &'a str) -> impl Iterator<Item = RingKey> + 'a {
-        self.secrets()
-            .map(move |(secret, retiring)| RingKey { bytes: secret.derive(purpose), retiring })
+        self.secrets().map(move |(secret, retiring)| RingKey {
+            bytes: secret.derive(purpose, &self.realm),
+            retiring,
+        })
+    }
+
+    /// Returns `true` if any of the secrets is meant for development or obviously not random.
+    pub(crate) fn has_weak(&self) -> bool {
+        self.secrets().any(|(secret, _)| secret.is_weak())
     }
 
     /// Returns each secret, and whether it is retiring.
@@ -174,7 +198,7 @@ mod tests {
         assert_eq!(
             keys,
             expected
-                .map(|(retiring, secret)| (secret.derive("purpose"), retiring))
+                .map(|(retiring, secret)| (secret.derive("purpose", ""), retiring))
                 .collect::<Vec<_>>()
         );
     }
@@ -182,7 +206,9 @@ mod tests {
     #[test]
     fn purposes_give_unrelated_keys() {
         let secret = Secret::insecure_dev("dev");
-        assert_ne!(secret.derive("a"), secret.derive("b"));
-        assert_eq!(secret.derive("a"), secret.derive("a"));
+        assert_ne!(secret.derive("a", ""), secret.derive("b", ""));
+        assert_ne!(secret.derive("a", "x"), secret.derive("a", "y"));
+        assert_ne!(secret.derive("a", "x"), secret.derive("ax", ""));
+        assert_eq!(secret.derive("a", "x"), secret.derive("a", "x"));
     }
 }

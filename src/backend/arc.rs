@@ -77,6 +77,10 @@ impl<B: Backend> Backend for Arc<B> {
         B::close(self).await;
     }
 
+    fn may_lose_index_entries(&self) -> bool {
+        B::may_lose_index_entries(self)
+    }
+
     async fn add_to_owner(
         &self,
         owner: &OwnerTag,

@@ -24,6 +24,7 @@ macro_rules! dyn_backend {
         pub(crate) trait DynBackend: Send + Sync + 'static {
             $(fn $name<'a>(&'a self $(, $arg: $ty)*) -> Answer<'a, $answer>;)*
             fn close<'a>(&'a self) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+            fn may_lose_index_entries(&self) -> bool;
         }
 
         impl<B: Backend> DynBackend for B {
@@ -33,6 +34,10 @@ macro_rules! dyn_backend {
 
             fn close<'a>(&'a self) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
                 Box::pin(Backend::close(self))
+            }
+
+            fn may_lose_index_entries(&self) -> bool {
+                Backend::may_lose_index_entries(self)
             }
         }
     };

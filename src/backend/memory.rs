@@ -347,4 +347,8 @@ impl Backend for MemoryBackend {
 
     /// Does nothing, because other layers may share this memory.
     async fn close(&self) {}
+
+    fn may_lose_index_entries(&self) -> bool {
+        false
+    }
 }

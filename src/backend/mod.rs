@@ -172,6 +172,13 @@ pub trait Backend: Send + Sync + 'static {
     /// Closes all connections. Later calls may fail.
     fn close(&self) -> impl Future<Output = ()> + Send;
 
+    /// Returns `true` if entries of an owner's index may be lost before they expire, for example
+    /// because the server evicts keys when it runs out of memory. A deletion by owner then also
+    /// looks at all sessions. Returns `false` by default.
+    fn may_lose_index_entries(&self) -> bool {
+        false
+    }
+
     /// Adds a session to an owner's index.
     ///
     /// The entry must live at least until `until`, or until the latest moment that any call has

@@ -5,7 +5,7 @@
 //! order, every announcement made before the heartbeat was sent has been applied by then, so it
 //! extends the lease. If the queue ends, the epoch ends, and the listener subscribes again.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -16,7 +16,7 @@ use crate::backend::{Event, Subscription};
 use crate::clock::{Clock, Timestamp, millis};
 use crate::error::StoreError;
 use crate::guards::{self, Guard};
-use crate::observe::{self, Counter, Gauge, Metrics};
+use crate::observe::{self, Counter, Gauge, LogLimit, Metrics};
 use crate::resilience::Client;
 
 /// Pause before the first attempt to subscribe again. It doubles with each failed attempt.
@@ -41,6 +41,7 @@ pub(crate) struct ListenerStatus {
     pub(crate) state: watch::Sender<ListenerState>,
     pub(crate) received: Counter,
     pub(crate) unreadable: Counter,
+    unreadable_log: Mutex<LogLimit>,
     /// Counts transitions from `Listening` to `Connecting`.
     pub(crate) losses: Counter,
     /// Counts confirmed subscriptions. Each begins an epoch.
@@ -64,6 +65,7 @@ impl ListenerStatus {
             state: watch::Sender::new(ListenerState::Stopped),
             received: Counter::new(metrics, observe::ANNOUNCEMENTS_RECEIVED),
             unreadable: Counter::new(metrics, observe::ANNOUNCEMENTS_UNREADABLE),
+            unreadable_log: Mutex::default(),
             losses: Counter::new(metrics, observe::SUBSCRIPTION_LOSSES),
             subscriptions: Counter::new(metrics, observe::SUBSCRIPTIONS),
             gauges: listens.then(|| ListenerGauges {
@@ -170,13 +172,24 @@ impl<T> Listener<T> {
             Action::Clear => self.cache.clear(),
             Action::Unreadable => {
                 self.status.unreadable.add_one();
-                tracing::warn!(
-                    node_id = %self.node_id,
-                    length = message.len(),
-                    "an announcement cannot be read: the session cache of this node is cleared"
-                );
+                self.log_unreadable(message);
                 self.cache.clear();
             }
+        }
+    }
+
+    /// Logs an announcement that cannot be read, unless one was logged a moment ago: anyone who may
+    /// publish on the channel could fill the log.
+    fn log_unreadable(&self, message: &[u8]) {
+        let log = &self.status.unreadable_log;
+        let mut limit = log.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(suppressed) = limit.admit(self.clock.now()) {
+            tracing::warn!(
+                node_id = %self.node_id,
+                length = message.len(),
+                suppressed,
+                "an announcement cannot be read: the session cache of this node is cleared"
+            );
         }
     }
 

@@ -34,9 +34,9 @@ use crate::record::Meta;
 use crate::secret::KeyRing;
 
 /// Purpose for which the keys are derived from the secrets.
-const KEY_PURPOSE: &str = "clustered-sessions/record/v1";
+const KEY_PURPOSE: &str = "clustered-sessions/record/v2";
 /// Purpose for which the ids of the keys are derived.
-const KEY_ID_PURPOSE: &str = "clustered-sessions/record-key-number/v1";
+const KEY_ID_PURPOSE: &str = "clustered-sessions/record-key-number/v2";
 
 /// Version of the format, as bound by the associated data.
 const FORMAT: u8 = 1;

@@ -34,6 +34,7 @@ pub(crate) type OwnerOf<T> = Arc<dyn Fn(&T) -> Option<String> + Send + Sync>;
 /// A clone shares the backend with the original. Stores that are created from the two have the same
 /// sessions, even in memory, and a store that is shut down closes the backend for both.
 pub struct SessionConfig<T> {
+    /// Knows the realm.
     pub(crate) keys: KeyRing,
     pub(crate) timeout: Duration,
     pub(crate) absolute_timeout: Option<Duration>,
@@ -71,6 +72,7 @@ impl<T> SessionConfig<T> {
     pub fn builder(secret: Secret) -> SessionConfigBuilder<T> {
         SessionConfigBuilder {
             keys: KeyRing::new(secret),
+            realm: None,
             accept_insecure: false,
             timeout: Duration::from_secs(24 * 3600),
             absolute_timeout: None,
@@ -127,6 +129,7 @@ impl<T> fmt::Debug for SessionConfig<T> {
 #[must_use = "a builder does nothing until .build() is called"]
 pub struct SessionConfigBuilder<T> {
     keys: KeyRing,
+    realm: Option<String>,
     /// `true` only for the development preset.
     accept_insecure: bool,
     timeout: Duration,
@@ -266,7 +269,7 @@ impl<T> SessionConfigBuilder<T> {
     /// # Errors
     ///
     /// The first mistake found.
-    pub fn build(self) -> Result<SessionConfig<T>, ConfigError> {
+    pub fn build(mut self) -> Result<SessionConfig<T>, ConfigError> {
         if self.keys.has_insecure() && !self.accept_insecure {
             return Err(ConfigError::InsecureSecret);
         }
@@ -278,6 +281,9 @@ impl<T> SessionConfigBuilder<T> {
         if self.metrics_label.as_ref().is_some_and(|label| label.is_empty() || label.len() > 128) {
             return Err(ConfigError::MetricsLabel);
         }
+        let realm = self.realm.take().unwrap_or_else(|| self.default_realm());
+        self.keys.set_realm(realm);
+        self.warn_of_weak_secrets();
         let backend = self.choose_backend()?;
         let resilience = self.resilience.check(self.attempt_at_backend())?;
         Ok(SessionConfig {
@@ -295,6 +301,26 @@ impl<T> SessionConfigBuilder<T> {
             owner: self.owner,
             metrics_label: self.metrics_label,
         })
+    }
+
+    /// Returns what tells this application's cookies and keys in the backend from those of others.
+    fn default_realm(&self) -> String {
+        #[cfg(feature = "redis")]
+        if let Some(redis) = &self.redis {
+            return format!("{}@{}", self.cookie.name, redis.key_prefix);
+        }
+        self.cookie.name.clone()
+    }
+
+    /// Warns if a secret that can be guessed protects sessions in Redis. In memory, it protects
+    /// nothing that outlives a test.
+    fn warn_of_weak_secrets(&self) {
+        #[cfg(feature = "redis")]
+        if self.redis.is_some() && self.keys.has_weak() {
+            tracing::warn!(
+                "sessions in Redis are protected by a secret that can be guessed: use a random one"
+            );
+        }
     }
 
     /// Returns how long the backend itself may take for one attempt, if it has timeouts of its own.

@@ -4,6 +4,33 @@ use super::SessionConfigBuilder;
 use crate::secret::Secret;
 
 impl<T> SessionConfigBuilder<T> {
+    /// Sets a name that tells this application from others with the same secret.
+    ///
+    /// The keys that sign cookies, encrypt records and hash owners are derived from the secret and
+    /// the realm. So a login in one realm is no login in another, even if the applications share a
+    /// secret, a Redis, the cookie's name and the key prefix. Defaults to the cookie's name and,
+    /// with Redis, the [key prefix](crate::RedisConfig::key_prefix). All nodes of an application
+    /// must have the same realm. To change it logs all users out.
+    ///
+    /// # Risk
+    ///
+    /// Two applications with the same secret, cookie name and key prefix accept each other's
+    /// sessions unless they have different realms: a user of one may be an administrator of the
+    /// other ("session puzzling", OWASP Web Security Testing Guide, WSTG-SESS-08).
+    ///
+    /// ```
+    /// # use clustered_sessions::{ConfigError, Secret, SessionConfig};
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct Admin;
+    /// # fn build(secret: Secret) -> Result<(), ConfigError> {
+    /// let config = SessionConfig::<Admin>::builder(secret).realm("admin").build()?;
+    /// # let _ = config;
+    /// # Ok(()) }
+    /// ```
+    pub fn realm(mut self, realm: impl Into<String>) -> Self {
+        self.realm = Some(realm.into());
+        self
+    }
+
     /// Adds a secret that does not sign or encrypt yet but already verifies and decrypts. May be
     /// called several times.
     ///

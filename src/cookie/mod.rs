@@ -24,7 +24,7 @@ use crate::id::{self, SessionId, SessionToken};
 use crate::secret::KeyRing;
 
 /// Purpose for which the keys are derived, and the beginning of what is signed.
-const PURPOSE: &str = "clustered-sessions/cookie/v1";
+const PURPOSE: &str = "clustered-sessions/cookie/v2";
 /// Length of a tag in characters: 32 bytes in base64url.
 const TAG_LEN: usize = 43;
 /// Maximum number of cookies of our name in one request. Browsers send a handful at most; a request

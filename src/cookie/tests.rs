@@ -7,6 +7,7 @@ use crate::secret::Secret;
 
 fn ring(secrets: &[&str]) -> KeyRing {
     let mut ring = KeyRing::new(Secret::insecure_dev(secrets[0]));
+    ring.set_realm("shop".to_owned());
     for secret in &secrets[1..] {
         ring.push_previous(Secret::insecure_dev(secret));
     }
@@ -35,7 +36,7 @@ fn the_format_is_frozen() {
     // If one of these fails, every cookie in production has become invalid.
     assert_eq!(
         signer(&["first secret"]).set(&token(7), Duration::MAX).to_str().unwrap(),
-        "__Host-session=BwcHBwcHBwcHBwcHBwcHBw.GrWGhF2LQsaKX2VTAFJNpIMv0IMvsHKPCn8bcGycdak; HttpOnly; SameSite=Lax; Secure; Path=/"
+        "__Host-session=BwcHBwcHBwcHBwcHBwcHBw.E1HijI-7Di5U6Jmt1yNe6D904PWGt2dSXJN-nBCQmYg; HttpOnly; SameSite=Lax; Secure; Path=/"
     );
     let config =
         CookieConfig::development().domain("example.com").path("/app").same_site(SameSite::Strict);
@@ -44,7 +45,7 @@ fn the_format_is_frozen() {
             .set(&token(9), Duration::MAX)
             .to_str()
             .unwrap(),
-        "session=CQkJCQkJCQkJCQkJCQkJCQ.YBnBcu9ZEI7hhj4iEmJQ_P4FfJoBpIauuHs9RUF9lxE; HttpOnly; SameSite=Strict; Path=/app; Domain=example.com"
+        "session=CQkJCQkJCQkJCQkJCQkJCQ.uiRg5RdwGcXgPGemxg1fOl2KE2I0ua9DrlayEtSXS3k; HttpOnly; SameSite=Strict; Path=/app; Domain=example.com"
     );
 }
 

@@ -1,6 +1,6 @@
 //! The session's response headers: `Set-Cookie`, and `Vary` and `Cache-Control` for caches.
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::cookie::CookieSigner;
 use crate::session::{CookieChange, HeadChanges};
@@ -16,6 +16,7 @@ pub(super) fn apply(headers: &mut HeaderMap, changes: &HeadChanges, signer: &Coo
     };
     headers.append(header::SET_COOKIE, cookie);
     prevent_caching(headers);
+    prevent_caching_by_cdns(headers);
 }
 
 /// Adds `Vary: Cookie`, so that a cache does not serve one visitor's response to another.
@@ -32,8 +33,8 @@ fn vary_on_cookie(headers: &mut HeaderMap) {
 /// Adds `Cache-Control: private, no-cache="set-cookie"`: a cached `Set-Cookie` would give one
 /// visitor's session to another.
 ///
-/// The handler's directives are kept, except that `private` replaces `public`. `no-store` is left
-/// as it is, since nothing is stricter.
+/// The handler's directives are kept, except that `private` replaces `public` and `s-maxage`, which
+/// are for shared caches. `no-store` is left as it is, since nothing is stricter.
 fn prevent_caching(headers: &mut HeaderMap) {
     let mut directives = Vec::new();
     for value in headers.get_all(header::CACHE_CONTROL) {
@@ -51,9 +52,7 @@ fn prevent_caching(headers: &mut HeaderMap) {
         }
         merged.extend_from_slice(directive);
     };
-    for directive in
-        directives.iter().filter(|directive| !directive.eq_ignore_ascii_case(b"public"))
-    {
+    for directive in directives.iter().filter(|directive| !is_for_shared_caches(directive)) {
         push(directive);
     }
     if !has_private {
@@ -65,6 +64,24 @@ fn prevent_caching(headers: &mut HeaderMap) {
     // Never fails: parts of header values form a header value.
     if let Ok(value) = HeaderValue::from_bytes(&merged) {
         headers.insert(header::CACHE_CONTROL, value);
+    }
+}
+
+fn is_for_shared_caches(directive: &[u8]) -> bool {
+    let name = directive.split(|&byte| byte == b'=').next().unwrap_or_default();
+    name.trim_ascii().eq_ignore_ascii_case(b"public")
+        || name.trim_ascii().eq_ignore_ascii_case(b"s-maxage")
+}
+
+/// Replaces what the handler says to CDNs, which take it before `Cache-Control`, by `no-store`:
+/// targeted fields such as `CDN-Cache-Control` (RFC 9213), and `Surrogate-Control`.
+fn prevent_caching_by_cdns(headers: &mut HeaderMap) {
+    let targeted = |name: &&HeaderName| {
+        name.as_str().ends_with("-cache-control") || name.as_str() == "surrogate-control"
+    };
+    let names: Vec<_> = headers.keys().filter(targeted).cloned().collect();
+    for name in names {
+        headers.insert(name, HeaderValue::from_static("no-store"));
     }
 }
 
@@ -103,6 +120,8 @@ mod tests {
             (&[][..], r#"private, no-cache="set-cookie""#),
             (&["max-age=60"], r#"max-age=60, private, no-cache="set-cookie""#),
             (&["Public, max-age=60"], r#"max-age=60, private, no-cache="set-cookie""#),
+            (&["s-maxage=60, max-age=5"], r#"max-age=5, private, no-cache="set-cookie""#),
+            (&["S-MaxAge = 60"], r#"private, no-cache="set-cookie""#),
             (&["no-store"], "no-store"),
             (&["private", "max-age=0"], r#"private, max-age=0, no-cache="set-cookie""#),
             (&["no-cache"], "no-cache, private"),
@@ -110,6 +129,23 @@ mod tests {
         ] {
             assert_eq!(merged(sent), expected, "{sent:?}");
         }
+    }
+
+    #[test]
+    fn what_the_handler_tells_cdns_is_replaced() {
+        let mut headers = HeaderMap::new();
+        for name in ["cdn-cache-control", "cloudflare-cdn-cache-control", "surrogate-control"] {
+            headers.append(name, HeaderValue::from_static("public"));
+            headers.append(name, HeaderValue::from_static("max-age=3600"));
+        }
+        headers.append("x-cache", HeaderValue::from_static("public"));
+        let other = headers.clone();
+        prevent_caching_by_cdns(&mut headers);
+        for name in ["cdn-cache-control", "cloudflare-cdn-cache-control", "surrogate-control"] {
+            assert!(headers.get_all(name).iter().eq(["no-store"]), "{name}");
+        }
+        assert_eq!(headers.get("x-cache"), other.get("x-cache"));
+        assert_eq!(headers.keys_len(), other.keys_len(), "no field is added");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! nothing is exported; the counters that the store itself reports still count.
 
 mod calls;
+mod log_limit;
 mod outcome;
 #[cfg(feature = "metrics")]
 #[path = "recorded.rs"]
@@ -17,6 +18,7 @@ mod recorder;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) use self::calls::{Calls, Commits};
+pub(crate) use self::log_limit::LogLimit;
 pub(crate) use self::outcome::{Operation, Outcome};
 pub(crate) use self::recorder::{Gauge, Metrics};
 

@@ -322,4 +322,8 @@ impl Client {
     pub(crate) async fn close(&self) {
         self.inner.close().await;
     }
+
+    pub(crate) fn may_lose_index_entries(&self) -> bool {
+        self.inner.may_lose_index_entries()
+    }
 }

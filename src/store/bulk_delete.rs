@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::SessionStore;
 use super::revoke::{BulkDeletion, Revocation, Unreadable};
-use super::scan::Scan;
 use super::tombstone::TOMBSTONE_TTL;
 use crate::clock::millis;
 use crate::cluster::{Announcement, LocalCache};
@@ -47,11 +46,7 @@ impl<T: SessionData> SessionStore<T> {
         loop {
             let began = self.inner.clock.now();
             let mut revocation = Revocation::new(self, predicate, Unreadable::Keep);
-            let mut scan = Scan::new(self.clone());
-            while let Some(mut page) = scan.next_page().await? {
-                page.ids.append(&mut page.moved);
-                revocation.chase_all(page.ids).await?;
-            }
+            revocation.scan_all().await?;
             let total = revocation.total();
             deleted += total.deleted;
             let took = self.inner.clock.now().0 - began.0;

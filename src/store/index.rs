@@ -29,7 +29,7 @@ use crate::record::{Record, SessionData};
 use crate::secret::KeyRing;
 
 /// The purpose that keys are derived for. Also the first part of what a tag is computed over.
-const PURPOSE: &str = "clustered-sessions/owner/v1";
+const PURPOSE: &str = "clustered-sessions/owner/v2";
 /// One hour in milliseconds. The entry of a session is written at most once per hour, and outlives
 /// the session by two hours.
 const HOUR: u64 = 3_600_000;
@@ -209,6 +209,7 @@ mod tests {
             unreachable!("a key ring has at least one secret")
         };
         let mut ring = KeyRing::new(Secret::insecure_dev(first));
+        ring.set_realm("shop".to_owned());
         for secret in rest {
             ring.push_previous(Secret::insecure_dev(secret));
         }
@@ -218,7 +219,7 @@ mod tests {
     #[test]
     fn the_tag_is_frozen() {
         let tag = owners(&["secret"]).tags("ada").next().unwrap();
-        assert_eq!(tag.to_string(), "lnoxqR1lT5iYfUgtMMApRF2hEoDL1JfrV6tkT8jf_5Y");
+        assert_eq!(tag.to_string(), "v40IgrwBJnkzhPde-_XxM-WeKqIBee7_xDfr7hiMIBg");
     }
 
     #[test]

@@ -138,6 +138,11 @@ impl<T: SessionData> SessionStore<T> {
     /// backend's error, and with [`Timeout`](StoreErrorKind::Timeout) after one minute, the
     /// lifetime of a tombstone. What was deleted by then stays deleted, so another call makes
     /// progress.
+    ///
+    /// # Risk
+    ///
+    /// A Redis that evicts keys may have lost entries of the owner's index. All sessions are then
+    /// looked at, which takes time in proportion to their number, and may take more than a minute.
     pub async fn delete_all_of(&self, owner: &str) -> Result<BulkDeletion, StoreError> {
         self.delete_owned(owner, None).await
     }
@@ -195,6 +200,10 @@ impl<T: SessionData> SessionStore<T> {
                     page.ids.retain(|id| Some(*id) != keep);
                     revocation.chase_all(page.ids).await?;
                 }
+            }
+            if self.inner.backend.may_lose_index_entries() {
+                revocation.keep_unreadable();
+                revocation.scan_all().await?;
             }
             Ok::<_, StoreError>(())
         };

@@ -14,6 +14,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::SessionStore;
+use super::scan::Scan;
 use super::tombstone::{FollowedTombstones, TOMBSTONE_TTL};
 use crate::backend::Deleted;
 use crate::cluster::Announcement;
@@ -104,6 +105,21 @@ impl<'a, T: SessionData> Revocation<'a, T> {
                 Chased::Unreadable => self.total.unreadable += 1,
                 Chased::Done => {}
             }
+        }
+        Ok(())
+    }
+
+    /// From now on, leaves records that cannot be read: they may be anybody's.
+    pub(super) fn keep_unreadable(&mut self) {
+        self.unreadable = Unreadable::Keep;
+    }
+
+    /// Chases all sessions.
+    pub(super) async fn scan_all(&mut self) -> Result<(), StoreError> {
+        let mut scan = Scan::new(self.store.clone());
+        while let Some(mut page) = scan.next_page().await? {
+            page.ids.append(&mut page.moved);
+            self.chase_all(page.ids).await?;
         }
         Ok(())
     }

@@ -231,6 +231,10 @@ impl<B: Backend, I: Interposer> Backend for Interposed<B, I> {
         self.backend.close().await;
     }
 
+    fn may_lose_index_entries(&self) -> bool {
+        self.backend.may_lose_index_entries()
+    }
+
     async fn add_to_owner(
         &self,
         owner: &OwnerTag,

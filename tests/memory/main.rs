@@ -14,6 +14,7 @@ mod login;
 mod observability;
 #[cfg(feature = "testing")]
 mod outage_policies;
+mod realms;
 mod reseal;
 #[cfg(feature = "testing")]
 mod resilience;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use clustered_sessions::{SessionId, SessionStore, StoreErrorKind};
+use futures_util::future::join;
 use support::proxy::Proxy;
 use support::redis::RedisServer;
 use support::wait::eventually;
@@ -172,4 +173,28 @@ async fn reads_beyond_the_limit_are_refused_at_once() {
     }
     redis.thaw();
     assert_eq!(overloaded, 600 - 512);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reply_that_is_late_behind_others_does_not_cost_the_connection() {
+    let redis = RedisServer::start();
+    let proxy = Proxy::start(redis.port()).await;
+    let writer = store(config().redis(redis.config())).await;
+    let large = writer.create(Data { user: Some("x".repeat(400_000)), visits: 0 }).await.unwrap();
+    let small = writer.create(Data::of("ada")).await.unwrap();
+    let reader = store(config().enable_retry(false).redis(proxy.config())).await;
+    // The large record takes longer than `response_timeout`. Its size is not known yet, so both
+    // records have the same connection.
+    proxy.throttle(400_000);
+    let before = redis.connections_accepted();
+    let (one, other) = join(reader.find_fresh(large.id), reader.find_fresh(small.id)).await;
+    assert_eq!(one.unwrap_err().kind(), StoreErrorKind::Timeout);
+    assert_eq!(other.unwrap_err().kind(), StoreErrorKind::Timeout);
+    eventually(
+        async || reader.find_fresh(small.id).await.is_ok(),
+        "the connection has delivered the large record",
+    )
+    .await;
+    assert_eq!(redis.connections_accepted() - before, 1, "that of this test's own command");
+    assert_eq!(reader.coordinator().disconnects(), 0);
 }

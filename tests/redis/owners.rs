@@ -11,6 +11,7 @@ use clustered_sessions::{
 };
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use http::StatusCode;
+use support::log::Log;
 use support::redis::{Calls, RedisServer};
 use support::wait::{DEADLINE, eventually};
 use tokio::time::sleep;
@@ -617,4 +618,22 @@ async fn owner_operations_fail_if_no_owner_is_configured() {
     assert_eq!(store.sessions_of("ada").await.unwrap_err().kind(), StoreErrorKind::NotConfigured);
     assert_eq!(store.delete_all_of("ada").await.unwrap_err().kind(), StoreErrorKind::NotConfigured);
     assert_eq!(index_keys(&server), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_logout_everywhere_finds_sessions_whose_index_was_evicted() {
+    let log = Log::default();
+    let _guard = log.capture("clustered_sessions=warn");
+    let server =
+        RedisServer::with_args(&["--maxmemory", "1gb", "--maxmemory-policy", "allkeys-lru"]);
+    let node = store(owned(&server)).await;
+    for user in ["ada", "ada", "bob"] {
+        let _ = node.create(Data::of(user)).await.unwrap();
+    }
+    assert!(log.text().contains("allkeys-lru"));
+    for index in server.command::<Vec<String>>(&["KEYS", "session:owner:*"]) {
+        let () = server.command(&["DEL", &index]);
+    }
+    assert_eq!(node.delete_all_of(&name("ada")).await.unwrap().deleted, 2);
+    assert_eq!(node.size().await.unwrap(), 1);
 }

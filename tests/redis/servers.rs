@@ -70,6 +70,7 @@ async fn is_never_trusted(commands: &RedisServer, subscriptions: &RedisServer) {
         assert!(node.find(id).await.unwrap().is_some());
     }
     assert!(!node.coordinator().is_listening());
+    assert_eq!(node.coordinator().disconnects(), 0, "there never was a subscription");
     assert_eq!(node.cache_stats().hits, 0);
 
     proxy.redirect(commands.port());

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ pub(super) struct Endpoint {
     addr: ConnectionAddr,
     settings: RedisConnectionInfo,
     connect_timeout: Duration,
+    /// `true` if the server evicts keys when its memory is full.
+    evicts_keys: AtomicBool,
 }
 
 /// A connection that runs many commands at once.
@@ -53,7 +55,14 @@ pub(super) struct ServerId(Arc<str>);
 impl Endpoint {
     pub(super) fn new(config: &RedisConfig) -> Self {
         let (addr, settings) = config.address();
-        Endpoint { addr, settings, connect_timeout: config.connect_timeout }
+        let connect_timeout = config.connect_timeout;
+        Endpoint { addr, settings, connect_timeout, evicts_keys: AtomicBool::new(false) }
+    }
+
+    /// Returns `true` if the server evicts keys when its memory is full, as far as it has said when
+    /// a connection was made.
+    pub(super) fn evicts_keys(&self) -> bool {
+        self.evicts_keys.load(Ordering::Relaxed)
     }
 
     /// Makes a connection for commands.
@@ -89,8 +98,24 @@ impl Endpoint {
                 .await
                 .map_err(unreachable)?;
         let driver = Arc::new(AbortOnDrop(tokio::spawn(driver).abort_handle()));
-        let server = ServerId::of(&mut commands).await.map_err(unreachable)?;
+        let info = server_info(&mut commands).await.map_err(unreachable)?;
+        self.note_eviction(&info);
+        let server = ServerId::parse(&info);
         Ok(Link { commands, server, received, driver })
+    }
+
+    fn note_eviction(&self, info: &str) {
+        let Some(policy) = evicting_policy(info) else {
+            self.evicts_keys.store(false, Ordering::Relaxed);
+            return;
+        };
+        if !self.evicts_keys.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                maxmemory_policy = policy,
+                "Redis evicts keys when its memory is full: users may be logged out, and a logout \
+                 everywhere has to look at all sessions; use the policy `noeviction`"
+            );
+        }
     }
 
     async fn open(&self) -> Result<Box<dyn ByteStream>, StoreError> {
@@ -132,6 +157,23 @@ async fn connect_to_any(host: &str, port: u16) -> std::io::Result<TcpStream> {
     Ok(select_ok(attempts).await?.0)
 }
 
+/// Returns what the server says about itself, or nothing if it refuses.
+async fn server_info(commands: &mut MultiplexedConnection) -> RedisResult<String> {
+    let info = cmd("INFO").arg(&["server", "memory"]).query_async(commands).await;
+    match info {
+        Err(error) if refuses_the_command(&error) => Ok(String::new()),
+        info => info,
+    }
+}
+
+/// Returns the policy by which the server evicts keys, or `None` if it evicts none.
+fn evicting_policy(info: &str) -> Option<&str> {
+    let field =
+        |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let is_limited = field("maxmemory").is_some_and(|limit| limit.trim() != "0");
+    field("maxmemory_policy").map(str::trim).filter(|policy| is_limited && *policy != "noeviction")
+}
+
 fn not_connected(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StoreError {
     StoreError::from(StoreErrorKind::Unavailable).with_source(cause)
 }
@@ -153,15 +195,6 @@ impl ServerId {
     /// Returns `true` if this is its text.
     pub(super) fn is(&self, text: &str) -> bool {
         *self.0 == *text
-    }
-
-    async fn of(commands: &mut MultiplexedConnection) -> RedisResult<Self> {
-        let info: String = match cmd("INFO").arg("server").query_async(commands).await {
-            Ok(info) => info,
-            Err(error) if refuses_the_command(&error) => String::new(),
-            Err(error) => return Err(error),
-        };
-        Ok(Self::parse(&info))
     }
 
     fn parse(info: &str) -> Self {
@@ -256,6 +289,20 @@ mod tests {
         let info = "# Server\r\nredis_version:7.0.15\r\nrun_id:0123abcd\r\ntcp_port:6379\r\n";
         assert_eq!(ServerId::parse(info), ServerId("0123abcd".into()));
         assert_eq!(ServerId::parse(info).to_string(), "0123abcd");
+    }
+
+    #[test]
+    fn only_a_policy_that_takes_effect_evicts() {
+        for (limit, policy, evicting) in [
+            ("0", "allkeys-lru", None),
+            ("1000", "noeviction", None),
+            ("1000", "allkeys-lru", Some("allkeys-lru")),
+            ("1000", "volatile-ttl", Some("volatile-ttl")),
+        ] {
+            let info = format!("maxmemory:{limit}\r\nmaxmemory_policy:{policy}\r\n");
+            assert_eq!(evicting_policy(&info), evicting, "{info}");
+        }
+        assert_eq!(evicting_policy(""), None);
     }
 
     #[test]

@@ -96,9 +96,9 @@ mod tests {
             tracker.send(start);
         }
         assert_eq!(tracker.receive(b"1 abc"), Reply::Heartbeat(start));
-        assert_eq!(tracker.receive(b"2 abd"), Reply::OtherHistory);
+        assert_eq!(tracker.receive(b"2 def"), Reply::OtherHistory);
         assert_eq!(
-            tracker.receive(b"3 abd"),
+            tracker.receive(b"3 def"),
             Reply::OtherHistory,
             "the replication id stays refused"
         );

@@ -184,7 +184,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_proven_after_the_end() {
-        let other_history = push(PushKind::Message, &["mine", "2 abd"]);
+        let other_history = push(PushKind::Message, &["mine", "2 def"]);
         for last in [push(PushKind::Disconnection, &[]), other_history] {
             let (inbox, subscription) = inbox();
             for _ in 0..3 {

@@ -373,4 +373,8 @@ impl Backend for RedisBackend {
     async fn close(&self) {
         self.shared.lanes.close();
     }
+
+    fn may_lose_index_entries(&self) -> bool {
+        self.shared.lanes.commands().endpoint().evicts_keys()
+    }
 }
