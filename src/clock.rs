@@ -1,11 +1,15 @@
 //! The clock: one of the two seams that tests control, beside the backend.
 
+#[cfg(feature = "redis")]
+mod server_time;
 mod timestamp;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
+#[cfg(feature = "redis")]
+pub(crate) use self::server_time::{ServerTime, parse_info};
 pub use self::timestamp::Timestamp;
 use crate::random::random_bytes;
 
@@ -13,19 +17,28 @@ use crate::random::random_bytes;
 ///
 /// Two kinds of time are used. Events within this process, such as leases and the age of a cached
 /// entry, follow the monotonic clock. Times that several nodes must agree on, such as when a
-/// session was created and when it expires, are wall-clock times.
+/// session was created and when it expires, are wall-clock times. With Redis, they are those of the
+/// server's clock, from the first connection on, so the clocks of the nodes need not agree.
 ///
 /// The default is [`Clock::system`]. A test that runs under tokio's paused clock should use
 /// [`Clock::tokio`]: its wall clock follows the paused one, so that `tokio::time::advance` advances
 /// both.
 #[derive(Clone, Debug)]
-pub struct Clock(Wall);
+pub struct Clock {
+    wall: Wall,
+    /// The time of the backend's server, which replaces that of the machine.
+    #[cfg(feature = "redis")]
+    server: Option<Arc<ServerTime>>,
+}
 
 /// The source of wall-clock time.
 #[derive(Clone, Debug)]
 enum Wall {
     /// The machine's wall clock.
     System,
+    /// The machine's wall clock, wrong by this many milliseconds.
+    #[cfg(feature = "_guards")]
+    Wrong(i64),
     /// tokio's clock, counted from the wall-clock time at which it was created.
     FollowsTokio {
         origin: Instant,
@@ -40,7 +53,24 @@ enum Wall {
 impl Clock {
     /// Returns the machine's clocks.
     pub fn system() -> Self {
-        Clock(Wall::System)
+        Self::with(Wall::System)
+    }
+
+    /// Returns the machine's clocks, with a wall clock that is ahead by this many milliseconds, or
+    /// behind.
+    #[cfg(feature = "_guards")]
+    #[doc(hidden)]
+    pub fn wrong_by(millis: i64) -> Self {
+        Self::with(Wall::Wrong(millis))
+    }
+
+    /// Takes wall-clock times from the backend's server as soon as they are known. A clock that
+    /// follows tokio's stays under the control of the test.
+    #[cfg(feature = "redis")]
+    pub(crate) fn follow(&mut self, server: Arc<ServerTime>) {
+        if !matches!(self.wall, Wall::FollowsTokio { .. }) {
+            self.server = Some(server);
+        }
     }
 
     /// Creates a wall clock that starts at the present and then follows `tokio::time`, which a test
@@ -61,11 +91,20 @@ impl Clock {
     /// # }
     /// ```
     pub fn tokio() -> Self {
-        Clock(Wall::FollowsTokio {
+        let wall = Wall::FollowsTokio {
             origin: monotonic(),
             at_origin: SystemTime::now().into(),
             pauses: Arc::default(),
-        })
+        };
+        Self::with(wall)
+    }
+
+    fn with(wall: Wall) -> Self {
+        Clock {
+            wall,
+            #[cfg(feature = "redis")]
+            server: None,
+        }
     }
 
     /// Returns the present moment on the monotonic clock.
@@ -77,10 +116,10 @@ impl Clock {
     /// never late.
     pub(crate) fn at(&self, instant: Instant) -> Millis {
         static ORIGIN: OnceLock<Instant> = OnceLock::new();
-        let origin = match &self.0 {
-            Wall::System => ORIGIN.get_or_init(monotonic),
+        let origin = match &self.wall {
             // An origin per clock, so that a repeated test rounds alike.
             Wall::FollowsTokio { origin, .. } => origin,
+            _ => ORIGIN.get_or_init(monotonic),
         };
         Millis(millis(instant.saturating_duration_since(*origin)))
     }
@@ -88,20 +127,33 @@ impl Clock {
     /// Returns a random duration between half the pause and all of it, so that nodes that were
     /// disconnected together do not reconnect together.
     pub(crate) fn jitter(&self, pause: Duration) -> Duration {
-        let random = match &self.0 {
-            Wall::System => u64::from_be_bytes(random_bytes()),
+        let random = match &self.wall {
             // The golden ratio spreads consecutive numbers evenly.
             Wall::FollowsTokio { pauses, .. } => {
                 pauses.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15)
             }
+            _ => u64::from_be_bytes(random_bytes()),
         };
         pause / 2 + (pause / 2).mul_f64(random as f64 / u64::MAX as f64)
     }
 
     /// Returns the wall-clock time.
     pub(crate) fn wall(&self) -> Timestamp {
-        match &self.0 {
+        #[cfg(feature = "redis")]
+        if let Some(time) = self.server.as_ref().and_then(|server| server.at(self.now())) {
+            return time;
+        }
+        self.own_wall()
+    }
+
+    /// Returns the time of this machine's wall clock.
+    fn own_wall(&self) -> Timestamp {
+        match &self.wall {
             Wall::System => SystemTime::now().into(),
+            #[cfg(feature = "_guards")]
+            Wall::Wrong(millis) => Timestamp::from_millis(
+                Timestamp::from(SystemTime::now()).as_millis().saturating_add_signed(*millis),
+            ),
             Wall::FollowsTokio { origin, at_origin, .. } => {
                 at_origin.saturating_add(monotonic().saturating_duration_since(*origin))
             }

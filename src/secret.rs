@@ -75,6 +75,7 @@ impl Secret {
     }
 
     /// Returns `true` if the secret is meant for development or obviously not random.
+    #[cfg(feature = "redis")]
     pub(crate) fn is_weak(&self) -> bool {
         let mut distinct = [false; 256];
         for &byte in &self.bytes {
@@ -158,6 +159,7 @@ impl KeyRing {
     }
 
     /// Returns `true` if any of the secrets is meant for development or obviously not random.
+    #[cfg(feature = "redis")]
     pub(crate) fn has_weak(&self) -> bool {
         self.secrets().any(|(secret, _)| secret.is_weak())
     }

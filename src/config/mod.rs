@@ -16,6 +16,8 @@ use crate::backend::{Backend, DynBackend, MemoryBackend};
 #[cfg(feature = "redis")]
 use crate::backend::{RedisBackend, RedisConfig};
 use crate::clock::Clock;
+#[cfg(feature = "redis")]
+use crate::clock::ServerTime;
 use crate::cluster::ClusterConfig;
 use crate::codec::CodecConfig;
 use crate::cookie::CookieConfig;
@@ -332,8 +334,8 @@ impl<T> SessionConfigBuilder<T> {
         None
     }
 
-    /// Returns the configured backend, or one in memory.
-    fn choose_backend(&self) -> Result<Arc<dyn DynBackend>, ConfigError> {
+    /// Returns the configured backend, or one in memory. The clock takes the time from Redis.
+    fn choose_backend(&mut self) -> Result<Arc<dyn DynBackend>, ConfigError> {
         #[cfg(feature = "redis")]
         if let Some(redis) = &self.redis {
             if self.backend.is_some() {
@@ -347,7 +349,10 @@ impl<T> SessionConfigBuilder<T> {
                     response_timeout,
                 });
             }
-            return Ok(Arc::new(RedisBackend::new(redis, &self.cluster.channel)?));
+            let time = Arc::new(ServerTime::default());
+            self.clock.follow(time.clone());
+            let backend = RedisBackend::with_server_time(redis, &self.cluster.channel, time)?;
+            return Ok(Arc::new(backend));
         }
         Ok(self
             .backend

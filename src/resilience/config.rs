@@ -118,9 +118,9 @@ impl Default for RetryConfig {
 /// with [`CircuitOpen`](crate::StoreErrorKind::CircuitOpen) instead of waiting for timeouts. Reads
 /// that the cache can answer still succeed.
 ///
-/// The circuit opens after [`failure_threshold`](Self::failure_threshold) failures in a row. It also
-/// opens when at least half of the calls fail for at least two of five seconds, as they do at a
-/// backend that is overloaded.
+/// The circuit opens after [`failure_threshold`](Self::failure_threshold) failures in a row. It
+/// also opens when at least half of the calls fail for at least two of five seconds, as they do at
+/// a backend that is overloaded.
 ///
 /// Only missing answers count as failures: [`Unavailable`](crate::StoreErrorKind::Unavailable),
 /// [`Timeout`](crate::StoreErrorKind::Timeout) and

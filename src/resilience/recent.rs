@@ -2,8 +2,8 @@
 //!
 //! A backend that is overloaded still answers some calls, so failures in a row do not show it. A
 //! share of all calls does not show it either: one broken connection fails all calls in flight, and
-//! few others may have been made. So this counts time: the tenths of a second in which at least half
-//! of the calls that ended have failed.
+//! few others may have been made. So this counts time: the tenths of a second in which at least
+//! half of the calls that ended have failed.
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -119,8 +119,12 @@ impl<T: SessionData> RequestSession<T> {
                 Ok(Committed::new_token(new))
             }
             (Plan::Delete | Plan::Replace, loaded) => {
+                let mut deleted = false;
                 for id in loaded.logout_ids() {
-                    store.delete_following_tombstones(id).await?;
+                    deleted |= store.delete_following_tombstones(id).await?;
+                }
+                if !deleted && loaded.was_seen() && store.may_have_moved_since(batch.alive_at) {
+                    return Err(StoreErrorKind::Gone.into());
                 }
                 if batch.plan == Plan::Replace {
                     let new = store.create_from_arc(batch.data.clone()).await?;

@@ -148,6 +148,13 @@ impl<T: SessionData> Session<T> {
     /// The session is deleted even if the request is cancelled, panics or fails. Later changes go
     /// to a new session. If the response head has already been sent, the session is deleted by the
     /// next [`save`](Session::save), or when the last clone is dropped.
+    ///
+    /// # Errors
+    ///
+    /// The commit fails with [`SessionError::Gone`] if the session is not there any more and was
+    /// loaded more than half a minute ago, for example by a socket. It may then have been
+    /// [regenerated](Session::regenerate) by another request, and live on under its new token: call
+    /// [`SessionStore::delete_all_of`] to be sure.
     pub fn destroy(&self) {
         self.request.destroy();
     }

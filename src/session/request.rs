@@ -118,6 +118,9 @@ impl<T: SessionData> RequestSession<T> {
         let default_data = self.store.default_data();
         let mut next = {
             let mut state = self.lock();
+            if matches!(loaded, Loaded::Live(_)) {
+                state.seen_alive(self.store.now());
+            }
             if let Some(cookie) = cookie {
                 state.set_cookie(cookie);
             }

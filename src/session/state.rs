@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::batch::{Batch, Change};
 use super::change::{self, Intent, Plan};
 use super::loaded::Loaded;
+use crate::clock::Millis;
 use crate::cookie::VerifiedCookie;
 use crate::id::{SessionId, SessionToken};
 use crate::record::Record;
@@ -27,6 +28,8 @@ pub(super) struct RequestState<T> {
     intent: Intent,
     /// The cookie that the response head must carry.
     cookie: Option<CookieChange>,
+    /// The last time at which the session was loaded or written.
+    alive_at: Option<Millis>,
     /// Number of commits that were requested and have not taken their batch yet.
     pending_commits: u32,
     head_sent: bool,
@@ -61,6 +64,7 @@ impl<T> RequestState<T> {
             changes: Vec::new(),
             intent: Intent::Keep,
             cookie: None,
+            alive_at: None,
             pending_commits: 0,
             head_sent: false,
         }
@@ -208,6 +212,7 @@ impl<T> RequestState<T> {
         Batch {
             plan: self.plan(),
             loaded: self.loaded.clone(),
+            alive_at: self.alive_at,
             data: self.data.clone(),
             changes: std::mem::take(&mut self.changes),
             intent: std::mem::take(&mut self.intent),
@@ -226,6 +231,11 @@ impl<T> RequestState<T> {
         }
         batch.changes.append(&mut self.changes);
         self.changes = std::mem::take(&mut batch.changes);
+    }
+
+    /// Records that the session exists at this moment.
+    pub(super) fn seen_alive(&mut self, now: Millis) {
+        self.alive_at = Some(now);
     }
 
     pub(super) fn set_cookie(&mut self, cookie: CookieChange) {

@@ -4,6 +4,8 @@ use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::SessionStore;
+use crate::clock::{Millis, millis};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
 
@@ -12,6 +14,20 @@ pub(super) const TOMBSTONE_TTL: Duration = Duration::from_secs(60);
 /// Maximum number of tombstones followed in a row. Each regeneration makes one, and none lives
 /// longer than a minute.
 pub(super) const MAX_TOMBSTONES: usize = 64;
+
+impl<T> SessionStore<T> {
+    pub(crate) fn now(&self) -> Millis {
+        self.inner.clock.now()
+    }
+
+    /// Returns `true` if a session that existed at this moment, or at an unknown one, may have been
+    /// regenerated so long ago that its tombstone has expired.
+    ///
+    /// What was read from the cache may be older by `max_staleness`, hence half of the time.
+    pub(crate) fn may_have_moved_since(&self, alive_at: Option<Millis>) -> bool {
+        alive_at.is_none_or(|at| self.now() >= at.plus(millis(TOMBSTONE_TTL / 2)))
+    }
+}
 
 /// Returns the error for a chain of tombstones longer than [`MAX_TOMBSTONES`].
 pub(super) fn too_many_tombstones(id: &SessionId) -> StoreError {

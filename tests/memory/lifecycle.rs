@@ -17,6 +17,7 @@ use tokio::task::yield_now;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 use tower_http::catch_panic::CatchPanicLayer;
 
+use crate::handles::session_after_the_head;
 use crate::web::{
     Browser, Call, Data, Spy, ada, config, eventually, node, only_data, only_id, serve, settle,
 };
@@ -36,7 +37,7 @@ async fn cut_off(app: &Router, request: Request<Body>, polls: usize) -> bool {
 }
 
 /// Starts a node over a spy, with an empty cache, and creates a browser with the only session.
-async fn cold(spy: &Spy) -> (SessionLayer<Data>, Browser) {
+pub(crate) async fn cold(spy: &Spy) -> (SessionLayer<Data>, Browser) {
     let sessions = node(spy).await;
     let browser = Browser::with(&sessions, ada()).await;
     sessions.store().coordinator().local_cache().clear();
@@ -188,71 +189,6 @@ async fn a_logout_is_carried_out_even_if_the_inner_service_fails() {
         Err::<Response<Body>, _>("broken")
     }));
     assert_eq!(app.oneshot(browser.request()).await.unwrap_err(), "broken");
-    eventually(async || sessions.store().size().await.unwrap() == 0).await;
-}
-
-/// Returns the session of a request whose response head has been sent.
-async fn session_after_the_head(sessions: &SessionLayer<Data>, browser: &Browser) -> Session<Data> {
-    let (sender, mut receiver) = mpsc::channel(1);
-    let app =
-        serve(sessions, async move |session: Session<Data>| sender.send(session).await.unwrap());
-    app.oneshot(browser.request()).await.unwrap();
-    receiver.recv().await.unwrap()
-}
-
-#[tokio::test]
-async fn a_stream_can_change_an_existing_session() {
-    let (sessions, mut browser) = cold(&Spy::new()).await;
-    let app = serve(&sessions, async |session: Session<Data>| {
-        Body::from_stream(futures_util::stream::once(async move {
-            session.update(|data| data.visits += 1);
-            session.save().await?;
-            let count = |data: &mut Data| {
-                data.visits += 1;
-                data.visits.to_string()
-            };
-            session.modify(count).await
-        }))
-    });
-    let page = browser.visit(&app).await;
-    assert_eq!((page.body.as_str(), page.set_cookies().len()), ("2", 0));
-    assert_eq!(only_data(&sessions).await.visits, 2);
-    assert_eq!(sessions.store().dropped_changes(), 0);
-}
-
-#[tokio::test]
-async fn a_change_that_needs_a_cookie_is_refused_after_the_head() {
-    let (sessions, browser) = cold(&Spy::new()).await;
-    let existing = session_after_the_head(&sessions, &browser).await;
-    existing.regenerate();
-    assert!(matches!(existing.save().await, Err(SessionError::HeadSent)));
-    existing.discard();
-    existing.modify(|data| data.visits += 1).await.unwrap();
-    assert_eq!(only_data(&sessions).await.visits, 1);
-
-    let new_visitor = session_after_the_head(&sessions, &Browser::new()).await;
-    assert!(matches!(
-        new_visitor.modify(|data| data.visits += 1).await,
-        Err(SessionError::HeadSent)
-    ));
-    assert_eq!(sessions.store().size().await.unwrap(), 1);
-}
-
-#[tokio::test]
-async fn changes_that_are_dropped_after_the_head_are_counted() {
-    let (sessions, browser) = cold(&Spy::new()).await;
-    let session = session_after_the_head(&sessions, &browser).await;
-    session.update(|data| data.visits += 1);
-    assert_eq!(sessions.store().dropped_changes(), 0);
-    drop(session);
-    assert_eq!(sessions.store().dropped_changes(), 1);
-    assert_eq!(only_data(&sessions).await.visits, 0);
-}
-
-#[tokio::test]
-async fn a_logout_after_the_head_deletes_the_session() {
-    let (sessions, browser) = cold(&Spy::new()).await;
-    session_after_the_head(&sessions, &browser).await.destroy();
     eventually(async || sessions.store().size().await.unwrap() == 0).await;
 }
 

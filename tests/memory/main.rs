@@ -8,6 +8,7 @@ mod compose;
 #[cfg(feature = "testing")]
 mod conformance;
 mod cookies;
+mod handles;
 mod lifecycle;
 mod login;
 #[cfg(all(feature = "metrics", feature = "testing"))]

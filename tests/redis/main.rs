@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "some tests print measurements")]
 
+#[cfg(feature = "_guards")]
+mod clocks;
 mod cluster;
 #[cfg(feature = "testing")]
 mod conformance;

@@ -1,6 +1,8 @@
-//! Requests go on coming while Redis is frozen or gone: each is answered in time, and nothing piles up.
+//! Requests go on coming while Redis is frozen or gone: each is answered in time, and nothing piles
+//! up.
 //!
-//! Each test prints `fault | requests | slowest answer | most tasks | most connections | most under way in the second half`.
+//! Each test prints `fault | requests | slowest answer | most tasks | most connections | most under
+//! way in the second half`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -79,7 +81,8 @@ impl App {
         self.router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap().status()
     }
 
-    /// Requests come at their pace and are all refused. How many were under way at the most in the second half.
+    /// Requests come at their pace and are all refused. How many were under way at the most in the
+    /// second half.
     async fn storm(self: &Arc<Self>, fault: &str) -> usize {
         let (slowest, under_way) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicUsize::new(0)));
         let (mut most_tasks, mut most_connections, mut most_under_way) = (0, 0, 0);

@@ -2,14 +2,14 @@
 //! fails.
 //!
 //! A command that is not answered in time gives its connection up only if nothing at all has
-//! arrived over it meanwhile. Under load a reply may be late because it waits behind others. To give
-//! up a connection for that would throw away all replies under way, and send the same commands again
-//! over the next one.
+//! arrived over it meanwhile. Under load a reply may be late because it waits behind others. To
+//! give up a connection for that would throw away all replies under way, and send the same commands
+//! again over the next one.
 //!
 //! A new connection to the same server process continues where the old one ended: subscriptions and
 //! scans go on. A connection to another process ends them.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,6 +22,7 @@ use super::endpoint::{Endpoint, Link, ServerId};
 use super::error::{Effect, breaks_the_connection, is_wrong_server};
 use super::loads::Loads;
 use super::scripts::{Script, is_unknown_script};
+use crate::clock::ServerTime;
 use crate::error::{StoreError, StoreErrorKind};
 
 /// Minimum age of a connection that is replaced because the server refuses to act as a master.
@@ -95,9 +96,9 @@ impl Connected {
 
 impl SharedConnection {
     /// Creates a connection that has up to `max_loads` loads in flight. Does no IO.
-    pub(super) fn new(config: &RedisConfig, max_loads: u32) -> Self {
+    pub(super) fn new(config: &RedisConfig, max_loads: u32, time: Arc<ServerTime>) -> Self {
         SharedConnection {
-            endpoint: Endpoint::new(config),
+            endpoint: Endpoint::new(config, time),
             response_timeout: config.response_timeout,
             loads: Loads::new(max_loads),
             probe: get_from_master(&format!("{}beat", config.key_prefix)),
@@ -295,8 +296,8 @@ impl SharedConnection {
                     return Err(StoreErrorKind::Closed.into());
                 }
                 state.current = Some(connected.clone());
-                // Before any command is sent to it. The subscription to another server ends a moment
-                // later, and at the latest with its lease.
+                // Before any command is sent to it. The subscription to another server ends a
+                // moment later, and at the latest with its lease.
                 self.target.send_replace(Target::Server(connected.server().clone()));
                 Ok(connected)
             }

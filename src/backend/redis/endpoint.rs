@@ -15,9 +15,11 @@ use redis::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use super::config::RedisConfig;
 use super::error::{refuses_the_command, unreachable};
+use crate::clock::{self, ServerTime};
 use crate::error::{StoreError, StoreErrorKind};
 
 /// Maximum number of commands that wait to be written. The client's default of 50 makes bursts
@@ -34,6 +36,7 @@ pub(super) struct Endpoint {
     connect_timeout: Duration,
     /// `true` if the server evicts keys when its memory is full.
     evicts_keys: AtomicBool,
+    server_time: Arc<ServerTime>,
 }
 
 /// A connection that runs many commands at once.
@@ -53,10 +56,16 @@ pub(super) struct Link {
 pub(super) struct ServerId(Arc<str>);
 
 impl Endpoint {
-    pub(super) fn new(config: &RedisConfig) -> Self {
+    pub(super) fn new(config: &RedisConfig, server_time: Arc<ServerTime>) -> Self {
         let (addr, settings) = config.address();
         let connect_timeout = config.connect_timeout;
-        Endpoint { addr, settings, connect_timeout, evicts_keys: AtomicBool::new(false) }
+        let evicts_keys = AtomicBool::new(false);
+        Endpoint { addr, settings, connect_timeout, evicts_keys, server_time }
+    }
+
+    /// Returns the server's time, which each new connection observes.
+    pub(super) fn server_time(&self) -> &Arc<ServerTime> {
+        &self.server_time
     }
 
     /// Returns `true` if the server evicts keys when its memory is full, as far as it has said when
@@ -98,7 +107,11 @@ impl Endpoint {
                 .await
                 .map_err(unreachable)?;
         let driver = Arc::new(AbortOnDrop(tokio::spawn(driver).abort_handle()));
+        let asked = Instant::now();
         let info = server_info(&mut commands).await.map_err(unreachable)?;
+        if let Some(time) = clock::parse_info(&info) {
+            self.server_time.observe(asked.into_std(), Instant::now().into_std(), time);
+        }
         self.note_eviction(&info);
         let server = ServerId::parse(&info);
         Ok(Link { commands, server, received, driver })
@@ -112,8 +125,7 @@ impl Endpoint {
         if !self.evicts_keys.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 maxmemory_policy = policy,
-                "Redis evicts keys when its memory is full: users may be logged out, and a logout \
-                 everywhere has to look at all sessions; use the policy `noeviction`"
+                "Redis evicts keys when its memory is full, which logs users out: use `noeviction`"
             );
         }
     }

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::clock::Timestamp;
+
 /// Maximum number of pending heartbeats. With more, the shared connection or the subscription is
 /// too slow to be trusted.
 const MAX_PENDING: usize = 16;
@@ -22,7 +24,11 @@ pub(super) struct HeartbeatTracker {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Reply {
     /// A heartbeat that was sent at this moment. Everything announced before it has been received.
-    Heartbeat(Instant),
+    Heartbeat {
+        sent_at: Instant,
+        /// The server's time when it carried the heartbeat out.
+        time: Option<Timestamp>,
+    },
     /// The server's data has another history than at the first heartbeat. The server was demoted
     /// meanwhile, and announcements made on the server that it followed were not received.
     OtherHistory,
@@ -38,10 +44,10 @@ impl HeartbeatTracker {
         self.last
     }
 
-    /// Interprets what the script has published: the number of the heartbeat and the server's
-    /// replication id.
+    /// Interprets what the script has published: the number of the heartbeat, the server's
+    /// replication id and its time.
     pub(super) fn receive(&mut self, message: &[u8]) -> Reply {
-        let Some((number, history)) = parse(message) else { return Reply::Nothing };
+        let Some((number, history, time)) = parse(message) else { return Reply::Nothing };
         let Some(position) = self.pending.iter().position(|(sent, _)| *sent == number) else {
             return Reply::Nothing;
         };
@@ -51,7 +57,7 @@ impl HeartbeatTracker {
         let sent_at = self.pending[position].1;
         // This one also proves what earlier ones would have, so those are no longer needed.
         self.pending.drain(..=position);
-        Reply::Heartbeat(sent_at)
+        Reply::Heartbeat { sent_at, time }
     }
 
     /// Returns `true` if a heartbeat has been pending for longer than `patience`, or too many are.
@@ -61,9 +67,11 @@ impl HeartbeatTracker {
     }
 }
 
-fn parse(message: &[u8]) -> Option<(u64, &str)> {
-    let (number, history) = std::str::from_utf8(message).ok()?.split_once(' ')?;
-    Some((number.parse().ok()?, history))
+fn parse(message: &[u8]) -> Option<(u64, &str, Option<Timestamp>)> {
+    let (number, rest) = std::str::from_utf8(message).ok()?.split_once(' ')?;
+    let (history, micros) = rest.split_once(' ')?;
+    let time = micros.parse::<u64>().ok().map(|micros| Timestamp::from_millis(micros / 1000));
+    Some((number.parse().ok()?, history, time))
 }
 
 #[cfg(test)]
@@ -72,6 +80,10 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    fn heartbeat(sent_at: Instant) -> Reply {
+        Reply::Heartbeat { sent_at, time: Some(Timestamp::from_millis(7)) }
+    }
+
     #[test]
     fn a_heartbeat_that_comes_back_proves_the_moment_at_which_it_was_sent() {
         let (mut tracker, start) = (HeartbeatTracker::default(), Instant::now());
@@ -79,13 +91,13 @@ mod tests {
             (tracker.send(start), tracker.send(start + SECOND), tracker.send(start + 2 * SECOND)),
             (1, 2, 3)
         );
-        assert_eq!(tracker.receive(b"2 abc"), Reply::Heartbeat(start + SECOND));
+        assert_eq!(tracker.receive(b"2 abc 7000"), heartbeat(start + SECOND));
         assert_eq!(
-            tracker.receive(b"1 abc"),
+            tracker.receive(b"1 abc 7000"),
             Reply::Nothing,
             "a later heartbeat has been received"
         );
-        assert_eq!(tracker.receive(b"3 abc"), Reply::Heartbeat(start + 2 * SECOND));
+        assert_eq!(tracker.receive(b"3 abc 7000"), heartbeat(start + 2 * SECOND));
         assert!(tracker.pending.is_empty());
     }
 
@@ -95,10 +107,10 @@ mod tests {
         for _ in 0..3 {
             tracker.send(start);
         }
-        assert_eq!(tracker.receive(b"1 abc"), Reply::Heartbeat(start));
-        assert_eq!(tracker.receive(b"2 def"), Reply::OtherHistory);
+        assert_eq!(tracker.receive(b"1 abc 7000"), heartbeat(start));
+        assert_eq!(tracker.receive(b"2 def 7000"), Reply::OtherHistory);
         assert_eq!(
-            tracker.receive(b"3 def"),
+            tracker.receive(b"3 def 7000"),
             Reply::OtherHistory,
             "the replication id stays refused"
         );
@@ -108,7 +120,7 @@ mod tests {
     fn a_message_that_was_not_sent_proves_nothing() {
         let mut tracker = HeartbeatTracker::default();
         tracker.send(Instant::now());
-        for message in [&b""[..], b"1", b"abc 1", b"2 abc", b"-1 abc", b"\xff 1"] {
+        for message in [&b""[..], b"1", b"abc 1", b"2 abc 7000", b"-1 abc", b"\xff 1"] {
             assert_eq!(tracker.receive(message), Reply::Nothing, "{message:?}");
         }
         assert_eq!(tracker.history, None, "the replication id is not taken from it");

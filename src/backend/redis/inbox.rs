@@ -1,6 +1,6 @@
 //! What arrives over the connection of a subscription, in the order in which the server sent it.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::{Msg, PushInfo, PushKind, Value};
@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use super::heartbeat::{HeartbeatTracker, Reply};
 use crate::backend::{Event, SubscriptionSender};
+use crate::clock::ServerTime;
 
 /// Turns the messages of two channels into the events of a subscription: the channel of
 /// announcements, and the private channel of this subscription's heartbeats.
@@ -17,6 +18,7 @@ use crate::backend::{Event, SubscriptionSender};
 pub(super) struct Inbox {
     channel: String,
     private: String,
+    time: Arc<ServerTime>,
     state: Mutex<State>,
     phase: watch::Sender<Phase>,
 }
@@ -37,10 +39,16 @@ pub(super) enum Phase {
 }
 
 impl Inbox {
-    pub(super) fn new(channel: String, private: String, events: SubscriptionSender) -> Self {
+    pub(super) fn new(
+        channel: String,
+        private: String,
+        time: Arc<ServerTime>,
+        events: SubscriptionSender,
+    ) -> Self {
         Inbox {
             channel,
             private,
+            time,
             state: Mutex::new(State { events, heartbeats: HeartbeatTracker::default() }),
             phase: watch::Sender::new(Phase::Unproven),
         }
@@ -112,8 +120,12 @@ impl Inbox {
 
     fn phase_after_heartbeat(&self, message: &Msg, state: &mut State, phase: Phase) -> Phase {
         match state.heartbeats.receive(message.get_payload_bytes()) {
-            Reply::Heartbeat(sent_at) if state.events.send(Event::Alive(sent_at)) => Phase::Proven,
-            Reply::Heartbeat(_) => Phase::Ended,
+            Reply::Heartbeat { sent_at, time } => {
+                if let Some(time) = time {
+                    self.time.observe(sent_at, now(), time);
+                }
+                if state.events.send(Event::Alive(sent_at)) { Phase::Proven } else { Phase::Ended }
+            }
             Reply::OtherHistory => {
                 tracing::debug!("the server was demoted between two heartbeats");
                 Phase::Ended
@@ -125,6 +137,10 @@ impl Inbox {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 fn is_text(value: Option<&Value>, text: &str) -> bool {
@@ -142,7 +158,8 @@ mod tests {
 
     fn inbox() -> (Inbox, Subscription) {
         let (events, subscription) = Subscription::channel();
-        (Inbox::new("all".to_owned(), "mine".to_owned(), events), subscription)
+        let (all, mine) = ("all".to_owned(), "mine".to_owned());
+        (Inbox::new(all, mine, Arc::default(), events), subscription)
     }
 
     fn push(kind: PushKind, data: &[&str]) -> PushInfo {
@@ -168,7 +185,7 @@ mod tests {
         assert_eq!(inbox.heartbeat_sent(sent_at), 1);
         inbox.receive(push(PushKind::Message, &["all", "one"]));
         assert_eq!(inbox.reaches(Phase::Unproven).await, Phase::Unproven);
-        inbox.receive(push(PushKind::Message, &["mine", "1 abc"]));
+        inbox.receive(push(PushKind::Message, &["mine", "1 abc 7000"]));
         assert_eq!(inbox.reaches(Phase::Proven).await, Phase::Proven);
         inbox.receive(push(PushKind::Message, &["all", "two"]));
         assert_eq!(
@@ -184,16 +201,16 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_proven_after_the_end() {
-        let other_history = push(PushKind::Message, &["mine", "2 def"]);
+        let other_history = push(PushKind::Message, &["mine", "2 def 7000"]);
         for last in [push(PushKind::Disconnection, &[]), other_history] {
             let (inbox, subscription) = inbox();
             for _ in 0..3 {
                 inbox.heartbeat_sent(Instant::now());
             }
-            inbox.receive(push(PushKind::Message, &["mine", "1 abc"]));
+            inbox.receive(push(PushKind::Message, &["mine", "1 abc 7000"]));
             inbox.receive(last);
             assert_eq!(inbox.reaches(Phase::Ended).await, Phase::Ended);
-            inbox.receive(push(PushKind::Message, &["mine", "3 abc"]));
+            inbox.receive(push(PushKind::Message, &["mine", "3 abc 7000"]));
             inbox.receive(push(PushKind::Message, &["all", "one"]));
             let events = events(subscription, inbox).await;
             assert!(matches!(events[..], [Event::Alive(_)]), "{events:?}");

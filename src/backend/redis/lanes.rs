@@ -7,12 +7,15 @@
 //! A node knows the size of a record that it writes. For one that it reads, it goes by the size at
 //! its last read or write.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use quick_cache::sync::Cache;
 use redis::Cmd;
 
 use super::config::RedisConfig;
 use super::connection::{Connected, SharedConnection};
+use crate::clock::ServerTime;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
 
@@ -43,10 +46,10 @@ pub(super) struct Lane<'a> {
 
 impl Lanes {
     /// Creates the connections. Does no IO.
-    pub(super) fn new(config: &RedisConfig) -> Self {
+    pub(super) fn new(config: &RedisConfig, time: Arc<ServerTime>) -> Self {
         Lanes {
-            commands: SharedConnection::new(config, MAX_LOADS),
-            large_records: SharedConnection::new(config, MAX_LARGE_LOADS),
+            commands: SharedConnection::new(config, MAX_LOADS, time.clone()),
+            large_records: SharedConnection::new(config, MAX_LARGE_LOADS, time),
             known_large: Cache::new(MAX_KNOWN),
         }
     }

@@ -1,9 +1,9 @@
 //! The limit of loads in flight. Pure: time comes from outside.
 //!
 //! When more loads arrive than the server can answer, a queue grows until each answer comes after
-//! its reader has given up. All work is then wasted, and it stays so after the cause has passed, for
-//! as long as the load lasts (Bronson et al., "Metastable Failures in Distributed Systems", HotOS
-//! 2021). So a load above the limit fails at once, and the others are answered in time.
+//! its reader has given up. All work is then wasted, and it stays so after the cause has passed,
+//! for as long as the load lasts (Bronson et al., "Metastable Failures in Distributed Systems",
+//! HotOS 2021). So a load above the limit fails at once, and the others are answered in time.
 //!
 //! The limit adapts to the server by additive increase and multiplicative decrease, as TCP's
 //! congestion window does (RFC 5681): as many answers as the limit raise it by one, and a load that

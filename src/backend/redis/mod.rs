@@ -28,7 +28,7 @@ use super::{
     Backend, Created, Cursor, Deleted, OwnerTag, Page, Revision, Stored, Subscription, Timestamp,
     Touched, Update, Updated,
 };
-use crate::clock::millis;
+use crate::clock::{ServerTime, millis};
 use crate::error::{ConfigError, StoreError, StoreErrorKind};
 use crate::id::{SessionId, TEXT_LEN};
 
@@ -42,8 +42,8 @@ const PAGE: u32 = 256;
 ///
 /// Each operation is one round trip over one shared connection. Announcements arrive over a second
 /// connection, which speaks RESP3. Records of 64 KiB and more have a third, so that they slow only
-/// each other. At most 512 reads are in flight, fewer while answers are late; another one fails with
-/// [`Overloaded`](StoreErrorKind::Overloaded).
+/// each other. At most 512 reads are in flight, fewer while answers are late; another one fails
+/// with [`Overloaded`](StoreErrorKind::Overloaded).
 pub struct RedisBackend {
     shared: Arc<RedisInner>,
 }
@@ -64,10 +64,19 @@ impl RedisBackend {
     ///
     /// Fails if the configuration is invalid.
     pub fn new(config: &RedisConfig, channel: &str) -> Result<Self, ConfigError> {
+        Self::with_server_time(config, channel, Arc::default())
+    }
+
+    /// Like [`new`](Self::new), and records the server's time for the clock of the store.
+    pub(crate) fn with_server_time(
+        config: &RedisConfig,
+        channel: &str,
+        time: Arc<ServerTime>,
+    ) -> Result<Self, ConfigError> {
         config.check()?;
         Ok(RedisBackend {
             shared: Arc::new(RedisInner {
-                lanes: Lanes::new(config),
+                lanes: Lanes::new(config, time),
                 scripts: Scripts::new(),
                 key_prefix: config.key_prefix.clone(),
                 channel: channel.to_owned(),

@@ -156,13 +156,15 @@ return redis.status_reply('OK')
 ";
 
 /// Key: the heartbeat's. Arguments: time to live, channel, number of the heartbeat. Publishes the
-/// number and the server's replication id. The id changes whenever the server becomes a master,
-/// takes over another server's data, or begins its own history.
+/// number, the server's replication id, and its time in microseconds. The id changes whenever the
+/// server becomes a master, takes over another server's data, or begins its own history.
 const HEARTBEAT: &str = r"#!lua flags=allow-oom
 redis.call('SET', KEYS[1], '', 'PX', ARGV[1])
-local history = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+local info = redis.call('INFO', 'server', 'replication')
+local history = string.match(info, 'master_replid:(%x+)')
+local time = string.match(info, 'server_time_usec:(%d+)')
 if not history then return redis.error_reply('ERR the server reports no replication id') end
-redis.call('PUBLISH', ARGV[2], ARGV[3] .. ' ' .. history)
+redis.call('PUBLISH', ARGV[2], ARGV[3] .. ' ' .. history .. ' ' .. (time or ''))
 return redis.status_reply('OK')
 ";
 

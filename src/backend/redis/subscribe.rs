@@ -5,12 +5,12 @@
 //! a number on a channel to which only this subscription listens. The script's reply proves that
 //! the server is a writable master. The number coming out of the subscription proves that
 //! everything announced before has already come out. The server's replication id comes with the
-//! number. If the server has become a replica meanwhile, even if only between two heartbeats, its id
-//! is another one afterwards.
+//! number. If the server has become a replica meanwhile, even if only between two heartbeats, its
+//! id is another one afterwards.
 //!
 //! Commands run over another connection, so that heartbeats never wait behind them. Both must lead
-//! to the same server process, which its run id shows: a connection leads to one process for as long
-//! as it lives.
+//! to the same server process, which its run id shows: a connection leads to one process for as
+//! long as it lives.
 //!
 //! A `PING` would prove none of this: a demoted master answers it, and so does a connection whose
 //! channel an ACL has taken away. Neither would a heartbeat that is sent over another connection: a
@@ -40,8 +40,9 @@ pub(super) async fn subscribe(
     // The fault that ended the previous subscription may have broken the shared connection, too.
     let connected = shared.lanes.commands().checked().await?;
     let (events, subscription) = Subscription::channel();
-    let inbox = Inbox::new(shared.channel.clone(), private_channel(&shared.channel), events);
-    let inbox = Arc::new(inbox);
+    let (channel, private) = (shared.channel.clone(), private_channel(&shared.channel));
+    let time = shared.lanes.commands().endpoint().server_time().clone();
+    let inbox = Arc::new(Inbox::new(channel, private, time, events));
     let messages = {
         let inbox = inbox.clone();
         move |push| {

@@ -1,0 +1,107 @@
+//! Handles that outlive the response of their request, as those of a socket do.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use clustered_sessions::{Clock, MemoryBackend, Session, SessionError, SessionLayer};
+use http::StatusCode;
+use tokio::sync::mpsc;
+use tower::ServiceExt as _;
+
+use crate::lifecycle::cold;
+use crate::web::{Browser, Data, Spy, ada, config, eventually, only_data, only_id, serve, start};
+
+/// Returns the session of a request whose response head has been sent.
+pub(crate) async fn session_after_the_head(
+    sessions: &SessionLayer<Data>,
+    browser: &Browser,
+) -> Session<Data> {
+    let (sender, mut receiver) = mpsc::channel(1);
+    let app =
+        serve(sessions, async move |session: Session<Data>| sender.send(session).await.unwrap());
+    app.oneshot(browser.request()).await.unwrap();
+    receiver.recv().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_stream_can_change_an_existing_session() {
+    let (sessions, mut browser) = cold(&Spy::new()).await;
+    let app = serve(&sessions, async |session: Session<Data>| {
+        Body::from_stream(futures_util::stream::once(async move {
+            session.update(|data| data.visits += 1);
+            session.save().await?;
+            let count = |data: &mut Data| {
+                data.visits += 1;
+                data.visits.to_string()
+            };
+            session.modify(count).await
+        }))
+    });
+    let page = browser.visit(&app).await;
+    assert_eq!((page.body.as_str(), page.set_cookies().len()), ("2", 0));
+    assert_eq!(only_data(&sessions).await.visits, 2);
+    assert_eq!(sessions.store().dropped_changes(), 0);
+}
+
+#[tokio::test]
+async fn a_change_that_needs_a_cookie_is_refused_after_the_head() {
+    let (sessions, browser) = cold(&Spy::new()).await;
+    let existing = session_after_the_head(&sessions, &browser).await;
+    existing.regenerate();
+    assert!(matches!(existing.save().await, Err(SessionError::HeadSent)));
+    existing.discard();
+    existing.modify(|data| data.visits += 1).await.unwrap();
+    assert_eq!(only_data(&sessions).await.visits, 1);
+
+    let new_visitor = session_after_the_head(&sessions, &Browser::new()).await;
+    assert!(matches!(
+        new_visitor.modify(|data| data.visits += 1).await,
+        Err(SessionError::HeadSent)
+    ));
+    assert_eq!(sessions.store().size().await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn changes_that_are_dropped_after_the_head_are_counted() {
+    let (sessions, browser) = cold(&Spy::new()).await;
+    let session = session_after_the_head(&sessions, &browser).await;
+    session.update(|data| data.visits += 1);
+    assert_eq!(sessions.store().dropped_changes(), 0);
+    drop(session);
+    assert_eq!(sessions.store().dropped_changes(), 1);
+    assert_eq!(only_data(&sessions).await.visits, 0);
+}
+
+#[tokio::test]
+async fn a_logout_after_the_head_deletes_the_session() {
+    let (sessions, browser) = cold(&Spy::new()).await;
+    session_after_the_head(&sessions, &browser).await.destroy();
+    eventually(async || sessions.store().size().await.unwrap() == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_logout_of_a_session_that_was_regenerated_a_minute_ago_is_gone_and_not_ok() {
+    let memory = MemoryBackend::new();
+    let sessions = start(config(&memory).clock(Clock::tokio())).await;
+    let browser = Browser::with(&sessions, ada()).await;
+    let socket = session_after_the_head(&sessions, &browser).await;
+    let mut other = browser.clone();
+    let page =
+        other.visit(&serve(&sessions, async |session: Session<Data>| session.regenerate())).await;
+    assert_eq!(page.status, StatusCode::OK);
+    tokio::time::advance(Duration::from_secs(61)).await;
+    socket.destroy();
+    assert!(matches!(socket.save().await, Err(SessionError::Gone)));
+    assert_eq!(sessions.store().size().await.unwrap(), 1, "it lives on under its new token");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_logout_of_a_session_that_has_just_been_deleted_is_ok() {
+    let sessions = start(config(&MemoryBackend::new()).clock(Clock::tokio())).await;
+    let browser = Browser::with(&sessions, ada()).await;
+    let tab = session_after_the_head(&sessions, &browser).await;
+    sessions.store().delete(only_id(&sessions).await).await.unwrap();
+    tokio::time::advance(Duration::from_secs(20)).await;
+    tab.destroy();
+    tab.save().await.unwrap();
+}
