@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use clustered_sessions::{
-    ClusterConfig, OutagePolicy, SessionConfigBuilder, SessionStore, StoreError, StoreErrorKind,
+    ClusterConfig, SessionConfigBuilder, SessionStore, StoreError, StoreErrorKind,
 };
 use support::proxy::Proxy;
 use support::redis::RedisServer;
+use support::replication::pair;
 use support::wait::eventually;
 use tokio::time::{Instant, sleep};
 
@@ -63,17 +64,51 @@ async fn a_server_without_enough_replicas_is_unavailable() {
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_save_is_unavailable_and_is_not_flooded_with_connections() {
+async fn a_server_that_cannot_save_refuses_changes_and_is_still_read() {
     let server = RedisServer::start();
-    let policy = OutagePolicy::ServeCached { max_age: Duration::from_secs(60) };
-    let node = store(config().redis(server.config()).on_outage(policy)).await;
+    let node = store(config().redis(server.config())).await;
     let id = node.create(Data::of("ada")).await.unwrap().id;
     server.fail_to_save().await;
+    let before = server.connections_accepted();
     assert_eq!(
         kind(node.modify(id, |data| data.visits += 1).await),
         Some(StoreErrorKind::Unavailable)
     );
+    assert_eq!(kind(node.delete(id).await), Some(StoreErrorKind::Unavailable));
+    // Longer than `max_staleness`, so that the lease rests on heartbeats that do not write.
+    sleep(Duration::from_millis(2500)).await;
+    assert!(node.find_fresh(id).await.unwrap().is_some());
+    let hits = node.cache_stats().hits;
+    assert!(node.find(id).await.unwrap().is_some());
+    assert_eq!(node.cache_stats().hits, hits + 1);
+    assert_eq!(node.coordinator().disconnects(), 0);
+    assert_eq!(server.connections_accepted() - before, 1, "that of this test's own command");
 
+    server.need_not_save();
+    node.modify(id, |data| data.visits += 1).await.unwrap();
+    assert_eq!(node.find_fresh(id).await.unwrap().unwrap().data().visits, 1);
+}
+
+#[tokio::test]
+async fn a_demoted_server_that_cannot_save_is_not_read() {
+    let (master, other) = pair().await;
+    let node = store(config().redis(master.config())).await;
+    let id = node.create(Data::of("ada")).await.unwrap().id;
+    other.promote();
+    master.fail_to_save().await;
+    other.freeze();
+    master.replicate(other.port());
+    assert_eq!(kind(node.find_fresh(id).await), Some(StoreErrorKind::Unavailable));
+    eventually(async || !node.coordinator().is_listening(), "the lease has ended").await;
+    other.thaw();
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_to_be_a_master_is_not_flooded_with_connections() {
+    let server = RedisServer::start();
+    let node = store(config().redis(server.config())).await;
+    let id = node.create(Data::of("ada")).await.unwrap().id;
+    let () = server.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
     let (before, start, mut reads) = (server.connections_accepted(), Instant::now(), 0);
     while start.elapsed() < Duration::from_secs(1) {
         assert_eq!(kind(node.find_fresh(id).await), Some(StoreErrorKind::Unavailable));
@@ -82,11 +117,6 @@ async fn a_server_that_cannot_save_is_unavailable_and_is_not_flooded_with_connec
     // Ten in a second for commands and a few for subscriptions, however many reads there are.
     let connections = server.connections_accepted() - before;
     assert!(reads > 100 && connections < 50, "{connections} connections for {reads} reads");
-
-    server.need_not_save();
-    eventually(async || node.find_fresh(id).await.is_ok(), "the server is used again").await;
-    node.modify(id, |data| data.visits += 1).await.unwrap();
-    assert_eq!(node.find_fresh(id).await.unwrap().unwrap().data().visits, 1);
 }
 
 #[tokio::test]

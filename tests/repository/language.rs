@@ -11,7 +11,7 @@ const POOR_OPENINGS: [&str; 12] = [
 ];
 const WIDTH: usize = 100;
 
-/// Returns the path and text of each file under `src`.
+/// Returns the path and text of each Rust file of the crate, its tests, examples and benches.
 fn sources() -> Vec<(PathBuf, String)> {
     fn walk(dir: &Path, found: &mut Vec<(PathBuf, String)>) {
         for entry in fs::read_dir(dir).unwrap() {
@@ -26,7 +26,9 @@ fn sources() -> Vec<(PathBuf, String)> {
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = Vec::new();
-    walk(&root.join("src"), &mut found);
+    for dir in ["src", "tests", "examples", "benches"] {
+        walk(&root.join(dir), &mut found);
+    }
     for (path, _) in &mut found {
         *path = path.strip_prefix(root).unwrap().to_owned();
     }

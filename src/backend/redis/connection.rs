@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::config::RedisConfig;
 use super::endpoint::{Endpoint, Link, ServerId};
-use super::error::{Effect, breaks_the_connection, is_wrong_server};
+use super::error::{Effect, breaks_the_connection, cannot_save, is_wrong_server};
 use super::loads::Loads;
 use super::scripts::{Script, is_unknown_script};
 use crate::clock::ServerTime;
@@ -35,6 +35,13 @@ pub(super) fn get_from_master(key: &str) -> Cmd {
     let mut command = cmd("GETEX");
     command.arg(key);
     command
+}
+
+/// A value to be read.
+pub(super) struct Load<'a> {
+    pub(super) key: &'a str,
+    /// The script for a server that refuses writes.
+    pub(super) without_writing: &'a Script,
 }
 
 /// The connection that all commands share, and the means to replace it.
@@ -141,12 +148,12 @@ impl SharedConnection {
     /// Reads a value in one round trip, unless too many other loads are in flight.
     ///
     /// If the connection breaks, the value is read over a new one.
-    pub(super) async fn load(&self, command: &Cmd) -> Result<Option<Bytes>, StoreError> {
+    pub(super) async fn load(&self, load: &Load<'_>) -> Result<Option<Bytes>, StoreError> {
         let connected = self.connected().await?;
-        let mut reply = self.send_load(&connected, command).await?;
+        let mut reply = self.send_load(&connected, load).await?;
         if reply.as_ref().is_err_and(breaks_the_connection) {
             let connected = self.connected().await?;
-            reply = self.send_load(&connected, command).await?;
+            reply = self.send_load(&connected, load).await?;
         }
         Effect::Idempotent.interpret(reply)
     }
@@ -155,9 +162,9 @@ impl SharedConnection {
     pub(super) async fn load_on(
         &self,
         connected: &Connected,
-        command: &Cmd,
+        load: &Load<'_>,
     ) -> Result<Option<Bytes>, StoreError> {
-        Effect::Idempotent.interpret(self.send_load(connected, command).await?)
+        Effect::Idempotent.interpret(self.send_load(connected, load).await?)
     }
 
     /// Runs a script in one round trip, or two if the server does not know the script yet.
@@ -205,16 +212,35 @@ impl SharedConnection {
         }
     }
 
-    /// Sends a command like [`send`](Self::send), unless too many loads are in flight.
+    /// Reads a value, by a script if the server refuses writes and takes the usual command for one.
     async fn send_load(
         &self,
         connected: &Connected,
-        command: &Cmd,
+        load: &Load<'_>,
+    ) -> Result<RedisResult<Value>, StoreError> {
+        let mut reply = self.send_limited(connected, get_from_master(load.key)).await?;
+        if reply.as_ref().is_err_and(cannot_save) {
+            let key = |command: &mut Cmd| {
+                command.arg(1).arg(load.key);
+            };
+            let script = load.without_writing;
+            reply = self.send_limited(connected, script.by_digest(key)).await?;
+            if reply.as_ref().is_err_and(is_unknown_script) {
+                reply = self.send_limited(connected, script.by_code(key)).await?;
+            }
+        }
+        Ok(reply)
+    }
+
+    /// Sends a command like [`send`](Self::send), unless too many loads are in flight.
+    async fn send_limited(
+        &self,
+        connected: &Connected,
+        command: Cmd,
     ) -> Result<RedisResult<Value>, StoreError> {
         let load = self.loads.begin()?;
         let received_before = connected.link.received.get();
         let mut commands = connected.link.commands.clone();
-        let command = command.clone();
         let mut reply = Box::pin(async move { commands.send_packed_command(&command).await });
         match tokio::time::timeout(self.response_timeout, &mut reply).await {
             Ok(reply) => {

@@ -56,7 +56,7 @@ pub(super) fn unreachable(error: RedisError) -> StoreError {
 
 /// Returns the kind of a refusal by the server, or `None` if it is another error.
 fn refusal(error: &RedisError) -> Option<StoreErrorKind> {
-    if is_wrong_server(error) || is_busy(error) {
+    if is_wrong_server(error) || is_busy(error) || cannot_save(error) {
         // A retry may find the server ready, or another server.
         return Some(StoreErrorKind::Unavailable);
     }
@@ -77,10 +77,13 @@ pub(super) fn refuses_the_command(error: &RedisError) -> bool {
 /// Returns `true` if the server must not be used although it answers. A server that accepts no
 /// writes may have been replaced by another one, and its data may be outdated.
 pub(super) fn is_wrong_server(error: &RedisError) -> bool {
-    matches!(
-        error.code(),
-        Some("READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "NOREPLICAS" | "MISCONF")
-    )
+    matches!(error.code(), Some("READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "NOREPLICAS"))
+}
+
+/// Returns `true` if the server refuses writes because it cannot save its data. It is still the
+/// master, and can be read.
+pub(super) fn cannot_save(error: &RedisError) -> bool {
+    error.code() == Some("MISCONF")
 }
 
 /// Returns `true` if the server did nothing, because it is loading its data, runs another client's

@@ -11,10 +11,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use quick_cache::sync::Cache;
-use redis::Cmd;
 
 use super::config::RedisConfig;
-use super::connection::{Connected, SharedConnection};
+use super::connection::{Connected, Load, SharedConnection};
 use crate::clock::ServerTime;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
@@ -63,13 +62,13 @@ impl Lanes {
     pub(super) async fn load(
         &self,
         id: &SessionId,
-        command: &Cmd,
+        load: &Load<'_>,
     ) -> Result<Option<Bytes>, StoreError> {
         let value = if self.known_large.get(id).is_some() {
             let Lane { connection, connected } = self.lane_for_large_records().await?;
-            connection.load_on(&connected, command).await?
+            connection.load_on(&connected, load).await?
         } else {
-            self.commands.load(command).await?
+            self.commands.load(load).await?
         };
         self.note_size(id, value.as_ref().map_or(0, Bytes::len));
         Ok(value)

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use redis::{FromRedisValue, Value, cmd, from_redis_value};
 
 pub use self::config::RedisConfig;
-use self::connection::{Connected, get_from_master};
+use self::connection::{Connected, Load};
 use self::error::Effect;
 use self::lanes::{Lane, Lanes};
 use self::scripts::Scripts;
@@ -165,8 +165,10 @@ fn unexpected() -> StoreError {
 #[deny(clippy::missing_trait_methods)]
 impl Backend for RedisBackend {
     async fn load(&self, id: &SessionId) -> Result<Option<Stored>, StoreError> {
-        let command = get_from_master(&self.shared.key(id));
-        let value = self.shared.lanes.load(id, &command).await;
+        let RedisInner { lanes, scripts, .. } = &*self.shared;
+        let key = self.shared.key(id);
+        let load = Load { key: &key, without_writing: &scripts.load_without_writing };
+        let value = lanes.load(id, &load).await;
         let value = value.map_err(|error| error.with_session_id(id))?;
         value.map(Stored::from_bytes).transpose().map_err(|error| error.with_session_id(id))
     }

@@ -168,6 +168,32 @@ redis.call('PUBLISH', ARGV[2], ARGV[3] .. ' ' .. history .. ' ' .. (time or ''))
 return redis.status_reply('OK')
 ";
 
+/// Like [`HEARTBEAT`], for a server that refuses writes because it cannot save its data. Nothing can
+/// change there, so that it says it is a master, and of which history, is proof enough.
+///
+/// It has no `#!lua` line: the server would take it for a write.
+const HEARTBEAT_WITHOUT_WRITING: &str = r"
+local info = redis.call('INFO', 'server', 'replication')
+if not string.find(info, 'role:master', 1, true) then
+  return redis.error_reply('READONLY the server is not a master')
+end
+local history = string.match(info, 'master_replid:(%x+)')
+local time = string.match(info, 'server_time_usec:(%d+)')
+if not history then return redis.error_reply('ERR the server reports no replication id') end
+redis.call('PUBLISH', ARGV[2], ARGV[3] .. ' ' .. history .. ' ' .. (time or ''))
+return redis.status_reply('OK')
+";
+
+/// Key: the record. Returns it. For a server that refuses `GETEX` because it cannot save its data.
+///
+/// It has no `#!lua` line: the server would take it for a write.
+const LOAD_WITHOUT_WRITING: &str = r"
+if not string.find(redis.call('INFO', 'replication'), 'role:master', 1, true) then
+  return redis.error_reply('READONLY the server is not a master')
+end
+return redis.call('GET', KEYS[1])
+";
+
 /// A script and the digest under which the server caches it.
 pub(super) struct Script {
     code: &'static str,
@@ -214,6 +240,8 @@ pub(super) struct Scripts {
     pub(super) sessions_of_owner: Script,
     pub(super) publish: Script,
     pub(super) heartbeat: Script,
+    pub(super) heartbeat_without_writing: Script,
+    pub(super) load_without_writing: Script,
 }
 
 impl Scripts {
@@ -230,6 +258,8 @@ impl Scripts {
             sessions_of_owner: Script::new(SESSIONS_OF_OWNER),
             publish: Script::new(PUBLISH),
             heartbeat: Script::new(HEARTBEAT),
+            heartbeat_without_writing: Script::new(HEARTBEAT_WITHOUT_WRITING),
+            load_without_writing: Script::new(LOAD_WITHOUT_WRITING),
         }
     }
 }

@@ -25,9 +25,9 @@ use redis::{Cmd, RedisResult, Value};
 
 use super::RedisInner;
 use super::endpoint::Link;
-use super::error::{is_busy, unreachable};
+use super::error::{cannot_save, is_busy, unreachable};
 use super::inbox::{Inbox, Phase};
-use super::scripts::is_unknown_script;
+use super::scripts::{Script, is_unknown_script};
 use crate::backend::Subscription;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::random::random_bytes;
@@ -142,7 +142,15 @@ impl Subscriber {
 
     /// Sends a heartbeat. It is pending from the first poll on.
     async fn heartbeat(&self) -> RedisResult<()> {
-        let script = &self.shared.scripts.heartbeat;
+        let scripts = &self.shared.scripts;
+        let sent = self.heartbeat_by(&scripts.heartbeat).await;
+        if sent.as_ref().is_err_and(cannot_save) {
+            return self.heartbeat_by(&scripts.heartbeat_without_writing).await;
+        }
+        sent
+    }
+
+    async fn heartbeat_by(&self, script: &Script) -> RedisResult<()> {
         let key = format!("{}beat", self.shared.key_prefix);
         let number = self.inbox.heartbeat_sent(now());
         let arguments = |command: &mut Cmd| {
