@@ -1,11 +1,12 @@
 //! The limits of a revocation: conflicts in a row, slow scans and the deadline.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use clustered_sessions::backend::{Event, Subscription};
 use clustered_sessions::testing::{BackendMethod, Interposed, Interposer};
-use clustered_sessions::{MemoryBackend, SessionStore, StoreError, StoreErrorKind};
+use clustered_sessions::{MemoryBackend, SessionId, SessionStore, StoreError, StoreErrorKind};
 use tokio::time::{Instant, advance};
 
 use crate::web::{Data, ada, config, start};
@@ -117,4 +118,55 @@ async fn a_bulk_deletion_that_never_catches_up_ends_with_a_timeout_after_ten_min
         took >= BULK_DELETE_TIMEOUT && took < BULK_DELETE_TIMEOUT + 2 * TOMBSTONE_TTL,
         "{took:?}"
     );
+}
+
+/// Reads the session on the same node just before each conditional deletion, and drops all
+/// announcements.
+#[derive(Clone, Default)]
+struct ReadInBetween(Arc<OnceLock<(SessionStore<Data>, SessionId)>>);
+
+impl Interposer for ReadInBetween {
+    async fn around<R: Send + 'static>(
+        &self,
+        method: BackendMethod,
+        call: impl Future<Output = Result<R, StoreError>> + Send + 'static,
+    ) -> Result<R, StoreError> {
+        if method == BackendMethod::DeleteIf {
+            let (store, id) = self.0.get().unwrap();
+            assert!(store.find(*id).await?.is_some());
+        }
+        call.await
+    }
+
+    fn subscribed(&self, mut subscription: Subscription) -> Subscription {
+        let (mut sender, forwarded) = Subscription::channel();
+        tokio::spawn(async move {
+            while let Some(event) = subscription.next().await {
+                if !matches!(event, Event::Message(_)) && !sender.send(event) {
+                    break;
+                }
+            }
+        });
+        forwarded
+    }
+}
+
+#[tokio::test]
+async fn a_read_in_the_middle_of_a_revocation_does_not_bring_the_session_back_into_the_cache() {
+    for by_owner in [true, false] {
+        let (memory, read) = (MemoryBackend::new(), ReadInBetween::default());
+        let backend = Interposed::with_interposer(memory.clone(), read.clone());
+        let config = config(&memory).backend(backend).owner(|user: &Data| user.user.clone());
+        let store = start(config).await.store().clone();
+        let id = store.create(ada()).await.unwrap().id;
+        read.0.set((store.clone(), id)).unwrap_or_else(|_| panic!("it is set once"));
+        let deletion = if by_owner {
+            store.delete_all_of("Ada").await.unwrap()
+        } else {
+            store.bulk_delete(|_| true).await.unwrap()
+        };
+        assert_eq!(deletion.deleted, 1);
+        assert!(store.coordinator().is_listening());
+        assert!(store.find(id).await.unwrap().is_none(), "by owner: {by_owner}");
+    }
 }
