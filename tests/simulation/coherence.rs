@@ -6,6 +6,8 @@
 //! runs a single one.
 
 use crate::history::history;
+#[cfg(feature = "redis")]
+use crate::history::history_over_redis;
 use crate::{run, run_all};
 
 #[test]
@@ -13,7 +15,15 @@ fn no_history_breaks_the_contract() {
     run_all(3000, history);
 }
 
+#[cfg(feature = "redis")]
+#[test]
+fn no_history_over_simulated_redis_servers_breaks_the_contract() {
+    run_all(400, history_over_redis);
+}
+
 #[test]
 fn the_same_seed_gives_the_same_history() {
     assert_eq!(run(history(7)), run(history(7)));
+    #[cfg(feature = "redis")]
+    assert_eq!(run(history_over_redis(7)), run(history_over_redis(7)));
 }

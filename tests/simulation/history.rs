@@ -17,13 +17,15 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use clustered_sessions::{Session, SessionId, SessionStore, StoreErrorKind};
+use clustered_sessions::{Session, SessionId, SessionLayer, SessionStore, StoreErrorKind};
 use http::{HeaderValue, Request, Response, header};
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, sleep, timeout};
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
-use super::{Counter, Dice, MAX_AGE, MAX_STALENESS, Node, calm, nodes, trouble};
+#[cfg(feature = "redis")]
+use super::redis::RedisWorld;
+use super::{Counter, Dice, MAX_AGE, MAX_STALENESS, World, calm, nodes, trouble};
 
 const NODES: usize = 3;
 const SESSIONS: usize = 3;
@@ -95,16 +97,22 @@ struct Known {
 
 /// One client performs one operation on one session through one node. Some clients disconnect
 /// before it completes.
-async fn step(number: usize, node: &Node, session: &Known, histories: &Histories, dice: &Dice) {
+async fn step(
+    number: usize,
+    layer: &SessionLayer<Counter>,
+    session: &Known,
+    histories: &Histories,
+    dice: &Dice,
+) {
     let patience = if dice.roll(10) == 0 { dice.millis(100) } else { Duration::from_secs(3600) };
-    let (store, id) = (node.store(), session.id);
+    let (store, id) = (layer.store(), session.id);
     match dice.roll(100) {
         // A cancelled read is not checked.
         0..45 => {
             let fresh = dice.roll(10) == 0;
             let _ = timeout(patience, read(number, store, id, histories, fresh)).await;
         }
-        45..70 => drop(timeout(patience, visit(number, node, session, histories)).await),
+        45..70 => drop(timeout(patience, visit(number, layer, session, histories)).await),
         70..97 => {
             if timeout(patience, increment(number, store, id, histories)).await.is_err() {
                 with_history(histories, id, |history| history.unknown += 1);
@@ -144,10 +152,15 @@ fn staleness(store: &SessionStore<Counter>, fresh: bool) -> Duration {
 
 /// Sends a request that reads its session, under the outage policy. Some nodes re-encrypt the
 /// session after the request.
-async fn visit(number: usize, node: &Node, session: &Known, histories: &Histories) {
+async fn visit(
+    number: usize,
+    layer: &SessionLayer<Counter>,
+    session: &Known,
+    histories: &Histories,
+) {
     let floor = |staleness| histories.borrow()[&session.id].floor(number, staleness);
-    let (usual, in_outage) = (floor(staleness(node.store(), false)), floor(MAX_AGE));
-    let service = node.layer.layer(service_fn(|request: Request<()>| async move {
+    let (usual, in_outage) = (floor(staleness(layer.store(), false)), floor(MAX_AGE));
+    let service = layer.layer(service_fn(|request: Request<()>| async move {
         let session = Session::<Counter>::from_extensions(request.extensions()).await.ok();
         let seen = session.map(|session| {
             (session.id().map(|_| session.data().count), session.outage().is_some())
@@ -201,31 +214,42 @@ async fn delete(node: usize, store: &SessionStore<Counter>, id: SessionId, histo
 /// The acknowledged counts of each session, with the time and the node of each.
 pub(crate) type Acknowledgements = Vec<Vec<(Duration, usize, u64)>>;
 
-/// Runs one history: clients work while faults occur, and all nodes must recover afterwards.
+/// Runs one history over a backend in memory that fails.
 pub(crate) async fn history(seed: u64) -> Acknowledgements {
+    history_in(nodes(NODES as u64, seed), seed).await
+}
+
+/// Runs one history over simulated Redis servers.
+#[cfg(feature = "redis")]
+pub(crate) async fn history_over_redis(seed: u64) -> Acknowledgements {
+    history_in(Rc::new(RedisWorld::new(NODES, seed)), seed).await
+}
+
+/// Runs one history: clients work while faults occur, and all nodes must recover afterwards.
+async fn history_in(world: Rc<impl World>, seed: u64) -> Acknowledgements {
     let start = Instant::now();
-    let (dice, nodes) = (Dice::new(seed), nodes(NODES as u64, seed));
+    let (dice, layers) = (Dice::new(seed), Rc::new(world.layers()));
     let histories: Histories = Rc::default();
     let sessions = Rc::new(RefCell::new(Vec::new()));
-    create_sessions(&nodes[0], &histories, &sessions).await;
-    let mut tasks = vec![tokio::task::spawn_local(trouble(nodes.clone(), dice.clone(), 12))];
+    create_sessions(&layers[0], &histories, &sessions).await;
+    let mut tasks = vec![tokio::task::spawn_local(trouble(world.clone(), dice.clone(), 12))];
     if seed.is_multiple_of(4) {
-        let (nodes, histories, dice, sessions) =
-            (nodes.clone(), histories.clone(), dice.clone(), sessions.clone());
+        let (world, layers) = (world.clone(), layers.clone());
+        let (histories, dice, sessions) = (histories.clone(), dice.clone(), sessions.clone());
         tasks.push(tokio::task::spawn_local(async move {
             sleep(dice.millis(3000)).await;
-            restart_empty(&nodes, &histories);
-            create_sessions(dice.pick(&nodes), &histories, &sessions).await;
+            restart_empty(&*world, &histories);
+            create_sessions(dice.pick(&layers), &histories, &sessions).await;
         }));
     }
     for _ in 0..CLIENTS {
-        let (nodes, histories, dice, sessions) =
-            (nodes.clone(), histories.clone(), dice.clone(), sessions.clone());
+        let (layers, histories, dice, sessions) =
+            (layers.clone(), histories.clone(), dice.clone(), sessions.clone());
         tasks.push(tokio::task::spawn_local(async move {
             for _ in 0..STEPS {
                 let node = dice.roll(NODES as u64) as usize;
                 let known = dice.pick(&sessions.borrow()).clone();
-                step(node, &nodes[node], &known, &histories, &dice).await;
+                step(node, &layers[node], &known, &histories, &dice).await;
                 sleep(dice.millis(60)).await;
             }
         }));
@@ -233,7 +257,7 @@ pub(crate) async fn history(seed: u64) -> Acknowledgements {
     for task in tasks {
         task.await.unwrap();
     }
-    assert_recovery(&nodes, &histories).await;
+    assert_recovery(&*world, &histories).await;
     let histories = histories.borrow();
     let acknowledged = |known: &Known| {
         histories[&known.id]
@@ -246,13 +270,17 @@ pub(crate) async fn history(seed: u64) -> Acknowledgements {
 }
 
 /// Creates sessions, with retries: the node may be cut off until the faults end.
-async fn create_sessions(node: &Node, histories: &Histories, sessions: &RefCell<Vec<Known>>) {
+async fn create_sessions(
+    layer: &SessionLayer<Counter>,
+    histories: &Histories,
+    sessions: &RefCell<Vec<Known>>,
+) {
     let mut missing = SESSIONS;
     for _ in 0..100 {
         if missing == 0 {
             return;
         }
-        if let Ok(cookie) = node.layer.cookie_for(Counter::default()).await {
+        if let Ok(cookie) = layer.cookie_for(Counter::default()).await {
             let id = id_of(&cookie);
             histories.borrow_mut().insert(id, History::default());
             sessions.borrow_mut().push(Known { id, cookie });
@@ -271,8 +299,8 @@ fn id_of(cookie: &HeaderValue) -> SessionId {
 }
 
 /// Restarts the backend without its data: all sessions are gone, without an announcement.
-fn restart_empty(nodes: &[Node], histories: &Histories) {
-    nodes[0].memory.restart_empty();
+fn restart_empty(world: &impl World, histories: &Histories) {
+    world.restart_empty();
     for history in histories.borrow_mut().values_mut() {
         history.may_be_deleted = true;
         history.acknowledge(NO_NODE, DELETED);
@@ -281,17 +309,18 @@ fn restart_empty(nodes: &[Node], histories: &Histories) {
 
 /// Checks that after the faults all nodes use their caches again and agree, and that no update was
 /// lost or applied twice.
-async fn assert_recovery(nodes: &[Node], histories: &Histories) {
-    calm(nodes).await;
+async fn assert_recovery(world: &impl World, histories: &Histories) {
+    calm(world).await;
     let histories = histories.borrow();
     for (id, history) in histories.iter() {
         let mut found = Vec::new();
-        for node in nodes {
-            let before = node.store().cache_stats().hits;
-            let first = node.store().find(*id).await.unwrap();
-            let second = node.store().find(*id).await.unwrap();
+        for layer in world.layers() {
+            let store = layer.store();
+            let before = store.cache_stats().hits;
+            let first = store.find(*id).await.unwrap();
+            let second = store.find(*id).await.unwrap();
             assert!(
-                node.store().cache_stats().hits > before,
+                store.cache_stats().hits > before,
                 "a node does not use its cache after the faults"
             );
             assert_eq!(

@@ -14,6 +14,8 @@ mod lifetimes;
 mod owners;
 mod owners_simulated;
 mod race;
+#[cfg(feature = "redis")]
+mod redis;
 mod regeneration;
 
 use std::cell::RefCell;
@@ -56,6 +58,56 @@ impl Node {
     }
 }
 
+/// Nodes with a common backend, and the faults that can happen to them.
+pub(crate) trait World: 'static {
+    fn layers(&self) -> Vec<SessionLayer<Counter>>;
+
+    /// Injects a random fault, or ends all of them.
+    fn trouble(&self, dice: &Dice);
+
+    /// Ends all faults.
+    fn heal(&self);
+
+    /// Restarts the backend without its data: all sessions are gone, without an announcement.
+    fn restart_empty(&self);
+}
+
+impl World for Vec<Node> {
+    fn layers(&self) -> Vec<SessionLayer<Counter>> {
+        self.iter().map(|node| node.layer.clone()).collect()
+    }
+
+    fn trouble(&self, dice: &Dice) {
+        let faults = &dice.pick(self).faults;
+        match dice.roll(11) {
+            0 => faults.delay_by(Duration::ZERO..dice.millis(150)),
+            1 => faults.fail_calls(0.3),
+            2 => faults.lose_answers(0.2),
+            3 => faults.cut_subscriptions(),
+            4 => faults.stall_subscriptions(),
+            5 => faults.refuse_subscriptions(),
+            6 => faults.drop_announcements_briefly(),
+            7 => faults.repeat_events(0.3),
+            // Frozen: replies arrive after their callers have timed out.
+            8 => faults.delay_calls_by(MAX_STALENESS..MAX_STALENESS * 4),
+            9 => {
+                faults.fail_calls(1.0);
+                faults.refuse_subscriptions();
+                faults.cut_subscriptions();
+            }
+            _ => faults.heal(),
+        }
+    }
+
+    fn heal(&self) {
+        self.iter().for_each(|node| node.faults.heal());
+    }
+
+    fn restart_empty(&self) {
+        self[0].memory.restart_empty();
+    }
+}
+
 /// Creates nodes. All except the first encrypt records, and re-encrypt a plain record after a
 /// request has used it.
 pub(crate) fn nodes(count: u64, seed: u64) -> Rc<Vec<Node>> {
@@ -91,7 +143,10 @@ pub(crate) fn nodes_with(
 
 /// Disables retries for half of the seeds. Of the others, half have short timeouts and a circuit
 /// breaker.
-fn resilience(config: SessionConfigBuilder<Counter>, seed: u64) -> SessionConfigBuilder<Counter> {
+pub(crate) fn resilience(
+    config: SessionConfigBuilder<Counter>,
+    seed: u64,
+) -> SessionConfigBuilder<Counter> {
     let breaker =
         CircuitBreakerConfig::new().failure_threshold(3).reset_timeout(Duration::from_millis(200));
     match seed % 4 {
@@ -131,39 +186,20 @@ impl Dice {
 }
 
 /// Injects `rounds` faults, one after another.
-pub(crate) async fn trouble(nodes: Rc<Vec<Node>>, dice: Dice, rounds: usize) {
+pub(crate) async fn trouble<W: World + ?Sized>(world: Rc<W>, dice: Dice, rounds: usize) {
     for _ in 0..rounds {
-        let faults = &dice.pick(&nodes).faults;
-        match dice.roll(11) {
-            0 => faults.delay_by(Duration::ZERO..dice.millis(150)),
-            1 => faults.fail_calls(0.3),
-            2 => faults.lose_answers(0.2),
-            3 => faults.cut_subscriptions(),
-            4 => faults.stall_subscriptions(),
-            5 => faults.refuse_subscriptions(),
-            6 => faults.drop_announcements_briefly(),
-            7 => faults.repeat_events(0.3),
-            // Frozen: replies arrive after their callers have timed out.
-            8 => faults.delay_calls_by(MAX_STALENESS..MAX_STALENESS * 4),
-            9 => {
-                faults.fail_calls(1.0);
-                faults.refuse_subscriptions();
-                faults.cut_subscriptions();
-            }
-            _ => faults.heal(),
-        }
+        world.trouble(&dice);
         sleep(dice.millis(400)).await;
     }
 }
 
 /// Ends all faults and waits long enough for the nodes to recover.
-pub(crate) async fn calm(nodes: &[Node]) {
-    for node in nodes {
-        node.faults.heal();
-    }
+pub(crate) async fn calm(world: &(impl World + ?Sized)) {
+    world.heal();
     sleep(Duration::from_secs(30)).await;
-    for node in nodes {
-        assert!(node.store().coordinator().is_listening(), "a node has not subscribed again");
+    for layer in world.layers() {
+        let coordinator = layer.store().coordinator();
+        assert!(coordinator.is_listening(), "a node has not subscribed again");
     }
 }
 

@@ -385,7 +385,7 @@ pub(crate) async fn owners(seed: u64) {
     for task in tasks {
         task.await.unwrap();
     }
-    calm(&nodes).await;
+    calm(&*nodes).await;
     for owner in OWNERS {
         let recorded = recorded(nodes[0].store(), owner).await;
         for node in nodes.iter() {

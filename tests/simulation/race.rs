@@ -101,7 +101,7 @@ pub(crate) async fn race(seed: u64) {
         let known = |id: &SessionId| *id == old || Some(*id) == outcomes.new;
         assert!(left.iter().all(known), "an unused session is left behind");
     }
-    calm(&nodes).await;
+    calm(&*nodes).await;
 }
 
 async fn judge(nodes: &[Node], old: SessionId, outcomes: &Outcomes) {

@@ -1,6 +1,8 @@
 //! The address, credentials and timeouts of a Redis server.
 
 use std::fmt;
+#[cfg(feature = "_guards")]
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{
@@ -53,7 +55,13 @@ pub struct RedisConfig {
     pub(crate) key_prefix: String,
     pub(crate) connect_timeout: Duration,
     pub(crate) response_timeout: Duration,
+    #[cfg(feature = "_guards")]
+    pub(crate) dial: Option<Dial>,
 }
+
+/// Opens a stream to a simulated server.
+#[cfg(feature = "_guards")]
+pub(crate) type Dial = Arc<dyn Fn() -> std::io::Result<tokio::io::DuplexStream> + Send + Sync>;
 
 impl RedisConfig {
     /// Creates a configuration for the server at a host and port, without a password, database 0.
@@ -101,7 +109,20 @@ impl RedisConfig {
             key_prefix: "session:".to_owned(),
             connect_timeout: Duration::from_secs(1),
             response_timeout: Duration::from_millis(500),
+            #[cfg(feature = "_guards")]
+            dial: None,
         }
+    }
+
+    /// Connects to a simulated server instead of an address.
+    #[cfg(feature = "_guards")]
+    #[doc(hidden)]
+    pub fn dial(
+        mut self,
+        dial: impl Fn() -> std::io::Result<tokio::io::DuplexStream> + Send + Sync + 'static,
+    ) -> Self {
+        self.dial = Some(Arc::new(dial));
+        self
     }
 
     /// Sets the ACL user. Defaults to none, which is Redis' `default` user.

@@ -34,6 +34,8 @@ pub(super) struct Endpoint {
     addr: ConnectionAddr,
     settings: RedisConnectionInfo,
     connect_timeout: Duration,
+    #[cfg(feature = "_guards")]
+    dial: Option<super::config::Dial>,
     /// `true` if the server evicts keys when its memory is full.
     evicts_keys: AtomicBool,
     server_time: Arc<ServerTime>,
@@ -60,7 +62,15 @@ impl Endpoint {
         let (addr, settings) = config.address();
         let connect_timeout = config.connect_timeout;
         let evicts_keys = AtomicBool::new(false);
-        Endpoint { addr, settings, connect_timeout, evicts_keys, server_time }
+        Endpoint {
+            addr,
+            settings,
+            connect_timeout,
+            #[cfg(feature = "_guards")]
+            dial: config.dial.clone(),
+            evicts_keys,
+            server_time,
+        }
     }
 
     /// Returns the server's time, which each new connection observes.
@@ -131,6 +141,10 @@ impl Endpoint {
     }
 
     async fn open(&self) -> Result<Box<dyn ByteStream>, StoreError> {
+        #[cfg(feature = "_guards")]
+        if let Some(dial) = &self.dial {
+            return Ok(Box::new(dial().map_err(not_connected)?));
+        }
         match &self.addr {
             ConnectionAddr::Tcp(host, port) => {
                 let stream = connect_to_any(host, *port).await.map_err(not_connected)?;

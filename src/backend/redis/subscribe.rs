@@ -118,6 +118,7 @@ impl Subscriber {
         let mut sending = std::pin::pin!(Fuse::terminated());
         loop {
             tokio::select! {
+                biased;
                 _ = &mut ended => return,
                 () = &mut left => return,
                 () = &mut dropped => return,

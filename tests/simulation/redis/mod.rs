@@ -1,0 +1,250 @@
+//! Nodes with the real Redis backend, over a simulated network and two simulated servers. So the
+//! code that makes connections, keeps the subscription and limits loads takes part in the histories.
+
+mod server;
+
+use std::io::{Error, ErrorKind};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use clustered_sessions::backend::RedisBackend;
+use clustered_sessions::{
+    Clock, ClusterConfig, OutagePolicy, RedisConfig, Secret, SessionConfig, SessionLayer,
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
+
+use self::server::{Server, take_command};
+use crate::{Counter, Dice, MAX_AGE, MAX_STALENESS, World, resilience};
+
+const CHANNEL: &str = "session:invalidate";
+/// The timeouts of a node. A heartbeat is sent four times per `MAX_STALENESS`.
+const RESPONSE_TIMEOUT: Duration = Duration::from_millis(150);
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Two servers, one of which is the master, and the links of the nodes to them.
+pub(crate) struct Network {
+    servers: [Mutex<Server>; 2],
+    /// The server to which new connections lead.
+    named: AtomicUsize,
+    links: Vec<watch::Sender<Link>>,
+    random: Mutex<u64>,
+    connections: AtomicU64,
+    processes: AtomicU64,
+}
+
+/// The network between one node and the servers.
+#[derive(Clone, Copy, Default)]
+struct Link {
+    /// Connections from before the last cut are closed.
+    cuts: u64,
+    refused: bool,
+    /// `true` if nothing passes.
+    silent: bool,
+    /// The longest delay of a command or a reply, in milliseconds.
+    delay: u64,
+}
+
+/// Nodes over a network.
+pub(crate) struct RedisWorld {
+    network: Arc<Network>,
+    layers: Vec<SessionLayer<Counter>>,
+}
+
+impl RedisWorld {
+    pub(crate) fn new(nodes: usize, seed: u64) -> Self {
+        let network = Arc::new(Network {
+            servers: [Mutex::new(Server::new(1, true)), Mutex::new(Server::new(2, false))],
+            named: AtomicUsize::new(0),
+            links: (0..nodes).map(|_| watch::Sender::default()).collect(),
+            random: Mutex::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+            connections: AtomicU64::new(0),
+            processes: AtomicU64::new(3),
+        });
+        let layer = |number: usize| {
+            let dial = {
+                let network = network.clone();
+                move || network.clone().dial(number)
+            };
+            let redis = RedisConfig::new("simulated", 6379)
+                .response_timeout(RESPONSE_TIMEOUT)
+                .connect_timeout(CONNECT_TIMEOUT)
+                .dial(dial);
+            let cluster =
+                ClusterConfig::new().node_id(format!("node-{number}")).max_staleness(MAX_STALENESS);
+            let config = SessionConfig::development(Secret::insecure_dev("simulation"))
+                .clock(Clock::tokio())
+                .backend(RedisBackend::new(&redis, CHANNEL).unwrap())
+                .cluster(cluster)
+                .on_outage(OutagePolicy::ServeCached { max_age: MAX_AGE });
+            SessionLayer::new(resilience(config, seed).build().unwrap())
+        };
+        RedisWorld { layers: (0..nodes).map(layer).collect(), network }
+    }
+}
+
+impl World for RedisWorld {
+    fn layers(&self) -> Vec<SessionLayer<Counter>> {
+        self.layers.clone()
+    }
+
+    fn trouble(&self, dice: &Dice) {
+        let network = &self.network;
+        let link = dice.pick(&network.links);
+        match dice.roll(14) {
+            0 => link.send_modify(|link| link.delay = dice.roll(100)),
+            1 => link.send_modify(|link| link.cuts += 1),
+            2 => link.send_modify(|link| link.silent = true),
+            3 => link.send_modify(|link| (link.cuts, link.refused) = (link.cuts + 1, true)),
+            4 => drop(network.master().frozen.send_replace(true)),
+            5 | 6 => network.fail_over(),
+            7 => network.master().can_save = false,
+            8 => network.restart_master(),
+            9 => {
+                // The master is a replica for a moment, and has the other's data afterwards.
+                network.fail_over();
+                network.fail_over();
+            }
+            // The name leads to the replica.
+            10 => network.named.store(1 - network.master_index(), Ordering::SeqCst),
+            _ => self.heal(),
+        }
+    }
+
+    fn heal(&self) {
+        let network = &self.network;
+        for link in &network.links {
+            link.send_modify(|link| *link = Link { cuts: link.cuts, ..Link::default() });
+        }
+        for server in &network.servers {
+            let mut server = server.lock().unwrap();
+            server.can_save = true;
+            server.frozen.send_replace(false);
+        }
+        network.named.store(network.master_index(), Ordering::SeqCst);
+    }
+
+    fn restart_empty(&self) {
+        let number = self.network.next_process();
+        let mut master = self.network.master();
+        master.data.clear();
+        master.restart(number);
+    }
+}
+
+impl Network {
+    fn master_index(&self) -> usize {
+        usize::from(!self.servers[0].lock().unwrap().is_master)
+    }
+
+    fn master(&self) -> MutexGuard<'_, Server> {
+        self.servers[self.master_index()].lock().unwrap()
+    }
+
+    fn next_process(&self) -> u64 {
+        self.processes.fetch_add(1, Ordering::SeqCst)
+    }
+
+    /// Makes the other server the master. It has everything that was acknowledged, and begins a new
+    /// history. Connections to the old master stay open, and it still answers.
+    fn fail_over(&self) {
+        let old = self.master_index();
+        let history = self.next_process();
+        let data = {
+            let mut old = self.servers[old].lock().unwrap();
+            old.is_master = false;
+            old.data.clone()
+        };
+        let mut new = self.servers[1 - old].lock().unwrap();
+        (new.is_master, new.data, new.history) = (true, data, history);
+        drop(new);
+        self.named.store(1 - old, Ordering::SeqCst);
+    }
+
+    fn restart_master(&self) {
+        let number = self.next_process();
+        self.master().restart(number);
+    }
+
+    fn random(&self, below: u64) -> u64 {
+        let mut state = self.random.lock().unwrap();
+        *state ^= *state << 13;
+        *state ^= *state >> 7;
+        *state ^= *state << 17;
+        *state % below
+    }
+
+    /// Connects a node to the server that the name leads to.
+    fn dial(self: Arc<Self>, node: usize) -> std::io::Result<DuplexStream> {
+        if self.links[node].borrow().refused {
+            return Err(Error::from(ErrorKind::ConnectionRefused));
+        }
+        let (near, far) = duplex(1 << 20);
+        let server = self.named.load(Ordering::SeqCst);
+        tokio::spawn(async move { self.serve(node, server, far).await });
+        Ok(near)
+    }
+
+    /// Serves one connection until it is closed from either side.
+    async fn serve(&self, node: usize, server: usize, stream: DuplexStream) {
+        let connection = self.connections.fetch_add(1, Ordering::SeqCst);
+        let (mut link, mut run, mut frozen) = {
+            let server = self.servers[server].lock().unwrap();
+            (self.links[node].subscribe(), server.run.subscribe(), server.frozen.subscribe())
+        };
+        let (cuts, process) = (link.borrow().cuts, *run.borrow());
+        let mut passing = self.links[node].subscribe();
+        let mut returning = self.links[node].subscribe();
+        let (outbox, mut replies) = mpsc::unbounded_channel::<Vec<u8>>();
+        let (mut commands, mut answers) = tokio::io::split(stream);
+        let forth = async {
+            let mut buffer = Vec::new();
+            loop {
+                while let Some(command) = take_command(&mut buffer) {
+                    self.delay(node).await;
+                    let _ = passing.wait_for(|link| !link.silent).await;
+                    let _ = frozen.wait_for(|frozen| !frozen).await;
+                    let mut server = self.servers[server].lock().unwrap();
+                    server.execute(connection, &command, &outbox);
+                }
+                if commands.read_buf(&mut buffer).await.is_ok_and(|length| length == 0) {
+                    return;
+                }
+            }
+        };
+        let back = async {
+            while let Some(bytes) = replies.recv().await {
+                self.delay(node).await;
+                let _ = returning.wait_for(|link| !link.silent).await;
+                if answers.write_all(&bytes).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let closed = async {
+            tokio::select! {
+                biased;
+                _ = link.wait_for(|link| link.cuts != cuts) => {}
+                _ = run.wait_for(|run| *run != process) => {}
+            }
+        };
+        let (mut forth, mut back, mut closed) = (pin!(forth), pin!(back), pin!(closed));
+        tokio::select! {
+            biased;
+            () = &mut closed => {}
+            () = &mut forth => {}
+            () = &mut back => {}
+        }
+        self.servers[server].lock().unwrap().disconnected(connection);
+    }
+
+    async fn delay(&self, node: usize) {
+        let longest = self.links[node].borrow().delay;
+        if longest > 0 {
+            sleep(Duration::from_millis(self.random(longest))).await;
+        }
+    }
+}
