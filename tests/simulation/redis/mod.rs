@@ -93,21 +93,21 @@ impl World for RedisWorld {
 
     fn trouble(&self, dice: &Dice) {
         let network = &self.network;
-        let link = dice.pick(&network.links);
-        match dice.roll(14) {
+        let node = dice.roll(network.links.len() as u64) as usize;
+        let link = &network.links[node];
+        match dice.roll(16) {
             0 => link.send_modify(|link| link.delay = dice.roll(100)),
             1 => link.send_modify(|link| link.cuts += 1),
             2 => link.send_modify(|link| link.silent = true),
             3 => link.send_modify(|link| (link.cuts, link.refused) = (link.cuts + 1, true)),
             4 => drop(network.master().frozen.send_replace(true)),
-            5 | 6 => network.fail_over(),
-            7 => network.master().can_save = false,
-            8 => network.restart_master(),
-            9 => {
-                // The master is a replica for a moment, and has the other's data afterwards.
-                network.fail_over();
-                network.fail_over();
-            }
+            5 => network.fail_over(),
+            6 => network.master().can_save = false,
+            7 => network.restart_master(),
+            8 | 9 => drop(tokio::spawn(
+                network.clone().flip(Duration::from_millis(20) + dice.millis(80)),
+            )),
+            11 | 12 => drop(tokio::spawn(network.clone().slow_down_to_silence(node))),
             // The name leads to the replica.
             10 => network.named.store(1 - network.master_index(), Ordering::SeqCst),
             _ => self.heal(),
@@ -162,6 +162,25 @@ impl Network {
         (new.is_master, new.data, new.history) = (true, data, history);
         drop(new);
         self.named.store(1 - old, Ordering::SeqCst);
+    }
+
+    /// Makes the master a replica for a moment. Afterwards it has the data of the server that was
+    /// the master meanwhile, and its connections have survived.
+    async fn flip(self: Arc<Self>, moment: Duration) {
+        self.fail_over();
+        sleep(moment).await;
+        self.fail_over();
+    }
+
+    /// Delays what passes a link, and then nothing passes, as when a queue in the network fills up.
+    /// The last heartbeat that arrives was sent long before.
+    async fn slow_down_to_silence(self: Arc<Self>, node: usize) {
+        let link = &self.links[node];
+        link.send_modify(|link| link.delay = 400);
+        sleep(Duration::from_millis(200 + self.random(400))).await;
+        link.send_modify(|link| link.silent = true);
+        sleep(MAX_STALENESS * 2).await;
+        link.send_modify(|link| (link.delay, link.silent) = (0, false));
     }
 
     fn restart_master(&self) {

@@ -117,6 +117,8 @@ impl Server {
                 self.subscribers.push(Subscriber { connection, channel, outbox: outbox.clone() });
                 confirmation
             }
+            // Not used, because a replica would carry it out.
+            "GET" => self.get(&args[0]),
             "GETEX" | "SET" => match self.refusal() {
                 Some(refusal) => refusal.into(),
                 None if name == "GETEX" => self.get(&args[0]),
