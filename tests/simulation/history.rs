@@ -25,7 +25,10 @@ use tower::{Layer as _, ServiceExt as _, service_fn};
 
 #[cfg(feature = "redis")]
 use super::redis::RedisWorld;
-use super::{Counter, Dice, MAX_AGE, MAX_STALENESS, World, calm, nodes, trouble};
+use super::{
+    Counter, Dice, MAX_AGE, MAX_STALENESS, World, absolute_timeout, as_usual, calm, nodes_with,
+    trouble, with_timeouts,
+};
 
 const NODES: usize = 3;
 const SESSIONS: usize = 3;
@@ -45,6 +48,10 @@ struct History {
     unknown: u64,
     /// `true` once a deletion has been attempted, so the session may be gone.
     may_be_deleted: bool,
+    /// Number of times that the data was replaced. Concurrent increments may then be lost.
+    puts: u64,
+    /// `true` while the data is being replaced: of two at a time, the last one would win.
+    is_put: bool,
 }
 
 impl History {
@@ -118,7 +125,8 @@ async fn step(
                 with_history(histories, id, |history| history.unknown += 1);
             }
         }
-        97..99 => store.evict_from_cache(id),
+        97 => store.evict_from_cache(id),
+        98 => drop(timeout(patience, touch(number, store, id, histories)).await),
         // `delete` notes at its start that the session may be gone, so cancelling it needs no
         // more.
         _ => drop(timeout(patience, delete(number, store, id, histories)).await),
@@ -204,6 +212,49 @@ async fn increment(
     });
 }
 
+/// Extends a session. The node may find it in its cache, so it may have been deleted meanwhile.
+async fn touch(node: usize, store: &SessionStore<Counter>, id: SessionId, histories: &Histories) {
+    let floor = histories.borrow()[&id].floor(node, staleness(store, false));
+    let Ok(exists) = store.touch(id).await else { return };
+    with_history(histories, id, |history| {
+        history.judge(node, exists.then_some(DELETED - 1), floor);
+    });
+}
+
+/// Replaces the data of a session by a count that is higher than any before.
+async fn put(node: usize, store: &SessionStore<Counter>, id: SessionId, histories: &Histories) {
+    let mut count = None;
+    with_history(histories, id, |history| {
+        if !std::mem::replace(&mut history.is_put, true) {
+            history.puts += 1;
+            count = Some(history.puts * 1_000_000);
+        }
+    });
+    let Some(count) = count else { return };
+    let answer = store.put(id, Counter { count, owner: None }).await;
+    with_history(histories, id, |history| match answer {
+        Ok(()) => {
+            history.acknowledge(node, count);
+            history.is_put = false;
+        }
+        // Nothing was written. After an unknown outcome, nothing is put any more.
+        Err(error) => history.is_put = error.kind() == StoreErrorKind::OutcomeUnknown,
+    });
+}
+
+/// Deletes all sessions.
+async fn clear(node: usize, store: &SessionStore<Counter>, histories: &Histories) {
+    let existing: Vec<_> = histories.borrow().keys().copied().collect();
+    for id in &existing {
+        with_history(histories, *id, |history| history.may_be_deleted = true);
+    }
+    if store.clear().await.is_ok() {
+        for id in existing {
+            with_history(histories, id, |history| history.acknowledge(node, DELETED));
+        }
+    }
+}
+
 async fn delete(node: usize, store: &SessionStore<Counter>, id: SessionId, histories: &Histories) {
     with_history(histories, id, |history| history.may_be_deleted = true);
     if store.delete(id).await.is_ok() {
@@ -216,7 +267,8 @@ pub(crate) type Acknowledgements = Vec<Vec<(Duration, usize, u64)>>;
 
 /// Runs one history over a backend in memory that fails.
 pub(crate) async fn history(seed: u64) -> Acknowledgements {
-    history_in(nodes(NODES as u64, seed), seed).await
+    let configure = |number, config| with_timeouts(as_usual(number, config), seed);
+    history_in(nodes_with(NODES as u64, seed, configure), seed).await
 }
 
 /// Runs one history over simulated Redis servers.
@@ -231,7 +283,7 @@ async fn history_in(world: Rc<impl World>, seed: u64) -> Acknowledgements {
     let (dice, layers) = (Dice::new(seed), Rc::new(world.layers()));
     let histories: Histories = Rc::default();
     let sessions = Rc::new(RefCell::new(Vec::new()));
-    create_sessions(&layers[0], &histories, &sessions).await;
+    create_sessions(&layers[0], &histories, &sessions, seed).await;
     let mut tasks = vec![tokio::task::spawn_local(trouble(world.clone(), dice.clone(), 12))];
     if seed.is_multiple_of(4) {
         let (world, layers) = (world.clone(), layers.clone());
@@ -239,7 +291,29 @@ async fn history_in(world: Rc<impl World>, seed: u64) -> Acknowledgements {
         tasks.push(tokio::task::spawn_local(async move {
             sleep(dice.millis(3000)).await;
             restart_empty(&*world, &histories);
-            create_sessions(dice.pick(&layers), &histories, &sessions).await;
+            create_sessions(dice.pick(&layers), &histories, &sessions, seed).await;
+        }));
+    }
+    if seed % 8 == 3 {
+        let (layers, histories, dice, sessions) =
+            (layers.clone(), histories.clone(), dice.clone(), sessions.clone());
+        tasks.push(tokio::task::spawn_local(async move {
+            sleep(dice.millis(2000)).await;
+            let node = dice.roll(NODES as u64) as usize;
+            clear(node, layers[node].store(), &histories).await;
+            create_sessions(dice.pick(&layers), &histories, &sessions, seed).await;
+        }));
+    }
+    if seed % 8 == 5 {
+        let (layers, histories, dice, sessions) =
+            (layers.clone(), histories.clone(), dice.clone(), sessions.clone());
+        tasks.push(tokio::task::spawn_local(async move {
+            for _ in 0..10 {
+                sleep(dice.millis(500)).await;
+                let node = dice.roll(NODES as u64) as usize;
+                let id = dice.pick(&sessions.borrow()).id;
+                put(node, layers[node].store(), id, &histories).await;
+            }
         }));
     }
     for _ in 0..CLIENTS {
@@ -274,6 +348,7 @@ async fn create_sessions(
     layer: &SessionLayer<Counter>,
     histories: &Histories,
     sessions: &RefCell<Vec<Known>>,
+    seed: u64,
 ) {
     let mut missing = SESSIONS;
     for _ in 0..100 {
@@ -282,7 +357,13 @@ async fn create_sessions(
         }
         if let Ok(cookie) = layer.cookie_for(Counter::default()).await {
             let id = id_of(&cookie);
-            histories.borrow_mut().insert(id, History::default());
+            let mut history = History::default();
+            if let Some(timeout) = absolute_timeout(seed) {
+                // It may also be idle for too long, while no node can extend it.
+                history.may_be_deleted = true;
+                history.acknowledged.push((Instant::now() + timeout, NO_NODE, DELETED));
+            }
+            histories.borrow_mut().insert(id, history);
             sessions.borrow_mut().push(Known { id, cookie });
             missing -= 1;
         }
@@ -335,7 +416,7 @@ async fn assert_recovery(world: &impl World, histories: &Histories) {
                 assert!(!history.is_deleted(), "a deleted session exists again");
                 let range = history.increments..=history.increments + history.unknown;
                 assert!(
-                    range.contains(&count),
+                    range.contains(&count) || history.puts > 0,
                     "the count is {count}, but {range:?} increments were made"
                 );
             }

@@ -108,17 +108,34 @@ impl World for Vec<Node> {
     }
 }
 
-/// Creates nodes. All except the first encrypt records, and re-encrypt a plain record after a
-/// request has used it.
+/// Creates nodes that are configured as usual.
 pub(crate) fn nodes(count: u64, seed: u64) -> Rc<Vec<Node>> {
-    nodes_with(count, seed, |number, config| {
-        config
-            .encrypt_redis_data(if number == 0 { Encryption::Off } else { Encryption::Migrating })
-            .cluster(
-                ClusterConfig::new().node_id(format!("node-{number}")).max_staleness(MAX_STALENESS),
-            )
-            .on_outage(OutagePolicy::ServeCached { max_age: MAX_AGE })
-    })
+    nodes_with(count, seed, as_usual)
+}
+
+/// Configures a node. All except the first encrypt records, and re-encrypt a plain record after a
+/// request has used it.
+pub(crate) fn as_usual(
+    number: u64,
+    config: SessionConfigBuilder<Counter>,
+) -> SessionConfigBuilder<Counter> {
+    config
+        .encrypt_redis_data(if number == 0 { Encryption::Off } else { Encryption::Migrating })
+        .cluster(
+            ClusterConfig::new().node_id(format!("node-{number}")).max_staleness(MAX_STALENESS),
+        )
+        .on_outage(OutagePolicy::ServeCached { max_age: MAX_AGE })
+}
+
+/// Sets the timeouts of the sessions in a history.
+pub(crate) fn with_timeouts(
+    config: SessionConfigBuilder<Counter>,
+    seed: u64,
+) -> SessionConfigBuilder<Counter> {
+    match absolute_timeout(seed) {
+        Some(timeout) => config.timeout(timeout).absolute_timeout(timeout),
+        None => config,
+    }
 }
 
 /// Creates nodes that are configured by their number.
@@ -139,6 +156,11 @@ pub(crate) fn nodes_with(
         Node { layer: SessionLayer::new(config), faults, memory: memory.clone() }
     };
     Rc::new((0..count).map(node).collect())
+}
+
+/// Returns the absolute timeout of the sessions in a history. In most of them sessions live on.
+pub(crate) fn absolute_timeout(seed: u64) -> Option<Duration> {
+    (seed % 8 == 6).then_some(Duration::from_secs(2))
 }
 
 /// Disables retries for half of the seeds. Of the others, half have short timeouts and a circuit

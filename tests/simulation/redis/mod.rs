@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use self::server::{Server, take_command};
-use crate::{Counter, Dice, MAX_AGE, MAX_STALENESS, World, resilience};
+use crate::{Counter, Dice, MAX_AGE, MAX_STALENESS, World, resilience, with_timeouts};
 
 const CHANNEL: &str = "session:invalidate";
 /// The timeouts of a node. A heartbeat is sent four times per `MAX_STALENESS`.
@@ -80,7 +80,7 @@ impl RedisWorld {
                 .backend(RedisBackend::new(&redis, CHANNEL).unwrap())
                 .cluster(cluster)
                 .on_outage(OutagePolicy::ServeCached { max_age: MAX_AGE });
-            SessionLayer::new(resilience(config, seed).build().unwrap())
+            SessionLayer::new(resilience(with_timeouts(config, seed), seed).build().unwrap())
         };
         RedisWorld { layers: (0..nodes).map(layer).collect(), network }
     }

@@ -50,6 +50,7 @@ enum Script {
     Delete,
     DeleteIf,
     Touch,
+    Clear,
     Publish,
     Heartbeat,
     HeartbeatWithoutWriting,
@@ -65,6 +66,7 @@ impl Script {
             () if !is_write => Script::LoadWithoutWriting,
             () if has("'INFO'") => Script::Heartbeat,
             () if has("SETRANGE") => Script::Touch,
+            () if has("UNLINK") => Script::Clear,
             () if has("'SET'") => Script::Update,
             () if has("revision ~= ''") => Script::DeleteIf,
             () if has("'DEL'") => Script::Delete,
@@ -240,6 +242,14 @@ impl Server {
                     self.data.insert(key.to_vec(), Entry { value, expires });
                 }
                 integer(1)
+            }
+            Script::Clear => {
+                self.publish(&args[4], &args[5]);
+                let length = number(&args[2]) as usize;
+                let before = self.data.len();
+                self.data.retain(|key, _| key.len() != length);
+                let deleted = integer((before - self.data.len()) as u64);
+                [b"*2\r\n$1\r\n0\r\n".to_vec(), deleted].concat()
             }
             Script::Publish => {
                 self.publish(&args[0], &args[1]);
