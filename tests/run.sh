@@ -44,6 +44,8 @@ command -v cc >/dev/null || {
 }
 command -v redis-server >/dev/null || install_redis
 
+# Most tests wait for servers and not for the processor.
+export RUST_TEST_THREADS="${RUST_TEST_THREADS:-6}"
 cargo test --all-features "$@"
 
 # Arguments select tests, so the models run only without any.

@@ -55,8 +55,9 @@ pub(super) struct SharedConnection {
     /// Makes sure that one connection is made at a time. All callers that wait for it share the
     /// result.
     connecting: tokio::sync::Mutex<()>,
-    /// The server that commands are sent to. A subscription to another server must end.
-    target: watch::Sender<Target>,
+    /// Number of times that a subscription had to end, because commands are sent to another server,
+    /// or the server has said that it is no writable master.
+    moves: watch::Sender<u64>,
 }
 
 #[derive(Default)]
@@ -66,17 +67,9 @@ struct ConnectionState {
     attempts: u64,
     /// The error of the last attempt, if it failed.
     failure: Option<StoreError>,
+    /// The server that the last connection led to.
+    server: Option<ServerId>,
     closed: bool,
-}
-
-/// The server that commands are sent to.
-enum Target {
-    /// There is no connection. The next command makes one.
-    Unconnected,
-    Server(ServerId),
-    /// The server has said that it is no writable master. Nothing that it has proved counts.
-    Refused,
-    Closed,
 }
 
 /// A connection and its generation, which tells it from its predecessors.
@@ -85,6 +78,8 @@ pub(super) struct Connected {
     link: Link,
     generation: u64,
     since: Instant,
+    /// The number of moves when it was made.
+    moves: u64,
 }
 
 impl ConnectionState {
@@ -99,6 +94,12 @@ impl Connected {
     pub(super) fn server(&self) -> &ServerId {
         &self.link.server
     }
+
+    /// Returns the number of moves when the connection was made: see
+    /// [`moves_on_from`](SharedConnection::moves_on_from).
+    pub(super) fn moves(&self) -> u64 {
+        self.moves
+    }
 }
 
 impl SharedConnection {
@@ -111,7 +112,7 @@ impl SharedConnection {
             probe: get_from_master(&format!("{}beat", config.key_prefix)),
             state: Mutex::default(),
             connecting: tokio::sync::Mutex::new(()),
-            target: watch::Sender::new(Target::Unconnected),
+            moves: watch::Sender::new(0),
         }
     }
 
@@ -265,8 +266,8 @@ impl SharedConnection {
         if reply.as_ref().is_err_and(is_wrong_server) {
             // Another connection may lead to the present master. While there is none, each attempt
             // would only cost the server another connection.
-            if connected.since.elapsed() >= RECONNECT_AFTER {
-                self.replace(connected, Target::Refused);
+            if connected.since.elapsed() >= RECONNECT_AFTER && self.discard(connected) {
+                self.moves.send_modify(|moves| *moves += 1);
             }
         } else if reply.as_ref().is_err_and(breaks_the_connection) {
             self.discard(connected);
@@ -315,16 +316,20 @@ impl SharedConnection {
         state.attempts += 1;
         match attempt {
             Ok(link) => {
-                let connected =
-                    Connected { link, generation: state.attempts, since: Instant::now() };
                 state.failure = None;
                 if state.closed {
                     return Err(StoreErrorKind::Closed.into());
                 }
-                state.current = Some(connected.clone());
                 // Before any command is sent to it. The subscription to another server ends a
                 // moment later, and at the latest with its lease.
-                self.target.send_replace(Target::Server(connected.server().clone()));
+                if state.server.as_ref() != Some(&link.server) {
+                    state.server = Some(link.server.clone());
+                    self.moves.send_modify(|moves| *moves += 1);
+                }
+                let moves = *self.moves.borrow();
+                let connected =
+                    Connected { link, generation: state.attempts, since: Instant::now(), moves };
+                state.current = Some(connected.clone());
                 Ok(connected)
             }
             Err(error) => {
@@ -349,28 +354,23 @@ impl SharedConnection {
         self.run_idempotent(&self.probe).await
     }
 
-    /// Waits until commands are sent to another server than this one, or to none any more.
-    pub(super) async fn leaves(&self, server: &ServerId) {
-        let left = |target: &Target| match target {
-            Target::Unconnected => false,
-            Target::Server(current) => current != server,
-            Target::Refused | Target::Closed => true,
-        };
+    /// Waits until nothing counts any more that the server proved to which commands were sent when
+    /// this was the number of moves: they have been sent to another server since, the server has
+    /// said that it is no writable master, or the backend is closed.
+    pub(super) async fn moves_on_from(&self, before: u64) {
         // The sender lives as long as `self`, so the wait cannot fail.
-        let _ = self.target.subscribe().wait_for(left).await;
+        let _ = self.moves.subscribe().wait_for(|moves| *moves != before).await;
     }
 
-    /// Stops using a connection, unless it has been replaced already.
-    pub(super) fn discard(&self, connected: &Connected) {
-        self.replace(connected, Target::Unconnected);
-    }
-
-    fn replace(&self, connected: &Connected, target: Target) {
+    /// Stops using a connection. Returns `false` if it has been replaced already.
+    pub(super) fn discard(&self, connected: &Connected) -> bool {
         let mut state = self.lock();
-        if state.current.as_ref().is_some_and(|it| it.generation == connected.generation) {
+        let is_current =
+            state.current.as_ref().is_some_and(|it| it.generation == connected.generation);
+        if is_current {
             state.current = None;
-            self.target.send_replace(target);
         }
+        is_current
     }
 
     pub(super) fn response_timeout(&self) -> Duration {
@@ -381,7 +381,7 @@ impl SharedConnection {
         let mut state = self.lock();
         state.closed = true;
         state.current = None;
-        self.target.send_replace(Target::Closed);
+        self.moves.send_modify(|moves| *moves += 1);
     }
 
     fn lock(&self) -> MutexGuard<'_, ConnectionState> {

@@ -168,8 +168,8 @@ redis.call('PUBLISH', ARGV[2], ARGV[3] .. ' ' .. history .. ' ' .. (time or ''))
 return redis.status_reply('OK')
 ";
 
-/// Like [`HEARTBEAT`], for a server that refuses writes because it cannot save its data. Nothing can
-/// change there, so that it says it is a master, and of which history, is proof enough.
+/// Like [`HEARTBEAT`], for a server that refuses writes because it cannot save its data. Nothing
+/// can change there, so that it says it is a master, and of which history, is proof enough.
 ///
 /// It has no `#!lua` line: the server would take it for a write.
 const HEARTBEAT_WITHOUT_WRITING: &str = r"

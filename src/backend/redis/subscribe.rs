@@ -54,7 +54,7 @@ pub(super) async fn subscribe(
     if link.server != *connected.server() {
         return Err(other_server(&link));
     }
-    let subscriber = Subscriber { shared: shared.clone(), inbox, link };
+    let subscriber = Subscriber { shared: shared.clone(), moves: connected.moves(), inbox, link };
     tokio::time::timeout(shared.lanes.commands().response_timeout(), subscriber.start())
         .await
         .unwrap_or_else(|elapsed| {
@@ -84,6 +84,8 @@ fn other_server(link: &Link) -> StoreError {
 /// Keeps a subscription alive for as long as it proves itself.
 struct Subscriber {
     shared: Arc<RedisInner>,
+    /// The number of moves at the time of subscribing.
+    moves: u64,
     inbox: Arc<Inbox>,
     link: Link,
 }
@@ -110,7 +112,7 @@ impl Subscriber {
         let connection = self.shared.lanes.commands();
         let patience = heartbeat * 4 + connection.response_timeout();
         let mut ended = std::pin::pin!(self.inbox.reaches(Phase::Ended));
-        let mut left = std::pin::pin!(connection.leaves(&self.link.server));
+        let mut left = std::pin::pin!(connection.moves_on_from(self.moves));
         let mut dropped = std::pin::pin!(self.inbox.dropped_by_listener());
         let mut ticks =
             tokio::time::interval_at(tokio::time::Instant::now() + heartbeat, heartbeat);

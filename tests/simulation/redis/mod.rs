@@ -1,5 +1,6 @@
 //! Nodes with the real Redis backend, over a simulated network and two simulated servers. So the
-//! code that makes connections, keeps the subscription and limits loads takes part in the histories.
+//! code that makes connections, keeps the subscription and limits loads takes part in the
+//! histories.
 
 mod server;
 
