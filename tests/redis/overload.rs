@@ -77,15 +77,21 @@ async fn create_sessions(store: &SessionStore<Data>, count: usize) -> Arc<[Sessi
     ids.into()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hits_are_back_after_a_stall_although_the_load_goes_on() {
+/// Starts a node with an empty cache whose link carries some 400 records per second, and creates
+/// 2000 sessions on another one.
+async fn node_on_a_slow_link() -> (RedisServer, Proxy, Arc<[SessionId]>, SessionStore<Data>) {
     let redis = RedisServer::start();
     let proxy = Proxy::start(redis.port()).await;
-    // Some 400 records per second, and so fewer than there are reads.
     proxy.throttle(60_000);
     let writer = store(config().redis(redis.config())).await;
     let ids = create_sessions(&writer, 2000).await;
     let reader = store(config().redis(proxy.config())).await;
+    (redis, proxy, ids, reader)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hits_are_back_after_a_stall_although_the_load_goes_on() {
+    let (redis, _proxy, ids, reader) = node_on_a_slow_link().await;
     for id in ids.iter() {
         assert!(reader.find(*id).await.unwrap().is_some());
     }
@@ -102,12 +108,7 @@ async fn hits_are_back_after_a_stall_although_the_load_goes_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_lost_all_its_entries_fills_its_cache_although_the_load_goes_on() {
-    let redis = RedisServer::start();
-    let proxy = Proxy::start(redis.port()).await;
-    proxy.throttle(60_000);
-    let writer = store(config().redis(redis.config())).await;
-    let ids = create_sessions(&writer, 2000).await;
-    let reader = store(config().redis(proxy.config())).await;
+    let (_redis, _proxy, ids, reader) = node_on_a_slow_link().await;
     let load = Load::start(&reader, ids, 20);
     eventually(async || uses_its_cache(&reader).await, "the node fills its cache").await;
     let failed = load.reads.failed.load(Ordering::Relaxed);
