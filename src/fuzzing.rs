@@ -125,6 +125,7 @@ pub fn payload(bytes: &[u8]) {
             Revision::from_bytes([2; 16]),
             Timestamp::from_millis(3),
             Timestamp::from_millis(4),
+            SessionId::from_bytes([1; 16]),
         ),
     );
     let codecs = [Encryption::Off, Encryption::Migrating, Encryption::Required].map(codec);

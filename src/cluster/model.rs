@@ -138,6 +138,7 @@ impl Model {
             revision: Revision::from_bytes(revision),
             created_at: now,
             deadline: now.saturating_add(Duration::from_secs(3600)),
+            origin: self.id,
         };
         Record::new(&self.clock, self.id, meta, Arc::new(version))
     }

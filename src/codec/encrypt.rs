@@ -11,12 +11,13 @@
 //!
 //! | bytes | content |
 //! |---|---|
-//! | 0 | format, 1 |
+//! | 0 | format, 2 |
 //! | 1 | flags |
 //! | 2 | id of the key |
 //! | 3..19 | session id |
 //! | 19..35 | revision |
 //! | 35..43 | time of creation, milliseconds since the Unix epoch, big-endian |
+//! | 43..59 | id under which the session was first created |
 //!
 //! The deadline is left out, because reading a session extends it without writing the record again.
 //! An attacker who changes it can keep an idle session from expiring, but cannot extend its
@@ -39,13 +40,13 @@ const KEY_PURPOSE: &str = "clustered-sessions/record/v2";
 const KEY_ID_PURPOSE: &str = "clustered-sessions/record-key-number/v2";
 
 /// Version of the format, as bound by the associated data.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 pub(super) const NONCE_LEN: usize = 12;
 const TAG_LEN: usize = 16;
 /// Difference in length between an encrypted body and its plaintext.
 pub(super) const OVERHEAD: usize = NONCE_LEN + TAG_LEN;
 /// Length of the associated data; see the table above.
-const AAD_LEN: usize = 43;
+const AAD_LEN: usize = 59;
 
 const NOT_AUTHENTIC: &str =
     "the encrypted record was altered, or was written for another session or revision";
@@ -146,6 +147,7 @@ fn associated_data(flags: u8, key_id: u8, id: &SessionId, meta: &Meta) -> [u8; A
     data[..3].copy_from_slice(&[FORMAT, flags, key_id]);
     data[3..19].copy_from_slice(id.as_bytes());
     data[19..35].copy_from_slice(meta.revision.as_bytes());
-    data[35..].copy_from_slice(&meta.created_at.as_millis().to_be_bytes());
+    data[35..43].copy_from_slice(&meta.created_at.as_millis().to_be_bytes());
+    data[43..].copy_from_slice(meta.origin.as_bytes());
     data
 }

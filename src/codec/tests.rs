@@ -24,6 +24,7 @@ fn meta() -> Meta {
         revision: Revision::from_bytes(*b"RRRRRRRRRRRRRRRR"),
         created_at: Timestamp::from_millis(0x0102_0304_0506_0708),
         deadline: Timestamp::from_millis(1),
+        origin: SessionId::from_bytes(*b"OOOOOOOOOOOOOOOO"),
     }
 }
 
@@ -90,10 +91,10 @@ mod frozen {
 
     use super::*;
 
-    const ENCRYPTED: &str = "020f4e4e4e4e4e4e4e4e4e4e4e4ea904358ddedc34a639bafb055c42ec50717cf4bd16a0b14d5aa8f7012028a7690308a98311b0e0c7ca";
+    const ENCRYPTED: &str = "020f4e4e4e4e4e4e4e4e4e4e4e4e0047a624a0307f0ec09a9a027511ab8655690960628aaa13bdcc51a83d2d4a5365c229c41e03977ab8";
     const COMPRESSED: &str =
         "010000000066ab56ca4bcc4d55b252724c4954a02656d2512acb2cce2c2956b232ae0500";
-    const BOTH: &str = "030f4e4e4e4e4e4e4e4e4e4e4e4e28e748829bb32f8da6feb80cb234326eaedc16731ab93f2352ea7ce9c2ba76e722f9896e781a3bb55e8f6f0b248e7c17f616";
+    const BOTH: &str = "030f4e4e4e4e4e4e4e4e4e4e4e4e27b6d89a72974ff48b823fef807672b7f38b968cdf90cc56c3089b34839d9822e718d6fd70dc26e05572e24d80a62ba96072";
 
     #[test]
     fn a_plain_payload() {
@@ -311,7 +312,7 @@ proptest! {
     fn data_round_trips(codec in any_codec(), data in any_data(), id: [u8; 16], revision: [u8; 16], created_at: u64) {
         let id = SessionId::from_bytes(id);
         let [created_at, deadline] = [created_at, 0].map(Timestamp::from_millis);
-        let meta = Meta::new(Revision::from_bytes(revision), created_at, deadline);
+        let meta = Meta::new(Revision::from_bytes(revision), created_at, deadline, id);
         let decoded = codec.decode::<Data>(&id, &meta, &codec.encode(&id, &meta, &data).unwrap()).unwrap();
         prop_assert_eq!(&*decoded.data, &data);
         prop_assert!(!decoded.needs_reencryption || codec.encryption == Encryption::Migrating);
@@ -347,15 +348,16 @@ proptest! {
     }
 
     #[test]
-    fn an_encrypted_payload_is_good_in_its_own_place_alone(data in any_data(), at in 0usize..40, bit in 0..8) {
+    fn an_encrypted_payload_is_good_in_its_own_place_alone(data in any_data(), at in 0usize..56, bit in 0..8) {
         let payload = encode(&required(), &data);
-        let mut place = [ID.as_bytes(), &meta().revision.as_bytes()[..], &meta().created_at.as_millis().to_be_bytes()].concat();
+        let mut place = [ID.as_bytes(), &meta().revision.as_bytes()[..], &meta().created_at.as_millis().to_be_bytes(), meta().origin.as_bytes()].concat();
         place[at] ^= 1u8 << bit;
         let id = SessionId::from_bytes(place[..16].try_into().unwrap());
         let revision = Revision::from_bytes(place[16..32].try_into().unwrap());
-        let created_at = u64::from_be_bytes(place[32..].try_into().unwrap());
+        let created_at = u64::from_be_bytes(place[32..40].try_into().unwrap());
         let created_at = Timestamp::from_millis(created_at);
-        let moved = Meta { revision, created_at, ..meta() };
+        let origin = SessionId::from_bytes(place[40..].try_into().unwrap());
+        let moved = Meta { revision, created_at, origin, ..meta() };
         prop_assert!(required().decode::<Data>(&id, &moved, &payload).is_err());
     }
 }

@@ -11,30 +11,33 @@ use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
 
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 const PAYLOAD: u8 = 0;
 const MOVED: u8 = 1;
-const HEADER_LEN: usize = 34;
+const HEADER_LEN: usize = 50;
 
 impl Stored {
     /// Returns the binary form of the record, as Redis keeps it.
     ///
     /// | bytes | content |
     /// |---|---|
-    /// | 0 | format, 1 |
+    /// | 0 | format, 2 |
     /// | 1 | kind: 0 if a payload follows, 1 if the 16 bytes of the id follow to which the session has moved |
     /// | 2..18 | revision |
     /// | 18..26 | creation time, in milliseconds since the Unix epoch, big-endian |
     /// | 26..34 | deadline, likewise |
-    /// | 34.. | payload or id |
+    /// | 34..50 | id under which the session was first created |
+    /// | 50.. | payload or id |
     ///
     /// The offsets of a format never change, so a script may compare the revision or replace the
     /// deadline in place.
     ///
     /// ```
+    /// # use clustered_sessions::SessionId;
     /// # use clustered_sessions::backend::{Content, Meta, Revision, Stored, Timestamp};
     /// let (created_at, deadline) = (Timestamp::from_millis(1_000), Timestamp::from_millis(2_000));
-    /// let meta = Meta::new(Revision::from_bytes([7; 16]), created_at, deadline);
+    /// let origin = SessionId::from_bytes([9; 16]);
+    /// let meta = Meta::new(Revision::from_bytes([7; 16]), created_at, deadline, origin);
     /// let stored = Stored::new(meta, Content::Payload(b"payload"[..].into()));
     ///
     /// let bytes = stored.to_bytes();
@@ -53,6 +56,7 @@ impl Stored {
         value.put_slice(self.meta.revision.as_bytes());
         value.put_u64(self.meta.created_at.as_millis());
         value.put_u64(self.meta.deadline.as_millis());
+        value.put_slice(self.meta.origin.as_bytes());
         value.put_slice(content);
         value.freeze()
     }
@@ -75,14 +79,20 @@ fn parse(value: &Bytes) -> Option<Stored> {
     let (&kind, rest) = rest.split_first()?;
     let (revision, rest) = rest.split_first_chunk()?;
     let (created_at, rest) = rest.split_first_chunk()?;
-    let (deadline, content) = rest.split_first_chunk()?;
+    let (deadline, rest) = rest.split_first_chunk()?;
+    let (origin, content) = rest.split_first_chunk()?;
     let content = match (format, kind) {
         (FORMAT, PAYLOAD) => Content::Payload(value.slice(HEADER_LEN..)),
         (FORMAT, MOVED) => Content::MovedTo(SessionId::from_bytes(content.try_into().ok()?)),
         _ => return None,
     };
     let millis = |bytes: &[u8; 8]| Timestamp::from_millis(u64::from_be_bytes(*bytes));
-    let meta = Meta::new(Revision::from_bytes(*revision), millis(created_at), millis(deadline));
+    let meta = Meta {
+        revision: Revision::from_bytes(*revision),
+        created_at: millis(created_at),
+        deadline: millis(deadline),
+        origin: SessionId::from_bytes(*origin),
+    };
     Some(Stored { meta, content })
 }
 
@@ -96,17 +106,19 @@ mod tests {
         let revision = Revision::from_bytes(*b"RRRRRRRRRRRRRRRR");
         let created_at = Timestamp::from_millis(0x0102_0304_0506_0708);
         let deadline = Timestamp::from_millis(0x1112_1314_1516_1718);
-        Stored::new(Meta::new(revision, created_at, deadline), content)
+        let origin = SessionId::from_bytes(*b"OOOOOOOOOOOOOOOO");
+        Stored::new(Meta::new(revision, created_at, deadline, origin), content)
     }
 
     #[test]
     fn the_binary_form_is_frozen() {
         let header = |kind: u8| {
             [
-                &[1, kind][..],
+                &[2, kind][..],
                 b"RRRRRRRRRRRRRRRR",
                 &[1, 2, 3, 4, 5, 6, 7, 8],
                 &[17, 18, 19, 20, 21, 22, 23, 24],
+                b"OOOOOOOOOOOOOOOO",
             ]
             .concat()
         };
@@ -127,7 +139,8 @@ mod tests {
         for bad in [
             Bytes::new(),
             good.slice(..HEADER_LEN - 1),
-            changed(0, 2),
+            changed(0, 1),
+            changed(0, 3),
             changed(1, 2),
             changed(1, MOVED),
         ] {
@@ -142,13 +155,15 @@ mod tests {
             revision: [u8; 16],
             created_at: u64,
             deadline: u64,
+            origin: [u8; 16],
             payload: Vec<u8>,
             moved: Option<[u8; 16]>,
         ) {
             let moved = moved.map(|id| Content::MovedTo(SessionId::from_bytes(id)));
             let content = moved.unwrap_or_else(|| Content::Payload(payload.into()));
             let [created_at, deadline] = [created_at, deadline].map(Timestamp::from_millis);
-            let meta = Meta::new(Revision::from_bytes(revision), created_at, deadline);
+            let origin = SessionId::from_bytes(origin);
+            let meta = Meta::new(Revision::from_bytes(revision), created_at, deadline, origin);
             let stored = Stored::new(meta, content);
             prop_assert_eq!(Stored::from_bytes(stored.to_bytes()).unwrap(), stored);
         }

@@ -27,6 +27,7 @@ struct RecordInner<T> {
     id: SessionId,
     revision: Revision,
     created_at: Timestamp,
+    origin: SessionId,
     /// The only metadata that changes: a read extends the session without making a new version.
     /// In milliseconds since the Unix epoch.
     deadline: AtomicU64,
@@ -43,7 +44,7 @@ struct RecordInner<T> {
 impl<T> Record<T> {
     pub(crate) fn new(clock: &Clock, id: SessionId, meta: Meta, data: Arc<T>) -> Self {
         let wall_offset = clock.wall().as_millis().wrapping_sub(clock.now().0);
-        let Meta { revision, created_at, deadline } = meta;
+        let Meta { revision, created_at, deadline, origin } = meta;
         let deadline = AtomicU64::new(deadline.as_millis());
         let touching = AtomicBool::new(false);
         let needs_reencryption = AtomicBool::new(false);
@@ -52,6 +53,7 @@ impl<T> Record<T> {
                 id,
                 revision,
                 created_at,
+                origin,
                 deadline,
                 touching,
                 needs_reencryption,
@@ -79,6 +81,24 @@ impl<T> Record<T> {
         self.inner.id
     }
 
+    /// Returns the id under which the session was first created. Regenerations change the id and
+    /// keep the origin, so an audit log can follow a session by it. Like the id, it is not a
+    /// credential.
+    ///
+    /// ```
+    /// # use clustered_sessions::{Secret, SessionConfig, SessionStore};
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev")).build()?;
+    /// # let store = SessionStore::new(config);
+    /// let session = store.create(UserSession).await?;
+    /// assert_eq!(session.record.origin(), session.id);
+    /// # Ok(()) }
+    /// ```
+    pub fn origin(&self) -> SessionId {
+        self.inner.origin
+    }
+
     /// Returns the session's data.
     pub fn data(&self) -> &Arc<T> {
         &self.inner.data
@@ -103,6 +123,7 @@ impl<T> Record<T> {
             revision: self.inner.revision,
             created_at: self.inner.created_at,
             deadline: self.deadline(),
+            origin: self.inner.origin,
         }
     }
 

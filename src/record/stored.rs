@@ -10,8 +10,8 @@ use crate::id::SessionId;
 
 /// The metadata of a record.
 ///
-/// A backend must return the revision and the creation time exactly as they were given: an
-/// encrypted payload is bound to them.
+/// A backend must return all but the deadline exactly as they were given: an encrypted payload is
+/// bound to them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Meta {
@@ -22,12 +22,20 @@ pub struct Meta {
     /// The time at which the session ends if it is not used until then. A backend does not act on
     /// it: it removes a record at the end of the time to live that was given with it.
     pub deadline: Timestamp,
+    /// The id under which the session was first created. A regeneration changes the session's id
+    /// and keeps its origin.
+    pub origin: SessionId,
 }
 
 impl Meta {
     /// Creates the metadata of a record.
-    pub fn new(revision: Revision, created_at: Timestamp, deadline: Timestamp) -> Self {
-        Meta { revision, created_at, deadline }
+    pub fn new(
+        revision: Revision,
+        created_at: Timestamp,
+        deadline: Timestamp,
+        origin: SessionId,
+    ) -> Self {
+        Meta { revision, created_at, deadline, origin }
     }
 }
 
@@ -79,7 +87,7 @@ mod tests {
     #[test]
     fn a_record_does_not_print_its_data() {
         let start = Timestamp::from_millis(0);
-        let meta = Meta::new(Revision::first(), start, start);
+        let meta = Meta::new(Revision::first(), start, start, SessionId::from_bytes([0; 16]));
         let stored =
             Stored { meta, content: Content::Payload(Bytes::from_static(b"\0\0{\"card\":1}")) };
         let text = format!("{stored:?}");

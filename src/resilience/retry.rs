@@ -173,8 +173,8 @@ mod tests {
 
     #[test]
     fn replies_after_a_lost_reply_are_interpreted_by_what_they_prove() {
-        let meta =
-            Meta::new(Revision::first(), Timestamp::from_millis(0), Timestamp::from_millis(0));
+        let start = Timestamp::from_millis(0);
+        let meta = Meta::new(Revision::first(), start, start, SessionId::from_bytes([1; 16]));
         let other = Stored { meta, content: Content::Payload(Bytes::new()) };
         let id = SessionId::from_bytes([1; 16]);
         let sure = Attempts::new(policy());

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::SessionError;
 use super::change::{self, Intent, Plan};
 use super::loaded::Loaded;
-use crate::clock::Millis;
 use crate::error::StoreErrorKind;
+use crate::store::LastSeen;
 
 /// A change to the data that can be applied again, on top of what another node has written.
 pub(super) type Change<T> = Arc<dyn Fn(&mut T) + Send + Sync>;
@@ -15,8 +15,7 @@ pub(super) type Change<T> = Arc<dyn Fn(&mut T) + Send + Sync>;
 pub(super) struct Batch<T> {
     pub(super) plan: Plan,
     pub(super) loaded: Loaded<T>,
-    /// The last time at which the session was loaded or written.
-    pub(super) alive_at: Option<Millis>,
+    pub(super) last_seen: Option<LastSeen<T>>,
     pub(super) data: Arc<T>,
     pub(super) changes: Vec<Change<T>>,
     pub(super) intent: Intent,

@@ -13,6 +13,7 @@ use super::SessionError;
 use super::batch::{Batch, Change, apply_all};
 use super::change::Plan;
 use super::loaded::Loaded;
+use super::logout::Logout;
 use super::request::RequestSession;
 use super::state::CookieChange;
 use crate::error::{StoreError, StoreErrorKind};
@@ -108,7 +109,7 @@ impl<T: SessionData> RequestSession<T> {
         match (batch.plan, &batch.loaded) {
             (Plan::Nothing, loaded) => Ok(Committed::same_token(loaded.clone())),
             (Plan::Create, _) => {
-                Ok(Committed::new_token(store.create_from_arc(batch.data.clone()).await?))
+                Ok(Committed::new_token(store.create_from_arc(batch.data.clone(), None).await?))
             }
             (Plan::Update, Loaded::Live(base)) => {
                 let record = store.write(base.clone(), batch.data.clone(), &reapply).await?;
@@ -119,15 +120,9 @@ impl<T: SessionData> RequestSession<T> {
                 Ok(Committed::new_token(new))
             }
             (Plan::Delete | Plan::Replace, loaded) => {
-                let mut deleted = false;
-                for id in loaded.logout_ids() {
-                    deleted |= store.delete_following_tombstones(id).await?;
-                }
-                if !deleted && loaded.was_seen() && store.may_have_moved_since(batch.alive_at) {
-                    return Err(StoreErrorKind::Gone.into());
-                }
+                Logout::new(loaded, batch.last_seen.as_ref()).carry_out(store).await?;
                 if batch.plan == Plan::Replace {
-                    let new = store.create_from_arc(batch.data.clone()).await?;
+                    let new = store.create_from_arc(batch.data.clone(), None).await?;
                     return Ok(Committed::new_token(new));
                 }
                 Ok(Committed::deleted())

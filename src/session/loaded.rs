@@ -63,11 +63,6 @@ impl<T> Loaded<T> {
         }
     }
 
-    /// Returns `true` if the session existed when it was loaded, or was known to exist earlier.
-    pub(super) fn was_seen(&self) -> bool {
-        matches!(self, Loaded::Live(_) | Loaded::Stale(..) | Loaded::EndedMeanwhile(_))
-    }
-
     /// Returns the record that the request may read, even if it may be stale.
     pub(super) fn record(&self) -> Option<&Record<T>> {
         match self {

@@ -7,6 +7,7 @@ mod detached;
 mod error;
 mod extract;
 mod loaded;
+mod logout;
 mod request;
 mod state;
 
@@ -151,10 +152,11 @@ impl<T: SessionData> Session<T> {
     ///
     /// # Errors
     ///
-    /// The commit fails with [`SessionError::Gone`] if the session is not there any more and was
-    /// loaded more than half a minute ago, for example by a socket. It may then have been
-    /// [regenerated](Session::regenerate) by another request, and live on under its new token: call
-    /// [`SessionStore::delete_all_of`] to be sure.
+    /// A session that was loaded more than half a minute ago, for example by a socket, may have
+    /// been [regenerated](Session::regenerate) so long ago that its id no longer leads to it. It is
+    /// then looked for among the sessions of its [owner](crate::SessionConfigBuilder::owner). If it
+    /// is not found, the commit fails with [`SessionError::Gone`], since it may live on under its
+    /// new token.
     pub fn destroy(&self) {
         self.request.destroy();
     }

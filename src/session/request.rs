@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::SessionError;
 use super::batch::{Change, apply_all};
 use super::loaded::Loaded;
+use super::logout::Logout;
 use super::state::{CookieChange, Rebase, RequestState, Snapshot};
 use crate::cookie::VerifiedCookies;
 use crate::error::{StoreError, StoreErrorKind};
@@ -22,9 +23,9 @@ pub(crate) struct RequestSession<T> {
     state: Mutex<RequestState<T>>,
     /// Held while the session is loaded or committed, so that these run one at a time.
     pub(super) io_lock: tokio::sync::Mutex<()>,
-    /// [`delete_in_background`]. It needs `T: SessionData`, and the drops that call it must not
-    /// have that bound, so that types that contain a session need not repeat it.
-    delete_in_background: fn(&SessionStore<T>, SessionId),
+    /// [`Logout::carry_out_in_background`]. It needs `T: SessionData`, and the drops that call it
+    /// must not have that bound, so that types that contain a session need not repeat it.
+    carry_out_in_background: fn(Logout<T>, &SessionStore<T>),
 }
 
 /// The session's changes to the response head.
@@ -44,7 +45,7 @@ impl<T: SessionData> RequestSession<T> {
             store,
             verified,
             io_lock: tokio::sync::Mutex::new(()),
-            delete_in_background: delete_in_background::<T>,
+            carry_out_in_background: Logout::carry_out_in_background,
         }
     }
 
@@ -118,13 +119,10 @@ impl<T: SessionData> RequestSession<T> {
         let default_data = self.store.default_data();
         let mut next = {
             let mut state = self.lock();
-            if matches!(loaded, Loaded::Live(_)) {
-                state.seen_alive(self.store.now());
-            }
             if let Some(cookie) = cookie {
                 state.set_cookie(cookie);
             }
-            state.set_loaded(loaded, default_data)
+            state.set_loaded(loaded, self.store.now(), default_data)
         };
         while let Some(Rebase { version, base, changes }) = next {
             let data = apply_all(&*base, &changes);
@@ -207,8 +205,8 @@ impl<T> RequestSession<T> {
     /// A logout is still carried out. Other changes are dropped, unless their commit was requested.
     pub(crate) fn abort(&self) {
         let logout = self.lock().abort(self.store.default_data());
-        for id in logout {
-            (self.delete_in_background)(&self.store, id);
+        if let Some(logout) = logout {
+            (self.carry_out_in_background)(logout, &self.store);
         }
     }
 }
@@ -226,26 +224,8 @@ impl<T> Drop for RequestSession<T> {
                 "changes to a session were never committed: after the response has begun, call save() or use modify()"
             );
         }
-        for id in logout {
-            (self.delete_in_background)(&self.store, id);
+        if let Some(logout) = logout {
+            (self.carry_out_in_background)(logout, &self.store);
         }
     }
-}
-
-fn delete_in_background<T: SessionData>(store: &SessionStore<T>, id: SessionId) {
-    if tokio::runtime::Handle::try_current().is_err() {
-        tracing::error!(session = %id, "a logout was not carried out: its runtime has gone");
-        return;
-    }
-    let store_for_task = store.clone();
-    store.spawn(async move {
-        let delete = store_for_task.delete_following_tombstones(id);
-        if let Err(error) = store_for_task.operation(delete).await {
-            tracing::error!(
-                session = %id,
-                error = &error as &dyn std::error::Error,
-                "a logout was not carried out"
-            );
-        }
-    });
 }

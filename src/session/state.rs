@@ -11,10 +11,12 @@ use std::sync::Arc;
 use super::batch::{Batch, Change};
 use super::change::{self, Intent, Plan};
 use super::loaded::Loaded;
+use super::logout::Logout;
 use crate::clock::Millis;
 use crate::cookie::VerifiedCookie;
-use crate::id::{SessionId, SessionToken};
+use crate::id::SessionToken;
 use crate::record::Record;
+use crate::store::LastSeen;
 
 /// The session of one request: what was loaded, and what the handler has done to it since.
 pub(super) struct RequestState<T> {
@@ -28,8 +30,7 @@ pub(super) struct RequestState<T> {
     intent: Intent,
     /// The cookie that the response head must carry.
     cookie: Option<CookieChange>,
-    /// The last time at which the session was loaded or written.
-    alive_at: Option<Millis>,
+    last_seen: Option<LastSeen<T>>,
     /// Number of commits that were requested and have not taken their batch yet.
     pending_commits: u32,
     head_sent: bool,
@@ -64,7 +65,7 @@ impl<T> RequestState<T> {
             changes: Vec::new(),
             intent: Intent::Keep,
             cookie: None,
-            alive_at: None,
+            last_seen: None,
             pending_commits: 0,
             head_sent: false,
         }
@@ -124,8 +125,16 @@ impl<T> RequestState<T> {
     pub(super) fn set_loaded(
         &mut self,
         loaded: Loaded<T>,
+        now: Millis,
         default_data: &Arc<T>,
     ) -> Option<Rebase<T>> {
+        match &loaded {
+            Loaded::Live(record) => {
+                self.last_seen = Some(LastSeen::new(record.clone(), Some(now)));
+            }
+            Loaded::Stale(_, record) => self.last_seen = Some(LastSeen::new(record.clone(), None)),
+            _ => {}
+        }
         self.loaded = loaded;
         self.next_rebase(default_data)
     }
@@ -212,7 +221,7 @@ impl<T> RequestState<T> {
         Batch {
             plan: self.plan(),
             loaded: self.loaded.clone(),
-            alive_at: self.alive_at,
+            last_seen: self.last_seen.clone(),
             data: self.data.clone(),
             changes: std::mem::take(&mut self.changes),
             intent: std::mem::take(&mut self.intent),
@@ -233,11 +242,6 @@ impl<T> RequestState<T> {
         self.changes = std::mem::take(&mut batch.changes);
     }
 
-    /// Records that the session exists at this moment.
-    pub(super) fn seen_alive(&mut self, now: Millis) {
-        self.alive_at = Some(now);
-    }
-
     pub(super) fn set_cookie(&mut self, cookie: CookieChange) {
         self.cookie = Some(cookie);
     }
@@ -256,29 +260,29 @@ impl<T> RequestState<T> {
         })
     }
 
-    /// Ends a request that has no response head. Returns the sessions that a logout deletes.
+    /// Ends a request that has no response head. Returns the logout that is left to carry out.
     ///
     /// Other changes are dropped, also for clones of the session that the application still holds:
     /// otherwise its next change would be made on top of them. If a commit is pending, its task
     /// takes everything, and nothing is dropped here.
-    pub(super) fn abort(&mut self, default_data: &Arc<T>) -> Vec<SessionId> {
+    pub(super) fn abort(&mut self, default_data: &Arc<T>) -> Option<Logout<T>> {
         self.head_sent = true;
         if self.pending_commits > 0 {
-            return Vec::new();
+            return None;
         }
         let logout = self.take_logout();
         self.drop_changes(default_data);
         logout
     }
 
-    /// Returns the sessions that an uncommitted logout deletes. Afterwards they count as ended.
-    pub(super) fn take_logout(&mut self) -> Vec<SessionId> {
+    /// Returns an uncommitted logout, if there is one. Afterwards its sessions count as ended.
+    pub(super) fn take_logout(&mut self) -> Option<Logout<T>> {
         if std::mem::take(&mut self.intent) != Intent::Destroy {
-            return Vec::new();
+            return None;
         }
-        let ids = self.loaded.logout_ids();
+        let logout = Logout::new(&self.loaded, self.last_seen.as_ref());
         self.loaded = self.loaded.id().map_or(Loaded::NoSession, Loaded::EndedMeanwhile);
-        ids
+        Some(logout)
     }
 }
 

@@ -7,7 +7,7 @@ use super::SessionStore;
 use super::lifetime::time_to_live;
 use crate::backend::{Created, MemoryBackend};
 use crate::error::StoreError;
-use crate::id::SessionToken;
+use crate::id::{SessionId, SessionToken};
 use crate::record::{Content, Meta, NewSession, Record, Revision, SessionData, Stored};
 
 impl<T: SessionData> SessionStore<T> {
@@ -20,18 +20,23 @@ impl<T: SessionData> SessionStore<T> {
     /// backend's error.
     pub async fn create(&self, data: T) -> Result<NewSession<T>, StoreError> {
         self.begin()?;
-        self.operation(self.create_from_arc(Arc::new(data))).await
+        self.operation(self.create_from_arc(Arc::new(data), None)).await
     }
 
-    /// Creates a session with data that the caller goes on sharing.
-    pub(crate) async fn create_from_arc(&self, data: Arc<T>) -> Result<NewSession<T>, StoreError> {
+    /// Creates a session with data that the caller goes on sharing. `origin` is that of the session
+    /// which it continues, or `None` for a new one.
+    pub(crate) async fn create_from_arc(
+        &self,
+        data: Arc<T>,
+        origin: Option<SessionId>,
+    ) -> Result<NewSession<T>, StoreError> {
         let mut attempts = self.inner.backend.attempts();
         loop {
             // Each attempt has its own token. Under the same id, a delayed first attempt could
             // bring back a session that has been deleted meanwhile.
             let token = SessionToken::random();
             let id = token.session_id();
-            let (meta, ttl) = self.new_meta();
+            let (meta, ttl) = self.new_meta(origin.unwrap_or(id));
             let record = Record::new(&self.inner.clock, id, meta, data.clone());
             let payload = self.inner.codec.encode(&id, &meta, &*data)?;
             let stored = Stored { meta, content: Content::Payload(payload) };
@@ -56,26 +61,21 @@ impl<T: SessionData> SessionStore<T> {
 
     /// Creates a session in memory without waiting. The store must use this backend.
     pub(crate) fn create_in_memory(&self, memory: &MemoryBackend, data: T) -> Record<T> {
-        let (meta, ttl) = self.new_meta();
-        let record = Record::new(
-            &self.inner.clock,
-            SessionToken::random().session_id(),
-            meta,
-            Arc::new(data),
-        );
+        let id = SessionToken::random().session_id();
+        let (meta, ttl) = self.new_meta(id);
+        let record = Record::new(&self.inner.clock, id, meta, Arc::new(data));
         // The first change of the session reports data that cannot be encoded.
-        let payload =
-            self.inner.codec.encode(&record.id(), &meta, &**record.data()).unwrap_or_default();
-        memory.create_now(&record.id(), &Stored { meta, content: Content::Payload(payload) }, ttl);
+        let payload = self.inner.codec.encode(&id, &meta, &**record.data()).unwrap_or_default();
+        memory.create_now(&id, &Stored { meta, content: Content::Payload(payload) }, ttl);
         record
     }
 
     /// Returns the metadata of a session created now, and its time to live.
-    fn new_meta(&self) -> (Meta, Duration) {
+    fn new_meta(&self, origin: SessionId) -> (Meta, Duration) {
         let now = self.inner.clock.wall();
         let deadline = self.inner.lifetime.deadline(now, now);
         (
-            Meta { revision: Revision::first(), created_at: now, deadline },
+            Meta { revision: Revision::first(), created_at: now, deadline, origin },
             time_to_live(deadline, now),
         )
     }

@@ -3,12 +3,32 @@
 use super::SessionStore;
 use super::tombstone::{MAX_TOMBSTONES, TOMBSTONE_TTL, too_many_tombstones};
 use crate::backend::Deleted;
-use crate::clock::millis;
+use crate::clock::{Millis, millis};
 use crate::cluster::Announcement;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::guards::{self, Guard};
 use crate::id::SessionId;
-use crate::record::SessionData;
+use crate::record::{Record, SessionData};
+
+/// The last version of a session that a request has seen.
+pub(crate) struct LastSeen<T> {
+    record: Record<T>,
+    /// The time at which the session was known to exist. `None` if it is not known: the record was
+    /// served during an outage.
+    at: Option<Millis>,
+}
+
+impl<T> LastSeen<T> {
+    pub(crate) fn new(record: Record<T>, at: Option<Millis>) -> Self {
+        LastSeen { record, at }
+    }
+}
+
+impl<T> Clone for LastSeen<T> {
+    fn clone(&self) -> Self {
+        LastSeen { record: self.record.clone(), at: self.at }
+    }
+}
 
 impl<T: SessionData> SessionStore<T> {
     /// Deletes a session on every node and returns `true` if it existed.
@@ -22,6 +42,33 @@ impl<T: SessionData> SessionStore<T> {
     pub async fn delete(&self, id: SessionId) -> Result<bool, StoreError> {
         self.begin()?;
         self.operation(self.delete_following_tombstones(id)).await
+    }
+
+    /// Deletes the session that a request has loaded, under whatever id it has by now.
+    ///
+    /// The request may be older than the tombstones that lead there, as that of a socket is. Then
+    /// the session is looked for among those of its owner.
+    ///
+    /// # Errors
+    ///
+    /// [`Gone`](StoreErrorKind::Gone) if the session was not found and may exist under another id.
+    pub(crate) async fn log_out(
+        &self,
+        id: SessionId,
+        last_seen: Option<&LastSeen<T>>,
+    ) -> Result<(), StoreError> {
+        if self.delete_following_tombstones(id).await? {
+            return Ok(());
+        }
+        match last_seen {
+            Some(seen)
+                if self.may_have_moved_since(seen.at)
+                    && !self.delete_by_origin(&seen.record).await? =>
+            {
+                Err(StoreError::gone(&id))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Deletes a session under its present id, which the tombstones of its former ids lead to.

@@ -54,8 +54,12 @@ impl<T> Owners<T> {
         Owners { macs: macs.collect(), owner_of }
     }
 
+    pub(super) fn owner_of(&self, record: &Record<T>) -> Option<String> {
+        (self.owner_of)(record.data())
+    }
+
     pub(super) fn is_owner(&self, owner: &str, record: &Record<T>) -> bool {
-        (self.owner_of)(record.data()).is_some_and(|its| its == owner)
+        self.owner_of(record).is_some_and(|its| its == owner)
     }
 
     /// Returns an owner's tag under each secret. New entries are written under the first.
@@ -91,7 +95,7 @@ impl<T: SessionData> SessionStore<T> {
         new: &Record<T>,
     ) -> Result<(), StoreError> {
         let Some(owners) = &self.inner.owners else { return Ok(()) };
-        let Some(owner) = (owners.owner_of)(new.data()) else { return Ok(()) };
+        let Some(owner) = owners.owner_of(new) else { return Ok(()) };
         match base {
             Some(base) if owners.is_owner(&owner, base) => {
                 self.add_to_index(owners, &owner, &new.id(), base.deadline(), new.deadline()).await
@@ -116,7 +120,7 @@ impl<T: SessionData> SessionStore<T> {
             None => self.load(id).await?,
         };
         let Some(record) = record else { return Ok(()) };
-        let Some(owner) = (owners.owner_of)(record.data()) else { return Ok(()) };
+        let Some(owner) = owners.owner_of(&record) else { return Ok(()) };
         self.add_to_index(owners, &owner, id, record.deadline(), deadline).await
     }
 
@@ -154,7 +158,7 @@ impl<T: SessionData> SessionStore<T> {
     /// is only logged.
     pub(super) async fn remove_from_index(&self, record: &Record<T>) {
         let Some(owners) = &self.inner.owners else { return };
-        let Some(owner) = (owners.owner_of)(record.data()) else { return };
+        let Some(owner) = owners.owner_of(record) else { return };
         for tag in owners.tags(&owner) {
             if let Err(error) = self.inner.backend.remove_from_owner(&tag, &record.id()).await {
                 tracing::debug!(
@@ -171,7 +175,7 @@ impl<T: SessionData> SessionStore<T> {
     /// the tombstone by it.
     pub(super) fn expire_index_entry_in_background(&self, old: &Record<T>) {
         let Some(owners) = &self.inner.owners else { return };
-        let Some(owner) = (owners.owner_of)(old.data()) else { return };
+        let Some(owner) = owners.owner_of(old) else { return };
         let tags: Vec<_> = owners.tags(&owner).collect();
         let (store, id) = (self.clone(), old.id());
         drop(self.spawn(async move {

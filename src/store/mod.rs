@@ -27,6 +27,7 @@ use std::sync::atomic::AtomicBool;
 
 use tokio_util::task::TaskTracker;
 
+pub(crate) use self::delete::LastSeen;
 use self::index::Owners;
 use self::lifetime::Lifetime;
 pub(crate) use self::outage::Degraded;

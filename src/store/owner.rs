@@ -195,11 +195,7 @@ impl<T: SessionData> SessionStore<T> {
         let mut revocation = Revocation::new(self, &judge, Unreadable::Delete);
         let visit_all = async {
             for tag in owners.tags(owner) {
-                let mut scan = Scan::of_owner(self.clone(), tag);
-                while let Some(mut page) = scan.next_page().await? {
-                    page.ids.retain(|id| Some(*id) != keep);
-                    revocation.chase_all(page.ids).await?;
-                }
+                revocation.scan_owner(tag, keep).await?;
             }
             if self.inner.backend.may_lose_index_entries() {
                 revocation.keep_unreadable();
@@ -209,6 +205,19 @@ impl<T: SessionData> SessionStore<T> {
         };
         self.operation_within(revocation_timeout(), visit_all).await?;
         Ok(revocation.total())
+    }
+
+    /// Deletes the session that `record` is a version of, under whatever id it has by now, if it
+    /// still has the same owner. Returns `true` if it was found.
+    pub(super) async fn delete_by_origin(&self, record: &Record<T>) -> Result<bool, StoreError> {
+        let Some(owners) = &self.inner.owners else { return Ok(false) };
+        let Some(owner) = owners.owner_of(record) else { return Ok(false) };
+        let judge = |found: &Record<T>| found.origin() == record.origin();
+        let mut revocation = Revocation::new(self, &judge, Unreadable::Keep);
+        for tag in owners.tags(&owner) {
+            revocation.scan_owner(tag, None).await?;
+        }
+        Ok(revocation.total().deleted > 0)
     }
 
     fn owners(&self) -> Result<&Owners<T>, StoreError> {

@@ -32,7 +32,7 @@ impl<T: SessionData> SessionStore<T> {
         if self.has_expired(&base) {
             return Err(StoreError::gone(&old));
         }
-        let mut new = self.create_from_arc(data).await?;
+        let mut new = self.create_from_arc(data, Some(base.origin())).await?;
         for attempt in 1..=MAX_ATTEMPTS {
             match self.replace_by_tombstone(&base, new.id).await {
                 Ok(None) => return Ok(new),
@@ -63,8 +63,8 @@ impl<T: SessionData> SessionStore<T> {
         let old = base.id();
         let meta = Meta {
             revision: base.revision().next(),
-            created_at: base.meta().created_at,
             deadline: self.inner.clock.wall().saturating_add(TOMBSTONE_TTL),
+            ..base.meta()
         };
         let tombstone = Stored { meta, content: Content::MovedTo(new) };
         let announcement = self.inner.coordinator.encode(Announcement::SessionDeleted(old));

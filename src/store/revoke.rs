@@ -16,7 +16,7 @@ use futures_util::future::join_all;
 use super::SessionStore;
 use super::scan::Scan;
 use super::tombstone::{FollowedTombstones, TOMBSTONE_TTL};
-use crate::backend::Deleted;
+use crate::backend::{Deleted, OwnerTag};
 use crate::cluster::Announcement;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::guards::{self, Guard};
@@ -112,6 +112,20 @@ impl<'a, T: SessionData> Revocation<'a, T> {
     /// From now on, leaves records that cannot be read: they may be anybody's.
     pub(super) fn keep_unreadable(&mut self) {
         self.unreadable = Unreadable::Keep;
+    }
+
+    /// Chases the sessions in the index of one owner, except one.
+    pub(super) async fn scan_owner(
+        &mut self,
+        tag: OwnerTag,
+        except: Option<SessionId>,
+    ) -> Result<(), StoreError> {
+        let mut scan = Scan::of_owner(self.store.clone(), tag);
+        while let Some(mut page) = scan.next_page().await? {
+            page.ids.retain(|id| Some(*id) != except);
+            self.chase_all(page.ids).await?;
+        }
+        Ok(())
     }
 
     /// Chases all sessions.

@@ -128,12 +128,12 @@ impl<T: SessionData> SessionStore<T> {
         base: &Record<T>,
         data: Arc<T>,
     ) -> Result<Record<T>, StoreError> {
-        let (id, created_at, now) = (base.id(), base.meta().created_at, self.inner.clock.wall());
-        if self.inner.lifetime.has_expired(created_at, now) {
+        let (id, meta, now) = (base.id(), base.meta(), self.inner.clock.wall());
+        if self.inner.lifetime.has_expired(meta.created_at, now) {
             return Err(StoreError::gone(&id));
         }
-        let deadline = self.inner.lifetime.deadline(created_at, now);
-        let meta = Meta { revision: base.revision().next(), created_at, deadline };
+        let deadline = self.inner.lifetime.deadline(meta.created_at, now);
+        let meta = Meta { revision: base.revision().next(), deadline, ..meta };
         Ok(Record::new(&self.inner.clock, id, meta, data))
     }
 

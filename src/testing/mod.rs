@@ -120,6 +120,7 @@ fn any_meta(revision: Revision) -> Meta {
         revision,
         Timestamp::from_millis(1_700_000_000_000),
         Timestamp::from_millis(1_700_000_600_000),
+        SessionId::from_bytes(*b"conformance-test"),
     )
 }
 

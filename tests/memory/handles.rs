@@ -95,6 +95,57 @@ async fn a_logout_of_a_session_that_was_regenerated_a_minute_ago_is_gone_and_not
     assert_eq!(sessions.store().size().await.unwrap(), 1, "it lives on under its new token");
 }
 
+/// Creates a session, opens a handle on it that outlives its request, and regenerates the session
+/// twice, each time so long ago that the tombstone has expired. Returns the handle, and the browser
+/// that has the session's cookie.
+async fn socket_of_a_session_that_has_moved(
+    sessions: &SessionLayer<Data>,
+) -> (Session<Data>, Browser) {
+    let mut browser = Browser::with(sessions, ada()).await;
+    let socket = session_after_the_head(sessions, &browser).await;
+    let regenerate = serve(sessions, async |session: Session<Data>| session.regenerate());
+    for _ in 0..2 {
+        assert_eq!(browser.visit(&regenerate).await.status, StatusCode::OK);
+        tokio::time::advance(Duration::from_secs(61)).await;
+    }
+    (socket, browser)
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_an_owner_an_old_handle_logs_out_the_session_under_its_new_token_and_no_other() {
+    let memory = MemoryBackend::new();
+    let with_owner = config(&memory).clock(Clock::tokio()).owner(|data: &Data| data.user.clone());
+    let sessions = start(with_owner).await;
+    let phone = sessions.store().create(ada()).await.unwrap().id;
+    let (socket, _) = socket_of_a_session_that_has_moved(&sessions).await;
+    socket.destroy();
+    socket.save().await.unwrap();
+    assert_eq!(only_id(&sessions).await, phone, "the owner's other session lives");
+
+    let (socket, _) = socket_of_a_session_that_has_moved(&sessions).await;
+    socket.destroy();
+    drop(socket);
+    eventually(async || sessions.store().size().await.unwrap() == 1).await;
+    assert_eq!(only_id(&sessions).await, phone);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_handle_of_a_session_that_moved_to_another_owner_reports_it_as_gone() {
+    let memory = MemoryBackend::new();
+    let with_owner = config(&memory).clock(Clock::tokio()).owner(|data: &Data| data.user.clone());
+    let sessions = start(with_owner).await;
+    let (socket, mut browser) = socket_of_a_session_that_has_moved(&sessions).await;
+    let other_user = serve(&sessions, async |session: Session<Data>| {
+        session.update(|data| data.user = Some("Grace".into()));
+        session.regenerate();
+    });
+    browser.visit(&other_user).await;
+    tokio::time::advance(Duration::from_secs(61)).await;
+    socket.destroy();
+    assert!(matches!(socket.save().await, Err(SessionError::Gone)));
+    assert_eq!(only_data(&sessions).await.user.as_deref(), Some("Grace"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_logout_of_a_session_that_has_just_been_deleted_is_ok() {
     let sessions = start(config(&MemoryBackend::new()).clock(Clock::tokio())).await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clustered_sessions::backend::{Backend as _, Content, Meta, Revision, Stored, Update};
+use clustered_sessions::backend::{Backend as _, Content, Revision, Stored, Update};
 use clustered_sessions::{
     Fresh, MemoryBackend, Session, SessionError, SessionLayer, StoreErrorKind,
 };
@@ -79,8 +79,8 @@ async fn an_update_of_unknown_outcome_is_not_repeated_with_the_response() {
 async fn corrupt_record(memory: &MemoryBackend, sessions: &SessionLayer<Data>) {
     let id = only_id(sessions).await;
     let stored = memory.load(&id).await.unwrap().unwrap();
-    let meta =
-        Meta::new(Revision::from_bytes([7; 16]), stored.meta.created_at, stored.meta.deadline);
+    let mut meta = stored.meta;
+    meta.revision = Revision::from_bytes([7; 16]);
     let garbage = Stored::new(meta, Content::Payload(b"garbage"[..].into()));
     let minute = Duration::from_secs(60);
     let update = Update::new(&id, stored.meta.revision, &garbage, minute, b"");

@@ -35,6 +35,7 @@ impl Bench {
             revision: Revision::first(),
             created_at: now,
             deadline: now.saturating_add(Duration::from_secs(3600)),
+            origin: self.id,
         };
         Record::new(&self.clock, self.id, meta, Arc::new(data))
     }

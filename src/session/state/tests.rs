@@ -5,6 +5,7 @@ use super::super::batch::apply_all;
 use super::*;
 use crate::clock::{Clock, Timestamp};
 use crate::error::{StoreError, StoreErrorKind};
+use crate::id::SessionId;
 use crate::record::{Meta, Revision};
 
 /// The data is a list of the changes that were applied to it.
@@ -15,6 +16,7 @@ fn record_with(id: SessionId) -> Record<Data> {
         revision: Revision::first(),
         created_at: Timestamp::from_millis(0),
         deadline: Timestamp::from_millis(0),
+        origin: id,
     };
     Record::new(&Clock::system(), id, meta, Arc::new(vec!["stored"]))
 }
@@ -33,7 +35,10 @@ fn live() -> RequestState<Data> {
 
 fn loaded(loaded: Loaded<Data>) -> RequestState<Data> {
     let mut state = RequestState::new(&default_data());
-    assert!(state.set_loaded(loaded, &default_data()).is_none(), "there are no changes to rebase");
+    assert!(
+        state.set_loaded(loaded, Millis(0), &default_data()).is_none(),
+        "there are no changes to rebase"
+    );
     state
 }
 
@@ -71,7 +76,7 @@ fn a_rebase_that_a_change_overtakes_is_computed_again() {
     let mut state = RequestState::new(&default_data());
     push(&mut state, "first");
     let live = Loaded::Live(record_with(id()));
-    let rebase = state.set_loaded(live, &default_data()).unwrap();
+    let rebase = state.set_loaded(live, Millis(0), &default_data()).unwrap();
     let data = apply_all(&*rebase.base, &rebase.changes);
     push(&mut state, "second");
     let rebase = state.finish_rebase(rebase.version, data, &default_data()).unwrap();
@@ -123,9 +128,10 @@ fn an_aborted_request_keeps_nothing_but_its_logout() {
     let mut state = live();
     state.destroy(&default_data());
     push(&mut state, "after");
-    assert_eq!(state.abort(&default_data()), [id()]);
+    let logout = state.abort(&default_data()).unwrap();
+    assert_eq!(logout.ids(), [id()]);
     assert!(!state.has_work() && state.live_record().is_none());
-    assert_eq!(state.abort(&default_data()), [], "the logout is taken once");
+    assert!(state.abort(&default_data()).is_none(), "the logout is taken once");
 }
 
 #[test]
@@ -134,7 +140,7 @@ fn an_aborted_request_leaves_everything_to_a_pending_commit() {
     push(&mut state, "before");
     state.destroy(&default_data());
     state.request_commit();
-    assert_eq!(state.abort(&default_data()), []);
+    assert!(state.abort(&default_data()).is_none());
     assert_eq!(state.take_batch().plan, Plan::Delete);
 }
 

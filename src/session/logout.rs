@@ -1,0 +1,57 @@
+//! The deletion of a request's session, in a commit or after the request.
+
+use super::loaded::Loaded;
+use crate::error::StoreError;
+use crate::id::SessionId;
+use crate::record::SessionData;
+use crate::store::{LastSeen, SessionStore};
+
+/// The sessions that a logout deletes.
+pub(super) struct Logout<T> {
+    ids: Vec<SessionId>,
+    last_seen: Option<LastSeen<T>>,
+}
+
+impl<T> Logout<T> {
+    pub(super) fn new(loaded: &Loaded<T>, last_seen: Option<&LastSeen<T>>) -> Self {
+        Logout { ids: loaded.logout_ids(), last_seen: last_seen.cloned() }
+    }
+
+    #[cfg(test)]
+    pub(super) fn ids(&self) -> &[SessionId] {
+        &self.ids
+    }
+}
+
+impl<T: SessionData> Logout<T> {
+    /// Deletes the sessions, as a step of an operation. If one cannot be deleted, deletes the
+    /// others and returns the error.
+    pub(super) async fn carry_out(&self, store: &SessionStore<T>) -> Result<(), StoreError> {
+        let mut result = Ok(());
+        for id in &self.ids {
+            let deleted = store.log_out(*id, self.last_seen.as_ref()).await;
+            result = result.and(deleted);
+        }
+        result
+    }
+
+    /// Deletes the sessions in a task of its own. An error is logged.
+    pub(super) fn carry_out_in_background(self, store: &SessionStore<T>) {
+        let Some(id) = self.ids.first().copied() else { return };
+        if tokio::runtime::Handle::try_current().is_err() {
+            tracing::error!(session = %id, "a logout was not carried out: its runtime has gone");
+            return;
+        }
+        let store_for_task = store.clone();
+        store.spawn(async move {
+            let logout = self.carry_out(&store_for_task);
+            if let Err(error) = store_for_task.operation(logout).await {
+                tracing::error!(
+                    session = %id,
+                    error = &error as &dyn std::error::Error,
+                    "a logout was not carried out"
+                );
+            }
+        });
+    }
+}
