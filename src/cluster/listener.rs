@@ -11,9 +11,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::cache::LocalCache;
-use super::message::{Action, interpret};
+use super::reception::Reception;
 use crate::backend::{Event, Subscription};
-use crate::clock::{Clock, Timestamp, millis};
+use crate::clock::{Clock, Timestamp};
 use crate::error::StoreError;
 use crate::guards::{self, Guard};
 use crate::observe::{self, Counter, Gauge, LogLimit, Metrics};
@@ -130,24 +130,26 @@ impl<T> Listener<T> {
     /// Receives from one subscription until it ends. Returns `true` if a heartbeat came back at
     /// least once.
     async fn receive(&self, mut subscription: Subscription) -> bool {
-        let mut epoch = None;
+        let mut reception = Reception::default();
         let mut proven = false;
         while let Some(event) = subscription.next().await {
             match event {
                 Event::Connected => {
-                    let lease = self.cache.lease();
-                    epoch = Some(if guards::enabled(Guard::EpochAtSubscription) {
-                        lease.bump()
-                    } else {
-                        lease.epoch()
-                    });
+                    reception.connected(self.cache.lease());
                     self.status.subscriptions.add_one();
                 }
-                Event::Message(message) => self.apply(&message),
+                Event::Message(message) => {
+                    self.status.received.add_one();
+                    if reception.announced(&self.cache, &message).is_err() {
+                        self.status.unreadable.add_one();
+                        self.log_unreadable(&message);
+                    }
+                }
                 Event::Alive(sent_at) => {
-                    let Some(epoch) = epoch else { continue };
                     let sent_at = self.clock.at(sent_at);
-                    self.cache.lease().extend(epoch, sent_at.plus(millis(self.max_staleness)));
+                    if !reception.alive(self.cache.lease(), sent_at, self.max_staleness) {
+                        continue;
+                    }
                     self.status.proven(|| self.clock.wall_at(sent_at));
                     self.cache.flush();
                     if !proven {
@@ -159,23 +161,6 @@ impl<T> Listener<T> {
             }
         }
         proven
-    }
-
-    /// Applies one announcement to the cache.
-    fn apply(&self, message: &[u8]) {
-        self.status.received.add_one();
-        match interpret(message) {
-            Action::Evict(id, revision) if guards::enabled(Guard::Eviction) => {
-                self.cache.evict(&id, revision);
-            }
-            Action::Evict(..) => {}
-            Action::Clear => self.cache.clear(),
-            Action::Unreadable => {
-                self.status.unreadable.add_one();
-                self.log_unreadable(message);
-                self.cache.clear();
-            }
-        }
     }
 
     /// Logs an announcement that cannot be read, unless one was logged a moment ago: anyone who may

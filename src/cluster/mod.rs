@@ -15,6 +15,7 @@ mod listener;
 mod message;
 #[cfg(all(test, shuttle))]
 pub(crate) mod model;
+mod reception;
 mod stats;
 
 pub use self::cache::LocalCache;

@@ -13,8 +13,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+
 use super::cache::{LocalCache, Lookup, StaleIfError};
-use super::lease::{Epoch, Lease};
+use super::lease::Lease;
+use super::message::Announcement;
+use super::reception::Reception;
 use crate::clock::{self, Clock, Millis};
 use crate::id::SessionId;
 use crate::observe::Metrics;
@@ -83,8 +87,8 @@ struct Backend {
 enum ModelEvent {
     /// The version at which the subscription began.
     Connected(u32),
-    Changed(u32, Option<Revision>),
-    Cleared,
+    /// The version that is due once this has been applied.
+    Announced(u32, Announcement),
     /// The end of the proven lease, and the version in the backend when the heartbeat was sent.
     Alive(Millis, u32),
 }
@@ -209,28 +213,31 @@ impl Model {
 
     /// Deletes all sessions on another node.
     pub(crate) fn clear_elsewhere(&self) {
-        self.put(&mut self.backend(), None, ModelEvent::Cleared);
+        let event = ModelEvent::Announced(GONE, Announcement::CacheClear);
+        self.put(&mut self.backend(), None, event);
     }
 
-    /// Changes the session on this node, as the store does. Returns `false` on a conflict.
+    /// Changes the session on this node. Returns `false` on a conflict.
     pub(crate) fn change(&self) -> bool {
         let base = self.stored().unwrap();
         let new = self.record(**base.data() + 1);
-        let call = self.cache.begin_write(&self.id, Some(base.revision()));
-        let saved = self.compare_and_set(&base, &new);
+        let write = async { self.compare_and_set(&base, &new) };
+        let base = Some(base.revision());
+        let saved = run(self.cache.write_through(&new, base, write, |saved| *saved));
         if saved {
-            call.saved(&new);
             self.expect(version(Some(&new)));
             self.proven.fetch_max(version(Some(&new)), Ordering::Relaxed);
         }
         saved
     }
 
-    /// Deletes the session on this node, as the store does.
+    /// Deletes the session on this node.
     pub(crate) fn delete(&self) {
-        let call = self.cache.begin_write(&self.id, None);
-        self.put(&mut self.backend(), None, ModelEvent::Changed(GONE, None));
-        drop(call);
+        let announcement = Announcement::SessionDeleted(self.id);
+        let delete = async {
+            self.put(&mut self.backend(), None, ModelEvent::Announced(GONE, announcement));
+        };
+        run(self.cache.evict_through(&self.id, delete));
         self.expect(GONE);
         self.proven.fetch_max(GONE, Ordering::Relaxed);
     }
@@ -240,7 +247,8 @@ impl Model {
         let unchanged =
             backend.record.as_ref().is_some_and(|record| record.revision() == base.revision());
         if unchanged {
-            let event = ModelEvent::Changed(version(Some(new)), Some(new.revision()));
+            let announcement = Announcement::SessionInvalidated(self.id, Some(new.revision()));
+            let event = ModelEvent::Announced(version(Some(new)), announcement);
             self.put(&mut backend, Some(new.clone()), event);
         }
         unchanged
@@ -275,26 +283,22 @@ impl Model {
         self.expect(acknowledged);
     }
 
-    /// Applies all announcements that have arrived, as the listener does. Only one thread at a time
-    /// may call it.
+    /// Applies all announcements that have arrived. Only one thread at a time may call it.
     pub(crate) fn receive(&self) {
-        let mut epoch: Option<Epoch> = None;
+        let mut reception = Reception::default();
         while let Some(event) = self.next_event() {
             match event {
                 ModelEvent::Connected(present) => {
-                    epoch = Some(self.cache.lease().bump());
+                    reception.connected(self.cache.lease());
                     self.expect(present);
                 }
-                ModelEvent::Changed(version, revision) => {
-                    self.cache.evict(&self.id, revision);
+                ModelEvent::Announced(version, announcement) => {
+                    let message = announcement.encode("another-node", 0);
+                    reception.announced(&self.cache, &message).unwrap();
                     self.expect(version);
                 }
-                ModelEvent::Cleared => {
-                    self.cache.clear();
-                    self.expect(GONE);
-                }
                 ModelEvent::Alive(until, version) => {
-                    self.cache.lease().extend(epoch.unwrap(), until);
+                    assert!(reception.alive(self.cache.lease(), until, Duration::ZERO));
                     self.proven.fetch_max(version, Ordering::Relaxed);
                 }
             }
@@ -322,6 +326,11 @@ impl Model {
     pub(crate) fn cached(&self) -> Option<u32> {
         self.cache.peek(&self.id).map(|record| version(Some(&record)))
     }
+}
+
+/// Runs a step of the store. It waits for nothing but locks.
+fn run<F: Future>(step: F) -> F::Output {
+    step.now_or_never().unwrap()
 }
 
 /// Returns the version of a record, or [`GONE`] if there is none.

@@ -45,12 +45,10 @@ impl<T: SessionData> SessionStore<T> {
             self.index_before_write(None, &record)
                 .await
                 .map_err(|error| attempts.ended_by(error))?;
-            let call = self.inner.cache.begin_write(&id, None);
-            match self.inner.backend.create(&id, &stored, ttl).await {
-                Ok(Created::Created) => {
-                    call.saved(&record);
-                    return Ok(NewSession { id, token, record });
-                }
+            let create = self.inner.backend.create(&id, &stored, ttl);
+            let created = |answer: &_| matches!(answer, Ok(Created::Created));
+            match self.inner.cache.write_through(&record, None, create, created).await {
+                Ok(Created::Created) => return Ok(NewSession { id, token, record }),
                 Ok(Created::Exists) => {}
                 // A failed attempt may still be executed later. It then leaves a record whose
                 // token was never given out, and which expires like any other.

@@ -81,9 +81,8 @@ impl<T: SessionData> SessionStore<T> {
         for _ in 0..MAX_TOMBSTONES {
             let announcement = self.inner.coordinator.encode(Announcement::SessionDeleted(id));
             let cached = self.inner.cache.peek(&id);
-            let call = self.inner.cache.begin_write(&id, None);
-            let answer = self.inner.backend.delete(&id, &announcement).await;
-            drop(call);
+            let delete = self.inner.backend.delete(&id, &announcement);
+            let answer = self.inner.cache.evict_through(&id, delete).await;
             if self.inner.clock.now().0 - began.0 >= millis(TOMBSTONE_TTL) {
                 // The session may have been regenerated meanwhile, and its tombstone may have
                 // expired already.

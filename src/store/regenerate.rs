@@ -68,11 +68,8 @@ impl<T: SessionData> SessionStore<T> {
         };
         let tombstone = Stored { meta, content: Content::MovedTo(new) };
         let announcement = self.inner.coordinator.encode(Announcement::SessionDeleted(old));
-        // Never completed: whatever the outcome, this node must not serve the old id from its
-        // cache.
-        let _call = self.inner.cache.begin_write(&old, None);
         let update = Update::new(&old, base.revision(), &tombstone, TOMBSTONE_TTL, &announcement);
-        let answer = self.inner.backend.update(update).await;
+        let answer = self.inner.cache.evict_through(&old, self.inner.backend.update(update)).await;
         match answer.map_err(|error| self.report_unreadable(&old, error))? {
             Updated::Saved => {
                 self.expire_index_entry_in_background(base);

@@ -194,15 +194,15 @@ impl<'a, T: SessionData> Revocation<'a, T> {
     ) -> Result<Deleted, StoreError> {
         let (store, id) = (self.store, record.id());
         let announcement = store.inner.coordinator.encode(Announcement::SessionDeleted(id));
-        let pending = store.inner.cache.begin_write(&id, None);
         let backend = &store.inner.backend;
-        let deleted = if unconditionally {
-            backend.delete(&id, &announcement).await
-        } else {
-            backend.delete_if(&id, record.revision(), &announcement).await
+        let delete = async {
+            if unconditionally {
+                backend.delete(&id, &announcement).await
+            } else {
+                backend.delete_if(&id, record.revision(), &announcement).await
+            }
         };
-        drop(pending);
-        let deleted = deleted?;
+        let deleted = store.inner.cache.evict_through(&id, delete).await?;
         if deleted == Deleted::Deleted {
             store.remove_from_index(record).await;
         }

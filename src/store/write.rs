@@ -187,14 +187,12 @@ impl<T: SessionData> SessionStore<T> {
             // The session has expired while the write was being prepared.
             return Err(StoreError::gone(&id));
         }
-        let call = self.inner.cache.begin_write(&id, Some(base.revision()));
-        let update = Update::new(&id, base.revision(), &stored, ttl, &announcement);
-        let answer = self.inner.backend.update(update).await;
+        let base = base.revision();
+        let update = self.inner.backend.update(Update::new(&id, base, &stored, ttl, &announcement));
+        let saved = |answer: &_| matches!(answer, Ok(Updated::Saved));
+        let answer = self.inner.cache.write_through(new, Some(base), update, saved).await;
         match answer.map_err(|error| self.report_unreadable(&id, error))? {
-            Updated::Saved => {
-                call.saved(new);
-                Ok(None)
-            }
+            Updated::Saved => Ok(None),
             Updated::Gone => Err(StoreError::gone(&id)),
             Updated::Conflict(current) => self.decode_conflict(&id, current),
         }

@@ -17,6 +17,8 @@ mod race;
 #[cfg(feature = "redis")]
 mod redis;
 mod regeneration;
+#[cfg(feature = "redis")]
+mod rollback;
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

@@ -19,9 +19,40 @@ impl<T> LocalCache<T> {
         PendingFill { call: self.begin(id, None) }
     }
 
-    /// Begins a write to the backend that replaces the revision `base`. Must be called before the
-    /// backend is.
-    pub(crate) fn begin_write(
+    /// Runs `write`, which writes `new` in place of the revision `base`, and caches `new` if the
+    /// answer is that it was `saved`. Otherwise, or if this is cancelled, evicts the session: what
+    /// the backend holds is unknown.
+    ///
+    /// The future must do nothing before it is polled.
+    pub(crate) async fn write_through<W: Future>(
+        self: &Arc<Self>,
+        new: &Record<T>,
+        base: Option<Revision>,
+        write: W,
+        saved: impl FnOnce(&W::Output) -> bool,
+    ) -> W::Output {
+        let pending = self.begin_write(&new.id(), base);
+        let answer = write.await;
+        if saved(&answer) {
+            pending.saved(new);
+        }
+        answer
+    }
+
+    /// Runs `deletion`, after which the session may be gone. Whatever the answer, this node must
+    /// not serve the session from its cache.
+    ///
+    /// The future must do nothing before it is polled.
+    pub(crate) async fn evict_through<D: Future>(
+        self: &Arc<Self>,
+        id: &SessionId,
+        deletion: D,
+    ) -> D::Output {
+        let _pending = self.begin_write(id, None);
+        deletion.await
+    }
+
+    pub(super) fn begin_write(
         self: &Arc<Self>,
         id: &SessionId,
         base: Option<Revision>,
@@ -131,14 +162,14 @@ impl<T> Drop for PendingFill<T> {
 
 /// A write in progress. If it is dropped without a result, because it failed or its caller went
 /// away, the session is evicted: what the backend holds now is unknown.
-pub(crate) struct PendingWrite<T> {
+pub(super) struct PendingWrite<T> {
     call: Pending<T>,
 }
 
 impl<T> PendingWrite<T> {
     /// Caches the record that was written, so that the writing node needs no read afterwards. If
     /// another change was announced meanwhile, the session is evicted instead.
-    pub(crate) fn saved(mut self, record: &Record<T>) {
+    pub(super) fn saved(mut self, record: &Record<T>) {
         let Some(serial) = self.call.serial.take() else { return };
         let Pending { cache, id, .. } = &self.call;
         cache.fence.end_write(id, serial, Some(record.revision()), |admitted| {

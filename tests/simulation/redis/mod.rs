@@ -4,6 +4,7 @@
 
 mod server;
 
+use std::collections::HashMap;
 use std::io::{Error, ErrorKind};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -18,7 +19,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
-use self::server::{Server, take_command};
+use self::server::{Entry, Server, take_command};
 use crate::{Counter, Dice, MAX_AGE, MAX_STALENESS, World, resilience, with_timeouts};
 
 const CHANNEL: &str = "session:invalidate";
@@ -86,6 +87,49 @@ impl RedisWorld {
         RedisWorld { layers: (0..nodes).map(layer).collect(), network }
     }
 }
+
+/// How the servers come to have earlier data again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Rollback {
+    /// The master restarts from an old file.
+    Restart,
+    /// A replica becomes the master that has not received the latest writes. The old master goes on
+    /// as its replica, and connections to it stay open.
+    FailOver,
+    /// The same, and back: the nodes keep their connections.
+    FlipAndBack,
+}
+
+impl RedisWorld {
+    /// Returns a copy of the master's data.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        Snapshot(self.network.master().data.clone())
+    }
+
+    /// Brings the servers back to a snapshot.
+    pub(crate) fn roll_back(&self, snapshot: Snapshot, how: Rollback) {
+        let network = &self.network;
+        network.master().data = snapshot.0;
+        match how {
+            Rollback::Restart => network.restart_master(),
+            Rollback::FailOver => network.fail_over(),
+            Rollback::FlipAndBack => {
+                network.fail_over();
+                network.fail_over();
+            }
+        }
+    }
+
+    /// Delays everything on the way between the nodes and the servers.
+    pub(crate) fn delay_by(&self, longest: Duration) {
+        for link in &self.network.links {
+            link.send_modify(|link| link.delay = longest.as_millis() as u64);
+        }
+    }
+}
+
+/// A copy of a server's data.
+pub(crate) struct Snapshot(HashMap<Vec<u8>, Entry>);
 
 impl World for RedisWorld {
     fn layers(&self) -> Vec<SessionLayer<Counter>> {
