@@ -151,13 +151,12 @@ struct Login {
     user: String,
 }
 
-/// Gives the session a new token, so that a cookie planted by an attacker is worthless.
+/// Begins a new session under a new token, so that a cookie planted by an attacker is worthless.
 ///
 /// An application would check a password first: see the example `login`.
 async fn login(session: Session<UserSession>, Query(Login { user }): Query<Login>) -> Json<Value> {
     let body = json!({ "user": user });
-    session.update(move |data| *data = UserSession { user: Some(user.clone()), visits: 0 });
-    session.regenerate();
+    session.replace(UserSession { user: Some(user), visits: 0 });
     Json(body)
 }
 

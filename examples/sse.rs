@@ -55,8 +55,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 /// Starts a session. An application would check a password first: see the example `login`.
 async fn login(session: Session<Viewer>) {
-    session.regenerate();
-    session.overwrite(Viewer::default());
+    session.replace(Viewer::default());
 }
 
 async fn visit(session: Session<Viewer>) {

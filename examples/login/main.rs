@@ -119,9 +119,7 @@ async fn login(
     let Some(version) = accounts.verify(&form.name, form.password).await? else {
         return Ok(unauthorized("The name or the password is wrong."));
     };
-    let name = form.name.clone();
-    session.update(move |data| data.name = Some(name.clone()));
-    session.regenerate();
+    session.replace(UserSession { name: Some(form.name.clone()) });
     session.save().await?;
     // A password change between `verify` and `save` has ended all sessions except this one, which
     // did not exist yet.

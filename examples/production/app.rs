@@ -80,11 +80,10 @@ struct Login {
     user: String,
 }
 
-/// Logs in without a password, and gives the session a new token. See the example `login` for
+/// Logs in without a password, with a new session under a new token. See the example `login` for
 /// passwords.
 async fn login(session: Session<UserSession>, Query(Login { user }): Query<Login>) -> StatusCode {
-    session.update(move |data| *data = UserSession { user: Some(user.clone()), visits: 0 });
-    session.regenerate();
+    session.replace(UserSession { user: Some(user), visits: 0 });
     StatusCode::NO_CONTENT
 }
 

@@ -123,7 +123,7 @@ struct Login {
     name: String,
 }
 
-/// Gives the session a new token, so that a cookie planted by an attacker is worthless.
+/// Begins a new session under a new token, so that a cookie planted by an attacker is worthless.
 ///
 /// An application would check a password first: see the example `login`.
 async fn login(session: Session<User>, Form(login): Form<Login>) -> StatusCode {
@@ -131,8 +131,7 @@ async fn login(session: Session<User>, Form(login): Form<Login>) -> StatusCode {
     if name.is_empty() {
         return StatusCode::UNPROCESSABLE_ENTITY;
     }
-    session.regenerate();
-    session.overwrite(User { name: Some(name.to_owned()), visits: 0 });
+    session.replace(User { name: Some(name.to_owned()), visits: 0 });
     StatusCode::NO_CONTENT
 }
 

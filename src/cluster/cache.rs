@@ -30,7 +30,7 @@ use crate::clock::{Clock, Millis, millis};
 use crate::guards::{self, Guard};
 use crate::id::SessionId;
 use crate::observe::{self, Gauge, Metrics};
-use crate::record::{Record, Revision};
+use crate::record::{Absence, Record, Revision};
 
 /// Time for which a node remembers that a session does not exist, in milliseconds.
 const ABSENT_TTL: u64 = 1000;
@@ -42,7 +42,7 @@ const ABSENT_MAX: usize = 1024;
 pub struct LocalCache<T> {
     sessions: Cache<SessionId, Cached<T>, UnitWeighter, DefaultHashBuilder, CountEvictions>,
     /// Ids of sessions that do not exist. A map of its own, so that they cannot push out sessions.
-    absent: Cache<SessionId, Validity>,
+    absent: Cache<SessionId, (Absence, Validity)>,
     fence: Fence,
     lease: Lease,
     clock: Clock,
@@ -84,8 +84,8 @@ pub(crate) enum StaleIfError {
 pub(crate) enum Lookup<T> {
     /// The session is cached.
     Hit(Record<T>),
-    /// The session is known not to exist.
-    Absent,
+    /// There is known to be no session under this id.
+    Absent(Absence),
     /// The backend must be queried.
     Miss,
 }
@@ -164,13 +164,11 @@ impl<T> LocalCache<T> {
             self.counters.hits.add_one();
             return Lookup::Hit(record);
         }
-        if self
-            .absent
-            .get(id)
-            .is_some_and(|validity| validity.covers(epoch, now, self.ttl.min(ABSENT_TTL)))
+        if let Some((absence, validity)) = self.absent.get(id)
+            && validity.covers(epoch, now, self.ttl.min(ABSENT_TTL))
         {
             self.counters.hits.add_one();
-            return Lookup::Absent;
+            return Lookup::Absent(absence);
         }
         self.counters.misses.add_one();
         Lookup::Miss

@@ -22,7 +22,7 @@ use super::reception::Reception;
 use crate::clock::{self, Clock, Millis};
 use crate::id::SessionId;
 use crate::observe::Metrics;
-use crate::record::{Meta, Record, Revision};
+use crate::record::{Absence, Meta, Record, Revision};
 use crate::sync::{Mutex, MutexGuard};
 
 /// Number of schedules to try with each of two schedulers.
@@ -164,7 +164,7 @@ impl Model {
     fn load_version(&self) -> u32 {
         let call = self.cache.begin_load(&self.id);
         let loaded = self.stored();
-        call.finish(loaded.as_ref());
+        call.finish(loaded.as_ref().ok_or(Absence::Gone));
         version(loaded.as_ref())
     }
 
@@ -173,7 +173,7 @@ impl Model {
         let due = self.due();
         let seen = match self.cache.get(&self.id) {
             Lookup::Hit(record) => version(Some(&record)),
-            Lookup::Absent => GONE,
+            Lookup::Absent(_) => GONE,
             Lookup::Miss => self.load_version(),
         };
         assert!(seen >= due, "version {seen} was read when {due} was due");

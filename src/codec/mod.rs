@@ -54,6 +54,32 @@ pub(crate) struct Codec {
     max_len: usize,
 }
 
+/// Data as it is stored, and as every node will read it.
+#[derive(Debug)]
+pub(crate) struct Encoded<T> {
+    json: Vec<u8>,
+    data: Arc<T>,
+}
+
+impl<T: Serialize> Encoded<T> {
+    /// Returns the data as it is read back. It may differ from what was encoded: a field that is
+    /// not serialized has its default value.
+    pub(crate) fn data(&self) -> &Arc<T> {
+        &self.data
+    }
+
+    /// Returns `true` if the other data is stored in the same way.
+    pub(crate) fn is_same_as(&self, other: &T) -> bool {
+        serde_json::to_vec(other).is_ok_and(|json| json == self.json)
+    }
+}
+
+/// Returns `true` if both are stored in the same way.
+pub(crate) fn is_same<T: Serialize>(one: &T, other: &T) -> bool {
+    let json = |data| serde_json::to_vec(data).ok();
+    json(one).is_some_and(|one| Some(one) == json(other))
+}
+
 /// A decoded payload.
 #[derive(Debug)]
 pub(crate) struct Decoded<T> {
@@ -73,39 +99,56 @@ impl Codec {
         }
     }
 
-    /// Encodes data as the payload of the record with this id and metadata. If it is encrypted, it
-    /// is valid for no other record.
-    pub(crate) fn encode<T: Serialize>(
+    /// Encodes data and decodes it again, so that nothing is stored that cannot be read back, and
+    /// the node that writes sees the same data as the others.
+    pub(crate) fn encode<T: Serialize + DeserializeOwned>(
         &self,
-        id: &SessionId,
-        meta: &Meta,
         data: &T,
-    ) -> Result<Bytes, StoreError> {
-        let encrypts = self.encryption != Encryption::Off;
-        let head = if encrypts { PREFIX_LEN + encrypt::NONCE_LEN } else { PREFIX_LEN };
-        let mut payload = vec![0; head];
-        serde_json::to_writer(&mut payload, data)
-            .map_err(|error| StoreError::from(StoreErrorKind::Encode).with_source(error))?;
-        let len = payload.len() - head;
-        if len > self.max_len {
+    ) -> Result<Encoded<T>, StoreError> {
+        let refused = |cause: Box<dyn Error + Send + Sync>| {
+            StoreError::from(StoreErrorKind::Encode).with_source(cause)
+        };
+        let json = serde_json::to_vec(data).map_err(|error| refused(error.into()))?;
+        if json.len() > self.max_len {
             let message = format!(
-                "the data has {len} bytes as JSON, but at most {} can be stored (max_record_size)",
+                "the data has {} bytes as JSON, but at most {} can be stored (max_record_size)",
+                json.len(),
                 self.max_len
             );
             return Err(StoreError::from(StoreErrorKind::TooLarge).with_source(message));
         }
-        if self.compress_above.is_some_and(|threshold| len > threshold)
-            && let Some(compressed) = compress::compress(&payload[head..])
-        {
-            payload.truncate(head);
-            payload.extend_from_slice(&compressed);
-            payload[0] |= COMPRESSED;
+        match serde_json::from_slice(&json) {
+            Ok(data) => Ok(Encoded { json, data: Arc::new(data) }),
+            Err(error) => Err(refused(
+                format!(
+                    "the data is serialized to JSON from which it cannot be deserialized: {}",
+                    mismatch(&error)
+                )
+                .into(),
+            )),
         }
-        if encrypts {
-            payload[0] |= ENCRYPTED;
-            self.keys.seal(id, meta, &mut payload);
+    }
+
+    /// Returns encoded data as the payload of the record with this id and metadata. If it is
+    /// encrypted, it is valid for no other record.
+    pub(crate) fn payload<T>(&self, id: &SessionId, meta: &Meta, data: &Encoded<T>) -> Bytes {
+        let json = &data.json;
+        let compressed = match self.compress_above {
+            Some(threshold) if json.len() > threshold => compress::compress(json),
+            _ => None,
+        };
+        let flags = if compressed.is_some() { COMPRESSED } else { 0 };
+        let body = compressed.as_ref().unwrap_or(json);
+        if self.encryption == Encryption::Off {
+            return [&[flags, 0], &body[..]].concat().into();
         }
-        Ok(payload.into())
+        let head = PREFIX_LEN + encrypt::NONCE_LEN;
+        let mut payload = Vec::with_capacity(head + body.len() + encrypt::OVERHEAD);
+        payload.resize(head, 0);
+        payload[0] = flags | ENCRYPTED;
+        payload.extend_from_slice(body);
+        self.keys.seal(id, meta, &mut payload);
+        payload.into()
     }
 
     /// Encrypts any body under any flags, as an attacker who has the secret could.
@@ -128,17 +171,8 @@ impl Codec {
         };
         let (json, needs_reencryption) =
             self.open(id, meta, payload).map_err(|cause| corrupt(cause.into()))?;
-        // Only the position of the error is kept, because serde's message may quote the data.
-        let data = serde_json::from_slice(&json).map_err(|error| {
-            corrupt(
-                format!(
-                    "the JSON does not match the session type at line {}, column {}",
-                    error.line(),
-                    error.column()
-                )
-                .into(),
-            )
-        })?;
+        let data =
+            serde_json::from_slice(&json).map_err(|error| corrupt(mismatch(&error).into()))?;
         Ok(Decoded { data: Arc::new(data), needs_reencryption })
     }
 
@@ -190,6 +224,13 @@ impl Codec {
         )
         .into()
     }
+}
+
+/// Describes why JSON was not deserialized. Only the position is kept, because serde's message may
+/// quote the data.
+fn mismatch(error: &serde_json::Error) -> String {
+    let (line, column) = (error.line(), error.column());
+    format!("the JSON does not match the session type at line {line}, column {column}")
 }
 
 /// Omits the keys.

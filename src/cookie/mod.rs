@@ -64,20 +64,47 @@ pub(crate) struct VerifiedCookie {
 pub(crate) enum VerifiedCookies {
     None,
     One(VerifiedCookie),
-    /// The sessions of several tokens, none of which the request uses. A logout ends all of them:
-    /// the visitor's own session is among them. Also a request with more cookies of our name than
-    /// are verified.
-    Several(Arc<[SessionId]>),
+    /// Cookies with different tokens. At most one of their sessions is used.
+    Several(Arc<[VerifiedCookie]>),
+    /// Those among the first [`MAX_CANDIDATES`] of a request with more cookies of our name. None of
+    /// their sessions is used.
+    TooMany(Arc<[VerifiedCookie]>),
 }
 
 impl VerifiedCookies {
-    /// Returns the cookie whose session the request uses.
-    pub(crate) fn one(&self) -> Option<&VerifiedCookie> {
+    pub(crate) fn as_slice(&self) -> &[VerifiedCookie] {
         match self {
-            VerifiedCookies::One(cookie) => Some(cookie),
-            VerifiedCookies::None | VerifiedCookies::Several(_) => None,
+            VerifiedCookies::None => &[],
+            VerifiedCookies::One(cookie) => std::slice::from_ref(cookie),
+            VerifiedCookies::Several(cookies) | VerifiedCookies::TooMany(cookies) => cookies,
         }
     }
+
+    /// Returns the cookie that names this session.
+    pub(crate) fn naming(&self, id: SessionId) -> Option<&VerifiedCookie> {
+        self.as_slice().iter().find(|cookie| cookie.token.session_id() == id)
+    }
+
+    /// Returns the ids that the cookies name if they are several. A logout ends all of them: the
+    /// visitor's own session is among them.
+    pub(crate) fn rivals(&self) -> Arc<[SessionId]> {
+        match self {
+            VerifiedCookies::None | VerifiedCookies::One(_) => Arc::default(),
+            VerifiedCookies::Several(cookies) | VerifiedCookies::TooMany(cookies) => {
+                cookies.iter().map(|cookie| cookie.token.session_id()).collect()
+            }
+        }
+    }
+}
+
+/// Why a cookie of our name was not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CookieRefusal {
+    /// It is not of the form that this layer sets.
+    Malformed,
+    /// No secret of this layer has signed it: it is forged, from before a change of the secret, or
+    /// from another application.
+    UnknownKey,
 }
 
 impl CookieSigner {
@@ -105,33 +132,46 @@ impl CookieSigner {
 
     /// Verifies the request's cookies of our name.
     ///
-    /// Several of them are never set by this layer alone: a sibling domain or another path has
-    /// added one. If more than one token verifies, it is unknown which session the visitor means
-    /// to use, so the request uses none.
-    pub(crate) fn verify(&self, headers: &HeaderMap) -> VerifiedCookies {
+    /// Calls `refused` for each cookie of our name that is not accepted.
+    ///
+    /// This layer alone never sets several cookies: a sibling domain or another path has added one,
+    /// or the layer's own path or domain was changed.
+    pub(crate) fn verify(
+        &self,
+        headers: &HeaderMap,
+        mut refused: impl FnMut(CookieRefusal),
+    ) -> VerifiedCookies {
         // Nothing is allocated for a single cookie.
         let mut first: Option<VerifiedCookie> = None;
-        let mut others: Vec<SessionId> = Vec::new();
+        let mut others: Vec<VerifiedCookie> = Vec::new();
         let mut is_flood = false;
         for (index, value) in self.candidates(headers).enumerate() {
             if index == MAX_CANDIDATES {
                 is_flood = true;
                 break;
             }
-            let Some(verified) = self.verify_value(value) else { continue };
-            match &mut first {
-                None => first = Some(verified),
-                Some(first) if first.token == verified.token => {
-                    first.needs_resigning &= verified.needs_resigning;
+            let verified = match self.verify_value(value) {
+                Ok(verified) => verified,
+                Err(refusal) => {
+                    refused(refusal);
+                    continue;
                 }
-                Some(_) => others.push(verified.token.session_id()),
+            };
+            let same = first.iter_mut().chain(&mut others).find(|it| it.token == verified.token);
+            if let Some(same) = same {
+                same.needs_resigning &= verified.needs_resigning;
+            } else if first.is_none() {
+                first = Some(verified);
+            } else {
+                others.push(verified);
             }
         }
-        if !is_flood && others.is_empty() {
-            return first.map_or(VerifiedCookies::None, VerifiedCookies::One);
+        let all = || first.iter().chain(&others).cloned().collect();
+        match (is_flood, others.is_empty()) {
+            (true, _) => VerifiedCookies::TooMany(all()),
+            (false, false) => VerifiedCookies::Several(all()),
+            (false, true) => first.map_or(VerifiedCookies::None, VerifiedCookies::One),
         }
-        let first = first.map(|first| first.token.session_id());
-        VerifiedCookies::Several(first.into_iter().chain(others).collect())
     }
 
     /// Returns the values of all cookies of our name. Names are compared byte for byte.
@@ -146,22 +186,14 @@ impl CookieSigner {
     }
 
     /// Verifies the value of one cookie.
-    fn verify_value(&self, value: &[u8]) -> Option<VerifiedCookie> {
-        if value.len() != id::TEXT_LEN + 1 + TAG_LEN {
-            return None;
-        }
-        let (token, tag) = value.split_at(id::TEXT_LEN);
-        let token = SessionToken::parse(token)?;
-        let mut claimed = [0; 32];
-        let written = URL_SAFE_NO_PAD.decode_slice(tag.strip_prefix(b".")?, &mut claimed).ok()?;
-        if written != claimed.len() {
-            return None;
-        }
+    fn verify_value(&self, value: &[u8]) -> Result<VerifiedCookie, CookieRefusal> {
+        let (token, claimed) = parse(unquoted(value)).ok_or(CookieRefusal::Malformed)?;
         // `verify_slice` compares in constant time.
         let key = self.keys.iter().find(|key| {
             key.mac.clone().chain_update(token.as_bytes()).verify_slice(&claimed).is_ok()
-        })?;
-        Some(VerifiedCookie { token, needs_resigning: key.retiring })
+        });
+        let key = key.ok_or(CookieRefusal::UnknownKey)?;
+        Ok(VerifiedCookie { token, needs_resigning: key.retiring })
     }
 
     /// Returns the cookie's value, signed with the current secret.
@@ -216,6 +248,24 @@ impl CookieSigner {
         }
         cookie
     }
+}
+
+/// Removes a pair of double quotes around a value. RFC 6265 allows them, and some clients and
+/// proxies add them.
+fn unquoted(value: &[u8]) -> &[u8] {
+    value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value)
+}
+
+/// Parses a value into the token and the claimed tag.
+fn parse(value: &[u8]) -> Option<(SessionToken, [u8; 32])> {
+    if value.len() != id::TEXT_LEN + 1 + TAG_LEN {
+        return None;
+    }
+    let (token, tag) = value.split_at(id::TEXT_LEN);
+    let token = SessionToken::parse(token)?;
+    let mut claimed = [0; 32];
+    let written = URL_SAFE_NO_PAD.decode_slice(tag.strip_prefix(b".")?, &mut claimed).ok()?;
+    (written == claimed.len()).then_some((token, claimed))
 }
 
 /// Omits the keys.

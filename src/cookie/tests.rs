@@ -27,6 +27,19 @@ fn request(cookies: &[&str]) -> HeaderMap {
     cookies.iter().map(|value| (header::COOKIE, value.parse().unwrap())).collect()
 }
 
+/// Returns what a request with these cookies has. Refused cookies are not of interest.
+fn verify(signer: &CookieSigner, headers: &HeaderMap) -> VerifiedCookies {
+    signer.verify(headers, |_| ())
+}
+
+/// Returns the only verified cookie.
+fn one(signer: &CookieSigner, headers: &HeaderMap) -> Option<VerifiedCookie> {
+    match verify(signer, headers) {
+        VerifiedCookies::One(cookie) => Some(cookie),
+        _ => None,
+    }
+}
+
 fn pair(signer: &CookieSigner, token: &SessionToken) -> String {
     signer.pair(token).to_str().unwrap().to_owned()
 }
@@ -81,7 +94,7 @@ fn the_cookie_is_found_among_others_and_in_any_header() {
         vec![format!("__Host-session=junk; {ours}")],
     ] {
         let cookies: Vec<_> = cookies.iter().map(String::as_str).collect();
-        assert_eq!(signer.verify(&request(&cookies)).one().cloned(), expected, "{cookies:?}");
+        assert_eq!(one(&signer, &request(&cookies)), expected, "{cookies:?}");
     }
 }
 
@@ -95,28 +108,58 @@ fn a_cookie_of_another_name_does_not_verify_and_neither_does_its_value_under_our
         pair(&ours, &token(1)).to_lowercase(),
         pair(&ours, &token(1)).replace("__H", "x__H"),
     ] {
-        assert_eq!(ours.verify(&request(&[&cookie])).one().cloned(), None, "{cookie}");
+        assert_eq!(one(&ours, &request(&[&cookie])), None, "{cookie}");
     }
 }
 
 #[test]
-fn two_tokens_that_verify_are_a_stranger() {
-    let signer = signer(&["secret"]);
-    let (one, two) = (pair(&signer, &token(1)), pair(&signer, &token(2)));
-    assert_eq!(signer.verify(&request(&[&format!("{one}; {two}")])).one().cloned(), None);
-    let both = signer.verify(&request(&[&one, &two]));
-    let ids = [token(1).session_id(), token(2).session_id()];
-    assert_eq!(both, VerifiedCookies::Several(ids.into()), "a logout ends both");
+fn tokens_that_verify_are_told_apart() {
+    let signer = signer(&["new", "old"]);
+    let (first, second) = (pair(&signer, &token(1)), pair(&signer, &token(2)));
+    let again = pair(&super::tests::signer(&["old"]), &token(1));
+    let cookie = |byte| VerifiedCookie { token: token(byte), needs_resigning: false };
+    let several = VerifiedCookies::Several([cookie(1), cookie(2)].into());
+    for cookies in [vec![format!("{first}; {second}")], vec![again, second, first]] {
+        let cookies: Vec<_> = cookies.iter().map(String::as_str).collect();
+        let verified = verify(&signer, &request(&cookies));
+        assert_eq!(verified, several, "{cookies:?}");
+        assert_eq!(*verified.rivals(), [token(1).session_id(), token(2).session_id()]);
+        assert_eq!(verified.naming(token(2).session_id()), Some(&cookie(2)));
+    }
+    assert!(verify(&signer, &request(&[&pair(&signer, &token(1))])).rivals().is_empty());
 }
 
 #[test]
-fn a_flood_of_cookies_is_a_stranger() {
+fn of_a_flood_of_cookies_only_the_first_eight_are_looked_at() {
     let signer = signer(&["secret"]);
     let flood = "__Host-session=x; ".repeat(MAX_CANDIDATES);
-    assert_eq!(
-        signer.verify(&request(&[&format!("{flood}{}", pair(&signer, &token(1)))])).one().cloned(),
-        None
-    );
+    let after = format!("{flood}{}", pair(&signer, &token(1)));
+    assert_eq!(verify(&signer, &request(&[&after])), VerifiedCookies::TooMany([].into()));
+    let before = format!("{}; {flood}", pair(&signer, &token(1)));
+    let cookie = VerifiedCookie { token: token(1), needs_resigning: false };
+    assert_eq!(verify(&signer, &request(&[&before])), VerifiedCookies::TooMany([cookie].into()));
+}
+
+#[test]
+fn a_value_in_double_quotes_is_the_same_value() {
+    let signer = signer(&["secret"]);
+    let quoted = pair(&signer, &token(1)).replace('=', "=\"") + "\"";
+    let expected = VerifiedCookie { token: token(1), needs_resigning: false };
+    assert_eq!(one(&signer, &request(&[&quoted])), Some(expected));
+    for half in [&quoted[..quoted.len() - 1], &format!("{quoted}\"")] {
+        assert_eq!(one(&signer, &request(&[half])), None, "{half}");
+    }
+}
+
+#[test]
+fn each_refused_cookie_is_reported_with_its_reason() {
+    let signer = signer(&["secret"]);
+    let foreign = pair(&super::tests::signer(&["other"]), &token(1));
+    let mut refused = Vec::new();
+    let headers = request(&[&foreign, "__Host-session=junk; other=1; __Host-session="]);
+    signer.verify(&headers, |refusal| refused.push(refusal));
+    use CookieRefusal::{Malformed, UnknownKey};
+    assert_eq!(refused, [UnknownKey, Malformed, Malformed]);
 }
 
 #[test]
@@ -124,21 +167,17 @@ fn a_cookie_under_a_previous_secret_verifies_and_needs_resigning() {
     let old = pair(&signer(&["old"]), &token(1));
     let rotated = signer(&["new", "old"]);
     assert_eq!(
-        rotated.verify(&request(&[&old])).one().cloned(),
+        one(&rotated, &request(&[&old])),
         Some(VerifiedCookie { token: token(1), needs_resigning: true })
     );
     let new = pair(&rotated, &token(1));
     assert_eq!(
-        rotated.verify(&request(&[&new])).one().cloned(),
+        one(&rotated, &request(&[&new])),
         Some(VerifiedCookie { token: token(1), needs_resigning: false })
     );
+    assert_eq!(one(&signer(&["old"]), &request(&[&new])), None, "the current secret signs");
     assert_eq!(
-        signer(&["old"]).verify(&request(&[&new])).one().cloned(),
-        None,
-        "the current secret signs"
-    );
-    assert_eq!(
-        signer(&["new"]).verify(&request(&[&old])).one().cloned(),
+        one(&signer(&["new"]), &request(&[&old])),
         None,
         "a dropped secret verifies nothing"
     );
@@ -151,7 +190,7 @@ fn a_cookie_of_the_next_secret_verifies_and_is_left_as_it_is() {
     let early = pair(&signer(&["soon"]), &token(1));
     let signer = CookieSigner::new(CookieConfig::new(), &ring);
     assert_eq!(
-        signer.verify(&request(&[&early])).one().cloned(),
+        one(&signer, &request(&[&early])),
         Some(VerifiedCookie { token: token(1), needs_resigning: false })
     );
     assert_eq!(
@@ -170,7 +209,7 @@ proptest! {
         prop_assume!(cookie[at] != byte);
         cookie[at] = byte;
         let headers: HeaderMap = [(header::COOKIE, HeaderValue::from_bytes(&cookie).unwrap())].into_iter().collect();
-        prop_assert_eq!(signer.verify(&headers).one().cloned(), None);
+        prop_assert_eq!(one(&signer, &headers), None);
     }
 
     #[test]
@@ -179,7 +218,7 @@ proptest! {
         value.extend(bytes.bytes());
         if let Ok(value) = HeaderValue::from_bytes(&value) {
             let headers: HeaderMap = [(header::COOKIE, value)].into_iter().collect();
-            prop_assert_eq!(signer(&["secret"]).verify(&headers).one().cloned(), None);
+            prop_assert_eq!(one(&signer(&["secret"]), &headers), None);
         }
     }
 }

@@ -121,13 +121,17 @@ impl<T: SessionData> AbortOnDrop<T> {
     /// later. A logout is tried again.
     fn discard(&self) {
         if let Some(session) = self.session() {
-            session.discard();
+            session.discard_failed();
         }
     }
 
     fn send_head<B>(&mut self, mut response: Response<B>) -> Response<B> {
         if let Some(Attached { session, state }) = self.0.take() {
-            headers::apply(response.headers_mut(), &session.send_head(), &state.signer);
+            let changes = session.send_head();
+            if changes.ambiguous {
+                state.refused.ambiguous();
+            }
+            headers::apply(response.headers_mut(), &changes, &state.signer);
         }
         response
     }

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use http::HeaderValue;
 use tower_layer::Layer;
 
+use super::refusals::RefusedCookies;
 use super::service::SessionService;
 use super::state::LayerState;
 use crate::config::SessionConfig;
 use crate::cookie::CookieSigner;
 use crate::error::StoreError;
+use crate::observe::Metrics;
 use crate::record::{NewSession, SessionData};
 use crate::store::SessionStore;
 
@@ -62,7 +64,10 @@ impl<T: SessionData> SessionLayer<T> {
     /// first request spawns it.
     pub fn new(config: SessionConfig<T>) -> Self {
         let signer = CookieSigner::new(config.cookie.clone(), &config.keys);
-        SessionLayer { state: Arc::new(LayerState { store: SessionStore::new(config), signer }) }
+        let metrics = Metrics::new(config.metrics_label.as_deref());
+        let refused = RefusedCookies::new(&metrics, config.clock.clone());
+        let store = SessionStore::new(config);
+        SessionLayer { state: Arc::new(LayerState { store, signer, refused }) }
     }
 
     /// Returns the store, for tasks beyond the session of one request: administration, health

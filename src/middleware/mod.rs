@@ -3,6 +3,7 @@
 mod future;
 mod headers;
 mod layer;
+mod refusals;
 mod service;
 mod state;
 

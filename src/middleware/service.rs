@@ -74,7 +74,10 @@ impl<S, T: SessionData> SessionService<S, T> {
                 }
             }
         }
-        let verified = self.state.signer.verify(request.headers());
+        let verified = self
+            .state
+            .signer
+            .verify(request.headers(), |refusal| self.state.refused.refused(refusal));
         let session = Arc::new(RequestSession::new(self.state.store.clone(), verified));
         request.extensions_mut().insert(session.clone());
         OuterLayers::add(

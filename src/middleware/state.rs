@@ -1,5 +1,6 @@
 //! The state that all services of a layer share.
 
+use super::refusals::RefusedCookies;
 use crate::cookie::CookieSigner;
 use crate::store::SessionStore;
 
@@ -7,4 +8,5 @@ use crate::store::SessionStore;
 pub(super) struct LayerState<T> {
     pub(super) store: SessionStore<T>,
     pub(super) signer: CookieSigner,
+    pub(super) refused: RefusedCookies,
 }

@@ -73,6 +73,7 @@ metrics! {
     ANNOUNCEMENTS_RECEIVED: "announcements_received_total", Count, "Announcements received, including the node's own";
     ANNOUNCEMENTS_UNREADABLE: "announcements_unreadable_total", Count, "Announcements that could not be read, each of which cleared the local cache";
 
+    REFUSED_COOKIES: "refused_cookies_total", Count, "Session cookies that were not accepted, by reason";
     COMMITS: "commits_total", Count, "Commits of session changes by requests, by outcome";
     REAPPLIED_CHANGES: "reapplied_changes_total", Count, "Session changes applied again after a conflict with another writer";
     DROPPED_CHANGES: "dropped_changes_total", Count, "Requests that ended with uncommitted session changes";
@@ -131,6 +132,14 @@ pub(crate) struct Counter {
 impl Counter {
     pub(crate) fn new(metrics: &Metrics, metric: Metric) -> Self {
         Counter { count: AtomicU64::new(0), exported: metrics.counter(metric, &[]) }
+    }
+
+    pub(crate) fn with_label(
+        metrics: &Metrics,
+        metric: Metric,
+        label: (&'static str, &'static str),
+    ) -> Self {
+        Counter { count: AtomicU64::new(0), exported: metrics.counter(metric, &[label]) }
     }
 
     pub(crate) fn add_one(&self) {

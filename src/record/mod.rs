@@ -178,6 +178,16 @@ impl<T> fmt::Debug for Record<T> {
     }
 }
 
+/// Why there is no session under an id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Absence {
+    /// There is nothing: it never existed, was deleted, or has expired.
+    Gone,
+    /// There is a tombstone: the session was regenerated a moment ago. Whoever still has this id is
+    /// late.
+    Moved,
+}
+
 /// A session that has just been created.
 #[non_exhaustive]
 #[must_use = "the token is stored nowhere else, and without it the session cannot be used"]

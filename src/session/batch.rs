@@ -5,7 +5,9 @@ use std::sync::Arc;
 use super::SessionError;
 use super::change::{self, Intent, Plan};
 use super::loaded::Loaded;
+use super::logout::Logout;
 use crate::error::StoreErrorKind;
+use crate::id::SessionId;
 use crate::store::LastSeen;
 
 /// A change to the data that can be applied again, on top of what another node has written.
@@ -15,8 +17,13 @@ pub(super) type Change<T> = Arc<dyn Fn(&mut T) + Send + Sync>;
 pub(super) struct Batch<T> {
     pub(super) plan: Plan,
     pub(super) loaded: Loaded<T>,
+    pub(super) named: Arc<[SessionId]>,
     pub(super) last_seen: Option<LastSeen<T>>,
-    pub(super) data: Arc<T>,
+    /// What the request sees. `None` if that is default data which has not been made, so that
+    /// nothing was changed.
+    pub(super) data: Option<Arc<T>>,
+    /// The default data that the request has seen.
+    pub(super) default_data: Option<Arc<T>>,
     pub(super) changes: Vec<Change<T>>,
     pub(super) intent: Intent,
     /// `true` if the last change is that of the commit's own caller.
@@ -25,9 +32,9 @@ pub(super) struct Batch<T> {
 }
 
 impl<T: Clone> Batch<T> {
-    /// Appends the change of the commit's caller, which is applied here and may panic.
-    pub(super) fn push_extra(&mut self, extra: Change<T>) {
-        self.data = apply_all(&*self.data, std::slice::from_ref(&extra));
+    /// Appends the change of the commit's caller, which has made `data`.
+    pub(super) fn push_extra(&mut self, extra: Change<T>, data: Arc<T>) {
+        self.data = Some(data);
         self.changes.push(extra);
         self.has_extra = true;
         self.plan = change::plan(self.loaded.kind(), self.intent, true);
@@ -38,6 +45,25 @@ impl<T: Clone> Batch<T> {
         if std::mem::take(&mut self.has_extra) {
             self.changes.pop();
         }
+    }
+
+    /// Returns the data of a session that would be created only because the default data was
+    /// changed, and the default data.
+    pub(super) fn changed_default(&self) -> Option<(&T, &T)> {
+        let implicit = matches!(self.plan, Plan::Create | Plan::Replace)
+            && !matches!(self.intent, Intent::Replace { .. });
+        let (data, default_data) = (self.data.as_deref()?, self.default_data.as_deref()?);
+        implicit.then_some((data, default_data))
+    }
+
+    /// Plans without the changes, which change nothing.
+    pub(super) fn plan_without_changes(&mut self) {
+        self.plan = change::plan(self.loaded.kind(), self.intent, false);
+    }
+
+    /// Returns the deletion of what the cookies led to.
+    pub(super) fn logout(&self) -> Logout<T> {
+        Logout::new(&self.loaded, &self.named, self.last_seen.clone())
     }
 
     /// Returns the error of a plan that cannot be carried out, whatever the backend replies.
@@ -58,7 +84,7 @@ impl<T: Clone> Batch<T> {
     /// always be retried, and it stays pending until it is carried out.
     pub(super) fn give_up_after(&self, error: StoreErrorKind) -> Option<Loaded<T>> {
         match (error, &self.loaded) {
-            _ if self.intent == Intent::Destroy => None,
+            _ if self.intent.hides_loaded() => None,
             (StoreErrorKind::Gone, Loaded::Live(record)) => {
                 Some(Loaded::EndedMeanwhile(record.id()))
             }

@@ -1,26 +1,32 @@
 //! Decides what a commit does with a session. Pure.
 //!
-//! | loaded | no action | changed | regenerated | destroyed | destroyed, then changed |
-//! |---|---|---|---|---|---|
-//! | no cookie that verifies | nothing | create | as without | remove cookie | create |
-//! | a cookie whose session was gone, or several cookies | nothing | create | as without | delete | replace |
-//! | a session | nothing | update | regenerate | delete | replace |
-//! | a session that has ended since | nothing | refuse | refuse | delete | replace |
-//! | a record that cannot be decoded | nothing | refuse | refuse | delete | replace |
-//! | a session that an outage makes unavailable | nothing | refuse | refuse | delete | replace |
+//! | loaded | no action | changed | regenerated | destroyed | destroyed, then changed | replaced |
+//! |---|---|---|---|---|---|---|
+//! | no cookie that verifies | nothing | create | as without | remove cookie | create | create |
+//! | a cookie whose session was gone, or cookies of several sessions | nothing | create | as without | delete | replace | replace |
+//! | a session | nothing | update | regenerate | delete | replace | replace |
+//! | a session that has ended since | nothing | refuse | refuse | delete | replace | replace |
+//! | a session that was regenerated a moment ago | nothing | refuse | refuse | delete | refuse | replace |
+//! | a record that cannot be decoded | nothing | refuse | refuse | delete | replace | create |
+//! | a session that an outage makes unavailable | nothing | refuse | refuse | delete | replace | replace |
 //!
 //! The column *regenerated* includes changes made before or after `regenerate`; *as without* means
 //! that `regenerate` has no effect. *Delete* and *replace* do not depend on what was loaded: once
 //! the backend has deleted the session, none is left.
+//!
+//! A request whose session was regenerated a moment ago is late: its browser has the new cookie by
+//! now, or will soon. A session that it created would take the visitor's login away.
 
 /// What was loaded for the request's cookie, without the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SessionState {
     /// There is no cookie that verifies, or the session was not loaded.
     NoSession,
-    /// A cookie verifies, but the session was gone at the first load. Or several cookies verify, so
-    /// that none of their sessions is used.
+    /// A cookie verifies, but the session was gone at the first load. Or cookies of several
+    /// sessions verify, so that none of them is used.
     Missing,
+    /// The cookie leads to a tombstone: it was replaced a moment ago.
+    Moved,
     /// The session exists.
     Live,
     /// The session was loaded, and has been deleted or has expired since.
@@ -41,6 +47,11 @@ pub(super) enum Intent {
     Regenerate,
     /// Deletion of the session. Later changes belong to a new one.
     Destroy,
+    /// A new session, whatever the cookie led to.
+    Replace {
+        /// `true` if the handler has also destroyed the session: that is done in any case.
+        after_logout: bool,
+    },
 }
 
 impl Intent {
@@ -48,16 +59,27 @@ impl Intent {
         match self {
             Intent::Keep | Intent::Regenerate => Intent::Regenerate,
             // The session that replaces it gets a new token anyway.
-            Intent::Destroy => Intent::Destroy,
+            Intent::Destroy | Intent::Replace { .. } => self,
         }
+    }
+
+    pub(super) fn replace(self) -> Self {
+        Intent::Replace { after_logout: self.is_logout() }
     }
 
     /// Drops the intent, except for a logout.
     pub(super) fn discard(self) -> Self {
-        match self {
-            Intent::Keep | Intent::Regenerate => Intent::Keep,
-            Intent::Destroy => Intent::Destroy,
-        }
+        if self.is_logout() { Intent::Destroy } else { Intent::Keep }
+    }
+
+    /// Returns `true` if the session must be deleted, even if the request fails.
+    pub(super) fn is_logout(self) -> bool {
+        matches!(self, Intent::Destroy | Intent::Replace { after_logout: true })
+    }
+
+    /// Returns `true` if the request sees a new session instead of the one that was loaded.
+    pub(super) fn hides_loaded(self) -> bool {
+        matches!(self, Intent::Destroy | Intent::Replace { .. })
     }
 }
 
@@ -91,8 +113,12 @@ impl Plan {
 /// Returns the plan for what was loaded, what the handler intends, and whether it changed the data.
 pub(super) fn plan(loaded: SessionState, intent: Intent, changed: bool) -> Plan {
     match (loaded, intent, changed) {
+        (SessionState::NoSession, Intent::Replace { .. }, _) => Plan::Create,
+        (SessionState::Unreadable, Intent::Replace { after_logout: false }, _) => Plan::Create,
+        (_, Intent::Replace { .. }, _) => Plan::Replace,
         (SessionState::NoSession, Intent::Destroy, false) => Plan::RemoveCookie,
         (SessionState::NoSession, _, true) => Plan::Create,
+        (SessionState::Moved, Intent::Destroy, true) => Plan::Refuse,
         (_, Intent::Destroy, false) => Plan::Delete,
         (_, Intent::Destroy, true) => Plan::Replace,
         (SessionState::Missing, Intent::Keep | Intent::Regenerate, true) => Plan::Create,
@@ -105,7 +131,10 @@ pub(super) fn plan(loaded: SessionState, intent: Intent, changed: bool) -> Plan 
         (SessionState::Live, Intent::Keep, true) => Plan::Update,
         (SessionState::Live, Intent::Regenerate, _) => Plan::Regenerate,
         (
-            SessionState::EndedMeanwhile | SessionState::Unreadable | SessionState::Unavailable,
+            SessionState::EndedMeanwhile
+            | SessionState::Moved
+            | SessionState::Unreadable
+            | SessionState::Unavailable,
             Intent::Keep | Intent::Regenerate,
             _,
         ) => Plan::Refuse,
@@ -118,83 +147,48 @@ mod tests {
 
     #[test]
     fn each_state_and_intent_has_its_plan() {
-        use Intent::{Destroy, Keep, Regenerate};
+        use Plan::{Create, Delete, Nothing, Refuse, Regenerate, RemoveCookie, Replace, Update};
         let columns = [
-            (Keep, false),
-            (Keep, true),
-            (Regenerate, false),
-            (Regenerate, true),
-            (Destroy, false),
-            (Destroy, true),
+            (Intent::Keep, false),
+            (Intent::Keep, true),
+            (Intent::Regenerate, false),
+            (Intent::Regenerate, true),
+            (Intent::Destroy, false),
+            (Intent::Destroy, true),
+            (Intent::Replace { after_logout: false }, true),
+            (Intent::Replace { after_logout: true }, true),
         ];
-        for (loaded, row) in [
+        let rows = [
             (
                 SessionState::NoSession,
-                [
-                    Plan::Nothing,
-                    Plan::Create,
-                    Plan::Nothing,
-                    Plan::Create,
-                    Plan::RemoveCookie,
-                    Plan::Create,
-                ],
+                [Nothing, Create, Nothing, Create, RemoveCookie, Create, Create, Create],
             ),
             (
                 SessionState::Missing,
-                [
-                    Plan::Nothing,
-                    Plan::Create,
-                    Plan::Nothing,
-                    Plan::Create,
-                    Plan::Delete,
-                    Plan::Replace,
-                ],
+                [Nothing, Create, Nothing, Create, Delete, Replace, Replace, Replace],
+            ),
+            (
+                SessionState::Moved,
+                [Nothing, Refuse, Refuse, Refuse, Delete, Refuse, Replace, Replace],
             ),
             (
                 SessionState::Live,
-                [
-                    Plan::Nothing,
-                    Plan::Update,
-                    Plan::Regenerate,
-                    Plan::Regenerate,
-                    Plan::Delete,
-                    Plan::Replace,
-                ],
+                [Nothing, Update, Regenerate, Regenerate, Delete, Replace, Replace, Replace],
             ),
             (
                 SessionState::EndedMeanwhile,
-                [
-                    Plan::Nothing,
-                    Plan::Refuse,
-                    Plan::Refuse,
-                    Plan::Refuse,
-                    Plan::Delete,
-                    Plan::Replace,
-                ],
+                [Nothing, Refuse, Refuse, Refuse, Delete, Replace, Replace, Replace],
             ),
             (
                 SessionState::Unreadable,
-                [
-                    Plan::Nothing,
-                    Plan::Refuse,
-                    Plan::Refuse,
-                    Plan::Refuse,
-                    Plan::Delete,
-                    Plan::Replace,
-                ],
+                [Nothing, Refuse, Refuse, Refuse, Delete, Replace, Create, Replace],
             ),
             (
                 SessionState::Unavailable,
-                [
-                    Plan::Nothing,
-                    Plan::Refuse,
-                    Plan::Refuse,
-                    Plan::Refuse,
-                    Plan::Delete,
-                    Plan::Replace,
-                ],
+                [Nothing, Refuse, Refuse, Refuse, Delete, Replace, Replace, Replace],
             ),
-        ] {
+        ];
+        for (loaded, row) in rows {
             for ((intent, changed), expected) in columns.into_iter().zip(row) {
                 assert_eq!(
                     plan(loaded, intent, changed),
@@ -206,10 +200,19 @@ mod tests {
     }
 
     #[test]
-    fn a_logout_is_neither_discarded_nor_turned_into_a_regeneration() {
+    fn a_logout_is_neither_discarded_nor_turned_into_anything_less() {
+        let replaced = Intent::Destroy.replace();
+        assert_eq!(replaced, Intent::Replace { after_logout: true });
+        assert_eq!(replaced.replace(), replaced);
         assert_eq!(Intent::Destroy.regenerate(), Intent::Destroy);
-        assert_eq!(Intent::Destroy.discard(), Intent::Destroy);
-        assert_eq!(Intent::Regenerate.discard(), Intent::Keep);
+        assert_eq!(replaced.regenerate(), replaced);
+        assert_eq!([Intent::Destroy, replaced].map(Intent::discard), [Intent::Destroy; 2]);
+    }
+
+    #[test]
+    fn anything_else_is_discarded() {
         assert_eq!(Intent::Keep.regenerate(), Intent::Regenerate);
+        assert_eq!(Intent::Regenerate.discard(), Intent::Keep);
+        assert_eq!(Intent::Regenerate.replace().discard(), Intent::Keep);
     }
 }

@@ -10,15 +10,16 @@ use tokio::task::{JoinError, JoinHandle};
 use tracing::Instrument as _;
 
 use super::SessionError;
-use super::batch::{Batch, Change, apply_all};
+use super::batch::{Batch, Change};
 use super::change::Plan;
 use super::loaded::Loaded;
-use super::logout::Logout;
 use super::request::RequestSession;
 use super::state::CookieChange;
+use crate::codec;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::observe::Outcome;
 use crate::record::{NewSession, SessionData};
+use crate::store::Freshness;
 
 /// A running commit. Awaiting it returns its result, and resumes a panic of the application's
 /// closures in the caller.
@@ -72,17 +73,28 @@ impl<T: SessionData> RequestSession<T> {
         admitted: Result<(), StoreError>,
         extra: Option<Change<T>>,
     ) -> Result<(), SessionError> {
-        let mut batch = self.lock().take_batch();
+        let mut batch = self.take_batch(extra.is_some());
         if let Err(closed) = admitted {
+            if batch.plan == Plan::Nothing && extra.is_none() {
+                return Ok(());
+            }
             self.put_back(batch);
             return Err(closed.into());
         }
         if let Some(extra) = extra {
             // A change that panics must not take a logout with it.
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| batch.push_extra(extra))) {
-                self.put_back(batch);
-                resume_unwind(panic);
+            let base = batch.data.clone().unwrap_or_default();
+            let extra_only = std::slice::from_ref(&extra);
+            match catch_unwind(AssertUnwindSafe(|| self.apply_all(&base, extra_only))) {
+                Ok(data) => batch.push_extra(extra, data),
+                Err(panic) => {
+                    self.put_back(batch);
+                    resume_unwind(panic);
+                }
             }
+        }
+        if batch.changed_default().is_some_and(|(data, default)| codec::is_same(data, default)) {
+            batch.plan_without_changes();
         }
         if let Err(error) = batch.check() {
             self.put_back(batch);
@@ -105,32 +117,52 @@ impl<T: SessionData> RequestSession<T> {
 
     async fn execute(&self, batch: &Batch<T>) -> Result<Committed<T>, StoreError> {
         let store = &self.store;
-        let reapply = |base: &T| apply_all(base, &batch.changes);
+        let reapply = |base: &T| self.apply_all(base, &batch.changes);
+        let data = || batch.data.clone().unwrap_or_default();
         match (batch.plan, &batch.loaded) {
-            (Plan::Nothing, loaded) => Ok(Committed::same_token(loaded.clone())),
+            (Plan::Nothing, loaded) => {
+                Ok(Committed { cookie: self.confirm_cookie(loaded).await, loaded: loaded.clone() })
+            }
             (Plan::Create, _) => {
-                Ok(Committed::new_token(store.create_from_arc(batch.data.clone(), None).await?))
+                Ok(Committed::new_token(store.create_session(&data(), None).await?))
             }
             (Plan::Update, Loaded::Live(base)) => {
-                let record = store.write(base.clone(), batch.data.clone(), &reapply).await?;
+                let record = store.write(base.clone(), data(), &reapply).await?;
                 Ok(Committed::same_token(Loaded::Live(record)))
             }
             (Plan::Regenerate, Loaded::Live(base)) => {
-                let new = store.regenerate(base.clone(), batch.data.clone(), &reapply).await?;
+                let new = store.regenerate(base.clone(), data(), &reapply).await?;
                 Ok(Committed::new_token(new))
             }
-            (Plan::Delete | Plan::Replace, loaded) => {
-                Logout::new(loaded, batch.last_seen.as_ref()).carry_out(store).await?;
-                if batch.plan == Plan::Replace {
-                    let new = store.create_from_arc(batch.data.clone(), None).await?;
-                    return Ok(Committed::new_token(new));
+            (Plan::Delete, loaded) => {
+                batch.logout().carry_out(store).await?;
+                Ok(match loaded {
+                    // The browser may have the cookie of a later login by now.
+                    Loaded::Moved(_) => Committed::same_token(loaded.clone()),
+                    _ => Committed::deleted(),
+                })
+            }
+            (Plan::Replace, _) => {
+                match batch.logout().carry_out(store).await {
+                    // A login does not depend on what became of the session before it.
+                    Err(error)
+                        if error.kind() == StoreErrorKind::Gone && !batch.intent.is_logout() => {}
+                    deleted => deleted?,
                 }
-                Ok(Committed::deleted())
+                Ok(Committed::new_token(store.create_session(&data(), None).await?))
             }
             (Plan::RemoveCookie, _) => Ok(Committed::deleted()),
             (Plan::Refuse, Loaded::Unreadable(error, _)) => Err(error.clone()),
             (Plan::Refuse | Plan::Update | Plan::Regenerate, _) => Err(StoreErrorKind::Gone.into()),
         }
+    }
+
+    /// Returns a cookie to be signed again, if its session has been looked up for that and still
+    /// exists. A failure costs the visitor nothing: the next request tries again.
+    async fn confirm_cookie(&self, loaded: &Loaded<T>) -> Option<CookieChange> {
+        let cookie = self.cookie_to_confirm(loaded)?;
+        let found = self.store.read(cookie.token.session_id(), Freshness::Fresh).await;
+        matches!(found, Ok(Ok(_))).then(|| CookieChange::Set(cookie.token.clone()))
     }
 
     fn put_back(&self, mut batch: Batch<T>) {

@@ -1,7 +1,5 @@
 //! The result of loading a request's session.
 
-use std::sync::Arc;
-
 use super::change::SessionState;
 use crate::error::StoreError;
 use crate::id::SessionId;
@@ -14,10 +12,12 @@ pub(super) enum Loaded<T> {
     NotYet,
     /// There is no cookie that verifies.
     NoSession,
-    /// Several cookies verify, so none of their sessions is used. A logout ends all of them.
-    Ambiguous(Arc<[SessionId]>),
+    /// Cookies of several sessions verify, so none of them is used.
+    Ambiguous,
     /// A cookie verifies, but the session was gone at the first load.
     Missing(SessionId),
+    /// The cookie leads to a tombstone: the session was regenerated a moment ago.
+    Moved(SessionId),
     /// The session exists.
     Live(Record<T>),
     /// The session was loaded, and has been deleted or has expired since.
@@ -35,7 +35,8 @@ impl<T> Loaded<T> {
     pub(super) fn kind(&self) -> SessionState {
         match self {
             Loaded::NotYet | Loaded::NoSession => SessionState::NoSession,
-            Loaded::Ambiguous(_) | Loaded::Missing(_) => SessionState::Missing,
+            Loaded::Ambiguous | Loaded::Missing(_) => SessionState::Missing,
+            Loaded::Moved(_) => SessionState::Moved,
             Loaded::Live(_) => SessionState::Live,
             Loaded::EndedMeanwhile(_) => SessionState::EndedMeanwhile,
             Loaded::Unreadable(..) => SessionState::Unreadable,
@@ -43,24 +44,41 @@ impl<T> Loaded<T> {
         }
     }
 
-    /// Returns the ids of the sessions that a logout deletes.
-    pub(super) fn logout_ids(&self) -> Vec<SessionId> {
-        match self {
-            Loaded::Ambiguous(ids) => ids.to_vec(),
-            _ => self.id().into_iter().collect(),
+    /// Chooses among the sessions that several cookies name. If only one of them exists, it is the
+    /// visitor's: the other cookies are left over from an earlier path or domain. If several exist,
+    /// it is unknown which one the visitor means to use, so none is.
+    pub(super) fn choose(named: Vec<Loaded<T>>) -> Loaded<T> {
+        let exists = |loaded: &Loaded<T>| {
+            matches!(loaded, Loaded::Live(_) | Loaded::Stale(..) | Loaded::Unavailable(..))
+        };
+        let rank = |loaded: &Loaded<T>| match loaded {
+            _ if exists(loaded) => 3,
+            Loaded::Unreadable(..) => 2,
+            Loaded::Moved(_) => 1,
+            _ => 0,
+        };
+        if named.iter().filter(|loaded| exists(loaded)).count() > 1 {
+            return Loaded::Ambiguous;
         }
+        named.into_iter().max_by_key(rank).unwrap_or(Loaded::NoSession)
     }
 
     /// Returns the id of the session that the cookie names, if it is one.
     pub(super) fn id(&self) -> Option<SessionId> {
         match self {
-            Loaded::NotYet | Loaded::NoSession | Loaded::Ambiguous(_) => None,
+            Loaded::NotYet | Loaded::NoSession | Loaded::Ambiguous => None,
             Loaded::Live(record) | Loaded::Stale(_, record) => Some(record.id()),
             Loaded::Missing(id)
+            | Loaded::Moved(id)
             | Loaded::EndedMeanwhile(id)
             | Loaded::Unreadable(_, id)
             | Loaded::Unavailable(_, id) => Some(*id),
         }
+    }
+
+    /// Returns `true` if the session existed earlier in the request.
+    pub(super) fn was_seen(&self) -> bool {
+        matches!(self, Loaded::Live(_) | Loaded::Stale(..) | Loaded::EndedMeanwhile(_))
     }
 
     /// Returns the record that the request may read, even if it may be stale.

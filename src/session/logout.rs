@@ -13,8 +13,16 @@ pub(super) struct Logout<T> {
 }
 
 impl<T> Logout<T> {
-    pub(super) fn new(loaded: &Loaded<T>, last_seen: Option<&LastSeen<T>>) -> Self {
-        Logout { ids: loaded.logout_ids(), last_seen: last_seen.cloned() }
+    /// Creates the logout of what was loaded and of the sessions that the request's other cookies
+    /// name: the visitor's own session is among them.
+    pub(super) fn new(
+        loaded: &Loaded<T>,
+        named: &[SessionId],
+        last_seen: Option<LastSeen<T>>,
+    ) -> Self {
+        let id = loaded.id();
+        let others = named.iter().copied().filter(|named| Some(*named) != id);
+        Logout { ids: id.into_iter().chain(others).collect(), last_seen }
     }
 
     #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod batch;
 mod change;
+mod closures;
 mod commit;
 mod detached;
 mod error;
@@ -23,7 +24,7 @@ pub(crate) use self::state::CookieChange;
 use crate::error::StoreError;
 use crate::id::SessionId;
 use crate::record::SessionData;
-use crate::store::SessionStore;
+use crate::store::{SessionStore, unless_declined};
 
 /// The session of a request. Cloning is cheap: all clones, and all extractions in one request,
 /// refer to the same session.
@@ -43,8 +44,11 @@ use crate::store::SessionStore;
 ///   after the handler has returned, so write `move |s| …`.
 ///
 /// A closure runs on a copy of the data, while no lock is held, and possibly several times. Side
-/// effects in it, such as counting or sending, happen as many times. A closure must not change the
-/// session that it is called for: it would be called again without end.
+/// effects in it, such as counting or sending, happen as many times. A closure that changes the
+/// session which it is called for panics: it would be called again without end.
+///
+/// A closure that changes nothing costs nothing: the session is not written, no other node is told,
+/// and a visitor without a session gets none. It still counts as a use of the session.
 ///
 /// ```
 /// # use clustered_sessions::{Session, SessionError};
@@ -75,7 +79,7 @@ impl<T: SessionData> Session<T> {
     /// A visitor without a session has `T::default()`.
     #[must_use]
     pub fn data(&self) -> Arc<T> {
-        self.request.lock().data().clone()
+        self.request.data()
     }
 
     /// Calls `f` with the current data and returns its result. No lock is held meanwhile.
@@ -88,6 +92,10 @@ impl<T: SessionData> Session<T> {
     ///
     /// If another request changes the session first, the closure is called again on top of that. If
     /// the commit fails, an error response replaces the handler's. See [`Session`] on closures.
+    ///
+    /// # Panics
+    ///
+    /// Panics if it is called within a closure that changes this session.
     pub fn update(&self, change: impl Fn(&mut T) + Send + Sync + 'static) {
         let change: Change<T> = Arc::new(change);
         self.request.apply(&change);
@@ -123,6 +131,89 @@ impl<T: SessionData> Session<T> {
         result.ok_or(SessionError::Gone)
     }
 
+    /// Like [`modify`](Session::modify), with a closure that may decline: if it returns `None`,
+    /// what it has done to the data is dropped.
+    ///
+    /// It declines on data that is not older than this call, even if a cached session was older.
+    ///
+    /// ```
+    /// # use clustered_sessions::{Session, SessionError};
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
+    /// # struct UserSession { credits: u64 }
+    /// async fn buy(session: &Session<UserSession>, price: u64) -> Result<bool, SessionError> {
+    ///     let paid = session.modify_if(move |s| {
+    ///         s.credits = s.credits.checked_sub(price)?;
+    ///         Some(())
+    ///     });
+    ///     Ok(paid.await?.is_some())
+    /// }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), SessionError> {
+    /// let session = Session::detached(UserSession { credits: 5 });
+    /// assert!(buy(&session, 3).await?);
+    /// assert!(!buy(&session, 3).await?);
+    /// assert_eq!(session.data().credits, 2);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// A value that must be used once, such as the state of an OAuth login or a flash message, is
+    /// taken with `session.modify(|s| s.flash.take())`. If there is none, nothing is written.
+    ///
+    /// # Errors
+    ///
+    /// As [`modify`](Session::modify).
+    ///
+    /// # Panics
+    ///
+    /// Panics if the closure does.
+    pub async fn modify_if<R: Send + 'static>(
+        &self,
+        change: impl Fn(&mut T) -> Option<R> + Send + Sync + 'static,
+    ) -> Result<Option<R>, SessionError> {
+        self.modify(move |data| unless_declined(data, &change)).await
+    }
+
+    /// Begins a new session with this data, whatever the visitor's cookie led to. With the
+    /// response, the visitor gets a new token, and the session that the cookie led to is deleted on
+    /// every node.
+    ///
+    /// Call it at login. It works for a visitor without a session, with one that has ended or was
+    /// regenerated meanwhile, and with one whose record cannot be read (that record is left alone).
+    /// The token is new, so an attacker who planted or learned the old cookie gains nothing (OWASP
+    /// Session Management Cheat Sheet, "Renew the Session ID After Any Privilege Level Change").
+    /// Nothing of the old session is kept but what `data` holds. To keep the session at a change of
+    /// privilege, call [`regenerate`](Session::regenerate).
+    ///
+    /// Earlier uncommitted changes are dropped; later ones are made to the new session. Like a
+    /// change, it is not made if the handler panics or the request is cancelled.
+    ///
+    /// ```
+    /// # use clustered_sessions::{Session, SessionError};
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
+    /// # struct UserSession { user_id: Option<i64>, cart: Vec<u64> }
+    /// fn login(session: &Session<UserSession>, user_id: i64) {
+    ///     let cart = session.read(|s| s.cart.clone());
+    ///     session.replace(UserSession { user_id: Some(user_id), cart });
+    /// }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), SessionError> {
+    /// let session = Session::detached(UserSession { user_id: None, cart: vec![7] });
+    /// let before = session.id();
+    /// login(&session, 42);
+    /// session.save().await?;
+    /// assert_eq!((session.data().user_id, session.data().cart.len()), (Some(42), 1));
+    /// assert_ne!(session.id(), before);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The commit fails with [`SessionError::HeadSent`] after the response head has been sent: the
+    /// cookie could not be set any more.
+    pub fn replace(&self, data: T) {
+        self.request.replace(data);
+    }
+
     /// Replaces the data with the response. Concurrent changes by other requests are **lost**;
     /// [`update`](Session::update) keeps them.
     pub fn overwrite(&self, value: T) {
@@ -137,9 +228,9 @@ impl<T: SessionData> Session<T> {
     /// Replaces the session's token and id when the response is committed. The old ones stop
     /// working.
     ///
-    /// Call it at login and at every change of privilege: an attacker who planted or learned the
-    /// old cookie cannot use it any more (OWASP Session Management Cheat Sheet, "Renew the Session
-    /// ID After Any Privilege Level Change").
+    /// Call it at a change of privilege: an attacker who planted or learned the old cookie cannot
+    /// use it any more (OWASP Session Management Cheat Sheet, "Renew the Session ID After Any
+    /// Privilege Level Change"). At login, call [`replace`](Session::replace).
     pub fn regenerate(&self) {
         self.request.regenerate();
     }

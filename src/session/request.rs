@@ -1,18 +1,21 @@
 //! The session that a request shares with its handler, the middleware and the commit: the locks and
 //! awaits around [`RequestState`].
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
+
 use super::SessionError;
-use super::batch::{Change, apply_all};
+use super::batch::{Batch, Change, apply_all};
+use super::closures::{self, Running};
 use super::loaded::Loaded;
 use super::logout::Logout;
 use super::state::{CookieChange, Rebase, RequestState, Snapshot};
-use crate::cookie::VerifiedCookies;
+use crate::cookie::{VerifiedCookie, VerifiedCookies};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
-use crate::record::{Record, SessionData};
+use crate::record::{Absence, Record, SessionData};
 use crate::store::{Degraded, Freshness, SessionStore};
 
 /// The one session of a request. Shared by all clones of the request's
@@ -33,6 +36,8 @@ pub(crate) struct RequestSession<T> {
 pub(crate) struct HeadChanges {
     /// `true` if the response may depend on the session.
     pub(crate) extracted: bool,
+    /// `true` if the request has cookies of several sessions, none of which was used.
+    pub(crate) ambiguous: bool,
     pub(crate) cookie: Option<CookieChange>,
     /// Maximum remaining lifetime of the session.
     pub(crate) lifetime: Duration,
@@ -41,7 +46,7 @@ pub(crate) struct HeadChanges {
 impl<T: SessionData> RequestSession<T> {
     pub(crate) fn new(store: SessionStore<T>, verified: VerifiedCookies) -> Self {
         RequestSession {
-            state: Mutex::new(RequestState::new(store.default_data())),
+            state: Mutex::new(RequestState::new(verified.rivals())),
             store,
             verified,
             io_lock: tokio::sync::Mutex::new(()),
@@ -82,51 +87,95 @@ impl<T: SessionData> RequestSession<T> {
         before: Loaded<T>,
         freshness: Freshness,
     ) -> Result<(), SessionError> {
-        let id = match (&before, &self.verified) {
-            (Loaded::NotYet, VerifiedCookies::One(cookie)) => Some(cookie.token.session_id()),
-            (loaded, _) => loaded.id(),
-        };
-        let loaded = match (id, &self.verified) {
-            (None, VerifiedCookies::Several(ids)) => Loaded::Ambiguous(ids.clone()),
-            (None, _) => Loaded::NoSession,
-            (Some(id), _) => match self.store.read(id, freshness).await {
-                Ok(Some(record)) => Loaded::Live(record),
-                Ok(None) => match before {
-                    Loaded::Live(_) | Loaded::Stale(..) | Loaded::EndedMeanwhile(_) => {
-                        Loaded::EndedMeanwhile(id)
-                    }
-                    _ => Loaded::Missing(id),
-                },
-                Err(error) if error.kind() == StoreErrorKind::Corrupt => {
-                    Loaded::Unreadable(error, id)
-                }
-                // The outage policy does not apply to callers that want a fresh session.
-                Err(error) if freshness == Freshness::Fresh => return Err(error.into()),
-                Err(error) => match self.store.degraded(&id, &error) {
-                    Some(Degraded::Default) => Loaded::Unavailable(error, id),
-                    Some(Degraded::Stale(record)) => Loaded::Stale(error, record),
-                    None => return Err(error.into()),
-                },
+        let loaded = match (&before, &self.verified) {
+            (Loaded::NotYet | Loaded::Ambiguous, VerifiedCookies::TooMany(_)) => Loaded::Ambiguous,
+            (Loaded::NotYet | Loaded::Ambiguous, cookies) => {
+                let named = cookies.as_slice().iter().map(|cookie| cookie.token.session_id());
+                let loads = named.map(|id| self.load_one(id, false, freshness));
+                Loaded::choose(try_join_all(loads).await?)
+            }
+            (loaded, _) => match loaded.id() {
+                Some(id) => self.load_one(id, loaded.was_seen(), freshness).await?,
+                None => Loaded::NoSession,
             },
         };
         self.rebase_onto(loaded, None);
         Ok(())
     }
 
+    /// Loads the session with this id. `was_seen` is `true` if it existed earlier in the request.
+    async fn load_one(
+        &self,
+        id: SessionId,
+        was_seen: bool,
+        freshness: Freshness,
+    ) -> Result<Loaded<T>, SessionError> {
+        match self.store.read(id, freshness).await {
+            Ok(Ok(record)) => Ok(Loaded::Live(record)),
+            Ok(Err(_)) if was_seen => Ok(Loaded::EndedMeanwhile(id)),
+            Ok(Err(Absence::Gone)) => Ok(Loaded::Missing(id)),
+            Ok(Err(Absence::Moved)) => Ok(Loaded::Moved(id)),
+            Err(error) if error.kind() == StoreErrorKind::Corrupt => {
+                Ok(Loaded::Unreadable(error, id))
+            }
+            // The outage policy does not apply to callers that want a fresh session.
+            Err(error) if freshness == Freshness::Fresh => Err(error.into()),
+            Err(error) => match self.store.degraded(&id, &error) {
+                Some(Degraded::Default) => Ok(Loaded::Unavailable(error, id)),
+                Some(Degraded::Stale(record)) => Ok(Loaded::Stale(error, record)),
+                None => Err(error.into()),
+            },
+        }
+    }
+
     /// Replaces what is loaded, applies the uncommitted changes to it again, and sets the cookie if
     /// there is one.
     pub(super) fn rebase_onto(&self, loaded: Loaded<T>, cookie: Option<CookieChange>) {
-        let default_data = self.store.default_data();
         let mut next = {
             let mut state = self.lock();
             if let Some(cookie) = cookie {
                 state.set_cookie(cookie);
             }
-            state.set_loaded(loaded, self.store.now(), default_data)
+            state.set_loaded(loaded, self.store.now())
         };
         while let Some(Rebase { version, base, changes }) = next {
-            let data = apply_all(&*base, &changes);
-            next = self.lock().finish_rebase(version, data, default_data);
+            let base = base.unwrap_or_else(|| self.default_data());
+            let data = self.apply_all(&base, &changes);
+            next = self.lock().finish_rebase(version, data);
+        }
+    }
+
+    /// Returns the data that the request sees.
+    pub(super) fn data(&self) -> Arc<T> {
+        self.snapshot().data
+    }
+
+    fn snapshot(&self) -> Snapshot<T> {
+        loop {
+            if let Some(snapshot) = self.lock().snapshot() {
+                return snapshot;
+            }
+            self.default_data();
+        }
+    }
+
+    /// Returns the default data of this request, which is made when it is first needed.
+    fn default_data(&self) -> Arc<T> {
+        // Not under the lock: `Default` is the application's code.
+        let made = Arc::new(T::default());
+        self.lock().provide_default(made).clone()
+    }
+
+    /// Takes what a commit has to write. If `with_data`, it includes what the request sees.
+    pub(super) fn take_batch(&self, with_data: bool) -> Batch<T> {
+        loop {
+            {
+                let mut state = self.lock();
+                if !with_data || state.data().is_some() {
+                    return state.take_batch();
+                }
+            }
+            self.default_data();
         }
     }
 
@@ -134,36 +183,81 @@ impl<T: SessionData> RequestSession<T> {
     ///
     /// The change is applied to a copy, outside the lock, and again if another change comes first.
     pub(super) fn apply(&self, change: &Change<T>) {
-        let mut snapshot = self.lock().snapshot();
+        self.forbid_in_closure();
         loop {
-            let Snapshot { version, data } = snapshot;
-            let data = apply_all(&*data, std::slice::from_ref(change));
-            let pushed = self.lock().push_change(version, change, data);
-            match pushed {
-                Ok(()) => return,
-                Err(newer) => snapshot = newer,
+            let Snapshot { version, data } = self.snapshot();
+            let data = self.apply_all(&data, std::slice::from_ref(change));
+            if self.lock().push_change(version, change, data) {
+                return;
             }
         }
     }
 
+    /// Applies changes, in order, to a copy of the data.
+    pub(super) fn apply_all(&self, base: &T, changes: &[Change<T>]) -> Arc<T> {
+        let _running = Running::of(self.address());
+        apply_all(base, changes)
+    }
+
+    /// Begins a new session with this data.
+    pub(super) fn replace(&self, data: T) {
+        self.forbid_in_closure();
+        let data = Arc::new(data);
+        let given = data.clone();
+        let change: Change<T> = Arc::new(move |data: &mut T| data.clone_from(&given));
+        self.lock().replace(data, change);
+    }
+
+    /// Returns the cookie that must be signed again, with the current secret, if the session which
+    /// it names is the one that is loaded.
+    fn outdated_cookie(&self, record: &Record<T>) -> Option<&VerifiedCookie> {
+        self.verified.naming(record.id()).filter(|cookie| cookie.needs_resigning)
+    }
+
+    /// Returns a cookie that must be signed again and whose session has to be looked up for that:
+    /// the node has no cache that would tell whether the session has got a new token meanwhile.
+    pub(super) fn cookie_to_confirm(&self, loaded: &Loaded<T>) -> Option<&VerifiedCookie> {
+        match loaded {
+            Loaded::Live(record) if !self.store.caches() => self.outdated_cookie(record),
+            _ => None,
+        }
+    }
+
+    /// Returns `true` if the response must wait for a commit that is planned, pending or running.
+    pub(crate) fn needs_commit(&self) -> bool {
+        let state = self.lock();
+        state.has_work()
+            || self.io_lock.try_lock().is_err()
+            || self.cookie_to_confirm(state.loaded()).is_some()
+    }
+
     /// Marks the response head as sent and returns what the session adds to it.
     ///
-    /// A session that is due for it is extended or encrypted again, in the background.
+    /// A session that is due for it is extended or encrypted again, in the background. A cookie
+    /// that is signed with a previous secret is signed again, but only if the session is still
+    /// cached: a request that has outlived a login must not undo it by sending the old token.
     pub(crate) fn send_head(&self) -> HeadChanges {
-        let (extracted, cookie, live) = {
+        let (extracted, ambiguous, mut cookie, live) = {
             let mut state = self.lock();
-            let cookie = state.send_head(self.verified.one());
-            (state.is_loaded(), cookie, state.live_record().cloned())
+            let cookie = state.send_head();
+            let ambiguous = matches!(state.loaded(), Loaded::Ambiguous);
+            (state.is_loaded(), ambiguous, cookie, state.live_record().cloned())
         };
         let mut lifetime = Duration::MAX;
         if let Some(record) = live {
+            if cookie.is_none()
+                && let Some(outdated) = self.outdated_cookie(&record)
+                && self.store.is_cached(&record.id())
+            {
+                cookie = Some(CookieChange::Set(outdated.token.clone()));
+            }
             if matches!(cookie, Some(CookieChange::Set(_))) {
                 lifetime = self.store.remaining_lifetime(&record);
             }
             self.store.touch_if_due(&record);
             self.store.reencrypt_if_needed(&record);
         }
-        HeadChanges { extracted, cookie, lifetime }
+        HeadChanges { extracted, ambiguous, cookie, lifetime }
     }
 }
 
@@ -173,19 +267,38 @@ impl<T> RequestSession<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Panics if it is called by a closure that changes this session.
+    #[track_caller]
+    fn forbid_in_closure(&self) {
+        closures::forbid_within(self.address());
+    }
+
+    /// Returns an address that identifies the request.
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
     pub(super) fn regenerate(&self) {
+        self.forbid_in_closure();
         self.lock().regenerate();
     }
 
     pub(super) fn destroy(&self) {
-        self.lock().destroy(self.store.default_data());
+        self.forbid_in_closure();
+        self.lock().destroy();
     }
 
-    pub(crate) fn discard(&self) {
-        self.lock().discard(self.store.default_data());
+    pub(super) fn discard(&self) {
+        self.forbid_in_closure();
+        self.lock().discard();
     }
 
-    /// Returns the session's id, unless the handler has destroyed the session.
+    /// Discards the changes of a commit that has failed.
+    pub(crate) fn discard_failed(&self) {
+        self.lock().discard();
+    }
+
+    /// Returns the session's id, unless the handler has destroyed or replaced the session.
     pub(super) fn id(&self) -> Option<SessionId> {
         self.lock().record().map(Record::id)
     }
@@ -194,17 +307,11 @@ impl<T> RequestSession<T> {
         self.lock().loaded().outage().cloned()
     }
 
-    /// Returns `true` if the response must wait for a commit that is planned, pending or running.
-    pub(crate) fn needs_commit(&self) -> bool {
-        let state = self.lock();
-        state.has_work() || self.io_lock.try_lock().is_err()
-    }
-
     /// Ends a request that has no response head: it was cancelled, has panicked or has failed.
     ///
     /// A logout is still carried out. Other changes are dropped, unless their commit was requested.
     pub(crate) fn abort(&self) {
-        let logout = self.lock().abort(self.store.default_data());
+        let logout = self.lock().abort();
         if let Some(logout) = logout {
             (self.carry_out_in_background)(logout, &self.store);
         }

@@ -13,16 +13,21 @@ use super::change::{self, Intent, Plan};
 use super::loaded::Loaded;
 use super::logout::Logout;
 use crate::clock::Millis;
-use crate::cookie::VerifiedCookie;
-use crate::id::SessionToken;
+use crate::id::{SessionId, SessionToken};
 use crate::record::Record;
 use crate::store::LastSeen;
 
 /// The session of one request: what was loaded, and what the handler has done to it since.
 pub(super) struct RequestState<T> {
     loaded: Loaded<T>,
-    /// The data that the request sees: that of the record, with `changes` applied.
-    data: Arc<T>,
+    /// The ids that the request's cookies name, if there are several.
+    named: Arc<[SessionId]>,
+    /// The data that the request sees: that of the record, with `changes` applied. `None` if it is
+    /// default data that has not been made yet.
+    data: Option<Arc<T>>,
+    /// The default data of this request, once it has been needed. Made anew for each session: it
+    /// may hold a random value.
+    default_data: Option<Arc<T>>,
     /// Number of changes to `data` so far. Data computed from an older version is not stored.
     version: u64,
     /// Uncommitted changes, oldest first.
@@ -52,15 +57,18 @@ pub(super) struct Snapshot<T> {
 /// Uncommitted changes and the data to apply them to, outside the lock.
 pub(super) struct Rebase<T> {
     pub(super) version: u64,
-    pub(super) base: Arc<T>,
+    /// `None` for default data that has not been made yet.
+    pub(super) base: Option<Arc<T>>,
     pub(super) changes: Vec<Change<T>>,
 }
 
 impl<T> RequestState<T> {
-    pub(super) fn new(default_data: &Arc<T>) -> Self {
+    pub(super) fn new(named: Arc<[SessionId]>) -> Self {
         RequestState {
             loaded: Loaded::NotYet,
-            data: default_data.clone(),
+            named,
+            data: None,
+            default_data: None,
             version: 0,
             changes: Vec::new(),
             intent: Intent::Keep,
@@ -79,13 +87,23 @@ impl<T> RequestState<T> {
         !matches!(self.loaded, Loaded::NotYet)
     }
 
-    pub(super) fn data(&self) -> &Arc<T> {
-        &self.data
+    /// Returns the data that the request sees, or `None` if it is default data which the caller
+    /// must make and pass to [`provide_default`](Self::provide_default).
+    pub(super) fn data(&self) -> Option<&Arc<T>> {
+        self.data.as_ref()
     }
 
-    /// Returns the session that the request sees, unless the handler has destroyed it.
+    /// Takes default data, unless there is some already, and returns what there is.
+    pub(super) fn provide_default(&mut self, made: Arc<T>) -> &Arc<T> {
+        let default_data = self.default_data.get_or_insert(made);
+        // No version is counted: without data, nothing can have been computed from it.
+        self.data.get_or_insert_with(|| default_data.clone());
+        default_data
+    }
+
+    /// Returns the session that the request sees, unless the handler has destroyed or replaced it.
     pub(super) fn record(&self) -> Option<&Record<T>> {
-        self.loaded.record().filter(|_| self.intent != Intent::Destroy)
+        self.loaded.record().filter(|_| !self.intent.hides_loaded())
     }
 
     /// Returns the record if it is known to be current.
@@ -110,11 +128,11 @@ impl<T> RequestState<T> {
     }
 
     /// Returns the data that uncommitted changes apply to.
-    fn base_data(&self, default_data: &Arc<T>) -> Arc<T> {
-        self.record().map_or(default_data, Record::data).clone()
+    fn base_data(&self) -> Option<Arc<T>> {
+        self.record().map(Record::data).or(self.default_data.as_ref()).cloned()
     }
 
-    fn set_data(&mut self, data: Arc<T>) {
+    fn set_data(&mut self, data: Option<Arc<T>>) {
         self.data = data;
         self.version += 1;
     }
@@ -122,41 +140,33 @@ impl<T> RequestState<T> {
     /// Replaces what is loaded. If there are uncommitted changes, returns the rebase that the
     /// caller must compute and pass to [`finish_rebase`](Self::finish_rebase).
     #[must_use]
-    pub(super) fn set_loaded(
-        &mut self,
-        loaded: Loaded<T>,
-        now: Millis,
-        default_data: &Arc<T>,
-    ) -> Option<Rebase<T>> {
+    pub(super) fn set_loaded(&mut self, loaded: Loaded<T>, now: Millis) -> Option<Rebase<T>> {
         match &loaded {
             Loaded::Live(record) => {
                 self.last_seen = Some(LastSeen::new(record.clone(), Some(now)));
+                // A later session of this request does not inherit from this one.
+                self.default_data = None;
             }
             Loaded::Stale(_, record) => self.last_seen = Some(LastSeen::new(record.clone(), None)),
             _ => {}
         }
         self.loaded = loaded;
-        self.next_rebase(default_data)
+        self.next_rebase()
     }
 
     /// Stores the data of a computed rebase. If the state has changed in the meantime, stores
     /// nothing and returns the rebase to compute instead.
     #[must_use]
-    pub(super) fn finish_rebase(
-        &mut self,
-        version: u64,
-        data: Arc<T>,
-        default_data: &Arc<T>,
-    ) -> Option<Rebase<T>> {
+    pub(super) fn finish_rebase(&mut self, version: u64, data: Arc<T>) -> Option<Rebase<T>> {
         if self.version != version {
-            return self.next_rebase(default_data);
+            return self.next_rebase();
         }
-        self.set_data(data);
+        self.set_data(Some(data));
         None
     }
 
-    fn next_rebase(&mut self, default_data: &Arc<T>) -> Option<Rebase<T>> {
-        let base = self.base_data(default_data);
+    fn next_rebase(&mut self) -> Option<Rebase<T>> {
+        let base = self.base_data();
         if self.changes.is_empty() {
             // Without changes the record's data is shared, not copied.
             self.set_data(base);
@@ -165,24 +175,21 @@ impl<T> RequestState<T> {
         Some(Rebase { version: self.version, base, changes: self.changes.clone() })
     }
 
-    pub(super) fn snapshot(&self) -> Snapshot<T> {
-        Snapshot { version: self.version, data: self.data.clone() }
+    /// Returns `None` if default data is needed, as [`data`](Self::data) does.
+    pub(super) fn snapshot(&self) -> Option<Snapshot<T>> {
+        Some(Snapshot { version: self.version, data: self.data.clone()? })
     }
 
-    /// Adds a change, with the data that it makes of the snapshot of this version. If the state
-    /// has changed in the meantime, stores nothing and returns a newer snapshot.
-    pub(super) fn push_change(
-        &mut self,
-        version: u64,
-        change: &Change<T>,
-        data: Arc<T>,
-    ) -> Result<(), Snapshot<T>> {
+    /// Adds a change, with the data that it makes of the snapshot of this version, and returns
+    /// `true`. If the state has changed in the meantime, does nothing.
+    #[must_use]
+    pub(super) fn push_change(&mut self, version: u64, change: &Change<T>, data: Arc<T>) -> bool {
         if self.version != version {
-            return Err(self.snapshot());
+            return false;
         }
         self.changes.push(change.clone());
-        self.set_data(data);
-        Ok(())
+        self.set_data(Some(data));
+        true
     }
 
     pub(super) fn regenerate(&mut self) {
@@ -191,20 +198,27 @@ impl<T> RequestState<T> {
 
     /// Marks the session for deletion. Earlier changes belong to the session that ends, so they are
     /// dropped.
-    pub(super) fn destroy(&mut self, default_data: &Arc<T>) {
+    pub(super) fn destroy(&mut self) {
         self.intent = Intent::Destroy;
-        self.drop_changes(default_data);
+        self.drop_changes();
+    }
+
+    /// Begins a new session with the data that `change` sets. Earlier changes are dropped.
+    pub(super) fn replace(&mut self, data: Arc<T>, change: Change<T>) {
+        self.intent = self.intent.replace();
+        self.changes = vec![change];
+        self.set_data(Some(data));
     }
 
     /// Drops what is not committed, except for a logout.
-    pub(super) fn discard(&mut self, default_data: &Arc<T>) {
+    pub(super) fn discard(&mut self) {
         self.intent = self.intent.discard();
-        self.drop_changes(default_data);
+        self.drop_changes();
     }
 
-    fn drop_changes(&mut self, default_data: &Arc<T>) {
+    fn drop_changes(&mut self) {
         self.changes.clear();
-        self.set_data(self.base_data(default_data));
+        self.set_data(self.base_data());
     }
 
     /// Registers a commit whose task will call [`take_batch`](Self::take_batch).
@@ -221,8 +235,10 @@ impl<T> RequestState<T> {
         Batch {
             plan: self.plan(),
             loaded: self.loaded.clone(),
+            named: self.named.clone(),
             last_seen: self.last_seen.clone(),
             data: self.data.clone(),
+            default_data: self.default_data.clone(),
             changes: std::mem::take(&mut self.changes),
             intent: std::mem::take(&mut self.intent),
             has_extra: false,
@@ -231,10 +247,14 @@ impl<T> RequestState<T> {
     }
 
     /// Puts the changes and the intent of an uncommitted batch before those made since. A
-    /// [`destroy`](Self::destroy) since then voids the batch.
+    /// [`destroy`](Self::destroy) or [`replace`](Self::replace) since then voids the batch.
     pub(super) fn put_back(&mut self, batch: &mut Batch<T>) {
         match (batch.intent, self.intent) {
-            (_, Intent::Destroy) => return,
+            (earlier, Intent::Replace { .. }) if earlier.is_logout() => {
+                self.intent = Intent::Replace { after_logout: true };
+                return;
+            }
+            (_, Intent::Destroy | Intent::Replace { .. }) => return,
             (Intent::Keep, _) => {}
             (intent, _) => self.intent = intent,
         }
@@ -248,16 +268,9 @@ impl<T> RequestState<T> {
 
     /// Marks the response head as sent and returns the cookie change that it carries.
     ///
-    /// A live session whose cookie is signed with an older secret gets the same token, to be signed
-    /// with the current one.
-    pub(super) fn send_head(&mut self, verified: Option<&VerifiedCookie>) -> Option<CookieChange> {
+    pub(super) fn send_head(&mut self) -> Option<CookieChange> {
         self.head_sent = true;
-        self.cookie.take().or_else(|| {
-            let record = self.live_record()?;
-            let verified = verified.filter(|verified| verified.needs_resigning)?;
-            (verified.token.session_id() == record.id())
-                .then(|| CookieChange::Set(verified.token.clone()))
-        })
+        self.cookie.take()
     }
 
     /// Ends a request that has no response head. Returns the logout that is left to carry out.
@@ -265,22 +278,22 @@ impl<T> RequestState<T> {
     /// Other changes are dropped, also for clones of the session that the application still holds:
     /// otherwise its next change would be made on top of them. If a commit is pending, its task
     /// takes everything, and nothing is dropped here.
-    pub(super) fn abort(&mut self, default_data: &Arc<T>) -> Option<Logout<T>> {
+    pub(super) fn abort(&mut self) -> Option<Logout<T>> {
         self.head_sent = true;
         if self.pending_commits > 0 {
             return None;
         }
         let logout = self.take_logout();
-        self.drop_changes(default_data);
+        self.drop_changes();
         logout
     }
 
     /// Returns an uncommitted logout, if there is one. Afterwards its sessions count as ended.
     pub(super) fn take_logout(&mut self) -> Option<Logout<T>> {
-        if std::mem::take(&mut self.intent) != Intent::Destroy {
+        if !std::mem::take(&mut self.intent).is_logout() {
             return None;
         }
-        let logout = Logout::new(&self.loaded, self.last_seen.as_ref());
+        let logout = Logout::new(&self.loaded, &self.named, self.last_seen.clone());
         self.loaded = self.loaded.id().map_or(Loaded::NoSession, Loaded::EndedMeanwhile);
         Some(logout)
     }

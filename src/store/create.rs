@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::SessionStore;
 use super::lifetime::time_to_live;
 use crate::backend::{Created, MemoryBackend};
@@ -20,16 +22,17 @@ impl<T: SessionData> SessionStore<T> {
     /// backend's error.
     pub async fn create(&self, data: T) -> Result<NewSession<T>, StoreError> {
         self.begin()?;
-        self.operation(self.create_from_arc(Arc::new(data), None)).await
+        self.operation(self.create_session(&data, None)).await
     }
 
-    /// Creates a session with data that the caller goes on sharing. `origin` is that of the session
-    /// which it continues, or `None` for a new one.
-    pub(crate) async fn create_from_arc(
+    /// Creates a session. `origin` is that of the session which it continues, or `None` for a new
+    /// one.
+    pub(crate) async fn create_session(
         &self,
-        data: Arc<T>,
+        data: &T,
         origin: Option<SessionId>,
     ) -> Result<NewSession<T>, StoreError> {
+        let encoded = self.inner.codec.encode(data)?;
         let mut attempts = self.inner.backend.attempts();
         loop {
             // Each attempt has its own token. Under the same id, a delayed first attempt could
@@ -37,8 +40,8 @@ impl<T: SessionData> SessionStore<T> {
             let token = SessionToken::random();
             let id = token.session_id();
             let (meta, ttl) = self.new_meta(origin.unwrap_or(id));
-            let record = Record::new(&self.inner.clock, id, meta, data.clone());
-            let payload = self.inner.codec.encode(&id, &meta, &*data)?;
+            let record = Record::new(&self.inner.clock, id, meta, encoded.data().clone());
+            let payload = self.inner.codec.payload(&id, &meta, &encoded);
             let stored = Stored { meta, content: Content::Payload(payload) };
             // Without an index entry, no record is written. An earlier attempt may have written
             // one, though.
@@ -63,7 +66,9 @@ impl<T: SessionData> SessionStore<T> {
         let (meta, ttl) = self.new_meta(id);
         let record = Record::new(&self.inner.clock, id, meta, Arc::new(data));
         // The first change of the session reports data that cannot be encoded.
-        let payload = self.inner.codec.encode(&id, &meta, &**record.data()).unwrap_or_default();
+        let encoded = self.inner.codec.encode(&**record.data());
+        let payload =
+            encoded.map_or_else(|_| Bytes::new(), |it| self.inner.codec.payload(&id, &meta, &it));
         memory.create_now(&id, &Stored { meta, content: Content::Payload(payload) }, ttl);
         record
     }

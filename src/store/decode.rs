@@ -5,15 +5,18 @@ use super::tombstone::{FollowedTombstones, MAX_TOMBSTONES};
 use crate::codec::Decoded;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
-use crate::record::{Content, Record, SessionData, Stored};
+use crate::record::{Absence, Content, Record, SessionData, Stored};
 
 impl<T: SessionData> SessionStore<T> {
     /// Loads a session from the backend. Neither reads nor fills the cache.
-    pub(super) async fn load(&self, id: &SessionId) -> Result<Option<Record<T>>, StoreError> {
+    pub(super) async fn load(
+        &self,
+        id: &SessionId,
+    ) -> Result<Result<Record<T>, Absence>, StoreError> {
         let loaded = self.inner.backend.load(id).await;
         match loaded.map_err(|error| self.report_unreadable(id, error))? {
             Some(stored) => self.decode(id, stored),
-            None => Ok(None),
+            None => Ok(Err(Absence::Gone)),
         }
     }
 
@@ -52,18 +55,25 @@ impl<T: SessionData> SessionStore<T> {
         &self,
         id: &SessionId,
         current: Stored,
-    ) -> Result<Option<Record<T>>, StoreError> {
-        self.decode(id, current)?.map(Some).ok_or_else(|| StoreError::gone(id))
+    ) -> Result<Record<T>, StoreError> {
+        self.decode(id, current)?.map_err(|_| StoreError::gone(id))
     }
 
-    /// Decodes a stored record. Returns `None` for a tombstone and for a session past its absolute
-    /// timeout, which may be shorter now than when the record was written.
-    fn decode(&self, id: &SessionId, stored: Stored) -> Result<Option<Record<T>>, StoreError> {
+    /// Decodes a stored record. A session past its absolute timeout is gone; the timeout may be
+    /// shorter now than when the record was written.
+    fn decode(
+        &self,
+        id: &SessionId,
+        stored: Stored,
+    ) -> Result<Result<Record<T>, Absence>, StoreError> {
+        if matches!(stored.content, Content::MovedTo(_)) {
+            return Ok(Err(Absence::Moved));
+        }
         let created_at = stored.meta.created_at;
         if self.inner.lifetime.has_expired(created_at, self.inner.clock.wall()) {
-            return Ok(None);
+            return Ok(Err(Absence::Gone));
         }
-        self.decode_expired(id, stored)
+        Ok(self.decode_expired(id, stored)?.ok_or(Absence::Gone))
     }
 
     /// Like [`decode`](Self::decode), but also returns sessions past their absolute timeout:

@@ -117,7 +117,7 @@ impl<T: SessionData> SessionStore<T> {
         let Some(owners) = &self.inner.owners else { return Ok(()) };
         let record = match self.inner.cache.peek(id) {
             Some(record) => Some(record),
-            None => self.load(id).await?,
+            None => self.load(id).await?.ok(),
         };
         let Some(record) = record else { return Ok(()) };
         let Some(owner) = owners.owner_of(&record) else { return Ok(()) };

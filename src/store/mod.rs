@@ -35,6 +35,7 @@ use self::outage::Fallback;
 pub use self::revoke::BulkDeletion;
 pub(crate) use self::single_flight::Freshness;
 use self::single_flight::SingleFlight;
+pub(crate) use self::write::unless_declined;
 use self::write_locks::WriteLocks;
 use crate::clock::Clock;
 use crate::cluster::{CacheStats, Coordinator, Lease, LocalCache};
@@ -76,6 +77,8 @@ pub struct SessionStore<T> {
 struct StoreInner<T> {
     backend: Arc<Client>,
     cache: Arc<LocalCache<T>>,
+    /// `false` if the configuration disables the cache.
+    caches: bool,
     /// Shares `backend` and `cache`.
     coordinator: Coordinator<T>,
     codec: Codec,
@@ -87,8 +90,6 @@ struct StoreInner<T> {
     tasks: TaskTracker,
     clock: Clock,
     lifetime: Lifetime,
-    /// The data of a visitor without a session, made once.
-    default_data: Arc<T>,
     fallback: Fallback,
     /// Set by [`shutdown`](SessionStore::shutdown).
     closed: AtomicBool,
@@ -139,6 +140,7 @@ impl<T: SessionData> SessionStore<T> {
                 "clustering is off: sessions changed on other nodes may be served from the cache for up to the TTL"
             );
         }
+        let caches = cluster.cache_enabled;
         let store = SessionStore {
             inner: Arc::new(StoreInner {
                 fallback: Fallback::new(on_outage, &cluster),
@@ -151,6 +153,7 @@ impl<T: SessionData> SessionStore<T> {
                 ),
                 backend,
                 cache,
+                caches,
                 codec: Codec::new(&codec, &keys),
                 single_flight: SingleFlight::new(),
                 write_locks: WriteLocks::default(),
@@ -158,7 +161,6 @@ impl<T: SessionData> SessionStore<T> {
                 tasks: TaskTracker::new(),
                 lifetime: Lifetime::new(timeout, absolute_timeout, touch_after),
                 clock,
-                default_data: Arc::new(T::default()),
                 closed: AtomicBool::new(false),
                 unreadable: Counter::new(&metrics, observe::UNREADABLE_RECORDS),
                 reencrypted: Counter::new(&metrics, observe::REENCRYPTED_RECORDS),
@@ -216,16 +218,22 @@ impl<T: SessionData> SessionStore<T> {
 
 /// Without a bound on `T`: a drop calls these.
 impl<T> SessionStore<T> {
-    pub(crate) fn default_data(&self) -> &Arc<T> {
-        &self.inner.default_data
-    }
-
     pub(crate) fn count_dropped_changes(&self) {
         self.inner.dropped_changes.add_one();
     }
 
     pub(crate) fn count_commit(&self, outcome: Outcome) {
         self.inner.commits.count(outcome);
+    }
+
+    /// Returns `true` if this node uses its cache whenever it may.
+    pub(crate) fn caches(&self) -> bool {
+        self.inner.caches
+    }
+
+    /// Returns `true` if the session is cached now and may be used.
+    pub(crate) fn is_cached(&self, id: &SessionId) -> bool {
+        self.inner.cache.peek(id).is_some()
     }
 
     /// Returns an address that identifies the store, whatever its data type.

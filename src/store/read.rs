@@ -7,7 +7,7 @@ use super::single_flight::Freshness;
 use crate::cluster::Lookup;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
-use crate::record::{Record, SessionData};
+use crate::record::{Absence, Record, SessionData};
 
 impl<T: SessionData> SessionStore<T> {
     /// Returns a session, or `None` if there is none. Reads from the cache where the coherence
@@ -18,7 +18,7 @@ impl<T: SessionData> SessionStore<T> {
     /// Fails with [`Corrupt`](StoreErrorKind::Corrupt) if the record cannot be read, or with the
     /// backend's error. An error is never reported as `None`.
     pub async fn find(&self, id: SessionId) -> Result<Option<Record<T>>, StoreError> {
-        self.read(id, Freshness::Cached).await
+        Ok(self.read(id, Freshness::Cached).await?.ok())
     }
 
     /// Returns a session as the backend has it now, or `None` if there is none. Does not extend the
@@ -28,7 +28,7 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// As [`find`](SessionStore::find).
     pub async fn find_fresh(&self, id: SessionId) -> Result<Option<Record<T>>, StoreError> {
-        self.read(id, Freshness::Fresh).await
+        Ok(self.read(id, Freshness::Fresh).await?.ok())
     }
 
     /// Returns a session that must exist. Does not extend it.
@@ -49,12 +49,12 @@ impl<T: SessionData> SessionStore<T> {
         &self,
         id: SessionId,
         freshness: Freshness,
-    ) -> Result<Option<Record<T>>, StoreError> {
+    ) -> Result<Result<Record<T>, Absence>, StoreError> {
         self.check_open()?;
         if freshness == Freshness::Cached {
             match self.inner.cache.get(&id) {
-                Lookup::Hit(record) => return Ok(Some(record)),
-                Lookup::Absent => return Ok(None),
+                Lookup::Hit(record) => return Ok(Ok(record)),
+                Lookup::Absent(absence) => return Ok(Err(absence)),
                 Lookup::Miss => {}
             }
         }

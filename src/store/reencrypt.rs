@@ -6,6 +6,7 @@
 //! or if the session is changed meanwhile.
 
 use super::SessionStore;
+use super::write::Written;
 use crate::error::StoreError;
 use crate::record::{Record, SessionData};
 
@@ -42,7 +43,8 @@ impl<T: SessionData> SessionStore<T> {
         if newer.is_some_and(|newer| newer.revision() != record.revision()) {
             return Ok(false);
         }
-        let new = self.next_version(record, record.data().clone())?;
-        Ok(self.compare_and_set(record, &new).await?.is_none())
+        let written =
+            self.compare_and_set(record, &self.inner.codec.encode(&**record.data())?).await?;
+        Ok(matches!(written, Written::Saved(_)))
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::SessionStore;
 use super::tombstone::TOMBSTONE_TTL;
-use super::write::{MAX_ATTEMPTS, Reapply};
+use super::write::{MAX_ATTEMPTS, Reapply, Written};
 use crate::backend::{Update, Updated};
 use crate::cluster::Announcement;
 use crate::error::StoreError;
@@ -32,7 +32,7 @@ impl<T: SessionData> SessionStore<T> {
         if self.has_expired(&base) {
             return Err(StoreError::gone(&old));
         }
-        let mut new = self.create_from_arc(data, Some(base.origin())).await?;
+        let mut new = self.create_session(&data, Some(base.origin())).await?;
         for attempt in 1..=MAX_ATTEMPTS {
             match self.replace_by_tombstone(&base, new.id).await {
                 Ok(None) => return Ok(new),
@@ -76,17 +76,15 @@ impl<T: SessionData> SessionStore<T> {
                 Ok(None)
             }
             Updated::Gone => Err(StoreError::gone(&old)),
-            Updated::Conflict(current) => self.decode_conflict(&old, current),
+            Updated::Conflict(current) => self.decode_conflict(&old, current).map(Some),
         }
     }
 
     /// Replaces the data of a record that no other node knows yet.
     async fn rewrite(&self, record: &Record<T>, data: Arc<T>) -> Result<Record<T>, StoreError> {
-        let meta = Meta { revision: record.revision().next(), ..record.meta() };
-        let rewritten = Record::new(&self.inner.clock, record.id(), meta, data);
-        match self.compare_and_set(record, &rewritten).await? {
-            None => Ok(rewritten),
-            Some(_) => Err(StoreError::gone(&record.id())),
+        match self.compare_and_set(record, &self.inner.codec.encode(&*data)?).await? {
+            Written::Saved(rewritten) => Ok(rewritten),
+            Written::Conflict(_) => Err(StoreError::gone(&record.id())),
         }
     }
 

@@ -19,10 +19,10 @@ use crate::cluster::{FillMark, LocalCache, PendingFill};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::guards::{self, Guard};
 use crate::id::SessionId;
-use crate::record::{Record, SessionData};
+use crate::record::{Absence, Record, SessionData};
 use crate::sync::{Mutex, MutexGuard};
 
-type LoadResult<T> = Result<Option<Record<T>>, StoreError>;
+type LoadResult<T> = Result<Result<Record<T>, Absence>, StoreError>;
 type SharedResult<T> = Shared<oneshot::Receiver<LoadResult<T>>>;
 
 /// The required freshness of a read.
@@ -122,7 +122,7 @@ impl<T: SessionData> SingleFlight<T> {
     ) -> Option<StartedLoad<T>> {
         let StartedLoad { call, waiters } = ended;
         match &outcome {
-            Ok(loaded) => call.finish(loaded.as_ref()),
+            Ok(loaded) => call.finish(loaded.as_ref().map_err(|absence| *absence)),
             Err(error) => {
                 drop(call);
                 if error.kind() == StoreErrorKind::Corrupt {

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use super::SessionStore;
 use super::lifetime::time_to_live;
+use super::single_flight::Freshness;
 use super::write_locks::WriteGuard;
 use crate::backend::{Update, Updated};
 use crate::cluster::Announcement;
+use crate::codec::Encoded;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
 use crate::record::{Content, Meta, Record, SessionData, Stored};
@@ -23,6 +25,14 @@ const MAX_PAUSE: Duration = Duration::from_millis(20);
 
 /// Applies a change to data that another node has written meanwhile.
 pub(super) type Reapply<'a, T> = &'a (dyn Fn(&T) -> Arc<T> + Send + Sync);
+
+/// The outcome of an attempt to write.
+pub(super) enum Written<T> {
+    /// The backend has this version.
+    Saved(Record<T>),
+    /// Another writer was faster. The backend has this version instead.
+    Conflict(Record<T>),
+}
 
 // The `pub` methods check that the store is open and start an `operation`. All others are steps of
 // an operation that has been accepted, and run to their end even during a shutdown.
@@ -47,7 +57,8 @@ impl<T: SessionData> SessionStore<T> {
     /// Changes a session now, and returns the closure's result once the change is committed.
     ///
     /// If a concurrent change is committed first, the closure is called again with the new data. It
-    /// may thus run several times, each time on a fresh copy, but only one run is committed.
+    /// may thus run several times, each time on a fresh copy, but only one run is committed. If it
+    /// changes nothing, nothing is written and no other node is told.
     ///
     /// # Errors
     ///
@@ -90,6 +101,22 @@ impl<T: SessionData> SessionStore<T> {
         result.ok_or_else(|| StoreErrorKind::NotFound.into())
     }
 
+    /// Like [`modify`](Self::modify), with a closure that may decline: if it returns `None`, what
+    /// it has done to the data is dropped.
+    ///
+    /// It declines on data that is not older than this call, even if a cached session was older.
+    ///
+    /// # Errors
+    ///
+    /// As [`modify`](SessionStore::modify).
+    pub async fn modify_if<R: Send>(
+        &self,
+        id: SessionId,
+        change: impl Fn(&mut T) -> Option<R> + Send + Sync,
+    ) -> Result<Option<R>, StoreError> {
+        self.modify(id, |data| unless_declined(data, &change)).await
+    }
+
     /// Writes `data`, which was made from `base`. On a conflict, writes what `reapply` makes from
     /// the data of the other version.
     pub(crate) async fn write(
@@ -102,10 +129,15 @@ impl<T: SessionData> SessionStore<T> {
         let _guard = self.write_lock(id).await;
         let (mut base, mut data) = self.rebase(base, data, reapply);
         for attempt in 1..=MAX_ATTEMPTS {
-            let record = self.next_version(&base, data)?;
-            match self.compare_and_set(&base, &record).await? {
-                None => return Ok(record),
-                Some(current) => {
+            let encoded = self.inner.codec.encode(&*data).map_err(|it| it.with_session_id(&id))?;
+            let written = if encoded.is_same_as(base.data()) {
+                self.confirm(&base).await?
+            } else {
+                self.compare_and_set(&base, &encoded).await?
+            };
+            match written {
+                Written::Saved(record) => return Ok(record),
+                Written::Conflict(current) => {
                     self.inner.reapplied.add_one();
                     data = reapply(current.data());
                     base = current;
@@ -122,12 +154,23 @@ impl<T: SessionData> SessionStore<T> {
         self.inner.write_locks.lock(id, self.inner.backend.deadline().left() / 2).await
     }
 
+    /// Completes a change that changes nothing on top of `base`. It counts as a use of the session.
+    ///
+    /// `base` may come from the cache, and be older than a change that was acknowledged on another
+    /// node. On top of that, this one may change something. So the backend is asked what it has.
+    async fn confirm(&self, base: &Record<T>) -> Result<Written<T>, StoreError> {
+        let id = base.id();
+        let current = self.inner.single_flight.read(self, id, Freshness::Fresh).await?;
+        let current = current.map_err(|_| StoreError::gone(&id))?;
+        if current.revision() != base.revision() {
+            return Ok(Written::Conflict(current));
+        }
+        self.touch_if_due(&current);
+        Ok(Written::Saved(current))
+    }
+
     /// Returns a new version to be written on top of `base`, unless the session has expired.
-    pub(super) fn next_version(
-        &self,
-        base: &Record<T>,
-        data: Arc<T>,
-    ) -> Result<Record<T>, StoreError> {
+    fn next_version(&self, base: &Record<T>, data: Arc<T>) -> Result<Record<T>, StoreError> {
         let (id, meta, now) = (base.id(), base.meta(), self.inner.clock.wall());
         if self.inner.lifetime.has_expired(meta.created_at, now) {
             return Err(StoreError::gone(&id));
@@ -163,22 +206,17 @@ impl<T: SessionData> SessionStore<T> {
         }
     }
 
-    /// Writes `new` if the backend still has the revision of `base`. Returns `None` if it was
-    /// written, or the version that the backend has instead.
+    /// Writes a new version if the backend still has the revision of `base`.
     pub(super) async fn compare_and_set(
         &self,
         base: &Record<T>,
-        new: &Record<T>,
-    ) -> Result<Option<Record<T>>, StoreError> {
-        let id = base.id();
-        let meta = new.meta();
-        let payload = self
-            .inner
-            .codec
-            .encode(&id, &meta, &**new.data())
-            .map_err(|error| error.with_session_id(&id))?;
+        data: &Encoded<T>,
+    ) -> Result<Written<T>, StoreError> {
+        let new = self.next_version(base, data.data().clone())?;
+        let (id, meta) = (new.id(), new.meta());
+        let payload = self.inner.codec.payload(&id, &meta, data);
         let stored = Stored { meta, content: Content::Payload(payload) };
-        self.index_before_write(Some(base), new).await?;
+        self.index_before_write(Some(base), &new).await?;
         let revision = new.revision();
         let announcement = Announcement::SessionInvalidated(id, Some(revision));
         let announcement = self.inner.coordinator.encode(announcement);
@@ -190,13 +228,24 @@ impl<T: SessionData> SessionStore<T> {
         let base = base.revision();
         let update = self.inner.backend.update(Update::new(&id, base, &stored, ttl, &announcement));
         let saved = |answer: &_| matches!(answer, Ok(Updated::Saved));
-        let answer = self.inner.cache.write_through(new, Some(base), update, saved).await;
+        let answer = self.inner.cache.write_through(&new, Some(base), update, saved).await;
         match answer.map_err(|error| self.report_unreadable(&id, error))? {
-            Updated::Saved => Ok(None),
+            Updated::Saved => Ok(Written::Saved(new)),
             Updated::Gone => Err(StoreError::gone(&id)),
-            Updated::Conflict(current) => self.decode_conflict(&id, current),
+            Updated::Conflict(current) => self.decode_conflict(&id, current).map(Written::Conflict),
         }
     }
+}
+
+/// Applies a change that may decline. If it does, the data stays as it was.
+pub(crate) fn unless_declined<T: Clone, R>(
+    data: &mut T,
+    change: impl Fn(&mut T) -> Option<R>,
+) -> Option<R> {
+    let mut changed = data.clone();
+    let answer = change(&mut changed)?;
+    *data = changed;
+    Some(answer)
 }
 
 /// Replaces `Gone` by `NotFound`: to a caller that names a session by its id, they are the same.

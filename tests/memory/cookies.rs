@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use axum::response::AppendHeaders;
 use clustered_sessions::{
-    Clock, CookieConfig, MemoryBackend, SameSite, Secret, Session, SessionConfig,
-    SessionConfigBuilder, SessionLayer,
+    Clock, ClusterConfig, CookieConfig, MemoryBackend, SameSite, Secret, Session, SessionConfig,
+    SessionConfigBuilder, SessionLayer, StoreErrorKind,
 };
 use http::{HeaderValue, Request, StatusCode, header};
 
 use crate::web::{
-    self, Browser, COOKIE, Call, Data, HasBackend as _, Spy, ada, config, node, only_id, send,
-    serve, start,
+    self, Browser, COOKIE, Call, Data, HasBackend as _, Spy, ada, config, node, only_data, only_id,
+    send, serve, start,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -122,7 +122,6 @@ async fn a_cookie_that_does_not_verify_names_no_session_and_makes_no_backend_cal
         ("oversized", "A".repeat(100_000)),
         ("without the dot", format!("{token}A{tag}")),
         ("in another case", good.to_lowercase()),
-        ("two that verify", format!("{good}; {COOKIE}={other}")),
         ("one among too many cookies", format!("{good}{}", format!("; {COOKIE}=x").repeat(50))),
     ] {
         let mut browser = Browser::new();
@@ -202,6 +201,55 @@ async fn a_cookie_under_a_previous_secret_is_resigned_when_its_session_is_used()
         "",
         "the cookie is signed with the new secret"
     );
+}
+
+/// Serves a slow page that reads the session, while the visitor's other tab regenerates it. Returns
+/// the number of cookies that the slow response sets.
+async fn cookies_of_a_response_that_outlives_a_login(
+    memory: &MemoryBackend,
+    sessions: &SessionLayer<Data>,
+) -> usize {
+    let before_the_rotation = node(memory).await;
+    let mut slow = Browser::with(&before_the_rotation, ada()).await;
+    let tab = slow.clone();
+    let app = serve(sessions, regenerate);
+    let page = slow
+        .visit(&serve(sessions, async move |session: Session<Data>| {
+            let name = read(session).await;
+            tab.clone().visit(&app).await;
+            name
+        }))
+        .await;
+    assert_eq!(page.body, "Ada");
+    page.set_cookies().len()
+}
+
+#[tokio::test]
+async fn a_response_that_outlives_a_login_does_not_undo_it_by_resigning_the_old_cookie() {
+    let memory = MemoryBackend::new();
+    let cached = start(rotated(&memory)).await;
+    assert_eq!(cookies_of_a_response_that_outlives_a_login(&memory, &cached).await, 0);
+    let uncached = ClusterConfig::new().local_cache_enabled(false);
+    let uncached = start(rotated(&memory).cluster(uncached)).await;
+    assert_eq!(cookies_of_a_response_that_outlives_a_login(&memory, &uncached).await, 0);
+}
+
+#[tokio::test]
+async fn a_node_without_a_cache_resigns_cookies_after_looking_the_session_up() {
+    let spy = Spy::new();
+    let old = node(&spy).await;
+    let mut browser = Browser::with(&old, ada()).await;
+    let uncached = ClusterConfig::new().local_cache_enabled(false);
+    let new = Secret::new("the new secret, which is just as long").unwrap();
+    let new = SessionConfig::builder(new).previous_secret(web::secret()).backend(spy.backend());
+    let new = start(new.cluster(uncached).enable_retry(false)).await;
+    spy.take_calls();
+    let page = browser.visit(&serve(&new, read)).await;
+    assert_eq!((page.body.as_str(), page.set_cookies().len()), ("Ada", 1));
+    assert_eq!(spy.take_calls(), [Call::Load, Call::Load]);
+    let page = browser.visit(&serve(&new, read)).await;
+    assert_eq!((page.body.as_str(), page.set_cookies().len()), ("Ada", 0));
+    assert_eq!(spy.take_calls(), [Call::Load]);
 }
 
 #[tokio::test]
@@ -359,4 +407,62 @@ async fn a_logout_with_several_cookies_ends_each_session_even_if_the_request_is_
 
 fn cookie(browser: &Browser) -> &str {
     browser.cookie(COOKIE).unwrap()
+}
+
+/// Returns a browser that sends both cookies under one name, as after a change of the path.
+fn with_both(one: &Browser, two: &Browser) -> Browser {
+    let mut both = one.clone();
+    let [one, two] = [one, two].map(|browser| browser.cookie(COOKIE).unwrap());
+    both.set_cookie(COOKIE, format!("{one}; {COOKIE}={two}"));
+    both
+}
+
+#[tokio::test]
+async fn of_several_cookies_the_one_whose_session_exists_is_used() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let left_over = Browser::with(&sessions, Data::default()).await;
+    sessions.store().delete(only_id(&sessions).await).await.unwrap();
+    let own = Browser::with(&sessions, ada()).await;
+    for mut browser in [with_both(&left_over, &own), with_both(&own, &left_over)] {
+        let page = browser.visit(&serve(&sessions, count)).await;
+        assert_eq!((page.status, page.set_cookies().len()), (StatusCode::OK, 0));
+        assert_eq!(browser.visit(&serve(&sessions, read)).await.body, "Ada");
+    }
+    assert_eq!(only_data(&sessions).await.visits, 2);
+    let mut browser = with_both(&left_over, &own);
+    browser.visit(&serve(&sessions, destroy)).await;
+    assert_eq!(sessions.store().size().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn cookies_of_several_sessions_are_a_strangers_until_a_login_which_ends_all_of_them() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let (own, planted) =
+        (Browser::with(&sessions, ada()).await, Browser::with(&sessions, ada()).await);
+    let mut browser = with_both(&own, &planted);
+    let page = browser.visit(&serve(&sessions, read)).await;
+    assert_eq!((page.body.as_str(), page.set_cookies().len()), ("", 0));
+
+    let login = serve(&sessions, async |session: Session<Data>| session.replace(ada()));
+    let page = browser.clone().visit(&login).await;
+    assert_eq!(page.set_cookies().len(), 1);
+    let id = only_id(&sessions).await;
+    // The browser still sends the other cookie, whose session has ended.
+    let mut logged_in = Browser::new();
+    let new = page.set_cookies()[0].split(';').next().unwrap().to_owned();
+    let new = new.split_once('=').unwrap().1;
+    logged_in.set_cookie(COOKIE, format!("{}; {COOKIE}={new}", planted.cookie(COOKIE).unwrap()));
+    assert_eq!(logged_in.visit(&serve(&sessions, read)).await.body, "Ada");
+    assert_eq!(only_id(&sessions).await, id);
+}
+
+#[tokio::test]
+async fn sessions_that_cannot_be_looked_up_do_not_make_another_one_the_visitors() {
+    let spy = Spy::new();
+    let sessions = node(&spy).await;
+    let (one, two) = (Browser::with(&sessions, ada()).await, Browser::with(&sessions, ada()).await);
+    sessions.store().coordinator().local_cache().clear();
+    spy.fail_next(1, StoreErrorKind::Unavailable);
+    let page = with_both(&one, &two).visit(&serve(&sessions, read)).await;
+    assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE);
 }

@@ -8,6 +8,7 @@ mod compose;
 #[cfg(feature = "testing")]
 mod conformance;
 mod cookies;
+mod data;
 mod handles;
 mod lifecycle;
 mod login;
@@ -16,8 +17,9 @@ mod observability;
 #[cfg(feature = "testing")]
 mod outage_policies;
 mod realms;
-mod reseal;
 #[cfg(feature = "testing")]
+mod replace;
+mod reseal;
 mod resilience;
 #[cfg(feature = "testing")]
 mod revocation;

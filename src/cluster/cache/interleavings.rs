@@ -383,7 +383,7 @@ impl Flight {
         let call = self.call.lock().unwrap().take().unwrap();
         let loaded = self.model.stored();
         self.loaded.set(version(loaded.as_ref())).unwrap();
-        call.finish(loaded.as_ref());
+        call.finish(loaded.as_ref().ok_or(Absence::Gone));
     }
 
     /// Begins a read, which waits for the load if it may share it.

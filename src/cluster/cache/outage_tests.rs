@@ -146,7 +146,7 @@ async fn an_entry_is_not_served_once_a_load_after_the_loss_contradicts_it() {
             bench.cache.lease().bump();
             let load =
                 if begun_before_the_loss { early } else { bench.cache.begin_load(&bench.id) };
-            load.finish(read.as_ref());
+            load.finish(read.as_ref().ok_or(Absence::Gone));
             assert_eq!(bench.last_known(), expected, "{what}, {begun_before_the_loss}");
         }
     }
@@ -163,7 +163,7 @@ async fn a_change_in_flight_is_not_cached_if_a_load_finds_the_session_gone() {
     let (base, new) = (bench.record(1), bench.record(2));
     bench.fill(&base);
     let write = bench.begin_write(&base);
-    bench.cache.begin_load(&bench.id).finish(None);
+    bench.cache.begin_load(&bench.id).finish(Err(Absence::Gone));
     write.saved(&new);
     bench.cache.lease().bump();
     assert_eq!(bench.last_known(), None);
@@ -172,8 +172,8 @@ async fn a_change_in_flight_is_not_cached_if_a_load_finds_the_session_gone() {
 #[tokio::test(start_paused = true)]
 async fn the_absence_of_a_session_is_not_served_in_an_outage() {
     let bench = Bench::proven_now();
-    bench.cache.begin_load(&bench.id).finish(None);
-    assert!(matches!(bench.cache.get(&bench.id), Lookup::Absent));
+    bench.cache.begin_load(&bench.id).finish(Err(Absence::Gone));
+    assert!(matches!(bench.cache.get(&bench.id), Lookup::Absent(_)));
     bench.cache.lease().bump();
     assert_eq!(bench.last_known(), None);
     assert!(matches!(bench.cache.get(&bench.id), Lookup::Miss));
@@ -187,7 +187,7 @@ async fn without_a_listener_the_grace_period_counts_from_the_load() {
     };
     let load = bench.cache.begin_load(&bench.id);
     pass(TTL).await;
-    load.finish(Some(&bench.record(1)));
+    load.finish(Ok(&bench.record(1)));
     assert_eq!((bench.cached(), known()), (None, true));
     pass(GRACE - Duration::from_millis(1)).await;
     assert!(known());

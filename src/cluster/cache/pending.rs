@@ -11,7 +11,7 @@ use super::{LocalCache, Validity};
 use crate::clock::Millis;
 use crate::cluster::lease::Epoch;
 use crate::id::SessionId;
-use crate::record::{Record, Revision};
+use crate::record::{Absence, Record, Revision};
 
 impl<T> LocalCache<T> {
     /// Begins a read of the backend. Must be called before the backend is.
@@ -124,7 +124,7 @@ impl<T> PendingFill<T> {
     }
 
     /// Caches the result of the read, unless a change has overtaken it.
-    pub(crate) fn finish(mut self, loaded: Option<&Record<T>>) {
+    pub(crate) fn finish(mut self, loaded: Result<&Record<T>, Absence>) {
         let Some(serial) = self.call.serial.take() else { return };
         let Pending { cache, id, .. } = &self.call;
         let validity = |admitted| {
@@ -135,17 +135,17 @@ impl<T> PendingFill<T> {
             validity
         };
         match loaded {
-            Some(record) => cache.fence.end(id, serial, Some(record.revision()), |admitted| {
+            Ok(record) => cache.fence.end(id, serial, Some(record.revision()), |admitted| {
                 match validity(admitted) {
                     Some(validity) => cache.insert(record, validity),
                     None => cache.remove_hidden(record),
                 }
             }),
             // Ids are never used again, so this is as final as a deletion by this node.
-            None => cache.fence.end_write(id, serial, None, |admitted| {
+            Err(absence) => cache.fence.end_write(id, serial, None, |admitted| {
                 cache.remove(id, None);
                 if let Some(validity) = validity(admitted) {
-                    cache.absent.insert(*id, validity);
+                    cache.absent.insert(*id, (absence, validity));
                 }
             }),
         }

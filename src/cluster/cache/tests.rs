@@ -41,7 +41,7 @@ impl Bench {
     }
 
     pub(super) fn fill(&self, record: &Record<u32>) {
-        self.cache.begin_load(&self.id).finish(Some(record));
+        self.cache.begin_load(&self.id).finish(Ok(record));
     }
 
     pub(super) fn begin_write(&self, base: &Record<u32>) -> PendingWrite<u32> {
@@ -59,7 +59,7 @@ async fn a_loaded_session_is_cached_until_its_time_to_live_has_passed_since_the_
     let bench = bench();
     let load = bench.cache.begin_load(&bench.id);
     tokio::time::advance(TTL / 2).await;
-    load.finish(Some(&bench.record(1)));
+    load.finish(Ok(&bench.record(1)));
     assert_eq!(bench.cached(), Some(1));
     tokio::time::advance(TTL / 2).await;
     assert_eq!(bench.cached(), None);
@@ -105,13 +105,13 @@ async fn a_load_that_a_change_has_overtaken_is_not_cached() {
     let (old, new) = (bench.record(1), bench.record(2));
     let load = bench.cache.begin_load(&bench.id);
     bench.cache.evict(&bench.id, Some(new.revision()));
-    load.finish(Some(&old));
+    load.finish(Ok(&old));
     assert_eq!(bench.cached(), None);
     assert_eq!(bench.cache.stats().refused_fills, 1);
 
     let load = bench.cache.begin_load(&bench.id);
     bench.cache.evict(&bench.id, Some(new.revision()));
-    load.finish(Some(&new));
+    load.finish(Ok(&new));
     assert_eq!(bench.cached(), Some(2), "a load that returns the announced revision is cached");
 }
 
@@ -120,7 +120,7 @@ async fn a_load_that_a_clear_has_overtaken_is_not_cached() {
     let bench = bench();
     let load = bench.cache.begin_load(&bench.id);
     bench.cache.clear();
-    load.finish(Some(&bench.record(1)));
+    load.finish(Ok(&bench.record(1)));
     assert_eq!(bench.cached(), None);
 }
 
@@ -133,7 +133,7 @@ async fn loads_and_entries_from_before_a_new_epoch_are_not_served() {
     assert_eq!(bench.cached(), None, "the node has no lease");
     assert!(bench.cache.lease().extend(epoch, bench.clock.now().plus(u64::MAX)));
     assert_eq!(bench.cached(), None, "the entry is of another epoch");
-    load.finish(Some(&bench.record(2)));
+    load.finish(Ok(&bench.record(2)));
     assert_eq!(bench.cached(), None, "the load began in another epoch");
     bench.fill(&bench.record(3));
     assert_eq!(bench.cached(), Some(3));
@@ -145,7 +145,7 @@ async fn a_load_without_a_lease_is_not_cached_even_if_one_is_held_when_it_ends()
     let epoch = bench.cache.lease().bump();
     let load = bench.cache.begin_load(&bench.id);
     assert!(bench.cache.lease().extend(epoch, bench.clock.now().plus(u64::MAX)));
-    load.finish(Some(&bench.record(1)));
+    load.finish(Ok(&bench.record(1)));
     assert_eq!(bench.cached(), None);
 }
 
@@ -183,7 +183,7 @@ async fn a_write_of_unknown_outcome_evicts_and_voids_the_loads_in_flight() {
     let load = bench.cache.begin_load(&bench.id);
     drop(bench.begin_write(&base));
     assert_eq!(bench.cached(), None);
-    load.finish(Some(&base));
+    load.finish(Ok(&base));
     assert_eq!(bench.cached(), None);
 }
 
@@ -210,15 +210,15 @@ async fn a_load_may_be_shared_until_a_change_is_announced() {
 #[tokio::test(start_paused = true)]
 async fn the_absence_of_a_session_is_cached_for_a_second_or_until_an_announcement() {
     let bench = bench();
-    let absent = || matches!(bench.cache.get(&bench.id), Lookup::Absent);
+    let absent = || matches!(bench.cache.get(&bench.id), Lookup::Absent(_));
     bench.fill(&bench.record(1));
-    bench.cache.begin_load(&bench.id).finish(None);
+    bench.cache.begin_load(&bench.id).finish(Err(Absence::Gone));
     assert_eq!(bench.cached(), None, "a session that is gone is not served");
     assert!(absent());
     tokio::time::advance(Duration::from_millis(ABSENT_TTL)).await;
     assert!(!absent());
 
-    bench.cache.begin_load(&bench.id).finish(None);
+    bench.cache.begin_load(&bench.id).finish(Err(Absence::Gone));
     assert!(absent());
     bench.cache.evict(&bench.id, Some(Revision::first()));
     assert!(!absent());
@@ -231,7 +231,7 @@ async fn absent_ids_do_not_evict_sessions() {
     for number in 0..10_000u32 {
         let mut bytes = [2; 16];
         bytes[..4].copy_from_slice(&number.to_be_bytes());
-        bench.cache.begin_load(&SessionId::from_bytes(bytes)).finish(None);
+        bench.cache.begin_load(&SessionId::from_bytes(bytes)).finish(Err(Absence::Gone));
     }
     assert_eq!(bench.cached(), Some(1));
     assert!(bench.cache.absent.len() <= 100);
@@ -256,7 +256,7 @@ async fn the_size_is_bounded_and_evictions_are_counted() {
         bytes[..4].copy_from_slice(&number.to_be_bytes());
         let id = SessionId::from_bytes(bytes);
         let record = Record::new(&bench.clock, id, bench.record(0).meta(), Arc::new(number));
-        bench.cache.begin_load(&id).finish(Some(&record));
+        bench.cache.begin_load(&id).finish(Ok(&record));
     }
     let stats = bench.cache.stats();
     assert!(stats.size <= 100, "{stats:?}");

@@ -34,11 +34,8 @@ fn live() -> RequestState<Data> {
 }
 
 fn loaded(loaded: Loaded<Data>) -> RequestState<Data> {
-    let mut state = RequestState::new(&default_data());
-    assert!(
-        state.set_loaded(loaded, Millis(0), &default_data()).is_none(),
-        "there are no changes to rebase"
-    );
+    let mut state = RequestState::new(Arc::default());
+    assert!(state.set_loaded(loaded, Millis(0)).is_none(), "there are no changes to rebase");
     state
 }
 
@@ -47,9 +44,12 @@ fn change(name: &'static str) -> Change<Data> {
 }
 
 fn push(state: &mut RequestState<Data>, name: &'static str) {
-    let Snapshot { version, data } = state.snapshot();
+    if state.data().is_none() {
+        state.provide_default(default_data());
+    }
+    let Snapshot { version, data } = state.snapshot().unwrap();
     let data = apply_all(&*data, &[change(name)]);
-    assert!(state.push_change(version, &change(name), data).is_ok());
+    assert!(state.push_change(version, &change(name), data));
 }
 
 fn take_batch(state: &mut RequestState<Data>) -> Batch<Data> {
@@ -60,29 +60,30 @@ fn take_batch(state: &mut RequestState<Data>) -> Batch<Data> {
 #[test]
 fn data_computed_from_an_older_version_is_not_stored() {
     let mut state = live();
-    let old = state.snapshot();
+    let old = state.snapshot().unwrap();
     push(&mut state, "first");
     let second = change("second");
     let stale = apply_all(&*old.data, std::slice::from_ref(&second));
-    let newer = state.push_change(old.version, &second, stale).unwrap_err();
+    assert!(!state.push_change(old.version, &second, stale));
+    let newer = state.snapshot().unwrap();
     assert_eq!(*newer.data, ["stored", "first"]);
     let data = apply_all(&*newer.data, std::slice::from_ref(&second));
-    assert!(state.push_change(newer.version, &second, data).is_ok());
-    assert_eq!(**state.data(), ["stored", "first", "second"]);
+    assert!(state.push_change(newer.version, &second, data));
+    assert_eq!(**state.data().unwrap(), ["stored", "first", "second"]);
 }
 
 #[test]
 fn a_rebase_that_a_change_overtakes_is_computed_again() {
-    let mut state = RequestState::new(&default_data());
+    let mut state = RequestState::new(Arc::default());
     push(&mut state, "first");
     let live = Loaded::Live(record_with(id()));
-    let rebase = state.set_loaded(live, Millis(0), &default_data()).unwrap();
-    let data = apply_all(&*rebase.base, &rebase.changes);
+    let rebase = state.set_loaded(live, Millis(0)).unwrap();
+    let data = apply_all(&*rebase.base.unwrap(), &rebase.changes);
     push(&mut state, "second");
-    let rebase = state.finish_rebase(rebase.version, data, &default_data()).unwrap();
-    let data = apply_all(&*rebase.base, &rebase.changes);
-    assert!(state.finish_rebase(rebase.version, data, &default_data()).is_none());
-    assert_eq!(**state.data(), ["stored", "first", "second"]);
+    let rebase = state.finish_rebase(rebase.version, data).unwrap();
+    let data = apply_all(&*rebase.base.unwrap(), &rebase.changes);
+    assert!(state.finish_rebase(rebase.version, data).is_none());
+    assert_eq!(**state.data().unwrap(), ["stored", "first", "second"]);
 }
 
 #[test]
@@ -91,8 +92,10 @@ fn a_batch_that_is_put_back_comes_before_later_changes() {
     push(&mut state, "before");
     state.regenerate();
     let mut batch = take_batch(&mut state);
-    batch.push_extra(change("extra"));
-    assert_eq!(*batch.data, ["stored", "before", "extra"]);
+    let extra = change("extra");
+    let data = apply_all(&**batch.data.as_ref().unwrap(), std::slice::from_ref(&extra));
+    batch.push_extra(extra, data);
+    assert_eq!(**batch.data.as_ref().unwrap(), ["stored", "before", "extra"]);
     push(&mut state, "after");
     batch.drop_extra();
     state.put_back(&mut batch);
@@ -105,7 +108,7 @@ fn a_logout_during_a_commit_voids_the_batch() {
     let mut state = live();
     push(&mut state, "before");
     let mut batch = take_batch(&mut state);
-    state.destroy(&default_data());
+    state.destroy();
     push(&mut state, "after");
     state.put_back(&mut batch);
     assert_eq!(*apply_all(&Vec::new(), &state.changes), ["after"]);
@@ -116,31 +119,31 @@ fn a_logout_during_a_commit_voids_the_batch() {
 fn a_logout_hides_the_session_and_is_not_discarded() {
     let mut state = live();
     push(&mut state, "before");
-    state.destroy(&default_data());
-    state.discard(&default_data());
+    state.destroy();
+    state.discard();
     assert!(state.record().is_none() && !state.has_changes());
-    assert_eq!(state.data(), &default_data());
+    assert_eq!(state.data(), None, "default data has not been made");
     assert_eq!(state.plan(), Plan::Delete);
 }
 
 #[test]
 fn an_aborted_request_keeps_nothing_but_its_logout() {
     let mut state = live();
-    state.destroy(&default_data());
+    state.destroy();
     push(&mut state, "after");
-    let logout = state.abort(&default_data()).unwrap();
+    let logout = state.abort().unwrap();
     assert_eq!(logout.ids(), [id()]);
     assert!(!state.has_work() && state.live_record().is_none());
-    assert!(state.abort(&default_data()).is_none(), "the logout is taken once");
+    assert!(state.abort().is_none(), "the logout is taken once");
 }
 
 #[test]
 fn an_aborted_request_leaves_everything_to_a_pending_commit() {
     let mut state = live();
     push(&mut state, "before");
-    state.destroy(&default_data());
+    state.destroy();
     state.request_commit();
-    assert!(state.abort(&default_data()).is_none());
+    assert!(state.abort().is_none());
     assert_eq!(state.take_batch().plan, Plan::Delete);
 }
 
@@ -155,7 +158,7 @@ fn a_failed_commit_is_given_up_if_a_retry_could_do_harm() {
     assert!(ended(batch.give_up_after(Gone)));
     assert!(same(batch.give_up_after(Corrupt)) && same(batch.give_up_after(OutcomeUnknown)));
     assert!(batch.give_up_after(Timeout).is_none());
-    state.destroy(&default_data());
+    state.destroy();
     let logout = take_batch(&mut state);
     for kind in [Gone, Corrupt, OutcomeUnknown, Timeout] {
         assert!(logout.give_up_after(kind).is_none(), "{kind:?}");
@@ -165,7 +168,7 @@ fn a_failed_commit_is_given_up_if_a_retry_could_do_harm() {
 #[test]
 fn a_plan_that_needs_a_cookie_fails_after_the_head() {
     let mut state = live();
-    assert_eq!(state.send_head(None), None);
+    assert_eq!(state.send_head(), None);
     push(&mut state, "change");
     assert!(take_batch(&mut state).check().is_ok(), "an update sends no cookie");
     state.regenerate();
@@ -182,15 +185,53 @@ fn a_change_during_an_outage_is_refused_with_its_error() {
 }
 
 #[test]
-fn only_a_live_session_under_its_own_old_cookie_is_signed_again() {
-    let token = SessionToken::random();
-    let old = VerifiedCookie { token: token.clone(), needs_resigning: true };
-    let current = VerifiedCookie { token: token.clone(), needs_resigning: false };
-    let own = Loaded::Live(record_with(token.session_id()));
-    let signed_again = |loaded_as: Loaded<_>, verified| loaded(loaded_as).send_head(verified);
-    assert_eq!(signed_again(own.clone(), Some(&old)), Some(CookieChange::Set(token.clone())));
-    assert_eq!(signed_again(own.clone(), Some(&current)), None);
-    assert_eq!(signed_again(own, None), None);
-    assert_eq!(signed_again(Loaded::Live(record_with(id())), Some(&old)), None);
-    assert_eq!(signed_again(Loaded::Missing(token.session_id()), Some(&old)), None);
+fn default_data_is_made_once_for_each_session_of_a_request() {
+    let mut state = loaded(Loaded::NoSession);
+    assert!(state.data().is_none() && state.snapshot().is_none());
+    state.provide_default(default_data());
+    state.provide_default(Arc::new(vec!["another"]));
+    assert_eq!(state.data(), Some(&default_data()));
+    push(&mut state, "change");
+    state.discard();
+    assert_eq!(state.data(), Some(&default_data()), "the visitor has seen it");
+    assert!(state.set_loaded(Loaded::Live(record_with(id())), Millis(0)).is_none());
+    state.destroy();
+    assert_eq!(state.data(), None, "a later session does not inherit from the earlier one");
+}
+
+#[test]
+fn a_replacement_drops_earlier_changes_and_keeps_an_earlier_logout() {
+    let mut state = live();
+    push(&mut state, "before");
+    state.destroy();
+    let login: Change<Data> = Arc::new(|data: &mut Data| *data = vec!["login"]);
+    state.replace(Arc::new(vec!["login"]), login);
+    push(&mut state, "after");
+    assert_eq!(**state.data().unwrap(), ["login", "after"]);
+    assert_eq!((state.plan(), state.record().is_none()), (Plan::Replace, true));
+    state.discard();
+    assert_eq!(state.plan(), Plan::Delete);
+}
+
+#[test]
+fn of_the_sessions_that_several_cookies_name_the_only_one_that_exists_is_chosen() {
+    let [one, two] = [1, 2].map(|byte| SessionId::from_bytes([byte; 16]));
+    let live = |id| Loaded::Live(record_with(id));
+    let corrupt = || Loaded::Unreadable(StoreErrorKind::Corrupt.into(), two);
+    let unreachable = || Loaded::Unavailable(StoreErrorKind::Unavailable.into(), two);
+    for (named, expected) in [
+        (vec![Loaded::Missing(two), live(one)], "Live"),
+        (vec![live(one), Loaded::Moved(two)], "Live"),
+        (vec![live(one), corrupt()], "Live"),
+        (vec![live(one), live(two)], "Ambiguous"),
+        (vec![live(one), unreachable()], "Ambiguous"),
+        (vec![Loaded::Missing(one), unreachable()], "Unavailable"),
+        (vec![Loaded::Moved(one), corrupt()], "Unreadable"),
+        (vec![Loaded::Moved(one), Loaded::Missing(two)], "Moved"),
+        (vec![Loaded::Missing(one), Loaded::Missing(two)], "Missing"),
+        (vec![], "NoSession"),
+    ] {
+        let chosen = format!("{:?}", Loaded::choose(named.clone()));
+        assert!(chosen.starts_with(expected), "{named:?}: {chosen}");
+    }
 }

@@ -35,12 +35,12 @@ impl Node {
             Freshness::Fresh => self.model.acknowledged(),
         };
         if freshness == Freshness::Cached {
-            if let Lookup::Hit(_) | Lookup::Absent = self.model.cache.get(&self.model.id) {
+            if let Lookup::Hit(_) | Lookup::Absent(_) = self.model.cache.get(&self.model.id) {
                 return;
             }
         }
         let outcome = shuttle::future::block_on(self.join(freshness)).unwrap();
-        let seen = version(outcome.unwrap().as_ref());
+        let seen = version(outcome.unwrap().ok().as_ref());
         assert!(seen >= due, "version {seen} was read when {due} was due");
     }
 
@@ -51,7 +51,12 @@ impl Node {
             assert!(!self.loading.swap(true, Ordering::Relaxed), "two loads of one session run");
             let loaded = self.model.stored();
             self.loading.store(false, Ordering::Relaxed);
-            started = self.loads.complete(&self.model.cache, self.model.id, load, Ok(loaded));
+            started = self.loads.complete(
+                &self.model.cache,
+                self.model.id,
+                load,
+                Ok(loaded.ok_or(Absence::Gone)),
+            );
         }
         result
     }

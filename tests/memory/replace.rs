@@ -1,0 +1,220 @@
+//! `Session::replace`: the login, which must work whatever the visitor's cookie led to; and the
+//! late requests that carry the cookie from before it.
+
+use clustered_sessions::backend::{Backend as _, Content, Update};
+use clustered_sessions::{MemoryBackend, Session, SessionError, SessionLayer, StoreErrorKind};
+use http::StatusCode;
+use tokio::sync::Barrier;
+
+use crate::handles::session_after_the_head;
+use crate::web::{
+    Browser, COOKIE, Data, Page, Spy, ada, config, node, only_data, only_id, serve, start,
+};
+
+fn grace() -> Data {
+    Data { user: Some("Grace".to_owned()), visits: 0 }
+}
+
+async fn login(session: Session<Data>) {
+    session.replace(ada());
+}
+
+async fn read(session: Session<Data>) -> String {
+    session.read(|data| data.user.clone().unwrap_or_default())
+}
+
+async fn count(session: Session<Data>) {
+    session.update(|data| data.visits += 1);
+}
+
+/// Logs in, and checks that the browser has a session of Ada's under a new token.
+#[track_caller]
+fn assert_logged_in(page: &Page, before: &Browser, after: &Browser) {
+    assert_eq!((page.status, page.set_cookies().len()), (StatusCode::OK, 1));
+    assert_ne!(after.cookie(COOKIE), before.cookie(COOKIE), "the token is new");
+}
+
+/// Replaces the payload of a record by bytes that cannot be decoded.
+async fn corrupt(memory: &MemoryBackend, sessions: &SessionLayer<Data>) {
+    let id = only_id(sessions).await;
+    let mut stored = memory.load(&id).await.unwrap().unwrap();
+    let revision = stored.meta.revision;
+    stored.content = Content::Payload(b"garbage"[..].into());
+    stored.meta.revision = clustered_sessions::backend::Revision::from_bytes([7; 16]);
+    let minute = std::time::Duration::from_secs(60);
+    memory.update(Update::new(&id, revision, &stored, minute, b"")).await.unwrap();
+    sessions.store().coordinator().local_cache().clear();
+}
+
+#[tokio::test]
+async fn a_login_works_whatever_the_cookie_led_to() {
+    let memory = MemoryBackend::new();
+    let sessions = node(&memory).await;
+    let (store, app) = (sessions.store(), serve(&sessions, login));
+    let stranger = Browser::new();
+    let forged = {
+        let mut browser = Browser::new();
+        browser.set_cookie(COOKIE, "forged");
+        browser
+    };
+    let live = Browser::with(&sessions, grace()).await;
+    let dead = Browser::with(&sessions, grace()).await;
+    let mut moved = Browser::with(&sessions, grace()).await;
+    let old = moved.clone();
+    moved.visit(&serve(&sessions, async |session: Session<Data>| session.regenerate())).await;
+    let dead_id = session_after_the_head(&sessions, &dead).await.id().unwrap();
+    store.delete(dead_id).await.unwrap();
+    for (what, mut browser) in
+        [("none", stranger), ("forged", forged), ("live", live), ("dead", dead), ("moved", old)]
+    {
+        let before = browser.clone();
+        let page = browser.visit(&app).await;
+        assert_logged_in(&page, &before, &browser);
+        assert_eq!(browser.visit(&serve(&sessions, read)).await.body, "Ada", "{what}");
+    }
+    assert_eq!(store.size().await.unwrap(), 5, "what the cookies led to is deleted");
+}
+
+#[tokio::test]
+async fn a_login_over_an_unreadable_record_works_and_leaves_the_record_alone() {
+    let memory = MemoryBackend::new();
+    let sessions = node(&memory).await;
+    let mut browser = Browser::with(&sessions, grace()).await;
+    corrupt(&memory, &sessions).await;
+    let before = browser.clone();
+    let page = browser.visit(&serve(&sessions, login)).await;
+    assert_logged_in(&page, &before, &browser);
+    assert_eq!(browser.visit(&serve(&sessions, read)).await.body, "Ada");
+    assert_eq!(sessions.store().size().await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn a_login_works_if_the_session_ends_during_the_request() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let mut browser = Browser::with(&sessions, grace()).await;
+    let before = browser.clone();
+    let app = serve(&sessions, async |session: Session<Data>| {
+        session.update(|data| data.visits += 1);
+        session.store().delete(session.id().unwrap()).await.unwrap();
+        session.replace(ada());
+        assert!(session.is_new(), "the new session has no id yet");
+        session.save().await.unwrap();
+        assert!(session.id().is_some());
+    });
+    let page = browser.visit(&app).await;
+    assert_logged_in(&page, &before, &browser);
+    assert_eq!(only_data(&sessions).await, ada(), "nothing else is kept");
+}
+
+#[tokio::test]
+async fn both_of_two_logins_at_once_succeed() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let browser = Browser::with(&sessions, grace()).await;
+    let both_loaded = std::sync::Arc::new(Barrier::new(2));
+    let app = serve(&sessions, async move |session: Session<Data>| {
+        both_loaded.wait().await;
+        session.replace(ada());
+    });
+    let (mut one, mut two) = (browser.clone(), browser.clone());
+    let (first, second) = tokio::join!(one.visit(&app), two.visit(&app));
+    assert_logged_in(&first, &browser, &one);
+    assert_logged_in(&second, &browser, &two);
+    for mut browser in [one, two] {
+        assert_eq!(browser.visit(&serve(&sessions, read)).await.body, "Ada");
+    }
+}
+
+#[tokio::test]
+async fn a_replacement_that_is_discarded_or_fails_changes_nothing() {
+    let spy = Spy::new();
+    let sessions = node(&spy).await;
+    let mut browser = Browser::with(&sessions, grace()).await;
+    browser
+        .visit(&serve(&sessions, async |session: Session<Data>| {
+            session.replace(ada());
+            session.discard();
+        }))
+        .await;
+    assert_eq!(browser.visit(&serve(&sessions, read)).await.body, "Grace");
+    spy.fail_next(1, StoreErrorKind::Unavailable);
+    let page = browser.visit(&serve(&sessions, login)).await;
+    assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(browser.visit(&serve(&sessions, read)).await.body, "Grace");
+}
+
+#[tokio::test]
+async fn after_the_head_a_replacement_is_refused() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let browser = Browser::with(&sessions, grace()).await;
+    let socket = session_after_the_head(&sessions, &browser).await;
+    socket.replace(ada());
+    assert!(matches!(socket.save().await, Err(SessionError::HeadSent)));
+    socket.discard();
+    assert_eq!(only_data(&sessions).await, grace());
+}
+
+/// Returns the browser of a visitor who has just logged in, and one as it was before.
+async fn before_and_after_a_login(sessions: &SessionLayer<Data>) -> (Browser, Browser) {
+    let before = Browser::with(sessions, grace()).await;
+    let mut after = before.clone();
+    let regenerate = async |session: Session<Data>| {
+        session.update(|data| *data = ada());
+        session.regenerate();
+    };
+    after.visit(&serve(sessions, regenerate)).await;
+    (before, after)
+}
+
+#[tokio::test]
+async fn a_late_request_with_the_old_cookie_takes_no_login_away() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let (mut late, mut visitor) = before_and_after_a_login(&sessions).await;
+    let page = late.visit(&serve(&sessions, read)).await;
+    assert_eq!((page.body.as_str(), page.set_cookies().len()), ("", 0), "it sees a stranger");
+    for app in [
+        serve(&sessions, count),
+        serve(&sessions, async |session: Session<Data>| session.regenerate()),
+        serve(&sessions, async |session: Session<Data>| {
+            let refused = session.modify(|data| data.visits += 1).await;
+            assert!(matches!(refused, Err(SessionError::Gone)));
+            refused
+        }),
+    ] {
+        let page = late.visit(&app).await;
+        assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(page.set_cookies().len(), 0);
+    }
+    assert_eq!(visitor.visit(&serve(&sessions, read)).await.body, "Ada");
+    assert_eq!(sessions.store().size().await.unwrap(), 1, "no session was created");
+}
+
+#[tokio::test]
+async fn a_late_logout_with_the_old_cookie_ends_the_session_and_leaves_the_browsers_cookie() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let (mut late, mut visitor) = before_and_after_a_login(&sessions).await;
+    let page =
+        late.visit(&serve(&sessions, async |session: Session<Data>| session.destroy())).await;
+    assert_eq!((page.status, page.set_cookies().len()), (StatusCode::OK, 0));
+    assert_eq!(visitor.visit(&serve(&sessions, read)).await.body, "");
+
+    let (mut late, _) = before_and_after_a_login(&sessions).await;
+    let goodbye = serve(&sessions, async |session: Session<Data>| {
+        session.destroy();
+        session.update(|data| data.user = Some("goodbye".into()));
+    });
+    let page = late.visit(&goodbye).await;
+    assert_eq!((page.status, page.set_cookies().len()), (StatusCode::SERVICE_UNAVAILABLE, 0));
+    crate::web::eventually(async || sessions.store().size().await.unwrap() == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_cookie_is_a_strangers_once_its_tombstone_has_expired() {
+    let clock = clustered_sessions::Clock::tokio();
+    let memory = MemoryBackend::with_clock(clock.clone());
+    let sessions = start(config(&memory).clock(clock)).await;
+    let (mut late, _) = before_and_after_a_login(&sessions).await;
+    assert_eq!(late.visit(&serve(&sessions, count)).await.set_cookies().len(), 0);
+    tokio::time::advance(std::time::Duration::from_secs(62)).await;
+    let page = late.visit(&serve(&sessions, count)).await;
+    assert_eq!((page.status, page.set_cookies().len()), (StatusCode::OK, 1));
+}
