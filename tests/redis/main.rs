@@ -9,6 +9,7 @@ mod cluster;
 mod conformance;
 mod deployment;
 mod encryption;
+mod error_codes;
 mod faults_demotion;
 mod faults_network;
 mod faults_node;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clustered_sessions::{
-    ClusterConfig, SessionConfigBuilder, SessionStore, StoreError, StoreErrorKind,
+    ClusterConfig, SessionConfigBuilder, SessionId, SessionStore, StoreError, StoreErrorKind,
 };
 use support::proxy::Proxy;
 use support::redis::RedisServer;
@@ -45,6 +45,22 @@ async fn a_server_that_runs_another_clients_long_script_is_unavailable() {
     script.join().unwrap().unwrap_err();
     assert!(node.find_fresh(id).await.unwrap().is_some());
     assert_eq!(node.coordinator().disconnects(), 0);
+}
+
+#[tokio::test]
+async fn a_server_that_takes_no_more_clients_is_unavailable() {
+    let server = RedisServer::start();
+    let mut only = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    let mut limit = |clients: u32| {
+        redis::cmd("CONFIG").arg(&["SET", "maxclients"]).arg(clients).exec(&mut only).unwrap();
+    };
+    limit(1);
+    let node: SessionStore<Data> =
+        SessionStore::new(config().redis(server.config()).build().unwrap());
+    let id = SessionId::from_bytes([1; 16]);
+    assert_eq!(kind(node.find(id).await), Some(StoreErrorKind::Unavailable));
+    limit(100);
+    eventually(async || node.find(id).await.is_ok(), "the node can connect").await;
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
-//! Classification of Redis errors.
+//! Errors of commands, from the errors of the client and the server.
 
 use redis::{ErrorKind, FromRedisValue, RedisError, RedisResult, Value, from_redis_value};
 
+use super::refusal::Refusal;
 use crate::error::{StoreError, StoreErrorKind};
 
 /// The effect that a command without a reply may have had.
@@ -54,42 +55,28 @@ pub(super) fn unreachable(error: RedisError) -> StoreError {
     StoreError::from(kind).with_source(error)
 }
 
-/// Returns the kind of a refusal by the server, or `None` if it is another error.
 fn refusal(error: &RedisError) -> Option<StoreErrorKind> {
-    if is_wrong_server(error) || is_busy(error) || cannot_save(error) {
-        // A retry may find the server ready, or another server.
-        return Some(StoreErrorKind::Unavailable);
-    }
-    match error.kind() {
-        _ if error.code() == Some("WRONGTYPE") => Some(StoreErrorKind::Corrupt),
-        ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::AuthenticationFailed => {
-            Some(StoreErrorKind::Refused)
-        }
-        _ => None,
-    }
+    Refusal::of(error).map(Refusal::kind)
 }
 
 /// Returns `true` if the server did not carry out a command because it is not allowed or unknown.
 pub(super) fn refuses_the_command(error: &RedisError) -> bool {
-    refusal(error) == Some(StoreErrorKind::Refused)
+    matches!(Refusal::of(error), Some(Refusal::NotAllowed | Refusal::Unexpected))
 }
 
-/// Returns `true` if the server must not be used although it answers. A server that accepts no
-/// writes may have been replaced by another one, and its data may be outdated.
+/// Returns `true` if the server must not be used although it answers.
 pub(super) fn is_wrong_server(error: &RedisError) -> bool {
-    matches!(error.code(), Some("READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "NOREPLICAS"))
+    Refusal::of(error) == Some(Refusal::NotAMaster)
 }
 
-/// Returns `true` if the server refuses writes because it cannot save its data. It is still the
-/// master, and can be read.
+/// Returns `true` if the server refuses writes because it cannot save its data.
 pub(super) fn cannot_save(error: &RedisError) -> bool {
-    error.code() == Some("MISCONF")
+    Refusal::of(error) == Some(Refusal::CannotSave)
 }
 
-/// Returns `true` if the server did nothing, because it is loading its data, runs another client's
-/// long script, or moves the key.
+/// Returns `true` if the server did nothing, and may carry the command out a moment later.
 pub(super) fn is_busy(error: &RedisError) -> bool {
-    matches!(error.code(), Some("LOADING" | "BUSY" | "TRYAGAIN"))
+    Refusal::of(error) == Some(Refusal::NotNow)
 }
 
 /// Returns `true` if the connection can no longer be used.

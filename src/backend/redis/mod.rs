@@ -9,6 +9,7 @@ mod inbox;
 mod lanes;
 mod limiter;
 mod loads;
+mod refusal;
 mod scripts;
 mod subscribe;
 

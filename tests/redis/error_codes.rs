@@ -1,0 +1,101 @@
+//! What callers get when a server answers commands with an error: a scripted server answers each.
+
+use std::sync::{Arc, Mutex};
+
+use clustered_sessions::{RedisConfig, SessionId, SessionStore, StoreErrorKind};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::nodes::{Data, config};
+
+/// A server that greets its clients, and answers each other command with an error.
+struct ScriptedServer {
+    port: u16,
+    error: Arc<Mutex<&'static str>>,
+}
+
+impl ScriptedServer {
+    async fn start() -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let error = Arc::new(Mutex::new("ERR"));
+        let answer = error.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(serve(client, answer.clone()));
+            }
+        });
+        ScriptedServer { port, error }
+    }
+}
+
+/// Answers until the client closes the connection.
+async fn serve(client: TcpStream, error: Arc<Mutex<&'static str>>) -> std::io::Result<()> {
+    let mut client = BufReader::new(client);
+    loop {
+        let name = next_command(&mut client).await?;
+        let reply = match name.as_str() {
+            "HELLO" => "%1\r\n$6\r\nserver\r\n$5\r\nredis\r\n".to_owned(),
+            "INFO" => "$0\r\n\r\n".to_owned(),
+            "CLIENT" => "+OK\r\n".to_owned(),
+            _ => format!("-{}\r\n", error.lock().unwrap()),
+        };
+        client.write_all(reply.as_bytes()).await?;
+    }
+}
+
+/// Reads one command and returns its name.
+async fn next_command(client: &mut BufReader<TcpStream>) -> std::io::Result<String> {
+    let mut parts = Vec::new();
+    for _ in 0..length(client).await? {
+        let mut part = vec![0; length(client).await? + 2];
+        client.read_exact(&mut part).await?;
+        parts.push(part);
+    }
+    Ok(String::from_utf8_lossy(&parts[0]).trim_end().to_ascii_uppercase())
+}
+
+async fn length(client: &mut BufReader<TcpStream>) -> std::io::Result<usize> {
+    let mut line = String::new();
+    if client.read_line(&mut line).await? == 0 {
+        return Err(std::io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(line[1..].trim_end().parse().unwrap())
+}
+
+#[tokio::test]
+async fn not_now_is_an_outage_and_not_allowed_is_a_refusal() {
+    let server = ScriptedServer::start().await;
+    let redis = RedisConfig::new("127.0.0.1", server.port);
+    let store: SessionStore<Data> =
+        SessionStore::new(config().enable_retry(false).redis(redis).build().unwrap());
+    let id = SessionId::from_bytes([1; 16]);
+    use StoreErrorKind::{Corrupt, Refused, Unavailable};
+    for (error, kind) in [
+        ("LOADING Redis is loading the dataset in memory", Unavailable),
+        ("BUSY Redis is busy running a script.", Unavailable),
+        ("TRYAGAIN Multiple keys request during rehashing of slot", Unavailable),
+        ("UNBLOCKED client unblocked via CLIENT UNBLOCK", Unavailable),
+        ("ERR max number of clients reached", Unavailable),
+        ("READONLY You can't write against a read only replica.", Unavailable),
+        ("MASTERDOWN Link with MASTER is down", Unavailable),
+        ("CLUSTERDOWN The cluster is down", Unavailable),
+        ("NOREPLICAS Not enough good replicas to write.", Unavailable),
+        ("MISCONF Redis is configured to save RDB snapshots", Unavailable),
+        ("NOAUTH Authentication required.", Refused),
+        ("WRONGPASS invalid username-password pair or user is disabled.", Refused),
+        ("NOPERM User app has no permissions to run the 'getex' command", Refused),
+        ("OOM command not allowed when used memory > 'maxmemory'.", Refused),
+        ("NOSCRIPT No matching script.", Refused),
+        ("EXECABORT Transaction discarded because of previous errors.", Refused),
+        ("MOVED 3999 127.0.0.1:6381", Refused),
+        ("ERR unknown command", Refused),
+        ("WRONGTYPE Operation against a key holding the wrong kind of value", Corrupt),
+    ] {
+        *server.error.lock().unwrap() = error;
+        assert_eq!(store.find(id).await.unwrap_err().kind(), kind, "a read: {error}");
+        assert_eq!(store.delete(id).await.unwrap_err().kind(), kind, "a deletion: {error}");
+        let created = store.create(Data::of("ada")).await;
+        assert_eq!(created.unwrap_err().kind(), kind, "a creation: {error}");
+    }
+}
