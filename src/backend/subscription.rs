@@ -1,9 +1,12 @@
 //! The stream of announcements from a backend to the listener.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+
+use crate::error::StoreError;
 
 /// Maximum number of events that wait for the listener. The subscription of a listener that falls
 /// further behind ends, and the listener subscribes again: it has lost events and cannot tell
@@ -30,40 +33,60 @@ pub enum Event {
 
 /// A bounded stream of [`Event`]s. Its end means that announcements may have been missed.
 #[derive(Debug)]
-pub struct Subscription(mpsc::Receiver<Event>);
+pub struct Subscription {
+    events: mpsc::Receiver<Event>,
+    cause: Arc<OnceLock<StoreError>>,
+}
 
 impl Subscription {
     /// Creates a subscription and the sender that feeds it.
     pub fn channel() -> (SubscriptionSender, Subscription) {
         let (sender, receiver) = mpsc::channel(CAPACITY);
-        (SubscriptionSender(Some(sender)), Subscription(receiver))
+        let cause = Arc::new(OnceLock::new());
+        let subscription = Subscription { events: receiver, cause: cause.clone() };
+        (SubscriptionSender { events: Some(sender), cause }, subscription)
     }
 
     /// Waits for the next event. Returns `None` when the subscription has ended.
     pub async fn next(&mut self) -> Option<Event> {
-        self.0.recv().await
+        self.events.recv().await
+    }
+
+    /// Returns the cause that the backend has given for the end of the subscription.
+    pub fn cause(&self) -> Option<&StoreError> {
+        self.cause.get()
     }
 }
 
 /// Feeds a [`Subscription`]. Dropping it ends the subscription.
 #[derive(Debug)]
-pub struct SubscriptionSender(Option<mpsc::Sender<Event>>);
+pub struct SubscriptionSender {
+    events: Option<mpsc::Sender<Event>>,
+    cause: Arc<OnceLock<StoreError>>,
+}
 
 impl SubscriptionSender {
     /// Sends an event without waiting. Returns `false` if the subscription has ended, because the
     /// listener has dropped it or has fallen too far behind.
     pub fn send(&mut self, event: Event) -> bool {
-        let sent = self.0.as_ref().is_some_and(|sender| sender.try_send(event).is_ok());
+        let sent = self.events.as_ref().is_some_and(|sender| sender.try_send(event).is_ok());
         if !sent {
-            self.0 = None;
+            self.events = None;
         }
         sent
+    }
+
+    /// Ends the subscription, and says why. The cause is logged. Of several causes, the first one
+    /// counts.
+    pub fn end(&mut self, cause: StoreError) {
+        let _ = self.cause.set(cause);
+        self.events = None;
     }
 
     /// Returns a future that ends when the listener drops the subscription. The future keeps the
     /// subscription open.
     pub fn closed(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
-        let sender = self.0.clone();
+        let sender = self.events.clone();
         async move {
             if let Some(sender) = sender {
                 sender.closed().await;

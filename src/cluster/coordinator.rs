@@ -172,6 +172,11 @@ impl<T: Send + Sync + 'static> Coordinator<T> {
         let _ = state.wait_for(|state| *state == ListenerState::Listening).await;
     }
 
+    /// Returns why this node does not listen, as far as it is known.
+    pub(crate) fn listening_cause(&self) -> Option<StoreError> {
+        self.status.cause()
+    }
+
     /// Stops the listener for good, and ends the lease.
     pub(crate) async fn stop(&self) {
         let task = std::mem::replace(&mut *self.lock_task(), Task::Off);

@@ -5,7 +5,7 @@
 //! order, every announcement made before the heartbeat was sent has been applied by then, so it
 //! extends the lease. If the queue ends, the epoch ends, and the listener subscribes again.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -14,7 +14,7 @@ use super::cache::LocalCache;
 use super::reception::Reception;
 use crate::backend::{Event, Subscription};
 use crate::clock::{Clock, Timestamp};
-use crate::error::StoreError;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::guards::{self, Guard};
 use crate::observe::{self, Counter, Gauge, LogLimit, Metrics};
 use crate::resilience::Client;
@@ -42,6 +42,8 @@ pub(crate) struct ListenerStatus {
     pub(crate) received: Counter,
     pub(crate) unreadable: Counter,
     unreadable_log: Mutex<LogLimit>,
+    /// Why the node does not listen, as far as it is known.
+    cause: Mutex<Option<StoreError>>,
     /// Counts transitions from `Listening` to `Connecting`.
     pub(crate) losses: Counter,
     /// Counts confirmed subscriptions. Each begins an epoch.
@@ -66,6 +68,7 @@ impl ListenerStatus {
             received: Counter::new(metrics, observe::ANNOUNCEMENTS_RECEIVED),
             unreadable: Counter::new(metrics, observe::ANNOUNCEMENTS_UNREADABLE),
             unreadable_log: Mutex::default(),
+            cause: Mutex::default(),
             losses: Counter::new(metrics, observe::SUBSCRIPTION_LOSSES),
             subscriptions: Counter::new(metrics, observe::SUBSCRIPTIONS),
             gauges: listens.then(|| ListenerGauges {
@@ -81,6 +84,20 @@ impl ListenerStatus {
             gauges.listening.set(|| f64::from(u8::from(state == ListenerState::Listening)));
         }
         self.state.send_replace(state)
+    }
+
+    /// Returns why the node does not listen, as far as it is known.
+    pub(crate) fn cause(&self) -> Option<StoreError> {
+        self.lock_cause().clone()
+    }
+
+    /// Replaces the cause, and returns `true` if there was none before.
+    fn set_cause(&self, cause: Option<StoreError>) -> bool {
+        std::mem::replace(&mut *self.lock_cause(), cause).is_none()
+    }
+
+    fn lock_cause(&self) -> MutexGuard<'_, Option<StoreError>> {
+        self.cause.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Records a heartbeat that came back. `wall` returns the time at which it was sent.
@@ -113,15 +130,15 @@ impl<T> Listener<T> {
         let mut pause = FIRST_PAUSE;
         loop {
             let error = match self.backend.subscribe(self.heartbeat).await {
-                Ok(subscription) => {
-                    if self.receive(subscription).await {
+                Ok(mut subscription) => {
+                    if self.receive(&mut subscription).await {
                         pause = FIRST_PAUSE;
                     }
-                    None
+                    subscription.cause().cloned().unwrap_or_else(without_cause)
                 }
-                Err(error) => Some(error),
+                Err(error) => error,
             };
-            self.lost(error.as_ref());
+            self.lost(&error);
             tokio::time::sleep(self.clock.jitter(pause)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -129,7 +146,7 @@ impl<T> Listener<T> {
 
     /// Receives from one subscription until it ends. Returns `true` if a heartbeat came back at
     /// least once.
-    async fn receive(&self, mut subscription: Subscription) -> bool {
+    async fn receive(&self, subscription: &mut Subscription) -> bool {
         let mut reception = Reception::default();
         let mut proven = false;
         while let Some(event) = subscription.next().await {
@@ -154,6 +171,7 @@ impl<T> Listener<T> {
                     self.cache.flush();
                     if !proven {
                         proven = true;
+                        self.status.set_cause(None);
                         self.status.enter(ListenerState::Listening);
                         tracing::info!(node_id = %self.node_id, "listening to session announcements");
                     }
@@ -178,25 +196,37 @@ impl<T> Listener<T> {
         }
     }
 
-    /// Ends the epoch, and logs a warning once per loss. Further failed attempts are logged at
-    /// `debug`.
-    fn lost(&self, error: Option<&StoreError>) {
+    /// Ends the epoch, and logs a warning once per loss, and once if the node cannot listen from
+    /// the start. Further failed attempts are logged at `debug`.
+    fn lost(&self, error: &StoreError) {
         if guards::enabled(Guard::EpochAtLoss) {
             self.cache.lease().bump();
         }
-        if self.status.enter(ListenerState::Connecting) == ListenerState::Connecting {
-            if let Some(error) = error {
-                tracing::debug!(node_id = %self.node_id, error = error as &dyn std::error::Error, "still not listening to session announcements");
-            }
-            return;
+        let before = self.status.enter(ListenerState::Connecting);
+        let is_first = self.status.set_cause(Some(error.clone()));
+        let error = error as &dyn std::error::Error;
+        if before == ListenerState::Listening {
+            self.status.losses.add_one();
+            tracing::warn!(
+                node_id = %self.node_id,
+                error,
+                "no longer listening to session announcements: sessions are read from the backend until the subscription is restored"
+            );
+        } else if is_first {
+            tracing::warn!(
+                node_id = %self.node_id,
+                error,
+                "cannot listen to session announcements: sessions are read from the backend until the subscription succeeds"
+            );
+        } else {
+            tracing::debug!(node_id = %self.node_id, error, "still not listening to session announcements");
         }
-        self.status.losses.add_one();
-        tracing::warn!(
-            node_id = %self.node_id,
-            error = error.map(|error| error as &dyn std::error::Error),
-            "no longer listening to session announcements: sessions are read from the backend until the subscription is restored"
-        );
     }
+}
+
+/// Returns the error of a subscription whose backend has given no cause for its end.
+fn without_cause() -> StoreError {
+    StoreError::from(StoreErrorKind::Unavailable).with_source("the subscription has ended")
 }
 
 /// Ends the lease however the task ends, so that no cached session is served without a listener.

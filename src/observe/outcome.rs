@@ -44,7 +44,7 @@ impl Operation {
 
     /// Returns the value of the label `operation`: the name of the method of
     /// [`Backend`](crate::backend::Backend).
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Operation::Load => "load",
             Operation::Create => "create",

@@ -11,6 +11,7 @@ use super::answer::{HasOutcome, outcome};
 use super::circuit::{Circuit, Permit};
 use super::config::ResiliencePolicy;
 use super::deadline::Deadline;
+use super::failures::Failures;
 use super::retry::Attempts;
 use crate::backend::{
     Answer, Created, Cursor, Deleted, DynBackend, OwnerTag, Page, Subscription, Timestamp, Touched,
@@ -38,6 +39,7 @@ pub(crate) struct Client {
     clock: Clock,
     calls: Calls,
     retries: Counter,
+    failures: Failures,
 }
 
 /// The error of a call that was cut off. Its kind depends on whether the call may have changed
@@ -75,6 +77,7 @@ impl Client {
             circuit: Circuit::new(policy.breaker, metrics),
             clock,
             calls: Calls::new(metrics),
+            failures: Failures::new(),
             retries: Counter::new(metrics, observe::BACKEND_RETRIES),
         }
     }
@@ -164,6 +167,7 @@ impl Client {
         let answer = timeout_at(deadline.of_step(self.policy.attempt_timeout), call).await;
         let answer = answer.unwrap_or_else(|elapsed| Err(unanswered(operation, elapsed)));
         watched.end(outcome(&answer));
+        self.failures.note(operation, &answer, &self.clock);
         permit.settle(&answer);
         answer
     }
@@ -314,6 +318,7 @@ impl Client {
         let answer = timeout_at(end, self.inner.ping().instrument(watched.span())).await;
         let answer = answer.unwrap_or_else(|elapsed| Err(unanswered(Operation::Ping, elapsed)));
         watched.end(outcome(&answer));
+        self.failures.note(Operation::Ping, &answer, &self.clock);
         answer?;
         self.circuit.seen_alive();
         Ok(())

@@ -25,6 +25,7 @@ mod circuit;
 mod client;
 mod config;
 mod deadline;
+mod failures;
 mod recent;
 mod retry;
 

@@ -27,8 +27,9 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// # Errors
     ///
-    /// Fails after `timeout` with the last error of the backend, or with
-    /// [`Timeout`](StoreErrorKind::Timeout) if there was none.
+    /// Fails after `timeout` with the last error of the backend. If the backend answers, but no
+    /// announcements arrive, with [`Timeout`](StoreErrorKind::Timeout), whose source is the cause,
+    /// such as a missing permission.
     #[doc(alias = "ready")]
     pub async fn wait_until_ready(&self, timeout: Duration) -> Result<(), StoreError> {
         let mut last = StoreError::new(StoreErrorKind::Timeout);
@@ -41,14 +42,17 @@ impl<T: SessionData> SessionStore<T> {
                 }
                 tokio::time::sleep(PING_INTERVAL).await;
             }
-            last = StoreError::from(StoreErrorKind::Timeout)
-                .with_source("this node does not receive session announcements");
+            last = StoreErrorKind::Timeout.into();
             self.inner.coordinator.wait_until_listening().await;
             Ok(())
         };
         match tokio::time::timeout(timeout, attempts).await {
             Ok(result) => result,
-            Err(_) => Err(last),
+            Err(_) if last.kind() != StoreErrorKind::Timeout => Err(last),
+            Err(_) => Err(match self.inner.coordinator.listening_cause() {
+                Some(cause) => StoreError::from(StoreErrorKind::Timeout).with_source(cause),
+                None => last.with_source("this node does not receive session announcements"),
+            }),
         }
     }
 

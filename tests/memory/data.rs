@@ -88,7 +88,7 @@ async fn data_that_could_not_be_read_back_is_not_acknowledged() {
     assert_eq!(store.size().await.unwrap(), 0);
 
     let good = store.create(Odd { ratio: 0.5, ..Odd::default() }).await.unwrap().id;
-    let error = store.modify(good, |data| data.ratio = 0.0 / 0.0).await.unwrap_err();
+    let error = store.modify(good, |data| data.ratio = (data.ratio - 0.5) / 0.0).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Encode);
     assert_eq!(store.get(good).await.unwrap().data().ratio, 0.5, "the record stays as it was");
     let other = node_for::<Odd>(&memory).await;

@@ -89,7 +89,7 @@ impl RedisConfig {
         if info.redis_settings().protocol() != ProtocolVersion::RESP2 {
             return Err(ConfigError::RedisUnsupported { feature: "another protocol than RESP2" });
         }
-        Ok(Self::with_info(info))
+        Ok(Self::with_info(info).map_settings(|settings| settings))
     }
 
     /// Creates a configuration from the URL in an environment variable.
@@ -125,12 +125,13 @@ impl RedisConfig {
         self
     }
 
-    /// Sets the ACL user. Defaults to none, which is Redis' `default` user.
+    /// Sets the ACL user. Defaults to none, which is Redis' `default` user. An empty name means
+    /// none.
     pub fn user(self, user: impl AsRef<str>) -> Self {
         self.map_settings(|settings| settings.set_username(user))
     }
 
-    /// Sets the password. Defaults to none.
+    /// Sets the password. Defaults to none. An empty password means none, as in a URL.
     pub fn password(self, password: impl AsRef<str>) -> Self {
         self.map_settings(|settings| settings.set_password(password))
     }
@@ -175,7 +176,7 @@ impl RedisConfig {
         mut self,
         change: impl FnOnce(RedisConnectionInfo) -> RedisConnectionInfo,
     ) -> Self {
-        let settings = change(self.info.redis_settings().clone());
+        let settings = without_empty_credentials(&change(self.info.redis_settings().clone()));
         self.info = self.info.set_redis_settings(settings);
         self
     }
@@ -198,6 +199,21 @@ impl RedisConfig {
     }
 }
 
+/// Removes a user or password that is empty: it would be sent, and refused.
+fn without_empty_credentials(settings: &RedisConnectionInfo) -> RedisConnectionInfo {
+    let given = |text: Option<&str>| text.filter(|text| !text.is_empty()).map(str::to_owned);
+    let (user, password) = (given(settings.username()), given(settings.password()));
+    let mut kept =
+        RedisConnectionInfo::default().set_db(settings.db()).set_protocol(settings.protocol());
+    if let Some(user) = user {
+        kept = kept.set_username(user);
+    }
+    if let Some(password) = password {
+        kept = kept.set_password(password);
+    }
+    kept
+}
+
 impl fmt::Debug for RedisConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisConfig")
@@ -213,6 +229,19 @@ impl fmt::Debug for RedisConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_empty_user_or_password_is_none() {
+        let by_method = RedisConfig::new("localhost", 6379).user("").password("").database(3);
+        let by_url = RedisConfig::from_url("redis://:@localhost:6379/3").unwrap();
+        for config in [by_method, by_url] {
+            let settings = config.info.redis_settings();
+            assert_eq!((settings.username(), settings.password()), (None, None));
+            assert_eq!(settings.db(), 3);
+        }
+        let config = RedisConfig::new("localhost", 6379).password("hunter2").user("");
+        assert_eq!(config.info.redis_settings().password(), Some("hunter2"));
+    }
 
     #[test]
     fn url_and_parts_give_the_same_configuration() {

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use super::heartbeat::{HeartbeatTracker, Reply};
 use crate::backend::{Event, SubscriptionSender};
 use crate::clock::ServerTime;
+use crate::error::{StoreError, StoreErrorKind};
 
 /// Turns the messages of two channels into the events of a subscription: the channel of
 /// announcements, and the private channel of this subscription's heartbeats.
@@ -26,6 +27,11 @@ pub(super) struct Inbox {
 struct State {
     events: SubscriptionSender,
     heartbeats: HeartbeatTracker,
+}
+
+/// Returns the error of a subscription that has ended.
+pub(super) fn ended(cause: &'static str) -> StoreError {
+    StoreError::from(StoreErrorKind::Unavailable).with_source(cause)
 }
 
 /// The progress of a subscription.
@@ -77,6 +83,12 @@ impl Inbox {
         self.state().events.closed()
     }
 
+    /// Ends the subscription for this cause, unless it has ended already.
+    pub(super) fn end(&self, cause: StoreError) {
+        self.state().events.end(cause);
+        self.phase.send_replace(Phase::Ended);
+    }
+
     /// Records that a heartbeat is sent now, and returns its number.
     pub(super) fn heartbeat_sent(&self, now: Instant) -> u64 {
         self.state().heartbeats.send(now)
@@ -102,7 +114,10 @@ impl Inbox {
 
     fn phase_after(&self, push: PushInfo, state: &mut State, phase: Phase) -> Phase {
         let sent = match push.kind {
-            PushKind::Disconnection => return Phase::Ended,
+            PushKind::Disconnection => {
+                state.events.end(ended("the connection of the subscription was closed"));
+                return Phase::Ended;
+            }
             // It is the second of the two subscriptions, so both are confirmed.
             PushKind::Subscribe if is_text(push.data.first(), &self.channel) => {
                 state.events.send(Event::Connected)
@@ -127,7 +142,9 @@ impl Inbox {
                 if state.events.send(Event::Alive(sent_at)) { Phase::Proven } else { Phase::Ended }
             }
             Reply::OtherHistory => {
-                tracing::debug!("the server was demoted between two heartbeats");
+                state.events.end(ended(
+                    "the server was demoted between two heartbeats, or has other data now",
+                ));
                 Phase::Ended
             }
             Reply::Nothing => phase,

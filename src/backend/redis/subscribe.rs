@@ -26,7 +26,7 @@ use redis::{Cmd, RedisResult, Value};
 use super::RedisInner;
 use super::endpoint::Link;
 use super::error::{cannot_save, is_busy, unreachable};
-use super::inbox::{Inbox, Phase};
+use super::inbox::{self, Inbox, Phase};
 use super::scripts::{Script, is_unknown_script};
 use crate::backend::Subscription;
 use crate::error::{StoreError, StoreErrorKind};
@@ -60,7 +60,11 @@ pub(super) async fn subscribe(
         .unwrap_or_else(|elapsed| {
             Err(StoreError::from(StoreErrorKind::Unavailable).with_source(elapsed))
         })?;
-    tokio::spawn(subscriber.run(heartbeat));
+    tokio::spawn(async move {
+        if let Some(cause) = subscriber.run(heartbeat).await {
+            subscriber.inbox.end(cause);
+        }
+    });
     Ok(subscription)
 }
 
@@ -107,8 +111,8 @@ impl Subscriber {
 
     /// Sends heartbeats until the subscription must end: when its connection is lost, a heartbeat
     /// fails or stays pending for too long, commands are sent to another server, or the listener
-    /// drops the subscription.
-    async fn run(self, heartbeat: Duration) {
+    /// drops the subscription. Returns the cause, unless the inbox knows it.
+    async fn run(&self, heartbeat: Duration) -> Option<StoreError> {
         let connection = self.shared.lanes.commands();
         let patience = heartbeat * 4 + connection.response_timeout();
         let mut ended = std::pin::pin!(self.inbox.reaches(Phase::Ended));
@@ -121,19 +125,18 @@ impl Subscriber {
         loop {
             tokio::select! {
                 biased;
-                _ = &mut ended => return,
-                () = &mut left => return,
-                () = &mut dropped => return,
+                _ = &mut ended => return None,
+                () = &mut left => return Some(inbox::ended("commands are sent to another server")),
+                () = &mut dropped => return None,
                 result = &mut sending, if !sending.is_terminated() => {
                     // A busy server has done nothing, and may carry out the next heartbeat in time.
                     if let Err(error) = result && !is_busy(&error) {
-                        tracing::debug!(error = &error as &dyn std::error::Error, "a heartbeat failed");
-                        return;
+                        return Some(unreachable(error));
                     }
                 }
                 _ = ticks.tick() => {
                     if self.inbox.is_overdue(now(), patience) {
-                        return;
+                        return Some(inbox::ended("heartbeats do not come back"));
                     }
                     if sending.is_terminated() {
                         sending.set(self.heartbeat().fuse());
