@@ -190,7 +190,9 @@ pub use crate::config::{OutagePolicy, SessionConfig, SessionConfigBuilder};
 pub use crate::cookie::{CookieConfig, SameSite};
 pub use crate::error::{ConfigError, StoreError, StoreErrorKind};
 pub use crate::id::{InvalidSessionId, SessionId, SessionToken};
-pub use crate::middleware::{ResponseFuture, SessionLayer, SessionService};
+pub use crate::middleware::{
+    EmptyErrorResponse, ErrorResponse, ResponseFuture, SessionLayer, SessionService,
+};
 pub use crate::record::{NewSession, Record, SessionData};
 pub use crate::resilience::{Circuit, CircuitBreakerConfig, CircuitState, RetryConfig};
 pub use crate::secret::Secret;

@@ -75,7 +75,9 @@ impl<T> SessionConfig<T> {
         SessionConfigBuilder {
             keys: KeyRing::new(secret),
             realm: None,
-            accept_insecure: false,
+            is_for_development: false,
+            needs_backend: false,
+            in_memory: false,
             timeout: Duration::from_secs(24 * 3600),
             absolute_timeout: None,
             touch_after: 0.25,
@@ -133,7 +135,10 @@ pub struct SessionConfigBuilder<T> {
     keys: KeyRing,
     realm: Option<String>,
     /// `true` only for the development preset.
-    accept_insecure: bool,
+    is_for_development: bool,
+    /// `true` for the presets for production.
+    needs_backend: bool,
+    in_memory: bool,
     timeout: Duration,
     absolute_timeout: Option<Duration>,
     touch_after: f64,
@@ -172,10 +177,23 @@ impl<T> SessionConfigBuilder<T> {
     }
 
     /// Stores sessions in Redis. Without a backend, sessions are stored in the memory of this
-    /// process and are lost when it ends.
+    /// process and are lost when it ends; the presets for production refuse that, unless
+    /// [`in_memory`](Self::in_memory) asks for it.
     #[cfg(feature = "redis")]
     pub fn redis(mut self, redis: RedisConfig) -> Self {
         self.redis = Some(redis);
+        self
+    }
+
+    /// Stores sessions in the memory of this process, also under a preset for production. That is
+    /// what a builder without a backend does anyway, except under these presets, which refuse it.
+    ///
+    /// # Risk
+    ///
+    /// All sessions are lost when the process ends, and other processes do not know them. The node
+    /// logs a warning.
+    pub fn in_memory(mut self) -> Self {
+        self.in_memory = true;
         self
     }
 
@@ -260,9 +278,15 @@ impl<T> SessionConfigBuilder<T> {
         self
     }
 
-    /// Accepts [`Secret::insecure_dev`].
-    pub(super) fn accept_insecure_secret(mut self) -> Self {
-        self.accept_insecure = true;
+    /// Accepts [`Secret::insecure_dev`], and sessions in memory without a warning.
+    pub(super) fn for_development(mut self) -> Self {
+        self.is_for_development = true;
+        self
+    }
+
+    /// Refuses to store sessions in memory unless that is asked for.
+    pub(super) fn needs_backend(mut self) -> Self {
+        self.needs_backend = true;
         self
     }
 
@@ -272,7 +296,7 @@ impl<T> SessionConfigBuilder<T> {
     ///
     /// The first mistake found.
     pub fn build(mut self) -> Result<SessionConfig<T>, ConfigError> {
-        if self.keys.has_insecure() && !self.accept_insecure {
+        if self.keys.has_insecure() && !self.is_for_development {
             return Err(ConfigError::InsecureSecret);
         }
         self.check_timeouts()?;
@@ -338,7 +362,7 @@ impl<T> SessionConfigBuilder<T> {
     fn choose_backend(&mut self) -> Result<Arc<dyn DynBackend>, ConfigError> {
         #[cfg(feature = "redis")]
         if let Some(redis) = &self.redis {
-            if self.backend.is_some() {
+            if self.backend.is_some() || self.in_memory {
                 return Err(ConfigError::TwoBackends);
             }
             let (max_staleness, response_timeout) =
@@ -354,10 +378,19 @@ impl<T> SessionConfigBuilder<T> {
             let backend = RedisBackend::with_server_time(redis, &self.cluster.channel, time)?;
             return Ok(Arc::new(backend));
         }
-        Ok(self
-            .backend
-            .clone()
-            .unwrap_or_else(|| Arc::new(MemoryBackend::with_clock(self.clock.clone()))))
+        match &self.backend {
+            Some(_) if self.in_memory => Err(ConfigError::TwoBackends),
+            Some(backend) => Ok(backend.clone()),
+            None if self.needs_backend && !self.in_memory => Err(ConfigError::NoBackend),
+            None => {
+                if !self.is_for_development {
+                    tracing::warn!(
+                        "sessions are stored in the memory of this process: they are lost when it ends, and other nodes do not have them"
+                    );
+                }
+                Ok(Arc::new(MemoryBackend::with_clock(self.clock.clone())))
+            }
+        }
     }
 }
 

@@ -18,7 +18,8 @@ impl<T> SessionConfig<T> {
     ///
     /// Retries and the circuit breaker are those of [`RetryConfig::new`](crate::RetryConfig::new)
     /// and [`CircuitBreakerConfig::new`](crate::CircuitBreakerConfig::new). Add the Redis server,
-    /// and set a channel and a node id on [`ClusterConfig::production`].
+    /// without which [`build`](SessionConfigBuilder::build) fails, and set a channel and a node id
+    /// on [`ClusterConfig::production`].
     ///
     /// Plain records are refused. If there are sessions that were written without encryption, set
     /// `.encrypt_redis_data(Encryption::Migrating)` until they have expired.
@@ -39,6 +40,7 @@ impl<T> SessionConfig<T> {
     /// ```
     pub fn production(secret: Secret) -> SessionConfigBuilder<T> {
         Self::builder(secret)
+            .needs_backend()
             .timeout(24 * HOUR)
             .cluster(ClusterConfig::production())
             .encrypt_redis_data(Encryption::Required)
@@ -82,7 +84,10 @@ impl<T> SessionConfig<T> {
     ///
     /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession;
     /// let secret = Secret::new("at least thirty-two bytes of secret")?;
-    /// let config = SessionConfig::<UserSession>::aal3(secret).build()?;
+    /// # use clustered_sessions::RedisConfig;
+    /// let config = SessionConfig::<UserSession>::aal3(secret)
+    ///     .redis(RedisConfig::new("redis.example.com", 6379))
+    ///     .build()?;
     /// # let _ = config;
     /// # Ok::<(), clustered_sessions::ConfigError>(())
     /// ```
@@ -110,7 +115,7 @@ impl<T> SessionConfig<T> {
     /// ```
     pub fn development(secret: Secret) -> SessionConfigBuilder<T> {
         Self::builder(secret)
-            .accept_insecure_secret()
+            .for_development()
             .timeout(HOUR)
             .cookie(CookieConfig::development())
             .cluster(ClusterConfig::development())
@@ -147,6 +152,7 @@ impl ClusterConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::MemoryBackend;
     use crate::error::ConfigError;
     use crate::resilience::{CircuitBreakerConfig, RetryConfig};
 
@@ -159,7 +165,7 @@ mod tests {
 
     #[test]
     fn the_presets_have_their_documented_values() {
-        let production = SessionConfig::<Data>::production(secret()).build().unwrap();
+        let production = SessionConfig::<Data>::production(secret()).in_memory().build().unwrap();
         assert_eq!(production.timeout, 24 * HOUR);
         assert!(production.cluster.enabled && production.cluster.cache_enabled);
         assert_eq!(production.cluster.cache_ttl, Some(MINUTE));
@@ -169,7 +175,7 @@ mod tests {
         assert_eq!(production.resilience.retry, RetryConfig::new());
         assert_eq!(production.resilience.breaker, Some(CircuitBreakerConfig::new()));
 
-        let traffic = SessionConfig::<Data>::high_traffic(secret()).build().unwrap();
+        let traffic = SessionConfig::<Data>::high_traffic(secret()).in_memory().build().unwrap();
         assert_eq!(traffic.cluster.cache_ttl, Some(2 * MINUTE));
         assert_eq!(traffic.cluster.cache_max_size, 500_000);
         assert_eq!(traffic.codec.encryption, Encryption::Required);
@@ -194,10 +200,25 @@ mod tests {
             (SessionConfig::aal2(secret()), HOUR, DAY),
             (SessionConfig::aal3(secret()), 15 * MINUTE, 12 * HOUR),
         ] {
-            let config = builder.build().unwrap();
+            let config = builder.in_memory().build().unwrap();
             assert_eq!((config.timeout, config.absolute_timeout), (idle, Some(absolute)));
             assert!(config.cookie.secure && !config.cookie.persistent);
         }
+    }
+
+    #[test]
+    fn the_presets_for_production_need_a_backend() {
+        for builder in [
+            SessionConfig::<Data>::production(secret()),
+            SessionConfig::high_traffic(secret()),
+            SessionConfig::aal1(secret()),
+            SessionConfig::aal2(secret()),
+            SessionConfig::aal3(secret()),
+        ] {
+            assert_eq!(builder.build().unwrap_err(), ConfigError::NoBackend);
+        }
+        let custom = SessionConfig::<Data>::production(secret()).backend(MemoryBackend::new());
+        assert!(custom.build().is_ok());
     }
 
     #[test]

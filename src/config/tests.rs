@@ -65,6 +65,10 @@ fn each_mistake_has_its_error() {
 fn two_backends_are_refused() {
     let two = builder().redis(RedisConfig::new("localhost", 6379)).backend(MemoryBackend::new());
     assert_eq!(two.build().unwrap_err(), ConfigError::TwoBackends);
+    let two = builder().redis(RedisConfig::new("localhost", 6379)).in_memory();
+    assert_eq!(two.build().unwrap_err(), ConfigError::TwoBackends);
+    let two = builder().backend(MemoryBackend::new()).in_memory();
+    assert_eq!(two.build().unwrap_err(), ConfigError::TwoBackends);
 }
 
 #[cfg(feature = "redis")]

@@ -143,8 +143,11 @@ pub enum ConfigError {
     },
     /// The metrics label is empty or longer than 128 bytes.
     MetricsLabel,
-    /// Both `redis(…)` and `backend(…)` are configured.
+    /// More than one of `redis(…)`, `backend(…)` and `in_memory()` is configured.
     TwoBackends,
+    /// The preset is for production, and neither `redis(…)`, `backend(…)` nor `in_memory()` is
+    /// configured.
+    NoBackend,
 }
 
 impl fmt::Display for ConfigError {
@@ -253,7 +256,12 @@ impl fmt::Display for ConfigError {
             Self::MetricsLabel => {
                 f.write_str("metrics label must have 1 to 128 bytes: give each store of the process a short name")
             }
-            Self::TwoBackends => f.write_str("both redis(…) and backend(…) are configured: remove one"),
+            Self::TwoBackends => f.write_str(
+                "more than one of redis(…), backend(…) and in_memory() is configured: keep one",
+            ),
+            Self::NoBackend => f.write_str(
+                "sessions have no backend: call redis(…), or in_memory() if they may be lost when the process ends",
+            ),
         }
     }
 }

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use http::Response;
 use pin_project_lite::pin_project;
 
+use super::error_response::{EmptyErrorResponse, ErrorResponse};
 use super::headers;
 use super::state::LayerState;
 use crate::error::StoreErrorKind;
@@ -17,12 +18,13 @@ use crate::session::{CommitHandle, RequestSession, SessionError};
 
 pin_project! {
     /// The response future of a [`SessionService`](crate::SessionService).
-    pub struct ResponseFuture<F, B, T> {
+    pub struct ResponseFuture<F, B, T, E = EmptyErrorResponse> {
         #[pin]
         stage: Stage<F, B>,
         // After `stage`: the handler is dropped first, and what its drops do to the session still
         // counts.
         request: AbortOnDrop<T>,
+        on_commit_error: E,
     }
 }
 
@@ -47,35 +49,45 @@ struct Attached<T> {
     state: Arc<LayerState<T>>,
 }
 
-impl<F, B, T> ResponseFuture<F, B, T> {
+impl<F, B, T, E> ResponseFuture<F, B, T, E> {
     pub(super) fn new(
         inner: F,
         session: Arc<RequestSession<T>>,
         state: Arc<LayerState<T>>,
+        on_commit_error: E,
     ) -> Self {
         ResponseFuture {
             stage: Stage::Inner { inner },
             request: AbortOnDrop(Some(Attached { session, state })),
+            on_commit_error,
         }
     }
 
     /// Creates the future of a request whose session an outer layer commits.
-    pub(super) fn bare(inner: F) -> Self {
-        ResponseFuture { stage: Stage::Inner { inner }, request: AbortOnDrop(None) }
+    pub(super) fn bare(inner: F, on_commit_error: E) -> Self {
+        ResponseFuture {
+            stage: Stage::Inner { inner },
+            request: AbortOnDrop(None),
+            on_commit_error,
+        }
     }
 
-    pub(super) fn refused(error: SessionError) -> Self {
-        ResponseFuture { stage: Stage::Refused { error: Some(error) }, request: AbortOnDrop(None) }
+    pub(super) fn refused(error: SessionError, on_commit_error: E) -> Self {
+        ResponseFuture {
+            stage: Stage::Refused { error: Some(error) },
+            request: AbortOnDrop(None),
+            on_commit_error,
+        }
     }
 }
 
-impl<F, B, E, T> Future for ResponseFuture<F, B, T>
+impl<F, B, T, E, Error> Future for ResponseFuture<F, B, T, E>
 where
-    F: Future<Output = Result<Response<B>, E>>,
-    B: Default,
+    F: Future<Output = Result<Response<B>, Error>>,
+    E: ErrorResponse<B>,
     T: SessionData,
 {
-    type Output = Result<Response<B>, E>;
+    type Output = Result<Response<B>, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
@@ -98,14 +110,15 @@ where
                         Ok(()) => response,
                         Err(error) => {
                             this.request.discard();
-                            error_response(error)
+                            log_failed_commit(&error);
+                            error_response(error, this.on_commit_error)
                         }
                     };
                     return Poll::Ready(Ok(this.request.send_head(response)));
                 }
                 StageProjection::Refused { error } => {
                     let Some(error) = error.take() else { polled_after_completion() };
-                    return Poll::Ready(Ok(error.response()));
+                    return Poll::Ready(Ok(error_response(error, this.on_commit_error)));
                 }
             }
         }
@@ -150,11 +163,16 @@ fn polled_after_completion() -> ! {
     panic!("`ResponseFuture` polled after completion")
 }
 
-/// Returns the response that replaces the handler's after a failed commit: the client must not see
-/// the response of a login that did not happen.
-fn error_response<B: Default>(error: SessionError) -> Response<B> {
-    let cause = &error as &dyn std::error::Error;
-    let expected = match &error {
+/// Returns the response that replaces the handler's, with the error in its extensions.
+fn error_response<B>(error: SessionError, on_commit_error: &impl ErrorResponse<B>) -> Response<B> {
+    let mut response = on_commit_error.response_for(&error);
+    response.extensions_mut().insert(error);
+    response
+}
+
+fn log_failed_commit(error: &SessionError) {
+    let cause = error as &dyn std::error::Error;
+    let expected = match error {
         // `Gone` is ordinary: a logout came first. During an outage, every request may fail as
         // `ReadOnly` or with an open circuit. The listener and the circuit log its start and end.
         // Under overload, a line per request would only add to it.
@@ -169,10 +187,9 @@ fn error_response<B: Default>(error: SessionError) -> Response<B> {
     } else {
         tracing::error!(error = cause, "a session could not be committed");
     }
-    error.response()
 }
 
-impl<F, B, T> fmt::Debug for ResponseFuture<F, B, T> {
+impl<F, B, T, E> fmt::Debug for ResponseFuture<F, B, T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()
     }

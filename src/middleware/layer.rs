@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::HeaderValue;
 use tower_layer::Layer;
 
+use super::error_response::EmptyErrorResponse;
 use super::refusals::RefusedCookies;
 use super::service::SessionService;
 use super::state::LayerState;
@@ -55,8 +56,9 @@ use crate::store::SessionStore;
 /// # let _ = app; Ok(()) }
 /// # }
 /// ```
-pub struct SessionLayer<T> {
+pub struct SessionLayer<T, E = EmptyErrorResponse> {
     pub(super) state: Arc<LayerState<T>>,
+    on_commit_error: E,
 }
 
 impl<T: SessionData> SessionLayer<T> {
@@ -67,7 +69,46 @@ impl<T: SessionData> SessionLayer<T> {
         let metrics = Metrics::new(config.metrics_label.as_deref());
         let refused = RefusedCookies::new(&metrics, config.clock.clone());
         let store = SessionStore::new(config);
-        SessionLayer { state: Arc::new(LayerState { store, signer, refused }) }
+        let state = Arc::new(LayerState { store, signer, refused });
+        SessionLayer { state, on_commit_error: EmptyErrorResponse }
+    }
+}
+
+impl<T: SessionData, E> SessionLayer<T, E> {
+    /// Sets the response that a client gets instead of the handler's, if the session cannot be
+    /// committed. Defaults to an empty one with the [status](crate::SessionError::status) of the
+    /// error.
+    ///
+    /// With it, the response body needs no `Default`.
+    ///
+    /// # Risk
+    ///
+    /// The error may name hosts of your network. Do not show it to clients.
+    ///
+    /// ```
+    /// # #[cfg(feature = "axum")] {
+    /// use axum::{body::Body, http::Response};
+    /// use clustered_sessions::{SessionError, SessionLayer};
+    /// # use clustered_sessions::{Secret, SessionConfig};
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession;
+    ///
+    /// fn sorry(error: &SessionError) -> Response<Body> {
+    ///     let page = "<h1>Sorry</h1><p>Please try again in a minute.";
+    ///     let mut response = Response::new(Body::from(page));
+    ///     *response.status_mut() = error.status();
+    ///     response
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev")).build()?;
+    /// let sessions = SessionLayer::new(config).on_commit_error(sorry);
+    /// let app: axum::Router = axum::Router::new().layer(sessions);
+    /// # let _ = app; Ok(()) }
+    /// # }
+    /// ```
+    pub fn on_commit_error<F>(self, response: F) -> SessionLayer<T, F> {
+        SessionLayer { state: self.state, on_commit_error: response }
     }
 
     /// Returns the store, for tasks beyond the session of one request: administration, health
@@ -179,21 +220,22 @@ impl<T: SessionData> SessionLayer<T> {
     }
 }
 
-impl<S, T: SessionData> Layer<S> for SessionLayer<T> {
-    type Service = SessionService<S, T>;
+impl<S, T: SessionData, E: Clone> Layer<S> for SessionLayer<T, E> {
+    type Service = SessionService<S, T, E>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        SessionService { inner, state: self.state.clone() }
+        let on_commit_error = self.on_commit_error.clone();
+        SessionService { inner, state: self.state.clone(), on_commit_error }
     }
 }
 
-impl<T> Clone for SessionLayer<T> {
+impl<T, E: Clone> Clone for SessionLayer<T, E> {
     fn clone(&self) -> Self {
-        SessionLayer { state: self.state.clone() }
+        SessionLayer { state: self.state.clone(), on_commit_error: self.on_commit_error.clone() }
     }
 }
 
-impl<T> fmt::Debug for SessionLayer<T> {
+impl<T, E> fmt::Debug for SessionLayer<T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionLayer")
             .field("store", &self.state.store)

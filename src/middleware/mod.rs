@@ -1,5 +1,6 @@
 //! The tower middleware: layer, service and response future.
 
+mod error_response;
 mod future;
 mod headers;
 mod layer;
@@ -7,6 +8,7 @@ mod refusals;
 mod service;
 mod state;
 
+pub use self::error_response::{EmptyErrorResponse, ErrorResponse};
 pub use self::future::ResponseFuture;
 pub use self::layer::SessionLayer;
 pub use self::service::SessionService;

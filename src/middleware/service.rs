@@ -8,37 +8,43 @@ use std::task::{Context, Poll};
 use http::{Extensions, Request, Response};
 use tower_service::Service;
 
+use super::error_response::{EmptyErrorResponse, ErrorResponse};
 use super::future::ResponseFuture;
 use super::state::LayerState;
 use crate::record::SessionData;
 use crate::session::{RequestSession, SessionError};
 
 /// The middleware of a [`SessionLayer`](crate::SessionLayer): attaches a session to each request.
-pub struct SessionService<S, T> {
+pub struct SessionService<S, T, E = EmptyErrorResponse> {
     pub(super) inner: S,
     pub(super) state: Arc<LayerState<T>>,
+    pub(super) on_commit_error: E,
 }
 
-impl<S, T, ReqBody, ResBody> Service<Request<ReqBody>> for SessionService<S, T>
+impl<S, T, E, ReqBody, ResBody> Service<Request<ReqBody>> for SessionService<S, T, E>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>>,
     T: SessionData,
-    ResBody: Default,
+    E: ErrorResponse<ResBody> + Clone,
 {
     type Response = Response<ResBody>;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future, ResBody, T>;
+    type Future = ResponseFuture<S::Future, ResBody, T, E>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        let on_commit_error = self.on_commit_error.clone();
         match self.attach(&mut request) {
             Attach::New(session) => {
-                ResponseFuture::new(self.inner.call(request), session, self.state.clone())
+                let inner = self.inner.call(request);
+                ResponseFuture::new(inner, session, self.state.clone(), on_commit_error)
             }
-            Attach::AlreadyAttached => ResponseFuture::bare(self.inner.call(request)),
+            Attach::AlreadyAttached => {
+                ResponseFuture::bare(self.inner.call(request), on_commit_error)
+            }
             Attach::CookieNameTaken => {
                 let error = SessionError::ClashingLayers;
                 tracing::error!(
@@ -46,7 +52,7 @@ where
                     error = &error as &dyn std::error::Error,
                     "a request cannot have a session"
                 );
-                ResponseFuture::refused(error)
+                ResponseFuture::refused(error, on_commit_error)
             }
         }
     }
@@ -61,7 +67,7 @@ enum Attach<T> {
     CookieNameTaken,
 }
 
-impl<S, T: SessionData> SessionService<S, T> {
+impl<S, T: SessionData, E> SessionService<S, T, E> {
     fn attach<B>(&self, request: &mut Request<B>) -> Attach<T> {
         let store = self.state.store.address();
         if let Some(layers) = request.extensions().get::<OuterLayers>() {
@@ -115,13 +121,17 @@ impl OuterLayers {
     }
 }
 
-impl<S: Clone, T> Clone for SessionService<S, T> {
+impl<S: Clone, T, E: Clone> Clone for SessionService<S, T, E> {
     fn clone(&self) -> Self {
-        SessionService { inner: self.inner.clone(), state: self.state.clone() }
+        SessionService {
+            inner: self.inner.clone(),
+            state: self.state.clone(),
+            on_commit_error: self.on_commit_error.clone(),
+        }
     }
 }
 
-impl<S: fmt::Debug, T> fmt::Debug for SessionService<S, T> {
+impl<S: fmt::Debug, T, E> fmt::Debug for SessionService<S, T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionService").field("inner", &self.inner).finish_non_exhaustive()
     }

@@ -11,10 +11,12 @@ use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use bytes::Bytes;
 use clustered_sessions::{
-    CookieConfig, MemoryBackend, Session, SessionConfig, SessionError, SessionLayer,
+    CookieConfig, MemoryBackend, Session, SessionConfig, SessionError, SessionLayer, StoreErrorKind,
 };
 use http::{HeaderName, StatusCode, header};
+use http_body_util::{Either, Empty, Full};
 use serde::{Deserialize, Serialize};
 use tower::{BoxError, Layer as _, Service as _, ServiceBuilder, ServiceExt as _, service_fn};
 use tower_http::ServiceBuilderExt as _;
@@ -267,6 +269,36 @@ async fn an_error_of_the_inner_service_can_be_handled_by_an_outer_layer() {
     let app = ServiceBuilder::new().layer(handle).layer(sessions).service(broken);
     let page = Browser::new().visit(&Router::new().fallback_service(app)).await;
     assert_eq!((page.status, page.body.as_str()), (StatusCode::BAD_GATEWAY, "broken"));
+}
+
+/// A body that has no default, as those of some frameworks have none.
+fn fixed(text: &'static str) -> Either<Full<Bytes>, Empty<Bytes>> {
+    Either::Left(Full::from(text))
+}
+
+#[tokio::test]
+async fn the_application_shapes_the_response_that_replaces_a_failed_commit() {
+    let spy = Spy::new();
+    let sorry = |error: &SessionError| {
+        let mut response = http::Response::new(fixed("<h1>Sorry</h1>"));
+        *response.status_mut() = error.status();
+        response.headers_mut().insert("grpc-status", http::HeaderValue::from_static("14"));
+        response
+    };
+    let sessions = node(&spy).await.on_commit_error(sorry);
+    let handler = service_fn(async |request: Request| {
+        let session = Session::<Data>::from_extensions(request.extensions()).await.unwrap();
+        session.update(|data| data.visits += 1);
+        Ok::<_, Infallible>(http::Response::new(fixed("welcome")))
+    });
+    let app = sessions.layer(handler);
+    assert_eq!(Browser::new().visit(&app).await.body, "welcome");
+    spy.fail_next(1, StoreErrorKind::Unavailable);
+    let page = Browser::new().visit(&app).await;
+    assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!((page.body.as_str(), page.set_cookies().len()), ("<h1>Sorry</h1>", 0));
+    assert_eq!(page.headers["grpc-status"], "14");
+    assert!(matches!(page.extensions.get(), Some(SessionError::Store(_))));
 }
 
 #[tokio::test]

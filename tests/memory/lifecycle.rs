@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use clustered_sessions::{MemoryBackend, Session, SessionError, SessionLayer, StoreErrorKind};
+use clustered_sessions::{
+    MemoryBackend, Session, SessionConfig, SessionConfigBuilder, SessionError, SessionLayer,
+    StoreErrorKind,
+};
 use futures_util::poll;
 use http::{Request, Response, StatusCode};
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -19,7 +22,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::handles::session_after_the_head;
 use crate::web::{
-    Browser, Call, Data, Spy, ada, config, eventually, node, only_data, only_id, serve, settle,
+    Browser, Call, Data, Spy, ada, config, eventually, node, only_data, only_id, secret, serve,
+    settle,
 };
 
 /// Polls a request `polls` times and then drops it. Returns `true` if it was still pending.
@@ -342,4 +346,20 @@ async fn a_response_waits_for_a_change_that_its_handler_did_not_wait_for() {
     });
     let page = Browser::new().visit(&app).await;
     assert_eq!((page.status, page.set_cookies().len()), (StatusCode::OK, 1));
+}
+
+#[test]
+fn sessions_in_memory_are_warned_of_once_for_each_configuration_except_in_development() {
+    use support::log::Log;
+
+    let warnings = |config: SessionConfigBuilder<Data>| {
+        let log = Log::default();
+        let _guard = log.capture("clustered_sessions=warn");
+        let config = config.build().unwrap();
+        drop((SessionLayer::new(config.clone()), SessionLayer::new(config)));
+        log.text().matches("sessions are stored in the memory of this process").count()
+    };
+    assert_eq!(warnings(SessionConfig::builder(secret())), 1);
+    assert_eq!(warnings(SessionConfig::production(secret()).in_memory()), 1);
+    assert_eq!(warnings(SessionConfig::development(secret())), 0);
 }
