@@ -103,3 +103,20 @@ async fn a_new_connection_to_the_same_server_keeps_the_cache() {
     assert!(node.find(id).await.unwrap().is_some());
     assert_eq!((node.cache_stats().hits, node.coordinator().disconnects()), (1, 0));
 }
+
+/// An operator flushes the database: no announcement is made, and the connections stay. Entries
+/// live for a minute, which is longer than the test waits.
+#[tokio::test]
+async fn a_flushed_database_is_noticed_within_max_staleness() {
+    for command in ["FLUSHALL", "FLUSHDB"] {
+        let server = RedisServer::start();
+        let node = store(config().redis(server.config())).await;
+        let id = node.create(Data::of("ada")).await.unwrap().id;
+        assert!(node.find(id).await.unwrap().is_some());
+        let () = server.command(&[command]);
+        eventually(async || node.find(id).await.is_ok_and(|found| found.is_none()), "it is gone")
+            .await;
+        assert_eq!(node.coordinator().disconnects(), 1);
+        eventually(async || node.coordinator().is_listening(), "it listens again").await;
+    }
+}

@@ -18,6 +18,8 @@ pub(super) struct HeartbeatTracker {
     last: u64,
     /// The replication id in the first heartbeat that came back.
     history: Option<String>,
+    /// What the last heartbeat that came back has left under the subscription's key; 0 for nothing.
+    kept: u64,
 }
 
 /// The meaning of a message on the subscription's private channel.
@@ -29,8 +31,9 @@ pub(super) enum Reply {
         /// The server's time when it carried the heartbeat out.
         time: Option<Timestamp>,
     },
-    /// The server's data has another history than at the first heartbeat. The server was demoted
-    /// meanwhile, and announcements made on the server that it followed were not received.
+    /// The server's data has another history than at the first heartbeat. Either the server was
+    /// demoted meanwhile, and announcements made on the server that it followed were not received.
+    /// Or its data was flushed, or replaced by earlier data.
     OtherHistory,
     /// Not a pending heartbeat.
     Nothing,
@@ -45,15 +48,19 @@ impl HeartbeatTracker {
     }
 
     /// Interprets what the script has published: the number of the heartbeat, the server's
-    /// replication id and its time.
+    /// replication id and its time, and what the subscription's key held before and holds now.
     pub(super) fn receive(&mut self, message: &[u8]) -> Reply {
-        let Some((number, history, time)) = parse(message) else { return Reply::Nothing };
+        let Some(Message { number, history, time, before, after }) = parse(message) else {
+            return Reply::Nothing;
+        };
         let Some(position) = self.pending.iter().position(|(sent, _)| *sent == number) else {
             return Reply::Nothing;
         };
-        if self.history.get_or_insert_with(|| history.to_owned()) != history {
+        if self.history.get_or_insert_with(|| history.to_owned()) != history || before != self.kept
+        {
             return Reply::OtherHistory;
         }
+        self.kept = after;
         let sent_at = self.pending[position].1;
         // This one also proves what earlier ones would have, so those are no longer needed.
         self.pending.drain(..=position);
@@ -67,11 +74,22 @@ impl HeartbeatTracker {
     }
 }
 
-fn parse(message: &[u8]) -> Option<(u64, &str, Option<Timestamp>)> {
-    let (number, rest) = std::str::from_utf8(message).ok()?.split_once(' ')?;
-    let (history, micros) = rest.split_once(' ')?;
+/// What a heartbeat's script has published.
+struct Message<'a> {
+    number: u64,
+    history: &'a str,
+    time: Option<Timestamp>,
+    before: u64,
+    after: u64,
+}
+
+fn parse(message: &[u8]) -> Option<Message<'_>> {
+    let mut words = std::str::from_utf8(message).ok()?.split(' ');
+    let mut next = || words.next();
+    let (number, history, micros) = (next()?.parse().ok()?, next()?, next()?);
+    let (before, after) = (next()?.parse().ok()?, next()?.parse().ok()?);
     let time = micros.parse::<u64>().ok().map(|micros| Timestamp::from_millis(micros / 1000));
-    Some((number.parse().ok()?, history, time))
+    Some(Message { number, history, time, before, after })
 }
 
 #[cfg(test)]
@@ -91,13 +109,13 @@ mod tests {
             (tracker.send(start), tracker.send(start + SECOND), tracker.send(start + 2 * SECOND)),
             (1, 2, 3)
         );
-        assert_eq!(tracker.receive(b"2 abc 7000"), heartbeat(start + SECOND));
+        assert_eq!(tracker.receive(b"2 abc 7000 0 2"), heartbeat(start + SECOND));
         assert_eq!(
-            tracker.receive(b"1 abc 7000"),
+            tracker.receive(b"1 abc 7000 2 1"),
             Reply::Nothing,
             "a later heartbeat has been received"
         );
-        assert_eq!(tracker.receive(b"3 abc 7000"), heartbeat(start + 2 * SECOND));
+        assert_eq!(tracker.receive(b"3 abc 7000 2 3"), heartbeat(start + 2 * SECOND));
         assert!(tracker.pending.is_empty());
     }
 
@@ -107,20 +125,45 @@ mod tests {
         for _ in 0..3 {
             tracker.send(start);
         }
-        assert_eq!(tracker.receive(b"1 abc 7000"), heartbeat(start));
-        assert_eq!(tracker.receive(b"2 def 7000"), Reply::OtherHistory);
+        assert_eq!(tracker.receive(b"1 abc 7000 0 1"), heartbeat(start));
+        assert_eq!(tracker.receive(b"2 def 7000 1 2"), Reply::OtherHistory);
         assert_eq!(
-            tracker.receive(b"3 def 7000"),
+            tracker.receive(b"3 def 7000 1 3"),
             Reply::OtherHistory,
             "the replication id stays refused"
         );
     }
 
     #[test]
+    fn a_heartbeat_that_does_not_find_what_the_last_one_left_proves_nothing() {
+        for found in [0, 1] {
+            let (mut tracker, start) = (HeartbeatTracker::default(), Instant::now());
+            for _ in 0..3 {
+                tracker.send(start);
+            }
+            assert_eq!(tracker.receive(b"1 abc 7000 0 1"), heartbeat(start));
+            // A server that cannot save its data writes nothing.
+            assert_eq!(tracker.receive(b"2 abc 7000 1 1"), heartbeat(start));
+            let flushed = tracker.receive(format!("3 abc 7000 {found} 3").as_bytes());
+            let expected = if found == 1 { heartbeat(start) } else { Reply::OtherHistory };
+            assert_eq!(flushed, expected);
+        }
+    }
+
+    #[test]
     fn a_message_that_was_not_sent_proves_nothing() {
         let mut tracker = HeartbeatTracker::default();
         tracker.send(Instant::now());
-        for message in [&b""[..], b"1", b"abc 1", b"2 abc 7000", b"-1 abc", b"\xff 1"] {
+        for message in [
+            &b""[..],
+            b"1",
+            b"abc 1",
+            b"1 abc 7000",
+            b"1 abc 7000 0",
+            b"2 abc 7000 0 2",
+            b"-1 abc 7000 0 1",
+            b"\xff 1",
+        ] {
             assert_eq!(tracker.receive(message), Reply::Nothing, "{message:?}");
         }
         assert_eq!(tracker.history, None, "the replication id is not taken from it");

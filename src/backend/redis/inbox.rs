@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(inbox.heartbeat_sent(sent_at), 1);
         inbox.receive(push(PushKind::Message, &["all", "one"]));
         assert_eq!(inbox.reaches(Phase::Unproven).await, Phase::Unproven);
-        inbox.receive(push(PushKind::Message, &["mine", "1 abc 7000"]));
+        inbox.receive(push(PushKind::Message, &["mine", "1 abc 7000 0 1"]));
         assert_eq!(inbox.reaches(Phase::Proven).await, Phase::Proven);
         inbox.receive(push(PushKind::Message, &["all", "two"]));
         assert_eq!(
@@ -218,16 +218,16 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_proven_after_the_end() {
-        let other_history = push(PushKind::Message, &["mine", "2 def 7000"]);
+        let other_history = push(PushKind::Message, &["mine", "2 def 7000 1 2"]);
         for last in [push(PushKind::Disconnection, &[]), other_history] {
             let (inbox, subscription) = inbox();
             for _ in 0..3 {
                 inbox.heartbeat_sent(Instant::now());
             }
-            inbox.receive(push(PushKind::Message, &["mine", "1 abc 7000"]));
+            inbox.receive(push(PushKind::Message, &["mine", "1 abc 7000 0 1"]));
             inbox.receive(last);
             assert_eq!(inbox.reaches(Phase::Ended).await, Phase::Ended);
-            inbox.receive(push(PushKind::Message, &["mine", "3 abc 7000"]));
+            inbox.receive(push(PushKind::Message, &["mine", "3 abc 7000 1 3"]));
             inbox.receive(push(PushKind::Message, &["all", "one"]));
             let events = events(subscription, inbox).await;
             assert!(matches!(events[..], [Event::Alive(_)]), "{events:?}");

@@ -155,16 +155,20 @@ redis.call('PUBLISH', ARGV[1], ARGV[2])
 return redis.status_reply('OK')
 ";
 
-/// Key: the heartbeat's. Arguments: time to live, channel, number of the heartbeat. Publishes the
-/// number, the server's replication id, and its time in microseconds. The id changes whenever the
-/// server becomes a master, takes over another server's data, or begins its own history.
+/// Key: the subscription's. Arguments: time to live, channel, number of the heartbeat.
+///
+/// Publishes the number, the server's replication id, its time in microseconds, and what the key
+/// held before and holds now. The id changes whenever the server becomes a master, takes over
+/// another server's data, or begins its own history. The key shows if the data was flushed.
 const HEARTBEAT: &str = r"#!lua flags=allow-oom
-redis.call('SET', KEYS[1], '', 'PX', ARGV[1])
+local before = redis.call('GET', KEYS[1]) or '0'
+redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[1])
 local info = redis.call('INFO', 'server', 'replication')
 local history = string.match(info, 'master_replid:(%x+)')
 local time = string.match(info, 'server_time_usec:(%d+)')
 if not history then return redis.error_reply('ERR the server reports no replication id') end
-redis.call('PUBLISH', ARGV[2], ARGV[3] .. ' ' .. history .. ' ' .. (time or ''))
+local state = before .. ' ' .. ARGV[3]
+redis.call('PUBLISH', ARGV[2], ARGV[3] .. ' ' .. history .. ' ' .. (time or '') .. ' ' .. state)
 return redis.status_reply('OK')
 ";
 
@@ -180,7 +184,9 @@ end
 local history = string.match(info, 'master_replid:(%x+)')
 local time = string.match(info, 'server_time_usec:(%d+)')
 if not history then return redis.error_reply('ERR the server reports no replication id') end
-redis.call('PUBLISH', ARGV[2], ARGV[3] .. ' ' .. history .. ' ' .. (time or ''))
+local before = redis.call('GET', KEYS[1]) or '0'
+local state = before .. ' ' .. before
+redis.call('PUBLISH', ARGV[2], ARGV[3] .. ' ' .. history .. ' ' .. (time or '') .. ' ' .. state)
 return redis.status_reply('OK')
 ";
 

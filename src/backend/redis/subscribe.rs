@@ -6,7 +6,8 @@
 //! the server is a writable master. The number coming out of the subscription proves that
 //! everything announced before has already come out. The server's replication id comes with the
 //! number. If the server has become a replica meanwhile, even if only between two heartbeats, its
-//! id is another one afterwards.
+//! id is another one afterwards. Each heartbeat also reads back what the last one has written. If it
+//! is not there, the data was flushed, or replaced by earlier data, without an announcement.
 //!
 //! Commands run over another connection, so that heartbeats never wait behind them. Both must lead
 //! to the same server process, which its run id shows: a connection leads to one process for as
@@ -32,6 +33,10 @@ use crate::backend::Subscription;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::random::random_bytes;
 
+/// Minimum lifetime of the key that heartbeats write: longer than any stall after which the
+/// subscription should live on.
+const MIN_KEY_TTL: Duration = Duration::from_secs(60);
+
 /// Subscribes, and returns once the first heartbeat has come back.
 pub(super) async fn subscribe(
     shared: &Arc<RedisInner>,
@@ -54,7 +59,14 @@ pub(super) async fn subscribe(
     if link.server != *connected.server() {
         return Err(other_server(&link));
     }
-    let subscriber = Subscriber { shared: shared.clone(), moves: connected.moves(), inbox, link };
+    let subscriber = Subscriber {
+        key: format!("{}beat:{}", shared.key_prefix, random_name()),
+        key_ttl: (heartbeat * 8).max(MIN_KEY_TTL),
+        shared: shared.clone(),
+        moves: connected.moves(),
+        inbox,
+        link,
+    };
     tokio::time::timeout(shared.lanes.commands().response_timeout(), subscriber.start())
         .await
         .unwrap_or_else(|elapsed| {
@@ -70,8 +82,11 @@ pub(super) async fn subscribe(
 
 /// Returns the name of a channel to which no other subscription listens.
 fn private_channel(channel: &str) -> String {
-    let random: String = random_bytes::<16>().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{channel}:{random}")
+    format!("{channel}:{}", random_name())
+}
+
+fn random_name() -> String {
+    random_bytes::<16>().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Returns the error of a subscription on another server than the one that gets the commands.
@@ -92,6 +107,9 @@ struct Subscriber {
     moves: u64,
     inbox: Arc<Inbox>,
     link: Link,
+    /// The key that heartbeats write and read back.
+    key: String,
+    key_ttl: Duration,
 }
 
 impl Subscriber {
@@ -157,10 +175,10 @@ impl Subscriber {
     }
 
     async fn heartbeat_by(&self, script: &Script) -> RedisResult<()> {
-        let key = format!("{}beat", self.shared.key_prefix);
         let number = self.inbox.heartbeat_sent(now());
         let arguments = |command: &mut Cmd| {
-            command.arg(1).arg(&key).arg(1000).arg(self.inbox.private()).arg(number);
+            let ttl = self.key_ttl.as_millis() as u64;
+            command.arg(1).arg(&self.key).arg(ttl).arg(self.inbox.private()).arg(number);
         };
         let mut commands = self.link.commands.clone();
         let by_digest = script.by_digest(arguments);

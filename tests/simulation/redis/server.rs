@@ -201,7 +201,7 @@ impl Server {
 
     fn carry_out(&mut self, script: Script, key: &[u8], args: &[Vec<u8>]) -> Vec<u8> {
         let current = self.live(key).map(|entry| entry.value.clone());
-        let revision = current.as_ref().map(|value| value[2..18].to_vec());
+        let revision = current.as_ref().and_then(|value| Some(value.get(2..18)?.to_vec()));
         match script {
             Script::Update => {
                 let Some(revision) = revision else { return integer(0) };
@@ -256,8 +256,16 @@ impl Server {
                 "+OK\r\n".into()
             }
             Script::Heartbeat | Script::HeartbeatWithoutWriting => {
-                let number = String::from_utf8_lossy(&args[2]);
-                let message = format!("{number} {:040x} 1", self.history);
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                let (number, mut kept) =
+                    (text(&args[2]), current.map_or("0".into(), |it| text(&it)));
+                let mut state = format!("{kept} {kept}");
+                if script == Script::Heartbeat {
+                    state = format!("{kept} {number}");
+                    kept.clone_from(&number);
+                    self.put(key, number.as_bytes(), &args[0]);
+                }
+                let message = format!("{number} {:040x} 1 {state}", self.history);
                 self.publish(&args[1], message.as_bytes());
                 "+OK\r\n".into()
             }
