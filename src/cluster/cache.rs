@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quick_cache::sync::Cache;
-use quick_cache::{DefaultHashBuilder, Lifecycle, UnitWeighter};
+use quick_cache::{DefaultHashBuilder, Lifecycle, Weighter};
 
 pub(crate) use self::pending::{FillMark, PendingFill};
 use super::fence::Fence;
@@ -40,7 +40,7 @@ const ABSENT_MAX: usize = 1024;
 
 /// The sessions in this node's memory.
 pub struct LocalCache<T> {
-    sessions: Cache<SessionId, Cached<T>, UnitWeighter, DefaultHashBuilder, CountEvictions>,
+    sessions: Cache<SessionId, Cached<T>, ByLength, DefaultHashBuilder, CountEvictions>,
     /// Ids of sessions that do not exist. A map of its own, so that they cannot push out sessions.
     absent: Cache<SessionId, (Absence, Validity)>,
     fence: Fence,
@@ -57,6 +57,29 @@ pub struct LocalCache<T> {
 struct Cached<T> {
     record: Record<T>,
     validity: Validity,
+}
+
+/// The limits of a cache.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Capacity {
+    pub(crate) sessions: usize,
+    /// Of the data, as JSON.
+    pub(crate) bytes: u64,
+}
+
+/// Weighs an entry by the length of its data as JSON.
+///
+/// No entry weighs less than its share of the bytes if the cache is full of sessions. So the limit
+/// of the weight is also one of the number of sessions.
+#[derive(Clone, Copy, Debug)]
+struct ByLength {
+    minimum: u64,
+}
+
+impl<T> Weighter<SessionId, Cached<T>> for ByLength {
+    fn weight(&self, _: &SessionId, cached: &Cached<T>) -> u64 {
+        u64::from(cached.record.json_len()).max(self.minimum)
+    }
 }
 
 /// Decides when an entry may be returned: in the epoch in which its backend call began, and for a
@@ -95,20 +118,20 @@ impl<T> LocalCache<T> {
         lease: Lease,
         clock: Clock,
         ttl: Duration,
-        max_size: usize,
+        capacity: Capacity,
         metrics: &Metrics,
     ) -> Self {
         let counters = Arc::new(Counters::new(metrics));
         let evictions = CountEvictions(counters.clone());
         LocalCache {
             sessions: Cache::with(
-                max_size,
-                max_size as u64,
-                UnitWeighter,
+                capacity.sessions,
+                capacity.bytes,
+                ByLength { minimum: capacity.bytes.div_ceil(capacity.sessions.max(1) as u64) },
                 DefaultHashBuilder::default(),
                 evictions,
             ),
-            absent: Cache::new(max_size.min(ABSENT_MAX)),
+            absent: Cache::new(capacity.sessions.min(ABSENT_MAX)),
             fence: Fence::new(),
             lease,
             clock,

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use super::cache::Capacity;
 use crate::error::ConfigError;
 use crate::random::random_bytes;
+
+const MIB: u64 = 1 << 20;
 
 /// Configuration of a node's local cache, and of how the node receives announcements.
 ///
@@ -28,13 +31,14 @@ pub struct ClusterConfig {
     /// `None` for the default, which depends on the session timeout.
     pub(crate) cache_ttl: Option<Duration>,
     pub(crate) cache_max_size: usize,
+    pub(crate) cache_max_bytes: u64,
     pub(crate) max_staleness: Duration,
 }
 
 impl ClusterConfig {
     /// Creates the default configuration: enabled, a random node id, the channel
-    /// `session:invalidate`, up to 10 000 sessions cached for up to a minute, and at most 2 seconds
-    /// of staleness.
+    /// `session:invalidate`, up to 10 000 sessions of together 64 MiB cached for up to a minute, and
+    /// at most 2 seconds of staleness.
     pub fn new() -> Self {
         ClusterConfig {
             enabled: true,
@@ -43,6 +47,7 @@ impl ClusterConfig {
             cache_enabled: true,
             cache_ttl: None,
             cache_max_size: 10_000,
+            cache_max_bytes: 64 * MIB,
             max_staleness: Duration::from_secs(2),
         }
     }
@@ -110,6 +115,17 @@ impl ClusterConfig {
         self
     }
 
+    /// Sets the maximum total length of the cached sessions in bytes, as JSON. At least 1; defaults
+    /// to 64 MiB.
+    ///
+    /// In memory, a session takes more than its length as JSON: some 200 bytes, and what your types
+    /// need beyond their text. A session that is longer than a few percent of the limit may not be
+    /// cached at all, because the cache consists of several parts, each with its share of it.
+    pub fn local_cache_max_bytes(mut self, bytes: u64) -> Self {
+        self.cache_max_bytes = bytes;
+        self
+    }
+
     /// Sets the maximum time for which a change on another node may go unseen while its
     /// announcement is delayed. Defaults to 2 seconds; at least 100 milliseconds, at most 1 hour.
     ///
@@ -126,6 +142,10 @@ impl ClusterConfig {
     pub fn max_staleness(mut self, max_staleness: Duration) -> Self {
         self.max_staleness = max_staleness;
         self
+    }
+
+    pub(crate) fn cache_capacity(&self) -> Capacity {
+        Capacity { sessions: self.cache_max_size, bytes: self.cache_max_bytes }
     }
 
     /// Returns `true` if the node runs a listener. Without a cache there is nothing to evict.
@@ -158,7 +178,7 @@ impl ClusterConfig {
         if ttl > timeout {
             return Err(ConfigError::CacheTtlAboveTimeout { ttl, timeout });
         }
-        if self.cache_max_size == 0 {
+        if self.cache_max_size == 0 || self.cache_max_bytes == 0 {
             return Err(ConfigError::CacheSizeZero);
         }
         if !(Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&self.max_staleness) {
@@ -194,6 +214,7 @@ mod tests {
                 Err(ConfigError::CacheTtlAboveTimeout { ttl: timeout + second, timeout }),
             ),
             (new().local_cache_max_size(0), Err(ConfigError::CacheSizeZero)),
+            (new().local_cache_max_bytes(0), Err(ConfigError::CacheSizeZero)),
             (new().max_staleness(Duration::ZERO), Err(ConfigError::MaxStaleness(Duration::ZERO))),
             (new().max_staleness(second * 3601), Err(ConfigError::MaxStaleness(second * 3601))),
         ] {

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 
-use super::cache::{LocalCache, Lookup, StaleIfError};
+use super::cache::{Capacity, LocalCache, Lookup, StaleIfError};
 use super::lease::Lease;
 use super::message::Announcement;
 use super::reception::Reception;
@@ -107,7 +107,7 @@ impl Model {
                 lease,
                 clock.clone(),
                 Duration::from_secs(60),
-                4,
+                Capacity { sessions: 4, bytes: 4 },
                 &Metrics::new(None),
             )),
             id: SessionId::from_bytes([1; 16]),
@@ -144,7 +144,7 @@ impl Model {
             deadline: now.saturating_add(Duration::from_secs(3600)),
             origin: self.id,
         };
-        Record::new(&self.clock, self.id, meta, Arc::new(version))
+        Record::new(&self.clock, self.id, meta, Arc::new(version), 0)
     }
 
     fn backend(&self) -> MutexGuard<'_, Backend> {

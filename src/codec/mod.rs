@@ -68,6 +68,11 @@ impl<T: Serialize> Encoded<T> {
         &self.data
     }
 
+    /// Returns the length of the data as JSON.
+    pub(crate) fn json_len(&self) -> usize {
+        self.json.len()
+    }
+
     /// Returns `true` if the other data is stored in the same way.
     pub(crate) fn is_same_as(&self, other: &T) -> bool {
         serde_json::to_vec(other).is_ok_and(|json| json == self.json)
@@ -84,6 +89,8 @@ pub(crate) fn is_same<T: Serialize>(one: &T, other: &T) -> bool {
 #[derive(Debug)]
 pub(crate) struct Decoded<T> {
     pub(crate) data: Arc<T>,
+    /// The length of the data as JSON.
+    pub(crate) json_len: usize,
     /// `true` if the record is plain, or encrypted under a previous secret, and should be written
     /// again.
     pub(crate) needs_reencryption: bool,
@@ -173,7 +180,7 @@ impl Codec {
             self.open(id, meta, payload).map_err(|cause| corrupt(cause.into()))?;
         let data =
             serde_json::from_slice(&json).map_err(|error| corrupt(mismatch(&error).into()))?;
-        Ok(Decoded { data: Arc::new(data), needs_reencryption })
+        Ok(Decoded { data: Arc::new(data), json_len: json.len(), needs_reencryption })
     }
 
     /// Returns the JSON of a payload, and whether the record needs to be encrypted again.

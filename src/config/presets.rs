@@ -11,10 +11,11 @@ use crate::secret::Secret;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const HOUR: Duration = Duration::from_secs(3600);
 const MINUTE: Duration = Duration::from_secs(60);
+const MIB: u64 = 1 << 20;
 
 impl<T> SessionConfig<T> {
     /// Returns a builder for production: sessions of 24 hours, encrypted in Redis, up to 100 000 of
-    /// them cached for up to a minute, retries and a circuit breaker.
+    /// them, and 256 MiB, cached for up to a minute, retries and a circuit breaker.
     ///
     /// Retries and the circuit breaker are those of [`RetryConfig::new`](crate::RetryConfig::new)
     /// and [`CircuitBreakerConfig::new`](crate::CircuitBreakerConfig::new). Add the Redis server,
@@ -49,7 +50,7 @@ impl<T> SessionConfig<T> {
     }
 
     /// Returns a builder for many visitors: like [`SessionConfig::production`], with 500 000
-    /// sessions cached for up to two minutes.
+    /// sessions, and 1 GiB, cached for up to two minutes.
     ///
     /// With the feature `compression`, which is on by default, records of more than 256 bytes are
     /// compressed; see the risk at [`compress_data`](SessionConfigBuilder::compress_data).
@@ -133,13 +134,19 @@ impl ClusterConfig {
     /// Creates the configuration of [`SessionConfig::production`]: 100 000 sessions, for up to a
     /// minute.
     pub fn production() -> Self {
-        Self::new().local_cache_ttl(MINUTE).local_cache_max_size(100_000)
+        Self::new()
+            .local_cache_ttl(MINUTE)
+            .local_cache_max_size(100_000)
+            .local_cache_max_bytes(256 * MIB)
     }
 
     /// Creates the configuration of [`SessionConfig::high_traffic`]: 500 000 sessions, for up to
     /// two minutes.
     pub fn high_traffic() -> Self {
-        Self::new().local_cache_ttl(2 * MINUTE).local_cache_max_size(500_000)
+        Self::new()
+            .local_cache_ttl(2 * MINUTE)
+            .local_cache_max_size(500_000)
+            .local_cache_max_bytes(1024 * MIB)
     }
 
     /// Creates the configuration of [`SessionConfig::development`]: sessions cached for ten
@@ -170,6 +177,7 @@ mod tests {
         assert!(production.cluster.enabled && production.cluster.cache_enabled);
         assert_eq!(production.cluster.cache_ttl, Some(MINUTE));
         assert_eq!(production.cluster.cache_max_size, 100_000);
+        assert_eq!(production.cluster.cache_max_bytes, 256 * MIB);
         assert!(production.cookie.secure);
         assert_eq!(production.codec.encryption, Encryption::Required);
         assert_eq!(production.resilience.retry, RetryConfig::new());
@@ -178,6 +186,7 @@ mod tests {
         let traffic = SessionConfig::<Data>::high_traffic(secret()).in_memory().build().unwrap();
         assert_eq!(traffic.cluster.cache_ttl, Some(2 * MINUTE));
         assert_eq!(traffic.cluster.cache_max_size, 500_000);
+        assert_eq!(traffic.cluster.cache_max_bytes, 1024 * MIB);
         assert_eq!(traffic.codec.encryption, Encryption::Required);
         #[cfg(feature = "compression")]
         assert_eq!((traffic.codec.compress, traffic.codec.compression_threshold), (true, 256));

@@ -197,7 +197,7 @@ impl fmt::Display for ConfigError {
                 "local_cache_ttl ({ttl:?}) must not be longer than the session timeout ({timeout:?})"
             ),
             Self::CacheSizeZero => f.write_str(
-                "local_cache_max_size is zero: use 1 or more, or disable the cache with local_cache_enabled(false)",
+                "local_cache_max_size or local_cache_max_bytes is zero: use 1 or more, or disable the cache with local_cache_enabled(false)",
             ),
             Self::MaxStaleness(found) => {
                 write!(f, "max_staleness is {found:?} but must be between 100 ms and 1 hour")

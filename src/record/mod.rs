@@ -35,6 +35,8 @@ struct RecordInner<T> {
     touching: AtomicBool,
     /// `true` if the record must be re-encrypted and no task has tried yet.
     needs_reencryption: AtomicBool,
+    /// The length of the data as JSON.
+    json_len: u32,
     /// Wall clock minus monotonic clock, in milliseconds, when the record was read. A cached read
     /// needs one clock only because of it.
     wall_offset: u64,
@@ -42,7 +44,14 @@ struct RecordInner<T> {
 }
 
 impl<T> Record<T> {
-    pub(crate) fn new(clock: &Clock, id: SessionId, meta: Meta, data: Arc<T>) -> Self {
+    /// `json_len` is the length of the data as JSON, by which the cache is limited.
+    pub(crate) fn new(
+        clock: &Clock,
+        id: SessionId,
+        meta: Meta,
+        data: Arc<T>,
+        json_len: usize,
+    ) -> Self {
         let wall_offset = clock.wall().as_millis().wrapping_sub(clock.now().0);
         let Meta { revision, created_at, deadline, origin } = meta;
         let deadline = AtomicU64::new(deadline.as_millis());
@@ -57,6 +66,7 @@ impl<T> Record<T> {
                 deadline,
                 touching,
                 needs_reencryption,
+                json_len: u32::try_from(json_len).unwrap_or(u32::MAX),
                 wall_offset,
                 data,
             }),
@@ -112,6 +122,11 @@ impl<T> Record<T> {
     /// Returns the time at which the session expires unless it is used before.
     pub fn expires_at(&self) -> SystemTime {
         self.deadline().into()
+    }
+
+    /// Returns the length of the data as JSON.
+    pub(crate) fn json_len(&self) -> u32 {
+        self.inner.json_len
     }
 
     pub(crate) fn revision(&self) -> Revision {

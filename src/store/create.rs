@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::SessionStore;
 use super::lifetime::time_to_live;
 use crate::backend::{Created, MemoryBackend};
+use crate::codec::Encoded;
 use crate::error::StoreError;
 use crate::id::{SessionId, SessionToken};
 use crate::record::{Content, Meta, NewSession, Record, Revision, SessionData, Stored};
@@ -40,7 +41,8 @@ impl<T: SessionData> SessionStore<T> {
             let token = SessionToken::random();
             let id = token.session_id();
             let (meta, ttl) = self.new_meta(origin.unwrap_or(id));
-            let record = Record::new(&self.inner.clock, id, meta, encoded.data().clone());
+            let data = encoded.data().clone();
+            let record = Record::new(&self.inner.clock, id, meta, data, encoded.json_len());
             let payload = self.inner.codec.payload(&id, &meta, &encoded);
             let stored = Stored { meta, content: Content::Payload(payload) };
             // Without an index entry, no record is written. An earlier attempt may have written
@@ -64,9 +66,10 @@ impl<T: SessionData> SessionStore<T> {
     pub(crate) fn create_in_memory(&self, memory: &MemoryBackend, data: T) -> Record<T> {
         let id = SessionToken::random().session_id();
         let (meta, ttl) = self.new_meta(id);
-        let record = Record::new(&self.inner.clock, id, meta, Arc::new(data));
         // The first change of the session reports data that cannot be encoded.
-        let encoded = self.inner.codec.encode(&**record.data());
+        let encoded = self.inner.codec.encode(&data);
+        let json_len = encoded.as_ref().map_or(0, Encoded::json_len);
+        let record = Record::new(&self.inner.clock, id, meta, Arc::new(data), json_len);
         let payload =
             encoded.map_or_else(|_| Bytes::new(), |it| self.inner.codec.payload(&id, &meta, &it));
         memory.create_now(&id, &Stored { meta, content: Content::Payload(payload) }, ttl);

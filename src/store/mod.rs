@@ -131,8 +131,13 @@ impl<T: SessionData> SessionStore<T> {
             Lease::new()
         };
         let ttl = cluster.effective_cache_ttl(timeout);
-        let cache =
-            Arc::new(LocalCache::new(lease, clock.clone(), ttl, cluster.cache_max_size, &metrics));
+        let cache = Arc::new(LocalCache::new(
+            lease,
+            clock.clone(),
+            ttl,
+            cluster.cache_capacity(),
+            &metrics,
+        ));
         if cluster.cache_enabled && !cluster.enabled {
             tracing::info!(
                 node_id = %cluster.node_id,

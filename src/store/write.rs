@@ -170,14 +170,14 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     /// Returns a new version to be written on top of `base`, unless the session has expired.
-    fn next_version(&self, base: &Record<T>, data: Arc<T>) -> Result<Record<T>, StoreError> {
+    fn next_version(&self, base: &Record<T>, data: &Encoded<T>) -> Result<Record<T>, StoreError> {
         let (id, meta, now) = (base.id(), base.meta(), self.inner.clock.wall());
         if self.inner.lifetime.has_expired(meta.created_at, now) {
             return Err(StoreError::gone(&id));
         }
         let deadline = self.inner.lifetime.deadline(meta.created_at, now);
         let meta = Meta { revision: base.revision().next(), deadline, ..meta };
-        Ok(Record::new(&self.inner.clock, id, meta, data))
+        Ok(Record::new(&self.inner.clock, id, meta, data.data().clone(), data.json_len()))
     }
 
     /// Pauses after an attempt that lost against another node. The pause grows with the number of
@@ -212,7 +212,7 @@ impl<T: SessionData> SessionStore<T> {
         base: &Record<T>,
         data: &Encoded<T>,
     ) -> Result<Written<T>, StoreError> {
-        let new = self.next_version(base, data.data().clone())?;
+        let new = self.next_version(base, data)?;
         let (id, meta) = (new.id(), new.meta());
         let payload = self.inner.codec.payload(&id, &meta, data);
         let stored = Stored { meta, content: Content::Payload(payload) };

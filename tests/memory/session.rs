@@ -2,8 +2,9 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use clustered_sessions::{MemoryBackend, Session};
+use clustered_sessions::{ClusterConfig, MemoryBackend, Session};
 use futures_util::poll;
 use http::StatusCode;
 use tokio::join;
@@ -11,7 +12,8 @@ use tokio::sync::Barrier;
 use tokio::task::yield_now;
 
 use crate::web::{
-    Browser, COOKIE, Call, Data, Spy, ada, eventually, node, only_data, only_id, serve,
+    Browser, COOKIE, Call, Data, Spy, ada, config, eventually, node, only_data, only_id, serve,
+    start,
 };
 
 #[tokio::test]
@@ -360,4 +362,26 @@ async fn a_type_can_hold_a_session_without_repeating_its_bounds() {
     let visitor = Visitor { session: Session::detached(ada()) };
     assert_eq!(*visitor.clone().session.data(), ada());
     assert!(!format!("{visitor:?}").contains("Ada"), "the data may be private");
+}
+
+#[tokio::test]
+async fn the_cache_is_limited_in_bytes_and_in_sessions() {
+    let cached = async |cluster: ClusterConfig, length: usize| {
+        let cluster = cluster.max_staleness(Duration::from_secs(60));
+        let sessions = start(config(&MemoryBackend::new()).cluster(cluster)).await;
+        for _ in 0..200 {
+            let data = Data { user: Some("x".repeat(length)), visits: 0 };
+            let id = sessions.store().create(data).await.unwrap().id;
+            sessions.store().get(id).await.unwrap();
+        }
+        let stats = sessions.store().cache_stats();
+        assert_eq!(stats.size as u64 + stats.evictions, 200);
+        stats.size
+    };
+    let limited = || ClusterConfig::new().local_cache_max_bytes(1 << 20);
+    let large = cached(limited(), 50_000).await;
+    assert!((1..=20).contains(&large), "{large} sessions of 50 kB fit into 1 MiB");
+    assert_eq!(cached(limited(), 500).await, 200, "small sessions all fit");
+    let few = cached(limited().local_cache_max_size(50), 5).await;
+    assert!((1..=50).contains(&few), "{few} of at most 50 sessions are cached");
 }

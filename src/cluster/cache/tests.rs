@@ -25,7 +25,13 @@ fn bench() -> Bench {
 impl Bench {
     pub(super) fn over(lease: Lease) -> Self {
         let clock = Clock::tokio();
-        let cache = Arc::new(LocalCache::new(lease, clock.clone(), TTL, 100, &Metrics::new(None)));
+        let cache = Arc::new(LocalCache::new(
+            lease,
+            clock.clone(),
+            TTL,
+            Capacity { sessions: 100, bytes: 10_000 },
+            &Metrics::new(None),
+        ));
         Bench { cache, clock, id: SessionId::from_bytes([1; 16]) }
     }
 
@@ -37,7 +43,7 @@ impl Bench {
             deadline: now.saturating_add(Duration::from_secs(3600)),
             origin: self.id,
         };
-        Record::new(&self.clock, self.id, meta, Arc::new(data))
+        Record::new(&self.clock, self.id, meta, Arc::new(data), 0)
     }
 
     pub(super) fn fill(&self, record: &Record<u32>) {
@@ -75,7 +81,7 @@ async fn a_session_is_cached_until_its_deadline_and_longer_if_it_is_extended() {
         deadline: bench.clock.wall().saturating_add(Duration::from_secs(1)),
         ..record.meta()
     };
-    let record = Record::new(&bench.clock, bench.id, meta, Arc::new(1));
+    let record = Record::new(&bench.clock, bench.id, meta, Arc::new(1), 0);
     bench.fill(&record);
     tokio::time::advance(Duration::from_millis(999)).await;
     assert_eq!(bench.cached(), Some(1));
@@ -255,7 +261,7 @@ async fn the_size_is_bounded_and_evictions_are_counted() {
         let mut bytes = [0; 16];
         bytes[..4].copy_from_slice(&number.to_be_bytes());
         let id = SessionId::from_bytes(bytes);
-        let record = Record::new(&bench.clock, id, bench.record(0).meta(), Arc::new(number));
+        let record = Record::new(&bench.clock, id, bench.record(0).meta(), Arc::new(number), 0);
         bench.cache.begin_load(&id).finish(Ok(&record));
     }
     let stats = bench.cache.stats();
@@ -263,4 +269,17 @@ async fn the_size_is_bounded_and_evictions_are_counted() {
     assert_eq!(stats.evictions + stats.size as u64, 1000);
     bench.cache.clear();
     assert_eq!(bench.cache.size(), 0);
+}
+
+#[test]
+fn an_entry_weighs_its_length_and_at_least_its_share_of_the_cache() {
+    let weigher = ByLength { minimum: 100 };
+    let bench = bench();
+    let weight = |json_len: usize| {
+        let record =
+            Record::new(&bench.clock, bench.id, bench.record(0).meta(), Arc::new(0), json_len);
+        let (epoch, began) = bench.cache.lease.held(|| bench.clock.now()).unwrap();
+        weigher.weight(&bench.id, &Cached { record, validity: Validity { epoch, began } })
+    };
+    assert_eq!([0, 100, 101, usize::MAX].map(weight), [100, 100, 101, u64::from(u32::MAX)]);
 }

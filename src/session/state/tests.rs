@@ -18,7 +18,7 @@ fn record_with(id: SessionId) -> Record<Data> {
         deadline: Timestamp::from_millis(0),
         origin: id,
     };
-    Record::new(&Clock::system(), id, meta, Arc::new(vec!["stored"]))
+    Record::new(&Clock::system(), id, meta, Arc::new(vec!["stored"]), 0)
 }
 
 fn default_data() -> Arc<Data> {
