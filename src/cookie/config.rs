@@ -41,6 +41,9 @@ pub struct CookieConfig {
     pub(crate) secure: bool,
     pub(crate) same_site: SameSite,
     pub(crate) persistent: bool,
+    pub(crate) partitioned: bool,
+    /// Paths and domains of cookies that are removed.
+    pub(crate) former: Vec<(String, Option<String>)>,
 }
 
 impl CookieConfig {
@@ -53,6 +56,8 @@ impl CookieConfig {
             secure: true,
             same_site: SameSite::Lax,
             persistent: false,
+            partitioned: false,
+            former: Vec::new(),
         }
     }
 
@@ -62,7 +67,8 @@ impl CookieConfig {
     /// # Risk
     ///
     /// Changing the name logs all users out. Without the `__Host-` prefix, a sibling domain can set
-    /// cookies of the same name; if several of them verify, the request has no session.
+    /// cookies of the same name. Of several that verify, the one whose session exists is used; if
+    /// several sessions exist, the request has none until a login or a logout ends all of them.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
@@ -70,6 +76,9 @@ impl CookieConfig {
 
     /// Sets the path below which browsers send the cookie. Defaults to `/`. Any other path excludes
     /// the prefix `__Host-`.
+    ///
+    /// After a change, browsers keep the cookie of the old path and send both. Name the old one with
+    /// [`former`](Self::former), so that it is removed.
     pub fn path(mut self, path: impl Into<String>) -> Self {
         self.path = path.into();
         self
@@ -80,7 +89,9 @@ impl CookieConfig {
     ///
     /// # Risk
     ///
-    /// Each host below the domain receives the credential.
+    /// Each host below the domain receives the credential. After a change, browsers keep the cookie
+    /// of the old domain and send both. Name the old one with [`former`](Self::former), so that it
+    /// is removed.
     pub fn domain(mut self, domain: impl Into<String>) -> Self {
         self.domain = Some(domain.into());
         self
@@ -128,25 +139,52 @@ impl CookieConfig {
         self
     }
 
+    /// Sets whether browsers keep the cookie apart for each site that embeds this one (CHIPS).
+    /// Defaults to `false`. Requires a `Secure` cookie, and makes sense with [`SameSite::None`].
+    pub fn partitioned(mut self, partitioned: bool) -> Self {
+        self.partitioned = partitioned;
+        self
+    }
+
+    /// Names a path and a domain that this cookie had before, so that browsers remove what is left
+    /// of it. Can be called several times. Excludes the prefix `__Host-`, under which there is only
+    /// one path and no domain.
+    ///
+    /// The removal is sent with each response that sets or removes the cookie. Until then, a browser
+    /// may send both cookies: the one whose session exists is used. Keep the call until all sessions
+    /// from before the change have expired.
+    ///
+    /// ```
+    /// # use clustered_sessions::CookieConfig;
+    /// // Was limited to the exact host before.
+    /// let cookie = CookieConfig::new().name("id").domain("example.com").former("/", None);
+    /// # let _ = cookie;
+    /// ```
+    pub fn former(mut self, path: impl Into<String>, domain: Option<&str>) -> Self {
+        self.former.push((path.into(), domain.map(str::to_owned)));
+        self
+    }
+
     /// Checks for what browsers would refuse or misread.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let is_token_char = |c: u8| c.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&c);
         if self.name.is_empty() || self.name.len() > 128 || !self.name.bytes().all(is_token_char) {
             return Err(ConfigError::CookieName);
         }
-        let is_attribute_char = |c: u8| (c.is_ascii_graphic() || c == b' ') && c != b';';
-        if !self.path.starts_with('/') || !self.path.bytes().all(is_attribute_char) {
-            return Err(ConfigError::CookiePath);
-        }
-        if let Some(domain) = &self.domain {
-            let is_domain_char = |c: u8| c.is_ascii_alphanumeric() || b".-".contains(&c);
-            if domain.trim_matches('.').is_empty() || !domain.bytes().all(is_domain_char) {
-                return Err(ConfigError::CookieDomain);
+        check_location(&self.path, self.domain.as_deref())?;
+        for (path, domain) in &self.former {
+            check_location(path, domain.as_deref())?;
+            let location = |domain: &Option<String>| {
+                domain.as_ref().map(|name| name.trim_start_matches('.').to_ascii_lowercase())
+            };
+            if *path == self.path && location(domain) == location(&self.domain) {
+                return Err(ConfigError::FormerCookie);
             }
         }
         // Browsers compare the prefixes case-insensitively, so the same rules apply to `__host-`.
         let name = self.name.to_ascii_lowercase();
-        if name.starts_with("__host-") && (self.domain.is_some() || self.path != "/") {
+        let is_elsewhere = self.domain.is_some() || self.path != "/" || !self.former.is_empty();
+        if name.starts_with("__host-") && is_elsewhere {
             return Err(ConfigError::HostPrefix);
         }
         if !self.secure && (name.starts_with("__host-") || name.starts_with("__secure-")) {
@@ -155,7 +193,26 @@ impl CookieConfig {
         if !self.secure && self.same_site == SameSite::None {
             return Err(ConfigError::SameSiteNoneWithoutSecure);
         }
+        if !self.secure && self.partitioned {
+            return Err(ConfigError::PartitionedWithoutSecure);
+        }
         Ok(())
+    }
+}
+
+fn check_location(path: &str, domain: Option<&str>) -> Result<(), ConfigError> {
+    let is_attribute_char = |c: u8| (c.is_ascii_graphic() || c == b' ') && c != b';';
+    if !path.starts_with('/') || !path.bytes().all(is_attribute_char) {
+        return Err(ConfigError::CookiePath);
+    }
+    let is_domain_char = |c: u8| c.is_ascii_alphanumeric() || b".-".contains(&c);
+    match domain {
+        Some(domain)
+            if domain.trim_matches('.').is_empty() || !domain.bytes().all(is_domain_char) =>
+        {
+            Err(ConfigError::CookieDomain)
+        }
+        _ => Ok(()),
     }
 }
 
@@ -191,6 +248,20 @@ mod tests {
             (new().name("id").path("/a;Domain=evil"), Err(ConfigError::CookiePath)),
             (new().name("id").domain(""), Err(ConfigError::CookieDomain)),
             (new().name("id").domain("a;b"), Err(ConfigError::CookieDomain)),
+            (new().partitioned(true), Ok(())),
+            (
+                new().name("id").secure(false).partitioned(true),
+                Err(ConfigError::PartitionedWithoutSecure),
+            ),
+            (new().former("/app", None), Err(ConfigError::HostPrefix)),
+            (new().name("id").former("/app", None).former("/", Some("example.com")), Ok(())),
+            (new().name("id").former("/", None), Err(ConfigError::FormerCookie)),
+            (
+                new().name("id").domain("Example.com").former("/", Some(".example.com")),
+                Err(ConfigError::FormerCookie),
+            ),
+            (new().name("id").former("app", None), Err(ConfigError::CookiePath)),
+            (new().name("id").former("/", Some("a;b")), Err(ConfigError::CookieDomain)),
         ] {
             assert_eq!(config.check(), expected, "{config:?}");
         }

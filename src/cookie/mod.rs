@@ -224,6 +224,21 @@ impl CookieSigner {
         header_value(&cookie)
     }
 
+    /// Returns the `Set-Cookie` headers that remove what is left of the cookie under its former
+    /// paths and domains.
+    pub(crate) fn former_removals(&self) -> impl Iterator<Item = HeaderValue> + '_ {
+        self.config.former.iter().map(|(path, domain)| {
+            let mut cookie = self.build(String::new());
+            cookie.set_path(path.as_str());
+            match domain {
+                Some(domain) => cookie.set_domain(domain.as_str()),
+                None => cookie.unset_domain(),
+            }
+            cookie.make_removal();
+            header_value(&cookie)
+        })
+    }
+
     /// Returns `name=value`, as a browser sends it back.
     pub(crate) fn pair(&self, token: &SessionToken) -> HeaderValue {
         let mut cookie = Cookie::new(&*self.name, self.sign(token));
@@ -242,6 +257,9 @@ impl CookieSigner {
         cookie.set_http_only(true);
         cookie.set_same_site(same_site);
         cookie.set_secure(self.config.secure);
+        if self.config.partitioned {
+            cookie.set_partitioned(true);
+        }
         cookie.set_path(self.config.path.as_str());
         if let Some(domain) = &self.config.domain {
             cookie.set_domain(domain.as_str());

@@ -141,6 +141,10 @@ pub enum ConfigError {
         /// The timeout of an attempt.
         attempt: Duration,
     },
+    /// The cookie is partitioned but not `Secure`.
+    PartitionedWithoutSecure,
+    /// A former path and domain of the cookie are its present ones.
+    FormerCookie,
     /// The metrics label is empty or longer than 128 bytes.
     MetricsLabel,
     /// More than one of `redis(…)`, `backend(…)` and `in_memory()` is configured.
@@ -252,6 +256,12 @@ impl fmt::Display for ConfigError {
             Self::OperationTimeout { operation, attempt } => write!(
                 f,
                 "operation_timeout is {operation:?} but must be between attempt_timeout ({attempt:?}) and 1 hour"
+            ),
+            Self::PartitionedWithoutSecure => {
+                f.write_str("a partitioned cookie must be Secure: browsers drop any other")
+            }
+            Self::FormerCookie => f.write_str(
+                "a former path and domain of the cookie are its present ones: each cookie that is set would be removed",
             ),
             Self::MetricsLabel => {
                 f.write_str("metrics label must have 1 to 128 bytes: give each store of the process a short name")

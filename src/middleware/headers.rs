@@ -14,6 +14,9 @@ pub(super) fn apply(headers: &mut HeaderMap, changes: &HeadChanges, signer: &Coo
         Some(CookieChange::Set(token)) => signer.set(token, changes.lifetime),
         Some(CookieChange::Remove) => signer.removal(),
     };
+    for removal in signer.former_removals() {
+        headers.append(header::SET_COOKIE, removal);
+    }
     headers.append(header::SET_COOKIE, cookie);
     prevent_caching(headers);
     prevent_caching_by_cdns(headers);

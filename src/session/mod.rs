@@ -252,6 +252,30 @@ impl<T: SessionData> Session<T> {
         self.request.destroy();
     }
 
+    /// Makes this request one that does not count as a use of the session: it does not extend the
+    /// idle timeout.
+    ///
+    /// For pages that poll, such as one that shows new messages: without it, a page that is left
+    /// open keeps its session alive (OWASP Session Management Cheat Sheet, "Automatic Session
+    /// Expiration"). A change extends the session nevertheless.
+    ///
+    /// ```
+    /// # use clustered_sessions::Session;
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
+    /// # struct UserSession { unread: u64 }
+    /// async fn poll(session: Session<UserSession>) -> String {
+    ///     session.do_not_extend();
+    ///     session.read(|s| s.unread.to_string())
+    /// }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// # assert_eq!(poll(Session::detached(UserSession { unread: 3 })).await, "3");
+    /// # }
+    /// ```
+    pub fn do_not_extend(&self) {
+        self.request.lock().is_no_use();
+    }
+
     /// Commits now what would be committed with the response.
     ///
     /// # Errors

@@ -237,11 +237,12 @@ impl<T: SessionData> RequestSession<T> {
     /// that is signed with a previous secret is signed again, but only if the session is still
     /// cached: a request that has outlived a login must not undo it by sending the old token.
     pub(crate) fn send_head(&self) -> HeadChanges {
-        let (extracted, ambiguous, mut cookie, live) = {
+        let (extracted, ambiguous, is_use, mut cookie, live) = {
             let mut state = self.lock();
             let cookie = state.send_head();
             let ambiguous = matches!(state.loaded(), Loaded::Ambiguous);
-            (state.is_loaded(), ambiguous, cookie, state.live_record().cloned())
+            let live = state.live_record().cloned();
+            (state.is_loaded(), ambiguous, state.is_use(), cookie, live)
         };
         let mut lifetime = Duration::MAX;
         if let Some(record) = live {
@@ -254,8 +255,10 @@ impl<T: SessionData> RequestSession<T> {
             if matches!(cookie, Some(CookieChange::Set(_))) {
                 lifetime = self.store.remaining_lifetime(&record);
             }
-            self.store.touch_if_due(&record);
-            self.store.reencrypt_if_needed(&record);
+            if is_use {
+                self.store.touch_if_due(&record);
+                self.store.reencrypt_if_needed(&record);
+            }
         }
         HeadChanges { extracted, ambiguous, cookie, lifetime }
     }

@@ -39,6 +39,8 @@ pub(super) struct RequestState<T> {
     /// Number of commits that were requested and have not taken their batch yet.
     pending_commits: u32,
     head_sent: bool,
+    /// `false` if the request does not count as a use of the session.
+    is_use: bool,
 }
 
 /// A change to the visitor's cookie.
@@ -76,6 +78,7 @@ impl<T> RequestState<T> {
             last_seen: None,
             pending_commits: 0,
             head_sent: false,
+            is_use: true,
         }
     }
 
@@ -219,6 +222,15 @@ impl<T> RequestState<T> {
     fn drop_changes(&mut self) {
         self.changes.clear();
         self.set_data(self.base_data());
+    }
+
+    /// Makes the request one that does not count as a use of the session.
+    pub(super) fn is_no_use(&mut self) {
+        self.is_use = false;
+    }
+
+    pub(super) fn is_use(&self) -> bool {
+        self.is_use
     }
 
     /// Registers a commit whose task will call [`take_batch`](Self::take_batch).

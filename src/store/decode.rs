@@ -20,6 +20,14 @@ impl<T: SessionData> SessionStore<T> {
         }
     }
 
+    /// Loads a session under its present id.
+    pub(super) async fn load_present(
+        &self,
+        id: SessionId,
+    ) -> Result<Option<Record<T>>, StoreError> {
+        self.load_following_tombstones(id, &FollowedTombstones::default()).await
+    }
+
     /// Like [`load`](Self::load), but follows tombstones to the session's present id, and also
     /// returns sessions past their absolute timeout.
     ///

@@ -144,7 +144,9 @@ impl<T: SessionData> SessionStore<T> {
     /// A Redis that evicts keys may have lost entries of the owner's index. All sessions are then
     /// looked at, which takes time in proportion to their number, and may take more than a minute.
     pub async fn delete_all_of(&self, owner: &str) -> Result<BulkDeletion, StoreError> {
-        self.delete_owned(owner, None).await
+        self.begin()?;
+        let delete = self.delete_owned(owner, None, &|_| true);
+        self.operation_within(revocation_timeout(), delete).await
     }
 
     /// Deletes all sessions of one owner except one, on every node: "log out everywhere else".
@@ -168,9 +170,13 @@ impl<T: SessionData> SessionStore<T> {
     /// }
     /// ```
     ///
+    /// The session is kept even if it is regenerated meanwhile.
+    ///
     /// # Risk
     ///
-    /// If the session to be kept is regenerated meanwhile, it may be deleted like the others.
+    /// Two calls at once, each of which keeps another session, delete both. To allow one session
+    /// per owner, call [`delete_all_but_newest_of`](SessionStore::delete_all_but_newest_of) after
+    /// each login.
     ///
     /// # Errors
     ///
@@ -180,22 +186,76 @@ impl<T: SessionData> SessionStore<T> {
         owner: &str,
         keep: SessionId,
     ) -> Result<BulkDeletion, StoreError> {
-        self.delete_owned(owner, Some(keep)).await
+        self.begin()?;
+        let keep_all = async {
+            // A session that cannot be read is kept under its id.
+            let kept = match self.load_present(keep).await {
+                Err(error) if error.kind() == StoreErrorKind::Corrupt => None,
+                kept => kept?,
+            };
+            let origin = kept.map(|kept| kept.origin());
+            let is_kept =
+                |record: &Record<T>| record.id() == keep || Some(record.origin()) == origin;
+            self.delete_owned(owner, Some(keep), &|record| !is_kept(record)).await
+        };
+        self.operation_within(revocation_timeout(), keep_all).await
     }
 
+    /// Deletes all sessions of one owner except the newest, on every node: for applications that
+    /// allow one session per owner. Call it after each login has been committed.
+    ///
+    /// Of several logins at once, each of which calls this, exactly one survives, the newest. The
+    /// age of a session counts from its creation or its last regeneration. Of two that were created
+    /// in the same millisecond, one is taken for the newer, and all calls take the same one.
+    ///
+    /// ```
+    /// # use clustered_sessions::{Session, SessionError};
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { user_id: Option<i64> }
+    /// async fn login(session: Session<UserSession>, user_id: i64) -> Result<(), SessionError> {
+    ///     session.replace(UserSession { user_id: Some(user_id) });
+    ///     session.save().await?;
+    ///     let _ = session.store().delete_all_but_newest_of(&user_id.to_string()).await?;
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Risk
+    ///
+    /// The newest session need not be the caller's. After a change of password, call
+    /// [`delete_all_of_except`](SessionStore::delete_all_of_except) instead.
+    ///
+    /// # Errors
+    ///
+    /// As [`delete_all_of`](SessionStore::delete_all_of).
+    pub async fn delete_all_but_newest_of(&self, owner: &str) -> Result<BulkDeletion, StoreError> {
+        self.begin()?;
+        let age = |record: &Record<T>| (record.meta().created_at, record.id());
+        let delete = async {
+            // The last one of several logins finds the sessions of all others here. Its call
+            // deletes all but the newest of them, which no call deletes.
+            let sessions = self.sessions_of(owner).await?;
+            let Some(newest) = sessions.iter().map(age).max() else {
+                return Ok(BulkDeletion::default());
+            };
+            self.delete_owned(owner, Some(newest.1), &|record| age(record) < newest).await
+        };
+        self.operation_within(revocation_timeout(), delete).await
+    }
+
+    /// Deletes those of an owner's sessions that are `selected`, without looking at the one to
+    /// `skip`. A step of an operation.
     async fn delete_owned(
         &self,
         owner: &str,
-        keep: Option<SessionId>,
+        skip: Option<SessionId>,
+        selected: &(dyn Fn(&Record<T>) -> bool + Sync),
     ) -> Result<BulkDeletion, StoreError> {
-        self.begin()?;
         let owners = self.owners()?;
-        let judge =
-            |record: &Record<T>| Some(record.id()) != keep && owners.is_owner(owner, record);
+        let judge = |record: &Record<T>| owners.is_owner(owner, record) && selected(record);
         let mut revocation = Revocation::new(self, &judge, Unreadable::Delete);
         let visit_all = async {
             for tag in owners.tags(owner) {
-                revocation.scan_owner(tag, keep).await?;
+                revocation.scan_owner(tag, skip).await?;
             }
             if self.inner.backend.may_lose_index_entries() {
                 revocation.keep_unreadable();
@@ -203,7 +263,7 @@ impl<T: SessionData> SessionStore<T> {
             }
             Ok::<_, StoreError>(())
         };
-        self.operation_within(revocation_timeout(), visit_all).await?;
+        visit_all.await?;
         Ok(revocation.total())
     }
 

@@ -15,6 +15,7 @@ mod login;
 #[cfg(all(feature = "metrics", feature = "testing"))]
 mod observability;
 #[cfg(feature = "testing")]
+mod one_session;
 mod outage_policies;
 mod realms;
 #[cfg(feature = "testing")]

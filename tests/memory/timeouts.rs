@@ -261,3 +261,35 @@ async fn sessions_evicted_on_request_are_counted_and_not_deleted() {
     }
     assert_eq!((store.cache_stats().misses, store.cache_stats().size), (2, 2));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_page_that_polls_does_not_keep_its_session_alive() {
+    let cluster = Cluster::new();
+    let sessions = cluster.node().await;
+    let mut browser = Browser::with(&sessions, ada()).await;
+    let poll = serve(&sessions, async |session: Session<Data>| {
+        session.do_not_extend();
+        session.data().user.clone().unwrap_or_default()
+    });
+    cluster.spy.take_calls();
+    for _ in 0..3 {
+        advance_and_settle(&sessions, 13 * MINUTE).await;
+        assert_eq!(browser.visit(&poll).await.body, "Ada");
+    }
+    assert!(!cluster.spy.take_calls().contains(&Call::Touch));
+    advance_and_settle(&sessions, MINUTE).await;
+    assert_eq!(browser.visit(&poll).await.body, "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_changes_nothing_counts_as_a_use() {
+    let cluster = Cluster::new();
+    let sessions = cluster.node().await;
+    let mut browser = Browser::with(&sessions, ada()).await;
+    let app = serve(&sessions, async |session: Session<Data>| session.update(|_| ()));
+    for _ in 0..5 {
+        advance_and_settle(&sessions, 39 * MINUTE).await;
+        browser.visit(&app).await;
+    }
+    assert_eq!(browser.visit(&who(&sessions)).await.body, "Ada");
+}

@@ -1,0 +1,70 @@
+//! One session for each owner, and "log out everywhere else".
+
+use std::time::Duration;
+
+use clustered_sessions::{Clock, MemoryBackend, SessionId, SessionLayer};
+use futures_util::future::join_all;
+
+use crate::web::{Browser, Data, ada, config, serve, start};
+
+async fn with_owner(memory: &MemoryBackend) -> SessionLayer<Data> {
+    start(config(memory).owner(|data: &Data| data.user.clone())).await
+}
+
+/// Creates a session of Ada's and ends the older ones, as a login does.
+async fn login(sessions: &SessionLayer<Data>) -> SessionId {
+    let id = sessions.store().create(ada()).await.unwrap().id;
+    let _ = sessions.store().delete_all_but_newest_of("Ada").await.unwrap();
+    id
+}
+
+#[tokio::test]
+async fn of_several_logins_at_once_exactly_one_survives() {
+    let memory = MemoryBackend::new();
+    let nodes = [with_owner(&memory).await, with_owner(&memory).await];
+    let other = Data { user: Some("Grace".into()), visits: 0 };
+    let grace = nodes[0].store().create(other).await.unwrap().id;
+    for round in 0..20 {
+        // An earlier login must not have the same age.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let logins = join_all((0..4).map(|number| login(&nodes[number % 2]))).await;
+        let left = nodes[0].store().sessions_of("Ada").await.unwrap();
+        assert_eq!(left.len(), 1, "round {round}: {logins:?}");
+        assert!(logins.contains(&left[0].id()), "an older login survived");
+    }
+    assert!(nodes[0].store().find(grace).await.unwrap().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_newest_session_is_kept_whatever_its_id() {
+    let memory = MemoryBackend::with_clock(Clock::tokio());
+    let owned = config(&memory).clock(Clock::tokio()).owner(|data: &Data| data.user.clone());
+    let sessions = start(owned).await;
+    let store = sessions.store();
+    assert_eq!(store.delete_all_but_newest_of("Ada").await.unwrap().deleted, 0);
+    for _ in 0..10 {
+        let old = store.create(ada()).await.unwrap().id;
+        tokio::time::advance(Duration::from_millis(1)).await;
+        let new = store.create(ada()).await.unwrap().id;
+        let before = store.sessions_of("Ada").await.unwrap().len() as u64;
+        let deletion = store.delete_all_but_newest_of("Ada").await.unwrap();
+        assert_eq!(deletion.deleted, before - 1);
+        assert!(store.find(old).await.unwrap().is_none());
+        assert!(store.find(new).await.unwrap().is_some());
+        tokio::time::advance(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_session_that_is_kept_may_be_regenerated_before_the_others_are_deleted() {
+    let sessions = with_owner(&MemoryBackend::new()).await;
+    let mut browser = Browser::with(&sessions, ada()).await;
+    let keep = sessions.store().all_session_ids().await.unwrap()[0];
+    let _other = Browser::with(&sessions, ada()).await;
+    let regenerate = async |session: clustered_sessions::Session<Data>| session.regenerate();
+    browser.visit(&serve(&sessions, regenerate)).await;
+    let deletion = sessions.store().delete_all_of_except("Ada", keep).await.unwrap();
+    assert_eq!(deletion.deleted, 1);
+    let left = sessions.store().sessions_of("Ada").await.unwrap();
+    assert_eq!((left.len(), left[0].origin()), (1, keep));
+}
