@@ -37,8 +37,8 @@ pub struct ClusterConfig {
 
 impl ClusterConfig {
     /// Creates the default configuration: enabled, a random node id, the channel
-    /// `session:invalidate`, up to 10 000 sessions of together 64 MiB cached for up to a minute, and
-    /// at most 2 seconds of staleness.
+    /// `session:invalidate`, up to 10 000 sessions and 64 MiB cached for up to a minute, and at
+    /// most 2 seconds of staleness.
     pub fn new() -> Self {
         ClusterConfig {
             enabled: true,

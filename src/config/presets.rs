@@ -66,7 +66,7 @@ impl<T> SessionConfig<T> {
     /// on idleness.
     ///
     /// A level requires more than timeouts, above all certain kinds of authenticators. Call
-    /// [`regenerate`](crate::Session::regenerate) at each login: it restarts both timeouts.
+    /// [`replace`](crate::Session::replace) at each login: it restarts both timeouts.
     pub fn aal1(secret: Secret) -> SessionConfigBuilder<T> {
         Self::production(secret).timeout(30 * DAY).absolute_timeout(30 * DAY)
     }

@@ -77,8 +77,8 @@ impl CookieConfig {
     /// Sets the path below which browsers send the cookie. Defaults to `/`. Any other path excludes
     /// the prefix `__Host-`.
     ///
-    /// After a change, browsers keep the cookie of the old path and send both. Name the old one with
-    /// [`former`](Self::former), so that it is removed.
+    /// After a change, browsers keep the cookie of the old path and send both. Name the old one
+    /// with [`former`](Self::former), so that it is removed.
     pub fn path(mut self, path: impl Into<String>) -> Self {
         self.path = path.into();
         self
@@ -150,9 +150,9 @@ impl CookieConfig {
     /// of it. Can be called several times. Excludes the prefix `__Host-`, under which there is only
     /// one path and no domain.
     ///
-    /// The removal is sent with each response that sets or removes the cookie. Until then, a browser
-    /// may send both cookies: the one whose session exists is used. Keep the call until all sessions
-    /// from before the change have expired.
+    /// The removal is sent with each response that sets or removes the cookie. Until then, a
+    /// browser may send both cookies: the one whose session exists is used. Keep the call until all
+    /// sessions from before the change have expired.
     ///
     /// ```
     /// # use clustered_sessions::CookieConfig;

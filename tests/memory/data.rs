@@ -210,3 +210,21 @@ async fn a_closure_may_read_its_session_and_change_another() {
     one.update(|data| data.visits += 1);
     assert_eq!(one.data().visits, 2, "the session can be used after a panic");
 }
+
+/// The type of a build that does not know `visits`, and keeps what it does not know.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Older {
+    user: Option<String>,
+    #[serde(flatten)]
+    unknown: std::collections::BTreeMap<String, serde_json::Value>,
+}
+
+#[tokio::test]
+async fn an_older_build_keeps_fields_that_it_does_not_know_in_a_flattened_map() {
+    let memory = MemoryBackend::new();
+    let (old, new) = (node_for::<Older>(&memory).await, node_for::<Data>(&memory).await);
+    let id = new.store().create(Data { visits: 7, ..ada() }).await.unwrap().id;
+    old.store().modify(id, |data| data.user = Some("Grace".into())).await.unwrap();
+    let expected = Data { user: Some("Grace".into()), visits: 7 };
+    assert_eq!(*new.store().find_fresh(id).await.unwrap().unwrap().data().as_ref(), expected);
+}

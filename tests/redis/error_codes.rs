@@ -1,8 +1,11 @@
-//! What callers get when a server answers commands with an error: a scripted server answers each.
+//! Answers that a real server gives only under conditions which a test cannot bring about: a
+//! scripted server gives them.
 
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clustered_sessions::{RedisConfig, SessionId, SessionStore, StoreErrorKind};
+use support::log::Log;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -15,14 +18,15 @@ struct ScriptedServer {
 }
 
 impl ScriptedServer {
-    async fn start() -> Self {
+    /// Starts a server that answers `INFO` with this text.
+    async fn start(info: &'static str) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let error = Arc::new(Mutex::new("ERR"));
         let answer = error.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(serve(client, answer.clone()));
+                tokio::spawn(serve(client, info, answer.clone()));
             }
         });
         ScriptedServer { port, error }
@@ -30,13 +34,17 @@ impl ScriptedServer {
 }
 
 /// Answers until the client closes the connection.
-async fn serve(client: TcpStream, error: Arc<Mutex<&'static str>>) -> std::io::Result<()> {
+async fn serve(
+    client: TcpStream,
+    info: &str,
+    error: Arc<Mutex<&'static str>>,
+) -> std::io::Result<()> {
     let mut client = BufReader::new(client);
     loop {
         let name = next_command(&mut client).await?;
         let reply = match name.as_str() {
             "HELLO" => "%1\r\n$6\r\nserver\r\n$5\r\nredis\r\n".to_owned(),
-            "INFO" => "$0\r\n\r\n".to_owned(),
+            "INFO" => format!("${}\r\n{info}\r\n", info.len()),
             "CLIENT" => "+OK\r\n".to_owned(),
             _ => format!("-{}\r\n", error.lock().unwrap()),
         };
@@ -65,7 +73,7 @@ async fn length(client: &mut BufReader<TcpStream>) -> std::io::Result<usize> {
 
 #[tokio::test]
 async fn not_now_is_an_outage_and_not_allowed_is_a_refusal() {
-    let server = ScriptedServer::start().await;
+    let server = ScriptedServer::start("").await;
     let redis = RedisConfig::new("127.0.0.1", server.port);
     let store: SessionStore<Data> =
         SessionStore::new(config().enable_retry(false).redis(redis).build().unwrap());
@@ -98,4 +106,28 @@ async fn not_now_is_an_outage_and_not_allowed_is_a_refusal() {
         let created = store.create(Data::of("ada")).await;
         assert_eq!(created.unwrap_err().kind(), kind, "a creation: {error}");
     }
+}
+
+#[tokio::test]
+async fn a_node_warns_once_if_its_clock_and_the_servers_differ() {
+    let (log, id) = (Log::default(), SessionId::from_bytes([1; 16]));
+    let guard = log.capture("clustered_sessions=warn");
+    let warnings = async |info: &'static str| {
+        let server = ScriptedServer::start(info).await;
+        let redis = RedisConfig::new("127.0.0.1", server.port);
+        let store: SessionStore<Data> = SessionStore::new(config().redis(redis).build().unwrap());
+        let before = log.text().matches("the clocks of this node").count();
+        for _ in 0..2 {
+            store.find(id).await.unwrap_err();
+        }
+        // The subscription makes further connections.
+        store.wait_until_ready(Duration::from_millis(300)).await.unwrap_err();
+        store.shutdown().await;
+        log.text().matches("the clocks of this node").count() - before
+    };
+    assert_eq!(warnings("server_time_usec:1000000000000000").await, 1);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros();
+    let right = Box::leak(format!("server_time_usec:{now}").into_boxed_str());
+    assert_eq!(warnings(right).await, 0);
+    drop(guard);
 }

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::select_ok;
 use redis::aio::{AsyncPushSender, MultiplexedConnection};
@@ -19,12 +19,16 @@ use tokio::time::Instant;
 
 use super::config::RedisConfig;
 use super::error::{refuses_the_command, unreachable};
-use crate::clock::{self, ServerTime};
+use crate::clock::{self, ServerTime, Timestamp};
 use crate::error::{StoreError, StoreErrorKind};
 
 /// Maximum number of commands that wait to be written. The client's default of 50 makes bursts
 /// wait.
 const QUEUE: usize = 1024;
+
+/// Difference between the clocks of this node and the server above which the node warns. Smaller
+/// ones may be a slow round trip.
+const MAX_CLOCK_DIFFERENCE: Duration = Duration::from_secs(5);
 
 /// The beginning of the identity of a server that does not tell its run id, which is hexadecimal.
 const UNKNOWN: &str = "unknown-";
@@ -38,6 +42,8 @@ pub(super) struct Endpoint {
     dial: Option<super::config::Dial>,
     /// `true` if the server evicts keys when its memory is full.
     evicts_keys: AtomicBool,
+    /// `true` once the node has warned that its clock and the server's differ.
+    clock_differs: AtomicBool,
     server_time: Arc<ServerTime>,
 }
 
@@ -62,6 +68,7 @@ impl Endpoint {
         let (addr, settings) = config.address();
         let connect_timeout = config.connect_timeout;
         let evicts_keys = AtomicBool::new(false);
+        let clock_differs = AtomicBool::new(false);
         Endpoint {
             addr,
             settings,
@@ -69,6 +76,7 @@ impl Endpoint {
             #[cfg(feature = "_guards")]
             dial: config.dial.clone(),
             evicts_keys,
+            clock_differs,
             server_time,
         }
     }
@@ -120,11 +128,26 @@ impl Endpoint {
         let asked = Instant::now();
         let info = server_info(&mut commands).await.map_err(unreachable)?;
         if let Some(time) = clock::parse_info(&info) {
+            self.note_clock(time);
             self.server_time.observe(asked.into_std(), Instant::now().into_std(), time);
         }
         self.note_eviction(&info);
         let server = ServerId::parse(&info);
         Ok(Link { commands, server, received, driver })
+    }
+
+    /// Warns once if this node's clock differs from the server's. Sessions follow the server's, but
+    /// logs, and applications that compare times, do not.
+    fn note_clock(&self, server: Timestamp) {
+        let node = Timestamp::from(SystemTime::now());
+        let difference =
+            node.saturating_duration_since(server).max(server.saturating_duration_since(node));
+        if difference > MAX_CLOCK_DIFFERENCE && !self.clock_differs.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                seconds = difference.as_secs(),
+                "the clocks of this node and of the Redis server differ"
+            );
+        }
     }
 
     fn note_eviction(&self, info: &str) {

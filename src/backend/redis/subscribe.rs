@@ -6,8 +6,8 @@
 //! the server is a writable master. The number coming out of the subscription proves that
 //! everything announced before has already come out. The server's replication id comes with the
 //! number. If the server has become a replica meanwhile, even if only between two heartbeats, its
-//! id is another one afterwards. Each heartbeat also reads back what the last one has written. If it
-//! is not there, the data was flushed, or replaced by earlier data, without an announcement.
+//! id is another one afterwards. Each heartbeat also reads back what the last one has written. If
+//! it is not there, the data was flushed, or replaced by earlier data, without an announcement.
 //!
 //! Commands run over another connection, so that heartbeats never wait behind them. Both must lead
 //! to the same server process, which its run id shows: a connection leads to one process for as
