@@ -29,6 +29,7 @@ pub mod guarantees {
 pub mod protocol {
     //! The rules by which the nodes keep the contract, and every format on the wire.
     //!
+    //! [deployment]: super::deployment#redis
     //! [contract]: super::guarantees#the-contract
     //! [encryption]: super::encryption
     //! [glossary]: https://docs.rs/crate/clustered-sessions/latest/source/CONTRIBUTING.md
