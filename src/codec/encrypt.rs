@@ -18,6 +18,7 @@
 //! | 19..35 | revision |
 //! | 35..43 | time of creation, milliseconds since the Unix epoch, big-endian |
 //! | 43..59 | id under which the session was first created |
+//! | 59 | 1 if the session has the timeouts of "remember me", else 0 |
 //!
 //! The deadline is left out, because reading a session extends it without writing the record again.
 //! An attacker who changes it can keep an idle session from expiring, but cannot extend its
@@ -46,7 +47,7 @@ const TAG_LEN: usize = 16;
 /// Difference in length between an encrypted body and its plaintext.
 pub(super) const OVERHEAD: usize = NONCE_LEN + TAG_LEN;
 /// Length of the associated data; see the table above.
-const AAD_LEN: usize = 59;
+const AAD_LEN: usize = 60;
 
 const NOT_AUTHENTIC: &str =
     "the encrypted record was altered, or was written for another session or revision";
@@ -148,6 +149,7 @@ fn associated_data(flags: u8, key_id: u8, id: &SessionId, meta: &Meta) -> [u8; A
     data[3..19].copy_from_slice(id.as_bytes());
     data[19..35].copy_from_slice(meta.revision.as_bytes());
     data[35..43].copy_from_slice(&meta.created_at.as_millis().to_be_bytes());
-    data[43..].copy_from_slice(meta.origin.as_bytes());
+    data[43..59].copy_from_slice(meta.origin.as_bytes());
+    data[59] = meta.remembered.into();
     data
 }

@@ -34,6 +34,43 @@ impl<T> SessionConfigBuilder<T> {
         self
     }
 
+    /// Sets the idle and the absolute timeout of sessions for which a login has asked to be
+    /// remembered, with [`Session::remember_me`](crate::Session::remember_me). Unset by default,
+    /// and then no session can be remembered.
+    ///
+    /// The cookie of such a session is persistent, and browsers keep it when they are closed. The
+    /// limits are those of the other timeouts. Set it on all nodes before the first login uses it:
+    /// a node without it gives a remembered session the ordinary timeouts.
+    ///
+    /// # Risk
+    ///
+    /// As of [`CookieConfig::persistent`](crate::CookieConfig::persistent): the next user of the
+    /// device has the session. Offer it as a choice, for devices that nobody else uses.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use clustered_sessions::{Secret, Session, SessionConfig};
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { user_id: Option<i64> }
+    /// const DAY: Duration = Duration::from_secs(24 * 3600);
+    /// let secret = Secret::new("at least thirty-two bytes of secret")?;
+    /// let config = SessionConfig::<UserSession>::builder(secret)
+    ///     .timeout(DAY / 48) // half an hour
+    ///     .absolute_timeout(DAY / 3)
+    ///     .remember_me(14 * DAY, 90 * DAY)
+    ///     .build()?;
+    ///
+    /// fn login(session: &Session<UserSession>, user_id: i64, remember: bool) {
+    ///     session.replace(UserSession { user_id: Some(user_id) });
+    ///     session.remember_me(remember);
+    /// }
+    /// # let _ = (config, login);
+    /// # Ok::<(), clustered_sessions::ConfigError>(())
+    /// ```
+    pub fn remember_me(mut self, timeout: Duration, absolute_timeout: Duration) -> Self {
+        self.remember_me = Some((timeout, absolute_timeout));
+        self
+    }
+
     /// Sets the share of the timeout that must have passed before a read extends the session.
     /// Defaults to 0.25; more than 0, at most 1.
     ///
@@ -46,13 +83,17 @@ impl<T> SessionConfigBuilder<T> {
 
     /// Checks the timeouts and the share.
     pub(super) fn check_timeouts(&self) -> Result<(), ConfigError> {
-        if !(Duration::from_secs(1)..=Self::MAX_TIMEOUT).contains(&self.timeout) {
-            return Err(ConfigError::Timeout(self.timeout));
-        }
-        if let Some(absolute) = self.absolute_timeout
-            && !(self.timeout..=Self::MAX_TIMEOUT).contains(&absolute)
-        {
-            return Err(ConfigError::AbsoluteTimeout { absolute, idle: self.timeout });
+        let ordinary = (self.timeout, self.absolute_timeout);
+        let remembered = self.remember_me.map(|(idle, absolute)| (idle, Some(absolute)));
+        for (idle, absolute) in [Some(ordinary), remembered].into_iter().flatten() {
+            if !(Duration::from_secs(1)..=Self::MAX_TIMEOUT).contains(&idle) {
+                return Err(ConfigError::Timeout(idle));
+            }
+            if let Some(absolute) = absolute
+                && !(idle..=Self::MAX_TIMEOUT).contains(&absolute)
+            {
+                return Err(ConfigError::AbsoluteTimeout { absolute, idle });
+            }
         }
         if !(self.touch_after > 0.0 && self.touch_after <= 1.0) {
             return Err(ConfigError::TouchAfter);

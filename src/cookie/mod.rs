@@ -204,10 +204,16 @@ impl CookieSigner {
     }
 
     /// Returns the `Set-Cookie` header that gives a visitor this token. `life` is the maximum
-    /// remaining lifetime of its session.
-    pub(crate) fn set(&self, token: &SessionToken, life: Duration) -> HeaderValue {
+    /// remaining lifetime of its session. Browsers keep the cookie of a `remembered` session when
+    /// they are closed.
+    pub(crate) fn set(
+        &self,
+        token: &SessionToken,
+        life: Duration,
+        remembered: bool,
+    ) -> HeaderValue {
         let mut cookie = self.build(self.sign(token));
-        if self.config.persistent {
+        if self.config.persistent || remembered {
             let seconds = life.min(LONGEST_LIFE).as_secs();
             cookie.set_max_age(cookie::time::Duration::seconds(
                 i64::try_from(seconds).unwrap_or(i64::MAX),

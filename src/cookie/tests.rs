@@ -48,14 +48,14 @@ fn pair(signer: &CookieSigner, token: &SessionToken) -> String {
 fn the_format_is_frozen() {
     // If one of these fails, every cookie in production has become invalid.
     assert_eq!(
-        signer(&["first secret"]).set(&token(7), Duration::MAX).to_str().unwrap(),
+        signer(&["first secret"]).set(&token(7), Duration::MAX, false).to_str().unwrap(),
         "__Host-session=BwcHBwcHBwcHBwcHBwcHBw.E1HijI-7Di5U6Jmt1yNe6D904PWGt2dSXJN-nBCQmYg; HttpOnly; SameSite=Lax; Secure; Path=/"
     );
     let config =
         CookieConfig::development().domain("example.com").path("/app").same_site(SameSite::Strict);
     assert_eq!(
         CookieSigner::new(config, &ring(&["second secret"]))
-            .set(&token(9), Duration::MAX)
+            .set(&token(9), Duration::MAX, false)
             .to_str()
             .unwrap(),
         "session=CQkJCQkJCQkJCQkJCQkJCQ.uiRg5RdwGcXgPGemxg1fOl2KE2I0ua9DrlayEtSXS3k; HttpOnly; SameSite=Strict; Path=/app; Domain=example.com"
@@ -74,7 +74,7 @@ fn a_removal_has_the_attributes_of_the_cookie() {
 #[test]
 fn headers_do_not_print_the_token() {
     let signer = signer(&["secret"]);
-    for value in [signer.set(&token(1), Duration::MAX), signer.pair(&token(1))] {
+    for value in [signer.set(&token(1), Duration::MAX, false), signer.pair(&token(1))] {
         assert_eq!(format!("{value:?}"), "Sensitive");
     }
     assert!(!format!("{signer:?}").contains("secret"));

@@ -11,7 +11,7 @@ pub(super) fn apply(headers: &mut HeaderMap, changes: &HeadChanges, signer: &Coo
     }
     let cookie = match &changes.cookie {
         None => return,
-        Some(CookieChange::Set(token)) => signer.set(token, changes.lifetime),
+        Some(CookieChange::Set(token)) => signer.set(token, changes.lifetime, changes.remembered),
         Some(CookieChange::Remove) => signer.removal(),
     };
     for removal in signer.former_removals() {

@@ -181,7 +181,7 @@ impl<T: SessionData, E> SessionLayer<T, E> {
     /// ```
     pub fn set_cookie(&self, session: &NewSession<T>) -> HeaderValue {
         let lifetime = self.state.store.remaining_lifetime(&session.record);
-        self.state.signer.set(&session.token, lifetime)
+        self.state.signer.set(&session.token, lifetime, session.record.is_remembered())
     }
 
     /// Creates a session with this data and returns the `Cookie` header of a browser that has it.

@@ -14,7 +14,9 @@ use crate::id::SessionId;
 const FORMAT: u8 = 2;
 const PAYLOAD: u8 = 0;
 const MOVED: u8 = 1;
-const HEADER_LEN: usize = 50;
+const HEADER_LEN: usize = 51;
+/// Flag of a session with the timeouts of "remember me".
+const REMEMBERED: u8 = 1;
 
 impl Stored {
     /// Returns the binary form of the record, as Redis keeps it.
@@ -27,7 +29,8 @@ impl Stored {
     /// | 18..26 | creation time, in milliseconds since the Unix epoch, big-endian |
     /// | 26..34 | deadline, likewise |
     /// | 34..50 | id under which the session was first created |
-    /// | 50.. | payload or id |
+    /// | 50 | flags: 1 if the session has the timeouts of "remember me"; others are refused |
+    /// | 51.. | payload or id |
     ///
     /// The offsets of a format never change, so a script may compare the revision or replace the
     /// deadline in place.
@@ -57,6 +60,7 @@ impl Stored {
         value.put_u64(self.meta.created_at.as_millis());
         value.put_u64(self.meta.deadline.as_millis());
         value.put_slice(self.meta.origin.as_bytes());
+        value.put_u8(if self.meta.remembered { REMEMBERED } else { 0 });
         value.put_slice(content);
         value.freeze()
     }
@@ -80,7 +84,11 @@ fn parse(value: &Bytes) -> Option<Stored> {
     let (revision, rest) = rest.split_first_chunk()?;
     let (created_at, rest) = rest.split_first_chunk()?;
     let (deadline, rest) = rest.split_first_chunk()?;
-    let (origin, content) = rest.split_first_chunk()?;
+    let (origin, rest) = rest.split_first_chunk()?;
+    let (&flags, content) = rest.split_first()?;
+    if flags & !REMEMBERED != 0 {
+        return None;
+    }
     let content = match (format, kind) {
         (FORMAT, PAYLOAD) => Content::Payload(value.slice(HEADER_LEN..)),
         (FORMAT, MOVED) => Content::MovedTo(SessionId::from_bytes(content.try_into().ok()?)),
@@ -92,6 +100,7 @@ fn parse(value: &Bytes) -> Option<Stored> {
         created_at: millis(created_at),
         deadline: millis(deadline),
         origin: SessionId::from_bytes(*origin),
+        remembered: flags & REMEMBERED != 0,
     };
     Some(Stored { meta, content })
 }
@@ -119,6 +128,7 @@ mod tests {
                 &[1, 2, 3, 4, 5, 6, 7, 8],
                 &[17, 18, 19, 20, 21, 22, 23, 24],
                 b"OOOOOOOOOOOOOOOO",
+                &[0],
             ]
             .concat()
         };
@@ -141,6 +151,8 @@ mod tests {
             good.slice(..HEADER_LEN - 1),
             changed(0, 1),
             changed(0, 3),
+            changed(50, 2),
+            changed(50, 128),
             changed(1, 2),
             changed(1, MOVED),
         ] {
@@ -156,6 +168,7 @@ mod tests {
             created_at: u64,
             deadline: u64,
             origin: [u8; 16],
+            remembered: bool,
             payload: Vec<u8>,
             moved: Option<[u8; 16]>,
         ) {
@@ -163,7 +176,8 @@ mod tests {
             let content = moved.unwrap_or_else(|| Content::Payload(payload.into()));
             let [created_at, deadline] = [created_at, deadline].map(Timestamp::from_millis);
             let origin = SessionId::from_bytes(origin);
-            let meta = Meta::new(Revision::from_bytes(revision), created_at, deadline, origin);
+            let mut meta = Meta::new(Revision::from_bytes(revision), created_at, deadline, origin);
+            meta.remembered = remembered;
             let stored = Stored::new(meta, content);
             prop_assert_eq!(Stored::from_bytes(stored.to_bytes()).unwrap(), stored);
         }

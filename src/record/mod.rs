@@ -28,6 +28,7 @@ struct RecordInner<T> {
     revision: Revision,
     created_at: Timestamp,
     origin: SessionId,
+    remembered: bool,
     /// The only metadata that changes: a read extends the session without making a new version.
     /// In milliseconds since the Unix epoch.
     deadline: AtomicU64,
@@ -53,7 +54,7 @@ impl<T> Record<T> {
         json_len: usize,
     ) -> Self {
         let wall_offset = clock.wall().as_millis().wrapping_sub(clock.now().0);
-        let Meta { revision, created_at, deadline, origin } = meta;
+        let Meta { revision, created_at, deadline, origin, remembered } = meta;
         let deadline = AtomicU64::new(deadline.as_millis());
         let touching = AtomicBool::new(false);
         let needs_reencryption = AtomicBool::new(false);
@@ -63,6 +64,7 @@ impl<T> Record<T> {
                 revision,
                 created_at,
                 origin,
+                remembered,
                 deadline,
                 touching,
                 needs_reencryption,
@@ -109,6 +111,12 @@ impl<T> Record<T> {
         self.inner.origin
     }
 
+    /// Returns `true` if the session is kept when the browser is closed, with the timeouts of
+    /// [`remember_me`](crate::SessionConfigBuilder::remember_me).
+    pub fn is_remembered(&self) -> bool {
+        self.inner.remembered
+    }
+
     /// Returns the session's data.
     pub fn data(&self) -> &Arc<T> {
         &self.inner.data
@@ -139,6 +147,7 @@ impl<T> Record<T> {
             created_at: self.inner.created_at,
             deadline: self.deadline(),
             origin: self.inner.origin,
+            remembered: self.inner.remembered,
         }
     }
 

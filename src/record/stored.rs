@@ -25,17 +25,19 @@ pub struct Meta {
     /// The id under which the session was first created. A regeneration changes the session's id
     /// and keeps its origin.
     pub origin: SessionId,
+    /// `true` if the session has the timeouts of "remember me".
+    pub remembered: bool,
 }
 
 impl Meta {
-    /// Creates the metadata of a record.
+    /// Creates the metadata of a record that is not remembered.
     pub fn new(
         revision: Revision,
         created_at: Timestamp,
         deadline: Timestamp,
         origin: SessionId,
     ) -> Self {
-        Meta { revision, created_at, deadline, origin }
+        Meta { revision, created_at, deadline, origin, remembered: false }
     }
 }
 

@@ -26,6 +26,7 @@ pub(super) struct Batch<T> {
     pub(super) default_data: Option<Arc<T>>,
     pub(super) changes: Vec<Change<T>>,
     pub(super) intent: Intent,
+    pub(super) remember: Option<bool>,
     /// `true` if the last change is that of the commit's own caller.
     pub(super) has_extra: bool,
     pub(super) head_sent: bool,

@@ -119,19 +119,20 @@ impl<T: SessionData> RequestSession<T> {
         let store = &self.store;
         let reapply = |base: &T| self.apply_all(base, &batch.changes);
         let data = || batch.data.clone().unwrap_or_default();
+        let remember = batch.remember;
         match (batch.plan, &batch.loaded) {
             (Plan::Nothing, loaded) => {
                 Ok(Committed { cookie: self.confirm_cookie(loaded).await, loaded: loaded.clone() })
             }
-            (Plan::Create, _) => {
-                Ok(Committed::new_token(store.create_session(&data(), None).await?))
-            }
+            (Plan::Create, _) => Ok(Committed::new_token(
+                store.create_session(&data(), None, remember == Some(true)).await?,
+            )),
             (Plan::Update, Loaded::Live(base)) => {
                 let record = store.write(base.clone(), data(), &reapply).await?;
                 Ok(Committed::same_token(Loaded::Live(record)))
             }
             (Plan::Regenerate, Loaded::Live(base)) => {
-                let new = store.regenerate(base.clone(), data(), &reapply).await?;
+                let new = store.regenerate(base.clone(), data(), &reapply, remember).await?;
                 Ok(Committed::new_token(new))
             }
             (Plan::Delete, loaded) => {
@@ -149,7 +150,9 @@ impl<T: SessionData> RequestSession<T> {
                         if error.kind() == StoreErrorKind::Gone && !batch.intent.is_logout() => {}
                     deleted => deleted?,
                 }
-                Ok(Committed::new_token(store.create_session(&data(), None).await?))
+                Ok(Committed::new_token(
+                    store.create_session(&data(), None, remember == Some(true)).await?,
+                ))
             }
             (Plan::RemoveCookie, _) => Ok(Committed::deleted()),
             (Plan::Refuse, Loaded::Unreadable(error, _)) => Err(error.clone()),

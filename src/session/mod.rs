@@ -214,6 +214,22 @@ impl<T: SessionData> Session<T> {
         self.request.replace(data);
     }
 
+    /// Sets whether the session that this request begins is remembered: whether browsers keep its
+    /// cookie when they are closed, and it has the timeouts of
+    /// [`SessionConfigBuilder::remember_me`](crate::SessionConfigBuilder::remember_me).
+    ///
+    /// Call it together with [`replace`](Session::replace), at login. It applies to the session
+    /// that this request creates, replaces or [regenerates](Session::regenerate). Otherwise a new
+    /// session is not remembered, and one that is regenerated stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// The commit fails with [`NotConfigured`](crate::StoreErrorKind::NotConfigured) if the
+    /// timeouts are not configured.
+    pub fn remember_me(&self, remember: bool) {
+        self.request.lock().remember_me(remember);
+    }
+
     /// Replaces the data with the response. Concurrent changes by other requests are **lost**;
     /// [`update`](Session::update) keeps them.
     pub fn overwrite(&self, value: T) {

@@ -41,6 +41,8 @@ pub(crate) struct HeadChanges {
     pub(crate) cookie: Option<CookieChange>,
     /// Maximum remaining lifetime of the session.
     pub(crate) lifetime: Duration,
+    /// `true` if browsers are to keep the cookie when they are closed.
+    pub(crate) remembered: bool,
 }
 
 impl<T: SessionData> RequestSession<T> {
@@ -244,7 +246,7 @@ impl<T: SessionData> RequestSession<T> {
             let live = state.live_record().cloned();
             (state.is_loaded(), ambiguous, state.is_use(), cookie, live)
         };
-        let mut lifetime = Duration::MAX;
+        let (mut lifetime, mut remembered) = (Duration::MAX, false);
         if let Some(record) = live {
             if cookie.is_none()
                 && let Some(outdated) = self.outdated_cookie(&record)
@@ -254,13 +256,14 @@ impl<T: SessionData> RequestSession<T> {
             }
             if matches!(cookie, Some(CookieChange::Set(_))) {
                 lifetime = self.store.remaining_lifetime(&record);
+                remembered = record.is_remembered();
             }
             if is_use {
                 self.store.touch_if_due(&record);
                 self.store.reencrypt_if_needed(&record);
             }
         }
-        HeadChanges { extracted, ambiguous, cookie, lifetime }
+        HeadChanges { extracted, ambiguous, cookie, lifetime, remembered }
     }
 }
 

@@ -33,6 +33,8 @@ pub(super) struct RequestState<T> {
     /// Uncommitted changes, oldest first.
     changes: Vec<Change<T>>,
     intent: Intent,
+    /// Whether the next session of this request is remembered, if the handler has said so.
+    remember: Option<bool>,
     /// The cookie that the response head must carry.
     cookie: Option<CookieChange>,
     last_seen: Option<LastSeen<T>>,
@@ -74,6 +76,7 @@ impl<T> RequestState<T> {
             version: 0,
             changes: Vec::new(),
             intent: Intent::Keep,
+            remember: None,
             cookie: None,
             last_seen: None,
             pending_commits: 0,
@@ -199,6 +202,10 @@ impl<T> RequestState<T> {
         self.intent = self.intent.regenerate();
     }
 
+    pub(super) fn remember_me(&mut self, remember: bool) {
+        self.remember = Some(remember);
+    }
+
     /// Marks the session for deletion. Earlier changes belong to the session that ends, so they are
     /// dropped.
     pub(super) fn destroy(&mut self) {
@@ -216,6 +223,7 @@ impl<T> RequestState<T> {
     /// Drops what is not committed, except for a logout.
     pub(super) fn discard(&mut self) {
         self.intent = self.intent.discard();
+        self.remember = None;
         self.drop_changes();
     }
 
@@ -253,6 +261,7 @@ impl<T> RequestState<T> {
             default_data: self.default_data.clone(),
             changes: std::mem::take(&mut self.changes),
             intent: std::mem::take(&mut self.intent),
+            remember: self.remember,
             has_extra: false,
             head_sent: self.head_sent,
         }

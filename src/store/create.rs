@@ -9,7 +9,7 @@ use super::SessionStore;
 use super::lifetime::time_to_live;
 use crate::backend::{Created, MemoryBackend};
 use crate::codec::Encoded;
-use crate::error::StoreError;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::id::{SessionId, SessionToken};
 use crate::record::{Content, Meta, NewSession, Record, Revision, SessionData, Stored};
 
@@ -23,16 +23,21 @@ impl<T: SessionData> SessionStore<T> {
     /// backend's error.
     pub async fn create(&self, data: T) -> Result<NewSession<T>, StoreError> {
         self.begin()?;
-        self.operation(self.create_session(&data, None)).await
+        self.operation(self.create_session(&data, None, false)).await
     }
 
     /// Creates a session. `origin` is that of the session which it continues, or `None` for a new
-    /// one.
+    /// one. A `remembered` session has the timeouts of "remember me".
     pub(crate) async fn create_session(
         &self,
         data: &T,
         origin: Option<SessionId>,
+        remembered: bool,
     ) -> Result<NewSession<T>, StoreError> {
+        if remembered && !self.inner.lifetimes.can_remember() {
+            let cause = "sessions cannot be remembered: set SessionConfigBuilder::remember_me";
+            return Err(StoreError::from(StoreErrorKind::NotConfigured).with_source(cause));
+        }
         let encoded = self.inner.codec.encode(data)?;
         let mut attempts = self.inner.backend.attempts();
         loop {
@@ -40,7 +45,7 @@ impl<T: SessionData> SessionStore<T> {
             // bring back a session that has been deleted meanwhile.
             let token = SessionToken::random();
             let id = token.session_id();
-            let (meta, ttl) = self.new_meta(origin.unwrap_or(id));
+            let (meta, ttl) = self.new_meta(origin.unwrap_or(id), remembered);
             let data = encoded.data().clone();
             let record = Record::new(&self.inner.clock, id, meta, data, encoded.json_len());
             let payload = self.inner.codec.payload(&id, &meta, &encoded);
@@ -65,7 +70,7 @@ impl<T: SessionData> SessionStore<T> {
     /// Creates a session in memory without waiting. The store must use this backend.
     pub(crate) fn create_in_memory(&self, memory: &MemoryBackend, data: T) -> Record<T> {
         let id = SessionToken::random().session_id();
-        let (meta, ttl) = self.new_meta(id);
+        let (meta, ttl) = self.new_meta(id, false);
         // The first change of the session reports data that cannot be encoded.
         let encoded = self.inner.codec.encode(&data);
         let json_len = encoded.as_ref().map_or(0, Encoded::json_len);
@@ -77,11 +82,11 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     /// Returns the metadata of a session created now, and its time to live.
-    fn new_meta(&self, origin: SessionId) -> (Meta, Duration) {
+    fn new_meta(&self, origin: SessionId, remembered: bool) -> (Meta, Duration) {
         let now = self.inner.clock.wall();
-        let deadline = self.inner.lifetime.deadline(now, now);
+        let deadline = self.inner.lifetimes.of(remembered).deadline(now, now);
         (
-            Meta { revision: Revision::first(), created_at: now, deadline, origin },
+            Meta { revision: Revision::first(), created_at: now, deadline, origin, remembered },
             time_to_live(deadline, now),
         )
     }

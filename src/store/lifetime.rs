@@ -55,6 +55,29 @@ impl Lifetime {
     }
 }
 
+/// The timeouts of a store's sessions: the ordinary ones, and those of "remember me".
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lifetimes {
+    ordinary: Lifetime,
+    remembered: Option<Lifetime>,
+}
+
+impl Lifetimes {
+    pub(crate) fn new(ordinary: Lifetime, remembered: Option<Lifetime>) -> Self {
+        Lifetimes { ordinary, remembered }
+    }
+
+    pub(super) fn can_remember(&self) -> bool {
+        self.remembered.is_some()
+    }
+
+    /// Returns the timeouts of a session. On a node without "remember me", a session that another
+    /// node remembers has the ordinary ones.
+    pub(super) fn of(&self, remembered: bool) -> &Lifetime {
+        self.remembered.as_ref().filter(|_| remembered).unwrap_or(&self.ordinary)
+    }
+}
+
 /// Returns the time left until a deadline.
 pub(super) fn time_to_live(deadline: Timestamp, now: Timestamp) -> Duration {
     deadline.saturating_duration_since(now)

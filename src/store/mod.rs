@@ -29,7 +29,7 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use self::delete::LastSeen;
 use self::index::Owners;
-use self::lifetime::Lifetime;
+use self::lifetime::{Lifetime, Lifetimes};
 pub(crate) use self::outage::Degraded;
 use self::outage::Fallback;
 pub use self::revoke::BulkDeletion;
@@ -89,7 +89,7 @@ struct StoreInner<T> {
     /// Commits and background tasks, which [`shutdown`](SessionStore::shutdown) waits for.
     tasks: TaskTracker,
     clock: Clock,
-    lifetime: Lifetime,
+    lifetimes: Lifetimes,
     fallback: Fallback,
     /// Set by [`shutdown`](SessionStore::shutdown).
     closed: AtomicBool,
@@ -115,6 +115,7 @@ impl<T: SessionData> SessionStore<T> {
             cluster,
             codec,
             touch_after,
+            remember_me,
             on_outage,
             owner,
             resilience,
@@ -164,7 +165,12 @@ impl<T: SessionData> SessionStore<T> {
                 write_locks: WriteLocks::default(),
                 owners: owner.map(|of| Owners::new(of, &keys)),
                 tasks: TaskTracker::new(),
-                lifetime: Lifetime::new(timeout, absolute_timeout, touch_after),
+                lifetimes: Lifetimes::new(
+                    Lifetime::new(timeout, absolute_timeout, touch_after),
+                    remember_me.map(|(timeout, absolute)| {
+                        Lifetime::new(timeout, Some(absolute), touch_after)
+                    }),
+                ),
                 clock,
                 closed: AtomicBool::new(false),
                 unreadable: Counter::new(&metrics, observe::UNREADABLE_RECORDS),

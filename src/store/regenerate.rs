@@ -13,7 +13,7 @@ use crate::record::{Content, Meta, NewSession, Record, SessionData, Stored};
 
 impl<T: SessionData> SessionStore<T> {
     /// Moves a session to a new token and id, with `data`, which was made from `base`. `reapply` is
-    /// as for [`write`](Self::write).
+    /// as for [`write`](Self::write). `remember` is `None` to keep the timeouts as they are.
     ///
     /// The new record is written before a tombstone that names it replaces the old one:
     ///
@@ -25,6 +25,7 @@ impl<T: SessionData> SessionStore<T> {
         base: Record<T>,
         data: Arc<T>,
         reapply: Reapply<'_, T>,
+        remember: Option<bool>,
     ) -> Result<NewSession<T>, StoreError> {
         let old = base.id();
         let _guard = self.write_lock(old).await;
@@ -32,7 +33,8 @@ impl<T: SessionData> SessionStore<T> {
         if self.has_expired(&base) {
             return Err(StoreError::gone(&old));
         }
-        let mut new = self.create_session(&data, Some(base.origin())).await?;
+        let remembered = remember.unwrap_or(base.is_remembered());
+        let mut new = self.create_session(&data, Some(base.origin()), remembered).await?;
         for attempt in 1..=MAX_ATTEMPTS {
             match self.replace_by_tombstone(&base, new.id).await {
                 Ok(None) => return Ok(new),

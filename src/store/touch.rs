@@ -28,7 +28,8 @@ impl<T: SessionData> SessionStore<T> {
     /// Extends the session and returns `true` if it exists.
     async fn extend(&self, record: &Record<T>) -> Result<bool, StoreError> {
         let (id, now) = (record.id(), self.inner.clock.wall());
-        let deadline = self.inner.lifetime.deadline(record.meta().created_at, now);
+        let meta = record.meta();
+        let deadline = self.inner.lifetimes.of(meta.remembered).deadline(meta.created_at, now);
         self.index_before_touch(&id, deadline).await?;
         match self.inner.backend.touch(&id, deadline, time_to_live(deadline, now)).await? {
             Touched::Extended => {
@@ -46,7 +47,7 @@ impl<T: SessionData> SessionStore<T> {
     /// such task runs for a cached record.
     pub(crate) fn touch_if_due(&self, record: &Record<T>) {
         let meta = record.meta();
-        if !self.inner.lifetime.should_touch(
+        if !self.inner.lifetimes.of(meta.remembered).should_touch(
             meta.created_at,
             meta.deadline,
             record.wall(self.inner.clock.now()),
@@ -69,12 +70,15 @@ impl<T: SessionData> SessionStore<T> {
 
     /// Returns `true` if the session is past its absolute timeout.
     pub(crate) fn has_expired(&self, record: &Record<T>) -> bool {
-        self.inner.lifetime.has_expired(record.meta().created_at, self.inner.clock.wall())
+        let meta = record.meta();
+        let lifetime = self.inner.lifetimes.of(meta.remembered);
+        lifetime.has_expired(meta.created_at, self.inner.clock.wall())
     }
 
     /// Returns the time until the absolute timeout; `Duration::MAX` without one.
     pub(crate) fn remaining_lifetime(&self, record: &Record<T>) -> Duration {
-        let end = self.inner.lifetime.absolute_deadline(record.meta().created_at);
+        let meta = record.meta();
+        let end = self.inner.lifetimes.of(meta.remembered).absolute_deadline(meta.created_at);
         end.map_or(Duration::MAX, |end| time_to_live(end, record.wall(self.inner.clock.now())))
     }
 }

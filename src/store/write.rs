@@ -172,10 +172,11 @@ impl<T: SessionData> SessionStore<T> {
     /// Returns a new version to be written on top of `base`, unless the session has expired.
     fn next_version(&self, base: &Record<T>, data: &Encoded<T>) -> Result<Record<T>, StoreError> {
         let (id, meta, now) = (base.id(), base.meta(), self.inner.clock.wall());
-        if self.inner.lifetime.has_expired(meta.created_at, now) {
+        let lifetime = self.inner.lifetimes.of(meta.remembered);
+        if lifetime.has_expired(meta.created_at, now) {
             return Err(StoreError::gone(&id));
         }
-        let deadline = self.inner.lifetime.deadline(meta.created_at, now);
+        let deadline = lifetime.deadline(meta.created_at, now);
         let meta = Meta { revision: base.revision().next(), deadline, ..meta };
         Ok(Record::new(&self.inner.clock, id, meta, data.data().clone(), data.json_len()))
     }

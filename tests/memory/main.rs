@@ -19,6 +19,7 @@ mod one_session;
 mod outage_policies;
 mod realms;
 #[cfg(feature = "testing")]
+mod remember;
 mod replace;
 mod reseal;
 mod resilience;

@@ -138,7 +138,7 @@ async fn a_record_has_the_documented_layout() {
     // The server's time, as the node has observed it, which is accurate to half a round trip.
     assert!((begun - 1000..=now() + 1000).contains(&created_at), "created at");
     assert_eq!(number(&value[26..34]), created_at + 3_600_000, "deadline");
-    assert_eq!(value[50..], *b"\0\0{\"user\":\"ada\",\"visits\":0}");
+    assert_eq!(value[51..], *b"\0\0{\"user\":\"ada\",\"visits\":0}");
 
     let left: u64 = server.command(&["PTTL", &key]);
     assert!((3_590_000..=3_600_000).contains(&left), "{left}");
@@ -147,7 +147,7 @@ async fn a_record_has_the_documented_layout() {
     let updated: Vec<u8> = server.command(&["GET", &key]);
     assert_eq!(number(&updated[2..10]), 2, "the revision's counter");
     assert_eq!(number(&updated[18..26]), created_at, "created at");
-    assert_eq!(updated[50..], *b"\0\0{\"user\":\"ada\",\"visits\":1}");
+    assert_eq!(updated[51..], *b"\0\0{\"user\":\"ada\",\"visits\":1}");
 }
 
 #[tokio::test]

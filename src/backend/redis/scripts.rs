@@ -42,7 +42,7 @@ return 1
 const DELETE: &str = r"#!lua flags=allow-oom
 local kind = redis.call('GETRANGE', KEYS[1], 1, 1)
 redis.call('PUBLISH', ARGV[1], ARGV[2])
-if kind == '\1' then return redis.call('GETRANGE', KEYS[1], 50, -1) end
+if kind == '\1' then return redis.call('GETRANGE', KEYS[1], 51, -1) end
 return redis.call('DEL', KEYS[1])
 ";
 
@@ -100,7 +100,7 @@ for _, key in ipairs(page[2]) do
   if #key == tonumber(ARGV[3]) then
     local kind = redis.pcall('GETRANGE', key, 1, 1)
     if kind == '\1' then
-      moved[#moved + 1] = redis.call('GETRANGE', key, 50, -1)
+      moved[#moved + 1] = redis.call('GETRANGE', key, 51, -1)
     elseif type(kind) == 'string' or string.find(kind.err, 'WRONGTYPE') then
       keys[#keys + 1] = key
     else

@@ -42,6 +42,7 @@ impl Bench {
             created_at: now,
             deadline: now.saturating_add(Duration::from_secs(3600)),
             origin: self.id,
+            remembered: false,
         };
         Record::new(&self.clock, self.id, meta, Arc::new(data), 0)
     }

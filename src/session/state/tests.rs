@@ -17,6 +17,7 @@ fn record_with(id: SessionId) -> Record<Data> {
         created_at: Timestamp::from_millis(0),
         deadline: Timestamp::from_millis(0),
         origin: id,
+        remembered: false,
     };
     Record::new(&Clock::system(), id, meta, Arc::new(vec!["stored"]), 0)
 }

@@ -218,7 +218,7 @@ impl Server {
             Script::Delete => {
                 self.publish(&args[0], &args[1]);
                 match current {
-                    Some(tombstone) if tombstone[1] == 1 => bulk(&tombstone[50..]),
+                    Some(tombstone) if tombstone[1] == 1 => bulk(&tombstone[51..]),
                     current => {
                         self.data.remove(key);
                         integer(current.is_some().into())
