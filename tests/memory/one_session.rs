@@ -1,8 +1,13 @@
 //! One session for each owner, and "log out everywhere else".
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use clustered_sessions::{Clock, MemoryBackend, SessionId, SessionLayer};
+use clustered_sessions::testing::{BackendMethod, Interposed, Interposer};
+use clustered_sessions::{
+    Clock, MemoryBackend, SessionConfigBuilder, SessionId, SessionLayer, SessionStore, StoreError,
+};
 use futures_util::future::join_all;
 
 use crate::web::{Browser, Data, ada, config, serve, start};
@@ -33,6 +38,46 @@ async fn of_several_logins_at_once_exactly_one_survives() {
         assert!(logins.contains(&left[0].id()), "an older login survived");
     }
     assert!(nodes[0].store().find(grace).await.unwrap().is_some());
+}
+
+/// Creates a session before the second look at the owner's index.
+#[derive(Clone)]
+struct LateLogin {
+    store: SessionStore<Data>,
+    looks: Arc<AtomicU32>,
+}
+
+impl Interposer for LateLogin {
+    async fn around<R: Send + 'static>(
+        &self,
+        method: BackendMethod,
+        call: impl Future<Output = Result<R, StoreError>> + Send + 'static,
+    ) -> Result<R, StoreError> {
+        if method == BackendMethod::SessionsOfOwner
+            && self.looks.fetch_add(1, Ordering::SeqCst) == 1
+        {
+            tokio::time::advance(Duration::from_millis(1)).await;
+            let _ = self.store.create(ada()).await?;
+        }
+        call.await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_comes_meanwhile_is_not_ended() {
+    let memory = MemoryBackend::with_clock(Clock::tokio());
+    let owned = |config: SessionConfigBuilder<Data>| {
+        config.clock(Clock::tokio()).owner(|data: &Data| data.user.clone())
+    };
+    let other = start(owned(config(&memory))).await;
+    let late = LateLogin { store: other.store().clone(), looks: Arc::default() };
+    let backend = Interposed::with_interposer(memory.clone(), late);
+    let sessions = start(owned(config(&memory)).backend(backend)).await;
+    for _ in 0..2 {
+        let _ = other.store().create(ada()).await.unwrap();
+    }
+    assert_eq!(sessions.store().delete_all_but_newest_of("Ada").await.unwrap().deleted, 1);
+    assert_eq!(sessions.store().size().await.unwrap(), 2, "the newest of before, and the late one");
 }
 
 #[tokio::test(start_paused = true)]

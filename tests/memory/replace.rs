@@ -218,3 +218,22 @@ async fn an_old_cookie_is_a_strangers_once_its_tombstone_has_expired() {
     let page = late.visit(&serve(&sessions, count)).await;
     assert_eq!((page.status, page.set_cookies().len()), (StatusCode::OK, 1));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_login_works_if_its_session_was_regenerated_long_ago_during_the_request() {
+    let clock = clustered_sessions::Clock::tokio();
+    let memory = MemoryBackend::with_clock(clock.clone());
+    let sessions = start(config(&memory).clock(clock)).await;
+    let mut slow = Browser::with(&sessions, grace()).await;
+    let other_tab = slow.clone();
+    let regenerate = serve(&sessions, async |session: Session<Data>| session.regenerate());
+    let app = serve(&sessions, async move |session: Session<Data>| {
+        other_tab.clone().visit(&regenerate).await;
+        tokio::time::advance(std::time::Duration::from_secs(62)).await;
+        session.replace(ada());
+    });
+    let before = slow.clone();
+    let page = slow.visit(&app).await;
+    assert_logged_in(&page, &before, &slow);
+    assert_eq!(slow.visit(&serve(&sessions, read)).await.body, "Ada");
+}

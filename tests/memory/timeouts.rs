@@ -293,3 +293,17 @@ async fn a_change_that_changes_nothing_counts_as_a_use() {
     }
     assert_eq!(browser.visit(&who(&sessions)).await.body, "Ada");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_modification_in_the_store_that_changes_nothing_counts_as_a_use() {
+    let cluster = Cluster::new();
+    let sessions = cluster.node().await;
+    let _browser = Browser::with(&sessions, ada()).await;
+    let id = only_id(&sessions).await;
+    for _ in 0..3 {
+        advance_and_settle(&sessions, 39 * MINUTE).await;
+        sessions.store().modify(id, |_| ()).await.unwrap();
+        settle().await;
+    }
+    assert!(sessions.store().find_fresh(id).await.unwrap().is_some());
+}
