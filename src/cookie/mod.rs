@@ -87,9 +87,9 @@ impl VerifiedCookies {
 
     /// Returns the ids that the cookies name if they are several. A logout ends all of them: the
     /// visitor's own session is among them.
-    pub(crate) fn rivals(&self) -> Arc<[SessionId]> {
+    pub(crate) fn rivals(&self) -> Vec<SessionId> {
         match self {
-            VerifiedCookies::None | VerifiedCookies::One(_) => Arc::default(),
+            VerifiedCookies::None | VerifiedCookies::One(_) => Vec::new(),
             VerifiedCookies::Several(cookies) | VerifiedCookies::TooMany(cookies) => {
                 cookies.iter().map(|cookie| cookie.token.session_id()).collect()
             }

@@ -123,7 +123,7 @@ fn tokens_that_verify_are_told_apart() {
         let cookies: Vec<_> = cookies.iter().map(String::as_str).collect();
         let verified = verify(&signer, &request(&cookies));
         assert_eq!(verified, several, "{cookies:?}");
-        assert_eq!(*verified.rivals(), [token(1).session_id(), token(2).session_id()]);
+        assert_eq!(verified.rivals(), [token(1).session_id(), token(2).session_id()]);
         assert_eq!(verified.naming(token(2).session_id()), Some(&cookie(2)));
     }
     assert!(verify(&signer, &request(&[&pair(&signer, &token(1))])).rivals().is_empty());

@@ -17,7 +17,7 @@ pub(super) type Change<T> = Arc<dyn Fn(&mut T) + Send + Sync>;
 pub(super) struct Batch<T> {
     pub(super) plan: Plan,
     pub(super) loaded: Loaded<T>,
-    pub(super) named: Arc<[SessionId]>,
+    pub(super) named: Vec<SessionId>,
     pub(super) last_seen: Option<LastSeen<T>>,
     /// What the request sees. `None` if that is default data which has not been made, so that
     /// nothing was changed.

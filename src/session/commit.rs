@@ -144,15 +144,16 @@ impl<T: SessionData> RequestSession<T> {
                 })
             }
             (Plan::Replace, _) => {
+                let remembered = remember == Some(true);
+                // Before the deletion: a login that cannot succeed must not log the visitor out.
+                let encoded = store.encode_new(&data(), remembered)?;
                 match batch.logout().carry_out(store).await {
                     // A login does not depend on what became of the session before it.
                     Err(error)
                         if error.kind() == StoreErrorKind::Gone && !batch.intent.is_logout() => {}
                     deleted => deleted?,
                 }
-                Ok(Committed::new_token(
-                    store.create_session(&data(), None, remember == Some(true)).await?,
-                ))
+                Ok(Committed::new_token(store.create_encoded(&encoded, None, remembered).await?))
             }
             (Plan::RemoveCookie, _) => Ok(Committed::deleted()),
             (Plan::Refuse, Loaded::Unreadable(error, _)) => Err(error.clone()),

@@ -21,7 +21,7 @@ use crate::store::LastSeen;
 pub(super) struct RequestState<T> {
     loaded: Loaded<T>,
     /// The ids that the request's cookies name, if there are several.
-    named: Arc<[SessionId]>,
+    named: Vec<SessionId>,
     /// The data that the request sees: that of the record, with `changes` applied. `None` if it is
     /// default data that has not been made yet.
     data: Option<Arc<T>>,
@@ -67,7 +67,7 @@ pub(super) struct Rebase<T> {
 }
 
 impl<T> RequestState<T> {
-    pub(super) fn new(named: Arc<[SessionId]>) -> Self {
+    pub(super) fn new(named: Vec<SessionId>) -> Self {
         RequestState {
             loaded: Loaded::NotYet,
             named,

@@ -34,11 +34,25 @@ impl<T: SessionData> SessionStore<T> {
         origin: Option<SessionId>,
         remembered: bool,
     ) -> Result<NewSession<T>, StoreError> {
+        let encoded = self.encode_new(data, remembered)?;
+        self.create_encoded(&encoded, origin, remembered).await
+    }
+
+    /// Encodes the data of a new session, and checks that it can be created.
+    pub(crate) fn encode_new(&self, data: &T, remembered: bool) -> Result<Encoded<T>, StoreError> {
         if remembered && !self.inner.lifetimes.can_remember() {
             let cause = "sessions cannot be remembered: set SessionConfigBuilder::remember_me";
             return Err(StoreError::from(StoreErrorKind::NotConfigured).with_source(cause));
         }
-        let encoded = self.inner.codec.encode(data)?;
+        self.inner.codec.encode(data)
+    }
+
+    pub(crate) async fn create_encoded(
+        &self,
+        encoded: &Encoded<T>,
+        origin: Option<SessionId>,
+        remembered: bool,
+    ) -> Result<NewSession<T>, StoreError> {
         let mut attempts = self.inner.backend.attempts();
         loop {
             // Each attempt has its own token. Under the same id, a delayed first attempt could
@@ -48,7 +62,7 @@ impl<T: SessionData> SessionStore<T> {
             let (meta, ttl) = self.new_meta(origin.unwrap_or(id), remembered);
             let data = encoded.data().clone();
             let record = Record::new(&self.inner.clock, id, meta, data, encoded.json_len());
-            let payload = self.inner.codec.payload(&id, &meta, &encoded);
+            let payload = self.inner.codec.payload(&id, &meta, encoded);
             let stored = Stored { meta, content: Content::Payload(payload) };
             // Without an index entry, no record is written. An earlier attempt may have written
             // one, though.

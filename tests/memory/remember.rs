@@ -115,6 +115,9 @@ async fn without_the_timeouts_no_session_is_remembered() {
     assert_eq!((page.status, page.set_cookies().len()), (StatusCode::INTERNAL_SERVER_ERROR, 0));
     let Some(SessionError::Store(error)) = page.extensions.get() else { panic!("no error") };
     assert_eq!(error.kind(), StoreErrorKind::NotConfigured);
+    let mut own = browser.clone();
+    assert_eq!(own.visit(&login(&without, true)).await.status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(own.visit(&who(&without)).await.body, "Ada", "a failed login logs nobody out");
     // A session that another node remembers can be read, and is changed with the ordinary timeout.
     let id = only_id(&with).await;
     without.store().modify(id, |data| data.visits += 1).await.unwrap();
