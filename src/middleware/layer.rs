@@ -23,6 +23,9 @@ use crate::store::SessionStore;
 /// does no IO and cannot fail. To fail at startup if the backend is unreachable, call
 /// [`SessionStore::wait_until_ready`].
 ///
+/// `E` makes the response that replaces a handler's if its session cannot be committed: see
+/// [`on_commit_error`](SessionLayer::on_commit_error).
+///
 /// # Order
 ///
 /// - Layers for different types of data can be combined, each under its own cookie name. Of two
