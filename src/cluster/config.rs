@@ -6,7 +6,8 @@ use super::cache::Capacity;
 use crate::error::ConfigError;
 use crate::random::random_bytes;
 
-const MIB: u64 = 1 << 20;
+/// Number of bytes in a mebibyte.
+pub(crate) const MIB: u64 = 1 << 20;
 
 /// Configuration of a node's local cache, and of how the node receives announcements.
 ///

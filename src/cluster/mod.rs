@@ -21,6 +21,7 @@ mod stats;
 pub use self::cache::LocalCache;
 pub(crate) use self::cache::{FillMark, Lookup, PendingFill, StaleIfError};
 pub use self::config::ClusterConfig;
+pub(crate) use self::config::MIB;
 pub use self::coordinator::Coordinator;
 pub(crate) use self::lease::Lease;
 pub(crate) use self::message::Announcement;

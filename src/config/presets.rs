@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{SessionConfig, SessionConfigBuilder};
-use crate::cluster::ClusterConfig;
+use crate::cluster::{ClusterConfig, MIB};
 use crate::codec::Encryption;
 use crate::cookie::CookieConfig;
 use crate::secret::Secret;
@@ -11,7 +11,6 @@ use crate::secret::Secret;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const HOUR: Duration = Duration::from_secs(3600);
 const MINUTE: Duration = Duration::from_secs(60);
-const MIB: u64 = 1 << 20;
 
 impl<T> SessionConfig<T> {
     /// Returns a builder for production: sessions of 24 hours, encrypted in Redis, up to 100 000 of

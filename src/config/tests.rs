@@ -1,6 +1,7 @@
 //! The builder, and the errors that it reports.
 
 use super::*;
+use crate::backend::MemoryBackend;
 
 fn builder() -> SessionConfigBuilder<()> {
     SessionConfig::builder(Secret::new("x".repeat(32)).unwrap())

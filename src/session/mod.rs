@@ -289,7 +289,7 @@ impl<T: SessionData> Session<T> {
     /// # }
     /// ```
     pub fn do_not_extend(&self) {
-        self.request.lock().is_no_use();
+        self.request.lock().do_not_extend();
     }
 
     /// Commits now what would be committed with the response.

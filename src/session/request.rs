@@ -89,20 +89,29 @@ impl<T: SessionData> RequestSession<T> {
         before: Loaded<T>,
         freshness: Freshness,
     ) -> Result<(), SessionError> {
-        let loaded = match (&before, &self.verified) {
-            (Loaded::NotYet | Loaded::Ambiguous, VerifiedCookies::TooMany(_)) => Loaded::Ambiguous,
-            (Loaded::NotYet | Loaded::Ambiguous, cookies) => {
-                let named = cookies.as_slice().iter().map(|cookie| cookie.token.session_id());
-                let loads = named.map(|id| self.load_one(id, false, freshness));
-                Loaded::choose(try_join_all(loads).await?)
-            }
-            (loaded, _) => match loaded.id() {
-                Some(id) => self.load_one(id, loaded.was_seen(), freshness).await?,
-                None => Loaded::NoSession,
-            },
+        let loaded = match (&before, before.id()) {
+            (Loaded::NotYet | Loaded::Ambiguous, _) => self.load_named(freshness).await?,
+            (_, Some(id)) => self.load_one(id, before.was_seen(), freshness).await?,
+            (_, None) => Loaded::NoSession,
         };
         self.rebase_onto(loaded, None);
         Ok(())
+    }
+
+    /// Loads the session that the request's cookies name. Nothing is allocated for a single cookie.
+    async fn load_named(&self, freshness: Freshness) -> Result<Loaded<T>, SessionError> {
+        match &self.verified {
+            VerifiedCookies::None => Ok(Loaded::NoSession),
+            VerifiedCookies::One(cookie) => {
+                self.load_one(cookie.token.session_id(), false, freshness).await
+            }
+            VerifiedCookies::Several(cookies) => {
+                let named = cookies.iter().map(|cookie| cookie.token.session_id());
+                let loads = named.map(|id| self.load_one(id, false, freshness));
+                Ok(Loaded::choose(try_join_all(loads).await?))
+            }
+            VerifiedCookies::TooMany(_) => Ok(Loaded::Ambiguous),
+        }
     }
 
     /// Loads the session with this id. `was_seen` is `true` if it existed earlier in the request.
@@ -239,12 +248,12 @@ impl<T: SessionData> RequestSession<T> {
     /// that is signed with a previous secret is signed again, but only if the session is still
     /// cached: a request that has outlived a login must not undo it by sending the old token.
     pub(crate) fn send_head(&self) -> HeadChanges {
-        let (extracted, ambiguous, is_use, mut cookie, live) = {
+        let (extracted, ambiguous, extends, mut cookie, live) = {
             let mut state = self.lock();
             let cookie = state.send_head();
             let ambiguous = matches!(state.loaded(), Loaded::Ambiguous);
             let live = state.live_record().cloned();
-            (state.is_loaded(), ambiguous, state.is_use(), cookie, live)
+            (state.is_loaded(), ambiguous, state.extends(), cookie, live)
         };
         let (mut lifetime, mut remembered) = (Duration::MAX, false);
         if let Some(record) = live {
@@ -258,7 +267,7 @@ impl<T: SessionData> RequestSession<T> {
                 lifetime = self.store.remaining_lifetime(&record);
                 remembered = record.is_remembered();
             }
-            if is_use {
+            if extends {
                 self.store.touch_if_due(&record);
                 self.store.reencrypt_if_needed(&record);
             }

@@ -41,8 +41,8 @@ pub(super) struct RequestState<T> {
     /// Number of commits that were requested and have not taken their batch yet.
     pending_commits: u32,
     head_sent: bool,
-    /// `false` if the request does not count as a use of the session.
-    is_use: bool,
+    /// `false` if the request does not extend the session.
+    extends: bool,
 }
 
 /// A change to the visitor's cookie.
@@ -81,7 +81,7 @@ impl<T> RequestState<T> {
             last_seen: None,
             pending_commits: 0,
             head_sent: false,
-            is_use: true,
+            extends: true,
         }
     }
 
@@ -232,13 +232,12 @@ impl<T> RequestState<T> {
         self.set_data(self.base_data());
     }
 
-    /// Makes the request one that does not count as a use of the session.
-    pub(super) fn is_no_use(&mut self) {
-        self.is_use = false;
+    pub(super) fn do_not_extend(&mut self) {
+        self.extends = false;
     }
 
-    pub(super) fn is_use(&self) -> bool {
-        self.is_use
+    pub(super) fn extends(&self) -> bool {
+        self.extends
     }
 
     /// Registers a commit whose task will call [`take_batch`](Self::take_batch).

@@ -13,7 +13,8 @@ use futures_util::future::join_all;
 use crate::web::{Browser, Data, ada, config, serve, start};
 
 async fn with_owner(memory: &MemoryBackend) -> SessionLayer<Data> {
-    start(config(memory).owner(|data: &Data| data.user.clone())).await
+    let config = config(memory).clock(Clock::tokio());
+    start(config.owner(|data: &Data| data.user.clone())).await
 }
 
 /// Creates a session of Ada's and ends the older ones, as a login does.
@@ -23,15 +24,15 @@ async fn login(sessions: &SessionLayer<Data>) -> SessionId {
     id
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn of_several_logins_at_once_exactly_one_survives() {
-    let memory = MemoryBackend::new();
+    let memory = MemoryBackend::with_clock(Clock::tokio());
     let nodes = [with_owner(&memory).await, with_owner(&memory).await];
     let other = Data { user: Some("Grace".into()), visits: 0 };
     let grace = nodes[0].store().create(other).await.unwrap().id;
     for round in 0..20 {
         // An earlier login must not have the same age.
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        tokio::time::advance(Duration::from_millis(1)).await;
         let logins = join_all((0..4).map(|number| login(&nodes[number % 2]))).await;
         let left = nodes[0].store().sessions_of("Ada").await.unwrap();
         assert_eq!(left.len(), 1, "round {round}: {logins:?}");

@@ -1,15 +1,13 @@
 //! `Session::replace`: the login, which must work whatever the visitor's cookie led to; and the
 //! late requests that carry the cookie from before it.
 
-use clustered_sessions::backend::{Backend as _, Content, Update};
 use clustered_sessions::{MemoryBackend, Session, SessionError, SessionLayer, StoreErrorKind};
 use http::StatusCode;
 use tokio::sync::Barrier;
 
 use crate::handles::session_after_the_head;
-use crate::web::{
-    Browser, COOKIE, Data, Page, Spy, ada, config, node, only_data, only_id, serve, start,
-};
+use crate::session_faults::corrupt_record;
+use crate::web::{Browser, COOKIE, Data, Page, Spy, ada, config, node, only_data, serve, start};
 
 fn grace() -> Data {
     Data { user: Some("Grace".to_owned()), visits: 0 }
@@ -32,18 +30,6 @@ async fn count(session: Session<Data>) {
 fn assert_logged_in(page: &Page, before: &Browser, after: &Browser) {
     assert_eq!((page.status, page.set_cookies().len()), (StatusCode::OK, 1));
     assert_ne!(after.cookie(COOKIE), before.cookie(COOKIE), "the token is new");
-}
-
-/// Replaces the payload of a record by bytes that cannot be decoded.
-async fn corrupt(memory: &MemoryBackend, sessions: &SessionLayer<Data>) {
-    let id = only_id(sessions).await;
-    let mut stored = memory.load(&id).await.unwrap().unwrap();
-    let revision = stored.meta.revision;
-    stored.content = Content::Payload(b"garbage"[..].into());
-    stored.meta.revision = clustered_sessions::backend::Revision::from_bytes([7; 16]);
-    let minute = std::time::Duration::from_secs(60);
-    memory.update(Update::new(&id, revision, &stored, minute, b"")).await.unwrap();
-    sessions.store().coordinator().local_cache().clear();
 }
 
 #[tokio::test]
@@ -80,7 +66,7 @@ async fn a_login_over_an_unreadable_record_works_and_leaves_the_record_alone() {
     let memory = MemoryBackend::new();
     let sessions = node(&memory).await;
     let mut browser = Browser::with(&sessions, grace()).await;
-    corrupt(&memory, &sessions).await;
+    corrupt_record(&memory, &sessions).await;
     let before = browser.clone();
     let page = browser.visit(&serve(&sessions, login)).await;
     assert_logged_in(&page, &before, &browser);

@@ -76,7 +76,7 @@ async fn an_update_of_unknown_outcome_is_not_repeated_with_the_response() {
 }
 
 /// Overwrites the payload of the only session with bytes that cannot be decoded.
-async fn corrupt_record(memory: &MemoryBackend, sessions: &SessionLayer<Data>) {
+pub(crate) async fn corrupt_record(memory: &MemoryBackend, sessions: &SessionLayer<Data>) {
     let id = only_id(sessions).await;
     let stored = memory.load(&id).await.unwrap().unwrap();
     let mut meta = stored.meta;

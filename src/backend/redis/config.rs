@@ -89,7 +89,7 @@ impl RedisConfig {
         if info.redis_settings().protocol() != ProtocolVersion::RESP2 {
             return Err(ConfigError::RedisUnsupported { feature: "another protocol than RESP2" });
         }
-        Ok(Self::with_info(info).map_settings(|settings| settings))
+        Ok(Self::with_info(info))
     }
 
     /// Creates a configuration from the URL in an environment variable.
@@ -176,14 +176,15 @@ impl RedisConfig {
         mut self,
         change: impl FnOnce(RedisConnectionInfo) -> RedisConnectionInfo,
     ) -> Self {
-        let settings = without_empty_credentials(&change(self.info.redis_settings().clone()));
+        let settings = change(self.info.redis_settings().clone());
         self.info = self.info.set_redis_settings(settings);
         self
     }
 
     /// Returns the address, and the user, password and database.
     pub(crate) fn address(&self) -> (ConnectionAddr, RedisConnectionInfo) {
-        (self.info.addr().clone(), self.info.redis_settings().clone().set_skip_set_lib_name())
+        let settings = without_empty_credentials(self.info.redis_settings());
+        (self.info.addr().clone(), settings.set_skip_set_lib_name())
     }
 
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
@@ -235,12 +236,12 @@ mod tests {
         let by_method = RedisConfig::new("localhost", 6379).user("").password("").database(3);
         let by_url = RedisConfig::from_url("redis://:@localhost:6379/3").unwrap();
         for config in [by_method, by_url] {
-            let settings = config.info.redis_settings();
+            let (_, settings) = config.address();
             assert_eq!((settings.username(), settings.password()), (None, None));
             assert_eq!(settings.db(), 3);
         }
         let config = RedisConfig::new("localhost", 6379).password("hunter2").user("");
-        assert_eq!(config.info.redis_settings().password(), Some("hunter2"));
+        assert_eq!(config.address().1.password(), Some("hunter2"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod backend;
 mod cache;
 mod cluster;
 mod commits;
+mod cookies;
 mod documents;
 #[cfg(feature = "redis")]
 mod on_redis;
