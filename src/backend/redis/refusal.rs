@@ -52,9 +52,7 @@ impl Refusal {
             error.kind(),
             ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::AuthenticationFailed
         );
-        // An answer to the greeting, before there is a connection.
-        let refused_connection = error.kind() == ErrorKind::Io && is_not_now(error);
-        if !from_server && !refused_connection {
+        if !from_server {
             return None;
         }
         Some(match error.code() {
