@@ -1,7 +1,6 @@
 //! The builder, and the errors that it reports.
 
 use super::*;
-use crate::backend::MemoryBackend;
 
 fn builder() -> SessionConfigBuilder<()> {
     SessionConfig::builder(Secret::new("x".repeat(32)).unwrap())
@@ -64,6 +63,8 @@ fn each_mistake_has_its_error() {
 #[cfg(feature = "redis")]
 #[test]
 fn two_backends_are_refused() {
+    use crate::backend::MemoryBackend;
+
     let two = builder().redis(RedisConfig::new("localhost", 6379)).backend(MemoryBackend::new());
     assert_eq!(two.build().unwrap_err(), ConfigError::TwoBackends);
     let two = builder().redis(RedisConfig::new("localhost", 6379)).in_memory();
