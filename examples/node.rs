@@ -18,7 +18,8 @@
 //! | variable | meaning |
 //! |---|---|
 //! | `PORT` | port to listen on; defaults to 3000; 0 picks a free one |
-//! | `REDIS_URL` | the Redis server that stores the sessions; unset: in memory |
+//! | `REDIS_URL` | the Redis server that stores the sessions, over TLS with `rediss:`; unset: in memory |
+//! | `SSL_CERT_FILE` | root certificates for TLS; unset: those of the system |
 //! | `NODE_ID` | the node's name in logs and statistics; unset: random |
 //! | `SESSION_SECRET` | signs the cookies; unset: an insecure development secret |
 //! | `SESSION_TIMEOUT_MS` | idle timeout; unset: the crate's default |

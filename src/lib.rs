@@ -113,6 +113,7 @@
 //! | `metrics` | no | metrics for Prometheus and others, through the crate `metrics`: see [`guide::observability`] |
 //! | `redis` | yes | [`RedisConfig`] and the Redis backend |
 //! | `testing` | no | a conformance suite for custom backends, and a backend that injects faults |
+//! | `tls` | yes | Redis over TLS: `RedisTls`, and URLs that begin with `rediss:` |
 //!
 //! # Guide
 //!
@@ -181,8 +182,10 @@ pub mod guide;
 pub mod testing;
 
 pub use crate::backend::MemoryBackend;
+#[cfg(feature = "tls")]
+pub use crate::backend::RedisTls;
 #[cfg(feature = "redis")]
-pub use crate::backend::RedisConfig;
+pub use crate::backend::{RedisAddress, RedisConfig, RedisCredentials};
 pub use crate::clock::Clock;
 pub use crate::cluster::{CacheStats, ClusterConfig, Coordinator, LocalCache};
 pub use crate::codec::Encryption;

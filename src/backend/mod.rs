@@ -20,8 +20,10 @@ pub use self::call::{Created, Cursor, Deleted, Page, Touched, Update, Updated};
 pub(crate) use self::dynamic::{Answer, DynBackend};
 pub use self::memory::MemoryBackend;
 pub use self::owner::OwnerTag;
+#[cfg(feature = "tls")]
+pub use self::redis::RedisTls;
 #[cfg(feature = "redis")]
-pub use self::redis::{RedisBackend, RedisConfig};
+pub use self::redis::{RedisAddress, RedisBackend, RedisConfig, RedisCredentials};
 pub use self::subscription::{Event, Subscription, SubscriptionSender};
 pub use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreErrorKind};

@@ -89,11 +89,25 @@ pub enum ConfigError {
     },
     /// The Redis URL cannot be parsed.
     RedisUrl,
-    /// The Redis URL asks for a feature that this crate does not support, such as TLS.
+    /// The Redis URL has a parameter that is not known for its scheme.
+    RedisUrlParameter,
+    /// The Redis URL has a fragment, such as `#insecure`.
+    RedisUrlFragment,
+    /// The Redis URL is one of a topology that this crate does not support.
     RedisUnsupported {
-        /// The unsupported feature.
+        /// The topology.
         feature: &'static str,
     },
+    /// The Redis URL asks for TLS, and the feature `tls` of this crate is disabled.
+    RedisTlsDisabled,
+    /// The root certificates for Redis are not PEM, or there is none among them.
+    RedisRootCertificates,
+    /// The system has no root certificates that could verify the certificate of Redis.
+    RedisSystemRoots,
+    /// The client certificate for Redis or its key is not PEM, or the two do not belong together.
+    RedisClientCertificate,
+    /// The server name for TLS, or the host of a server, is neither a DNS name nor an IP address.
+    RedisServerName,
     /// The key prefix is too long, does not end in one of `:` `/` `.` `-` `_` `|`, or has a
     /// character that a pattern would treat as special.
     KeyPrefix,
@@ -220,9 +234,30 @@ impl fmt::Display for ConfigError {
             Self::RedisUrl => f.write_str(
                 "the Redis URL cannot be parsed: use a form such as redis://user:password@host:6379/0 or redis+unix:///path/to/socket",
             ),
+            Self::RedisUrlParameter => f.write_str(
+                "the Redis URL has an unknown parameter: known are `db`, and for a Unix socket `user` and `pass`; `?` in a password must be written as `%3F`",
+            ),
+            Self::RedisUrlFragment => f.write_str(
+                "the Redis URL has a fragment: certificates are always verified, so use RedisTls::root_certificates instead of `#insecure`; `#` in a password must be written as `%23`",
+            ),
             Self::RedisUnsupported { feature } => {
-                write!(f, "the Redis URL asks for {feature}, which is not supported: remove it")
+                write!(f, "the Redis URL asks for {feature}, which is not supported: use the URL of one server")
             }
+            Self::RedisTlsDisabled => f.write_str(
+                "the Redis URL asks for TLS: enable the feature `tls` of the crate clustered-sessions",
+            ),
+            Self::RedisRootCertificates => f.write_str(
+                "root_certificates has no certificate in PEM, or one that cannot be parsed: give it the text between and including `-----BEGIN CERTIFICATE-----` and `-----END CERTIFICATE-----`",
+            ),
+            Self::RedisSystemRoots => f.write_str(
+                "the system has no root certificates: install them (`ca-certificates`), set SSL_CERT_FILE, or use RedisTls::root_certificates",
+            ),
+            Self::RedisClientCertificate => f.write_str(
+                "the client certificate or its key is not PEM, is encrypted, or the two do not belong together",
+            ),
+            Self::RedisServerName => f.write_str(
+                "the server name for TLS must be a DNS name or an IP address: set RedisTls::server_name, for a Unix socket in any case",
+            ),
             Self::KeyPrefix => f.write_str(
                 "key prefix must have at most 128 bytes, end in one of `: / . - _ |`, and have none of `* ? [ ] { } \\`",
             ),

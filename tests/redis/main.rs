@@ -7,6 +7,8 @@ mod clocks;
 mod cluster;
 #[cfg(feature = "testing")]
 mod conformance;
+mod connector;
+mod credentials;
 mod deployment;
 mod encryption;
 mod error_codes;
@@ -29,6 +31,8 @@ mod redis_roles;
 mod redis_walks;
 mod refusals;
 mod servers;
+#[cfg(feature = "tls")]
+mod tls;
 #[allow(dead_code, reason = "only the test binary `memory` uses all of it")]
 #[path = "../web/mod.rs"]
 mod web;

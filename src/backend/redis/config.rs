@@ -1,14 +1,26 @@
-//! The address, credentials and timeouts of a Redis server.
+//! The servers of a Redis backend, and how to reach them.
 
+mod address;
+mod credentials;
+#[cfg(feature = "tls")]
+mod tls;
+mod url;
+
+use std::error::Error;
 use std::fmt;
-#[cfg(feature = "_guards")]
-use std::sync::Arc;
+use std::io;
 use std::time::Duration;
 
-use redis::{
-    ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, ProtocolVersion, RedisConnectionInfo,
-};
+use tokio::io::{AsyncRead, AsyncWrite};
 
+pub use self::address::RedisAddress;
+pub(super) use self::credentials::CredentialsSource;
+pub use self::credentials::RedisCredentials;
+#[cfg(feature = "tls")]
+pub use self::tls::RedisTls;
+use self::url::RedisUrl;
+use super::connector::Connector;
+use super::transport::Transport;
 use crate::error::ConfigError;
 
 /// The configuration of the Redis backend: one server (7.0 or later) that is a master.
@@ -51,45 +63,67 @@ use crate::error::ConfigError;
 #[derive(Clone)]
 #[must_use]
 pub struct RedisConfig {
-    info: ConnectionInfo,
+    pub(super) address: RedisAddress,
+    pub(super) credentials: CredentialsSource,
+    pub(super) database: u16,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<RedisTls>,
+    pub(super) connector: Connector,
     pub(crate) key_prefix: String,
     pub(crate) connect_timeout: Duration,
     pub(crate) response_timeout: Duration,
-    #[cfg(feature = "_guards")]
-    pub(crate) dial: Option<Dial>,
 }
-
-/// Opens a stream to a simulated server.
-#[cfg(feature = "_guards")]
-pub(crate) type Dial = Arc<dyn Fn() -> std::io::Result<tokio::io::DuplexStream> + Send + Sync>;
 
 impl RedisConfig {
     /// Creates a configuration for the server at a host and port, without a password, database 0.
     pub fn new(host: impl Into<String>, port: u16) -> Self {
-        let addr = ConnectionAddr::Tcp(host.into(), port);
-        // An address alone always makes a valid connection info; the parser is what can fail.
-        match addr.into_connection_info() {
-            Ok(info) => Self::with_info(info),
-            Err(_) => unreachable!("an address is a connection info"),
+        Self::at(RedisAddress::tcp(host, port))
+    }
+
+    /// Creates a configuration for the server at an address, without a password, database 0.
+    pub fn at(address: RedisAddress) -> Self {
+        RedisConfig {
+            address,
+            credentials: CredentialsSource::Fixed(RedisCredentials::default()),
+            database: 0,
+            #[cfg(feature = "tls")]
+            tls: None,
+            connector: Connector::default(),
+            key_prefix: "session:".to_owned(),
+            connect_timeout: Duration::from_secs(1),
+            response_timeout: Duration::from_millis(500),
         }
     }
 
-    /// Creates a configuration from a URL: `redis://[user][:password]@host[:port][/database]` or
-    /// `redis+unix:///path?db=0&user=…&pass=…`.
+    /// Creates a configuration from a URL:
+    ///
+    /// | form | connection |
+    /// |---|---|
+    /// | `redis://[user][:password]@host[:port][/database]` | TCP |
+    /// | `rediss://…` | TLS with the root certificates of the system; needs the feature `tls` |
+    /// | `redis+unix:///path[?db=0&user=…&pass=…]` | a Unix domain socket |
+    ///
+    /// The schemes `valkey`, `valkeys`, `valkey+unix` and `unix` mean the same. The port defaults
+    /// to 6379. Special characters in user and password are percent-encoded.
     ///
     /// # Errors
     ///
-    /// [`ConfigError::RedisUrl`] if the URL is malformed. [`ConfigError::RedisUnsupported`] for
-    /// `rediss:` (TLS) and for protocols other than RESP2. The error does not contain the URL.
+    /// [`ConfigError::RedisUrl`] if the URL is malformed, and others for what it asks for. No error
+    /// contains a part of the URL.
     pub fn from_url(url: &str) -> Result<Self, ConfigError> {
-        if url.starts_with("rediss:") || url.starts_with("valkeys:") {
-            return Err(ConfigError::RedisUnsupported { feature: "TLS" });
-        }
-        let info = url.into_connection_info().map_err(|_| ConfigError::RedisUrl)?;
-        if info.redis_settings().protocol() != ProtocolVersion::RESP2 {
-            return Err(ConfigError::RedisUnsupported { feature: "another protocol than RESP2" });
-        }
-        Ok(Self::with_info(info))
+        let RedisUrl { address, user, password, database, tls } = RedisUrl::parse(url)?;
+        let config = Self::at(address).user(user).password(password).database(database);
+        if tls { config.tls_by_url() } else { Ok(config) }
+    }
+
+    #[cfg(feature = "tls")]
+    fn tls_by_url(self) -> Result<Self, ConfigError> {
+        Ok(self.tls(RedisTls::new()))
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn tls_by_url(self) -> Result<Self, ConfigError> {
+        Err(ConfigError::RedisTlsDisabled)
     }
 
     /// Creates a configuration from the URL in an environment variable.
@@ -103,42 +137,104 @@ impl RedisConfig {
         Self::from_url(&url)
     }
 
-    fn with_info(info: ConnectionInfo) -> Self {
-        RedisConfig {
-            info,
-            key_prefix: "session:".to_owned(),
-            connect_timeout: Duration::from_secs(1),
-            response_timeout: Duration::from_millis(500),
-            #[cfg(feature = "_guards")]
-            dial: None,
-        }
-    }
-
-    /// Connects to a simulated server instead of an address.
-    #[cfg(feature = "_guards")]
-    #[doc(hidden)]
-    pub fn dial(
-        mut self,
-        dial: impl Fn() -> std::io::Result<tokio::io::DuplexStream> + Send + Sync + 'static,
-    ) -> Self {
-        self.dial = Some(Arc::new(dial));
+    /// Sets the ACL user. Defaults to none, which is Redis' `default` user. An empty name means
+    /// none. Replaces a [provider](Self::credentials_provider).
+    pub fn user(mut self, user: impl Into<String>) -> Self {
+        let credentials = self.fixed_credentials().with_user(user.into());
+        self.credentials = CredentialsSource::Fixed(credentials);
         self
     }
 
-    /// Sets the ACL user. Defaults to none, which is Redis' `default` user. An empty name means
-    /// none.
-    pub fn user(self, user: impl AsRef<str>) -> Self {
-        self.map_settings(|settings| settings.set_username(user))
+    /// Sets the password. Defaults to none. An empty password means none, as in a URL. Replaces a
+    /// [provider](Self::credentials_provider).
+    pub fn password(mut self, password: impl Into<String>) -> Self {
+        let credentials = self.fixed_credentials().with_password(password.into());
+        self.credentials = CredentialsSource::Fixed(credentials);
+        self
     }
 
-    /// Sets the password. Defaults to none. An empty password means none, as in a URL.
-    pub fn password(self, password: impl AsRef<str>) -> Self {
-        self.map_settings(|settings| settings.set_password(password))
+    /// Asks for the user and password of each connection when it is made, for passwords that
+    /// rotate: tokens of AWS IAM or Microsoft Entra ID, or leases of a vault.
+    ///
+    /// If the credentials are [valid for a limited time](RedisCredentials::valid_for), the provider
+    /// is asked again after three quarters of that time, and each open connection authenticates
+    /// anew (`AUTH`), without a pause and without losing the lease on the cache. If the provider or
+    /// the server fails then, that is logged and tried again, and the connection stays as it is.
+    ///
+    /// A node has up to three connections, and makes a new one when the old one is lost. The
+    /// provider is asked for each, within [`connect_timeout`](Self::connect_timeout), so it should
+    /// keep a token for as long as it is valid.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use clustered_sessions::{RedisConfig, RedisCredentials};
+    ///
+    /// # async fn cached_token() -> std::io::Result<String> { Ok(String::new()) }
+    /// let redis = RedisConfig::new("redis.example.com", 6379).credentials_provider(|| async {
+    ///     let token = cached_token().await?;
+    ///     Ok::<_, std::io::Error>(
+    ///         RedisCredentials::new("app", token).valid_for(Duration::from_secs(600)),
+    ///     )
+    /// });
+    /// # let _ = redis;
+    /// ```
+    pub fn credentials_provider<P, F, E>(mut self, provider: P) -> Self
+    where
+        P: Fn() -> F + Send + Sync + 'static,
+        F: Future<Output = Result<RedisCredentials, E>> + Send + 'static,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        self.credentials = CredentialsSource::provider(provider);
+        self
+    }
+
+    fn fixed_credentials(&self) -> RedisCredentials {
+        match &self.credentials {
+            CredentialsSource::Fixed(credentials) => credentials.clone(),
+            CredentialsSource::Provider(_) => RedisCredentials::default(),
+        }
     }
 
     /// Sets the database number. Defaults to 0.
-    pub fn database(self, database: u16) -> Self {
-        self.map_settings(|settings| settings.set_db(i64::from(database)))
+    pub fn database(mut self, database: u16) -> Self {
+        self.database = database;
+        self
+    }
+
+    /// Connects over TLS. By default, connections are not encrypted: the password and all sessions
+    /// can be read on the network.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: RedisTls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Opens byte streams to servers by this function instead of by TCP or a Unix domain socket,
+    /// for instance through a tunnel or a proxy, or to another address than the one that is
+    /// announced. With [`tls`](Self::tls), TLS runs over the stream.
+    ///
+    /// The time that it takes counts towards [`connect_timeout`](Self::connect_timeout). A stream
+    /// must belong to one connection alone, and must fail or end when the connection is lost.
+    ///
+    /// ```
+    /// use clustered_sessions::{RedisAddress, RedisConfig};
+    /// use tokio::net::TcpStream;
+    ///
+    /// let redis = RedisConfig::new("redis.internal", 6379).connector(|address| async move {
+    ///     // A SOCKS5 handshake, a `CONNECT` request, …
+    ///     let RedisAddress::Tcp { host, port } = address else { unreachable!() };
+    ///     TcpStream::connect((host, port)).await
+    /// });
+    /// # let _ = redis;
+    /// ```
+    pub fn connector<C, F, S>(mut self, connect: C) -> Self
+    where
+        C: Fn(RedisAddress) -> F + Send + Sync + 'static,
+        F: Future<Output = io::Result<S>> + Send + 'static,
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        self.connector = Connector::new(connect);
+        self
     }
 
     /// Sets the prefix of all keys. Defaults to `session:`. Must end in one of `: / . - _ |`, be at
@@ -172,19 +268,14 @@ impl RedisConfig {
         self
     }
 
-    fn map_settings(
-        mut self,
-        change: impl FnOnce(RedisConnectionInfo) -> RedisConnectionInfo,
-    ) -> Self {
-        let settings = change(self.info.redis_settings().clone());
-        self.info = self.info.set_redis_settings(settings);
-        self
-    }
-
-    /// Returns the address, and the user, password and database.
-    pub(crate) fn address(&self) -> (ConnectionAddr, RedisConnectionInfo) {
-        let settings = without_empty_credentials(self.info.redis_settings());
-        (self.info.addr().clone(), settings.set_skip_set_lib_name())
+    /// Returns what opens streams to the servers.
+    pub(super) fn transport(&self) -> Result<Transport, ConfigError> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            let known = std::slice::from_ref(&self.address);
+            return Transport::encrypted(self.connector.clone(), tls, known);
+        }
+        Ok(Transport::plain(self.connector.clone()))
     }
 
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
@@ -200,26 +291,11 @@ impl RedisConfig {
     }
 }
 
-/// Removes a user or password that is empty: it would be sent, and refused.
-fn without_empty_credentials(settings: &RedisConnectionInfo) -> RedisConnectionInfo {
-    let given = |text: Option<&str>| text.filter(|text| !text.is_empty()).map(str::to_owned);
-    let (user, password) = (given(settings.username()), given(settings.password()));
-    let mut kept =
-        RedisConnectionInfo::default().set_db(settings.db()).set_protocol(settings.protocol());
-    if let Some(user) = user {
-        kept = kept.set_username(user);
-    }
-    if let Some(password) = password {
-        kept = kept.set_password(password);
-    }
-    kept
-}
-
 impl fmt::Debug for RedisConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisConfig")
-            .field("addr", &self.info.addr().to_string())
-            .field("database", &self.info.redis_settings().db())
+            .field("address", &self.address.to_string())
+            .field("database", &self.database)
             .field("key_prefix", &self.key_prefix)
             .field("connect_timeout", &self.connect_timeout)
             .field("response_timeout", &self.response_timeout)
@@ -231,48 +307,52 @@ impl fmt::Debug for RedisConfig {
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_empty_user_or_password_is_none() {
+    /// Returns the address, user, password and database.
+    async fn parts(config: &RedisConfig) -> (String, Option<String>, Option<String>, u16) {
+        let credentials = config.credentials.get().await.unwrap();
+        let owned = |text: Option<&str>| text.map(str::to_owned);
+        let (user, password) = (owned(credentials.user()), owned(credentials.password()));
+        (config.address.to_string(), user, password, config.database)
+    }
+
+    #[tokio::test]
+    async fn an_empty_user_or_password_is_none() {
         let by_method = RedisConfig::new("localhost", 6379).user("").password("").database(3);
         let by_url = RedisConfig::from_url("redis://:@localhost:6379/3").unwrap();
         for config in [by_method, by_url] {
-            let (_, settings) = config.address();
-            assert_eq!((settings.username(), settings.password()), (None, None));
-            assert_eq!(settings.db(), 3);
+            assert_eq!(parts(&config).await, ("localhost:6379".to_owned(), None, None, 3));
         }
         let config = RedisConfig::new("localhost", 6379).password("hunter2").user("");
-        assert_eq!(config.address().1.password(), Some("hunter2"));
+        assert_eq!(parts(&config).await.2, Some("hunter2".to_owned()));
     }
 
-    #[test]
-    fn url_and_parts_give_the_same_configuration() {
-        let url = RedisConfig::from_url("redis://app:hunter2@cache.example.com:6380/3").unwrap();
-        let parts =
-            RedisConfig::new("cache.example.com", 6380).user("app").password("hunter2").database(3);
-        for config in [url, parts] {
-            assert_eq!(config.info.addr().to_string(), "cache.example.com:6380");
-            assert_eq!(config.info.redis_settings().username(), Some("app"));
-            assert_eq!(config.info.redis_settings().password(), Some("hunter2"));
-            assert_eq!(config.info.redis_settings().db(), 3);
+    #[tokio::test]
+    async fn url_and_parts_give_the_same_configuration() {
+        let url = "redis://app:hunter2@cache.example.com:6380/3";
+        let by_parts = RedisConfig::new("cache.example.com", 6380).database(3);
+        let by_parts = by_parts.user("app").password("hunter2");
+        let (user, password) = (Some("app".to_owned()), Some("hunter2".to_owned()));
+        for config in [RedisConfig::from_url(url).unwrap(), by_parts] {
+            let address = "cache.example.com:6380".to_owned();
+            assert_eq!(parts(&config).await, (address, user.clone(), password.clone(), 3));
             assert!(!format!("{config:?}").contains("hunter2"));
         }
     }
 
+    #[tokio::test]
+    async fn the_last_of_password_and_provider_counts() {
+        let provider = || async { Ok::<_, io::Error>(RedisCredentials::new("app", "token")) };
+        let redis = RedisConfig::new("localhost", 6379);
+        let provided = redis.clone().password("hunter2").credentials_provider(provider);
+        assert_eq!(parts(&provided).await.2, Some("token".to_owned()));
+        let fixed = redis.credentials_provider(provider).password("hunter2");
+        assert_eq!(parts(&fixed).await.1, None);
+        assert_eq!(parts(&fixed).await.2, Some("hunter2".to_owned()));
+        assert!(!format!("{fixed:?}").contains("hunter2"));
+    }
+
     #[test]
     fn each_mistake_has_its_error() {
-        for (url, expected) in [
-            ("http://localhost", ConfigError::RedisUrl),
-            ("redis://", ConfigError::RedisUrl),
-            ("", ConfigError::RedisUrl),
-            ("redis://localhost/x", ConfigError::RedisUrl),
-            ("rediss://localhost", ConfigError::RedisUnsupported { feature: "TLS" }),
-            (
-                "redis://localhost/?protocol=resp3",
-                ConfigError::RedisUnsupported { feature: "another protocol than RESP2" },
-            ),
-        ] {
-            assert_eq!(RedisConfig::from_url(url).unwrap_err(), expected, "{url}");
-        }
         let new = || RedisConfig::new("localhost", 6379);
         assert_eq!(new().check(), Ok(()));
         for prefix in ["", "session", "s*:", "s[1]:", "{tag}:", &format!("{}:", "x".repeat(128))] {

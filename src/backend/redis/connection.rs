@@ -9,7 +9,7 @@
 //! A new connection to the same server process continues where the old one ended: subscriptions and
 //! scans go on. A connection to another process ends them.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,10 +22,10 @@ use super::endpoint::{Endpoint, Link, ServerId};
 use super::error::{Effect, breaks_the_connection, cannot_save, is_wrong_server};
 use super::loads::Loads;
 use super::scripts::{Script, is_unknown_script};
-use crate::clock::ServerTime;
 use crate::error::{StoreError, StoreErrorKind};
 
-/// Minimum age of a connection that is replaced because the server refuses to act as a master.
+/// Minimum age of a connection that is replaced because the server refuses to act as a master, and
+/// minimum pause between attempts to connect to a server that refuses them.
 const RECONNECT_AFTER: Duration = Duration::from_millis(100);
 
 /// Returns a command that reads a key like `GET` but counts as a write, because it could also set
@@ -65,8 +65,8 @@ struct ConnectionState {
     current: Option<Connected>,
     /// Number of attempts to connect that have ended.
     attempts: u64,
-    /// The error of the last attempt, if it failed.
-    failure: Option<StoreError>,
+    /// The error of the last attempt, if it failed, and when.
+    failure: Option<(StoreError, Instant)>,
     /// The server that the last connection led to.
     server: Option<ServerId>,
     closed: bool,
@@ -87,6 +87,14 @@ impl ConnectionState {
     fn usable(&self) -> Option<Connected> {
         self.current.clone().filter(|connected| !connected.link.is_closed())
     }
+
+    /// Returns the error of the last attempt if another one would fail, too, until an operator has
+    /// corrected a password or a certificate. Each attempt would only cost both sides a handshake.
+    fn recent_refusal(&self) -> Option<StoreError> {
+        let (error, at) = self.failure.as_ref()?;
+        let is_recent = at.elapsed() < RECONNECT_AFTER;
+        (is_recent && error.kind() == StoreErrorKind::Refused).then(|| error.clone())
+    }
 }
 
 impl Connected {
@@ -104,9 +112,9 @@ impl Connected {
 
 impl SharedConnection {
     /// Creates a connection that has up to `max_loads` loads in flight. Does no IO.
-    pub(super) fn new(config: &RedisConfig, max_loads: u32, time: Arc<ServerTime>) -> Self {
+    pub(super) fn new(config: &RedisConfig, endpoint: Endpoint, max_loads: u32) -> Self {
         SharedConnection {
-            endpoint: Endpoint::new(config, time),
+            endpoint,
             response_timeout: config.response_timeout,
             loads: Loads::new(max_loads),
             probe: get_from_master(&format!("{}beat", config.key_prefix)),
@@ -295,6 +303,9 @@ impl SharedConnection {
             if let Some(connected) = state.usable() {
                 return Ok(connected);
             }
+            if let Some(refusal) = state.recent_refusal() {
+                return Err(refusal);
+            }
             state.attempts
         };
         let _connecting = self.connecting.lock().await;
@@ -305,7 +316,7 @@ impl SharedConnection {
             }
             // Another caller's attempt failed while this one waited. If each waiting caller tried
             // in turn, the last would wait too long.
-            if let Some(failure) =
+            if let Some((failure, _)) =
                 state.failure.as_ref().filter(|_| state.attempts != attempts_before)
             {
                 return Err(failure.clone());
@@ -333,7 +344,7 @@ impl SharedConnection {
                 Ok(connected)
             }
             Err(error) => {
-                state.failure = Some(error.clone());
+                state.failure = Some((error.clone(), Instant::now()));
                 Err(error)
             }
         }

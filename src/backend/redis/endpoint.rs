@@ -7,18 +7,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use futures_util::future::select_ok;
 use redis::aio::{AsyncPushSender, MultiplexedConnection};
-use redis::{
-    AsyncConnectionConfig, ConnectionAddr, ProtocolVersion, RedisConnectionInfo, RedisResult, cmd,
-};
+use redis::{AsyncConnectionConfig, ProtocolVersion, RedisConnectionInfo, RedisResult, cmd};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, lookup_host};
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
-use super::config::RedisConfig;
-use super::error::{refuses_the_command, unreachable};
+use super::config::{CredentialsSource, RedisAddress, RedisConfig};
+use super::connector::BoxStream;
+use super::credentials::{self, not_authenticated};
+use super::error::{not_connected, refuses_the_command, unreachable};
+use super::transport::Transport;
 use crate::clock::{self, ServerTime, Timestamp};
 use crate::error::{StoreError, StoreErrorKind};
 
@@ -35,11 +34,11 @@ const UNKNOWN: &str = "unknown-";
 
 /// The address of the server, and what a connection to it needs.
 pub(super) struct Endpoint {
-    addr: ConnectionAddr,
-    settings: RedisConnectionInfo,
+    address: RedisAddress,
+    transport: Transport,
+    credentials: CredentialsSource,
+    database: u16,
     connect_timeout: Duration,
-    #[cfg(feature = "_guards")]
-    dial: Option<super::config::Dial>,
     /// `true` if the server evicts keys when its memory is full.
     evicts_keys: AtomicBool,
     /// `true` once the node has warned that its clock and the server's differ.
@@ -53,7 +52,15 @@ pub(super) struct Link {
     pub(super) commands: MultiplexedConnection,
     pub(super) server: ServerId,
     pub(super) received: ReadCounter,
-    driver: Arc<AbortOnDrop>,
+    tasks: Arc<Tasks>,
+}
+
+/// The tasks of a connection, which end with its last user.
+struct Tasks {
+    /// Reads and writes.
+    driver: AbortOnDrop,
+    /// Authenticates anew before the credentials expire.
+    _renewal: Option<AbortOnDrop>,
 }
 
 /// The identity of a server process.
@@ -64,19 +71,19 @@ pub(super) struct Link {
 pub(super) struct ServerId(Arc<str>);
 
 impl Endpoint {
-    pub(super) fn new(config: &RedisConfig, server_time: Arc<ServerTime>) -> Self {
-        let (addr, settings) = config.address();
-        let connect_timeout = config.connect_timeout;
-        let evicts_keys = AtomicBool::new(false);
-        let clock_differs = AtomicBool::new(false);
+    pub(super) fn new(
+        config: &RedisConfig,
+        transport: Transport,
+        server_time: Arc<ServerTime>,
+    ) -> Self {
         Endpoint {
-            addr,
-            settings,
-            connect_timeout,
-            #[cfg(feature = "_guards")]
-            dial: config.dial.clone(),
-            evicts_keys,
-            clock_differs,
+            address: config.address.clone(),
+            transport,
+            credentials: config.credentials.clone(),
+            database: config.database,
+            connect_timeout: config.connect_timeout,
+            evicts_keys: AtomicBool::new(false),
+            clock_differs: AtomicBool::new(false),
             server_time,
         }
     }
@@ -94,7 +101,7 @@ impl Endpoint {
 
     /// Makes a connection for commands.
     pub(super) async fn connect(&self) -> Result<Link, StoreError> {
-        self.in_time(self.link(self.settings.clone(), AsyncConnectionConfig::new())).await
+        self.link(ProtocolVersion::RESP2, AsyncConnectionConfig::new()).await
     }
 
     /// Makes a connection for commands that also passes each message from a channel to `messages`.
@@ -103,18 +110,33 @@ impl Endpoint {
         &self,
         messages: impl AsyncPushSender,
     ) -> Result<Link, StoreError> {
-        let settings = self.settings.clone().set_protocol(ProtocolVersion::RESP3);
         let config = AsyncConnectionConfig::new().set_push_sender(messages);
-        self.in_time(self.link(settings, config)).await
+        self.link(ProtocolVersion::RESP3, config).await
     }
 
+    /// Makes a connection within the time limit.
     async fn link(
         &self,
-        settings: RedisConnectionInfo,
+        protocol: ProtocolVersion,
         config: AsyncConnectionConfig,
     ) -> Result<Link, StoreError> {
+        let deadline = Instant::now() + self.connect_timeout;
+        timeout_at(deadline, self.link_before(deadline, protocol, config)).await.unwrap_or_else(
+            |elapsed| Err(StoreError::from(StoreErrorKind::Unavailable).with_source(elapsed)),
+        )
+    }
+
+    async fn link_before(
+        &self,
+        deadline: Instant,
+        protocol: ProtocolVersion,
+        config: AsyncConnectionConfig,
+    ) -> Result<Link, StoreError> {
+        let credentials = self.credentials.get().await.map_err(not_authenticated)?;
+        let settings = self.settings(protocol, credentials.user(), credentials.password());
         let received = ReadCounter::default();
-        let stream = Counted { stream: self.open().await?, received: received.clone() };
+        let stream = self.transport.open(&self.address, deadline).await.map_err(not_connected)?;
+        let stream = Counted { stream, received: received.clone() };
         // The callers have their own timeouts, which cover all that a command does.
         let config = config
             .set_connection_timeout(None)
@@ -124,7 +146,7 @@ impl Endpoint {
             MultiplexedConnection::new_with_config(&settings, stream, config)
                 .await
                 .map_err(unreachable)?;
-        let driver = Arc::new(AbortOnDrop(tokio::spawn(driver).abort_handle()));
+        let driver = AbortOnDrop(tokio::spawn(driver).abort_handle());
         let asked = Instant::now();
         let info = server_info(&mut commands).await.map_err(unreachable)?;
         if let Some(time) = clock::parse_info(&info) {
@@ -133,7 +155,31 @@ impl Endpoint {
         }
         self.note_eviction(&info);
         let server = ServerId::parse(&info);
-        Ok(Link { commands, server, received, driver })
+        let renewal = credentials.validity().map(|validity| {
+            let renewal = credentials::renew(self.credentials.clone(), validity, commands.clone());
+            AbortOnDrop(tokio::spawn(renewal).abort_handle())
+        });
+        let tasks = Arc::new(Tasks { driver, _renewal: renewal });
+        Ok(Link { commands, server, received, tasks })
+    }
+
+    fn settings(
+        &self,
+        protocol: ProtocolVersion,
+        user: Option<&str>,
+        password: Option<&str>,
+    ) -> RedisConnectionInfo {
+        let mut settings = RedisConnectionInfo::default()
+            .set_db(i64::from(self.database))
+            .set_protocol(protocol)
+            .set_skip_set_lib_name();
+        if let Some(user) = user {
+            settings = settings.set_username(user);
+        }
+        if let Some(password) = password {
+            settings = settings.set_password(password);
+        }
+        settings
     }
 
     /// Warns once if this node's clock differs from the server's. Sessions follow the server's, but
@@ -162,48 +208,6 @@ impl Endpoint {
             );
         }
     }
-
-    async fn open(&self) -> Result<Box<dyn ByteStream>, StoreError> {
-        #[cfg(feature = "_guards")]
-        if let Some(dial) = &self.dial {
-            return Ok(Box::new(dial().map_err(not_connected)?));
-        }
-        match &self.addr {
-            ConnectionAddr::Tcp(host, port) => {
-                let stream = connect_to_any(host, *port).await.map_err(not_connected)?;
-                // Small packets are sent at once.
-                stream.set_nodelay(true).map_err(not_connected)?;
-                Ok(Box::new(stream))
-            }
-            #[cfg(unix)]
-            ConnectionAddr::Unix(path) => {
-                let stream = tokio::net::UnixStream::connect(path).await.map_err(not_connected)?;
-                Ok(Box::new(stream))
-            }
-            // The configuration accepts no other address.
-            _ => Err(StoreErrorKind::Unavailable.into()),
-        }
-    }
-
-    /// Applies the time limit for making a connection.
-    async fn in_time<R>(
-        &self,
-        connecting: impl Future<Output = Result<R, StoreError>>,
-    ) -> Result<R, StoreError> {
-        tokio::time::timeout(self.connect_timeout, connecting)
-            .await
-            .unwrap_or_else(|elapsed| Err(not_connected(elapsed)))
-    }
-}
-
-/// Connects to all addresses of a host at once, and returns the first connection.
-async fn connect_to_any(host: &str, port: u16) -> std::io::Result<TcpStream> {
-    let attempts: Vec<_> =
-        lookup_host((host, port)).await?.map(|addr| Box::pin(TcpStream::connect(addr))).collect();
-    if attempts.is_empty() {
-        return Err(std::io::Error::other("the host has no address"));
-    }
-    Ok(select_ok(attempts).await?.0)
 }
 
 /// Returns what the server says about itself, or nothing if it refuses.
@@ -223,15 +227,11 @@ fn evicting_policy(info: &str) -> Option<&str> {
     field("maxmemory_policy").map(str::trim).filter(|policy| is_limited && *policy != "noeviction")
 }
 
-fn not_connected(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StoreError {
-    StoreError::from(StoreErrorKind::Unavailable).with_source(cause)
-}
-
 impl Link {
     /// Returns `true` if the connection has ended, for example because the server closed it while
     /// it was idle.
     pub(super) fn is_closed(&self) -> bool {
-        self.driver.0.is_finished()
+        self.tasks.driver.0.is_finished()
     }
 }
 
@@ -277,12 +277,9 @@ impl ReadCounter {
     }
 }
 
-trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for S {}
-
 /// A stream that counts what it receives.
 struct Counted {
-    stream: Box<dyn ByteStream>,
+    stream: BoxStream,
     received: ReadCounter,
 }
 
@@ -319,8 +316,8 @@ impl AsyncWrite for Counted {
     }
 }
 
-/// Ends the task that reads and writes, so that a connection to a server that no longer answers is
-/// closed with its last user.
+/// Ends a task, so that a connection to a server that no longer answers is closed with its last
+/// user.
 struct AbortOnDrop(AbortHandle);
 
 impl Drop for AbortOnDrop {

@@ -1,8 +1,11 @@
 //! Errors of commands, from the errors of the client and the server.
 
+use std::error::Error;
+
 use redis::{ErrorKind, FromRedisValue, RedisError, RedisResult, Value, from_redis_value};
 
 use super::refusal::Refusal;
+use super::transport::is_tls_failure;
 use crate::error::{StoreError, StoreErrorKind};
 
 /// The effect that a command without a reply may have had.
@@ -51,7 +54,17 @@ impl Effect {
 
 /// Returns the error of an attempt to connect. Nothing was done.
 pub(super) fn unreachable(error: RedisError) -> StoreError {
-    let kind = refusal(&error).unwrap_or(StoreErrorKind::Unavailable);
+    match refusal(&error) {
+        Some(kind) => StoreError::from(kind).with_source(error),
+        None => not_connected(error),
+    }
+}
+
+/// Returns the error of a stream that could not be opened. A certificate that one side refuses is
+/// for an operator to correct.
+pub(super) fn not_connected(error: impl Error + Send + Sync + 'static) -> StoreError {
+    let is_refused = is_tls_failure(&error);
+    let kind = if is_refused { StoreErrorKind::Refused } else { StoreErrorKind::Unavailable };
     StoreError::from(kind).with_source(error)
 }
 

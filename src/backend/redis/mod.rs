@@ -2,6 +2,8 @@
 
 mod config;
 mod connection;
+mod connector;
+mod credentials;
 mod endpoint;
 mod error;
 mod heartbeat;
@@ -12,6 +14,7 @@ mod loads;
 mod refusal;
 mod scripts;
 mod subscribe;
+mod transport;
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,7 +23,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use redis::{FromRedisValue, Value, cmd, from_redis_value};
 
-pub use self::config::RedisConfig;
+#[cfg(feature = "tls")]
+pub use self::config::RedisTls;
+pub use self::config::{RedisAddress, RedisConfig, RedisCredentials};
 use self::connection::{Connected, Load};
 use self::error::Effect;
 use self::lanes::{Lane, Lanes};
@@ -65,19 +70,19 @@ impl RedisBackend {
     ///
     /// Fails if the configuration is invalid.
     pub fn new(config: &RedisConfig, channel: &str) -> Result<Self, ConfigError> {
-        Self::with_server_time(config, channel, Arc::default())
+        Self::with_server_time(config, channel, &Arc::default())
     }
 
     /// Like [`new`](Self::new), and records the server's time for the clock of the store.
     pub(crate) fn with_server_time(
         config: &RedisConfig,
         channel: &str,
-        time: Arc<ServerTime>,
+        time: &Arc<ServerTime>,
     ) -> Result<Self, ConfigError> {
         config.check()?;
         Ok(RedisBackend {
             shared: Arc::new(RedisInner {
-                lanes: Lanes::new(config, time),
+                lanes: Lanes::new(config, &config.transport()?, time),
                 scripts: Scripts::new(),
                 key_prefix: config.key_prefix.clone(),
                 channel: channel.to_owned(),

@@ -5,6 +5,7 @@
 mod server;
 
 use std::collections::HashMap;
+use std::future::ready;
 use std::io::{Error, ErrorKind};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -67,14 +68,14 @@ impl RedisWorld {
             processes: AtomicU64::new(3),
         });
         let layer = |number: usize| {
-            let dial = {
+            let connect = {
                 let network = network.clone();
-                move || network.clone().dial(number)
+                move |_| ready(network.clone().dial(number))
             };
             let redis = RedisConfig::new("simulated", 6379)
                 .response_timeout(RESPONSE_TIMEOUT)
                 .connect_timeout(CONNECT_TIMEOUT)
-                .dial(dial);
+                .connector(connect);
             let cluster =
                 ClusterConfig::new().node_id(format!("node-{number}")).max_staleness(MAX_STALENESS);
             let config = SessionConfig::development(Secret::insecure_dev("simulation"))

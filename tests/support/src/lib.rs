@@ -6,11 +6,13 @@
 #![allow(missing_docs, missing_debug_implementations, reason = "for tests only")]
 
 pub mod client;
+pub mod files;
 pub mod log;
 pub mod node;
 mod process;
 pub mod proxy;
 pub mod redis;
 pub mod replication;
+pub mod tls;
 pub mod trial;
 pub mod wait;

@@ -253,7 +253,7 @@ fn log_file(dir: &Path) -> PathBuf {
     dir.join("log")
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-const ALLOWED: [&str; 11] = [
+const ALLOWED: [&str; 12] = [
     "alloc",
     "axum_core",
     "bytes",
@@ -20,6 +20,8 @@ const ALLOWED: [&str; 11] = [
     "serde",
     "serde_core",
     "std",
+    // The traits of byte streams, for connectors. Version 1 is stable.
+    "tokio",
     "tower_layer",
     "tower_service",
 ];

@@ -1,0 +1,73 @@
+//! Streams to a server that the application opens itself.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+#[cfg(feature = "tls")]
+use clustered_sessions::RedisTls;
+use clustered_sessions::{RedisAddress, RedisConfig, SessionStore, StoreErrorKind};
+use support::redis::RedisServer;
+#[cfg(feature = "tls")]
+use support::tls::{Authority, TlsServer};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::nodes::{Data, config, store};
+
+#[tokio::test]
+async fn a_connector_opens_each_connection_and_learns_the_address() {
+    let server = RedisServer::start();
+    let (port, asked) = (server.port(), Arc::new(Mutex::new(Vec::new())));
+    let redis = RedisConfig::new("redis.internal", 6379).connector({
+        let asked = asked.clone();
+        move |address| {
+            asked.lock().unwrap().push(address);
+            TcpStream::connect(("127.0.0.1", port))
+        }
+    });
+    let node = store(config().redis(redis)).await;
+    let _ = node.create(Data::of("ada")).await.unwrap();
+    let address = RedisAddress::tcp("redis.internal", 6379);
+    assert_eq!(*asked.lock().unwrap(), [address.clone(), address]);
+}
+
+#[tokio::test]
+async fn a_connector_that_fails_is_the_cause_of_the_error() {
+    let redis = RedisConfig::new("redis.internal", 6379)
+        .connector(|_| async { Err::<TcpStream, _>(io::Error::other("the tunnel is closed")) });
+    let store: SessionStore<Data> =
+        SessionStore::new(config().redis(redis).enable_retry(false).build().unwrap());
+    let error = store.create(Data::of("ada")).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Unavailable);
+    assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "the tunnel is closed");
+}
+
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn tls_runs_over_the_stream_of_a_connector_and_expects_the_name_of_the_address() {
+    let authority = Authority::new();
+    let server = TlsServer::start(&authority, &authority.issue("redis.internal"));
+    let port = server.port();
+    let redis = RedisConfig::new("redis.internal", 6379)
+        .tls(RedisTls::new().root_certificates(authority.root()))
+        .connector(move |_| TcpStream::connect(("127.0.0.1", port)));
+    let node = store(config().redis(redis)).await;
+    let _ = node.create(Data::of("ada")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_unix_socket_is_used_by_url_or_connector() {
+    let dir = support::files::Files::new();
+    let path = dir.path("redis.sock");
+    let server = RedisServer::with_args(&["--unixsocket", &path]);
+    let by_url = RedisConfig::from_url(&format!("redis+unix://{path}")).unwrap();
+    let by_connector = RedisConfig::new("redis.internal", 6379).connector({
+        let path = path.clone();
+        move |_| UnixStream::connect(path.clone())
+    });
+    let one = store(config().redis(by_url)).await;
+    let two = store(config().redis(by_connector)).await;
+    let id = one.create(Data::of("ada")).await.unwrap().id;
+    assert!(two.find(id).await.unwrap().is_some());
+    let clients: String = server.command(&["CLIENT", "LIST"]);
+    assert_eq!(clients.matches(&format!(" addr={path}")).count(), 4, "{clients}");
+}
