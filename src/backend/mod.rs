@@ -23,7 +23,7 @@ pub use self::owner::OwnerTag;
 #[cfg(feature = "tls")]
 pub use self::redis::RedisTls;
 #[cfg(feature = "redis")]
-pub use self::redis::{RedisAddress, RedisBackend, RedisConfig, RedisCredentials};
+pub use self::redis::{RedisAddress, RedisBackend, RedisConfig, RedisCredentials, RedisSentinels};
 pub use self::subscription::{Event, Subscription, SubscriptionSender};
 pub use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreErrorKind};

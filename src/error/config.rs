@@ -100,6 +100,8 @@ pub enum ConfigError {
     },
     /// The Redis URL asks for TLS, and the feature `tls` of this crate is disabled.
     RedisTlsDisabled,
+    /// The sentinels have no service name, or no address.
+    RedisSentinels,
     /// The root certificates for Redis are not PEM, or there is none among them.
     RedisRootCertificates,
     /// The system has no root certificates that could verify the certificate of Redis.
@@ -235,7 +237,7 @@ impl fmt::Display for ConfigError {
                 "the Redis URL cannot be parsed: use a form such as redis://user:password@host:6379/0 or redis+unix:///path/to/socket",
             ),
             Self::RedisUrlParameter => f.write_str(
-                "the Redis URL has an unknown parameter: known are `db`, and for a Unix socket `user` and `pass`; `?` in a password must be written as `%3F`",
+                "the Redis URL has an unknown parameter: known are `db`, for a Unix socket also `user` and `pass`, for Sentinel also `node`, `sentinelServiceName`, `sentinelUsername` and `sentinelPassword`; `?` in a password must be written as `%3F`",
             ),
             Self::RedisUrlFragment => f.write_str(
                 "the Redis URL has a fragment: certificates are always verified, so use RedisTls::root_certificates instead of `#insecure`; `#` in a password must be written as `%23`",
@@ -245,6 +247,9 @@ impl fmt::Display for ConfigError {
             }
             Self::RedisTlsDisabled => f.write_str(
                 "the Redis URL asks for TLS: enable the feature `tls` of the crate clustered-sessions",
+            ),
+            Self::RedisSentinels => f.write_str(
+                "the sentinels need a service name and at least one address: set RedisSentinels::new, or `sentinelServiceName` in the URL",
             ),
             Self::RedisRootCertificates => f.write_str(
                 "root_certificates has no certificate in PEM, or one that cannot be parsed: give it the text between and including `-----BEGIN CERTIFICATE-----` and `-----END CERTIFICATE-----`",

@@ -2,6 +2,7 @@
 
 mod address;
 mod credentials;
+mod sentinel;
 #[cfg(feature = "tls")]
 mod tls;
 mod url;
@@ -16,10 +17,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub use self::address::RedisAddress;
 pub(super) use self::credentials::CredentialsSource;
 pub use self::credentials::RedisCredentials;
+pub use self::sentinel::RedisSentinels;
 #[cfg(feature = "tls")]
 pub use self::tls::RedisTls;
 use self::url::RedisUrl;
 use super::connector::Connector;
+use super::dialer::Dialer;
 use super::transport::Transport;
 use crate::error::ConfigError;
 
@@ -63,7 +66,7 @@ use crate::error::ConfigError;
 #[derive(Clone)]
 #[must_use]
 pub struct RedisConfig {
-    pub(super) address: RedisAddress,
+    pub(super) servers: Servers,
     pub(super) credentials: CredentialsSource,
     pub(super) database: u16,
     #[cfg(feature = "tls")]
@@ -74,6 +77,13 @@ pub struct RedisConfig {
     pub(crate) response_timeout: Duration,
 }
 
+/// Where the servers are.
+#[derive(Clone)]
+pub(super) enum Servers {
+    Single(RedisAddress),
+    Sentinel(RedisSentinels),
+}
+
 impl RedisConfig {
     /// Creates a configuration for the server at a host and port, without a password, database 0.
     pub fn new(host: impl Into<String>, port: u16) -> Self {
@@ -82,8 +92,29 @@ impl RedisConfig {
 
     /// Creates a configuration for the server at an address, without a password, database 0.
     pub fn at(address: RedisAddress) -> Self {
+        Self::with_servers(Servers::Single(address))
+    }
+
+    /// Creates a configuration for the master of a service, as its sentinels name it. Without a
+    /// password for the servers, database 0.
+    ///
+    /// The node asks all sentinels at once, believes the one that knows the latest failover, and
+    /// uses a server only if it says that it is a master and carries out a write. It listens for
+    /// failovers and asks every second. When there is another master, the node leaves the old one,
+    /// even if that still answers, and its cache is not used until it listens to the new one.
+    ///
+    /// # Risk
+    ///
+    /// A failover can lose acknowledged writes, logouts included, because Redis replicates
+    /// asynchronously. Set `min-replicas-to-write` to bound what a master acknowledges after it was
+    /// cut off.
+    pub fn sentinel(sentinels: RedisSentinels) -> Self {
+        Self::with_servers(Servers::Sentinel(sentinels))
+    }
+
+    fn with_servers(servers: Servers) -> Self {
         RedisConfig {
-            address,
+            servers,
             credentials: CredentialsSource::Fixed(RedisCredentials::default()),
             database: 0,
             #[cfg(feature = "tls")]
@@ -102,22 +133,29 @@ impl RedisConfig {
     /// | `redis://[user][:password]@host[:port][/database]` | TCP |
     /// | `rediss://…` | TLS with the root certificates of the system; needs the feature `tls` |
     /// | `redis+unix:///path[?db=0&user=…&pass=…]` | a Unix domain socket |
+    /// | `redis-sentinel://[user][:password]@host[:port][/database]?sentinelServiceName=name[&node=host[:port]]…` | the master that the [sentinels](Self::sentinel) name |
+    /// | `rediss-sentinel://…` | the same, with TLS to sentinels and servers |
     ///
-    /// The schemes `valkey`, `valkeys`, `valkey+unix` and `unix` mean the same. The port defaults
-    /// to 6379. Special characters in user and password are percent-encoded.
+    /// `valkey` for `redis`, and `unix` for `redis+unix`, mean the same. The port defaults to 6379,
+    /// that of a sentinel to 26379. The user and password of a sentinel URL are those of the
+    /// servers; those of the sentinels are the parameters `sentinelUsername` and
+    /// `sentinelPassword`. Special characters in user and password are percent-encoded.
     ///
     /// # Errors
     ///
     /// [`ConfigError::RedisUrl`] if the URL is malformed, and others for what it asks for. No error
     /// contains a part of the URL.
     pub fn from_url(url: &str) -> Result<Self, ConfigError> {
-        let RedisUrl { address, user, password, database, tls } = RedisUrl::parse(url)?;
-        let config = Self::at(address).user(user).password(password).database(database);
+        let RedisUrl { servers, user, password, database, tls } = RedisUrl::parse(url)?;
+        let config = Self::with_servers(servers).user(user).password(password).database(database);
         if tls { config.tls_by_url() } else { Ok(config) }
     }
 
     #[cfg(feature = "tls")]
-    fn tls_by_url(self) -> Result<Self, ConfigError> {
+    fn tls_by_url(mut self) -> Result<Self, ConfigError> {
+        if let Servers::Sentinel(sentinels) = &mut self.servers {
+            sentinels.tls = Some(RedisTls::new());
+        }
         Ok(self.tls(RedisTls::new()))
     }
 
@@ -268,14 +306,31 @@ impl RedisConfig {
         self
     }
 
-    /// Returns what opens streams to the servers.
-    pub(super) fn transport(&self) -> Result<Transport, ConfigError> {
+    /// Returns what makes connections to the servers.
+    pub(super) fn dialer(&self) -> Result<Dialer, ConfigError> {
         #[cfg(feature = "tls")]
-        if let Some(tls) = &self.tls {
-            let known = std::slice::from_ref(&self.address);
-            return Transport::encrypted(self.connector.clone(), tls, known);
-        }
-        Ok(Transport::plain(self.connector.clone()))
+        let transport = match &self.servers {
+            Servers::Single(address) => {
+                Transport::new(&self.connector, self.tls.as_ref(), std::slice::from_ref(address))?
+            }
+            Servers::Sentinel(_) => Transport::new(&self.connector, self.tls.as_ref(), &[])?,
+        };
+        #[cfg(not(feature = "tls"))]
+        let transport = Transport::new(&self.connector);
+        Ok(Dialer { transport, credentials: self.credentials.clone(), database: self.database })
+    }
+
+    /// Returns what makes connections to the sentinels.
+    pub(super) fn sentinel_dialer(
+        &self,
+        sentinels: &RedisSentinels,
+    ) -> Result<Dialer, ConfigError> {
+        #[cfg(feature = "tls")]
+        let transport =
+            Transport::new(&self.connector, sentinels.tls.as_ref(), &sentinels.addresses)?;
+        #[cfg(not(feature = "tls"))]
+        let transport = Transport::new(&self.connector);
+        Ok(Dialer { transport, credentials: sentinels.credentials(), database: 0 })
     }
 
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
@@ -284,6 +339,11 @@ impl RedisConfig {
         if self.key_prefix.len() > 128 || !ends_in_delimiter || !is_literal {
             return Err(ConfigError::KeyPrefix);
         }
+        if let Servers::Sentinel(sentinels) = &self.servers
+            && (sentinels.addresses.is_empty() || sentinels.service.is_empty())
+        {
+            return Err(ConfigError::RedisSentinels);
+        }
         if self.connect_timeout.as_millis() == 0 || self.response_timeout.as_millis() == 0 {
             return Err(ConfigError::RedisTimeoutZero);
         }
@@ -291,10 +351,19 @@ impl RedisConfig {
     }
 }
 
+impl fmt::Debug for Servers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Servers::Single(address) => write!(f, "{address}"),
+            Servers::Sentinel(sentinels) => sentinels.fmt(f),
+        }
+    }
+}
+
 impl fmt::Debug for RedisConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisConfig")
-            .field("address", &self.address.to_string())
+            .field("servers", &self.servers)
             .field("database", &self.database)
             .field("key_prefix", &self.key_prefix)
             .field("connect_timeout", &self.connect_timeout)
@@ -312,7 +381,7 @@ mod tests {
         let credentials = config.credentials.get().await.unwrap();
         let owned = |text: Option<&str>| text.map(str::to_owned);
         let (user, password) = (owned(credentials.user()), owned(credentials.password()));
-        (config.address.to_string(), user, password, config.database)
+        (format!("{:?}", config.servers), user, password, config.database)
     }
 
     #[tokio::test]

@@ -17,7 +17,6 @@ use redis::{Cmd, FromRedisValue, RedisResult, Value, cmd};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::config::RedisConfig;
 use super::endpoint::{Endpoint, Link, ServerId};
 use super::error::{Effect, breaks_the_connection, cannot_save, is_wrong_server};
 use super::loads::Loads;
@@ -49,14 +48,12 @@ pub(super) struct SharedConnection {
     endpoint: Endpoint,
     response_timeout: Duration,
     loads: Loads,
-    /// A command that changes nothing and that only a writable master carries out.
-    probe: Cmd,
     state: Mutex<ConnectionState>,
     /// Makes sure that one connection is made at a time. All callers that wait for it share the
     /// result.
     connecting: tokio::sync::Mutex<()>,
     /// Number of times that a subscription had to end, because commands are sent to another server,
-    /// or the server has said that it is no writable master.
+    /// the server has said that it is no writable master, or the sentinels name another one.
     moves: watch::Sender<u64>,
 }
 
@@ -83,9 +80,11 @@ pub(super) struct Connected {
 }
 
 impl ConnectionState {
-    /// Returns the connection in use, unless the server has closed it.
-    fn usable(&self) -> Option<Connected> {
-        self.current.clone().filter(|connected| !connected.link.is_closed())
+    /// Returns the connection in use, unless the server has closed it, or commands have moved on
+    /// since.
+    fn usable(&self, moves: u64) -> Option<Connected> {
+        let usable = |it: &&Connected| it.moves == moves && !it.link.wire.is_closed();
+        self.current.as_ref().filter(usable).cloned()
     }
 
     /// Returns the error of the last attempt if another one would fail, too, until an operator has
@@ -111,16 +110,21 @@ impl Connected {
 }
 
 impl SharedConnection {
-    /// Creates a connection that has up to `max_loads` loads in flight. Does no IO.
-    pub(super) fn new(config: &RedisConfig, endpoint: Endpoint, max_loads: u32) -> Self {
+    /// Creates a connection that has up to `max_loads` loads in flight, and that is replaced when
+    /// `moves` is incremented. Does no IO.
+    pub(super) fn new(
+        endpoint: Endpoint,
+        response_timeout: Duration,
+        max_loads: u32,
+        moves: watch::Sender<u64>,
+    ) -> Self {
         SharedConnection {
             endpoint,
-            response_timeout: config.response_timeout,
+            response_timeout,
             loads: Loads::new(max_loads),
-            probe: get_from_master(&format!("{}beat", config.key_prefix)),
             state: Mutex::default(),
             connecting: tokio::sync::Mutex::new(()),
-            moves: watch::Sender::new(0),
+            moves,
         }
     }
 
@@ -209,8 +213,8 @@ impl SharedConnection {
         command: &Cmd,
         effect: Effect,
     ) -> Result<RedisResult<Value>, StoreError> {
-        let received_before = connected.link.received.get();
-        let mut commands = connected.link.commands.clone();
+        let received_before = connected.link.wire.received.get();
+        let mut commands = connected.link.wire.commands.clone();
         let reply = commands.send_packed_command(command);
         match tokio::time::timeout(self.response_timeout, reply).await {
             Ok(reply) => Ok(self.replied(connected, reply)),
@@ -248,8 +252,8 @@ impl SharedConnection {
         command: Cmd,
     ) -> Result<RedisResult<Value>, StoreError> {
         let load = self.loads.begin()?;
-        let received_before = connected.link.received.get();
-        let mut commands = connected.link.commands.clone();
+        let received_before = connected.link.wire.received.get();
+        let mut commands = connected.link.wire.commands.clone();
         let mut reply = Box::pin(async move { commands.send_packed_command(&command).await });
         match tokio::time::timeout(self.response_timeout, &mut reply).await {
             Ok(reply) => {
@@ -288,7 +292,7 @@ impl SharedConnection {
     /// A link that drops packets stays open for minutes. Only a new connection can show that the
     /// server is there. A link that still delivers replies is only slow.
     fn has_not_replied(&self, connected: &Connected, received_before: u64) {
-        if connected.link.received.get() == received_before {
+        if connected.link.wire.received.get() == received_before {
             self.discard(connected);
         }
     }
@@ -300,7 +304,7 @@ impl SharedConnection {
             if state.closed {
                 return Err(StoreErrorKind::Closed.into());
             }
-            if let Some(connected) = state.usable() {
+            if let Some(connected) = state.usable(*self.moves.borrow()) {
                 return Ok(connected);
             }
             if let Some(refusal) = state.recent_refusal() {
@@ -311,7 +315,7 @@ impl SharedConnection {
         let _connecting = self.connecting.lock().await;
         {
             let state = self.lock();
-            if let Some(connected) = state.usable() {
+            if let Some(connected) = state.usable(*self.moves.borrow()) {
                 return Ok(connected);
             }
             // Another caller's attempt failed while this one waited. If each waiting caller tried
@@ -322,7 +326,7 @@ impl SharedConnection {
                 return Err(failure.clone());
             }
         }
-        let attempt = self.endpoint.connect().await;
+        let (attempt, mut moves) = self.attempt().await;
         let mut state = self.lock();
         state.attempts += 1;
         match attempt {
@@ -336,8 +340,8 @@ impl SharedConnection {
                 if state.server.as_ref() != Some(&link.server) {
                     state.server = Some(link.server.clone());
                     self.moves.send_modify(|moves| *moves += 1);
+                    moves += 1;
                 }
-                let moves = *self.moves.borrow();
                 let connected =
                     Connected { link, generation: state.attempts, since: Instant::now(), moves };
                 state.current = Some(connected.clone());
@@ -350,11 +354,23 @@ impl SharedConnection {
         }
     }
 
+    /// Tries to connect. Begins anew if commands must move on meanwhile: what is waited for may be
+    /// a server that has just been replaced. Returns the number of moves from before the attempt.
+    async fn attempt(&self) -> (Result<Link, StoreError>, u64) {
+        loop {
+            let moves = *self.moves.borrow();
+            tokio::select! {
+                attempt = self.endpoint.connect() => return (attempt, moves),
+                () = self.moves_on_from(moves) => {}
+            }
+        }
+    }
+
     /// Returns the connection in use after a check, or a new one if it has broken since its last
     /// use.
     pub(super) async fn checked(&self) -> Result<Connected, StoreError> {
         let connected = self.connected().await?;
-        match self.send(&connected, &self.probe, Effect::Idempotent).await {
+        match self.send(&connected, self.endpoint.probe(), Effect::Idempotent).await {
             Ok(Ok(_)) => Ok(connected),
             Ok(Err(_)) | Err(_) => self.connected().await,
         }
@@ -362,7 +378,7 @@ impl SharedConnection {
 
     /// Succeeds if a writable master answers.
     pub(super) async fn probe(&self) -> Result<(), StoreError> {
-        self.run_idempotent(&self.probe).await
+        self.run_idempotent(self.endpoint.probe()).await
     }
 
     /// Waits until nothing counts any more that the server proved to which commands were sent when

@@ -1,29 +1,20 @@
-//! Makes connections to the server.
+//! Makes connections to the server, and learns what it says about itself.
 
 use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use redis::aio::{AsyncPushSender, MultiplexedConnection};
-use redis::{AsyncConnectionConfig, ProtocolVersion, RedisConnectionInfo, RedisResult, cmd};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::task::AbortHandle;
+use redis::{Cmd, RedisResult, Value, cmd};
 use tokio::time::{Instant, timeout_at};
 
-use super::config::{CredentialsSource, RedisAddress, RedisConfig};
-use super::connector::BoxStream;
-use super::credentials::{self, not_authenticated};
-use super::error::{not_connected, refuses_the_command, unreachable};
-use super::transport::Transport;
+use super::config::RedisAddress;
+use super::dialer::{Dialer, Mode, Wire};
+use super::error::{cannot_save, refuses_the_command, unreachable};
+use super::sentinel::Sentinels;
 use crate::clock::{self, ServerTime, Timestamp};
 use crate::error::{StoreError, StoreErrorKind};
-
-/// Maximum number of commands that wait to be written. The client's default of 50 makes bursts
-/// wait.
-const QUEUE: usize = 1024;
 
 /// Difference between the clocks of this node and the server above which the node warns. Smaller
 /// ones may be a slow round trip.
@@ -32,13 +23,13 @@ const MAX_CLOCK_DIFFERENCE: Duration = Duration::from_secs(5);
 /// The beginning of the identity of a server that does not tell its run id, which is hexadecimal.
 const UNKNOWN: &str = "unknown-";
 
-/// The address of the server, and what a connection to it needs.
+/// Where the server is, and what a connection to it needs.
 pub(super) struct Endpoint {
-    address: RedisAddress,
-    transport: Transport,
-    credentials: CredentialsSource,
-    database: u16,
+    target: Target,
+    dialer: Dialer,
     connect_timeout: Duration,
+    /// A command that changes nothing and that only a writable master carries out.
+    probe: Cmd,
     /// `true` if the server evicts keys when its memory is full.
     evicts_keys: AtomicBool,
     /// `true` once the node has warned that its clock and the server's differ.
@@ -46,21 +37,21 @@ pub(super) struct Endpoint {
     server_time: Arc<ServerTime>,
 }
 
+/// Where the server is.
+#[derive(Clone)]
+pub(super) enum Target {
+    Fixed(RedisAddress),
+    /// Where the sentinels say.
+    Sentinel(Arc<Sentinels>),
+}
+
 /// A connection that runs many commands at once.
 #[derive(Clone)]
 pub(super) struct Link {
-    pub(super) commands: MultiplexedConnection,
+    pub(super) wire: Wire,
     pub(super) server: ServerId,
-    pub(super) received: ReadCounter,
-    tasks: Arc<Tasks>,
-}
-
-/// The tasks of a connection, which end with its last user.
-struct Tasks {
-    /// Reads and writes.
-    driver: AbortOnDrop,
-    /// Authenticates anew before the credentials expire.
-    _renewal: Option<AbortOnDrop>,
+    /// The role that the server reports.
+    role: Option<String>,
 }
 
 /// The identity of a server process.
@@ -72,20 +63,26 @@ pub(super) struct ServerId(Arc<str>);
 
 impl Endpoint {
     pub(super) fn new(
-        config: &RedisConfig,
-        transport: Transport,
+        target: Target,
+        dialer: Dialer,
+        connect_timeout: Duration,
+        probe: Cmd,
         server_time: Arc<ServerTime>,
     ) -> Self {
         Endpoint {
-            address: config.address.clone(),
-            transport,
-            credentials: config.credentials.clone(),
-            database: config.database,
-            connect_timeout: config.connect_timeout,
+            target,
+            dialer,
+            connect_timeout,
+            probe,
             evicts_keys: AtomicBool::new(false),
             clock_differs: AtomicBool::new(false),
             server_time,
         }
+    }
+
+    /// Returns a command that changes nothing and that only a writable master carries out.
+    pub(super) fn probe(&self) -> &Cmd {
+        &self.probe
     }
 
     /// Returns the server's time, which each new connection observes.
@@ -101,85 +98,91 @@ impl Endpoint {
 
     /// Makes a connection for commands.
     pub(super) async fn connect(&self) -> Result<Link, StoreError> {
-        self.link(ProtocolVersion::RESP2, AsyncConnectionConfig::new()).await
+        self.link(Mode::commands()).await
     }
 
     /// Makes a connection for commands that also passes each message from a channel to `messages`.
-    /// Such a connection speaks RESP3.
     pub(super) async fn connect_with_messages(
         &self,
         messages: impl AsyncPushSender,
     ) -> Result<Link, StoreError> {
-        let config = AsyncConnectionConfig::new().set_push_sender(messages);
-        self.link(ProtocolVersion::RESP3, config).await
+        self.link(Mode::with_messages(messages)).await
     }
 
     /// Makes a connection within the time limit.
-    async fn link(
-        &self,
-        protocol: ProtocolVersion,
-        config: AsyncConnectionConfig,
-    ) -> Result<Link, StoreError> {
+    async fn link(&self, mode: Mode) -> Result<Link, StoreError> {
         let deadline = Instant::now() + self.connect_timeout;
-        timeout_at(deadline, self.link_before(deadline, protocol, config)).await.unwrap_or_else(
-            |elapsed| Err(StoreError::from(StoreErrorKind::Unavailable).with_source(elapsed)),
-        )
+        match &self.target {
+            Target::Fixed(address) => before(deadline, self.link_to(address, mode, deadline)).await,
+            Target::Sentinel(sentinels) => self.link_to_master(sentinels, mode, deadline).await,
+        }
     }
 
-    async fn link_before(
+    /// Makes a connection to the first of the masters that is one. They share the time that is
+    /// left, so that one that does not answer does not use it up.
+    async fn link_to_master(
         &self,
+        sentinels: &Arc<Sentinels>,
+        mode: Mode,
         deadline: Instant,
-        protocol: ProtocolVersion,
-        config: AsyncConnectionConfig,
     ) -> Result<Link, StoreError> {
-        let credentials = self.credentials.get().await.map_err(not_authenticated)?;
-        let settings = self.settings(protocol, credentials.user(), credentials.password());
-        let received = ReadCounter::default();
-        let stream = self.transport.open(&self.address, deadline).await.map_err(not_connected)?;
-        let stream = Counted { stream, received: received.clone() };
-        // The callers have their own timeouts, which cover all that a command does.
-        let config = config
-            .set_connection_timeout(None)
-            .set_response_timeout(None)
-            .set_pipeline_buffer_size(QUEUE);
-        let (mut commands, driver) =
-            MultiplexedConnection::new_with_config(&settings, stream, config)
-                .await
-                .map_err(unreachable)?;
-        let driver = AbortOnDrop(tokio::spawn(driver).abort_handle());
+        let masters = sentinels.masters(deadline).await?;
+        let mut left = masters.len() as u32;
+        let (mut refused, mut failure) = (Vec::new(), StoreErrorKind::Unavailable.into());
+        for report in masters {
+            let share = deadline.saturating_duration_since(Instant::now()) / left;
+            let deadline = Instant::now() + share;
+            let linking = self.link_to_writable(&report.master, mode.clone(), deadline);
+            match before(deadline, linking).await {
+                Ok(link) => {
+                    sentinels.tried(refused, Some(report));
+                    return Ok(link);
+                }
+                Err(error) => failure = error,
+            }
+            refused.push(report);
+            left -= 1;
+        }
+        sentinels.tried(refused, None);
+        Err(failure)
+    }
+
+    /// Makes a connection to a server that says that it is a master, and carries out a write.
+    async fn link_to_writable(
+        &self,
+        address: &RedisAddress,
+        mode: Mode,
+        deadline: Instant,
+    ) -> Result<Link, StoreError> {
+        let mut link = self.link_to(address, mode, deadline).await?;
+        if link.role.as_deref().is_some_and(|role| role != "master") {
+            return Err(StoreError::from(StoreErrorKind::Unavailable)
+                .with_source("the server that the sentinels name is no master"));
+        }
+        let reply = link.wire.commands.send_packed_command(&self.probe).await;
+        match reply.and_then(Value::extract_error) {
+            // Still the master: it only cannot save its data.
+            Err(error) if !cannot_save(&error) => Err(unreachable(error)),
+            _ => Ok(link),
+        }
+    }
+
+    async fn link_to(
+        &self,
+        address: &RedisAddress,
+        mode: Mode,
+        deadline: Instant,
+    ) -> Result<Link, StoreError> {
+        let mut wire = self.dialer.dial(address, mode, deadline).await?;
         let asked = Instant::now();
-        let info = server_info(&mut commands).await.map_err(unreachable)?;
+        let info = server_info(&mut wire.commands).await.map_err(unreachable)?;
         if let Some(time) = clock::parse_info(&info) {
             self.note_clock(time);
             self.server_time.observe(asked.into_std(), Instant::now().into_std(), time);
         }
         self.note_eviction(&info);
-        let server = ServerId::parse(&info);
-        let renewal = credentials.validity().map(|validity| {
-            let renewal = credentials::renew(self.credentials.clone(), validity, commands.clone());
-            AbortOnDrop(tokio::spawn(renewal).abort_handle())
-        });
-        let tasks = Arc::new(Tasks { driver, _renewal: renewal });
-        Ok(Link { commands, server, received, tasks })
-    }
-
-    fn settings(
-        &self,
-        protocol: ProtocolVersion,
-        user: Option<&str>,
-        password: Option<&str>,
-    ) -> RedisConnectionInfo {
-        let mut settings = RedisConnectionInfo::default()
-            .set_db(i64::from(self.database))
-            .set_protocol(protocol)
-            .set_skip_set_lib_name();
-        if let Some(user) = user {
-            settings = settings.set_username(user);
-        }
-        if let Some(password) = password {
-            settings = settings.set_password(password);
-        }
-        settings
+        let (server, role) = (ServerId::parse(&info), field(&info, "role").map(str::to_owned));
+        Ok(Link { wire, server, role })
     }
 
     /// Warns once if this node's clock differs from the server's. Sessions follow the server's, but
@@ -212,7 +215,7 @@ impl Endpoint {
 
 /// Returns what the server says about itself, or nothing if it refuses.
 async fn server_info(commands: &mut MultiplexedConnection) -> RedisResult<String> {
-    let info = cmd("INFO").arg(&["server", "memory"]).query_async(commands).await;
+    let info = cmd("INFO").arg(&["server", "memory", "replication"]).query_async(commands).await;
     match info {
         Err(error) if refuses_the_command(&error) => Ok(String::new()),
         info => info,
@@ -221,18 +224,23 @@ async fn server_info(commands: &mut MultiplexedConnection) -> RedisResult<String
 
 /// Returns the policy by which the server evicts keys, or `None` if it evicts none.
 fn evicting_policy(info: &str) -> Option<&str> {
-    let field =
-        |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    let is_limited = field("maxmemory").is_some_and(|limit| limit.trim() != "0");
-    field("maxmemory_policy").map(str::trim).filter(|policy| is_limited && *policy != "noeviction")
+    let is_limited = field(info, "maxmemory").is_some_and(|limit| limit != "0");
+    field(info, "maxmemory_policy").filter(|policy| is_limited && *policy != "noeviction")
 }
 
-impl Link {
-    /// Returns `true` if the connection has ended, for example because the server closed it while
-    /// it was idle.
-    pub(super) fn is_closed(&self) -> bool {
-        self.tasks.driver.0.is_finished()
-    }
+/// Returns a field of what the server says about itself.
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    value.map(str::trim)
+}
+
+async fn before<R>(
+    deadline: Instant,
+    work: impl Future<Output = Result<R, StoreError>>,
+) -> Result<R, StoreError> {
+    timeout_at(deadline, work).await.unwrap_or_else(|elapsed| {
+        Err(StoreError::from(StoreErrorKind::Unavailable).with_source(elapsed))
+    })
 }
 
 impl ServerId {
@@ -247,9 +255,8 @@ impl ServerId {
     }
 
     fn parse(info: &str) -> Self {
-        let run_id = info.lines().find_map(|line| line.strip_prefix("run_id:"));
-        match run_id {
-            Some(run_id) => ServerId(run_id.trim().into()),
+        match field(info, "run_id") {
+            Some(run_id) => ServerId(run_id.into()),
             None => {
                 let random: u128 = u128::from_ne_bytes(crate::random::random_bytes());
                 ServerId(format!("{UNKNOWN}{random:032x}").into())
@@ -261,68 +268,6 @@ impl ServerId {
 impl fmt::Display for ServerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
-    }
-}
-
-/// Counts the reads in which a connection has received something.
-///
-/// A connection on which a command is late may still be good: the reply may wait behind others. It
-/// is dead if the server has sent nothing at all in the meantime.
-#[derive(Clone, Debug, Default)]
-pub(super) struct ReadCounter(Arc<AtomicU64>);
-
-impl ReadCounter {
-    pub(super) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// A stream that counts what it receives.
-struct Counted {
-    stream: BoxStream,
-    received: ReadCounter,
-}
-
-impl AsyncRead for Counted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        let before = buf.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.received.0.fetch_add(1, Ordering::Relaxed);
-        }
-        result
-    }
-}
-
-impl AsyncWrite for Counted {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-/// Ends a task, so that a connection to a server that no longer answers is closed with its last
-/// user.
-struct AbortOnDrop(AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 
@@ -355,21 +300,5 @@ mod tests {
     fn a_server_that_does_not_tell_is_never_the_same() {
         assert_ne!(ServerId::parse(""), ServerId::parse(""));
         assert_ne!(ServerId::parse("# Server\r\n"), ServerId::parse("# Server\r\n"));
-    }
-
-    #[tokio::test]
-    async fn only_bytes_that_arrive_are_counted() {
-        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        let (near, mut far) = tokio::io::duplex(64);
-        let received = ReadCounter::default();
-        let mut counted = Counted { stream: Box::new(near), received: received.clone() };
-        counted.write_all(b"ping").await.unwrap();
-        assert_eq!(received.get(), 0, "a write is no sign of life");
-        far.write_all(b"pong").await.unwrap();
-        counted.read_exact(&mut [0; 4]).await.unwrap();
-        assert_eq!(received.get(), 1);
-        drop(far);
-        assert_eq!(counted.read(&mut [0; 4]).await.unwrap(), 0);
-        assert_eq!(received.get(), 1, "the end of the stream is no sign of life");
     }
 }

@@ -11,13 +11,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use quick_cache::sync::Cache;
+use tokio::sync::watch;
 
-use super::config::RedisConfig;
-use super::connection::{Connected, Load, SharedConnection};
-use super::endpoint::Endpoint;
-use super::transport::Transport;
+use super::config::{RedisConfig, Servers};
+use super::connection::{Connected, Load, SharedConnection, get_from_master};
+use super::endpoint::{Endpoint, Target};
+use super::sentinel::Sentinels;
 use crate::clock::ServerTime;
-use crate::error::{StoreError, StoreErrorKind};
+use crate::error::{ConfigError, StoreError, StoreErrorKind};
 use crate::id::SessionId;
 
 /// Size in bytes from which a record is large.
@@ -37,6 +38,7 @@ pub(super) struct Lanes {
     large_records: SharedConnection,
     /// Ids of records that were large when this node last read or wrote them.
     known_large: Cache<SessionId, ()>,
+    sentinels: Option<Arc<Sentinels>>,
 }
 
 /// A connection of one of the lanes.
@@ -47,16 +49,23 @@ pub(super) struct Lane<'a> {
 
 impl Lanes {
     /// Creates the connections. Does no IO.
-    pub(super) fn new(config: &RedisConfig, transport: &Transport, time: &Arc<ServerTime>) -> Self {
-        let connection = |max_loads| {
-            let endpoint = Endpoint::new(config, transport.clone(), time.clone());
-            SharedConnection::new(config, endpoint, max_loads)
+    pub(super) fn new(config: &RedisConfig, time: &Arc<ServerTime>) -> Result<Self, ConfigError> {
+        let moves = watch::Sender::new(0);
+        let (target, sentinels) = target(config, moves.clone())?;
+        let dialer = config.dialer()?;
+        let connection = |max_loads, moves| {
+            let probe = get_from_master(&format!("{}beat", config.key_prefix));
+            let (target, dialer, limit) = (target.clone(), dialer.clone(), config.connect_timeout);
+            let endpoint = Endpoint::new(target, dialer, limit, probe, time.clone());
+            SharedConnection::new(endpoint, config.response_timeout, max_loads, moves)
         };
-        Lanes {
-            commands: connection(MAX_LOADS),
-            large_records: connection(MAX_LARGE_LOADS),
+        Ok(Lanes {
+            commands: connection(MAX_LOADS, moves),
+            // It follows the other one: see `lane_for_large_records`.
+            large_records: connection(MAX_LARGE_LOADS, watch::Sender::new(0)),
             known_large: Cache::new(MAX_KNOWN),
-        }
+            sentinels,
+        })
     }
 
     /// Returns the connection for all commands but those with large records.
@@ -121,5 +130,25 @@ impl Lanes {
     pub(super) fn close(&self) {
         self.commands.close();
         self.large_records.close();
+        if let Some(sentinels) = &self.sentinels {
+            sentinels.close();
+        }
+    }
+}
+
+/// Returns where the server is, and the sentinels if they are the ones to say it. Other names than
+/// before increment `moves`.
+fn target(
+    config: &RedisConfig,
+    moves: watch::Sender<u64>,
+) -> Result<(Target, Option<Arc<Sentinels>>), ConfigError> {
+    match &config.servers {
+        Servers::Single(address) => Ok((Target::Fixed(address.clone()), None)),
+        Servers::Sentinel(service) => {
+            let dialer = config.sentinel_dialer(service)?;
+            let sentinels = Sentinels::new(service, &dialer, config.connect_timeout, moves);
+            let sentinels = Arc::new(sentinels);
+            Ok((Target::Sentinel(sentinels.clone()), Some(sentinels)))
+        }
     }
 }

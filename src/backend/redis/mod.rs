@@ -4,6 +4,7 @@ mod config;
 mod connection;
 mod connector;
 mod credentials;
+mod dialer;
 mod endpoint;
 mod error;
 mod heartbeat;
@@ -13,6 +14,7 @@ mod limiter;
 mod loads;
 mod refusal;
 mod scripts;
+mod sentinel;
 mod subscribe;
 mod transport;
 
@@ -25,7 +27,7 @@ use redis::{FromRedisValue, Value, cmd, from_redis_value};
 
 #[cfg(feature = "tls")]
 pub use self::config::RedisTls;
-pub use self::config::{RedisAddress, RedisConfig, RedisCredentials};
+pub use self::config::{RedisAddress, RedisConfig, RedisCredentials, RedisSentinels};
 use self::connection::{Connected, Load};
 use self::error::Effect;
 use self::lanes::{Lane, Lanes};
@@ -82,7 +84,7 @@ impl RedisBackend {
         config.check()?;
         Ok(RedisBackend {
             shared: Arc::new(RedisInner {
-                lanes: Lanes::new(config, &config.transport()?, time),
+                lanes: Lanes::new(config, time)?,
                 scripts: Scripts::new(),
                 key_prefix: config.key_prefix.clone(),
                 channel: channel.to_owned(),

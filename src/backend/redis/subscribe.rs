@@ -115,7 +115,7 @@ struct Subscriber {
 impl Subscriber {
     /// Subscribes to both channels, sends the first heartbeat and waits until it comes back.
     async fn start(&self) -> Result<(), StoreError> {
-        let mut commands = self.link.commands.clone();
+        let mut commands = self.link.wire.commands.clone();
         // Each call returns after the server has confirmed it.
         commands.subscribe(self.inbox.private()).await.map_err(unreachable)?;
         commands.subscribe(self.inbox.channel()).await.map_err(unreachable)?;
@@ -180,7 +180,7 @@ impl Subscriber {
             let ttl = self.key_ttl.as_millis() as u64;
             command.arg(1).arg(&self.key).arg(ttl).arg(self.inbox.private()).arg(number);
         };
-        let mut commands = self.link.commands.clone();
+        let mut commands = self.link.wire.commands.clone();
         let by_digest = script.by_digest(arguments);
         let mut reply =
             commands.send_packed_command(&by_digest).await.and_then(Value::extract_error);

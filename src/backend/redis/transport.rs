@@ -35,26 +35,25 @@ struct Tls {
 }
 
 impl Transport {
-    pub(super) fn plain(connector: Connector) -> Self {
-        Transport {
-            connector,
-            #[cfg(feature = "tls")]
-            tls: None,
-        }
+    #[cfg(not(feature = "tls"))]
+    pub(super) fn new(connector: &Connector) -> Self {
+        Transport { connector: connector.clone() }
     }
 
-    /// Creates a transport over TLS to servers, of which these are known already.
+    /// Creates a transport to servers, of which these are known already.
     #[cfg(feature = "tls")]
-    pub(super) fn encrypted(
-        connector: Connector,
-        options: &RedisTls,
+    pub(super) fn new(
+        connector: &Connector,
+        options: Option<&RedisTls>,
         known: &[RedisAddress],
     ) -> Result<Self, ConfigError> {
-        let tls = Tls { config: options.client_config()?, fixed_name: options.fixed_name()? };
-        for address in known {
-            tls.name(address).map_err(|_| ConfigError::RedisServerName)?;
+        let tls = options.map(Tls::new).transpose()?;
+        if let Some(tls) = &tls
+            && known.iter().any(|address| tls.name(address).is_err())
+        {
+            return Err(ConfigError::RedisServerName);
         }
-        Ok(Transport { connector, tls: Some(tls) })
+        Ok(Transport { connector: connector.clone(), tls })
     }
 
     /// Opens a stream before the deadline.
@@ -87,6 +86,10 @@ async fn before<R>(
 
 #[cfg(feature = "tls")]
 impl Tls {
+    fn new(options: &RedisTls) -> Result<Self, ConfigError> {
+        Ok(Tls { config: options.client_config()?, fixed_name: options.fixed_name()? })
+    }
+
     /// Returns the name that the certificate of the server must have.
     fn name(&self, address: &RedisAddress) -> io::Result<ServerName<'static>> {
         let name = match (&self.fixed_name, address) {

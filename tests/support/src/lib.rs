@@ -6,6 +6,7 @@
 #![allow(missing_docs, missing_debug_implementations, reason = "for tests only")]
 
 pub mod client;
+pub mod failover;
 pub mod files;
 pub mod log;
 pub mod node;
@@ -13,6 +14,7 @@ mod process;
 pub mod proxy;
 pub mod redis;
 pub mod replication;
+pub mod sentinel;
 pub mod tls;
 pub mod trial;
 pub mod wait;

@@ -26,7 +26,7 @@ pub const MAX_STALENESS: Duration = Duration::from_millis(500);
 /// bound.
 pub const MARGIN: Duration = Duration::from_millis(100);
 /// Pause between two requests of a watch or of a visitor.
-const PAUSE: Duration = Duration::from_millis(1);
+pub(crate) const PAUSE: Duration = Duration::from_millis(1);
 
 pub struct Trial {
     /// Declared first, so that the watches are dropped before the nodes.
@@ -189,14 +189,14 @@ pub async fn hits(node: &Node, browser: &Client) {
 }
 
 /// A task that requests a session from a node continuously. It ends on drop.
-struct Watch {
+pub(crate) struct Watch {
     task: JoinHandle<()>,
     /// The time at which the last request was sent that was answered with the session.
     last: Arc<Mutex<Instant>>,
 }
 
 impl Watch {
-    fn start(node: &Node, browser: &Client) -> Self {
+    pub(crate) fn start(node: &Node, browser: &Client) -> Self {
         let last = Arc::new(Mutex::new(Instant::now()));
         let (url, mut browser, noted) = (node.url("/me"), browser.clone(), last.clone());
         let task = tokio::spawn(async move {
@@ -212,7 +212,7 @@ impl Watch {
     }
 
     /// Ends the watch and returns for how long after `moment` the session was still served.
-    async fn served_after(mut self, moment: Instant) -> Duration {
+    pub(crate) async fn served_after(mut self, moment: Instant) -> Duration {
         assert!(!self.task.is_finished(), "the watch has ended before the trial");
         self.task.abort();
         let _ = (&mut self.task).await;

@@ -3,16 +3,17 @@
 use percent_encoding::percent_decode_str;
 use url::{Host, Url};
 
-use super::RedisAddress;
+use super::{RedisAddress, RedisSentinels, Servers};
 use crate::error::ConfigError;
 
 /// The port of a server without one in its URL.
 const PORT: u16 = 6379;
+/// The port of a sentinel without one in its URL.
+const SENTINEL_PORT: u16 = 26379;
 
 /// The parts of a URL.
-#[derive(Debug, PartialEq, Eq)]
 pub(super) struct RedisUrl {
-    pub(super) address: RedisAddress,
+    pub(super) servers: Servers,
     pub(super) user: String,
     pub(super) password: String,
     pub(super) database: u16,
@@ -24,6 +25,7 @@ pub(super) struct RedisUrl {
 enum Kind {
     Tcp,
     Unix,
+    Sentinel,
 }
 
 impl RedisUrl {
@@ -33,8 +35,11 @@ impl RedisUrl {
             "redis" | "valkey" => (Kind::Tcp, false),
             "rediss" | "valkeys" => (Kind::Tcp, true),
             "redis+unix" | "valkey+unix" | "unix" => (Kind::Unix, false),
-            scheme if scheme.ends_with("-sentinel") => return unsupported("Redis Sentinel"),
-            scheme if scheme.ends_with("-cluster") => return unsupported("Redis Cluster"),
+            "redis-sentinel" | "valkey-sentinel" => (Kind::Sentinel, false),
+            "rediss-sentinel" | "valkeys-sentinel" => (Kind::Sentinel, true),
+            "redis-cluster" | "rediss-cluster" | "valkey-cluster" | "valkeys-cluster" => {
+                return Err(ConfigError::RedisUnsupported { feature: "Redis Cluster" });
+            }
             _ => return Err(ConfigError::RedisUrl),
         };
         if url.fragment().is_some() {
@@ -42,21 +47,20 @@ impl RedisUrl {
             return Err(ConfigError::RedisUrlFragment);
         }
         let parameters = Parameters::parse(&url, kind)?;
-        let (address, user, password, database) = match kind {
-            Kind::Tcp => {
-                let (user, password) = (url.username(), url.password().unwrap_or_default());
-                (tcp(&url)?, decode(user)?, decode(password)?, database_in_path(url.path())?)
-            }
-            Kind::Unix => {
-                let address = RedisAddress::unix(decode(url.path())?);
-                (address, String::new(), String::new(), 0)
-            }
-        };
+        let (user, password) = (url.username(), url.password().unwrap_or_default());
+        let database = if kind == Kind::Unix { 0 } else { database_in_path(url.path())? };
         Ok(RedisUrl {
-            address,
-            user: parameters.user.unwrap_or(user),
-            password: parameters.password.unwrap_or(password),
+            user: parameters.user.clone().unwrap_or(decode(user)?),
+            password: parameters.password.clone().unwrap_or(decode(password)?),
             database: parameters.database.unwrap_or(database),
+            servers: match kind {
+                Kind::Tcp => {
+                    let (host, port) = host_and_port(&url, PORT)?;
+                    Servers::Single(RedisAddress::tcp(host, port))
+                }
+                Kind::Unix => Servers::Single(RedisAddress::unix(decode(url.path())?)),
+                Kind::Sentinel => Servers::Sentinel(parameters.sentinels(&url)?),
+            },
             tls,
         })
     }
@@ -68,6 +72,10 @@ struct Parameters {
     user: Option<String>,
     password: Option<String>,
     database: Option<u16>,
+    nodes: Vec<String>,
+    service: Option<String>,
+    sentinel_user: String,
+    sentinel_password: String,
 }
 
 impl Parameters {
@@ -78,26 +86,50 @@ impl Parameters {
                 "db" => parameters.database = Some(parse_database(&value)?),
                 "user" if kind == Kind::Unix => parameters.user = Some(value.into_owned()),
                 "pass" if kind == Kind::Unix => parameters.password = Some(value.into_owned()),
+                "node" if kind == Kind::Sentinel => parameters.nodes.push(value.into_owned()),
+                "sentinelServiceName" if kind == Kind::Sentinel => {
+                    parameters.service = Some(value.into_owned());
+                }
+                "sentinelUsername" if kind == Kind::Sentinel => {
+                    parameters.sentinel_user = value.into_owned();
+                }
+                "sentinelPassword" if kind == Kind::Sentinel => {
+                    parameters.sentinel_password = value.into_owned();
+                }
                 // The node chooses the protocol: version 2 for commands, 3 for the subscription.
                 _ => return Err(ConfigError::RedisUrlParameter),
             }
         }
         Ok(parameters)
     }
+
+    /// Returns the sentinels: the host of the URL, and those that are parameters.
+    fn sentinels(self, url: &Url) -> Result<RedisSentinels, ConfigError> {
+        let service = self.service.filter(|service| !service.is_empty());
+        let service = service.ok_or(ConfigError::RedisSentinels)?;
+        let mut sentinels = vec![host_and_port(url, SENTINEL_PORT)?];
+        for node in self.nodes {
+            // A host is written in the same ways in both places.
+            let url = Url::parse(&format!("redis://{node}")).map_err(|_| ConfigError::RedisUrl)?;
+            let is_bare = url.username().is_empty() && url.password().is_none();
+            if !is_bare || !matches!(url.path(), "" | "/") {
+                return Err(ConfigError::RedisUrl);
+            }
+            sentinels.push(host_and_port(&url, SENTINEL_PORT)?);
+        }
+        let sentinels = RedisSentinels::new(service, sentinels);
+        Ok(sentinels.user(self.sentinel_user).password(self.sentinel_password))
+    }
 }
 
-fn unsupported<R>(feature: &'static str) -> Result<R, ConfigError> {
-    Err(ConfigError::RedisUnsupported { feature })
-}
-
-fn tcp(url: &Url) -> Result<RedisAddress, ConfigError> {
+fn host_and_port(url: &Url, default: u16) -> Result<(String, u16), ConfigError> {
     let host = match url.host() {
         Some(Host::Domain(name)) if !name.is_empty() => decode(name)?,
         Some(Host::Ipv4(ip)) => ip.to_string(),
         Some(Host::Ipv6(ip)) => ip.to_string(),
         _ => return Err(ConfigError::RedisUrl),
     };
-    Ok(RedisAddress::tcp(host, url.port().unwrap_or(PORT)))
+    Ok((host, url.port().unwrap_or(default)))
 }
 
 fn database_in_path(path: &str) -> Result<u16, ConfigError> {
@@ -120,36 +152,65 @@ fn decode(text: &str) -> Result<String, ConfigError> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::RedisCredentials;
     use super::*;
 
     fn parse(url: &str) -> RedisUrl {
         RedisUrl::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"))
     }
 
-    fn url(address: RedisAddress) -> RedisUrl {
-        let (user, password) = (String::new(), String::new());
-        RedisUrl { address, user, password, database: 0, tls: false }
+    fn servers(url: &RedisUrl) -> String {
+        format!("{:?}", url.servers)
     }
 
     #[test]
     fn each_form_has_its_meaning() {
-        let host = url(RedisAddress::tcp("cache.example.com", 6379));
-        assert_eq!(parse("redis://cache.example.com"), host);
-        assert_eq!(parse("valkey://cache.example.com:6379/"), host);
-        assert_eq!(parse("redis://cache.example.com/0?db=0"), host);
-        for scheme in ["rediss", "valkeys"] {
-            let encrypted = parse(&format!("{scheme}://cache.example.com:6380/2"));
-            assert!(encrypted.tls);
-            assert_eq!(encrypted.database, 2);
-            assert_eq!(encrypted.address, RedisAddress::tcp("cache.example.com", 6380));
+        for (text, expected) in [
+            ("redis://cache.example.com", "cache.example.com:6379"),
+            ("valkey://cache.example.com:6379/", "cache.example.com:6379"),
+            ("redis://cache.example.com/0?db=0", "cache.example.com:6379"),
+            ("redis://10.0.0.7:7000", "10.0.0.7:7000"),
+            ("redis://[::1]:7000", "[::1]:7000"),
+        ] {
+            let url = parse(text);
+            assert_eq!(servers(&url), expected, "{text}");
+            assert_eq!((&*url.user, &*url.password, url.database, url.tls), ("", "", 0, false));
         }
-        assert_eq!(parse("redis://10.0.0.7:7000"), url(RedisAddress::tcp("10.0.0.7", 7000)));
-        assert_eq!(parse("redis://[::1]:7000"), url(RedisAddress::tcp("::1", 7000)));
+        for scheme in ["rediss", "valkeys"] {
+            let encrypted = parse(&format!("{scheme}://app:a%2fb@cache.example.com:6380/2"));
+            assert_eq!(servers(&encrypted), "cache.example.com:6380");
+            assert_eq!((&*encrypted.user, &*encrypted.password), ("app", "a/b"));
+            assert_eq!((encrypted.database, encrypted.tls), (2, true));
+        }
         for scheme in ["redis+unix", "valkey+unix", "unix"] {
-            let socket =
-                parse(&format!("{scheme}:///run/my%20redis.sock?db=3&user=app&pass=a%26b"));
-            assert_eq!(socket.address, RedisAddress::unix("/run/my redis.sock"));
+            let path = "/run/my%20redis.sock?db=3&user=app&pass=a%26b";
+            let socket = parse(&format!("{scheme}://{path}"));
+            assert_eq!(servers(&socket), "/run/my redis.sock");
             assert_eq!((&*socket.user, &*socket.password, socket.database), ("app", "a&b", 3));
+        }
+    }
+
+    #[test]
+    fn a_sentinel_url_names_service_and_sentinels() {
+        for (scheme, tls) in [
+            ("redis-sentinel", false),
+            ("valkey-sentinel", false),
+            ("rediss-sentinel", true),
+            ("valkeys-sentinel", true),
+        ] {
+            let url = parse(&format!(
+                "{scheme}://app:hunter2@one:7000/3?node=two&node=[::1]:7001\
+                 &sentinelServiceName=shop&sentinelUsername=watch&sentinelPassword=hunter3"
+            ));
+            assert_eq!((&*url.user, &*url.password), ("app", "hunter2"));
+            assert_eq!((url.database, url.tls), (3, tls));
+            let Servers::Sentinel(sentinels) = url.servers else { panic!("{scheme}") };
+            assert_eq!(sentinels.service, "shop");
+            let expected = [("one", 7000), ("two", 26379), ("::1", 7001)];
+            let expected = expected.map(|(host, port)| RedisAddress::tcp(host, port));
+            assert_eq!(sentinels.addresses, expected);
+            assert_eq!(sentinels.credentials, RedisCredentials::new("watch", "hunter3"));
+            assert!(!format!("{sentinels:?}").contains("hunter3"));
         }
     }
 
@@ -167,12 +228,18 @@ mod tests {
             ("redis://:%ff@localhost", ConfigError::RedisUrl),
             ("redis://localhost/?protocol=resp3", ConfigError::RedisUrlParameter),
             ("redis://localhost/?pass=hunter2", ConfigError::RedisUrlParameter),
+            ("redis://localhost/?node=other", ConfigError::RedisUrlParameter),
             ("redis+unix:///run/redis.sock?dbb=1", ConfigError::RedisUrlParameter),
             ("rediss://localhost/#insecure", ConfigError::RedisUrlFragment),
-            ("redis-sentinel://a", ConfigError::RedisUnsupported { feature: "Redis Sentinel" }),
+            ("redis-sentinel://a", ConfigError::RedisSentinels),
+            ("redis-sentinel://a?sentinelServiceName=", ConfigError::RedisSentinels),
+            ("redis-sentinel://?sentinelServiceName=shop", ConfigError::RedisUrl),
+            ("redis-sentinel://a?sentinelServiceName=shop&node=:1", ConfigError::RedisUrl),
+            ("redis-sentinel://a?sentinelServiceName=shop&node=b/1", ConfigError::RedisUrl),
+            ("redis-sentinel://a?sentinelServiceName=shop&node=c@b", ConfigError::RedisUrl),
             ("valkeys-cluster://a", ConfigError::RedisUnsupported { feature: "Redis Cluster" }),
         ] {
-            assert_eq!(RedisUrl::parse(url), Err(expected), "{url}");
+            assert_eq!(RedisUrl::parse(url).err(), Some(expected), "{url}");
         }
     }
 
@@ -188,7 +255,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_makes_the_parser_panic(text in "redis(s|\\+unix)?://\\PC*") {
+        fn no_text_makes_the_parser_panic(text in "redis(s|-sentinel|\\+unix)?://\\PC*") {
             let _ = RedisUrl::parse(&text);
         }
     }

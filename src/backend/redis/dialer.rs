@@ -1,0 +1,214 @@
+//! Makes authenticated connections to an address.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use redis::aio::{AsyncPushSender, MultiplexedConnection};
+use redis::{AsyncConnectionConfig, ProtocolVersion, RedisConnectionInfo};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::config::{CredentialsSource, RedisAddress, RedisCredentials};
+use super::connector::BoxStream;
+use super::credentials::{self, not_authenticated};
+use super::error::{not_connected, unreachable};
+use super::transport::Transport;
+use crate::error::StoreError;
+
+/// Maximum number of commands that wait to be written. The client's default of 50 makes bursts
+/// wait.
+const QUEUE: usize = 1024;
+
+/// What a connection needs beside an address.
+#[derive(Clone)]
+pub(super) struct Dialer {
+    pub(super) transport: Transport,
+    pub(super) credentials: CredentialsSource,
+    pub(super) database: u16,
+}
+
+/// The protocol and the receiver of messages of a connection.
+#[derive(Clone)]
+pub(super) struct Mode {
+    protocol: ProtocolVersion,
+    config: AsyncConnectionConfig,
+}
+
+/// A connection that runs many commands at once.
+#[derive(Clone)]
+pub(super) struct Wire {
+    pub(super) commands: MultiplexedConnection,
+    pub(super) received: ReadCounter,
+    tasks: Arc<Tasks>,
+}
+
+/// The tasks of a connection, which end with its last user.
+struct Tasks {
+    /// Reads and writes.
+    driver: AbortOnDrop,
+    /// Authenticates anew before the credentials expire.
+    _renewal: Option<AbortOnDrop>,
+}
+
+impl Mode {
+    /// A connection for commands alone.
+    pub(super) fn commands() -> Self {
+        Mode { protocol: ProtocolVersion::RESP2, config: AsyncConnectionConfig::new() }
+    }
+
+    /// A connection for commands that also passes each message from a channel to `messages`. It
+    /// speaks RESP3.
+    pub(super) fn with_messages(messages: impl AsyncPushSender) -> Self {
+        let config = AsyncConnectionConfig::new().set_push_sender(messages);
+        Mode { protocol: ProtocolVersion::RESP3, config }
+    }
+}
+
+impl Dialer {
+    /// Makes a connection. The stream is opened before the deadline; the caller limits the rest.
+    pub(super) async fn dial(
+        &self,
+        address: &RedisAddress,
+        mode: Mode,
+        deadline: Instant,
+    ) -> Result<Wire, StoreError> {
+        let credentials = self.credentials.get().await.map_err(not_authenticated)?;
+        let settings = self.settings(mode.protocol, &credentials);
+        let received = ReadCounter::default();
+        let stream = self.transport.open(address, deadline).await.map_err(not_connected)?;
+        let stream = Counted { stream, received: received.clone() };
+        // The callers have their own timeouts, which cover all that a command does.
+        let config = mode
+            .config
+            .set_connection_timeout(None)
+            .set_response_timeout(None)
+            .set_pipeline_buffer_size(QUEUE);
+        let (commands, driver) = MultiplexedConnection::new_with_config(&settings, stream, config)
+            .await
+            .map_err(unreachable)?;
+        let driver = AbortOnDrop::spawn(driver);
+        let renewal = credentials.validity().map(|validity| {
+            let source = self.credentials.clone();
+            AbortOnDrop::spawn(credentials::renew(source, validity, commands.clone()))
+        });
+        Ok(Wire { commands, received, tasks: Arc::new(Tasks { driver, _renewal: renewal }) })
+    }
+
+    fn settings(
+        &self,
+        protocol: ProtocolVersion,
+        credentials: &RedisCredentials,
+    ) -> RedisConnectionInfo {
+        let mut settings = RedisConnectionInfo::default()
+            .set_db(i64::from(self.database))
+            .set_protocol(protocol)
+            .set_skip_set_lib_name();
+        if let Some(user) = credentials.user() {
+            settings = settings.set_username(user);
+        }
+        if let Some(password) = credentials.password() {
+            settings = settings.set_password(password);
+        }
+        settings
+    }
+}
+
+impl Wire {
+    /// Returns `true` if the connection has ended, for example because the server closed it while
+    /// it was idle.
+    pub(super) fn is_closed(&self) -> bool {
+        self.tasks.driver.0.is_finished()
+    }
+}
+
+/// Ends a task, so that a connection to a server that no longer answers is closed with its last
+/// user.
+pub(super) struct AbortOnDrop(AbortHandle);
+
+impl AbortOnDrop {
+    pub(super) fn spawn(task: impl Future<Output = ()> + Send + 'static) -> Self {
+        AbortOnDrop(tokio::spawn(task).abort_handle())
+    }
+}
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Counts the reads in which a connection has received something.
+///
+/// A connection on which a command is late may still be good: the reply may wait behind others. It
+/// is dead if the server has sent nothing at all in the meantime.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ReadCounter(Arc<AtomicU64>);
+
+impl ReadCounter {
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A stream that counts what it receives.
+struct Counted {
+    stream: BoxStream,
+    received: ReadCounter,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.received.0.fetch_add(1, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_bytes_that_arrive_are_counted() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let (near, mut far) = tokio::io::duplex(64);
+        let received = ReadCounter::default();
+        let mut counted = Counted { stream: Box::new(near), received: received.clone() };
+        counted.write_all(b"ping").await.unwrap();
+        assert_eq!(received.get(), 0, "a write is no sign of life");
+        far.write_all(b"pong").await.unwrap();
+        counted.read_exact(&mut [0; 4]).await.unwrap();
+        assert_eq!(received.get(), 1);
+        drop(far);
+        assert_eq!(counted.read(&mut [0; 4]).await.unwrap(), 0);
+        assert_eq!(received.get(), 1, "the end of the stream is no sign of life");
+    }
+}

@@ -1,0 +1,189 @@
+//! Nodes that find their master by sentinels, under load, while the master fails.
+//!
+//! Each trial prints `fault | requests failed for | of that after the switch | a revoked session was
+//! served for | acknowledged changes that replication forgot | cache used again after the switch`.
+
+use std::time::Instant;
+
+use clustered_sessions::{RedisConfig, RedisSentinels, SessionStore, StoreError, StoreErrorKind};
+use support::failover::FailoverTrial;
+use support::sentinel::{PASSWORD, Protection, SENTINEL_PASSWORD, SERVICE, Service};
+use support::wait::eventually;
+#[cfg(feature = "tls")]
+use support::{files::Files, tls::Authority};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::nodes::{Data, config, store};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_follow_the_sentinels_when_the_master_is_killed() {
+    let mut service = Service::start().await;
+    let trial = FailoverTrial::start(&[("REDIS_URL", &service.url())]).await;
+    service.servers[0].kill();
+    let began = Instant::now();
+    service.has_switched().await;
+    trial.end("Sentinel: the master is killed", began, Instant::now()).await.check();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_follow_the_sentinels_when_the_master_is_frozen_and_stay_when_it_resumes() {
+    let service = Service::start().await;
+    let trial = FailoverTrial::start(&[("REDIS_URL", &service.url())]).await;
+    service.servers[0].freeze();
+    let began = Instant::now();
+    service.has_switched().await;
+    let switched = Instant::now();
+    // Until the sentinels reach it, it takes itself for a master.
+    service.servers[0].thaw();
+    trial.end("Sentinel: the master is frozen, and resumes", began, switched).await.check();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_leave_an_old_master_though_their_connections_to_it_live() {
+    let service = Service::start().await;
+    let trial = FailoverTrial::start(&[("REDIS_URL", &service.url())]).await;
+    let began = Instant::now();
+    service.fail_over();
+    service.has_switched().await;
+    trial.end("Sentinel: a failover is ordered", began, Instant::now()).await.check();
+}
+
+#[cfg(feature = "tls")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_follow_the_sentinels_over_tls() {
+    let authority = Authority::new();
+    let mut service = Service::with(Protection::Tls(&authority)).await;
+    let files = Files::new();
+    let roots = files.write("roots.pem", authority.root());
+    let url = format!("rediss-sentinel://{}", service.address(""));
+    let trial = FailoverTrial::start(&[("REDIS_URL", &url), ("SSL_CERT_FILE", &roots)]).await;
+    service.servers[0].kill();
+    let began = Instant::now();
+    service.has_switched().await;
+    trial.end("Sentinel over TLS: the master is killed", began, Instant::now()).await.check();
+}
+
+/// Returns the error of the first operation of a node.
+async fn first_error(redis: RedisConfig) -> StoreError {
+    let config = config().redis(redis).enable_retry(false);
+    let store: SessionStore<Data> = SessionStore::new(config.build().unwrap());
+    store.create(Data::of("ada")).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn servers_and_sentinels_have_passwords_of_their_own() {
+    let service = Service::with(Protection::Passwords).await;
+    let url = |password: &str, sentinel_password: &str| {
+        let address = service.address(&format!("&sentinelPassword={sentinel_password}"));
+        RedisConfig::from_url(&format!("redis-sentinel://app:{password}@{address}")).unwrap()
+    };
+    store(config().redis(url(PASSWORD, SENTINEL_PASSWORD))).await;
+    for wrong in [url(PASSWORD, PASSWORD), url(SENTINEL_PASSWORD, SENTINEL_PASSWORD)] {
+        let error = first_error(wrong).await;
+        assert_eq!(error.kind(), StoreErrorKind::Refused, "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_no_sentinel_knows_is_refused() {
+    let service = Service::start().await;
+    let sentinels =
+        RedisSentinels::new("store", [("127.0.0.1", service.sentinels[0].service_port())]);
+    let error = first_error(RedisConfig::sentinel(sentinels)).await;
+    assert_eq!(error.kind(), StoreErrorKind::Refused);
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("No such master"), "{cause}");
+}
+
+#[tokio::test]
+async fn the_sentinels_may_be_gone_while_the_master_lives() {
+    let mut service = Service::start().await;
+    let redis = RedisConfig::from_url(&service.url()).unwrap();
+    let node = store(config().redis(redis).enable_retry(false)).await;
+    let id = node.create(Data::of("ada")).await.unwrap().id;
+    service.sentinels.iter_mut().for_each(support::sentinel::Sentinel::kill);
+    node.modify(id, |data| data.visits += 1).await.unwrap();
+    // The node finds its way back by itself.
+    for kind in ["normal", "pubsub"] {
+        let _: u64 = service.servers[0].command(&["CLIENT", "KILL", "TYPE", kind]);
+    }
+    let works = async || node.modify(id, |data| data.visits += 1).await.is_ok();
+    eventually(works, "the node uses the master again").await;
+    eventually(async || node.coordinator().is_listening(), "the node listens again").await;
+}
+
+#[tokio::test]
+async fn a_sentinel_that_is_behind_does_not_lead_nodes_back() {
+    let service = Service::start().await;
+    service.sentinels[2].freeze();
+    let redis = RedisConfig::from_url(&service.url()).unwrap();
+    let node = store(config().redis(redis)).await;
+    let id = node.create(Data::of("ada")).await.unwrap().id;
+    service.fail_over();
+    service.has_switched().await;
+    let has_left = async || node.coordinator().disconnects() > 0;
+    eventually(has_left, "the node leaves the old master").await;
+    eventually(async || node.coordinator().is_listening(), "the node listens again").await;
+    let disconnects = node.coordinator().disconnects();
+    service.sentinels[2].thaw();
+    let asked = async || service.sentinels[2].master().is_some();
+    eventually(asked, "the third sentinel answers").await;
+    node.modify(id, |data| data.visits += 1).await.unwrap();
+    // More than one round of questions.
+    tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
+    assert_eq!(node.coordinator().disconnects(), disconnects);
+}
+
+/// Starts a false sentinel that names a server, and claims the latest failover. Returns its port.
+async fn liar(named: u16) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(lie(stream, named));
+        }
+    });
+    port
+}
+
+async fn lie(mut stream: TcpStream, named: u16) {
+    let mut buffer = [0; 4096];
+    while let Ok(length @ 1..) = stream.read(&mut buffer).await {
+        let commands = String::from_utf8_lossy(&buffer[..length]).to_string();
+        let mut reply = String::new();
+        if commands.contains("HELLO") {
+            reply += "%1\r\n$5\r\nproto\r\n:3\r\n";
+        }
+        if commands.contains("SUBSCRIBE") {
+            reply += "-ERR unknown command\r\n";
+        }
+        if commands.contains("GET-MASTER-ADDR-BY-NAME") {
+            let port = named.to_string();
+            reply += "%1\r\n$12\r\nconfig-epoch\r\n$3\r\n999\r\n";
+            reply += &format!("*2\r\n$9\r\n127.0.0.1\r\n${}\r\n{port}\r\n", port.len());
+        }
+        stream.write_all(reply.as_bytes()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_server_is_believed_only_if_it_is_a_master_and_carries_out_a_write() {
+    let service = Service::start().await;
+    let replica = &service.servers[1];
+    // It would carry out writes, and still is no master.
+    let () = replica.command(&["CONFIG", "SET", "replica-read-only", "no"]);
+    let sentinels = [liar(replica.port()).await, service.sentinels[0].service_port()];
+    let sentinels = RedisSentinels::new(SERVICE, sentinels.map(|port| ("127.0.0.1", port)));
+    let node = store(config().redis(RedisConfig::sentinel(sentinels))).await;
+    let id = node.create(Data::of("ada")).await.unwrap().id;
+    let key = format!("session:{id}");
+    assert_eq!(service.servers[0].command::<u64>(&["EXISTS", &key]), 1);
+    service.fail_over();
+    let new = service.has_switched().await;
+    let follows = async || {
+        let Ok(created) = node.create(Data::of("bob")).await else { return false };
+        new.command::<u64>(&["EXISTS", &format!("session:{}", created.id)]) == 1
+    };
+    eventually(follows, "the node follows the sentinel that is right").await;
+}

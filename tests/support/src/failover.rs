@@ -1,0 +1,184 @@
+//! Measures the effect of a failover on a cluster of three nodes under load: how long requests
+//! fail, how long a revoked session is served, what replication has forgotten, and when the cache is
+//! used again.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use tokio::task::JoinHandle;
+
+use crate::client::{Answer, Client};
+use crate::node::Node;
+use crate::trial::{MARGIN, MAX_STALENESS, PAUSE, Watch, hits, login, me, stats};
+use crate::wait::eventually;
+
+/// The longest time that requests may fail after the sentinels, or the cluster, have switched.
+const ERRORS_AFTER_SWITCH: Duration = Duration::from_secs(1);
+
+/// Three nodes, each visited by a visitor of its own all the time. Bob only reads. Eve's session is revoked.
+pub struct FailoverTrial {
+    /// Declared first, so that they are dropped before the nodes.
+    watches: Vec<Watch>,
+    visits: Vec<Visits>,
+    pub nodes: Vec<Node>,
+    bob: Client,
+    eve: Client,
+}
+
+/// What a failover has cost.
+pub struct Cost {
+    fault: &'static str,
+    /// For how long after the fault requests failed, and for how long after the switch.
+    failed: Duration,
+    failed_after_switch: Duration,
+    served: Duration,
+    forgotten: usize,
+    used_again: Duration,
+}
+
+impl FailoverTrial {
+    /// Starts three nodes with these environment variables.
+    pub async fn start(variables: &[(&str, &str)]) -> Self {
+        let max_staleness = MAX_STALENESS.as_millis().to_string();
+        let common = [("MAX_STALENESS_MS", max_staleness.as_str()), ("RETRY", "off")];
+        let variables = [&common, variables].concat();
+        let nodes: Vec<_> = (0..3).map(|_| Node::start(&variables)).collect();
+        let [bob, eve] = [login(&nodes[0], "bob").await, login(&nodes[0], "eve").await];
+        for node in &nodes {
+            hits(node, &bob).await;
+            hits(node, &eve).await;
+        }
+        let watches = nodes.iter().map(|node| Watch::start(node, &eve)).collect();
+        let mut visits = Vec::new();
+        for node in &nodes {
+            visits.push(Visits::start(node, &login(node, "ada").await));
+        }
+        FailoverTrial { watches, visits, nodes, bob, eve }
+    }
+
+    /// Waits until each node is in use again, logs Eve out, and returns what the failover has cost.
+    pub async fn end(mut self, fault: &'static str, began: Instant, switched: Instant) -> Cost {
+        for node in &self.nodes {
+            let has_moved = async || stats(node).await["disconnects"] != 0;
+            eventually(has_moved, "the node leaves the old master").await;
+            hits(node, &self.bob).await;
+        }
+        let used_again = switched.elapsed();
+        let logout = async || {
+            let answer = self.eve.clone().post(&self.nodes[0].url("/logout")).await;
+            answer.status == StatusCode::NO_CONTENT
+        };
+        eventually(logout, "the logout is acknowledged").await;
+        let acknowledged = Instant::now();
+        for node in &self.nodes {
+            eventually(async || stats(node).await["listening"] == true, "the node listens").await;
+            let is_out = async || me(node, &self.eve).await == StatusCode::UNAUTHORIZED;
+            eventually(is_out, "the session is revoked").await;
+        }
+        // Longer than a revoked session may be served.
+        tokio::time::sleep(MAX_STALENESS + MARGIN).await;
+        let mut served = Duration::ZERO;
+        for watch in self.watches.drain(..) {
+            served = served.max(watch.served_after(acknowledged).await);
+        }
+        let (mut forgotten, mut failed_at) = (0, began);
+        for visits in self.visits.drain(..) {
+            let (numbers, last_failure) = visits.stop().await;
+            // A visit that was forgotten shares its number with a later one.
+            forgotten += numbers.len() - numbers.iter().collect::<BTreeSet<_>>().len();
+            failed_at = failed_at.max(last_failure.unwrap_or(began));
+        }
+        Cost {
+            fault,
+            failed: failed_at - began,
+            failed_after_switch: failed_at.saturating_duration_since(switched),
+            served,
+            forgotten,
+            used_again,
+        }
+    }
+}
+
+impl Cost {
+    /// Prints the figures and checks them. Returns the number of acknowledged changes that
+    /// replication has forgotten.
+    pub fn check(self) -> usize {
+        let Cost { fault, failed, failed_after_switch, served, forgotten, used_again } = self;
+        println!(
+            "{fault} | {} ms | {} ms | {} ms | {forgotten} | {} ms",
+            failed.as_millis(),
+            failed_after_switch.as_millis(),
+            served.as_millis(),
+            used_again.as_millis(),
+        );
+        assert!(
+            served < MAX_STALENESS + MARGIN,
+            "{fault}: a revoked session was still served for {served:?}"
+        );
+        assert!(
+            failed_after_switch < ERRORS_AFTER_SWITCH,
+            "{fault}: requests failed until {failed_after_switch:?} after the switch"
+        );
+        forgotten
+    }
+}
+
+/// A visitor's continuous visits to a node.
+struct Visits {
+    is_over: Arc<AtomicBool>,
+    seen: Arc<Mutex<Seen>>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Seen {
+    /// The numbers of the acknowledged visits.
+    acknowledged: Vec<u64>,
+    last_failure: Option<Instant>,
+}
+
+impl Seen {
+    fn note(&mut self, answer: &Answer) {
+        if answer.status == StatusCode::OK {
+            self.acknowledged.push(answer.body["visits"].as_u64().unwrap());
+        } else {
+            self.last_failure = Some(Instant::now());
+        }
+    }
+}
+
+impl Visits {
+    fn start(node: &Node, visitor: &Client) -> Self {
+        let (is_over, seen) = (Arc::new(AtomicBool::new(false)), Arc::<Mutex<Seen>>::default());
+        let (url, visitor) = (node.url("/visit"), visitor.clone());
+        let task = tokio::spawn({
+            let (is_over, seen) = (is_over.clone(), seen.clone());
+            async move {
+                while !is_over.load(Ordering::SeqCst) {
+                    let answer = visitor.clone().post(&url).await;
+                    seen.lock().unwrap().note(&answer);
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        });
+        Visits { is_over, seen, task }
+    }
+
+    /// Stops the visits. Returns the numbers of those that were acknowledged, and the time of the
+    /// last one that failed.
+    async fn stop(mut self) -> (Vec<u64>, Option<Instant>) {
+        self.is_over.store(true, Ordering::SeqCst);
+        (&mut self.task).await.unwrap();
+        let seen = std::mem::take(&mut *self.seen.lock().unwrap());
+        (seen.acknowledged, seen.last_failure)
+    }
+}
+
+impl Drop for Visits {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
