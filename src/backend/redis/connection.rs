@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join;
 use redis::{Cmd, FromRedisValue, RedisResult, Value, cmd};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -35,6 +36,11 @@ pub(super) fn get_from_master(key: &str) -> Cmd {
     let mut command = cmd("GETEX");
     command.arg(key);
     command
+}
+
+/// Returns a key with the prefix that is never written, for what needs a key and uses none.
+pub(super) fn idle_key(prefix: &str) -> String {
+    format!("{prefix}beat")
 }
 
 /// A value to be read.
@@ -109,7 +115,7 @@ impl SharedConnection {
             endpoint: Endpoint::new(config, time),
             response_timeout: config.response_timeout,
             loads: Loads::new(max_loads),
-            probe: get_from_master(&format!("{}beat", config.key_prefix)),
+            probe: get_from_master(&idle_key(&config.key_prefix)),
             state: Mutex::default(),
             connecting: tokio::sync::Mutex::new(()),
             moves: watch::Sender::new(0),
@@ -186,11 +192,37 @@ impl SharedConnection {
         effect: Effect,
         add_arguments: impl Fn(&mut Cmd),
     ) -> Result<R, StoreError> {
+        effect.interpret(self.send_script(connected, script, effect, add_arguments).await?)
+    }
+
+    /// Runs a command that a replica would carry out, too, but only on a writable master, in one
+    /// round trip.
+    pub(super) async fn run_on_master<R: FromRedisValue>(
+        &self,
+        connected: &Connected,
+        command: &Cmd,
+        effect: Effect,
+    ) -> Result<R, StoreError> {
+        // The probe is sent first: a server that was a master then still has all data of one.
+        let probe = self.run_on::<Value>(connected, &self.probe, effect);
+        let (probed, reply) = join(probe, self.run_on(connected, command, effect)).await;
+        probed?;
+        reply
+    }
+
+    /// Runs a script and returns the server's reply, which may be an error.
+    pub(super) async fn send_script(
+        &self,
+        connected: &Connected,
+        script: &Script,
+        effect: Effect,
+        add_arguments: impl Fn(&mut Cmd),
+    ) -> Result<RedisResult<Value>, StoreError> {
         let mut reply = self.send(connected, &script.by_digest(&add_arguments), effect).await?;
         if reply.as_ref().is_err_and(is_unknown_script) {
             reply = self.send(connected, &script.by_code(&add_arguments), effect).await?;
         }
-        effect.interpret(reply)
+        Ok(reply.map_err(|error| script.name_the_command(error)))
     }
 
     /// Sends a command and returns the server's reply, which may be an error. Discards a connection

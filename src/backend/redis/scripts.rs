@@ -9,6 +9,9 @@
 //! outdated data. A server without free memory refuses an update before it is announced, and
 //! carries out the other scripts (`allow-oom`): a logout needs no memory.
 //!
+//! Each script has a key, and touches no key that it is not given. Clustered and managed servers
+//! refuse others.
+//!
 //! Lua counts from 1 and `GETRANGE` from 0. The offsets are those of `Stored::to_bytes`.
 
 use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, cmd};
@@ -66,49 +69,45 @@ end
 return 1
 ";
 
-/// Arguments: cursor, pattern, length of a key, count, channel, message. Returns the next cursor
-/// and the number of deleted sessions. A key that does not end in a session id, or is of another
-/// type, belongs to another application and stays.
-///
-/// The keys may be in several slots of a server in cluster mode.
-const CLEAR: &str = r"#!lua flags=allow-oom,allow-cross-slot-keys
-local page = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[4])
-local keys, sessions = {}, 0
-for _, key in ipairs(page[2]) do
-  if #key == tonumber(ARGV[3]) and string.find(key, '[%w_-]+[AQgw]$', -22) then
-    local kind = redis.pcall('GETRANGE', key, 1, 1)
-    if type(kind) == 'string' then
-      keys[#keys + 1] = key
-      if kind ~= '\1' then sessions = sessions + 1 end
-    elseif not string.find(kind.err, 'WRONGTYPE') then
-      return kind
-    end
+/// Keys: those on one page of a scan. Arguments: channel, message. Returns the number of deleted
+/// sessions. A key of another type belongs to another application and stays. One that is gone
+/// meanwhile counts as nothing.
+const CLEAR: &str = r"#!lua flags=allow-oom
+local kinds, sessions = {}, 0
+for _, key in ipairs(KEYS) do
+  local kind = redis.pcall('GETRANGE', key, 1, 1)
+  if type(kind) == 'string' then
+    kinds[key] = kind
+  elseif not string.find(kind.err, 'WRONGTYPE') then
+    error(kind)
   end
 end
-redis.call('PUBLISH', ARGV[5], ARGV[6])
-for _, key in ipairs(keys) do redis.call('UNLINK', key) end
-return {page[1], sessions}
+redis.call('PUBLISH', ARGV[1], ARGV[2])
+for key, kind in pairs(kinds) do
+  if redis.call('UNLINK', key) == 1 and kind ~= '\1' then sessions = sessions + 1 end
+end
+return sessions
 ";
 
-/// Arguments: cursor, pattern, length of a key, count. Returns the next cursor, the keys of
-/// sessions, and the ids that tombstones name. A key of another type counts as that of a session:
-/// the error is reported when the session is read.
-const SCAN: &str = r"#!lua flags=allow-oom,allow-cross-slot-keys
-local page = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[4])
-local keys, moved = {}, {}
-for _, key in ipairs(page[2]) do
-  if #key == tonumber(ARGV[3]) then
-    local kind = redis.pcall('GETRANGE', key, 1, 1)
-    if kind == '\1' then
-      moved[#moved + 1] = redis.call('GETRANGE', key, 51, -1)
-    elseif type(kind) == 'string' or string.find(kind.err, 'WRONGTYPE') then
-      keys[#keys + 1] = key
-    else
-      return kind
-    end
+/// Keys: those on one page of a scan. Returns for each of them 1 if there is a session, 0 if it is
+/// gone meanwhile, and the id that it names if it is a tombstone. A key of another type counts as
+/// that of a session: the error is reported when the session is read.
+const KINDS: &str = r"#!lua flags=allow-oom
+local kinds = {}
+for i, key in ipairs(KEYS) do
+  local head = redis.pcall('GETRANGE', key, 0, 1)
+  if type(head) ~= 'string' then
+    if not string.find(head.err, 'WRONGTYPE') then error(head) end
+    kinds[i] = 1
+  elseif head == '' then
+    kinds[i] = 0
+  elseif string.sub(head, 2) == '\1' then
+    kinds[i] = redis.call('GETRANGE', key, 51, -1)
+  else
+    kinds[i] = 1
   end
 end
-return {page[1], keys, moved}
+return kinds
 ";
 
 /// Key: the owner's index. Arguments: id, time at which the entry expires. Also removes up to a
@@ -149,6 +148,7 @@ end
 return {page[1], ids}
 ";
 
+/// Key: any with the prefix, which is left alone: some servers refuse a script without a key.
 /// Arguments: channel, message.
 const PUBLISH: &str = r"#!lua flags=allow-oom
 redis.call('PUBLISH', ARGV[1], ARGV[2])
@@ -226,6 +226,25 @@ impl Script {
         add_arguments(&mut command);
         command
     }
+
+    /// Adds the name of the command at which the script has failed, which Redis 7.0 leaves out.
+    pub(super) fn name_the_command(&self, error: RedisError) -> RedisError {
+        match (error.code(), error.detail().and_then(|detail| self.command_at(detail))) {
+            (Some("ERR"), Some(command)) => {
+                let detail = format!("{command}: {}", error.detail().unwrap_or_default());
+                (error.kind(), "An error was signalled by the server", detail).into()
+            }
+            _ => error,
+        }
+    }
+
+    /// Returns the last command at or before the line that the text of an error ends with.
+    fn command_at(&self, detail: &str) -> Option<&'static str> {
+        let (_, line) = detail.rsplit_once("@user_script:")?;
+        let line: usize = line.trim_end_matches('.').parse().ok()?;
+        let lines: Vec<_> = self.code.lines().take(line).collect();
+        lines.iter().rev().find_map(|line| line.split_once("call('")?.1.split('\'').next())
+    }
 }
 
 /// Returns `true` if the server does not have the script in its cache. It has done nothing.
@@ -240,7 +259,7 @@ pub(super) struct Scripts {
     pub(super) delete_if: Script,
     pub(super) touch: Script,
     pub(super) clear: Script,
-    pub(super) scan: Script,
+    pub(super) kinds: Script,
     pub(super) add_to_owner: Script,
     pub(super) expire_in_owner: Script,
     pub(super) sessions_of_owner: Script,
@@ -258,7 +277,7 @@ impl Scripts {
             delete_if: Script::new(DELETE_IF),
             touch: Script::new(TOUCH),
             clear: Script::new(CLEAR),
-            scan: Script::new(SCAN),
+            kinds: Script::new(KINDS),
             add_to_owner: Script::new(ADD_TO_OWNER),
             expire_in_owner: Script::new(EXPIRE_IN_OWNER),
             sessions_of_owner: Script::new(SESSIONS_OF_OWNER),

@@ -126,6 +126,7 @@ impl Server {
                 None if name == "GETEX" => self.get(&args[0]),
                 None => self.set_new(args),
             },
+            "SCAN" => self.scan(),
             "EVALSHA" | "EVAL" => self.run_script(&name, args),
             _ => panic!("the simulated server does not know the command {name}"),
         };
@@ -153,6 +154,13 @@ impl Server {
 
     fn get(&self, key: &[u8]) -> Vec<u8> {
         self.live(key).map_or("$-1\r\n".into(), |entry| bulk(&entry.value))
+    }
+
+    /// Returns all keys as one page.
+    fn scan(&self) -> Vec<u8> {
+        let keys: Vec<_> = self.data.keys().filter(|key| self.live(key).is_some()).collect();
+        let head = format!("*2\r\n$1\r\n0\r\n*{}\r\n", keys.len()).into_bytes();
+        keys.into_iter().fold(head, |bytes, key| [bytes, bulk(key)].concat())
     }
 
     fn put(&mut self, key: &[u8], value: &[u8], ttl: &[u8]) {
@@ -194,12 +202,13 @@ impl Server {
         } else if !self.is_master {
             return READONLY.into();
         }
-        let keys = number(&args[1]) as usize;
-        let key = args.get(2).filter(|_| keys == 1).cloned().unwrap_or_default();
-        self.carry_out(script, &key, &args[2 + keys..])
+        let (keys, args) = args[2..].split_at(number(&args[1]) as usize);
+        assert!(!keys.is_empty(), "each script has a key");
+        self.carry_out(script, keys, args)
     }
 
-    fn carry_out(&mut self, script: Script, key: &[u8], args: &[Vec<u8>]) -> Vec<u8> {
+    fn carry_out(&mut self, script: Script, keys: &[Vec<u8>], args: &[Vec<u8>]) -> Vec<u8> {
+        let key = &keys[0];
         let current = self.live(key).map(|entry| entry.value.clone());
         let revision = current.as_ref().and_then(|value| Some(value.get(2..18)?.to_vec()));
         match script {
@@ -244,12 +253,10 @@ impl Server {
                 integer(1)
             }
             Script::Clear => {
-                self.publish(&args[4], &args[5]);
-                let length = number(&args[2]) as usize;
-                let before = self.data.len();
-                self.data.retain(|key, _| key.len() != length);
-                let deleted = integer((before - self.data.len()) as u64);
-                [b"*2\r\n$1\r\n0\r\n".to_vec(), deleted].concat()
+                self.publish(&args[0], &args[1]);
+                let is_session = |entry: &Entry| entry.value[1] != 1;
+                let removed = keys.iter().filter_map(|key| self.data.remove(key));
+                integer(removed.filter(is_session).count() as u64)
             }
             Script::Publish => {
                 self.publish(&args[0], &args[1]);
