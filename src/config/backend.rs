@@ -65,7 +65,7 @@ impl<T> SessionConfigBuilder<T> {
             }
             let time = Arc::new(ServerTime::default());
             self.clock.follow(time.clone());
-            let backend = RedisBackend::with_server_time(redis, &self.cluster.channel, time)?;
+            let backend = RedisBackend::with_server_time(redis, &self.cluster.channel, &time)?;
             return Ok(Arc::new(backend));
         }
         match &self.backend {

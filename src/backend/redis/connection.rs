@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use super::config::RedisConfig;
 use super::endpoint::{Endpoint, Link, ServerId};
 use super::error::{Effect, breaks_the_connection, cannot_save, is_wrong_server};
+use super::findings::Findings;
 use super::loads::Loads;
 use super::scripts::{Script, is_unknown_script};
 use crate::clock::ServerTime;
@@ -110,9 +111,14 @@ impl Connected {
 
 impl SharedConnection {
     /// Creates a connection that has up to `max_loads` loads in flight. Does no IO.
-    pub(super) fn new(config: &RedisConfig, max_loads: u32, time: Arc<ServerTime>) -> Self {
+    pub(super) fn new(
+        config: &RedisConfig,
+        max_loads: u32,
+        time: Arc<ServerTime>,
+        findings: Arc<Findings>,
+    ) -> Self {
         SharedConnection {
-            endpoint: Endpoint::new(config, time),
+            endpoint: Endpoint::new(config, time, findings),
             response_timeout: config.response_timeout,
             loads: Loads::new(max_loads),
             probe: get_from_master(&idle_key(&config.key_prefix)),

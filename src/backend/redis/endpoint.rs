@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::config::RedisConfig;
 use super::error::{refuses_the_command, unreachable};
+use super::findings::{Answers, Findings};
 use crate::clock::{self, ServerTime, Timestamp};
 use crate::error::{StoreError, StoreErrorKind};
 
@@ -45,6 +46,7 @@ pub(super) struct Endpoint {
     /// `true` once the node has warned that its clock and the server's differ.
     clock_differs: AtomicBool,
     server_time: Arc<ServerTime>,
+    findings: Arc<Findings>,
 }
 
 /// A connection that runs many commands at once.
@@ -64,7 +66,11 @@ pub(super) struct Link {
 pub(super) struct ServerId(Arc<str>);
 
 impl Endpoint {
-    pub(super) fn new(config: &RedisConfig, server_time: Arc<ServerTime>) -> Self {
+    pub(super) fn new(
+        config: &RedisConfig,
+        server_time: Arc<ServerTime>,
+        findings: Arc<Findings>,
+    ) -> Self {
         let (addr, settings) = config.address();
         let connect_timeout = config.connect_timeout;
         let evicts_keys = AtomicBool::new(false);
@@ -78,7 +84,13 @@ impl Endpoint {
             evicts_keys,
             clock_differs,
             server_time,
+            findings,
         }
+    }
+
+    /// Returns the findings about the server, which each new connection adds to.
+    pub(super) fn findings(&self) -> &Arc<Findings> {
+        &self.findings
     }
 
     /// Returns the server's time, which each new connection observes.
@@ -126,11 +138,13 @@ impl Endpoint {
                 .map_err(unreachable)?;
         let driver = Arc::new(AbortOnDrop(tokio::spawn(driver).abort_handle()));
         let asked = Instant::now();
-        let info = server_info(&mut commands).await.map_err(unreachable)?;
-        if let Some(time) = clock::parse_info(&info) {
+        let (answers, time) = ask(&mut commands).await.map_err(unreachable)?;
+        self.findings.connected(&answers);
+        if let Some(time) = time {
             self.note_clock(time);
             self.server_time.observe(asked.into_std(), Instant::now().into_std(), time);
         }
+        let info = answers.info.unwrap_or_default();
         self.note_eviction(&info);
         let server = ServerId::parse(&info);
         Ok(Link { commands, server, received, driver })
@@ -206,12 +220,27 @@ async fn connect_to_any(host: &str, port: u16) -> std::io::Result<TcpStream> {
     Ok(select_ok(attempts).await?.0)
 }
 
-/// Returns what the server says about itself, or nothing if it refuses.
-async fn server_info(commands: &mut MultiplexedConnection) -> RedisResult<String> {
-    let info = cmd("INFO").arg(&["server", "memory"]).query_async(commands).await;
-    match info {
-        Err(error) if refuses_the_command(&error) => Ok(String::new()),
-        info => info,
+/// Asks the server about itself, and for its time.
+async fn ask(commands: &mut MultiplexedConnection) -> RedisResult<(Answers, Option<Timestamp>)> {
+    let mut info_command = cmd("INFO");
+    info_command.arg(&["server", "memory"]);
+    let info: Option<String> = unless_refused(info_command.query_async(commands).await)?;
+    if let Some(time) = info.as_deref().and_then(clock::parse_info) {
+        return Ok((Answers { info, refuses_time: false }, Some(time)));
+    }
+    let time: Option<(u64, u64)> = unless_refused(cmd("TIME").query_async(commands).await)?;
+    let answers = Answers { info, refuses_time: time.is_none() };
+    Ok((
+        answers,
+        time.map(|(seconds, micros)| Timestamp::from_millis(seconds * 1000 + micros / 1000)),
+    ))
+}
+
+/// Returns a reply, or `None` if the server refuses the command.
+fn unless_refused<R>(reply: RedisResult<R>) -> RedisResult<Option<R>> {
+    match reply {
+        Err(error) if refuses_the_command(&error) => Ok(None),
+        reply => reply.map(Some),
     }
 }
 

@@ -14,6 +14,7 @@ use quick_cache::sync::Cache;
 
 use super::config::RedisConfig;
 use super::connection::{Connected, Load, SharedConnection};
+use super::findings::Findings;
 use crate::clock::ServerTime;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
@@ -45,10 +46,13 @@ pub(super) struct Lane<'a> {
 
 impl Lanes {
     /// Creates the connections. Does no IO.
-    pub(super) fn new(config: &RedisConfig, time: Arc<ServerTime>) -> Self {
+    pub(super) fn new(config: &RedisConfig, time: &Arc<ServerTime>) -> Self {
+        let findings = Arc::<Findings>::default();
+        let connection =
+            |max_loads| SharedConnection::new(config, max_loads, time.clone(), findings.clone());
         Lanes {
-            commands: SharedConnection::new(config, MAX_LOADS, time.clone()),
-            large_records: SharedConnection::new(config, MAX_LARGE_LOADS, time),
+            commands: connection(MAX_LOADS),
+            large_records: connection(MAX_LARGE_LOADS),
             known_large: Cache::new(MAX_KNOWN),
         }
     }

@@ -4,6 +4,7 @@ mod config;
 mod connection;
 mod endpoint;
 mod error;
+mod findings;
 mod heartbeat;
 mod inbox;
 mod lanes;
@@ -27,8 +28,8 @@ use self::error::Effect;
 use self::lanes::{Lane, Lanes};
 use self::scripts::Scripts;
 use super::{
-    Backend, Created, Cursor, Deleted, OwnerTag, Page, Revision, Stored, Subscription, Timestamp,
-    Touched, Update, Updated,
+    Backend, BackendInfo, Created, Cursor, Deleted, OwnerTag, Page, Revision, Stored, Subscription,
+    Timestamp, Touched, Update, Updated,
 };
 use crate::clock::{ServerTime, millis};
 use crate::error::{ConfigError, StoreError, StoreErrorKind};
@@ -63,14 +64,14 @@ impl RedisBackend {
     ///
     /// Fails if the configuration is invalid.
     pub fn new(config: &RedisConfig, channel: &str) -> Result<Self, ConfigError> {
-        Self::with_server_time(config, channel, Arc::default())
+        Self::with_server_time(config, channel, &Arc::default())
     }
 
     /// Like [`new`](Self::new), and records the server's time for the clock of the store.
     pub(crate) fn with_server_time(
         config: &RedisConfig,
         channel: &str,
-        time: Arc<ServerTime>,
+        time: &Arc<ServerTime>,
     ) -> Result<Self, ConfigError> {
         config.check()?;
         Ok(RedisBackend {
@@ -367,5 +368,9 @@ impl Backend for RedisBackend {
 
     fn may_lose_index_entries(&self) -> bool {
         self.shared.lanes.commands().endpoint().evicts_keys()
+    }
+
+    fn info(&self) -> BackendInfo {
+        self.shared.lanes.commands().endpoint().findings().to_info()
     }
 }

@@ -160,20 +160,27 @@ return redis.status_reply('OK')
 /// Publishes the number, the server's replication id, its time in microseconds, and what the key
 /// held before and holds now. The id changes whenever the server becomes a master, takes over
 /// another server's data, or begins its own history. The key shows if the data was flushed.
+///
+/// Some servers refuse `INFO` in scripts. There, the id is `-`, and the time is that of `TIME`, or
+/// empty if that is refused, too.
 const HEARTBEAT: &str = r"#!lua flags=allow-oom
 local before = redis.call('GET', KEYS[1]) or '0'
 redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[1])
-local info = redis.call('INFO', 'server', 'replication')
-local history = string.match(info, 'master_replid:(%x+)')
-local time = string.match(info, 'server_time_usec:(%d+)')
-if not history then return redis.error_reply('ERR the server reports no replication id') end
-local state = before .. ' ' .. ARGV[3]
-redis.call('PUBLISH', ARGV[2], ARGV[3] .. ' ' .. history .. ' ' .. (time or '') .. ' ' .. state)
+local info = redis.pcall('INFO', 'server', 'replication')
+if type(info) ~= 'string' then info = '' end
+local history = string.match(info, 'master_replid:(%x+)') or '-'
+local micros = string.match(info, 'server_time_usec:(%d+)')
+if not micros then
+  local time = redis.pcall('TIME')
+  micros = time[2] and time[1] .. string.format('%06d', time[2]) or ''
+end
+redis.call('PUBLISH', ARGV[2], table.concat({ARGV[3], history, micros, before, ARGV[3]}, ' '))
 return redis.status_reply('OK')
 ";
 
 /// Like [`HEARTBEAT`], for a server that refuses writes because it cannot save its data. Nothing
-/// can change there, so that it says it is a master, and of which history, is proof enough.
+/// can change there, so that it says it is a master, and of which history, is proof enough. It is
+/// also the only proof, so a server that refuses `INFO` in scripts gives none.
 ///
 /// It has no `#!lua` line: the server would take it for a write.
 const HEARTBEAT_WITHOUT_WRITING: &str = r"
