@@ -28,6 +28,7 @@ mod redis_pileup;
 mod redis_roles;
 mod redis_walks;
 mod refusals;
+mod restricted;
 mod servers;
 #[allow(dead_code, reason = "only the test binary `memory` uses all of it")]
 #[path = "../web/mod.rs"]
