@@ -303,3 +303,47 @@ fn update() -> &'static str {
     }
     UPDATE
 }
+
+#[cfg(test)]
+mod tests {
+    use redis::{Value, parse_redis_value};
+
+    use super::*;
+
+    fn named(script: &'static str, line: &str) -> RedisError {
+        let reply = parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
+        Script::new(script).name_the_command(Value::extract_error(reply).unwrap_err())
+    }
+
+    #[test]
+    fn an_error_in_a_script_names_the_command_that_has_failed() {
+        let refused = "ERR The user executing the script can't run this command or subcommand";
+        for (script, line, command) in [
+            (DELETE, 2, "GETRANGE"),
+            (DELETE, 3, "PUBLISH"),
+            (DELETE, 4, "GETRANGE"),
+            (DELETE, 5, "DEL"),
+            // The line that raises the error of the line before.
+            (KINDS, 6, "GETRANGE"),
+        ] {
+            let error = named(script, &format!("{refused} script: abc, on @user_script:{line}."));
+            let detail = error.detail().unwrap();
+            assert!(detail.starts_with(&format!("{command}: The user")), "{line}: {detail}");
+            assert_eq!(error.code(), Some("ERR"));
+        }
+    }
+
+    #[test]
+    fn other_errors_stay_as_they_are() {
+        for line in [
+            "ERR unknown command 'EVALSHA'",
+            "NOSCRIPT No matching script.",
+            "READONLY You can't write against a read only replica. on @user_script:2.",
+            "ERR script: abc, on @user_script:1.",
+        ] {
+            let error = named(DELETE, line);
+            let (code, detail) = line.split_once(' ').unwrap();
+            assert_eq!((error.code(), error.detail()), (Some(code), Some(detail)));
+        }
+    }
+}

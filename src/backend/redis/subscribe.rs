@@ -15,10 +15,10 @@
 //!
 //! Commands run over another connection, so that heartbeats never wait behind them. Both must lead
 //! to the same server process, which its run id shows: a connection leads to one process for as
-//! long as it lives. Where the run id cannot be had, a random number shows it, which is written over
-//! the connection for commands and which the first heartbeat must find. That also shows that the
-//! subscription's server is a writable master with the data that commands change. It is deceived
-//! by two masters at once of which one was the other's replica until it had received the number.
+//! long as it lives. Where a run id cannot be had, a random number takes its place: it is written
+//! over the connection for commands, and the first heartbeat must find it. That shows that both
+//! lead to the same writable data. It is deceived by two masters at once of which one was the
+//! other's replica until it had received the number.
 //!
 //! A `PING` would prove none of this: a demoted master answers it, and so does a connection whose
 //! channel an ACL has taken away. Neither would a heartbeat that is sent over another connection: a
