@@ -13,12 +13,12 @@ use crate::servers::{close_command_connections, is_never_trusted};
 use crate::web::RedisAddress as _;
 
 /// Creates a user on a server that may run all commands but these.
-fn forbid(server: &RedisServer, commands: &[&str]) {
+pub(crate) fn forbid(server: &RedisServer, commands: &[&str]) {
     let user = ["ACL", "SETUSER", "app", "reset", "on", ">secret", "~*", "&*", "+@all"];
     let () = server.command(&[&user, commands].concat());
 }
 
-fn as_app(redis: RedisConfig) -> RedisConfig {
+pub(crate) fn as_app(redis: RedisConfig) -> RedisConfig {
     redis.user("app").password("secret")
 }
 
