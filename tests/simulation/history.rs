@@ -281,7 +281,7 @@ pub(crate) async fn history_over_redis(seed: u64) -> Acknowledgements {
 /// altogether.
 #[cfg(feature = "redis")]
 pub(crate) async fn history_over_restricted_redis(seed: u64) -> Acknowledgements {
-    let info = if seed % 2 == 0 { Info::OutsideScripts } else { Info::Nowhere };
+    let info = if seed.is_multiple_of(2) { Info::OutsideScripts } else { Info::Nowhere };
     history_in(Rc::new(RedisWorld::new(NODES, seed, info)), seed).await
 }
 
