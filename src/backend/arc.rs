@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Backend, Created, Cursor, Deleted, OwnerTag, Page, Revision, Stored, Subscription, Timestamp,
-    Touched, Update, Updated,
+    Backend, BackendInfo, Created, Cursor, Deleted, OwnerTag, Page, Revision, Stored, Subscription,
+    Timestamp, Touched, Update, Updated,
 };
 use crate::error::StoreError;
 use crate::id::SessionId;
@@ -79,6 +79,10 @@ impl<B: Backend> Backend for Arc<B> {
 
     fn may_lose_index_entries(&self) -> bool {
         B::may_lose_index_entries(self)
+    }
+
+    fn info(&self) -> BackendInfo {
+        B::info(self)
     }
 
     async fn add_to_owner(

@@ -8,8 +8,8 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use super::{
-    Backend, Created, Cursor, Deleted, OwnerTag, Page, Revision, StoreError, Stored, Subscription,
-    Timestamp, Touched, Update, Updated,
+    Backend, BackendInfo, Created, Cursor, Deleted, OwnerTag, Page, Revision, StoreError, Stored,
+    Subscription, Timestamp, Touched, Update, Updated,
 };
 use crate::id::SessionId;
 
@@ -25,6 +25,7 @@ macro_rules! dyn_backend {
             $(fn $name<'a>(&'a self $(, $arg: $ty)*) -> Answer<'a, $answer>;)*
             fn close<'a>(&'a self) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
             fn may_lose_index_entries(&self) -> bool;
+            fn info(&self) -> BackendInfo;
         }
 
         impl<B: Backend> DynBackend for B {
@@ -38,6 +39,10 @@ macro_rules! dyn_backend {
 
             fn may_lose_index_entries(&self) -> bool {
                 Backend::may_lose_index_entries(self)
+            }
+
+            fn info(&self) -> BackendInfo {
+                Backend::info(self)
             }
         }
     };

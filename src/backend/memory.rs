@@ -11,8 +11,8 @@ use bytes::Bytes;
 
 use self::owners::OwnerIndex;
 use super::{
-    Backend, Content, Created, Cursor, Deleted, Event, OwnerTag, Page, Revision, StoreError,
-    Stored, Subscription, SubscriptionSender, Timestamp, Touched, Update, Updated,
+    Backend, BackendInfo, Content, Created, Cursor, Deleted, Event, OwnerTag, Page, Revision,
+    StoreError, Stored, Subscription, SubscriptionSender, Timestamp, Touched, Update, Updated,
 };
 use crate::clock::{Clock, Millis, millis};
 use crate::guards::{self, Guard};
@@ -350,5 +350,9 @@ impl Backend for MemoryBackend {
 
     fn may_lose_index_entries(&self) -> bool {
         false
+    }
+
+    fn info(&self) -> BackendInfo {
+        BackendInfo::default()
     }
 }

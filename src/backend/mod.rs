@@ -7,6 +7,7 @@
 mod arc;
 mod call;
 mod dynamic;
+mod info;
 mod memory;
 mod owner;
 #[cfg(feature = "redis")]
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 pub use self::call::{Created, Cursor, Deleted, Page, Touched, Update, Updated};
 pub(crate) use self::dynamic::{Answer, DynBackend};
+pub use self::info::{BackendInfo, HistoryProof, ServerInfo};
 pub use self::memory::MemoryBackend;
 pub use self::owner::OwnerTag;
 #[cfg(feature = "tls")]
@@ -179,6 +181,12 @@ pub trait Backend: Send + Sync + 'static {
     /// looks at all sessions. Returns `false` by default.
     fn may_lose_index_entries(&self) -> bool {
         false
+    }
+
+    /// Returns what the backend has found out about its servers. Does no IO. By default, there are
+    /// none.
+    fn info(&self) -> BackendInfo {
+        BackendInfo::default()
     }
 
     /// Adds a session to an owner's index.

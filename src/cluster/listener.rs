@@ -59,6 +59,8 @@ struct ListenerGauges {
     listening: Gauge,
     /// Unix time at which the last heartbeat that came back was sent.
     last_heartbeat: Gauge,
+    /// Commands that the backend's servers refuse and that it does without.
+    refused_commands: Gauge,
 }
 
 impl ListenerStatus {
@@ -74,6 +76,7 @@ impl ListenerStatus {
             gauges: listens.then(|| ListenerGauges {
                 listening: metrics.gauge(observe::LISTENING),
                 last_heartbeat: metrics.gauge(observe::LAST_HEARTBEAT),
+                refused_commands: metrics.gauge(observe::BACKEND_REFUSED_COMMANDS),
             }),
         }
     }
@@ -101,9 +104,10 @@ impl ListenerStatus {
     }
 
     /// Records a heartbeat that came back. `wall` returns the time at which it was sent.
-    fn proven(&self, wall: impl FnOnce() -> Timestamp) {
+    fn proven(&self, backend: &Client, wall: impl FnOnce() -> Timestamp) {
         if let Some(gauges) = &self.gauges {
             gauges.last_heartbeat.set(|| wall().as_millis() as f64 / 1000.0);
+            gauges.refused_commands.set(|| backend.info().refused_commands() as f64);
         }
     }
 }
@@ -167,7 +171,7 @@ impl<T> Listener<T> {
                     if !reception.alive(self.cache.lease(), sent_at, self.max_staleness) {
                         continue;
                     }
-                    self.status.proven(|| self.clock.wall_at(sent_at));
+                    self.status.proven(&self.backend, || self.clock.wall_at(sent_at));
                     self.cache.flush();
                     if !proven {
                         proven = true;

@@ -22,6 +22,8 @@ pub mod guarantees {
     //!
     //! [load]: super::resilience#under-load
     //! [protocol]: super::protocol
+    //! [rule-28]: super::protocol#rule-28-history
+    //! [rule-32]: super::protocol#rule-32-which-server
     //!
     #![doc = include_str!("../../docs/guarantees.md")]
 }
@@ -73,12 +75,16 @@ pub mod deployment {
     //! [observability]: super::observability
     //! [rotation]: super::encryption#changing-the-secret
     //! [rule-1]: super::protocol#rule-1-proof-by-heartbeat
+    //! [rule-28]: super::protocol#rule-28-history
+    //! [rule-32]: super::protocol#rule-32-which-server
     //!
     #![doc = include_str!("../../docs/deployment.md")]
 }
 
 pub mod observability {
     //! Metrics, alerts, spans and log events.
+    //!
+    //! [redis]: super::deployment#redis
     //!
     #![cfg_attr(
         any(not(doctest), feature = "metrics"),

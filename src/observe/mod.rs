@@ -62,6 +62,7 @@ metrics! {
     BACKEND_CALLS: "backend_calls_total", Count, "Calls to the session backend, including retries, by operation and outcome";
     BACKEND_CALL_DURATION: "backend_call_duration_seconds", Seconds, "Duration of a call to the session backend, each retry measured separately";
     BACKEND_RETRIES: "backend_retries_total", Count, "Calls to the session backend that repeat a failed one";
+    BACKEND_REFUSED_COMMANDS: "backend_refused_commands", Count, "Commands that the servers of the session backend refuse and that it does without";
     CIRCUIT_STATE: "circuit_state", Count, "State of the circuit breaker: 0 closed, 1 half-open, 2 open";
     CIRCUIT_OPENINGS: "circuit_openings_total", Count, "Times the circuit breaker has opened";
 

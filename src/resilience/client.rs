@@ -14,8 +14,8 @@ use super::deadline::Deadline;
 use super::failures::Failures;
 use super::retry::Attempts;
 use crate::backend::{
-    Answer, Created, Cursor, Deleted, DynBackend, OwnerTag, Page, Subscription, Timestamp, Touched,
-    Update, Updated,
+    Answer, BackendInfo, Created, Cursor, Deleted, DynBackend, OwnerTag, Page, Subscription,
+    Timestamp, Touched, Update, Updated,
 };
 use crate::clock::Clock;
 use crate::error::{StoreError, StoreErrorKind};
@@ -330,5 +330,9 @@ impl Client {
 
     pub(crate) fn may_lose_index_entries(&self) -> bool {
         self.inner.may_lose_index_entries()
+    }
+
+    pub(crate) fn info(&self) -> BackendInfo {
+        self.inner.info()
     }
 }

@@ -37,6 +37,7 @@ pub(crate) use self::single_flight::Freshness;
 use self::single_flight::SingleFlight;
 pub(crate) use self::write::unless_declined;
 use self::write_locks::WriteLocks;
+use crate::backend::BackendInfo;
 use crate::clock::Clock;
 use crate::cluster::{CacheStats, Coordinator, Lease, LocalCache};
 use crate::codec::Codec;
@@ -206,6 +207,28 @@ impl<T: SessionData> SessionStore<T> {
     /// Returns the circuit breaker, to read its state or to close it.
     pub fn circuit(&self) -> &Circuit {
         self.inner.backend.circuit()
+    }
+
+    /// Returns what this node has found out about the servers of its backend: their software, the
+    /// commands that they refuse, and the proof of their history that remains. Does no IO.
+    ///
+    /// ```
+    /// # use clustered_sessions::{Secret, SessionConfig, SessionStore};
+    /// use clustered_sessions::backend::HistoryProof;
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev")).build()?;
+    /// let store = SessionStore::new(config);
+    /// for server in store.backend_info().servers {
+    ///     if server.history == HistoryProof::HeartbeatsAlone {
+    ///         println!("{:?} refuses {:?}", server.software, server.refused);
+    ///     }
+    /// }
+    /// # assert!(store.backend_info().servers.is_empty(), "memory has no servers");
+    /// # Ok(()) }
+    /// ```
+    pub fn backend_info(&self) -> BackendInfo {
+        self.inner.backend.info()
     }
 
     /// Returns how often a record could not be read so far. Each time is logged by id.

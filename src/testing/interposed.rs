@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::{
-    Backend, Created, Cursor, Deleted, OwnerTag, Page, Revision, Stored, Subscription, Timestamp,
-    Touched, Update, Updated,
+    Backend, BackendInfo, Created, Cursor, Deleted, OwnerTag, Page, Revision, Stored, Subscription,
+    Timestamp, Touched, Update, Updated,
 };
 use crate::error::StoreError;
 use crate::id::SessionId;
@@ -233,6 +233,10 @@ impl<B: Backend, I: Interposer> Backend for Interposed<B, I> {
 
     fn may_lose_index_entries(&self) -> bool {
         self.backend.may_lose_index_entries()
+    }
+
+    fn info(&self) -> BackendInfo {
+        self.backend.info()
     }
 
     async fn add_to_owner(

@@ -1,12 +1,14 @@
 //! Nodes whose clocks are wrong by half a minute, while sessions live for seconds.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use clustered_sessions::{Clock, SessionStore};
+use clustered_sessions::{Clock, ClusterConfig, SessionStore};
 use support::redis::RedisServer;
+use support::wait::eventually;
 use tokio::time::{Instant, sleep};
 
 use crate::nodes::{Data, config, store};
+use crate::restricted::{as_app, forbid};
 use crate::web::RedisAddress as _;
 
 const ABSOLUTE: Duration = Duration::from_secs(3);
@@ -46,6 +48,30 @@ async fn a_node_whose_clock_is_fast_does_not_shorten_a_session() {
     let server = RedisServer::start();
     let (right, fast) = (node(&server, 0).await, node(&server, HALF_A_MINUTE).await);
     lives_for_its_absolute_timeout(&right, &fast).await;
+}
+
+/// Returns `true` if a new session of the node has a time of creation that is right.
+async fn knows_the_time(node: &SessionStore<Data>) -> bool {
+    let id = node.create(Data::of("ada")).await.unwrap().id;
+    let created = node.get(id).await.unwrap().created_at();
+    let age = SystemTime::now().duration_since(created);
+    age.unwrap_or_else(|error| error.duration()) < GENEROUS
+}
+
+#[tokio::test]
+async fn without_info_the_time_is_read_by_a_command_of_its_own() {
+    let server = RedisServer::start();
+    forbid(&server, &["-info"]);
+    let slow = || config().redis(as_app(server.config())).clock(Clock::wrong_by(-HALF_A_MINUTE));
+    let silent = store(slow().cluster(ClusterConfig::new().enabled(false))).await;
+    assert!(knows_the_time(&silent).await, "it was read when the connection was made");
+
+    forbid(&server, &["-info", "-time"]);
+    let listening = store(slow()).await;
+    assert!(!knows_the_time(&listening).await);
+    let () = server.command(&["ACL", "SETUSER", "app", "+time"]);
+    eventually(async || knows_the_time(&listening).await, "it is read by a heartbeat").await;
+    assert_eq!(listening.coordinator().disconnects(), 0);
 }
 
 #[tokio::test]

@@ -30,6 +30,7 @@ mod redis_pileup;
 mod redis_roles;
 mod redis_walks;
 mod refusals;
+mod restricted;
 mod sentinel;
 mod servers;
 #[cfg(feature = "tls")]

@@ -89,6 +89,19 @@ async fn every_operation_on_a_demoted_master_fails() {
     assert!(node.healthy().await);
 }
 
+/// Its replies would be empty pages, which need no script.
+#[tokio::test]
+async fn a_demoted_master_without_sessions_is_not_scanned() {
+    let (master, other) = (RedisServer::start(), RedisServer::start());
+    let cluster = ClusterConfig::new().enabled(false).local_cache_enabled(false);
+    let node = store(config().cluster(cluster).enable_retry(false).redis(master.config())).await;
+    assert_eq!(node.all_session_ids().await.unwrap(), []);
+    other.freeze();
+    master.replicate(other.port());
+    let error = node.all_session_ids().await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Unavailable);
+}
+
 #[tokio::test]
 async fn a_server_without_memory_refuses_changes_and_still_logs_out() {
     let server = RedisServer::start();

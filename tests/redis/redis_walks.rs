@@ -1,9 +1,16 @@
 //! Walks over all sessions in a Redis that has keys of other applications, too.
 
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
+use clustered_sessions::backend::{
+    Backend as _, Content, Meta, Page, RedisBackend, Revision, Stored, Timestamp, Update,
+};
 use clustered_sessions::{ClusterConfig, SessionId, SessionStore, StoreErrorKind};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use support::proxy::Proxy;
 use support::redis::RedisServer;
 use support::wait::eventually;
 
@@ -98,12 +105,20 @@ async fn a_single_server_in_cluster_mode_is_cleared_and_scanned_like_any_other()
     )
     .await;
     let store = store(config().redis(server.config())).await;
+    let mut channel = server.listen(CHANNEL).await;
     let created = create(&store, 50).await;
     assert_eq!(store.all_session_ids().await.unwrap().into_iter().collect::<HashSet<_>>(), created);
     let done = store.bulk_delete(|record| record.data().visits < 10).await.unwrap();
     assert_eq!(done.deleted, 10);
     assert_eq!(store.clear().await.unwrap(), 40);
     assert_eq!(store.size().await.unwrap(), 0);
+    // Each session is in a slot of its own, and so is deleted and announced alone.
+    let mut announced = (0, 0);
+    while announced != (10, 40) {
+        let message = String::from_utf8(channel.next().await.to_vec()).unwrap();
+        announced.0 += u64::from(message.contains("SessionDeleted"));
+        announced.1 += u64::from(message.contains("CacheClear"));
+    }
 }
 
 #[tokio::test]
@@ -133,6 +148,58 @@ async fn a_key_that_is_not_a_record_is_reported_and_does_not_end_a_walk() {
     for [_, key, _] in FOREIGN {
         assert_eq!(server.command::<u64>(&["EXISTS", key]), 1, "{key}");
     }
+}
+
+const CHANNEL: &str = "session:invalidate";
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn id(number: u8) -> SessionId {
+    SessionId::from_bytes([number; 16])
+}
+
+fn record(revision: u8, content: Content) -> Stored {
+    let time = Timestamp::from_millis(1_700_000_000_000);
+    Stored::new(Meta::new(Revision::from_bytes([revision; 16]), time, time, id(0)), content)
+}
+
+/// A page is read in two steps: the server's keys, and what they hold.
+#[tokio::test]
+async fn a_session_that_ends_or_moves_between_the_steps_of_a_scan_is_found_as_what_it_is_then() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port()).await;
+    let direct = RedisBackend::new(&server.config(), CHANNEL).unwrap();
+    let redis = proxy.config().response_timeout(Duration::from_secs(10));
+    let scanning = Arc::new(RedisBackend::new(&redis, CHANNEL).unwrap());
+    let payload = record(1, Content::Payload(Bytes::from_static(b"payload")));
+    for number in 1..=3 {
+        direct.create(&id(number), &payload, HOUR).await.unwrap();
+    }
+    // The server has cached the script, so that the page has two steps.
+    scanning.scan(None).await.unwrap();
+    let scans = || server.calls()["scan"];
+
+    let before = scans();
+    proxy.withhold_replies();
+    let scan = tokio::spawn({
+        let scanning = scanning.clone();
+        async move { scanning.scan(None).await.unwrap() }
+    });
+    eventually(async || scans() > before, "the server has answered the first step").await;
+    direct.delete(&id(1), b"").await.unwrap();
+    let tombstone = record(2, Content::MovedTo(id(9)));
+    let moved = id(2);
+    direct.update(Update::new(&moved, payload.meta.revision, &tombstone, HOUR, b"")).await.unwrap();
+    proxy.heal();
+    assert_eq!(scan.await.unwrap(), Page::new(vec![id(3)], vec![id(9)], None));
+
+    let before = scans();
+    proxy.withhold_replies();
+    let clear = tokio::spawn(async move { scanning.clear(b"").await.unwrap() });
+    eventually(async || scans() > before, "the server has answered the first step").await;
+    direct.delete(&id(3), b"").await.unwrap();
+    proxy.heal();
+    assert_eq!(clear.await.unwrap(), 0, "what is gone is not counted, nor is a tombstone");
+    assert_eq!(server.command::<u64>(&["DBSIZE"]), 0);
 }
 
 #[tokio::test]

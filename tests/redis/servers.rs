@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use clustered_sessions::{ClusterConfig, SessionStore, StoreErrorKind};
+use clustered_sessions::{ClusterConfig, RedisConfig, SessionStore, StoreErrorKind};
 use support::proxy::Proxy;
 use support::redis::RedisServer;
 use support::replication::pair;
@@ -18,7 +18,7 @@ fn subscribers(server: &RedisServer) -> u64 {
 }
 
 /// Closes the connections to a server that are not in use by a subscription.
-fn close_command_connections(server: &RedisServer) {
+pub(crate) fn close_command_connections(server: &RedisServer) {
     let clients: String = server.command(&["CLIENT", "LIST"]);
     let field = |client: &str, name: &str| {
         client.split(' ').find_map(|field| field.strip_prefix(name)).map(str::to_owned).unwrap()
@@ -55,9 +55,13 @@ async fn a_subscription_ends_when_commands_go_to_another_server() {
 
 /// Starts a node whose commands go to one server and whose subscriptions go to another, and checks
 /// that it never uses its cache. Then both go to the first.
-async fn is_never_trusted(commands: &RedisServer, subscriptions: &RedisServer) {
+pub(crate) async fn is_never_trusted(
+    commands: &RedisServer,
+    subscriptions: &RedisServer,
+    configure: impl Fn(RedisConfig) -> RedisConfig,
+) {
     let proxy = Proxy::start(commands.port()).await;
-    let node = SessionStore::new(config().redis(proxy.config()).build().unwrap());
+    let node = SessionStore::new(config().redis(configure(proxy.config())).build().unwrap());
     // The first command makes the connection for commands. Nothing has subscribed yet.
     let id = node.create(Data::of("ada")).await.unwrap().id;
     proxy.redirect(subscriptions.port());
@@ -82,13 +86,13 @@ async fn is_never_trusted(commands: &RedisServer, subscriptions: &RedisServer) {
 
 #[tokio::test]
 async fn a_subscription_on_another_server_is_not_trusted() {
-    is_never_trusted(&RedisServer::start(), &RedisServer::start()).await;
+    is_never_trusted(&RedisServer::start(), &RedisServer::start(), |redis| redis).await;
 }
 
 #[tokio::test]
 async fn a_subscription_on_a_replica_is_not_trusted() {
     let (master, replica) = pair().await;
-    is_never_trusted(&master, &replica).await;
+    is_never_trusted(&master, &replica, |redis| redis).await;
 }
 
 #[tokio::test]

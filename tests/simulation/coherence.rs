@@ -7,7 +7,7 @@
 
 use crate::history::history;
 #[cfg(feature = "redis")]
-use crate::history::history_over_redis;
+use crate::history::{history_over_redis, history_over_restricted_redis};
 use crate::{run, run_all};
 
 #[test]
@@ -19,6 +19,12 @@ fn no_history_breaks_the_contract() {
 #[test]
 fn no_history_over_simulated_redis_servers_breaks_the_contract() {
     run_all(400, history_over_redis);
+}
+
+#[cfg(feature = "redis")]
+#[test]
+fn no_history_over_servers_that_refuse_info_breaks_the_contract() {
+    run_all(400, history_over_restricted_redis);
 }
 
 #[test]

@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
 #[cfg(feature = "redis")]
-use super::redis::RedisWorld;
+use super::redis::{Info, RedisWorld};
 use super::{
     Counter, Dice, MAX_AGE, MAX_STALENESS, World, absolute_timeout, as_usual, calm, nodes_with,
     trouble, with_timeouts,
@@ -274,7 +274,15 @@ pub(crate) async fn history(seed: u64) -> Acknowledgements {
 /// Runs one history over simulated Redis servers.
 #[cfg(feature = "redis")]
 pub(crate) async fn history_over_redis(seed: u64) -> Acknowledgements {
-    history_in(Rc::new(RedisWorld::new(NODES, seed)), seed).await
+    history_in(Rc::new(RedisWorld::new(NODES, seed, Info::Everywhere)), seed).await
+}
+
+/// Runs one history over simulated Redis servers that refuse `INFO`, in scripts or
+/// altogether.
+#[cfg(feature = "redis")]
+pub(crate) async fn history_over_restricted_redis(seed: u64) -> Acknowledgements {
+    let info = if seed.is_multiple_of(2) { Info::OutsideScripts } else { Info::Nowhere };
+    history_in(Rc::new(RedisWorld::new(NODES, seed, info)), seed).await
 }
 
 /// Runs one history: clients work while faults occur, and all nodes must recover afterwards.

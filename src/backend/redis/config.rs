@@ -46,8 +46,13 @@ use crate::error::ConfigError;
 ///   +time +zadd +zrange +zrem +zscan +pexpireat
 /// ```
 ///
-/// Without the channel, or without `INFO`, a node cannot prove that it receives announcements. It
-/// then works without its cache.
+/// Without the channel, a node cannot prove that it receives announcements. It then works without
+/// its cache.
+///
+/// Without `INFO`, which some managed services refuse, it proves less: it does not notice a server
+/// that becomes a replica and a master again between two heartbeats, and does not read one that
+/// cannot save its data. `TIME` then tells it the server's time.
+/// [`SessionStore::backend_info`](crate::SessionStore::backend_info) says what is refused.
 ///
 /// Keep `replica-read-only` at its default, `yes`. The backend recognizes a demoted master by its
 /// refusal of writes; even reads are sent as a command that counts as a write (`GETEX`).

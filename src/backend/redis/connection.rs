@@ -13,10 +13,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use redis::{Cmd, FromRedisValue, RedisResult, Value, cmd};
+use futures_util::future::join;
+use redis::{Cmd, FromRedisValue, RedisResult, Value};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::commands::get_from_master;
 use super::endpoint::{Endpoint, Link, ServerId};
 use super::error::{Effect, breaks_the_connection, cannot_save, is_wrong_server};
 use super::loads::Loads;
@@ -26,15 +28,6 @@ use crate::error::{StoreError, StoreErrorKind};
 /// Minimum age of a connection that is replaced because the server refuses to act as a master, and
 /// minimum pause between attempts to connect to a server that refuses them.
 const RECONNECT_AFTER: Duration = Duration::from_millis(100);
-
-/// Returns a command that reads a key like `GET` but counts as a write, because it could also set
-/// the time to live. So a replica refuses it, and a demoted master cannot answer from outdated
-/// data.
-pub(super) fn get_from_master(key: &str) -> Cmd {
-    let mut command = cmd("GETEX");
-    command.arg(key);
-    command
-}
 
 /// A value to be read.
 pub(super) struct Load<'a> {
@@ -198,11 +191,37 @@ impl SharedConnection {
         effect: Effect,
         add_arguments: impl Fn(&mut Cmd),
     ) -> Result<R, StoreError> {
+        effect.interpret(self.send_script(connected, script, effect, add_arguments).await?)
+    }
+
+    /// Runs a command that a replica would carry out, too, but only on a writable master, in one
+    /// round trip.
+    pub(super) async fn run_on_master<R: FromRedisValue>(
+        &self,
+        connected: &Connected,
+        command: &Cmd,
+        effect: Effect,
+    ) -> Result<R, StoreError> {
+        // The probe is sent first: a server that was a master then still has all data of one.
+        let probe = self.run_on::<Value>(connected, self.endpoint.probe(), effect);
+        let (probed, reply) = join(probe, self.run_on(connected, command, effect)).await;
+        probed?;
+        reply
+    }
+
+    /// Runs a script and returns the server's reply, which may be an error.
+    pub(super) async fn send_script(
+        &self,
+        connected: &Connected,
+        script: &Script,
+        effect: Effect,
+        add_arguments: impl Fn(&mut Cmd),
+    ) -> Result<RedisResult<Value>, StoreError> {
         let mut reply = self.send(connected, &script.by_digest(&add_arguments), effect).await?;
         if reply.as_ref().is_err_and(is_unknown_script) {
             reply = self.send(connected, &script.by_code(&add_arguments), effect).await?;
         }
-        effect.interpret(reply)
+        Ok(reply.map_err(|error| script.name_the_command(error)))
     }
 
     /// Sends a command and returns the server's reply, which may be an error. Discards a connection

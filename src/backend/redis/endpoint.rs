@@ -9,9 +9,11 @@ use redis::aio::{AsyncPushSender, MultiplexedConnection};
 use redis::{Cmd, RedisResult, Value, cmd};
 use tokio::time::{Instant, timeout_at};
 
-use super::config::RedisAddress;
+use super::commands::{get_from_master, idle_key};
+use super::config::{RedisAddress, RedisConfig};
 use super::dialer::{Dialer, Mode, Wire};
 use super::error::{cannot_save, refuses_the_command, unreachable};
+use super::findings::{Answers, Findings};
 use super::sentinel::Sentinels;
 use crate::clock::{self, ServerTime, Timestamp};
 use crate::error::{StoreError, StoreErrorKind};
@@ -35,6 +37,7 @@ pub(super) struct Endpoint {
     /// `true` once the node has warned that its clock and the server's differ.
     clock_differs: AtomicBool,
     server_time: Arc<ServerTime>,
+    findings: Arc<Findings>,
 }
 
 /// Where the server is.
@@ -63,26 +66,32 @@ pub(super) struct ServerId(Arc<str>);
 
 impl Endpoint {
     pub(super) fn new(
+        config: &RedisConfig,
         target: Target,
         dialer: Dialer,
-        connect_timeout: Duration,
-        probe: Cmd,
         server_time: Arc<ServerTime>,
+        findings: Arc<Findings>,
     ) -> Self {
         Endpoint {
             target,
             dialer,
-            connect_timeout,
-            probe,
+            connect_timeout: config.connect_timeout,
+            probe: get_from_master(&idle_key(&config.key_prefix)),
             evicts_keys: AtomicBool::new(false),
             clock_differs: AtomicBool::new(false),
             server_time,
+            findings,
         }
     }
 
     /// Returns a command that changes nothing and that only a writable master carries out.
     pub(super) fn probe(&self) -> &Cmd {
         &self.probe
+    }
+
+    /// Returns the findings about the server, which each new connection adds to.
+    pub(super) fn findings(&self) -> &Arc<Findings> {
+        &self.findings
     }
 
     /// Returns the server's time, which each new connection observes.
@@ -175,11 +184,13 @@ impl Endpoint {
     ) -> Result<Link, StoreError> {
         let mut wire = self.dialer.dial(address, mode, deadline).await?;
         let asked = Instant::now();
-        let info = server_info(&mut wire.commands).await.map_err(unreachable)?;
-        if let Some(time) = clock::parse_info(&info) {
+        let (answers, time) = ask(&mut wire.commands).await.map_err(unreachable)?;
+        self.findings.connected(&answers);
+        if let Some(time) = time {
             self.note_clock(time);
             self.server_time.observe(asked.into_std(), Instant::now().into_std(), time);
         }
+        let info = answers.info.unwrap_or_default();
         self.note_eviction(&info);
         let (server, role) = (ServerId::parse(&info), field(&info, "role").map(str::to_owned));
         Ok(Link { wire, server, role })
@@ -213,12 +224,27 @@ impl Endpoint {
     }
 }
 
-/// Returns what the server says about itself, or nothing if it refuses.
-async fn server_info(commands: &mut MultiplexedConnection) -> RedisResult<String> {
-    let info = cmd("INFO").arg(&["server", "memory", "replication"]).query_async(commands).await;
-    match info {
-        Err(error) if refuses_the_command(&error) => Ok(String::new()),
-        info => info,
+/// Asks the server about itself, and for its time.
+async fn ask(commands: &mut MultiplexedConnection) -> RedisResult<(Answers, Option<Timestamp>)> {
+    let mut info_command = cmd("INFO");
+    info_command.arg(&["server", "memory", "replication"]);
+    let info: Option<String> = unless_refused(info_command.query_async(commands).await)?;
+    if let Some(time) = info.as_deref().and_then(clock::parse_info) {
+        return Ok((Answers { info, refuses_time: false }, Some(time)));
+    }
+    let time: Option<(u64, u64)> = unless_refused(cmd("TIME").query_async(commands).await)?;
+    let answers = Answers { info, refuses_time: time.is_none() };
+    Ok((
+        answers,
+        time.map(|(seconds, micros)| Timestamp::from_millis(seconds * 1000 + micros / 1000)),
+    ))
+}
+
+/// Returns a reply, or `None` if the server refuses the command.
+fn unless_refused<R>(reply: RedisResult<R>) -> RedisResult<Option<R>> {
+    match reply {
+        Err(error) if refuses_the_command(&error) => Ok(None),
+        reply => reply.map(Some),
     }
 }
 

@@ -92,6 +92,11 @@ pub(super) fn is_busy(error: &RedisError) -> bool {
     Refusal::of(error) == Some(Refusal::NotNow)
 }
 
+/// Returns `true` if the server did nothing because the keys are in several slots.
+pub(super) fn is_about_slots(error: &RedisError) -> bool {
+    Refusal::of(error) == Some(Refusal::SeveralSlots)
+}
+
 /// Returns `true` if the connection can no longer be used.
 pub(super) fn breaks_the_connection(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Io

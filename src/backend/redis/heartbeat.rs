@@ -3,22 +3,38 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::backend::HistoryProof;
 use crate::clock::Timestamp;
 
 /// Maximum number of pending heartbeats. With more, the shared connection or the subscription is
 /// too slow to be trusted.
 const MAX_PENDING: usize = 16;
 
+/// Stands for the replication id where the server does not tell it to scripts. A change from an id
+/// to this or back is a change of history, since one of the two is another server's, or a server's
+/// of another configuration.
+const UNKNOWN_HISTORY: &str = "-";
+
 /// The heartbeats of one subscription.
+///
+/// Two things show that the data still has the history that the node has followed. The *chain*:
+/// each heartbeat finds what the last one has left. It breaks when the data is flushed, or replaced
+/// by data that does not have this link. And the server's *replication id*, if it can be had, which
+/// is another one after each promotion.
+///
+/// The chain alone misses a flip to another history and back between two heartbeats: a server that
+/// becomes a replica of one that has the last link, takes over changes whose announcements it does
+/// not publish, and is a master again before the next heartbeat.
 #[derive(Debug, Default)]
 pub(super) struct HeartbeatTracker {
     /// Heartbeats that were sent and have not come back, oldest first: number and time of sending.
     pending: VecDeque<(u64, Instant)>,
     /// Number of the last heartbeat sent.
     last: u64,
-    /// The replication id in the first heartbeat that came back.
+    /// The replication id in the first heartbeat that came back, or [`UNKNOWN_HISTORY`].
     history: Option<String>,
-    /// What the last heartbeat that came back has left under the subscription's key; 0 for nothing.
+    /// What the subscription's key must hold, because the last heartbeat that came back has left it
+    /// there, or the node itself has before the first; 0 for nothing.
     kept: u64,
 }
 
@@ -40,6 +56,21 @@ pub(super) enum Reply {
 }
 
 impl HeartbeatTracker {
+    /// Makes the first heartbeat prove that the subscription's server has what the node has written
+    /// under the subscription's key over another connection.
+    pub(super) fn expect(&mut self, nonce: u64) {
+        self.kept = nonce;
+    }
+
+    /// Returns the proof of history that the heartbeats have given so far.
+    pub(super) fn proof(&self) -> HistoryProof {
+        match self.history.as_deref() {
+            None => HistoryProof::NoneYet,
+            Some(UNKNOWN_HISTORY) => HistoryProof::HeartbeatsAlone,
+            Some(_) => HistoryProof::ReplicationIdAndHeartbeats,
+        }
+    }
+
     /// Records that a heartbeat is sent now, and returns its number.
     pub(super) fn send(&mut self, now: Instant) -> u64 {
         self.last += 1;
@@ -48,7 +79,8 @@ impl HeartbeatTracker {
     }
 
     /// Interprets what the script has published: the number of the heartbeat, the server's
-    /// replication id and its time, and what the subscription's key held before and holds now.
+    /// replication id and its time as far as they can be had, and what the subscription's key held
+    /// before and holds now.
     pub(super) fn receive(&mut self, message: &[u8]) -> Reply {
         let Some(Message { number, history, time, before, after }) = parse(message) else {
             return Reply::Nothing;
@@ -147,6 +179,46 @@ mod tests {
             let flushed = tracker.receive(format!("3 abc 7000 {found} 3").as_bytes());
             let expected = if found == 1 { heartbeat(start) } else { Reply::OtherHistory };
             assert_eq!(flushed, expected);
+        }
+    }
+
+    #[test]
+    fn without_a_replication_id_the_chain_of_heartbeats_is_the_proof() {
+        let (mut tracker, start) = (HeartbeatTracker::default(), Instant::now());
+        for _ in 0..3 {
+            tracker.send(start);
+        }
+        assert_eq!(tracker.proof(), HistoryProof::NoneYet);
+        assert_eq!(tracker.receive(b"1 - 7000 0 1"), heartbeat(start));
+        assert_eq!(tracker.proof(), HistoryProof::HeartbeatsAlone);
+        let without_time = Reply::Heartbeat { sent_at: start, time: None };
+        assert_eq!(tracker.receive(b"2 -  1 2"), without_time);
+        assert_eq!(tracker.receive(b"3 - 7000 0 3"), Reply::OtherHistory);
+    }
+
+    #[test]
+    fn a_replication_id_that_comes_or_goes_is_another_history() {
+        for (before, after) in [("abc", "-"), ("-", "abc")] {
+            let (mut tracker, start) = (HeartbeatTracker::default(), Instant::now());
+            for _ in 0..2 {
+                tracker.send(start);
+            }
+            let first = format!("1 {before} 7000 0 1");
+            assert_eq!(tracker.receive(first.as_bytes()), heartbeat(start));
+            let second = format!("2 {after} 7000 1 2");
+            assert_eq!(tracker.receive(second.as_bytes()), Reply::OtherHistory);
+        }
+    }
+
+    #[test]
+    fn a_first_heartbeat_that_does_not_find_what_the_node_has_written_proves_nothing() {
+        for found in [0, 8, 9] {
+            let (mut tracker, start) = (HeartbeatTracker::default(), Instant::now());
+            tracker.expect(9);
+            tracker.send(start);
+            let reply = tracker.receive(format!("1 - 7000 {found} 1").as_bytes());
+            let expected = if found == 9 { heartbeat(start) } else { Reply::OtherHistory };
+            assert_eq!(reply, expected);
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use redis::{Msg, PushInfo, PushKind, Value};
 use tokio::sync::watch;
 
+use super::findings::Findings;
 use super::heartbeat::{HeartbeatTracker, Reply};
 use crate::backend::{Event, SubscriptionSender};
 use crate::clock::ServerTime;
@@ -20,6 +21,7 @@ pub(super) struct Inbox {
     channel: String,
     private: String,
     time: Arc<ServerTime>,
+    findings: Arc<Findings>,
     state: Mutex<State>,
     phase: watch::Sender<Phase>,
 }
@@ -49,12 +51,14 @@ impl Inbox {
         channel: String,
         private: String,
         time: Arc<ServerTime>,
+        findings: Arc<Findings>,
         events: SubscriptionSender,
     ) -> Self {
         Inbox {
             channel,
             private,
             time,
+            findings,
             state: Mutex::new(State { events, heartbeats: HeartbeatTracker::default() }),
             phase: watch::Sender::new(Phase::Unproven),
         }
@@ -87,6 +91,12 @@ impl Inbox {
     pub(super) fn end(&self, cause: StoreError) {
         self.state().events.end(cause);
         self.phase.send_replace(Phase::Ended);
+    }
+
+    /// Makes the first heartbeat prove that the subscription's server has what was written under
+    /// the subscription's key over another connection.
+    pub(super) fn expect(&self, nonce: u64) {
+        self.state().heartbeats.expect(nonce);
     }
 
     /// Records that a heartbeat is sent now, and returns its number.
@@ -139,12 +149,15 @@ impl Inbox {
                 if let Some(time) = time {
                     self.time.observe(sent_at, now(), time);
                 }
+                self.findings.proven_by(state.heartbeats.proof());
                 if state.events.send(Event::Alive(sent_at)) { Phase::Proven } else { Phase::Ended }
             }
             Reply::OtherHistory => {
-                state.events.end(ended(
-                    "the server was demoted between two heartbeats, or has other data now",
-                ));
+                state.events.end(ended(if phase == Phase::Unproven {
+                    "commands and subscription lead to servers with different data"
+                } else {
+                    "the server was demoted between two heartbeats, or has other data now"
+                }));
                 Phase::Ended
             }
             Reply::Nothing => phase,
@@ -176,7 +189,7 @@ mod tests {
     fn inbox() -> (Inbox, Subscription) {
         let (events, subscription) = Subscription::channel();
         let (all, mine) = ("all".to_owned(), "mine".to_owned());
-        (Inbox::new(all, mine, Arc::default(), events), subscription)
+        (Inbox::new(all, mine, Arc::default(), Arc::default(), events), subscription)
     }
 
     fn push(kind: PushKind, data: &[&str]) -> PushInfo {

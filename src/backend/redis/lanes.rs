@@ -14,8 +14,9 @@ use quick_cache::sync::Cache;
 use tokio::sync::watch;
 
 use super::config::{RedisConfig, Servers};
-use super::connection::{Connected, Load, SharedConnection, get_from_master};
+use super::connection::{Connected, Load, SharedConnection};
 use super::endpoint::{Endpoint, Target};
+use super::findings::Findings;
 use super::sentinel::Sentinels;
 use crate::clock::ServerTime;
 use crate::error::{ConfigError, StoreError, StoreErrorKind};
@@ -53,10 +54,10 @@ impl Lanes {
         let moves = watch::Sender::new(0);
         let (target, sentinels) = target(config, moves.clone())?;
         let dialer = config.dialer()?;
+        let findings = Arc::<Findings>::default();
         let connection = |max_loads, moves| {
-            let probe = get_from_master(&format!("{}beat", config.key_prefix));
-            let (target, dialer, limit) = (target.clone(), dialer.clone(), config.connect_timeout);
-            let endpoint = Endpoint::new(target, dialer, limit, probe, time.clone());
+            let (target, dialer) = (target.clone(), dialer.clone());
+            let endpoint = Endpoint::new(config, target, dialer, time.clone(), findings.clone());
             SharedConnection::new(endpoint, config.response_timeout, max_loads, moves)
         };
         Ok(Lanes {

@@ -1,5 +1,6 @@
 //! Sessions in Redis (7.0 or later): one round trip per operation.
 
+mod commands;
 mod config;
 mod connection;
 mod connector;
@@ -7,12 +8,14 @@ mod credentials;
 mod dialer;
 mod endpoint;
 mod error;
+mod findings;
 mod heartbeat;
 mod inbox;
 mod lanes;
 mod limiter;
 mod loads;
 mod refusal;
+mod scan;
 mod scripts;
 mod sentinel;
 mod subscribe;
@@ -25,23 +28,21 @@ use std::time::Duration;
 use bytes::Bytes;
 use redis::{FromRedisValue, Value, cmd, from_redis_value};
 
+use self::commands::idle_key;
 #[cfg(feature = "tls")]
 pub use self::config::RedisTls;
 pub use self::config::{RedisAddress, RedisConfig, RedisCredentials, RedisSentinels};
-use self::connection::{Connected, Load};
+use self::connection::Load;
 use self::error::Effect;
 use self::lanes::{Lane, Lanes};
 use self::scripts::Scripts;
 use super::{
-    Backend, Created, Cursor, Deleted, OwnerTag, Page, Revision, Stored, Subscription, Timestamp,
-    Touched, Update, Updated,
+    Backend, BackendInfo, Created, Cursor, Deleted, OwnerTag, Page, Revision, Stored, Subscription,
+    Timestamp, Touched, Update, Updated,
 };
 use crate::clock::{ServerTime, millis};
 use crate::error::{ConfigError, StoreError, StoreErrorKind};
-use crate::id::{SessionId, TEXT_LEN};
-
-/// Number of keys that the server examines for one page of a scan.
-const PAGE: u32 = 256;
+use crate::id::SessionId;
 
 /// Sessions in Redis (7.0 or later).
 ///
@@ -112,38 +113,9 @@ impl RedisInner {
     fn owner_key(&self, owner: &OwnerTag) -> String {
         format!("{}owner:{owner}", self.key_prefix)
     }
-
-    /// Returns a pattern that matches all keys with the prefix. Scripts filter by the length of the
-    /// key.
-    fn pattern(&self) -> String {
-        format!("{}*", self.key_prefix)
-    }
-
-    fn key_len(&self) -> usize {
-        self.key_prefix.len() + TEXT_LEN
-    }
-
-    fn parse_key(&self, key: &[u8]) -> Option<SessionId> {
-        std::str::from_utf8(key.strip_prefix(self.key_prefix.as_bytes())?).ok()?.parse().ok()
-    }
 }
 
-/// A scan continues only on the server on which it began: for another one, the cursor has another
-/// meaning.
-impl Connected {
-    /// Returns the server's cursor, or `None` if the scan began on another server.
-    fn position(&self, cursor: Option<&Cursor>) -> Option<u64> {
-        let Some(cursor) = cursor else { return Some(0) };
-        let (server, position) = cursor.as_str().split_once(':')?;
-        if self.server().is(server) { position.parse().ok() } else { None }
-    }
-
-    fn cursor(&self, next: u64) -> Option<Cursor> {
-        (next != 0).then(|| Cursor::new(format!("{}:{next}", self.server())))
-    }
-}
-
-/// The reply of a script: 1, 0 or the value that it found.
+/// A reply of a script: 1, 0 or the value that it found.
 enum ScriptReply {
     Yes,
     No,
@@ -275,39 +247,48 @@ impl Backend for RedisBackend {
 
     async fn clear(&self, announcement: &[u8]) -> Result<u64, StoreError> {
         let RedisInner { lanes, scripts, channel, .. } = &*self.shared;
-        let connection = lanes.commands();
         // The scan ends if this connection breaks: see `Connected::position`.
-        let connected = connection.connected().await?;
-        let (pattern, key_len) = (self.shared.pattern(), self.shared.key_len());
-        let (mut cursor, mut total) = (0u64, 0);
+        let connected = lanes.commands().connected().await?;
+        let (mut position, mut deleted, mut announced) = (0, 0, false);
         loop {
-            let (next, deleted): (u64, u64) = connection
-                .run_script_on(&connected, &scripts.clear, Effect::Mutating, |command| {
-                    command.arg(0).arg(cursor).arg(&pattern).arg(key_len).arg(PAGE);
+            let (ids, next) = self.shared.page(&connected, position).await?;
+            let counts: Vec<u64> = self
+                .shared
+                .run_for(&ids, &connected, &scripts.clear, Effect::Mutating, |command| {
                     command.arg(channel).arg(announcement);
                 })
                 .await?;
-            total += deleted;
-            cursor = next;
-            if cursor == 0 {
-                return Ok(total);
+            announced |= !counts.is_empty();
+            deleted += counts.into_iter().sum::<u64>();
+            position = next;
+            if position == 0 {
+                break;
             }
         }
+        // A page without sessions needs no script.
+        if !announced {
+            self.publish(announcement).await?;
+        }
+        Ok(deleted)
     }
 
     async fn scan(&self, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
         let RedisInner { lanes, scripts, .. } = &*self.shared;
-        let connection = lanes.commands();
-        let connected = connection.connected().await?;
+        let connected = lanes.commands().connected().await?;
         let Some(position) = connected.position(cursor) else { return Ok(Page::Restart) };
-        let (pattern, key_len) = (self.shared.pattern(), self.shared.key_len());
-        let (next, keys, moved): (u64, Vec<Bytes>, Vec<Bytes>) = connection
-            .run_script_on(&connected, &scripts.scan, Effect::Idempotent, |command| {
-                command.arg(0).arg(position).arg(&pattern).arg(key_len).arg(PAGE);
-            })
+        let (candidates, next) = self.shared.page(&connected, position).await?;
+        let kinds: Vec<Vec<ScriptReply>> = self
+            .shared
+            .run_for(&candidates, &connected, &scripts.kinds, Effect::Idempotent, |_| ())
             .await?;
-        let ids = keys.iter().filter_map(|key| self.shared.parse_key(key)).collect();
-        let moved = moved.iter().filter_map(|id| parse_id(id)).collect();
+        let (mut ids, mut moved) = (Vec::new(), Vec::new());
+        for (id, kind) in candidates.into_iter().zip(kinds.into_iter().flatten()) {
+            match kind {
+                ScriptReply::Yes => ids.push(id),
+                ScriptReply::No => {}
+                ScriptReply::Found(target) => moved.extend(parse_id(&target)),
+            }
+        }
         Ok(Page::Ids { ids, moved, next: connected.cursor(next) })
     }
 
@@ -363,7 +344,7 @@ impl Backend for RedisBackend {
         let key = self.shared.owner_key(owner);
         let (next, ids): (u64, Vec<Bytes>) = connection
             .run_script_on(&connected, &scripts.sessions_of_owner, Effect::Idempotent, |command| {
-                command.arg(1).arg(&key).arg(position).arg(PAGE);
+                command.arg(1).arg(&key).arg(position).arg(scan::PAGE);
             })
             .await?;
         let ids = ids.iter().filter_map(|id| std::str::from_utf8(id).ok()?.parse().ok()).collect();
@@ -373,10 +354,11 @@ impl Backend for RedisBackend {
     async fn publish(&self, announcement: &[u8]) -> Result<(), StoreError> {
         let RedisInner { lanes, scripts, channel, .. } = &*self.shared;
         let connection = lanes.commands();
+        let key = idle_key(&self.shared.key_prefix);
         // Harmless if carried out twice, so its failure is not a write of unknown outcome.
         connection
             .run_script(&scripts.publish, Effect::Idempotent, |command| {
-                command.arg(0).arg(channel).arg(announcement);
+                command.arg(1).arg(&key).arg(channel).arg(announcement);
             })
             .await
     }
@@ -395,5 +377,9 @@ impl Backend for RedisBackend {
 
     fn may_lose_index_entries(&self) -> bool {
         self.shared.lanes.commands().endpoint().evicts_keys()
+    }
+
+    fn info(&self) -> BackendInfo {
+        self.shared.lanes.commands().endpoint().findings().to_info()
     }
 }

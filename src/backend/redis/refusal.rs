@@ -8,6 +8,7 @@
 //! | `NOAUTH`, `WRONGPASS`, `NOPERM`, `DENIED` | not allowed: an operator must correct the password or the permissions | `Refused` |
 //! | `OOM` | no memory left: an operator must add some | `Refused` |
 //! | `WRONGTYPE` | the key belongs to another program | `Corrupt` |
+//! | `CROSSSLOT`, also as text within another error | not together: the keys are in several slots, and each may be accepted alone | `Refused` |
 //! | anything else | the command or the server is not what this crate expects | `Refused` |
 //!
 //! The codes are those of Redis 7 and 8 and of Valkey; the texts of `ERR` include those of managed
@@ -33,6 +34,8 @@ pub(super) enum Refusal {
     NoMemory,
     /// The key belongs to another program.
     WrongType,
+    /// The keys are in several slots. Each of them may be accepted alone.
+    SeveralSlots,
     /// The command or the server is not what this crate expects.
     Unexpected,
 }
@@ -44,6 +47,10 @@ const NOT_NOW: [&str; 4] = [
     "while the cluster is down",
     "script killed",
 ];
+
+/// Texts of errors with another code that mean [`Refusal::SeveralSlots`], in lower case. A script
+/// that a proxy has let through may fail with the second.
+const SEVERAL_SLOTS: [&str; 2] = ["crossslot", "hash to the same slot"];
 
 impl Refusal {
     /// Returns what a server's error means, or `None` if it is not the server's.
@@ -64,7 +71,9 @@ impl Refusal {
             Some("NOAUTH" | "WRONGPASS" | "NOPERM" | "DENIED") => Refusal::NotAllowed,
             Some("OOM") => Refusal::NoMemory,
             Some("WRONGTYPE") => Refusal::WrongType,
-            _ if is_not_now(error) => Refusal::NotNow,
+            Some("CROSSSLOT") => Refusal::SeveralSlots,
+            _ if has_text(error, &NOT_NOW) => Refusal::NotNow,
+            _ if has_text(error, &SEVERAL_SLOTS) => Refusal::SeveralSlots,
             _ if error.kind() == ErrorKind::AuthenticationFailed => Refusal::NotAllowed,
             _ => Refusal::Unexpected,
         })
@@ -75,17 +84,18 @@ impl Refusal {
             Refusal::NotNow | Refusal::NotAMaster | Refusal::CannotSave => {
                 StoreErrorKind::Unavailable
             }
-            Refusal::NotAllowed | Refusal::NoMemory | Refusal::Unexpected => {
-                StoreErrorKind::Refused
-            }
+            Refusal::NotAllowed
+            | Refusal::NoMemory
+            | Refusal::SeveralSlots
+            | Refusal::Unexpected => StoreErrorKind::Refused,
             Refusal::WrongType => StoreErrorKind::Corrupt,
         }
     }
 }
 
-fn is_not_now(error: &RedisError) -> bool {
+fn has_text(error: &RedisError, parts: &[&str]) -> bool {
     let text = error.to_string().to_ascii_lowercase();
-    NOT_NOW.iter().any(|part| text.contains(part))
+    parts.iter().any(|part| text.contains(part))
 }
 
 #[cfg(test)]
@@ -97,7 +107,8 @@ mod tests {
     #[test]
     fn each_error_of_a_server_has_its_meaning() {
         use Refusal::{
-            CannotSave, NoMemory, NotAMaster, NotAllowed, NotNow, Unexpected, WrongType,
+            CannotSave, NoMemory, NotAMaster, NotAllowed, NotNow, SeveralSlots, Unexpected,
+            WrongType,
         };
         for (line, meaning) in [
             ("LOADING Redis is loading the dataset in memory", NotNow),
@@ -127,7 +138,9 @@ mod tests {
             ("NOPROTO unsupported protocol version", Unexpected),
             ("MOVED 3999 127.0.0.1:6381", Unexpected),
             ("ASK 3999 127.0.0.1:6381", Unexpected),
-            ("CROSSSLOT Keys in request don't hash to the same slot", Unexpected),
+            ("CROSSSLOT Keys in request don't hash to the same slot", SeveralSlots),
+            ("ERR Error running script: CROSSSLOT Keys don't belong together", SeveralSlots),
+            ("ERR Script attempted to access keys that do not hash to the same slot", SeveralSlots),
             ("NOTBUSY No scripts in execution right now.", Unexpected),
             ("ERR unknown command 'GETEX'", Unexpected),
             ("ERR max daily request limit exceeded", Unexpected),

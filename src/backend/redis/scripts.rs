@@ -9,6 +9,9 @@
 //! outdated data. A server without free memory refuses an update before it is announced, and
 //! carries out the other scripts (`allow-oom`): a logout needs no memory.
 //!
+//! Each script has a key, and touches no key that it is not given. Clustered and managed servers
+//! refuse others.
+//!
 //! Lua counts from 1 and `GETRANGE` from 0. The offsets are those of `Stored::to_bytes`.
 
 use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, cmd};
@@ -66,49 +69,45 @@ end
 return 1
 ";
 
-/// Arguments: cursor, pattern, length of a key, count, channel, message. Returns the next cursor
-/// and the number of deleted sessions. A key that does not end in a session id, or is of another
-/// type, belongs to another application and stays.
-///
-/// The keys may be in several slots of a server in cluster mode.
-const CLEAR: &str = r"#!lua flags=allow-oom,allow-cross-slot-keys
-local page = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[4])
-local keys, sessions = {}, 0
-for _, key in ipairs(page[2]) do
-  if #key == tonumber(ARGV[3]) and string.find(key, '[%w_-]+[AQgw]$', -22) then
-    local kind = redis.pcall('GETRANGE', key, 1, 1)
-    if type(kind) == 'string' then
-      keys[#keys + 1] = key
-      if kind ~= '\1' then sessions = sessions + 1 end
-    elseif not string.find(kind.err, 'WRONGTYPE') then
-      return kind
-    end
+/// Keys: those on one page of a scan. Arguments: channel, message. Returns the number of deleted
+/// sessions. A key of another type belongs to another application and stays. One that is gone
+/// meanwhile counts as nothing.
+const CLEAR: &str = r"#!lua flags=allow-oom
+local kinds, sessions = {}, 0
+for _, key in ipairs(KEYS) do
+  local kind = redis.pcall('GETRANGE', key, 1, 1)
+  if type(kind) == 'string' then
+    kinds[key] = kind
+  elseif not string.find(kind.err, 'WRONGTYPE') then
+    error(kind)
   end
 end
-redis.call('PUBLISH', ARGV[5], ARGV[6])
-for _, key in ipairs(keys) do redis.call('UNLINK', key) end
-return {page[1], sessions}
+redis.call('PUBLISH', ARGV[1], ARGV[2])
+for key, kind in pairs(kinds) do
+  if redis.call('UNLINK', key) == 1 and kind ~= '\1' then sessions = sessions + 1 end
+end
+return sessions
 ";
 
-/// Arguments: cursor, pattern, length of a key, count. Returns the next cursor, the keys of
-/// sessions, and the ids that tombstones name. A key of another type counts as that of a session:
-/// the error is reported when the session is read.
-const SCAN: &str = r"#!lua flags=allow-oom,allow-cross-slot-keys
-local page = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[4])
-local keys, moved = {}, {}
-for _, key in ipairs(page[2]) do
-  if #key == tonumber(ARGV[3]) then
-    local kind = redis.pcall('GETRANGE', key, 1, 1)
-    if kind == '\1' then
-      moved[#moved + 1] = redis.call('GETRANGE', key, 51, -1)
-    elseif type(kind) == 'string' or string.find(kind.err, 'WRONGTYPE') then
-      keys[#keys + 1] = key
-    else
-      return kind
-    end
+/// Keys: those on one page of a scan. Returns for each of them 1 if there is a session, 0 if it is
+/// gone meanwhile, and the id that it names if it is a tombstone. A key of another type counts as
+/// that of a session: the error is reported when the session is read.
+const KINDS: &str = r"#!lua flags=allow-oom
+local kinds = {}
+for i, key in ipairs(KEYS) do
+  local head = redis.pcall('GETRANGE', key, 0, 1)
+  if type(head) ~= 'string' then
+    if not string.find(head.err, 'WRONGTYPE') then error(head) end
+    kinds[i] = 1
+  elseif head == '' then
+    kinds[i] = 0
+  elseif string.sub(head, 2) == '\1' then
+    kinds[i] = redis.call('GETRANGE', key, 51, -1)
+  else
+    kinds[i] = 1
   end
 end
-return {page[1], keys, moved}
+return kinds
 ";
 
 /// Key: the owner's index. Arguments: id, time at which the entry expires. Also removes up to a
@@ -149,6 +148,7 @@ end
 return {page[1], ids}
 ";
 
+/// Key: any with the prefix, which is left alone: some servers refuse a script without a key.
 /// Arguments: channel, message.
 const PUBLISH: &str = r"#!lua flags=allow-oom
 redis.call('PUBLISH', ARGV[1], ARGV[2])
@@ -160,20 +160,27 @@ return redis.status_reply('OK')
 /// Publishes the number, the server's replication id, its time in microseconds, and what the key
 /// held before and holds now. The id changes whenever the server becomes a master, takes over
 /// another server's data, or begins its own history. The key shows if the data was flushed.
+///
+/// Some servers refuse `INFO` in scripts. There, the id is `-`, and the time is that of `TIME`, or
+/// empty if that is refused, too.
 const HEARTBEAT: &str = r"#!lua flags=allow-oom
 local before = redis.call('GET', KEYS[1]) or '0'
 redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[1])
-local info = redis.call('INFO', 'server', 'replication')
-local history = string.match(info, 'master_replid:(%x+)')
-local time = string.match(info, 'server_time_usec:(%d+)')
-if not history then return redis.error_reply('ERR the server reports no replication id') end
-local state = before .. ' ' .. ARGV[3]
-redis.call('PUBLISH', ARGV[2], ARGV[3] .. ' ' .. history .. ' ' .. (time or '') .. ' ' .. state)
+local info = redis.pcall('INFO', 'server', 'replication')
+if type(info) ~= 'string' then info = '' end
+local history = string.match(info, 'master_replid:(%x+)') or '-'
+local micros = string.match(info, 'server_time_usec:(%d+)')
+if not micros then
+  local time = redis.pcall('TIME')
+  micros = time[2] and time[1] .. string.format('%06d', time[2]) or ''
+end
+redis.call('PUBLISH', ARGV[2], table.concat({ARGV[3], history, micros, before, ARGV[3]}, ' '))
 return redis.status_reply('OK')
 ";
 
 /// Like [`HEARTBEAT`], for a server that refuses writes because it cannot save its data. Nothing
-/// can change there, so that it says it is a master, and of which history, is proof enough.
+/// can change there, so that it says it is a master, and of which history, is proof enough. It is
+/// also the only proof, so a server that refuses `INFO` in scripts gives none.
 ///
 /// It has no `#!lua` line: the server would take it for a write.
 const HEARTBEAT_WITHOUT_WRITING: &str = r"
@@ -226,6 +233,25 @@ impl Script {
         add_arguments(&mut command);
         command
     }
+
+    /// Adds the name of the command at which the script has failed, which Redis 7.0 leaves out.
+    pub(super) fn name_the_command(&self, error: RedisError) -> RedisError {
+        match (error.code(), error.detail().and_then(|detail| self.command_at(detail))) {
+            (Some("ERR"), Some(command)) => {
+                let detail = format!("{command}: {}", error.detail().unwrap_or_default());
+                (error.kind(), "An error was signalled by the server", detail).into()
+            }
+            _ => error,
+        }
+    }
+
+    /// Returns the last command at or before the line that the text of an error ends with.
+    fn command_at(&self, detail: &str) -> Option<&'static str> {
+        let (_, line) = detail.rsplit_once("@user_script:")?;
+        let line: usize = line.trim_end_matches('.').parse().ok()?;
+        let lines: Vec<_> = self.code.lines().take(line).collect();
+        lines.iter().rev().find_map(|line| line.split_once("call('")?.1.split('\'').next())
+    }
 }
 
 /// Returns `true` if the server does not have the script in its cache. It has done nothing.
@@ -240,7 +266,7 @@ pub(super) struct Scripts {
     pub(super) delete_if: Script,
     pub(super) touch: Script,
     pub(super) clear: Script,
-    pub(super) scan: Script,
+    pub(super) kinds: Script,
     pub(super) add_to_owner: Script,
     pub(super) expire_in_owner: Script,
     pub(super) sessions_of_owner: Script,
@@ -258,7 +284,7 @@ impl Scripts {
             delete_if: Script::new(DELETE_IF),
             touch: Script::new(TOUCH),
             clear: Script::new(CLEAR),
-            scan: Script::new(SCAN),
+            kinds: Script::new(KINDS),
             add_to_owner: Script::new(ADD_TO_OWNER),
             expire_in_owner: Script::new(EXPIRE_IN_OWNER),
             sessions_of_owner: Script::new(SESSIONS_OF_OWNER),
@@ -276,4 +302,48 @@ fn update() -> &'static str {
         return UPDATE_IN_THE_WRONG_ORDER;
     }
     UPDATE
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::{Value, parse_redis_value};
+
+    use super::*;
+
+    fn named(script: &'static str, line: &str) -> RedisError {
+        let reply = parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
+        Script::new(script).name_the_command(Value::extract_error(reply).unwrap_err())
+    }
+
+    #[test]
+    fn an_error_in_a_script_names_the_command_that_has_failed() {
+        let refused = "ERR The user executing the script can't run this command or subcommand";
+        for (script, line, command) in [
+            (DELETE, 2, "GETRANGE"),
+            (DELETE, 3, "PUBLISH"),
+            (DELETE, 4, "GETRANGE"),
+            (DELETE, 5, "DEL"),
+            // The line that raises the error of the line before.
+            (KINDS, 6, "GETRANGE"),
+        ] {
+            let error = named(script, &format!("{refused} script: abc, on @user_script:{line}."));
+            let detail = error.detail().unwrap();
+            assert!(detail.starts_with(&format!("{command}: The user")), "{line}: {detail}");
+            assert_eq!(error.code(), Some("ERR"));
+        }
+    }
+
+    #[test]
+    fn other_errors_stay_as_they_are() {
+        for line in [
+            "ERR unknown command 'EVALSHA'",
+            "NOSCRIPT No matching script.",
+            "READONLY You can't write against a read only replica. on @user_script:2.",
+            "ERR script: abc, on @user_script:1.",
+        ] {
+            let error = named(DELETE, line);
+            let (code, detail) = line.split_once(' ').unwrap();
+            assert_eq!((error.code(), error.detail()), (Some(code), Some(detail)));
+        }
+    }
 }

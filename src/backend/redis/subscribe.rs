@@ -9,9 +9,16 @@
 //! id is another one afterwards. Each heartbeat also reads back what the last one has written. If
 //! it is not there, the data was flushed, or replaced by earlier data, without an announcement.
 //!
+//! Some servers do not tell scripts their replication id. There, what each heartbeat reads back is
+//! the only proof of history. See [`HeartbeatTracker`](super::heartbeat::HeartbeatTracker) for what
+//! that misses.
+//!
 //! Commands run over another connection, so that heartbeats never wait behind them. Both must lead
 //! to the same server process, which its run id shows: a connection leads to one process for as
-//! long as it lives.
+//! long as it lives. Where a run id cannot be had, a random number takes its place: it is written
+//! over the connection for commands, and the first heartbeat must find it. That shows that both
+//! lead to the same writable data. It is deceived by two masters at once of which one was the
+//! other's replica until it had received the number.
 //!
 //! A `PING` would prove none of this: a demoted master answers it, and so does a connection whose
 //! channel an ACL has taken away. Neither would a heartbeat that is sent over another connection: a
@@ -22,14 +29,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{Fuse, FusedFuture as _, FutureExt as _};
-use redis::{Cmd, RedisResult, Value};
+use redis::{Cmd, RedisResult, Value, cmd};
 
 use super::RedisInner;
+use super::connection::Connected;
 use super::endpoint::Link;
-use super::error::{cannot_save, is_busy, unreachable};
+use super::error::{Effect, cannot_save, is_busy, unreachable};
 use super::inbox::{self, Inbox, Phase};
 use super::scripts::{Script, is_unknown_script};
 use crate::backend::Subscription;
+use crate::clock::millis;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::random::random_bytes;
 
@@ -46,8 +55,10 @@ pub(super) async fn subscribe(
     let connected = shared.lanes.commands().checked().await?;
     let (events, subscription) = Subscription::channel();
     let (channel, private) = (shared.channel.clone(), private_channel(&shared.channel));
-    let time = shared.lanes.commands().endpoint().server_time().clone();
-    let inbox = Arc::new(Inbox::new(channel, private, time, events));
+    let endpoint = shared.lanes.commands().endpoint();
+    let (time, findings) = (endpoint.server_time().clone(), endpoint.findings().clone());
+    findings.subscribing();
+    let inbox = Arc::new(Inbox::new(channel, private, time, findings, events));
     let messages = {
         let inbox = inbox.clone();
         move |push| {
@@ -55,9 +66,10 @@ pub(super) async fn subscribe(
             Ok::<(), Infallible>(())
         }
     };
-    let link = shared.lanes.commands().endpoint().connect_with_messages(messages).await?;
-    if link.server != *connected.server() {
-        return Err(other_server(&link));
+    let link = endpoint.connect_with_messages(messages).await?;
+    let are_known = link.server.is_reported() && connected.server().is_reported();
+    if are_known && link.server != *connected.server() {
+        return Err(other_server());
     }
     let subscriber = Subscriber {
         key: format!("{}beat:{}", shared.key_prefix, random_name()),
@@ -67,11 +79,15 @@ pub(super) async fn subscribe(
         inbox,
         link,
     };
+    if !are_known {
+        subscriber.write_nonce(&connected).await?;
+    }
     tokio::time::timeout(shared.lanes.commands().response_timeout(), subscriber.start())
         .await
         .unwrap_or_else(|elapsed| {
             Err(StoreError::from(StoreErrorKind::Unavailable).with_source(elapsed))
-        })?;
+        })
+        .map_err(|error| subscription.cause().cloned().unwrap_or(error))?;
     tokio::spawn(async move {
         if let Some(cause) = subscriber.run(heartbeat).await {
             subscriber.inbox.end(cause);
@@ -90,14 +106,8 @@ fn random_name() -> String {
 }
 
 /// Returns the error of a subscription on another server than the one that gets the commands.
-fn other_server(link: &Link) -> StoreError {
-    if link.server.is_reported() {
-        StoreError::from(StoreErrorKind::Unavailable)
-            .with_source("commands and subscription lead to different servers")
-    } else {
-        StoreError::from(StoreErrorKind::Refused)
-            .with_source("the server does not report its run_id: the user needs INFO")
-    }
+fn other_server() -> StoreError {
+    inbox::ended("commands and subscription lead to different servers")
 }
 
 /// Keeps a subscription alive for as long as it proves itself.
@@ -113,6 +123,16 @@ struct Subscriber {
 }
 
 impl Subscriber {
+    /// Writes a random number over the connection for commands, which the first heartbeat must
+    /// find.
+    async fn write_nonce(&self, commands: &Connected) -> Result<(), StoreError> {
+        let nonce = u64::from_ne_bytes(random_bytes());
+        self.inbox.expect(nonce);
+        let mut command = cmd("SET");
+        command.arg(&self.key).arg(nonce).arg("PX").arg(millis(self.key_ttl));
+        self.shared.lanes.commands().run_on(commands, &command, Effect::Idempotent).await
+    }
+
     /// Subscribes to both channels, sends the first heartbeat and waits until it comes back.
     async fn start(&self) -> Result<(), StoreError> {
         let mut commands = self.link.wire.commands.clone();
@@ -122,8 +142,9 @@ impl Subscriber {
         self.heartbeat().await.map_err(unreachable)?;
         match self.inbox.reaches(Phase::Proven).await {
             Phase::Proven => Ok(()),
-            Phase::Unproven | Phase::Ended => Err(StoreError::from(StoreErrorKind::Unavailable)
-                .with_source("the subscription receives no messages")),
+            Phase::Unproven | Phase::Ended => {
+                Err(inbox::ended("the subscription receives no messages"))
+            }
         }
     }
 
@@ -177,7 +198,7 @@ impl Subscriber {
     async fn heartbeat_by(&self, script: &Script) -> RedisResult<()> {
         let number = self.inbox.heartbeat_sent(now());
         let arguments = |command: &mut Cmd| {
-            let ttl = self.key_ttl.as_millis() as u64;
+            let ttl = millis(self.key_ttl);
             command.arg(1).arg(&self.key).arg(ttl).arg(self.inbox.private()).arg(number);
         };
         let mut commands = self.link.wire.commands.clone();
@@ -188,7 +209,7 @@ impl Subscriber {
             let by_code = script.by_code(arguments);
             reply = commands.send_packed_command(&by_code).await.and_then(Value::extract_error);
         }
-        reply.map(drop)
+        reply.map(drop).map_err(|error| script.name_the_command(error))
     }
 }
 

@@ -121,6 +121,32 @@ async fn a_missing_permission_is_named_in_the_log_and_by_the_readiness_check() {
 }
 
 #[tokio::test]
+async fn a_command_that_redis_refuses_is_logged_once_and_counted() {
+    let server = RedisServer::start();
+    let () = server.command(&["ACL", "SETUSER", "app", "on", ">app", "+@all", "~*", "&*"]);
+    let (log, scrape) = (Log::default(), Scrape::new());
+    let guard = log.capture("info");
+    let redis = server.config().user("app").password("app");
+    let layer = scrape.start(SessionConfig::<Data>::builder(secret()).redis(redis)).await;
+    assert_eq!(scrape.get("backend_refused_commands"), 0.0);
+    assert!(lines(&log, "refuses a command").is_empty(), "{}", log.text());
+
+    let () = server.command(&["ACL", "SETUSER", "app", "-info"]);
+    let counted = async || scrape.get("backend_refused_commands") == 1.0;
+    eventually(counted, "the refusal is counted").await;
+    // Each connection asks again.
+    let _: u64 = server.command(&["CLIENT", "KILL", "TYPE", "normal"]);
+    let _: u64 = server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    eventually(async || scrape.get("subscriptions_total") >= 3.0, "the node subscribes again")
+        .await;
+    layer.store().wait_until_ready(Duration::from_secs(10)).await.unwrap();
+    drop(guard);
+    let warnings = lines(&log, "the Redis server refuses a command");
+    assert_eq!(warnings.len(), 1, "{}", log.text());
+    assert!(warnings[0].contains("WARN") && warnings[0].contains("INFO"), "{warnings:?}");
+}
+
+#[tokio::test]
 async fn the_line_at_the_loss_of_a_subscription_names_the_cause() {
     let mut server = RedisServer::start();
     let (log, scrape) = (Log::default(), Scrape::new());

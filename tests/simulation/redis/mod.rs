@@ -18,8 +18,9 @@ use clustered_sessions::{
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
+pub(crate) use self::server::Info;
 use self::server::{Entry, Server, take_command};
 use crate::{Counter, Dice, MAX_AGE, MAX_STALENESS, World, resilience, with_timeouts};
 
@@ -37,6 +38,9 @@ pub(crate) struct Network {
     random: Mutex<u64>,
     connections: AtomicU64,
     processes: AtomicU64,
+    /// The time from which heartbeats alone show a fail-over, because there was one since the last.
+    may_fail_over: Mutex<Instant>,
+    info: Info,
 }
 
 /// The network between one node and the servers.
@@ -58,14 +62,19 @@ pub(crate) struct RedisWorld {
 }
 
 impl RedisWorld {
-    pub(crate) fn new(nodes: usize, seed: u64) -> Self {
+    pub(crate) fn new(nodes: usize, seed: u64, info: Info) -> Self {
         let network = Arc::new(Network {
-            servers: [Mutex::new(Server::new(1, true)), Mutex::new(Server::new(2, false))],
+            servers: [
+                Mutex::new(Server::new(1, true, info)),
+                Mutex::new(Server::new(2, false, info)),
+            ],
             named: AtomicUsize::new(0),
             links: (0..nodes).map(|_| watch::Sender::default()).collect(),
             random: Mutex::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
             connections: AtomicU64::new(0),
             processes: AtomicU64::new(3),
+            may_fail_over: Mutex::new(Instant::now()),
+            info,
         });
         let layer = |number: usize| {
             let connect = {
@@ -147,10 +156,11 @@ impl World for RedisWorld {
             2 => link.send_modify(|link| link.silent = true),
             3 => link.send_modify(|link| (link.cuts, link.refused) = (link.cuts + 1, true)),
             4 => drop(network.master().frozen.send_replace(true)),
-            5 => network.fail_over(),
+            5 if network.notices_fail_over() => network.fail_over(),
             6 => network.master().can_save = false,
             7 => network.restart_master(),
-            8 | 9 => drop(tokio::spawn(
+            // Without the replication id, a flip between two heartbeats is not noticed.
+            8 | 9 if network.info == Info::Everywhere => drop(tokio::spawn(
                 network.clone().flip(Duration::from_millis(20) + dice.millis(80)),
             )),
             11 | 12 => drop(tokio::spawn(network.clone().slow_down_to_silence(node))),
@@ -188,6 +198,17 @@ impl Network {
 
     fn master(&self) -> MutexGuard<'_, Server> {
         self.servers[self.master_index()].lock().unwrap()
+    }
+
+    /// Returns `true` if the nodes notice a fail-over now, even without the replication id: each
+    /// subscription has had a heartbeat since the last one, or has ended.
+    fn notices_fail_over(&self) -> bool {
+        let mut from = self.may_fail_over.lock().unwrap();
+        let notices = self.info == Info::Everywhere || Instant::now() >= *from;
+        if notices {
+            *from = Instant::now() + MAX_STALENESS * 2;
+        }
+        notices
     }
 
     fn next_process(&self) -> u64 {

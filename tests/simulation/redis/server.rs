@@ -13,7 +13,16 @@ use tokio::time::Instant;
 pub(crate) type Outbox = mpsc::UnboundedSender<Vec<u8>>;
 
 const READONLY: &str = "-READONLY You can't write against a read only replica.\r\n";
+const NOPERM: &str = "-NOPERM User default has no permissions to run this command\r\n";
 const MISCONF: &str = "-MISCONF Redis is configured to save RDB snapshots.\r\n";
+
+/// Where a server carries out `INFO`. Managed services restrict it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Info {
+    Everywhere,
+    OutsideScripts,
+    Nowhere,
+}
 
 /// A server process and its data.
 pub(crate) struct Server {
@@ -22,6 +31,7 @@ pub(crate) struct Server {
     /// The replication id.
     pub(crate) history: u64,
     pub(crate) is_master: bool,
+    info: Info,
     /// `false` if it refuses writes because it cannot save its data.
     pub(crate) can_save: bool,
     /// `true` if its process is stopped.
@@ -81,11 +91,12 @@ impl Script {
 }
 
 impl Server {
-    pub(crate) fn new(number: u64, is_master: bool) -> Self {
+    pub(crate) fn new(number: u64, is_master: bool, info: Info) -> Self {
         Server {
             run: watch::Sender::new(number),
             history: number,
             is_master,
+            info,
             can_save: true,
             frozen: watch::Sender::new(false),
             data: HashMap::new(),
@@ -112,7 +123,8 @@ impl Server {
         let args = &command[1..];
         let reply = match name.as_str() {
             "HELLO" => "%1\r\n$6\r\nserver\r\n$5\r\nredis\r\n".into(),
-            "INFO" => bulk(self.info().as_bytes()),
+            "INFO" | "TIME" if self.info == Info::Nowhere => NOPERM.into(),
+            "INFO" => bulk(self.about().as_bytes()),
             "SUBSCRIBE" => {
                 let channel = args[0].clone();
                 let confirmation = push(&[b"subscribe", &channel, b""]);
@@ -124,8 +136,9 @@ impl Server {
             "GETEX" | "SET" => match self.refusal() {
                 Some(refusal) => refusal.into(),
                 None if name == "GETEX" => self.get(&args[0]),
-                None => self.set_new(args),
+                None => self.set(args),
             },
+            "SCAN" => self.scan(),
             "EVALSHA" | "EVAL" => self.run_script(&name, args),
             _ => panic!("the simulated server does not know the command {name}"),
         };
@@ -133,9 +146,10 @@ impl Server {
         let _ = outbox.send(reply);
     }
 
-    fn info(&self) -> String {
+    fn about(&self) -> String {
         let role = if self.is_master { "master" } else { "slave" };
-        format!("run_id:{:040x}\r\nmaxmemory:0\r\nrole:{role}\r\n", *self.run.borrow())
+        let run = *self.run.borrow();
+        format!("run_id:{run:040x}\r\nserver_time_usec:1\r\nmaxmemory:0\r\nrole:{role}\r\n")
     }
 
     /// Returns the reply to a write if there must not be one.
@@ -155,17 +169,24 @@ impl Server {
         self.live(key).map_or("$-1\r\n".into(), |entry| bulk(&entry.value))
     }
 
+    /// Returns all keys as one page.
+    fn scan(&self) -> Vec<u8> {
+        let keys: Vec<_> = self.data.keys().filter(|key| self.live(key).is_some()).collect();
+        let head = format!("*2\r\n$1\r\n0\r\n*{}\r\n", keys.len()).into_bytes();
+        keys.into_iter().fold(head, |bytes, key| [bytes, bulk(key)].concat())
+    }
+
     fn put(&mut self, key: &[u8], value: &[u8], ttl: &[u8]) {
         let expires = Instant::now() + Duration::from_millis(number(ttl));
         self.data.insert(key.to_vec(), Entry { value: value.to_vec(), expires });
     }
 
-    /// Carries out `SET key value NX PX ttl`.
-    fn set_new(&mut self, args: &[Vec<u8>]) -> Vec<u8> {
-        if self.live(&args[0]).is_some() {
+    /// Carries out `SET key value PX ttl`, also with `NX` before `PX`.
+    fn set(&mut self, args: &[Vec<u8>]) -> Vec<u8> {
+        if args[2] == b"NX" && self.live(&args[0]).is_some() {
             return "$-1\r\n".into();
         }
-        self.put(&args[0], &args[1], &args[4]);
+        self.put(&args[0], &args[1], args.last().unwrap());
         "+OK\r\n".into()
     }
 
@@ -191,15 +212,18 @@ impl Server {
             if let Some(refusal) = self.refusal() {
                 return refusal.into();
             }
+        } else if self.info != Info::Everywhere {
+            return NOPERM.into();
         } else if !self.is_master {
             return READONLY.into();
         }
-        let keys = number(&args[1]) as usize;
-        let key = args.get(2).filter(|_| keys == 1).cloned().unwrap_or_default();
-        self.carry_out(script, &key, &args[2 + keys..])
+        let (keys, args) = args[2..].split_at(number(&args[1]) as usize);
+        assert!(!keys.is_empty(), "each script has a key");
+        self.carry_out(script, keys, args)
     }
 
-    fn carry_out(&mut self, script: Script, key: &[u8], args: &[Vec<u8>]) -> Vec<u8> {
+    fn carry_out(&mut self, script: Script, keys: &[Vec<u8>], args: &[Vec<u8>]) -> Vec<u8> {
+        let key = &keys[0];
         let current = self.live(key).map(|entry| entry.value.clone());
         let revision = current.as_ref().and_then(|value| Some(value.get(2..18)?.to_vec()));
         match script {
@@ -244,12 +268,10 @@ impl Server {
                 integer(1)
             }
             Script::Clear => {
-                self.publish(&args[4], &args[5]);
-                let length = number(&args[2]) as usize;
-                let before = self.data.len();
-                self.data.retain(|key, _| key.len() != length);
-                let deleted = integer((before - self.data.len()) as u64);
-                [b"*2\r\n$1\r\n0\r\n".to_vec(), deleted].concat()
+                self.publish(&args[0], &args[1]);
+                let is_session = |entry: &Entry| entry.value[1] != 1;
+                let removed = keys.iter().filter_map(|key| self.data.remove(key));
+                integer(removed.filter(is_session).count() as u64)
             }
             Script::Publish => {
                 self.publish(&args[0], &args[1]);
@@ -265,7 +287,11 @@ impl Server {
                     kept.clone_from(&number);
                     self.put(key, number.as_bytes(), &args[0]);
                 }
-                let message = format!("{number} {:040x} 1 {state}", self.history);
+                let message = match self.info {
+                    Info::Everywhere => format!("{number} {:040x} 1 {state}", self.history),
+                    Info::OutsideScripts => format!("{number} - 1 {state}"),
+                    Info::Nowhere => format!("{number} -  {state}"),
+                };
                 self.publish(&args[1], message.as_bytes());
                 "+OK\r\n".into()
             }

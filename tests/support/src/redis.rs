@@ -95,7 +95,7 @@ impl RedisServer {
         let failed = async || {
             // Refused while a replica is being synchronised.
             let _ = self.try_command::<String>(&["BGSAVE"]);
-            self.command::<String>(&["INFO", "persistence"]).contains("rdb_last_bgsave_status:err")
+            self.info("persistence").contains("rdb_last_bgsave_status:err")
         };
         eventually(failed, "the server cannot save its data").await;
     }
@@ -105,9 +105,19 @@ impl RedisServer {
         let () = self.command(&["CONFIG", "SET", "save", ""]);
     }
 
+    /// Returns a section of what the server says about itself, also if its arguments rename `INFO`.
+    pub fn info(&self, section: &str) -> String {
+        self.try_info(section).unwrap()
+    }
+
+    fn try_info(&self, section: &str) -> RedisResult<String> {
+        let renamed = self.args.windows(3).find(|args| args[..2] == ["--rename-command", "INFO"]);
+        self.try_command(&[renamed.map_or("INFO", |args| &args[2]), section])
+    }
+
     /// Returns the number of connections that the server has accepted so far.
     pub fn connections_accepted(&self) -> u64 {
-        let stats: String = self.command(&["INFO", "stats"]);
+        let stats = self.info("stats");
         let name = "total_connections_received:";
         let count = stats.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
         count.unwrap()
@@ -139,7 +149,7 @@ impl RedisServer {
 
     /// Returns the number of calls of each command so far, by clients and in scripts.
     pub fn calls(&self) -> Calls {
-        let stats: String = self.command(&["INFO", "commandstats"]);
+        let stats = self.info("commandstats");
         let count = |line: &str| {
             let (name, figures) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
             Some((name.to_owned(), figures.split(',').next()?.parse().ok()?))
@@ -181,10 +191,7 @@ impl RedisServer {
         let begun = Instant::now();
         let own_id = format!("process_id:{}\r\n", self.process.id());
         while self.process.try_wait().unwrap().is_none() {
-            if self
-                .try_command::<String>(&["INFO", "server"])
-                .is_ok_and(|info| info.contains(&own_id))
-            {
+            if self.try_info("server").is_ok_and(|info| info.contains(&own_id)) {
                 return true;
             }
             if begun.elapsed() > DEADLINE {

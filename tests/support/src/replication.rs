@@ -26,7 +26,7 @@ impl RedisServer {
     pub async fn has_caught_up_with(&self, master: &RedisServer) {
         let target = master.offset("master_repl_offset:").expect("a master reports its offset");
         let caught_up = async || {
-            let info: String = self.command(&["INFO", "replication"]);
+            let info = self.info("replication");
             info.contains("master_link_status:up")
                 && self.offset("slave_repl_offset:") >= Some(target)
         };
@@ -34,7 +34,7 @@ impl RedisServer {
     }
 
     fn offset(&self, name: &str) -> Option<u64> {
-        let info: String = self.command(&["INFO", "replication"]);
+        let info = self.info("replication");
         info.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
     }
 }
