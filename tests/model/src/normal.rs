@@ -4,15 +4,29 @@
 //! Revisions are compared for equality only, and by the contract for their order, so those that are
 //! left get the lowest numbers.
 
-use crate::node::{Call, Change, Message, Node, Seen};
+use crate::node::{Call, Change, Mark, Message, Node, Seen};
 use crate::rule::Rules;
 use crate::world::{Value, World};
 
+/// What may still matter in a scenario, and is not forgotten.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept {
+    /// The first revision, which may come back although nobody has it.
+    pub first_revision: bool,
+    /// What a subscription knows of the history of its server.
+    pub histories: bool,
+}
+
 impl World {
-    /// Brings the state into its normal form. `keep_first`: the first revision may come back.
-    pub fn normalise(&mut self, rules: Rules, keep_first: bool) {
+    /// Brings the state into its normal form.
+    pub fn normalise(&mut self, rules: Rules, kept: Kept) {
         self.node.forget(rules);
-        let names = Names::of_versions_in(self, keep_first);
+        if !kept.histories {
+            for subscription in self.node.subscriptions.iter_mut().flatten() {
+                (subscription.mark, subscription.history) = (Mark::None, None);
+            }
+        }
+        let names = Names::of_versions_in(self, kept.first_revision);
         self.rename(&names);
     }
 
@@ -79,9 +93,8 @@ impl Node {
 pub struct Names([Option<Value>; Value::COUNT]);
 
 impl Names {
-    /// Returns names for the versions that are still there, in their order. `keep_first`: the first
-    /// revision may come back.
-    pub fn of_versions_in(world: &World, keep_first: bool) -> Names {
+    /// Returns names for the versions that are still there, in their order.
+    fn of_versions_in(world: &World, keep_first: bool) -> Names {
         let mut is_there = [false; Value::COUNT];
         is_there[1] = keep_first;
         for value in world.versions() {

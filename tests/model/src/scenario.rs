@@ -1,6 +1,7 @@
 //! The scenarios: in each, other events may happen to servers and links.
 
 use crate::node::Node;
+use crate::normal::Kept;
 use crate::step::Event;
 use crate::truth::Truth;
 use crate::world::{Role, SITES, Server, Site, Sites, Slot, Value, World};
@@ -28,9 +29,14 @@ impl Scenario {
         Sites::of(&SITES.into_iter().filter(is_there).collect::<Vec<_>>())
     }
 
-    /// Returns `true` if the data of a server may be replaced by an earlier copy.
-    pub fn restores(&self) -> bool {
-        self.events.iter().any(|event| matches!(event, Event::Restore(_)))
+    /// Returns what may still matter in this state.
+    pub(crate) fn kept_in(&self, world: &World) -> Kept {
+        let may = |happen: fn(&Event) -> bool| self.events.iter().any(happen);
+        let may_restore = may(|event| matches!(event, Event::Restore(_)));
+        Kept {
+            first_revision: world.events > 0 && may_restore,
+            histories: may_restore || may(|event| matches!(event, Event::Switch { .. })),
+        }
     }
 }
 

@@ -51,8 +51,8 @@ impl Model for System {
             if self.is_possible(world, *step) {
                 let mut next = world.clone();
                 self.take(&mut next, *step);
-                let may_be_restored = next.events > 0 && self.scenario.restores();
-                next.normalise(self.rules, may_be_restored);
+                let kept = self.scenario.kept_in(&next);
+                next.normalise(self.rules, kept);
                 found(*step, next);
             }
         }
