@@ -97,14 +97,14 @@ pub fn join() -> Scenario {
     scenario("join", [first, away(), away()], (1, 0, 2), events)
 }
 
-/// The replica of a master is promoted. The master does not know it at first, the other master does.
+/// The replica of a master is promoted. The other master knows it at once, the old one does not.
 pub fn failover() -> Scenario {
     let servers = [master(Slot::Owned), master(Slot::Elsewhere), replica()];
     scenario("failover", servers, (1, 0, 1), &[Event::Failover { known: true }])
 }
 
-/// The same, while the node's link to one of the old masters is cut: it is on the side of a minority
-/// that has not noticed yet, or on the other.
+/// A failover while the node's link to one of the masters is cut: the node is on the side of a
+/// minority that has not noticed yet, or on the other.
 pub fn partition() -> Scenario {
     let servers = [master(Slot::Owned), master(Slot::Elsewhere), replica()];
     let events = &[Event::Failover { known: true }, Event::Cut(M), Event::Cut(N)];

@@ -13,7 +13,7 @@ pub struct Truth {
     present: Value,
     /// Ticks since each version was replaced, up to [`TERM`], by [`Value::index`].
     ages: [u8; Value::COUNT],
-    /// The versions that the node itself has replaced by a change that was acknowledged, a bit each.
+    /// The versions that the node itself has replaced by an acknowledged change, a bit each.
     replaced: u8,
 }
 
