@@ -1,8 +1,8 @@
 #!/bin/sh
 # Installs redis-server as root if it is missing; to avoid that, install it first or set NO_INSTALL=1.
 #
-# Runs all tests, and the models of interleavings, on Debian or Ubuntu. Arguments go to `cargo test`:
-# `tests/run.sh redis_roles` runs the tests that match.
+# Runs all tests, the model of the protocol and the models of interleavings, on Debian or Ubuntu.
+# Arguments go to `cargo test`: `tests/run.sh redis_roles` runs the tests that match.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -50,6 +50,8 @@ cargo test --all-features "$@"
 
 # Arguments select tests, so the models run only without any.
 if [ $# -eq 0 ]; then
+    # All states of the protocol between nodes and servers. See tests/model/src/lib.rs.
+    cargo test -p clustered-sessions-model
     # Other flags mean other builds, so they get their own directory. See src/cluster/model.rs.
     RUSTFLAGS="--cfg shuttle" cargo test --lib --no-default-features --target-dir target/shuttle interleavings
 fi

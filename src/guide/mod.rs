@@ -21,6 +21,7 @@ pub mod guarantees {
     //! The contract, its limits, and the test that demonstrates each rule.
     //!
     //! [load]: super::resilience#under-load
+    //! [model]: super::protocol#the-model
     //! [protocol]: super::protocol
     //! [rule-28]: super::protocol#rule-28-history
     //! [rule-32]: super::protocol#rule-32-which-server
