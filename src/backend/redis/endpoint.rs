@@ -94,6 +94,22 @@ impl Endpoint {
         &self.findings
     }
 
+    /// Looks out for another master at this interval, if sentinels say where it is.
+    pub(super) fn confirm_every(&self, interval: Duration) {
+        if let Target::Sentinel(sentinels) = &self.target {
+            sentinels.ask_every(interval);
+        }
+    }
+
+    /// Returns `true` unless sentinels say where the master is, and none has answered for this
+    /// long.
+    pub(super) fn is_confirmed_within(&self, limit: Duration) -> bool {
+        match &self.target {
+            Target::Fixed(_) => true,
+            Target::Sentinel(sentinels) => sentinels.have_answered_within(limit),
+        }
+    }
+
     /// Returns the server's time, which each new connection observes.
     pub(super) fn server_time(&self) -> &Arc<ServerTime> {
         &self.server_time

@@ -46,6 +46,9 @@ use crate::random::random_bytes;
 /// subscription should live on.
 const MIN_KEY_TTL: Duration = Duration::from_secs(60);
 
+/// Number of heartbeats per `max_staleness`.
+const HEARTBEATS: u32 = 4;
+
 /// Subscribes, and returns once the first heartbeat has come back.
 pub(super) async fn subscribe(
     shared: &Arc<RedisInner>,
@@ -58,6 +61,7 @@ pub(super) async fn subscribe(
     let endpoint = shared.lanes.commands().endpoint();
     let (time, findings) = (endpoint.server_time().clone(), endpoint.findings().clone());
     findings.subscribing();
+    endpoint.confirm_every(heartbeat);
     let inbox = Arc::new(Inbox::new(channel, private, time, findings, events));
     let messages = {
         let inbox = inbox.clone();
@@ -88,6 +92,9 @@ pub(super) async fn subscribe(
             Err(StoreError::from(StoreErrorKind::Unavailable).with_source(elapsed))
         })
         .map_err(|error| subscription.cause().cloned().unwrap_or(error))?;
+    if !endpoint.is_confirmed_within(heartbeat * HEARTBEATS) {
+        return Err(unconfirmed());
+    }
     tokio::spawn(async move {
         if let Some(cause) = subscriber.run(heartbeat).await {
             subscriber.inbox.end(cause);
@@ -108,6 +115,11 @@ fn random_name() -> String {
 /// Returns the error of a subscription on another server than the one that gets the commands.
 fn other_server() -> StoreError {
     inbox::ended("commands and subscription lead to different servers")
+}
+
+/// Returns the error of a subscription on a master that may have been replaced.
+fn unconfirmed() -> StoreError {
+    inbox::ended("no sentinel confirms the master")
 }
 
 /// Keeps a subscription alive for as long as it proves itself.
@@ -153,7 +165,8 @@ impl Subscriber {
     /// drops the subscription. Returns the cause, unless the inbox knows it.
     async fn run(&self, heartbeat: Duration) -> Option<StoreError> {
         let connection = self.shared.lanes.commands();
-        let patience = heartbeat * 4 + connection.response_timeout();
+        let limit = heartbeat * HEARTBEATS;
+        let patience = limit + connection.response_timeout();
         let mut ended = std::pin::pin!(self.inbox.reaches(Phase::Ended));
         let mut left = std::pin::pin!(connection.moves_on_from(self.moves));
         let mut dropped = std::pin::pin!(self.inbox.dropped_by_listener());
@@ -176,6 +189,9 @@ impl Subscriber {
                 _ = ticks.tick() => {
                     if self.inbox.is_overdue(now(), patience) {
                         return Some(inbox::ended("heartbeats do not come back"));
+                    }
+                    if !connection.endpoint().is_confirmed_within(limit) {
+                        return Some(unconfirmed());
                     }
                     if sending.is_terminated() {
                         sending.set(self.heartbeat().fuse());

@@ -1,6 +1,6 @@
 //! Measures the effect of a failover on a cluster of three nodes under load: how long requests
-//! fail, how long a revoked session is served, what replication has forgotten, and when the cache is
-//! used again.
+//! fail, how long a revoked session is served, what replication has forgotten, and when the cache
+//! is used again.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};

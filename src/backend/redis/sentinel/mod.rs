@@ -7,8 +7,9 @@
 //!
 //! Sentinels announce a failover (`+switch-master`). An announcement may be lost, or come from a
 //! sentinel that is behind, so it only makes the node ask all of them at once. The node also asks
-//! each second. See "Guidelines for Redis clients with support for Redis Sentinel" in the Redis
-//! documentation.
+//! all the time. While no sentinel answers, the node keeps its connection and does not use its
+//! cache: the master may be one that was cut off from them, and another one may be in use. See
+//! "Guidelines for Redis clients with support for Redis Sentinel" in the Redis documentation.
 
 mod client;
 mod report;
@@ -27,7 +28,7 @@ use super::config::{RedisAddress, RedisSentinels};
 use super::dialer::{AbortOnDrop, Dialer};
 use crate::error::{StoreError, StoreErrorKind};
 
-/// Interval at which all sentinels are asked.
+/// Longest interval at which all sentinels are asked.
 const POLL: Duration = Duration::from_secs(1);
 /// Time that the other sentinels have after the first has answered.
 const GRACE: Duration = Duration::from_millis(100);
@@ -42,6 +43,8 @@ pub(super) struct Sentinels {
     moves: watch::Sender<u64>,
     /// Notified when a sentinel announces a failover.
     announced: Arc<Notify>,
+    /// Interval at which all sentinels are asked.
+    interval: watch::Sender<Duration>,
 }
 
 #[derive(Default)]
@@ -52,6 +55,8 @@ struct State {
     refused: Vec<Report>,
     /// The failover for which commands have last moved on.
     considered: Option<Report>,
+    /// The time at which the sentinels were last asked, and one of them answered.
+    heard: Option<Instant>,
     watcher: Option<AbortOnDrop>,
 }
 
@@ -75,20 +80,40 @@ impl Sentinels {
             state: Mutex::default(),
             moves,
             announced,
+            interval: watch::Sender::new(POLL),
         }
+    }
+
+    /// Asks the sentinels at least at this interval from now on.
+    pub(super) fn ask_every(&self, interval: Duration) {
+        self.interval.send_replace(interval.min(POLL));
+    }
+
+    /// Returns `true` if a sentinel has answered a question that was asked at most this long ago.
+    pub(super) fn have_answered_within(&self, limit: Duration) -> bool {
+        self.state().heard.is_some_and(|heard| heard.elapsed() <= limit)
     }
 
     /// Returns the masters to try, in order: those that the sentinels name, and the last one that
     /// was confirmed. From the first call on, the sentinels are watched.
+    ///
+    /// Each master is returned once, with the report that is to be believed most.
     pub(super) async fn masters(
         self: &Arc<Self>,
         deadline: Instant,
     ) -> Result<Vec<Report>, StoreError> {
         self.state().watcher.get_or_insert_with(|| {
-            AbortOnDrop::spawn(watch(Arc::downgrade(self), self.announced.clone()))
+            let (announced, interval) = (self.announced.clone(), self.interval.subscribe());
+            AbortOnDrop::spawn(watch(Arc::downgrade(self), announced, interval))
         });
-        let masters = self.ranked(deadline).await?;
-        self.consider(&masters);
+        let ranked = self.ranked(deadline).await?;
+        self.consider(&ranked);
+        let mut masters: Vec<Report> = Vec::new();
+        for report in ranked {
+            if masters.iter().all(|known| known.master != report.master) {
+                masters.push(report);
+            }
+        }
         Ok(masters)
     }
 
@@ -111,9 +136,9 @@ impl Sentinels {
     async fn ranked(&self, deadline: Instant) -> Result<Vec<Report>, StoreError> {
         let answers = self.ask(deadline).await;
         let confirmed = self.state().confirmed.clone();
-        let masters = rank(answers.iter().flatten().cloned().chain(confirmed));
-        if !masters.is_empty() {
-            return Ok(masters);
+        let ranked = rank(answers.iter().flatten().cloned().chain(confirmed));
+        if !ranked.is_empty() {
+            return Ok(ranked);
         }
         // A sentinel that refuses says more than one that cannot be reached.
         let errors = answers.into_iter().filter_map(Result::err);
@@ -125,6 +150,7 @@ impl Sentinels {
 
     /// Asks all sentinels at once, and waits for those that answer soon after the first.
     async fn ask(&self, deadline: Instant) -> Vec<Result<Report, StoreError>> {
+        let asked_at = Instant::now();
         let mut asked: FuturesUnordered<_> =
             self.clients.iter().map(|client| client.ask(deadline)).collect();
         let (mut answers, mut end) = (Vec::new(), deadline);
@@ -134,6 +160,7 @@ impl Sentinels {
                     Some(answer) => {
                         if answer.is_ok() {
                             end = end.min(Instant::now() + GRACE);
+                            self.state().heard = Some(asked_at);
                         }
                         answers.push(answer);
                     }
@@ -146,20 +173,20 @@ impl Sentinels {
 
     /// Asks all sentinels, so that another master is noticed while nobody connects.
     async fn check(&self) {
-        if let Ok(masters) = self.ranked(Instant::now() + self.connect_timeout).await {
-            self.consider(&masters);
+        if let Ok(ranked) = self.ranked(Instant::now() + self.connect_timeout).await {
+            self.consider(&ranked);
         }
     }
 
     /// Moves on if there was a failover since the present master was confirmed.
     ///
-    /// Answers may arrive in another order than they were given, so those of an earlier epoch change
-    /// nothing. If sentinels disagree within one epoch, moving on without need only costs cache
-    /// misses.
-    fn consider(&self, masters: &[Report]) {
+    /// Answers may arrive in another order than they were given, so those of an earlier epoch
+    /// change nothing. If sentinels disagree within one epoch, moving on without need only costs
+    /// cache misses.
+    fn consider(&self, ranked: &[Report]) {
         let mut state = self.state();
         let Some(confirmed) = &state.confirmed else { return };
-        let first = masters.iter().find(|report| !state.refused.contains(report));
+        let first = ranked.iter().find(|report| !state.refused.contains(report));
         let Some(first) = first.filter(|first| first.master != confirmed.master) else { return };
         if first.epoch < confirmed.epoch || state.considered.as_ref() == Some(first) {
             return;
@@ -176,9 +203,14 @@ impl Sentinels {
 }
 
 /// Watches the sentinels until they are dropped.
-async fn watch(sentinels: Weak<Sentinels>, announced: Arc<Notify>) {
+async fn watch(
+    sentinels: Weak<Sentinels>,
+    announced: Arc<Notify>,
+    interval: watch::Receiver<Duration>,
+) {
     loop {
-        let _ = timeout(POLL, announced.notified()).await;
+        let pause = *interval.borrow();
+        let _ = timeout(pause, announced.notified()).await;
         let Some(sentinels) = sentinels.upgrade() else { return };
         sentinels.check().await;
     }

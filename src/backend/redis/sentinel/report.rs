@@ -1,5 +1,6 @@
 //! The masters that sentinels name, and which of them to believe first. Pure.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use super::super::config::RedisAddress;
@@ -16,8 +17,8 @@ impl Report {
     /// Reads the replies to `SENTINEL MASTER` and `SENTINEL GET-MASTER-ADDR-BY-NAME`, or returns
     /// `None` if they lack something.
     ///
-    /// Only the second names a replica that is being promoted, on the sentinel that promotes it. The
-    /// epoch has been raised by then, so the old address must not be taken from the first.
+    /// Only the second names a replica that is being promoted, on the sentinel that promotes it.
+    /// The epoch has been raised by then, so the old address must not be taken from the first.
     pub(super) fn parse(
         fields: &HashMap<String, String>,
         address: Option<&(String, String)>,
@@ -28,25 +29,22 @@ impl Report {
     }
 }
 
-/// Returns the masters to try, in order: first the one of the latest failover, and of two in the
-/// same epoch, the one that more sentinels name.
+/// Returns each report once, in the order in which to believe them: first that of the latest
+/// failover, and of two in the same epoch, the one that more sentinels give.
 ///
 /// A sentinel that was cut off from the others still names an old master, which may itself believe
 /// that it is one.
 pub(super) fn rank(reports: impl IntoIterator<Item = Report>) -> Vec<Report> {
-    // Each master with its latest epoch, and the number of sentinels that name it.
-    let mut masters: Vec<(Report, usize)> = Vec::new();
+    // Each report with the number of sentinels that give it.
+    let mut ranked: Vec<(Report, usize)> = Vec::new();
     for report in reports {
-        match masters.iter_mut().find(|(known, _)| known.master == report.master) {
-            Some((known, named)) => {
-                known.epoch = known.epoch.max(report.epoch);
-                *named += 1;
-            }
-            None => masters.push((report, 1)),
+        match ranked.iter_mut().find(|(known, _)| *known == report) {
+            Some((_, given)) => *given += 1,
+            None => ranked.push((report, 1)),
         }
     }
-    masters.sort_by_key(|(report, named)| std::cmp::Reverse((report.epoch, *named)));
-    masters.into_iter().map(|(report, _)| report).collect()
+    ranked.sort_by_key(|(report, given)| Reverse((report.epoch, *given)));
+    ranked.into_iter().map(|(report, _)| report).collect()
 }
 
 #[cfg(test)]
@@ -60,7 +58,7 @@ mod tests {
     #[test]
     fn the_master_of_the_latest_failover_is_tried_first() {
         let ranked = rank([report("old", 4), report("old", 4), report("new", 5), report("old", 3)]);
-        assert_eq!(ranked, [report("new", 5), report("old", 4)]);
+        assert_eq!(ranked, [report("new", 5), report("old", 4), report("old", 3)]);
     }
 
     #[test]
