@@ -29,7 +29,8 @@ use super::config::{RedisAddress, RedisSentinels};
 use super::dialer::{AbortOnDrop, Dialer};
 use crate::error::{StoreError, StoreErrorKind};
 
-/// Longest interval at which all sentinels are asked.
+/// Shortest and longest interval at which all sentinels are asked.
+const MIN_POLL: Duration = Duration::from_millis(250);
 const POLL: Duration = Duration::from_secs(1);
 /// Time that the other sentinels have after the first has answered.
 const GRACE: Duration = Duration::from_millis(100);
@@ -96,9 +97,9 @@ impl Sentinels {
         }
     }
 
-    /// Asks the sentinels at least at this interval from now on.
+    /// Asks the sentinels at about this interval from now on.
     pub(super) fn ask_every(&self, interval: Duration) {
-        self.interval.send_replace(interval.min(POLL));
+        self.interval.send_replace(interval.clamp(MIN_POLL, POLL));
     }
 
     /// Returns `true` if the master in use was the answer to a question that was asked at most this
