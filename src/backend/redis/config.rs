@@ -257,8 +257,8 @@ impl RedisConfig {
 
     /// Opens byte streams to servers and sentinels by this function instead of by TCP or a Unix
     /// domain socket: for instance through a tunnel or a proxy, or to another address than the one
-    /// that sentinels name, behind a NAT. With [`tls`](Self::tls), TLS runs over the stream, and the
-    /// certificate must be for the host in the address that the function is given.
+    /// that sentinels name, behind a NAT. With [`tls`](Self::tls), TLS runs over the stream, and
+    /// the certificate must be for the host in the address that the function is given.
     ///
     /// The time that it takes counts towards [`connect_timeout`](Self::connect_timeout). A stream
     /// must belong to one connection alone, and must fail or end when the connection is lost.

@@ -8,9 +8,9 @@
 //! Sentinels announce a failover (`+switch-master`). An announcement may be lost, or come from a
 //! sentinel that is behind, so it only makes the node ask all of them at once. The node also asks
 //! all the time. While no sentinel answers, or another server is named that cannot be reached, the
-//! node keeps its connection and does not use its cache: the master may be one that was cut off, and
-//! another one may be in use. See "Guidelines for Redis clients with support for Redis Sentinel" in
-//! the Redis documentation.
+//! node keeps its connection and does not use its cache: the master may be one that was cut off,
+//! and another one may be in use. See "Guidelines for Redis clients with support for Redis
+//! Sentinel" in the Redis documentation.
 
 mod client;
 mod report;
