@@ -199,8 +199,8 @@ impl RedisConfig {
         self
     }
 
-    /// Asks for the user and password of each connection when it is made, for passwords that
-    /// rotate: tokens of AWS IAM or Microsoft Entra ID, or leases of a vault.
+    /// Asks for the user and password of each connection to a server when it is made, for passwords
+    /// that rotate: tokens of AWS IAM or Microsoft Entra ID, or leases of a vault.
     ///
     /// If the credentials are [valid for a limited time](RedisCredentials::valid_for), the provider
     /// is asked again after three quarters of that time, and each open connection authenticates

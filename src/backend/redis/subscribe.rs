@@ -73,7 +73,7 @@ pub(super) async fn subscribe(
             Ok::<(), Infallible>(())
         }
     };
-    let link = endpoint.connect_with_messages(messages).await?;
+    let link = endpoint.connect_with_messages(connected.link(), messages).await?;
     let are_known = link.server.is_reported() && connected.server().is_reported();
     if are_known && link.server != *connected.server() {
         return Err(other_server());
