@@ -57,7 +57,11 @@ impl Deployment {
         let complete = async || {
             let replication = servers[0].info("replication");
             let sentinels = sentinels.iter().map(|sentinel| sentinel.info("sentinel"));
-            replication.contains("min_slaves_good_slaves:2")
+            // Shown only if the server needs replicas for writes.
+            let lacks = |good| replication.contains(&format!("min_slaves_good_slaves:{good}\r"));
+            replication.matches("state=online").count() == 2
+                && !lacks(0)
+                && !lacks(1)
                 && sentinels.clone().all(|info| info.contains("status=ok"))
                 && sentinels.clone().all(|info| info.contains("slaves=2,sentinels=3"))
         };
