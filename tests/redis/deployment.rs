@@ -44,7 +44,8 @@ fn store_of(server: &RedisServer) -> SessionStore<Data> {
     SessionStore::new(config.owner(|data: &Data| data.user.clone()).build().unwrap())
 }
 
-fn with_sources(error: &dyn Error) -> String {
+/// Returns the texts of an error and its sources.
+pub(crate) fn with_sources(error: &dyn Error) -> String {
     let source = error.source().map(with_sources).unwrap_or_default();
     format!("{error}: {source}")
 }

@@ -10,6 +10,8 @@ mod conformance;
 mod connector;
 mod credentials;
 mod deployment;
+#[cfg(feature = "tls")]
+mod deployment_sentinel;
 mod encryption;
 mod error_codes;
 mod faults_demotion;

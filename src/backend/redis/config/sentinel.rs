@@ -11,6 +11,21 @@ use super::{CredentialsSource, RedisAddress, RedisCredentials};
 ///
 /// The `Debug` output contains neither user nor password.
 ///
+/// # Permissions
+///
+/// The application's user of the sentinels needs no other permissions than these:
+///
+/// ```text
+/// user sessions on >password &+switch-master &+promoted-slave
+///   +sentinel|master +sentinel|get-master-addr-by-name +subscribe
+/// ```
+///
+/// Without `SUBSCRIBE`, or one of the channels, the node is not told of a failover. It asks every
+/// second, or more often if its cache may be stale for less than that. Without another permission,
+/// operations fail with an error that names it.
+///
+/// `deploy/sentinel/` has these permissions, and those that sentinels and replicas need.
+///
 /// ```
 /// use clustered_sessions::{RedisConfig, RedisSentinels};
 ///
