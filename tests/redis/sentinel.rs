@@ -8,10 +8,11 @@ use std::time::Instant;
 
 use clustered_sessions::{RedisConfig, RedisSentinels, SessionStore, StoreError, StoreErrorKind};
 use support::failover::FailoverTrial;
+use support::program::skipped;
 use support::sentinel::{PASSWORD, Protection, SENTINEL_PASSWORD, SERVICE, Service};
 use support::wait::eventually;
 #[cfg(feature = "tls")]
-use support::{files::Files, tls::Authority};
+use support::{files::Files, program::has_tls, tls::Authority};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -50,9 +51,27 @@ async fn nodes_leave_an_old_master_though_their_connections_to_it_live() {
     trial.end("Sentinel: a failover is ordered", began, Instant::now()).await.check();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_coordinated_failover_forgets_no_acknowledged_change() {
+    let service = Service::start().await;
+    if !service.can_coordinate() {
+        skipped("these sentinels cannot coordinate a failover, as those of Valkey 9 can");
+        return;
+    }
+    let trial = FailoverTrial::start(&[("REDIS_URL", &service.url())]).await;
+    let began = Instant::now();
+    service.fail_over_coordinated();
+    service.has_switched().await;
+    let cost = trial.end("Sentinel: a coordinated failover is ordered", began, Instant::now());
+    assert_eq!(cost.await.check(), 0, "acknowledged changes are forgotten");
+}
+
 #[cfg(feature = "tls")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_follow_the_sentinels_over_tls() {
+    if !has_tls() {
+        return;
+    }
     let authority = Authority::new();
     let mut service = Service::with(Protection::Tls(&authority)).await;
     let files = Files::new();
