@@ -18,7 +18,7 @@
 //! | variable | meaning |
 //! |---|---|
 //! | `PORT` | port to listen on; defaults to 3000; 0 picks a free one |
-//! | `REDIS_URL` | the Redis server that stores the sessions, over TLS with `rediss:`; unset: in memory |
+//! | `REDIS_URL` | the Redis that stores the sessions, in any form of `RedisConfig::from_url`; unset: in memory |
 //! | `SSL_CERT_FILE` | root certificates for TLS; unset: those of the system |
 //! | `NODE_ID` | the node's name in logs and statistics; unset: random |
 //! | `SESSION_SECRET` | signs the cookies; unset: an insecure development secret |

@@ -73,6 +73,7 @@ pub mod encryption {
 pub mod deployment {
     //! Several nodes over one Redis, in production.
     //!
+    //! [faults]: super::guarantees#measured-faults
     //! [observability]: super::observability
     //! [rotation]: super::encryption#changing-the-secret
     //! [rule-1]: super::protocol#rule-1-proof-by-heartbeat

@@ -4,7 +4,8 @@
 //! was served for | acknowledged changes that replication forgot | cache used again after the
 //! switch`.
 
-use std::time::Instant;
+use std::error::Error as _;
+use std::time::{Duration, Instant};
 
 use clustered_sessions::{RedisConfig, RedisSentinels, SessionStore, StoreError, StoreErrorKind};
 use support::failover::FailoverTrial;
@@ -112,7 +113,7 @@ async fn a_service_that_no_sentinel_knows_is_refused() {
         RedisSentinels::new("store", [("127.0.0.1", service.sentinels[0].service_port())]);
     let error = first_error(RedisConfig::sentinel(sentinels)).await;
     assert_eq!(error.kind(), StoreErrorKind::Refused);
-    let cause = std::error::Error::source(&error).unwrap().to_string();
+    let cause = error.source().unwrap().to_string();
     assert!(cause.contains("No such master"), "{cause}");
 }
 
@@ -155,7 +156,7 @@ async fn a_sentinel_that_is_behind_does_not_lead_nodes_back() {
     eventually(asked, "the third sentinel answers").await;
     node.modify(id, |data| data.visits += 1).await.unwrap();
     // More than one round of questions.
-    tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
     assert_eq!(node.coordinator().disconnects(), disconnects);
 }
 
@@ -189,6 +190,25 @@ async fn lie(mut stream: TcpStream, named: u16) {
         }
         stream.write_all(reply.as_bytes()).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn while_the_named_master_cannot_be_reached_another_is_used_without_the_cache() {
+    let service = Service::start().await;
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let unreachable = gone.local_addr().unwrap().port();
+    drop(gone);
+    let sentinels = [liar(unreachable).await, service.sentinels[0].service_port()];
+    let sentinels = RedisSentinels::new(SERVICE, sentinels.map(|port| ("127.0.0.1", port)));
+    let config = config().redis(RedisConfig::sentinel(sentinels)).enable_retry(false);
+    let node: SessionStore<Data> = SessionStore::new(config.build().unwrap());
+    let error = node.wait_until_ready(Duration::from_secs(2)).await.unwrap_err();
+    let cause = error.source().and_then(|error| error.source()).map(ToString::to_string);
+    assert_eq!(cause.as_deref(), Some("no sentinel confirms the master"), "{error:?}");
+    let id = node.create(Data::of("ada")).await.unwrap().id;
+    let (found, calls) = service.servers[0].calls_of(node.find(id)).await;
+    assert!(found.unwrap().is_some());
+    assert!(calls.contains_key("getex"), "{calls:?}");
 }
 
 #[tokio::test]

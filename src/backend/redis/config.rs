@@ -26,7 +26,8 @@ use super::dialer::Dialer;
 use super::transport::Transport;
 use crate::error::ConfigError;
 
-/// The configuration of the Redis backend: one server (7.0 or later) that is a master.
+/// The configuration of the Redis backend: one server (7.0 or later) that is a master, or a master
+/// that sentinels name.
 ///
 /// The `Debug` output contains neither user nor password.
 ///
@@ -103,10 +104,12 @@ impl RedisConfig {
     /// Creates a configuration for the master of a service, as its sentinels name it. Without a
     /// password for the servers, database 0.
     ///
-    /// The node asks all sentinels at once, believes the one that knows the latest failover, and
-    /// uses a server only if it says that it is a master and carries out a write. It listens for
-    /// failovers and asks every second. When there is another master, the node leaves the old one,
-    /// even if that still answers, and its cache is not used until it listens to the new one.
+    /// The node asks all sentinels at once, prefers the master of the latest failover, and uses a
+    /// server only if it reports that it is a master and carries out a write. It asks at least once
+    /// a second, and when a sentinel announces a failover. When there is another master, the node
+    /// leaves the old one, even if that still answers, and does not use its cache until it
+    /// receives announcements from the new one. While no sentinel answers, it keeps using the
+    /// master, without its cache.
     ///
     /// # Risk
     ///

@@ -12,9 +12,9 @@ use tokio::time::{Instant, timeout_at};
 use super::commands::{get_from_master, idle_key};
 use super::config::{RedisAddress, RedisConfig};
 use super::dialer::{Dialer, Mode, Wire};
-use super::error::{cannot_save, refuses_the_command, unreachable};
+use super::error::{cannot_save, is_read_only, refuses_the_command, unreachable};
 use super::findings::{Answers, Findings};
-use super::sentinel::Sentinels;
+use super::sentinel::{Masters, Sentinels};
 use crate::clock::{self, ServerTime, Timestamp};
 use crate::error::{StoreError, StoreErrorKind};
 
@@ -101,12 +101,12 @@ impl Endpoint {
         }
     }
 
-    /// Returns `true` unless sentinels say where the master is, and none has answered for this
-    /// long.
+    /// Returns `true` unless sentinels say where the master is, and none has named the present one
+    /// for this long.
     pub(super) fn is_confirmed_within(&self, limit: Duration) -> bool {
         match &self.target {
             Target::Fixed(_) => true,
-            Target::Sentinel(sentinels) => sentinels.have_answered_within(limit),
+            Target::Sentinel(sentinels) => sentinels.have_confirmed_within(limit),
         }
     }
 
@@ -151,44 +151,48 @@ impl Endpoint {
         mode: Mode,
         deadline: Instant,
     ) -> Result<Link, StoreError> {
-        let masters = sentinels.masters(deadline).await?;
-        let mut left = masters.len() as u32;
-        let (mut refused, mut failure) = (Vec::new(), StoreErrorKind::Unavailable.into());
-        for report in masters {
+        let Masters { reports, mut asked_at } = sentinels.masters(deadline).await?;
+        let mut left = reports.len() as u32;
+        let (mut refused, mut failure) = (Vec::new(), no_master());
+        for report in reports {
             let share = deadline.saturating_duration_since(Instant::now()) / left;
             let deadline = Instant::now() + share;
             let linking = self.link_to_writable(&report.master, mode.clone(), deadline);
             match before(deadline, linking).await {
-                Ok(link) => {
-                    sentinels.tried(refused, Some(report));
+                Ok(Some(link)) => {
+                    sentinels.confirm(report, refused, asked_at);
                     return Ok(link);
                 }
-                Err(error) => failure = error,
+                Ok(None) => refused.push(report),
+                Err(error) => {
+                    failure = error;
+                    // It may be the master.
+                    asked_at = None;
+                }
             }
-            refused.push(report);
             left -= 1;
         }
-        sentinels.tried(refused, None);
         Err(failure)
     }
 
-    /// Makes a connection to a server that says that it is a master, and carries out a write.
+    /// Makes a connection to a server that reports that it is a master, and carries out a write.
+    /// Returns `None` if it is a replica.
     async fn link_to_writable(
         &self,
         address: &RedisAddress,
         mode: Mode,
         deadline: Instant,
-    ) -> Result<Link, StoreError> {
+    ) -> Result<Option<Link>, StoreError> {
         let mut link = self.link_to(address, mode, deadline).await?;
         if link.role.as_deref().is_some_and(|role| role != "master") {
-            return Err(StoreError::from(StoreErrorKind::Unavailable)
-                .with_source("the server that the sentinels name is no master"));
+            return Ok(None);
         }
         let reply = link.wire.commands.send_packed_command(&self.probe).await;
         match reply.and_then(Value::extract_error) {
+            Err(error) if is_read_only(&error) => Ok(None),
             // Still the master: it only cannot save its data.
             Err(error) if !cannot_save(&error) => Err(unreachable(error)),
-            _ => Ok(link),
+            _ => Ok(Some(link)),
         }
     }
 
@@ -274,6 +278,11 @@ fn evicting_policy(info: &str) -> Option<&str> {
 fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     value.map(str::trim)
+}
+
+fn no_master() -> StoreError {
+    StoreError::from(StoreErrorKind::Unavailable)
+        .with_source("no server that the sentinels name is a master")
 }
 
 async fn before<R>(

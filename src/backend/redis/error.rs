@@ -82,6 +82,11 @@ pub(super) fn is_wrong_server(error: &RedisError) -> bool {
     Refusal::of(error) == Some(Refusal::NotAMaster)
 }
 
+/// Returns `true` if the server is a replica.
+pub(super) fn is_read_only(error: &RedisError) -> bool {
+    error.code() == Some("READONLY")
+}
+
 /// Returns `true` if the server refuses writes because it cannot save its data.
 pub(super) fn cannot_save(error: &RedisError) -> bool {
     Refusal::of(error) == Some(Refusal::CannotSave)

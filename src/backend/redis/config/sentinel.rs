@@ -32,7 +32,7 @@ pub struct RedisSentinels {
 impl RedisSentinels {
     /// Creates the configuration of a service's sentinels. `service` is the name of the master in
     /// their configuration (`sentinel monitor <name> …`). Name all sentinels, each by an address of
-    /// its own: a node that reaches only one of them believes that one.
+    /// its own: a node that reaches only one of them relies on that one.
     pub fn new<H: Into<String>>(
         service: impl Into<String>,
         sentinels: impl IntoIterator<Item = (H, u16)>,

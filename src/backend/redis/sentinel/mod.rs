@@ -7,9 +7,10 @@
 //!
 //! Sentinels announce a failover (`+switch-master`). An announcement may be lost, or come from a
 //! sentinel that is behind, so it only makes the node ask all of them at once. The node also asks
-//! all the time. While no sentinel answers, the node keeps its connection and does not use its
-//! cache: the master may be one that was cut off from them, and another one may be in use. See
-//! "Guidelines for Redis clients with support for Redis Sentinel" in the Redis documentation.
+//! all the time. While no sentinel answers, or another server is named that cannot be reached, the
+//! node keeps its connection and does not use its cache: the master may be one that was cut off, and
+//! another one may be in use. See "Guidelines for Redis clients with support for Redis Sentinel" in
+//! the Redis documentation.
 
 mod client;
 mod report;
@@ -33,6 +34,9 @@ const POLL: Duration = Duration::from_secs(1);
 /// Time that the other sentinels have after the first has answered.
 const GRACE: Duration = Duration::from_millis(100);
 
+/// Pause before commands move on once more for a master that could not be reached.
+const RETRY: Duration = Duration::from_secs(10);
+
 /// The sentinels of a service.
 pub(super) struct Sentinels {
     clients: Vec<SentinelClient>,
@@ -51,13 +55,21 @@ pub(super) struct Sentinels {
 struct State {
     /// The last master that has carried out a write.
     confirmed: Option<Report>,
-    /// What was named before it when it was confirmed, and is no master.
+    /// The time of the last question to which this master was the answer.
+    confirmed_at: Option<Instant>,
+    /// The reports that named another server first, which is no master.
     refused: Vec<Report>,
-    /// The failover for which commands have last moved on.
-    considered: Option<Report>,
-    /// The time at which the sentinels were last asked, and one of them answered.
-    heard: Option<Instant>,
+    /// The failover for which commands have last moved on, and when.
+    considered: Option<(Report, Instant)>,
     watcher: Option<AbortOnDrop>,
+}
+
+/// The masters to try, in order.
+pub(super) struct Masters {
+    /// Each master once, with the report that is to be believed most.
+    pub(super) reports: Vec<Report>,
+    /// The time at which sentinels were asked, or `None` if none has answered.
+    pub(super) asked_at: Option<Instant>,
 }
 
 impl Sentinels {
@@ -89,42 +101,45 @@ impl Sentinels {
         self.interval.send_replace(interval.min(POLL));
     }
 
-    /// Returns `true` if a sentinel has answered a question that was asked at most this long ago.
-    pub(super) fn have_answered_within(&self, limit: Duration) -> bool {
-        self.state().heard.is_some_and(|heard| heard.elapsed() <= limit)
+    /// Returns `true` if the master in use was the answer to a question that was asked at most this
+    /// long ago.
+    pub(super) fn have_confirmed_within(&self, limit: Duration) -> bool {
+        self.state().confirmed_at.is_some_and(|asked_at| asked_at.elapsed() <= limit)
     }
 
-    /// Returns the masters to try, in order: those that the sentinels name, and the last one that
-    /// was confirmed. From the first call on, the sentinels are watched.
-    ///
-    /// Each master is returned once, with the report that is to be believed most.
+    /// Returns the masters that the sentinels name, and the last one that was confirmed. From the
+    /// first call on, the sentinels are watched.
     pub(super) async fn masters(
         self: &Arc<Self>,
         deadline: Instant,
-    ) -> Result<Vec<Report>, StoreError> {
+    ) -> Result<Masters, StoreError> {
         self.state().watcher.get_or_insert_with(|| {
             let (announced, interval) = (self.announced.clone(), self.interval.subscribe());
             AbortOnDrop::spawn(watch(Arc::downgrade(self), announced, interval))
         });
-        let ranked = self.ranked(deadline).await?;
-        self.consider(&ranked);
-        let mut masters: Vec<Report> = Vec::new();
+        let Masters { reports: ranked, asked_at } = self.ranked(deadline).await?;
+        self.consider(&ranked, asked_at);
+        let mut reports: Vec<Report> = Vec::new();
         for report in ranked {
-            if masters.iter().all(|known| known.master != report.master) {
-                masters.push(report);
+            if reports.iter().all(|known| known.master != report.master) {
+                reports.push(report);
             }
         }
-        Ok(masters)
+        Ok(Masters { reports, asked_at })
     }
 
-    /// Records which of the masters has carried out a write, if any, and those before it that have
-    /// not.
-    pub(super) fn tried(&self, refused: Vec<Report>, confirmed: Option<Report>) {
+    /// Records that a master has carried out a write, the reports before it that named servers
+    /// which are no masters, and the time of the question to which it is the answer, if it is.
+    pub(super) fn confirm(
+        &self,
+        master: Report,
+        refused: Vec<Report>,
+        confirmed_at: Option<Instant>,
+    ) {
         let mut state = self.state();
+        state.confirmed = Some(master);
+        state.confirmed_at = confirmed_at;
         state.refused = refused;
-        if confirmed.is_some() {
-            state.confirmed = confirmed;
-        }
     }
 
     /// Stops asking, and closes all connections to sentinels.
@@ -133,12 +148,15 @@ impl Sentinels {
         self.clients.iter().for_each(SentinelClient::close);
     }
 
-    async fn ranked(&self, deadline: Instant) -> Result<Vec<Report>, StoreError> {
+    /// Asks the sentinels and returns all reports.
+    async fn ranked(&self, deadline: Instant) -> Result<Masters, StoreError> {
+        let asked_at = Instant::now();
         let answers = self.ask(deadline).await;
         let confirmed = self.state().confirmed.clone();
-        let ranked = rank(answers.iter().flatten().cloned().chain(confirmed));
-        if !ranked.is_empty() {
-            return Ok(ranked);
+        let reports = rank(answers.iter().flatten().cloned().chain(confirmed));
+        if !reports.is_empty() {
+            let has_answer = answers.iter().any(Result::is_ok);
+            return Ok(Masters { reports, asked_at: has_answer.then_some(asked_at) });
         }
         // A sentinel that refuses says more than one that cannot be reached.
         let errors = answers.into_iter().filter_map(Result::err);
@@ -150,7 +168,6 @@ impl Sentinels {
 
     /// Asks all sentinels at once, and waits for those that answer soon after the first.
     async fn ask(&self, deadline: Instant) -> Vec<Result<Report, StoreError>> {
-        let asked_at = Instant::now();
         let mut asked: FuturesUnordered<_> =
             self.clients.iter().map(|client| client.ask(deadline)).collect();
         let (mut answers, mut end) = (Vec::new(), deadline);
@@ -160,7 +177,6 @@ impl Sentinels {
                     Some(answer) => {
                         if answer.is_ok() {
                             end = end.min(Instant::now() + GRACE);
-                            self.state().heard = Some(asked_at);
                         }
                         answers.push(answer);
                     }
@@ -173,8 +189,9 @@ impl Sentinels {
 
     /// Asks all sentinels, so that another master is noticed while nobody connects.
     async fn check(&self) {
-        if let Ok(ranked) = self.ranked(Instant::now() + self.connect_timeout).await {
-            self.consider(&ranked);
+        let deadline = Instant::now() + self.connect_timeout;
+        if let Ok(Masters { reports, asked_at }) = self.ranked(deadline).await {
+            self.consider(&reports, asked_at);
         }
     }
 
@@ -183,15 +200,20 @@ impl Sentinels {
     /// Answers may arrive in another order than they were given, so those of an earlier epoch
     /// change nothing. If sentinels disagree within one epoch, moving on without need only costs
     /// cache misses.
-    fn consider(&self, ranked: &[Report]) {
+    fn consider(&self, ranked: &[Report], asked_at: Option<Instant>) {
         let mut state = self.state();
-        let Some(confirmed) = &state.confirmed else { return };
         let first = ranked.iter().find(|report| !state.refused.contains(report));
-        let Some(first) = first.filter(|first| first.master != confirmed.master) else { return };
-        if first.epoch < confirmed.epoch || state.considered.as_ref() == Some(first) {
+        let (Some(confirmed), Some(first)) = (&state.confirmed, first) else { return };
+        if first.master == confirmed.master {
+            state.confirmed_at = state.confirmed_at.max(asked_at);
             return;
         }
-        state.considered = Some(first.clone());
+        let is_considered =
+            |(report, at): &(Report, Instant)| report == first && at.elapsed() < RETRY;
+        if first.epoch < confirmed.epoch || state.considered.as_ref().is_some_and(is_considered) {
+            return;
+        }
+        state.considered = Some((first.clone(), Instant::now()));
         drop(state);
         tracing::info!("the sentinels name another master of Redis");
         self.moves.send_modify(|moves| *moves += 1);
