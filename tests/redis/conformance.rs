@@ -1,17 +1,48 @@
-//! The Redis backend conforms to the contract of `Backend`.
+//! The Redis backend conforms to the contract of `Backend`, however the server is reached.
 
 use clustered_sessions::backend::RedisBackend;
-use clustered_sessions::testing;
+use clustered_sessions::{RedisConfig, testing};
 use support::redis::RedisServer;
+use support::sentinel::Service;
+#[cfg(feature = "tls")]
+use support::tls::{Authority, TlsServer};
 
 use crate::web::RedisAddress as _;
+
+/// Runs the suite with a backend that leads to this server.
+async fn conforms(server: &RedisServer, redis: &RedisConfig) {
+    testing::conformance(async || {
+        let () = server.command(&["FLUSHALL"]);
+        RedisBackend::new(redis, "announcements").unwrap()
+    })
+    .await;
+}
 
 #[tokio::test]
 async fn the_redis_backend_conforms() {
     let server = RedisServer::start();
-    testing::conformance(async || {
-        let () = server.command(&["FLUSHALL"]);
-        RedisBackend::new(&server.config(), "announcements").unwrap()
-    })
-    .await;
+    conforms(&server, &server.config()).await;
+}
+
+#[tokio::test]
+async fn the_redis_backend_conforms_on_one_server_in_cluster_mode() {
+    let server = RedisServer::in_cluster_mode().await;
+    conforms(&server, &server.config()).await;
+}
+
+#[tokio::test]
+async fn the_redis_backend_conforms_with_sentinels() {
+    let service = Service::start().await;
+    let redis = RedisConfig::from_url(&service.url()).unwrap();
+    conforms(&service.servers[0], &redis).await;
+}
+
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn the_redis_backend_conforms_over_tls() {
+    let authority = Authority::new();
+    let server = TlsServer::start(&authority, &authority.issue("localhost"));
+    let tls = clustered_sessions::RedisTls::new().root_certificates(authority.root());
+    let redis = RedisConfig::new("localhost", server.port()).tls(tls);
+    conforms(&server.server, &redis).await;
 }

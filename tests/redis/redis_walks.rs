@@ -94,16 +94,7 @@ async fn clear_deletes_all_sessions_and_nothing_else_and_announces_it() {
 /// Managed services offer this mode: one shard that has all slots.
 #[tokio::test]
 async fn a_single_server_in_cluster_mode_is_cleared_and_scanned_like_any_other() {
-    let server = RedisServer::with_args(&["--cluster-enabled", "yes"]);
-    let () = server.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
-    eventually(
-        async || {
-            let info: String = server.command(&["CLUSTER", "INFO"]);
-            info.contains("cluster_state:ok")
-        },
-        "the server has all slots",
-    )
-    .await;
+    let server = RedisServer::in_cluster_mode().await;
     let store = store(config().redis(server.config())).await;
     let mut channel = server.listen(CHANNEL).await;
     let created = create(&store, 50).await;

@@ -199,8 +199,8 @@ impl RedisConfig {
         self
     }
 
-    /// Asks for the user and password of each connection when it is made, for passwords that
-    /// rotate: tokens of AWS IAM or Microsoft Entra ID, or leases of a vault.
+    /// Asks for the user and password of each connection to a server when it is made, for passwords
+    /// that rotate: tokens of AWS IAM or Microsoft Entra ID, or leases of a vault.
     ///
     /// If the credentials are [valid for a limited time](RedisCredentials::valid_for), the provider
     /// is asked again after three quarters of that time, and each open connection authenticates
@@ -255,9 +255,10 @@ impl RedisConfig {
         self
     }
 
-    /// Opens byte streams to servers by this function instead of by TCP or a Unix domain socket,
-    /// for instance through a tunnel or a proxy, or to another address than the one that is
-    /// announced. With [`tls`](Self::tls), TLS runs over the stream.
+    /// Opens byte streams to servers and sentinels by this function instead of by TCP or a Unix
+    /// domain socket: for instance through a tunnel or a proxy, or to another address than the one
+    /// that sentinels name, behind a NAT. With [`tls`](Self::tls), TLS runs over the stream, and
+    /// the certificate must be for the host in the address that the function is given.
     ///
     /// The time that it takes counts towards [`connect_timeout`](Self::connect_timeout). A stream
     /// must belong to one connection alone, and must fail or end when the connection is lost.

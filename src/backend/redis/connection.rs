@@ -90,6 +90,10 @@ impl ConnectionState {
 }
 
 impl Connected {
+    pub(super) fn link(&self) -> &Link {
+        &self.link
+    }
+
     /// Returns the identity of the server at the other end.
     pub(super) fn server(&self) -> &ServerId {
         &self.link.server

@@ -31,7 +31,6 @@ pub(super) struct Dialer {
 }
 
 /// The protocol and the receiver of messages of a connection.
-#[derive(Clone)]
 pub(super) struct Mode {
     protocol: ProtocolVersion,
     config: AsyncConnectionConfig,

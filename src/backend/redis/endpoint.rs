@@ -51,6 +51,7 @@ pub(super) enum Target {
 /// A connection that runs many commands at once.
 #[derive(Clone)]
 pub(super) struct Link {
+    address: RedisAddress,
     pub(super) wire: Wire,
     pub(super) server: ServerId,
     /// The role that the server reports.
@@ -123,24 +124,25 @@ impl Endpoint {
 
     /// Makes a connection for commands.
     pub(super) async fn connect(&self) -> Result<Link, StoreError> {
-        self.link(Mode::commands()).await
-    }
-
-    /// Makes a connection for commands that also passes each message from a channel to `messages`.
-    pub(super) async fn connect_with_messages(
-        &self,
-        messages: impl AsyncPushSender,
-    ) -> Result<Link, StoreError> {
-        self.link(Mode::with_messages(messages)).await
-    }
-
-    /// Makes a connection within the time limit.
-    async fn link(&self, mode: Mode) -> Result<Link, StoreError> {
         let deadline = Instant::now() + self.connect_timeout;
         match &self.target {
-            Target::Fixed(address) => before(deadline, self.link_to(address, mode, deadline)).await,
-            Target::Sentinel(sentinels) => self.link_to_master(sentinels, mode, deadline).await,
+            Target::Fixed(address) => {
+                before(deadline, self.link_to(address, Mode::commands(), deadline)).await
+            }
+            Target::Sentinel(sentinels) => self.link_to_master(sentinels, deadline).await,
         }
+    }
+
+    /// Makes a connection to the address of another one, for commands, that also passes each
+    /// message from a channel to `messages`.
+    pub(super) async fn connect_with_messages(
+        &self,
+        other: &Link,
+        messages: impl AsyncPushSender,
+    ) -> Result<Link, StoreError> {
+        let deadline = Instant::now() + self.connect_timeout;
+        let mode = Mode::with_messages(messages);
+        before(deadline, self.link_to(&other.address, mode, deadline)).await
     }
 
     /// Makes a connection to the first of the masters that is one. They share the time that is
@@ -148,7 +150,6 @@ impl Endpoint {
     async fn link_to_master(
         &self,
         sentinels: &Arc<Sentinels>,
-        mode: Mode,
         deadline: Instant,
     ) -> Result<Link, StoreError> {
         let Masters { reports, mut asked_at } = sentinels.masters(deadline).await?;
@@ -157,7 +158,7 @@ impl Endpoint {
         for report in reports {
             let share = deadline.saturating_duration_since(Instant::now()) / left;
             let deadline = Instant::now() + share;
-            let linking = self.link_to_writable(&report.master, mode.clone(), deadline);
+            let linking = self.link_to_writable(&report.master, deadline);
             match before(deadline, linking).await {
                 Ok(Some(link)) => {
                     sentinels.confirm(report, refused, asked_at);
@@ -180,10 +181,9 @@ impl Endpoint {
     async fn link_to_writable(
         &self,
         address: &RedisAddress,
-        mode: Mode,
         deadline: Instant,
     ) -> Result<Option<Link>, StoreError> {
-        let mut link = self.link_to(address, mode, deadline).await?;
+        let mut link = self.link_to(address, Mode::commands(), deadline).await?;
         if link.role.as_deref().is_some_and(|role| role != "master") {
             return Ok(None);
         }
@@ -213,7 +213,7 @@ impl Endpoint {
         let info = answers.info.unwrap_or_default();
         self.note_eviction(&info);
         let (server, role) = (ServerId::parse(&info), field(&info, "role").map(str::to_owned));
-        Ok(Link { wire, server, role })
+        Ok(Link { address: address.clone(), wire, server, role })
     }
 
     /// Warns once if this node's clock differs from the server's. Sessions follow the server's, but

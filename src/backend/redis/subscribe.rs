@@ -48,6 +48,9 @@ const MIN_KEY_TTL: Duration = Duration::from_secs(60);
 
 /// Number of heartbeats per `max_staleness`.
 const HEARTBEATS: u32 = 4;
+/// Shortest time after which the master counts as unconfirmed by the sentinels. They need longer
+/// themselves to notice a failure, and a shorter time would end subscriptions for nothing.
+const MIN_CONFIRMATION: Duration = Duration::from_secs(1);
 
 /// Subscribes, and returns once the first heartbeat has come back.
 pub(super) async fn subscribe(
@@ -70,7 +73,7 @@ pub(super) async fn subscribe(
             Ok::<(), Infallible>(())
         }
     };
-    let link = endpoint.connect_with_messages(messages).await?;
+    let link = endpoint.connect_with_messages(connected.link(), messages).await?;
     let are_known = link.server.is_reported() && connected.server().is_reported();
     if are_known && link.server != *connected.server() {
         return Err(other_server());
@@ -92,7 +95,7 @@ pub(super) async fn subscribe(
             Err(StoreError::from(StoreErrorKind::Unavailable).with_source(elapsed))
         })
         .map_err(|error| subscription.cause().cloned().unwrap_or(error))?;
-    if !endpoint.is_confirmed_within(heartbeat * HEARTBEATS) {
+    if !endpoint.is_confirmed_within(confirmation_limit(heartbeat)) {
         return Err(unconfirmed());
     }
     tokio::spawn(async move {
@@ -115,6 +118,11 @@ fn random_name() -> String {
 /// Returns the error of a subscription on another server than the one that gets the commands.
 fn other_server() -> StoreError {
     inbox::ended("commands and subscription lead to different servers")
+}
+
+/// Returns the time after which the master counts as unconfirmed.
+fn confirmation_limit(heartbeat: Duration) -> Duration {
+    (heartbeat * HEARTBEATS).max(MIN_CONFIRMATION)
 }
 
 /// Returns the error of a subscription on a master that may have been replaced.
@@ -165,8 +173,7 @@ impl Subscriber {
     /// drops the subscription. Returns the cause, unless the inbox knows it.
     async fn run(&self, heartbeat: Duration) -> Option<StoreError> {
         let connection = self.shared.lanes.commands();
-        let limit = heartbeat * HEARTBEATS;
-        let patience = limit + connection.response_timeout();
+        let patience = heartbeat * HEARTBEATS + connection.response_timeout();
         let mut ended = std::pin::pin!(self.inbox.reaches(Phase::Ended));
         let mut left = std::pin::pin!(connection.moves_on_from(self.moves));
         let mut dropped = std::pin::pin!(self.inbox.dropped_by_listener());
@@ -190,7 +197,7 @@ impl Subscriber {
                     if self.inbox.is_overdue(now(), patience) {
                         return Some(inbox::ended("heartbeats do not come back"));
                     }
-                    if !connection.endpoint().is_confirmed_within(limit) {
+                    if !connection.endpoint().is_confirmed_within(confirmation_limit(heartbeat)) {
                         return Some(unconfirmed());
                     }
                     if sending.is_terminated() {

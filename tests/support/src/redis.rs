@@ -51,6 +51,16 @@ impl RedisServer {
         panic!("the server did not start");
     }
 
+    /// Starts a server in cluster mode that has all slots.
+    pub async fn in_cluster_mode() -> Self {
+        let server = Self::with_args(&["--cluster-enabled", "yes"]);
+        let () = server.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+        let has_all_slots =
+            async || server.command::<String>(&["CLUSTER", "INFO"]).contains("cluster_state:ok");
+        eventually(has_all_slots, "the server has all slots").await;
+        server
+    }
+
     pub fn port(&self) -> u16 {
         self.port
     }

@@ -159,7 +159,8 @@ impl Sentinel {
                 "bind 127.0.0.1".to_owned(),
                 format!("sentinel monitor {SERVICE} 127.0.0.1 {master} 2"),
                 format!("sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER}"),
-                format!("sentinel failover-timeout {SERVICE} 5000"),
+                // An election that nobody wins is repeated after twice this time.
+                format!("sentinel failover-timeout {SERVICE} 3000"),
             ];
             let mut password = None;
             if matches!(protection, Protection::Passwords) {

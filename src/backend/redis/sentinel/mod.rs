@@ -8,9 +8,9 @@
 //! Sentinels announce a failover (`+switch-master`). An announcement may be lost, or come from a
 //! sentinel that is behind, so it only makes the node ask all of them at once. The node also asks
 //! all the time. While no sentinel answers, or another server is named that cannot be reached, the
-//! node keeps its connection and does not use its cache: the master may be one that was cut off, and
-//! another one may be in use. See "Guidelines for Redis clients with support for Redis Sentinel" in
-//! the Redis documentation.
+//! node keeps its connection and does not use its cache: the master may be one that was cut off,
+//! and another one may be in use. See "Guidelines for Redis clients with support for Redis
+//! Sentinel" in the Redis documentation.
 
 mod client;
 mod report;
@@ -29,7 +29,8 @@ use super::config::{RedisAddress, RedisSentinels};
 use super::dialer::{AbortOnDrop, Dialer};
 use crate::error::{StoreError, StoreErrorKind};
 
-/// Longest interval at which all sentinels are asked.
+/// Shortest and longest interval at which all sentinels are asked.
+const MIN_POLL: Duration = Duration::from_millis(250);
 const POLL: Duration = Duration::from_secs(1);
 /// Time that the other sentinels have after the first has answered.
 const GRACE: Duration = Duration::from_millis(100);
@@ -96,9 +97,9 @@ impl Sentinels {
         }
     }
 
-    /// Asks the sentinels at least at this interval from now on.
+    /// Asks the sentinels at about this interval from now on.
     pub(super) fn ask_every(&self, interval: Duration) {
-        self.interval.send_replace(interval.min(POLL));
+        self.interval.send_replace(interval.clamp(MIN_POLL, POLL));
     }
 
     /// Returns `true` if the master in use was the answer to a question that was asked at most this
