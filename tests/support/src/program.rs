@@ -41,7 +41,8 @@ pub fn has_tls() -> bool {
     has_tls
 }
 
-/// Says that the test of this thread is skipped, also if the output of tests is captured.
+/// Says that the test of this thread is skipped, even if the output of tests is captured.
+#[allow(clippy::explicit_write, reason = "what `eprintln!` prints is captured")]
 pub fn skipped(why: &str) {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or_default();
