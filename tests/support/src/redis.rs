@@ -152,7 +152,7 @@ impl RedisServer {
 
     fn call<R: FromRedisValue>(&self, command: &[&str]) -> RedisResult<R> {
         let info = self.url().into_connection_info()?;
-        // A node does not tell the server its library either, so `calls` counts the same everywhere.
+        // Like a node, the test does not name its library, so `calls` is the same on all servers.
         let settings = info.redis_settings().clone().set_skip_set_lib_name();
         let client = redis::Client::open(info.set_redis_settings(settings))?;
         let mut connection = client.get_connection_with_timeout(Duration::from_secs(1))?;
