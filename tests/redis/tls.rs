@@ -163,7 +163,7 @@ async fn a_server_that_refuses_is_not_asked_again_and_again() {
     let (authority, other) = (Authority::new(), Authority::new());
     let server = TlsServer::start(&authority, &authority.issue("localhost"));
     let redis = redis(server.port(), trusting(&other));
-    let config = config().redis(redis).enable_retry(false);
+    let config = config().redis(redis).enable_retry(false).circuit_breaker_enabled(false);
     let store: SessionStore<Data> = SessionStore::new(config.build().unwrap());
     let before = server.server.connections_accepted();
     for _ in 0..1000 {
