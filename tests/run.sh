@@ -3,6 +3,8 @@
 #
 # Runs all tests, the model of the protocol and the models of interleavings, on Debian or Ubuntu.
 # Arguments go to `cargo test`: `tests/run.sh redis_roles` runs the tests that match.
+#
+# REDIS_SERVER=/path/to/valkey-server names another program for the servers and sentinels of the tests.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -42,7 +44,11 @@ command -v cc >/dev/null || {
     echo "tests/run.sh: a C compiler is missing, which Rust links with: apt-get install gcc libc6-dev" >&2
     exit 1
 }
-command -v redis-server >/dev/null || install_redis
+if [ -n "${REDIS_SERVER:-}" ]; then
+    "$REDIS_SERVER" --version
+else
+    command -v redis-server >/dev/null || install_redis
+fi
 
 # Most tests wait for servers and not for the processor.
 export RUST_TEST_THREADS="${RUST_TEST_THREADS:-6}"

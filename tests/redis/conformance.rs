@@ -5,7 +5,10 @@ use clustered_sessions::{RedisConfig, testing};
 use support::redis::RedisServer;
 use support::sentinel::Service;
 #[cfg(feature = "tls")]
-use support::tls::{Authority, TlsServer};
+use support::{
+    program::has_tls,
+    tls::{Authority, TlsServer},
+};
 
 use crate::web::RedisAddress as _;
 
@@ -40,6 +43,9 @@ async fn the_redis_backend_conforms_with_sentinels() {
 #[cfg(feature = "tls")]
 #[tokio::test]
 async fn the_redis_backend_conforms_over_tls() {
+    if !has_tls() {
+        return;
+    }
     let authority = Authority::new();
     let server = TlsServer::start(&authority, &authority.issue("localhost"));
     let tls = clustered_sessions::RedisTls::new().root_certificates(authority.root());

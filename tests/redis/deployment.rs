@@ -128,7 +128,7 @@ async fn without_one_of_the_permissions_the_error_names_it_or_the_node_does_with
 #[tokio::test]
 async fn without_the_keys_or_the_channel_the_error_says_so() {
     let server = RedisServer::start();
-    for (permission, says) in [("~session:*", "keys"), ("&session:invalidate*", "channel")] {
+    for (permission, says) in [("~session:*", " key"), ("&session:invalidate*", "channel")] {
         set_user(&server, Some(permission));
         let errors = errors_of_all_operations(&server, &store_of(&server)).await;
         assert!(!errors.is_empty(), "{permission} is not needed");

@@ -72,9 +72,12 @@ async fn a_server_that_refuses_nothing_gives_both_proofs() {
     let info = server_info(&node);
     assert_eq!(info.history, HistoryProof::ReplicationIdAndHeartbeats);
     assert_eq!(info.refused, [""; 0]);
-    let version = server.info("server");
-    let version = version.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap();
-    assert_eq!(info.software, Some(format!("redis {version}")));
+    let server = server.info("server");
+    // Valkey also has a `redis_version`, with which it is compatible.
+    let name = if server.contains("server_name:valkey") { "valkey" } else { "redis" };
+    let field = format!("{name}_version:");
+    let version = server.lines().find_map(|line| line.strip_prefix(&field)).unwrap();
+    assert_eq!(info.software, Some(format!("{name} {version}")));
 }
 
 #[tokio::test]

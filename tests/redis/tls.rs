@@ -10,6 +10,7 @@ use http::StatusCode;
 use support::client::Client;
 use support::files::Files;
 use support::node::Node;
+use support::program::has_tls;
 use support::tls::{Authority, Identity, TlsServer};
 use support::wait::eventually;
 
@@ -52,6 +53,9 @@ fn chain(error: &dyn Error) -> String {
 
 #[tokio::test]
 async fn sessions_are_shared_and_revoked_over_tls() {
+    if !has_tls() {
+        return;
+    }
     let authority = Authority::new();
     let server = TlsServer::start(&authority, &authority.issue("localhost"));
     let one = store(config().redis(redis(server.port(), trusting(&authority)))).await;
@@ -67,6 +71,9 @@ async fn sessions_are_shared_and_revoked_over_tls() {
 
 #[tokio::test]
 async fn a_server_that_is_known_by_its_ip_address_is_trusted_for_it() {
+    if !has_tls() {
+        return;
+    }
     let authority = Authority::new();
     let server = TlsServer::start(&authority, &authority.issue("127.0.0.1"));
     let by_ip = RedisConfig::new("127.0.0.1", server.port()).tls(trusting(&authority));
@@ -75,6 +82,9 @@ async fn a_server_that_is_known_by_its_ip_address_is_trusted_for_it() {
 
 #[tokio::test]
 async fn a_certificate_for_another_name_is_accepted_if_the_configuration_names_it() {
+    if !has_tls() {
+        return;
+    }
     let authority = Authority::new();
     let server = TlsServer::start(&authority, &authority.issue("redis.example.com"));
     let error = refusal(redis(server.port(), trusting(&authority))).await;
@@ -85,6 +95,9 @@ async fn a_certificate_for_another_name_is_accepted_if_the_configuration_names_i
 
 #[tokio::test]
 async fn a_certificate_of_an_unknown_authority_is_refused() {
+    if !has_tls() {
+        return;
+    }
     let (authority, other) = (Authority::new(), Authority::new());
     let server = TlsServer::start(&authority, &authority.issue("localhost"));
     let error = refusal(redis(server.port(), trusting(&other))).await;
@@ -95,6 +108,9 @@ async fn a_certificate_of_an_unknown_authority_is_refused() {
 
 #[tokio::test]
 async fn an_expired_certificate_is_refused() {
+    if !has_tls() {
+        return;
+    }
     let authority = Authority::new();
     let server = TlsServer::start(&authority, &authority.issue_until("localhost", 2021));
     let error = refusal(redis(server.port(), trusting(&authority))).await;
@@ -103,6 +119,9 @@ async fn an_expired_certificate_is_refused() {
 
 #[tokio::test]
 async fn a_server_that_asks_for_a_client_certificate_serves_no_client_without() {
+    if !has_tls() {
+        return;
+    }
     let authority = Authority::new();
     let server = TlsServer::for_known_clients(&authority, &authority.issue("localhost"));
     let error = refusal(redis(server.port(), trusting(&authority))).await;
@@ -122,6 +141,9 @@ fn with_certificate(authority: &Authority, identity: &Identity) -> RedisTls {
 
 #[tokio::test]
 async fn the_wrong_kind_of_port_is_reported_within_the_connect_timeout() {
+    if !has_tls() {
+        return;
+    }
     let authority = Authority::new();
     let server = TlsServer::start(&authority, &authority.issue("localhost"));
     let encrypted = redis(server.server.port(), trusting(&authority));
@@ -135,6 +157,9 @@ async fn the_wrong_kind_of_port_is_reported_within_the_connect_timeout() {
 
 #[tokio::test]
 async fn a_server_that_refuses_is_not_asked_again_and_again() {
+    if !has_tls() {
+        return;
+    }
     let (authority, other) = (Authority::new(), Authority::new());
     let server = TlsServer::start(&authority, &authority.issue("localhost"));
     let redis = redis(server.port(), trusting(&other));
@@ -190,6 +215,9 @@ fn no_key_is_shown() {
 /// configured by a URL alone trusts an authority of one's own.
 #[tokio::test]
 async fn a_node_with_a_url_trusts_the_authorities_of_its_environment() {
+    if !has_tls() {
+        return;
+    }
     let authority = Authority::new();
     let server = TlsServer::start(&authority, &authority.issue("localhost"));
     let files = Files::new();

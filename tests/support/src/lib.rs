@@ -12,6 +12,7 @@ pub mod files;
 pub mod log;
 pub mod node;
 mod process;
+pub mod program;
 pub mod proxy;
 pub mod redis;
 pub mod replication;

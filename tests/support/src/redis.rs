@@ -10,15 +10,16 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use redis::aio::PubSubStream;
-use redis::{FromRedisValue, RedisResult};
+use redis::{FromRedisValue, IntoConnectionInfo as _, RedisResult};
 
 use crate::process::signal;
+use crate::program;
 use crate::wait::{DEADLINE, eventually};
 
 /// Number of calls of each command, by its name.
 pub type Calls = BTreeMap<String, u64>;
 
-/// A `redis-server` process on a free port. It is killed on drop.
+/// A server process on a free port. It is killed on drop.
 pub struct RedisServer {
     port: u16,
     dir: PathBuf,
@@ -45,9 +46,9 @@ impl RedisServer {
             if server.is_ready() {
                 return server;
             }
-            eprintln!("redis-server did not start on port {port}: {}", server.log());
+            eprintln!("the server did not start on port {port}: {}", server.log());
         }
-        panic!("redis-server did not start");
+        panic!("the server did not start");
     }
 
     /// Starts a server in cluster mode that has all slots.
@@ -84,7 +85,7 @@ impl RedisServer {
             if self.is_ready() {
                 return;
             }
-            assert!(begun.elapsed() < DEADLINE, "redis-server did not start again: {}", self.log());
+            assert!(begun.elapsed() < DEADLINE, "the server did not start again: {}", self.log());
         }
     }
 
@@ -150,7 +151,10 @@ impl RedisServer {
     }
 
     fn call<R: FromRedisValue>(&self, command: &[&str]) -> RedisResult<R> {
-        let client = redis::Client::open(self.url())?;
+        let info = self.url().into_connection_info()?;
+        // Like a node, the test does not name its library, so `calls` is the same on all servers.
+        let settings = info.redis_settings().clone().set_skip_set_lib_name();
+        let client = redis::Client::open(info.set_redis_settings(settings))?;
         let mut connection = client.get_connection_with_timeout(Duration::from_secs(1))?;
         connection.set_read_timeout(Some(Duration::from_secs(5)))?;
         let (name, args) = command.split_first().expect("a command has a name");
@@ -240,7 +244,8 @@ impl Drop for RedisServer {
 
 fn spawn(port: u16, dir: &Path, args: &[String]) -> Child {
     let log = File::create(log_file(dir)).unwrap();
-    Command::new("redis-server")
+    let program = program::server();
+    Command::new(&program)
         .args([
             "--bind",
             "127.0.0.1",
@@ -262,7 +267,7 @@ fn spawn(port: u16, dir: &Path, args: &[String]) -> Child {
         .stdout(log)
         .spawn()
         .unwrap_or_else(|error| {
-            panic!("redis-server cannot be run ({error}): apt-get install redis-server")
+            panic!("{} cannot be run ({error}): apt-get install redis-server", program.display())
         })
 }
 

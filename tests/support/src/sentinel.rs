@@ -8,6 +8,7 @@ use redis::FromRedisValue;
 
 use crate::files::Files;
 use crate::process::signal;
+use crate::program;
 use crate::redis::{RedisServer, free_port};
 use crate::tls::{Authority, Identity};
 use crate::wait::eventually;
@@ -117,8 +118,22 @@ impl Service {
 
     /// Orders a failover.
     pub fn fail_over(&self) {
-        let ordered = self.sentinels[0].try_command::<String>(&["SENTINEL", "FAILOVER", SERVICE]);
-        assert_eq!(ordered.as_deref(), Some("OK"));
+        self.order(&["SENTINEL", "FAILOVER", SERVICE]);
+    }
+
+    /// Returns `true` if the sentinels can coordinate a failover with the servers.
+    pub fn can_coordinate(&self) -> bool {
+        let help: Option<Vec<String>> = self.sentinels[0].try_command(&["SENTINEL", "HELP"]);
+        help.is_some_and(|lines| lines.iter().any(|line| line.contains("[COORDINATED]")))
+    }
+
+    /// Orders a failover in which the old master pauses writes until the new one has them all.
+    pub fn fail_over_coordinated(&self) {
+        self.order(&["SENTINEL", "FAILOVER", SERVICE, "COORDINATED"]);
+    }
+
+    fn order(&self, command: &[&str]) {
+        assert_eq!(self.sentinels[0].try_command::<String>(command).as_deref(), Some("OK"));
     }
 }
 
@@ -161,7 +176,7 @@ impl Sentinel {
             }
             let config = files.write("sentinel.conf", &(lines.join("\n") + "\n"));
             let log = File::create(files.path("log")).unwrap();
-            let process = Command::new("redis-server")
+            let process = Command::new(program::sentinel())
                 .args([&config, "--sentinel"])
                 .stdin(Stdio::null())
                 .stderr(log.try_clone().unwrap())
@@ -173,7 +188,10 @@ impl Sentinel {
                 return sentinel;
             }
         }
-        panic!("the sentinel did not start");
+        panic!(
+            "{} did not start as a sentinel; REDIS_SENTINEL names another program for sentinels",
+            program::sentinel().display()
+        );
     }
 
     fn is_ready(&mut self) -> bool {
