@@ -8,7 +8,7 @@ use std::error::Error as _;
 use std::time::{Duration, Instant};
 
 use clustered_sessions::{
-    RedisConfig, RedisSentinels, SessionId, SessionStore, StoreError, StoreErrorKind,
+    RedisAddress, RedisConfig, RedisSentinels, SessionId, SessionStore, StoreError, StoreErrorKind,
 };
 use support::failover::FailoverTrial;
 use support::program::skipped;
@@ -124,6 +124,32 @@ async fn is_read_from_the_master(node: &SessionStore<Data>, id: SessionId) {
     let bypasses = node.cache_stats().bypasses;
     assert!(node.find(id).await.unwrap().is_some());
     assert_eq!(node.cache_stats().bypasses, bypasses + 1);
+}
+
+#[tokio::test]
+async fn a_master_that_only_the_sentinels_have_lost_is_left() {
+    let service = Service::behind_proxy().await;
+    let proxy = service.to_master.as_ref().unwrap();
+    let (old, named, real) = (&service.servers[0], proxy.port(), service.servers[0].port());
+    // The node reaches the master on another way than the sentinels.
+    let redis = RedisConfig::from_url(&service.url()).unwrap().connector(move |address| {
+        let RedisAddress::Tcp { host, port } = address else { unreachable!() };
+        TcpStream::connect((host, if port == named { real } else { port }))
+    });
+    let node = store(config().redis(redis).enable_retry(false)).await;
+    let id = node.create(Data::of("ada")).await.unwrap().id;
+    for replica in &service.servers[1..] {
+        replica.has_caught_up_with(old).await;
+    }
+    proxy.cut();
+    let new = service.has_switched().await;
+    let has_left = async || node.coordinator().disconnects() > 0;
+    eventually(has_left, "the subscription to the old master ends").await;
+    eventually(async || node.coordinator().is_listening(), "the node listens again").await;
+    node.modify(id, |data| data.visits += 1).await.unwrap();
+    assert!(old.command::<String>(&["INFO", "replication"]).contains("role:master"));
+    let key = format!("session:{id}");
+    assert_ne!(old.command::<Vec<u8>>(&["GET", &key]), new.command::<Vec<u8>>(&["GET", &key]));
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use redis::FromRedisValue;
 use crate::files::Files;
 use crate::process::signal;
 use crate::program;
+use crate::proxy::Proxy;
 use crate::redis::{RedisServer, free_port};
 use crate::tls::{Authority, Identity};
 use crate::wait::eventually;
@@ -25,6 +26,8 @@ const DOWN_AFTER: &str = "1000";
 /// A master, two replicas and three sentinels.
 pub struct Service {
     pub servers: Vec<RedisServer>,
+    /// The link to the first master of everybody who uses the address that the sentinels name.
+    pub to_master: Option<Proxy>,
     /// The ports of the servers that the sentinels name.
     ports: Vec<u16>,
     pub sentinels: Vec<Sentinel>,
@@ -44,8 +47,17 @@ impl Service {
         Self::with(Protection::Nothing).await
     }
 
-    /// Starts a service and waits until the sentinels know all servers and each other.
     pub async fn with(protection: Protection<'_>) -> Self {
+        Self::with_link(protection, false).await
+    }
+
+    /// Starts a service whose sentinels and replicas reach the first master through a proxy.
+    pub async fn behind_proxy() -> Self {
+        Self::with_link(Protection::Nothing, true).await
+    }
+
+    /// Starts a service and waits until the sentinels know all servers and each other.
+    async fn with_link(protection: Protection<'_>, behind_proxy: bool) -> Self {
         let files = Files::new();
         let identity = match &protection {
             Protection::Tls(authority) => {
@@ -70,6 +82,12 @@ impl Service {
             ports.push(if identity.is_some() { tls_port } else { server.port() });
             servers.push(server);
         }
+        let mut to_master = None;
+        if behind_proxy {
+            let proxy = Proxy::start(ports[0]).await;
+            ports[0] = proxy.port();
+            to_master = Some(proxy);
+        }
         for replica in &servers[1..] {
             replica.replicate(ports[0]);
             replica.has_caught_up_with(&servers[0]).await;
@@ -86,7 +104,7 @@ impl Service {
         for sentinel in &sentinels {
             eventually(async || sentinel.knows_everybody(), "the sentinels know each other").await;
         }
-        Service { servers, ports, sentinels, _files: files }
+        Service { servers, to_master, ports, sentinels, _files: files }
     }
 
     /// Returns the part of a URL after the scheme and the credentials, with these parameters.
