@@ -181,7 +181,12 @@ async fn nodes_that_may_not_listen_to_the_sentinels_ask_them() {
     let deployment = Deployment::start().await;
     take_away(&deployment.sentinels, "sentinels.acl", "sessions", &["+subscribe"]);
     let node = store(config().redis(redis(&deployment))).await;
-    let () = deployment.sentinels[0].command(&["SENTINEL", "FAILOVER", SERVICE]).unwrap();
+    deployment.notice_failures_soon();
+    // The sentinels lose the master, which keeps its clients and goes on to acknowledge writes.
+    let old = &deployment.servers[..1];
+    let () = old[0].command(&["CONFIG", "SET", "min-replicas-to-write", "0"]).unwrap();
+    let () = old[0].command(&["ACL", "SETUSER", "sentinel", "off"]).unwrap();
+    disconnect(old, "sentinel");
     let master = deployment.has_switched().await;
     let follows = async || {
         let Ok(created) = node.create(Data::of("ada")).await else { return false };

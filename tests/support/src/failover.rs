@@ -18,8 +18,7 @@ use crate::wait::eventually;
 /// The longest time that requests may fail after the sentinels have switched.
 const ERRORS_AFTER_SWITCH: Duration = Duration::from_secs(1);
 
-/// Three nodes, each visited by a visitor of its own all the time. Bob only reads. Eve's session is
-/// revoked.
+/// Three nodes, each visited by its own visitor all the time. Bob only reads. Eve is logged out.
 pub struct FailoverTrial {
     /// Declared first, so that they are dropped before the nodes.
     watches: Vec<Watch>,

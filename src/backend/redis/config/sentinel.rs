@@ -20,8 +20,8 @@ use super::{CredentialsSource, RedisAddress, RedisCredentials};
 ///   +sentinel|master +sentinel|get-master-addr-by-name +subscribe
 /// ```
 ///
-/// Without `SUBSCRIBE`, or one of the channels, the node is not told of a failover. It asks every
-/// second, or more often if its cache may be stale for less than that. Without another permission,
+/// Without `SUBSCRIBE`, or without one of the channels, the sentinels do not announce a failover to
+/// the node. It asks them at each heartbeat, and at least every second. Without another permission,
 /// operations fail with an error that names it.
 ///
 /// `deploy/sentinel/` has these permissions, and those that sentinels and replicas need.
