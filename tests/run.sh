@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs redis-server as root if it is missing; to avoid that, install it first or set NO_INSTALL=1.
+# Installs redis-server and openssl as root if they are missing; to avoid that, install them first
+# or set NO_INSTALL=1.
 #
 # Runs all tests, the model of the protocol and the models of interleavings, on Debian or Ubuntu.
 # Arguments go to `cargo test`: `tests/run.sh redis_roles` runs the tests that match.
@@ -19,17 +20,18 @@ as_root() {
     fi
 }
 
-install_redis() {
+# install PACKAGE...
+install() {
     if [ "${NO_INSTALL:-}" = 1 ]; then
-        echo "tests/run.sh: redis-server (7.0 or later) is missing, and NO_INSTALL=1 forbids installing it" >&2
+        echo "tests/run.sh: missing: $* (redis-server 7.0 or later), and NO_INSTALL=1 forbids installing" >&2
         exit 1
     fi
     if ! command -v apt-get >/dev/null; then
-        echo "tests/run.sh: redis-server (7.0 or later) is missing, and so is apt-get: please install it" >&2
+        echo "tests/run.sh: missing: $* (redis-server 7.0 or later), and apt-get: please install them" >&2
         exit 1
     fi
     as_root env DEBIAN_FRONTEND=noninteractive apt-get update
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends redis-server
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"
     # The package may have started a service. The tests start servers of their own.
     if command -v service >/dev/null; then
         as_root service redis-server stop >/dev/null 2>&1 || true
@@ -44,11 +46,16 @@ command -v cc >/dev/null || {
     echo "tests/run.sh: a C compiler is missing, which Rust links with: apt-get install gcc libc6-dev" >&2
     exit 1
 }
+missing=
 if [ -n "${REDIS_SERVER:-}" ]; then
     "$REDIS_SERVER" --version
 else
-    command -v redis-server >/dev/null || install_redis
+    command -v redis-server >/dev/null || missing="$missing redis-server"
 fi
+# Makes the certificates of a deployment: see deploy/sentinel/certificates.sh.
+command -v openssl >/dev/null || missing="$missing openssl"
+# shellcheck disable=SC2086 # a list of packages
+[ -z "$missing" ] || install $missing
 
 # Most tests wait for servers and not for the processor.
 export RUST_TEST_THREADS="${RUST_TEST_THREADS:-6}"
