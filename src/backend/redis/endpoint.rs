@@ -145,35 +145,26 @@ impl Endpoint {
         before(deadline, self.link_to(&other.address, mode, deadline)).await
     }
 
-    /// Makes a connection to the first of the masters that is one. They share the time that is
-    /// left, so that one that does not answer does not use it up.
+    /// Makes a connection to the first of the named servers that is a master.
+    ///
+    /// One that cannot be reached, or refuses writes although it is a master, is not passed over:
+    /// the next may be an old master, which acknowledges changes that are lost when it is demoted.
     async fn link_to_master(
         &self,
         sentinels: &Arc<Sentinels>,
         deadline: Instant,
     ) -> Result<Link, StoreError> {
-        let Masters { reports, mut asked_at } = sentinels.masters(deadline).await?;
-        let mut left = reports.len() as u32;
-        let (mut refused, mut failure) = (Vec::new(), no_master());
+        let Masters { reports, asked_at } = sentinels.masters(deadline).await?;
+        let mut refused = Vec::new();
         for report in reports {
-            let share = deadline.saturating_duration_since(Instant::now()) / left;
-            let deadline = Instant::now() + share;
             let linking = self.link_to_writable(&report.master, deadline);
-            match before(deadline, linking).await {
-                Ok(Some(link)) => {
-                    sentinels.confirm(report, refused, asked_at);
-                    return Ok(link);
-                }
-                Ok(None) => refused.push(report),
-                Err(error) => {
-                    failure = error;
-                    // It may be the master.
-                    asked_at = None;
-                }
+            if let Some(link) = before(deadline, linking).await? {
+                sentinels.confirm(report, refused, asked_at);
+                return Ok(link);
             }
-            left -= 1;
+            refused.push(report);
         }
-        Err(failure)
+        Err(no_master())
     }
 
     /// Makes a connection to a server that reports that it is a master, and carries out a write.

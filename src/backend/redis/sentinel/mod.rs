@@ -7,10 +7,9 @@
 //!
 //! Sentinels announce a failover (`+switch-master`). An announcement may be lost, or come from a
 //! sentinel that is behind, so it only makes the node ask all of them at once. The node also asks
-//! all the time. While no sentinel answers, or another server is named that cannot be reached, the
-//! node keeps its connection and does not use its cache: the master may be one that was cut off,
-//! and another one may be in use. See "Guidelines for Redis clients with support for Redis
-//! Sentinel" in the Redis documentation.
+//! all the time. While no sentinel answers, the node keeps its connection and does not use its
+//! cache: the master may be one that was cut off, and another one may be in use. See "Guidelines
+//! for Redis clients with support for Redis Sentinel" in the Redis documentation.
 
 mod client;
 mod report;
@@ -35,9 +34,6 @@ const POLL: Duration = Duration::from_secs(1);
 /// Time that the other sentinels have after the first has answered.
 const GRACE: Duration = Duration::from_millis(100);
 
-/// Pause before commands move on once more for a master that could not be reached.
-const RETRY: Duration = Duration::from_secs(10);
-
 /// The sentinels of a service.
 pub(super) struct Sentinels {
     clients: Vec<SentinelClient>,
@@ -60,8 +56,8 @@ struct State {
     confirmed_at: Option<Instant>,
     /// The reports that named another server first, which is no master.
     refused: Vec<Report>,
-    /// The failover for which commands have last moved on, and when.
-    considered: Option<(Report, Instant)>,
+    /// The failover for which commands have last moved on.
+    considered: Option<Report>,
     watcher: Option<AbortOnDrop>,
 }
 
@@ -209,12 +205,10 @@ impl Sentinels {
             state.confirmed_at = state.confirmed_at.max(asked_at);
             return;
         }
-        let is_considered =
-            |(report, at): &(Report, Instant)| report == first && at.elapsed() < RETRY;
-        if first.epoch < confirmed.epoch || state.considered.as_ref().is_some_and(is_considered) {
+        if first.epoch < confirmed.epoch || state.considered.as_ref() == Some(first) {
             return;
         }
-        state.considered = Some((first.clone(), Instant::now()));
+        state.considered = Some(first.clone());
         drop(state);
         tracing::info!("the sentinels name another master of Redis");
         self.moves.send_modify(|moves| *moves += 1);
