@@ -160,6 +160,8 @@ async fn without_sentinels_the_master_is_used_and_the_cache_is_not() {
     let id = node.create(Data::of("ada")).await.unwrap().id;
     service.sentinels.iter_mut().for_each(support::sentinel::Sentinel::kill);
     node.modify(id, |data| data.visits += 1).await.unwrap();
+    let has_ended = async || !node.coordinator().is_listening();
+    eventually(has_ended, "the subscription ends, though its connection lives").await;
     // The node finds its way back by itself.
     for kind in ["normal", "pubsub"] {
         let _: u64 = service.servers[0].command(&["CLIENT", "KILL", "TYPE", kind]);
