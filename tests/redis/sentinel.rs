@@ -241,7 +241,7 @@ async fn no_old_master_is_used_while_the_new_one_cannot_be_reached() {
 }
 
 #[tokio::test]
-async fn a_server_is_believed_only_if_it_is_a_master_and_carries_out_a_write() {
+async fn a_server_is_used_only_if_it_is_a_master_and_carries_out_a_write() {
     let service = Service::start().await;
     let replica = &service.servers[1];
     // It would carry out writes, and still is no master.

@@ -9,18 +9,19 @@
 //! A new connection to the same server process continues where the old one ended: subscriptions and
 //! scans go on. A connection to another process ends them.
 
+mod load;
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::join;
 use redis::{Cmd, FromRedisValue, RedisResult, Value};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::commands::get_from_master;
+pub(super) use self::load::Load;
 use super::endpoint::{Endpoint, Link, ServerId};
-use super::error::{Effect, breaks_the_connection, cannot_save, is_wrong_server};
+use super::error::{Effect, breaks_the_connection, is_wrong_server};
 use super::loads::Loads;
 use super::scripts::{Script, is_unknown_script};
 use crate::error::{StoreError, StoreErrorKind};
@@ -28,13 +29,6 @@ use crate::error::{StoreError, StoreErrorKind};
 /// Minimum age of a connection that is replaced because the server refuses to act as a master, and
 /// minimum pause between attempts to connect to a server that refuses them.
 const RECONNECT_AFTER: Duration = Duration::from_millis(100);
-
-/// A value to be read.
-pub(super) struct Load<'a> {
-    pub(super) key: &'a str,
-    /// The script for a server that refuses writes.
-    pub(super) without_writing: &'a Script,
-}
 
 /// The connection that all commands share, and the means to replace it.
 pub(super) struct SharedConnection {
@@ -155,28 +149,6 @@ impl SharedConnection {
         effect.interpret(self.send(connected, command, effect).await?)
     }
 
-    /// Reads a value in one round trip, unless too many other loads are in flight.
-    ///
-    /// If the connection breaks, the value is read over a new one.
-    pub(super) async fn load(&self, load: &Load<'_>) -> Result<Option<Bytes>, StoreError> {
-        let connected = self.connected().await?;
-        let mut reply = self.send_load(&connected, load).await?;
-        if reply.as_ref().is_err_and(breaks_the_connection) {
-            let connected = self.connected().await?;
-            reply = self.send_load(&connected, load).await?;
-        }
-        Effect::Idempotent.interpret(reply)
-    }
-
-    /// Reads a value over this connection, unless too many other loads are in flight.
-    pub(super) async fn load_on(
-        &self,
-        connected: &Connected,
-        load: &Load<'_>,
-    ) -> Result<Option<Bytes>, StoreError> {
-        Effect::Idempotent.interpret(self.send_load(connected, load).await?)
-    }
-
     /// Runs a script in one round trip, or two if the server does not know the script yet.
     pub(super) async fn run_script<R: FromRedisValue>(
         &self,
@@ -244,54 +216,6 @@ impl SharedConnection {
             Err(elapsed) => {
                 self.has_not_replied(connected, received_before);
                 Err(effect.unanswered(elapsed, true))
-            }
-        }
-    }
-
-    /// Reads a value, by a script if the server refuses writes and takes the usual command for one.
-    async fn send_load(
-        &self,
-        connected: &Connected,
-        load: &Load<'_>,
-    ) -> Result<RedisResult<Value>, StoreError> {
-        let mut reply = self.send_limited(connected, get_from_master(load.key)).await?;
-        if reply.as_ref().is_err_and(cannot_save) {
-            let key = |command: &mut Cmd| {
-                command.arg(1).arg(load.key);
-            };
-            let script = load.without_writing;
-            reply = self.send_limited(connected, script.by_digest(key)).await?;
-            if reply.as_ref().is_err_and(is_unknown_script) {
-                reply = self.send_limited(connected, script.by_code(key)).await?;
-            }
-        }
-        Ok(reply)
-    }
-
-    /// Sends a command like [`send`](Self::send), unless too many loads are in flight.
-    async fn send_limited(
-        &self,
-        connected: &Connected,
-        command: Cmd,
-    ) -> Result<RedisResult<Value>, StoreError> {
-        let load = self.loads.begin()?;
-        let received_before = connected.link.wire.received.get();
-        let mut commands = connected.link.wire.commands.clone();
-        let mut reply = Box::pin(async move { commands.send_packed_command(&command).await });
-        match tokio::time::timeout(self.response_timeout, &mut reply).await {
-            Ok(reply) => {
-                load.ended_with(&reply);
-                Ok(self.replied(connected, reply))
-            }
-            Err(elapsed) => {
-                load.is_late();
-                // The load is in flight until its reply arrives or the connection ends.
-                tokio::spawn(async move {
-                    let _ = reply.await;
-                    drop(load);
-                });
-                self.has_not_replied(connected, received_before);
-                Err(Effect::Idempotent.unanswered(elapsed, true))
             }
         }
     }
@@ -431,6 +355,7 @@ impl SharedConnection {
         let mut state = self.lock();
         state.closed = true;
         state.current = None;
+        self.endpoint.close();
         self.moves.send_modify(|moves| *moves += 1);
     }
 

@@ -9,14 +9,14 @@ use redis::aio::{AsyncPushSender, MultiplexedConnection};
 use redis::{AsyncConnectionConfig, ProtocolVersion, RedisConnectionInfo};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::config::{CredentialsSource, RedisAddress, RedisCredentials};
 use super::connector::BoxStream;
 use super::credentials::{self, not_authenticated};
 use super::error::{not_connected, unreachable};
 use super::transport::Transport;
-use crate::error::StoreError;
+use crate::error::{StoreError, StoreErrorKind};
 
 /// Maximum number of commands that wait to be written. The client's default of 50 makes bursts
 /// wait.
@@ -113,6 +113,16 @@ impl Dialer {
         }
         settings
     }
+}
+
+/// Limits what is done over a connection in time.
+pub(super) async fn before<R>(
+    deadline: Instant,
+    work: impl Future<Output = Result<R, StoreError>>,
+) -> Result<R, StoreError> {
+    timeout_at(deadline, work).await.unwrap_or_else(|elapsed| {
+        Err(StoreError::from(StoreErrorKind::Unavailable).with_source(elapsed))
+    })
 }
 
 impl Wire {

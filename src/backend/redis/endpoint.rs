@@ -2,25 +2,21 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use redis::aio::{AsyncPushSender, MultiplexedConnection};
 use redis::{Cmd, RedisResult, Value, cmd};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::commands::{get_from_master, idle_key};
 use super::config::{RedisAddress, RedisConfig};
-use super::dialer::{Dialer, Mode, Wire};
+use super::dialer::{Dialer, Mode, Wire, before};
 use super::error::{cannot_save, is_read_only, refuses_the_command, unreachable};
 use super::findings::{Answers, Findings};
 use super::sentinel::{Masters, Sentinels};
+use super::server_info::field;
 use crate::clock::{self, ServerTime, Timestamp};
 use crate::error::{StoreError, StoreErrorKind};
-
-/// Difference between the clocks of this node and the server above which the node warns. Smaller
-/// ones may be a slow round trip.
-const MAX_CLOCK_DIFFERENCE: Duration = Duration::from_secs(5);
 
 /// The beginning of the identity of a server that does not tell its run id, which is hexadecimal.
 const UNKNOWN: &str = "unknown-";
@@ -32,10 +28,6 @@ pub(super) struct Endpoint {
     connect_timeout: Duration,
     /// A command that changes nothing and that only a writable master carries out.
     probe: Cmd,
-    /// `true` if the server evicts keys when its memory is full.
-    evicts_keys: AtomicBool,
-    /// `true` once the node has warned that its clock and the server's differ.
-    clock_differs: AtomicBool,
     server_time: Arc<ServerTime>,
     findings: Arc<Findings>,
 }
@@ -78,8 +70,6 @@ impl Endpoint {
             dialer,
             connect_timeout: config.connect_timeout,
             probe: get_from_master(&idle_key(&config.key_prefix)),
-            evicts_keys: AtomicBool::new(false),
-            clock_differs: AtomicBool::new(false),
             server_time,
             findings,
         }
@@ -116,10 +106,11 @@ impl Endpoint {
         &self.server_time
     }
 
-    /// Returns `true` if the server evicts keys when its memory is full, as far as it has said when
-    /// a connection was made.
-    pub(super) fn evicts_keys(&self) -> bool {
-        self.evicts_keys.load(Ordering::Relaxed)
+    /// Closes the connections to sentinels, if there are any.
+    pub(super) fn close(&self) {
+        if let Target::Sentinel(sentinels) = &self.target {
+            sentinels.close();
+        }
     }
 
     /// Makes a connection for commands.
@@ -195,60 +186,28 @@ impl Endpoint {
     ) -> Result<Link, StoreError> {
         let mut wire = self.dialer.dial(address, mode, deadline).await?;
         let asked = Instant::now();
-        let (answers, time) = ask(&mut wire.commands).await.map_err(unreachable)?;
+        let answers = ask(&mut wire.commands).await.map_err(unreachable)?;
         self.findings.connected(&answers);
-        if let Some(time) = time {
-            self.note_clock(time);
+        if let Some(time) = answers.time {
             self.server_time.observe(asked.into_std(), Instant::now().into_std(), time);
         }
         let info = answers.info.unwrap_or_default();
-        self.note_eviction(&info);
         let (server, role) = (ServerId::parse(&info), field(&info, "role").map(str::to_owned));
         Ok(Link { address: address.clone(), wire, server, role })
-    }
-
-    /// Warns once if this node's clock differs from the server's. Sessions follow the server's, but
-    /// logs, and applications that compare times, do not.
-    fn note_clock(&self, server: Timestamp) {
-        let node = Timestamp::from(SystemTime::now());
-        let difference =
-            node.saturating_duration_since(server).max(server.saturating_duration_since(node));
-        if difference > MAX_CLOCK_DIFFERENCE && !self.clock_differs.swap(true, Ordering::Relaxed) {
-            tracing::warn!(
-                seconds = difference.as_secs(),
-                "the clocks of this node and of the Redis server differ"
-            );
-        }
-    }
-
-    fn note_eviction(&self, info: &str) {
-        let Some(policy) = evicting_policy(info) else {
-            self.evicts_keys.store(false, Ordering::Relaxed);
-            return;
-        };
-        if !self.evicts_keys.swap(true, Ordering::Relaxed) {
-            tracing::warn!(
-                maxmemory_policy = policy,
-                "Redis evicts keys when its memory is full, which logs users out: use `noeviction`"
-            );
-        }
     }
 }
 
 /// Asks the server about itself, and for its time.
-async fn ask(commands: &mut MultiplexedConnection) -> RedisResult<(Answers, Option<Timestamp>)> {
-    let mut info_command = cmd("INFO");
-    info_command.arg(&["server", "memory", "replication"]);
-    let info: Option<String> = unless_refused(info_command.query_async(commands).await)?;
+async fn ask(commands: &mut MultiplexedConnection) -> RedisResult<Answers> {
+    let mut command = cmd("INFO");
+    command.arg(&["server", "memory", "replication"]);
+    let info: Option<String> = unless_refused(command.query_async(commands).await)?;
     if let Some(time) = info.as_deref().and_then(clock::parse_info) {
-        return Ok((Answers { info, refuses_time: false }, Some(time)));
+        return Ok(Answers { info, time: Some(time) });
     }
     let time: Option<(u64, u64)> = unless_refused(cmd("TIME").query_async(commands).await)?;
-    let answers = Answers { info, refuses_time: time.is_none() };
-    Ok((
-        answers,
-        time.map(|(seconds, micros)| Timestamp::from_millis(seconds * 1000 + micros / 1000)),
-    ))
+    let time = time.map(|(seconds, micros)| seconds * 1000 + micros / 1000);
+    Ok(Answers { info, time: time.map(Timestamp::from_millis) })
 }
 
 /// Returns a reply, or `None` if the server refuses the command.
@@ -259,30 +218,9 @@ fn unless_refused<R>(reply: RedisResult<R>) -> RedisResult<Option<R>> {
     }
 }
 
-/// Returns the policy by which the server evicts keys, or `None` if it evicts none.
-fn evicting_policy(info: &str) -> Option<&str> {
-    let is_limited = field(info, "maxmemory").is_some_and(|limit| limit != "0");
-    field(info, "maxmemory_policy").filter(|policy| is_limited && *policy != "noeviction")
-}
-
-/// Returns a field of what the server says about itself.
-fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
-    let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    value.map(str::trim)
-}
-
 fn no_master() -> StoreError {
     StoreError::from(StoreErrorKind::Unavailable)
         .with_source("no server that the sentinels name is a master")
-}
-
-async fn before<R>(
-    deadline: Instant,
-    work: impl Future<Output = Result<R, StoreError>>,
-) -> Result<R, StoreError> {
-    timeout_at(deadline, work).await.unwrap_or_else(|elapsed| {
-        Err(StoreError::from(StoreErrorKind::Unavailable).with_source(elapsed))
-    })
 }
 
 impl ServerId {
@@ -322,20 +260,6 @@ mod tests {
         let info = "# Server\r\nredis_version:7.0.15\r\nrun_id:0123abcd\r\ntcp_port:6379\r\n";
         assert_eq!(ServerId::parse(info), ServerId("0123abcd".into()));
         assert_eq!(ServerId::parse(info).to_string(), "0123abcd");
-    }
-
-    #[test]
-    fn only_a_policy_that_takes_effect_evicts() {
-        for (limit, policy, evicting) in [
-            ("0", "allkeys-lru", None),
-            ("1000", "noeviction", None),
-            ("1000", "allkeys-lru", Some("allkeys-lru")),
-            ("1000", "volatile-ttl", Some("volatile-ttl")),
-        ] {
-            let info = format!("maxmemory:{limit}\r\nmaxmemory_policy:{policy}\r\n");
-            assert_eq!(evicting_policy(&info), evicting, "{info}");
-        }
-        assert_eq!(evicting_policy(""), None);
     }
 
     #[test]

@@ -2,14 +2,21 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
+use super::server_info::{evicting_policy, software};
 use crate::backend::{BackendInfo, HistoryProof, ServerInfo};
+use crate::clock::Timestamp;
 
 /// `INFO` as a command of its own.
 const INFO: &str = "INFO";
 /// `INFO` in a script, refused or without a replication id.
 const INFO_IN_SCRIPTS: &str = "INFO in scripts";
 const TIME: &str = "TIME";
+
+/// Difference between the clocks of this node and the server above which the node warns. Smaller
+/// ones may be a slow round trip.
+const MAX_CLOCK_DIFFERENCE: Duration = Duration::from_secs(5);
 
 /// The findings about the present server.
 #[derive(Debug, Default)]
@@ -22,6 +29,10 @@ struct State {
     software: Option<String>,
     history: HistoryProof,
     refused: BTreeSet<&'static str>,
+    /// `true` if the server evicts keys when its memory is full.
+    evicts_keys: bool,
+    /// `true` once the node has warned that its clock and the server's differ.
+    clock_differs: bool,
 }
 
 /// What a server has answered when a connection was made.
@@ -29,8 +40,8 @@ struct State {
 pub(super) struct Answers {
     /// The reply to `INFO`, or `None` if the server refuses it.
     pub(super) info: Option<String>,
-    /// `true` if the server was asked for its time apart, and refused.
-    pub(super) refuses_time: bool,
+    /// The server's time, or `None` if it refuses `TIME` and does not tell it otherwise.
+    pub(super) time: Option<Timestamp>,
 }
 
 impl Findings {
@@ -40,7 +51,17 @@ impl Findings {
         state.known = true;
         state.software = answers.info.as_deref().and_then(software);
         state.note(INFO, answers.info.is_none());
-        state.note(TIME, answers.refuses_time);
+        state.note(TIME, answers.time.is_none());
+        state.note_eviction(answers.info.as_deref().and_then(evicting_policy));
+        if let Some(time) = answers.time {
+            state.note_clock(time);
+        }
+    }
+
+    /// Returns `true` if the server evicts keys when its memory is full, as far as it has said when
+    /// a connection was made.
+    pub(super) fn evicts_keys(&self) -> bool {
+        self.state().evicts_keys
     }
 
     /// Records that a subscription begins, which nothing proves yet.
@@ -86,17 +107,31 @@ impl State {
             );
         }
     }
-}
 
-/// Returns the name and version of a server's software.
-fn software(info: &str) -> Option<String> {
-    let field = |name: &str| {
-        info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
-    };
-    // Valkey also reports the version of Redis that it is compatible with.
-    field("valkey_version")
-        .map(|version| format!("valkey {version}"))
-        .or_else(|| field("redis_version").map(|version| format!("redis {version}")))
+    fn note_eviction(&mut self, policy: Option<&str>) {
+        let evicted_before = std::mem::replace(&mut self.evicts_keys, policy.is_some());
+        if policy.is_some() && !evicted_before {
+            tracing::warn!(
+                maxmemory_policy = policy,
+                "Redis evicts keys when its memory is full, which logs users out: use `noeviction`"
+            );
+        }
+    }
+
+    /// Warns once if this node's clock differs from the server's. Sessions follow the server's, but
+    /// logs, and applications that compare times, do not.
+    fn note_clock(&mut self, server: Timestamp) {
+        let node = Timestamp::from(SystemTime::now());
+        let difference =
+            node.saturating_duration_since(server).max(server.saturating_duration_since(node));
+        if difference > MAX_CLOCK_DIFFERENCE && !self.clock_differs {
+            self.clock_differs = true;
+            tracing::warn!(
+                seconds = difference.as_secs(),
+                "the clocks of this node and of the Redis server differ"
+            );
+        }
+    }
 }
 
 #[cfg(test)]
@@ -108,16 +143,8 @@ mod tests {
     }
 
     fn answers(info: Option<&str>, refuses_time: bool) -> Answers {
-        Answers { info: info.map(str::to_owned), refuses_time }
-    }
-
-    #[test]
-    fn the_software_is_named_with_its_version() {
-        let redis = "# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\n";
-        assert_eq!(software(redis).as_deref(), Some("redis 7.0.15"));
-        let valkey = "redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:9.1.2\r\n";
-        assert_eq!(software(valkey).as_deref(), Some("valkey 9.1.2"));
-        assert_eq!(software("# Server\r\n"), None);
+        let time = (!refuses_time).then(|| Timestamp::from(SystemTime::now()));
+        Answers { info: info.map(str::to_owned), time }
     }
 
     #[test]

@@ -39,7 +39,6 @@ pub(super) struct Lanes {
     large_records: SharedConnection,
     /// Ids of records that were large when this node last read or wrote them.
     known_large: Cache<SessionId, ()>,
-    sentinels: Option<Arc<Sentinels>>,
 }
 
 /// A connection of one of the lanes.
@@ -52,7 +51,7 @@ impl Lanes {
     /// Creates the connections. Does no IO.
     pub(super) fn new(config: &RedisConfig, time: &Arc<ServerTime>) -> Result<Self, ConfigError> {
         let moves = watch::Sender::new(0);
-        let (target, sentinels) = target(config, moves.clone())?;
+        let target = target(config, moves.clone())?;
         let dialer = config.dialer()?;
         let findings = Arc::<Findings>::default();
         let connection = |max_loads, moves| {
@@ -65,7 +64,6 @@ impl Lanes {
             // It follows the other one: see `lane_for_large_records`.
             large_records: connection(MAX_LARGE_LOADS, watch::Sender::new(0)),
             known_large: Cache::new(MAX_KNOWN),
-            sentinels,
         })
     }
 
@@ -131,25 +129,17 @@ impl Lanes {
     pub(super) fn close(&self) {
         self.commands.close();
         self.large_records.close();
-        if let Some(sentinels) = &self.sentinels {
-            sentinels.close();
-        }
     }
 }
 
-/// Returns where the server is, and the sentinels if they are the ones to say it. Other names than
-/// before increment `moves`.
-fn target(
-    config: &RedisConfig,
-    moves: watch::Sender<u64>,
-) -> Result<(Target, Option<Arc<Sentinels>>), ConfigError> {
+/// Returns where the server is. Sentinels increment `moves` when they name another one.
+fn target(config: &RedisConfig, moves: watch::Sender<u64>) -> Result<Target, ConfigError> {
     match &config.servers {
-        Servers::Single(address) => Ok((Target::Fixed(address.clone()), None)),
+        Servers::Single(address) => Ok(Target::Fixed(address.clone())),
         Servers::Sentinel(service) => {
             let dialer = config.sentinel_dialer(service)?;
             let sentinels = Sentinels::new(service, &dialer, config.connect_timeout, moves);
-            let sentinels = Arc::new(sentinels);
-            Ok((Target::Sentinel(sentinels.clone()), Some(sentinels)))
+            Ok(Target::Sentinel(Arc::new(sentinels)))
         }
     }
 }

@@ -18,6 +18,7 @@ mod refusal;
 mod scan;
 mod scripts;
 mod sentinel;
+mod server_info;
 mod subscribe;
 mod transport;
 
@@ -376,7 +377,7 @@ impl Backend for RedisBackend {
     }
 
     fn may_lose_index_entries(&self) -> bool {
-        self.shared.lanes.commands().endpoint().evicts_keys()
+        self.shared.lanes.commands().endpoint().findings().evicts_keys()
     }
 
     fn info(&self) -> BackendInfo {

@@ -171,7 +171,9 @@ impl Server {
 
     /// Returns all keys as one page.
     fn scan(&self) -> Vec<u8> {
-        let keys: Vec<_> = self.data.keys().filter(|key| self.live(key).is_some()).collect();
+        let mut keys: Vec<_> = self.data.keys().filter(|key| self.live(key).is_some()).collect();
+        // A seed must give the same history each time.
+        keys.sort();
         let head = format!("*2\r\n$1\r\n0\r\n*{}\r\n", keys.len()).into_bytes();
         keys.into_iter().fold(head, |bytes, key| [bytes, bulk(key)].concat())
     }

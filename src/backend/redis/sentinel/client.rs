@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redis::{Pipeline, PushInfo, PushKind, pipe};
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::super::config::RedisAddress;
-use super::super::dialer::{Dialer, Mode, Wire};
+use super::super::dialer::{Dialer, Mode, Wire, before};
 use super::super::error::unreachable;
 use super::report::Report;
 use crate::error::{StoreError, StoreErrorKind};
@@ -41,12 +41,10 @@ impl SentinelClient {
     /// Asks for the master of the service. A connection on which the sentinel does not answer
     /// before the deadline is not used again.
     pub(super) async fn ask(&self, deadline: Instant) -> Result<Report, StoreError> {
-        timeout_at(deadline, self.ask_at(deadline)).await.unwrap_or_else(|elapsed| {
-            Err(StoreError::from(StoreErrorKind::Unavailable).with_source(elapsed))
-        })
+        before(deadline, self.ask_by(deadline)).await
     }
 
-    async fn ask_at(&self, deadline: Instant) -> Result<Report, StoreError> {
+    async fn ask_by(&self, deadline: Instant) -> Result<Report, StoreError> {
         let idle = self.idle().take().filter(|wire| !wire.is_closed());
         let mut wire = match idle {
             Some(wire) => wire,

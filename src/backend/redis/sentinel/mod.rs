@@ -63,7 +63,7 @@ struct State {
 
 /// The masters to try, in order.
 pub(super) struct Masters {
-    /// Each master once, with the report that is to be believed most.
+    /// Each master once, with the first of its reports.
     pub(super) reports: Vec<Report>,
     /// The time at which sentinels were asked, or `None` if none has answered.
     pub(super) asked_at: Option<Instant>,

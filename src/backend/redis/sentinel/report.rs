@@ -1,4 +1,4 @@
-//! The masters that sentinels name, and which of them to believe first. Pure.
+//! The masters that sentinels name, and the order in which to try them. Pure.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -29,11 +29,11 @@ impl Report {
     }
 }
 
-/// Returns each report once, in the order in which to believe them: first that of the latest
-/// failover, and of two in the same epoch, the one that more sentinels give.
+/// Returns each report once, in the order in which to try the masters: first that of the latest
+/// failover, and of two in the same epoch, the one that more sentinels name.
 ///
-/// A sentinel that was cut off from the others still names an old master, which may itself believe
-/// that it is one.
+/// A sentinel that was cut off from the others still names an old master, which may still act as
+/// one.
 pub(super) fn rank(reports: impl IntoIterator<Item = Report>) -> Vec<Report> {
     // Each report with the number of sentinels that give it.
     let mut ranked: Vec<(Report, usize)> = Vec::new();
