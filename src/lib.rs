@@ -185,7 +185,9 @@ pub use crate::backend::MemoryBackend;
 #[cfg(feature = "tls")]
 pub use crate::backend::RedisTls;
 #[cfg(feature = "redis")]
-pub use crate::backend::{RedisAddress, RedisConfig, RedisCredentials, RedisSentinels};
+pub use crate::backend::{
+    RedisAddress, RedisCluster, RedisConfig, RedisCredentials, RedisSentinels,
+};
 pub use crate::clock::Clock;
 pub use crate::cluster::{CacheStats, ClusterConfig, Coordinator, LocalCache};
 pub use crate::codec::Encryption;

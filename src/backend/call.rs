@@ -97,6 +97,9 @@ pub enum Page {
         moved: Vec<SessionId>,
         /// The cursor of the next page; `None` on the last one.
         next: Option<Cursor>,
+        /// `true` if the scan begins anew with this page, because some records may have been where
+        /// it had been already. It needs no restart: it goes on at `next`.
+        again: bool,
     },
     /// The cursor is no longer valid, because the server has changed. The scan must start again.
     Restart,
@@ -106,7 +109,7 @@ impl Page {
     /// Creates a page of ids. `moved` has the ids that tombstones name; `next` is `None` on the
     /// last page.
     pub fn new(ids: Vec<SessionId>, moved: Vec<SessionId>, next: Option<Cursor>) -> Self {
-        Page::Ids { ids, moved, next }
+        Page::Ids { ids, moved, next, again: false }
     }
 }
 

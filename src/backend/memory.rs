@@ -281,7 +281,7 @@ impl Backend for MemoryBackend {
                 Content::MovedTo(new) => moved.push(*new),
             }
         }
-        Ok(Page::Ids { ids, moved, next })
+        Ok(Page::new(ids, moved, next))
     }
 
     async fn add_to_owner(

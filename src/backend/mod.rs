@@ -25,7 +25,9 @@ pub use self::owner::OwnerTag;
 #[cfg(feature = "tls")]
 pub use self::redis::RedisTls;
 #[cfg(feature = "redis")]
-pub use self::redis::{RedisAddress, RedisBackend, RedisConfig, RedisCredentials, RedisSentinels};
+pub use self::redis::{
+    RedisAddress, RedisBackend, RedisCluster, RedisConfig, RedisCredentials, RedisSentinels,
+};
 pub use self::subscription::{Event, Subscription, SubscriptionSender};
 pub use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreErrorKind};
@@ -42,8 +44,9 @@ pub use crate::record::{Content, Meta, Revision, Stored};
 ///
 /// - Each call is atomic. A write and its announcement are one step: no other node sees one of them
 ///   before the other is done or under way. If the announcement fails, nothing is written.
-/// - Each announcement is delivered, byte for byte, to every [subscriber](Backend::subscribe), in
-///   the order of the writes.
+/// - Each announcement is delivered, byte for byte, to every [subscriber](Backend::subscribe).
+///   Those about one session come in the order of the writes. An announcement may be delivered
+///   again, at any time.
 /// - Each call ends within a bounded time.
 /// - An error means that nothing was done. The exception is
 ///   [`OutcomeUnknown`](crate::StoreErrorKind::OutcomeUnknown): the write may or may not have been

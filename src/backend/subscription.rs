@@ -76,6 +76,12 @@ impl SubscriptionSender {
         sent
     }
 
+    /// Returns `true` unless the subscription has ended.
+    #[cfg(feature = "redis")]
+    pub(crate) fn is_open(&self) -> bool {
+        self.events.as_ref().is_some_and(|sender| !sender.is_closed())
+    }
+
     /// Ends the subscription, and says why. The cause is logged. Of several causes, the first one
     /// counts.
     pub fn end(&mut self, cause: StoreError) {

@@ -93,15 +93,14 @@ pub enum ConfigError {
     RedisUrlParameter,
     /// The Redis URL has a fragment, such as `#insecure`.
     RedisUrlFragment,
-    /// The Redis URL is one of a topology that this crate does not support.
-    RedisUnsupported {
-        /// The topology.
-        feature: &'static str,
-    },
     /// The Redis URL asks for TLS, and the feature `tls` of this crate is disabled.
     RedisTlsDisabled,
     /// The sentinels have no service name, or no address.
     RedisSentinels,
+    /// The cluster has no nodes.
+    RedisClusterNodes,
+    /// A database is selected in a cluster, which has only one.
+    RedisClusterDatabase,
     /// The root certificates for Redis are not PEM, or there is none among them.
     RedisRootCertificates,
     /// The system has no root certificates that could verify the certificate of Redis.
@@ -237,19 +236,22 @@ impl fmt::Display for ConfigError {
                 "the Redis URL cannot be parsed: use a form such as redis://user:password@host:6379/0 or redis+unix:///path/to/socket",
             ),
             Self::RedisUrlParameter => f.write_str(
-                "the Redis URL has an unknown parameter: known are `db`, for a Unix socket also `user` and `pass`, for Sentinel also `node`, `sentinelServiceName`, `sentinelUsername` and `sentinelPassword`; `?` in a password must be written as `%3F`",
+                "the Redis URL has an unknown parameter: known are `db`, for a Unix socket also `user` and `pass`, for a cluster `node`, for Sentinel also `node`, `sentinelServiceName`, `sentinelUsername` and `sentinelPassword`; `?` in a password must be written as `%3F`",
             ),
             Self::RedisUrlFragment => f.write_str(
                 "the Redis URL has a fragment: certificates are always verified, so use RedisTls::root_certificates instead of `#insecure`; `#` in a password must be written as `%23`",
             ),
-            Self::RedisUnsupported { feature } => {
-                write!(f, "the Redis URL asks for {feature}, which is not supported: use the URL of one server")
-            }
             Self::RedisTlsDisabled => f.write_str(
                 "the Redis URL asks for TLS: enable the feature `tls` of the crate clustered-sessions",
             ),
             Self::RedisSentinels => f.write_str(
                 "the sentinels need a service name and at least one address: set RedisSentinels::new, or `sentinelServiceName` in the URL",
+            ),
+            Self::RedisClusterNodes => f.write_str(
+                "the cluster has no nodes: give RedisCluster::new the address of at least one",
+            ),
+            Self::RedisClusterDatabase => f.write_str(
+                "a Redis Cluster has no databases: leave the number out, and tell applications apart by RedisConfig::key_prefix",
             ),
             Self::RedisRootCertificates => f.write_str(
                 "root_certificates has no certificate in PEM, or one that cannot be parsed: give it the text between and including `-----BEGIN CERTIFICATE-----` and `-----END CERTIFICATE-----`",

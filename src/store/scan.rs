@@ -74,10 +74,10 @@ impl<T: SessionData> SessionStore<T> {
     pub async fn size(&self) -> Result<u64, StoreError> {
         let mut scan = Scan::new(self.clone());
         let mut size = 0;
-        let mut starts = scan.starts;
+        let mut rounds = scan.rounds;
         while let Some(page) = scan.next_page().await? {
-            if scan.starts != starts {
-                (size, starts) = (0, scan.starts);
+            if scan.rounds != rounds {
+                (size, rounds) = (0, scan.rounds);
             }
             size += page.ids.len() as u64;
         }
@@ -132,6 +132,8 @@ pub(super) struct Scan<T> {
     position: Position,
     /// Number of times that the scan has started, including the first.
     starts: u32,
+    /// Number of times that the scan has visited the sessions anew.
+    rounds: u32,
     followed: FollowedTombstones,
 }
 
@@ -162,6 +164,7 @@ impl<T: SessionData> Scan<T> {
             owner: None,
             position: Position::Start,
             starts: 1,
+            rounds: 0,
             followed: FollowedTombstones::default(),
         }
     }
@@ -184,13 +187,15 @@ impl<T: SessionData> Scan<T> {
                 None => backend.scan(cursor).await?,
             };
             match page {
-                Page::Ids { ids, moved, next } => {
+                Page::Ids { ids, moved, next, again } => {
                     self.position = next.map_or(Position::End, Position::At);
+                    self.rounds += u32::from(again);
                     return Ok(Some(ScanPage { ids, moved }));
                 }
                 Page::Restart => {
                     self.position = Position::Start;
                     self.starts += 1;
+                    self.rounds += 1;
                 }
             }
         }

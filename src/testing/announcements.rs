@@ -1,5 +1,6 @@
 //! Checks of announcements and subscriptions.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{LONG, PATIENCE, any_id, any_record, later, ok, same, tombstone, with_payload};
@@ -28,7 +29,7 @@ pub(super) async fn a_subscription_is_confirmed_and_alive(backend: &impl Backend
 }
 
 pub(super) async fn writes_are_announced_in_order(backend: &impl Backend) {
-    let mut subscription = ok(backend.subscribe(HEARTBEAT).await);
+    let subscription = ok(backend.subscribe(HEARTBEAT).await);
     let (id, base) = (any_id(), any_record(Revision::first()));
     let new = with_payload(base.meta.revision.next(), "new");
     ok(backend.create(&id, &base, LONG).await);
@@ -36,19 +37,29 @@ pub(super) async fn writes_are_announced_in_order(backend: &impl Backend) {
     ok(backend.delete(&id, b"delete").await);
     ok(backend.create(&id, &base, LONG).await);
     ok(backend.delete_if(&id, base.meta.revision, b"delete if").await);
-    ok(backend.publish(b"publish\0\xff\n").await);
-    ok(backend.clear(b"clear").await);
-    for expected in [&b"update"[..], b"delete", b"delete if", b"publish\0\xff\n", b"clear"] {
+    let mut messages = Messages::of(subscription);
+    for expected in [&b"update"[..], b"delete", b"delete if"] {
         same(
-            &message(&mut subscription).await,
+            &messages.next().await,
             &expected.to_vec(),
-            "announcements arrive in the order of the writes",
+            "announcements about a session arrive in the order of the writes",
         );
     }
 }
 
+pub(super) async fn announcements_about_no_session_arrive(backend: &impl Backend) {
+    let subscription = ok(backend.subscribe(HEARTBEAT).await);
+    ok(backend.publish(b"publish\0\xff\n").await);
+    ok(backend.clear(b"clear").await);
+    same(
+        &Messages::of(subscription).next_as_set(2).await,
+        &BTreeSet::from([b"publish\0\xff\n".to_vec(), b"clear".to_vec()]),
+        "`publish` and `clear` are announced, byte for byte",
+    );
+}
+
 pub(super) async fn calls_that_change_nothing_are_not_announced(backend: &impl Backend) {
-    let mut subscription = ok(backend.subscribe(HEARTBEAT).await);
+    let subscription = ok(backend.subscribe(HEARTBEAT).await);
     let (id, base) = (any_id(), any_record(Revision::first()));
     let new = with_payload(base.meta.revision.next(), "new");
     ok(backend.create(&id, &base, LONG).await);
@@ -60,31 +71,24 @@ pub(super) async fn calls_that_change_nothing_are_not_announced(backend: &impl B
     ok(backend.update(Update::new(&id, base.meta.revision, &new, LONG, b"repeated")).await);
     ok(backend.publish(b"end").await);
     same(
-        &message(&mut subscription).await,
-        &b"saved".to_vec(),
-        "creations, conflicts and touches are not announced",
-    );
-    same(
-        &message(&mut subscription).await,
-        &b"end".to_vec(),
-        "a retry that changes nothing is not announced",
+        &Messages::of(subscription).next_as_set(2).await,
+        &BTreeSet::from([b"saved".to_vec(), b"end".to_vec()]),
+        "creations, conflicts, touches, and retries that change nothing are not announced",
     );
 }
 
 pub(super) async fn each_deletion_is_announced(backend: &impl Backend) {
-    let mut subscription = ok(backend.subscribe(HEARTBEAT).await);
+    let subscription = ok(backend.subscribe(HEARTBEAT).await);
     let moved = any_id();
     ok(backend.create(&moved, &tombstone(Revision::first(), any_id()), LONG).await);
     ok(backend.delete(&any_id(), b"gone").await);
     ok(backend.delete(&moved, b"moved").await);
     ok(backend.delete_if(&any_id(), Revision::first(), b"gone, too").await);
-    for expected in [&b"gone"[..], b"moved", b"gone, too"] {
-        same(
-            &message(&mut subscription).await,
-            &expected.to_vec(),
-            "a deletion is announced even if there is no record",
-        );
-    }
+    same(
+        &Messages::of(subscription).next_as_set(3).await,
+        &[&b"gone"[..], b"moved", b"gone, too"].map(<[u8]>::to_vec).into(),
+        "a deletion is announced even if there is no record",
+    );
 }
 
 pub(super) async fn alive_comes_after_all_announcements_before_it(backend: &impl Backend) {
@@ -107,12 +111,12 @@ pub(super) async fn alive_comes_after_all_announcements_before_it(backend: &impl
 }
 
 pub(super) async fn each_subscriber_receives_each_announcement(backend: &impl Backend) {
-    let mut one = ok(backend.subscribe(HEARTBEAT).await);
-    let mut two = ok(backend.subscribe(HEARTBEAT).await);
+    let mut one = Messages::of(ok(backend.subscribe(HEARTBEAT).await));
+    let mut two = Messages::of(ok(backend.subscribe(HEARTBEAT).await));
     ok(backend.publish(b"both").await);
-    for subscription in [&mut one, &mut two] {
+    for messages in [&mut one, &mut two] {
         same(
-            &message(subscription).await,
+            &messages.next().await,
             &b"both".to_vec(),
             "each subscriber receives each announcement",
         );
@@ -120,7 +124,7 @@ pub(super) async fn each_subscriber_receives_each_announcement(backend: &impl Ba
     drop(one);
     ok(backend.publish(b"the other").await);
     same(
-        &message(&mut two).await,
+        &two.next().await,
         &b"the other".to_vec(),
         "a subscriber that leaves does not affect the others",
     );
@@ -134,11 +138,34 @@ async fn next(subscription: &mut Subscription) -> Event {
     }
 }
 
-/// Returns the next message and skips other events.
-async fn message(subscription: &mut Subscription) -> Vec<u8> {
-    loop {
-        if let Event::Message(message) = next(subscription).await {
-            return message.to_vec();
+/// The announcements of a subscription. Each may arrive several times.
+struct Messages {
+    subscription: Subscription,
+    received: BTreeSet<Vec<u8>>,
+}
+
+impl Messages {
+    fn of(subscription: Subscription) -> Self {
+        Messages { subscription, received: BTreeSet::new() }
+    }
+
+    /// Returns the next message that has not been received before.
+    async fn next(&mut self) -> Vec<u8> {
+        loop {
+            if let Event::Message(message) = next(&mut self.subscription).await
+                && self.received.insert(message.to_vec())
+            {
+                return message.to_vec();
+            }
         }
+    }
+
+    /// Returns this number of messages that have not been received before.
+    async fn next_as_set(&mut self, number: usize) -> BTreeSet<Vec<u8>> {
+        let mut messages = BTreeSet::new();
+        while messages.len() < number {
+            messages.insert(self.next().await);
+        }
+        messages
     }
 }

@@ -79,6 +79,7 @@ pub async fn conformance<B: Backend>(make: impl AsyncFn() -> B) {
         records::clear_leaves_nothing,
         announcements::a_subscription_is_confirmed_and_alive,
         announcements::writes_are_announced_in_order,
+        announcements::announcements_about_no_session_arrive,
         announcements::calls_that_change_nothing_are_not_announced,
         announcements::each_deletion_is_announced,
         announcements::alive_comes_after_all_announcements_before_it,

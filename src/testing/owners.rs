@@ -45,7 +45,7 @@ async fn entries(backend: &impl Backend, owner: &OwnerTag) -> HashSet<SessionId>
     let (mut found, mut cursor) = (HashSet::new(), None::<Cursor>);
     loop {
         match ok(backend.sessions_of_owner(owner, cursor.as_ref()).await) {
-            Page::Ids { ids, moved, next } => {
+            Page::Ids { ids, moved, next, .. } => {
                 same(&moved, &Vec::new(), "a page of an owner index has no moved ids");
                 found.extend(ids);
                 cursor = next;

@@ -249,7 +249,7 @@ pub(super) async fn a_scan_finds_each_session_and_reports_tombstones_apart(backe
     let (mut found, mut moved_to, mut cursor) = (HashSet::new(), HashSet::new(), None);
     loop {
         match ok(backend.scan(cursor.as_ref()).await) {
-            Page::Ids { ids, moved, next } => {
+            Page::Ids { ids, moved, next, .. } => {
                 found.extend(ids);
                 moved_to.extend(moved);
                 cursor = next;

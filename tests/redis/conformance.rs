@@ -2,6 +2,7 @@
 
 use clustered_sessions::backend::RedisBackend;
 use clustered_sessions::{RedisConfig, testing};
+use support::cluster::RedisCluster;
 use support::redis::RedisServer;
 use support::sentinel::Service;
 #[cfg(feature = "tls")]
@@ -38,6 +39,19 @@ async fn the_redis_backend_conforms_with_sentinels() {
     let service = Service::start().await;
     let redis = RedisConfig::from_url(&service.url()).unwrap();
     conforms(&service.servers[0], &redis).await;
+}
+
+#[tokio::test]
+async fn the_redis_backend_conforms_on_a_cluster() {
+    let cluster = RedisCluster::start(3, 0).await;
+    let redis = RedisConfig::from_url(&cluster.url()).unwrap();
+    testing::conformance(async || {
+        for (_, server) in cluster.servers() {
+            let () = server.command(&["FLUSHALL"]);
+        }
+        RedisBackend::new(&redis, "announcements").unwrap()
+    })
+    .await;
 }
 
 #[cfg(feature = "tls")]

@@ -26,6 +26,7 @@ mod owners;
 mod production;
 mod quickstart;
 mod redis_announcements;
+mod redis_cluster;
 mod redis_commands;
 mod redis_outage;
 mod redis_pileup;

@@ -64,7 +64,7 @@ impl OwnerIndex {
         let mut lasting = after.filter(|(_, until)| **until > now).map(|(id, _)| *id);
         let ids: Vec<_> = lasting.by_ref().take(PAGE).collect();
         let next = lasting.next().and(ids.last()).map(|id| Cursor::new(id.to_string()));
-        Page::Ids { ids, moved: Vec::new(), next }
+        Page::new(ids, Vec::new(), next)
     }
 
     fn sweep(&mut self, now: Timestamp) {

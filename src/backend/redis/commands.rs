@@ -1,4 +1,4 @@
-//! Commands that need no script, and the key that they use.
+//! Commands that need no script, and keys that are no session's.
 
 use redis::{Cmd, cmd};
 
@@ -14,4 +14,9 @@ pub(super) fn get_from_master(key: &str) -> Cmd {
 /// Returns a key with the prefix that is never written, for what needs a key and uses none.
 pub(super) fn idle_key(prefix: &str) -> String {
     format!("{prefix}beat")
+}
+
+/// Returns the beginning of the key of a subscription's heartbeats.
+pub(super) fn beat_key(prefix: &str) -> String {
+    format!("{prefix}beat:")
 }

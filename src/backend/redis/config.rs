@@ -1,6 +1,7 @@
 //! The servers of a Redis backend, and how to reach them.
 
 mod address;
+mod cluster;
 mod credentials;
 mod sentinel;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use self::address::RedisAddress;
+pub use self::cluster::RedisCluster;
 pub(super) use self::credentials::CredentialsSource;
 pub use self::credentials::RedisCredentials;
 pub use self::sentinel::RedisSentinels;
@@ -28,8 +30,8 @@ use super::dialer::Dialer;
 use super::transport::Transport;
 use crate::error::ConfigError;
 
-/// The configuration of the Redis backend: one server (7.0 or later) that is a master, or a master
-/// that sentinels name.
+/// The configuration of the Redis backend: one server (7.0 or later) that is a master, a master that
+/// sentinels name, or a cluster.
 ///
 /// The `Debug` output contains neither user nor password.
 ///
@@ -90,6 +92,7 @@ pub struct RedisConfig {
 pub(super) enum Servers {
     Single(RedisAddress),
     Sentinel(RedisSentinels),
+    Cluster(RedisCluster),
 }
 
 impl RedisConfig {
@@ -122,6 +125,27 @@ impl RedisConfig {
         Self::with_servers(Servers::Sentinel(sentinels))
     }
 
+    /// Creates a configuration for a Redis Cluster. Without a password.
+    ///
+    /// The node sends each command to the master that has the key's slot. It receives announcements
+    /// from every master, and uses its cache only while all of them prove that they arrive and name
+    /// the same masters.
+    ///
+    /// # Cost
+    ///
+    /// Two connections to each master, and four heartbeats per
+    /// [`max_staleness`](crate::ClusterConfig::max_staleness) over one of them. Each node
+    /// receives each announcement once from every master.
+    ///
+    /// # Risk
+    ///
+    /// A failover can lose acknowledged writes, logouts included, because Redis replicates
+    /// asynchronously. Set `min-replicas-to-write` to bound what a master acknowledges after it was
+    /// cut off.
+    pub fn cluster(cluster: RedisCluster) -> Self {
+        Self::with_servers(Servers::Cluster(cluster))
+    }
+
     fn with_servers(servers: Servers) -> Self {
         RedisConfig {
             servers,
@@ -145,6 +169,8 @@ impl RedisConfig {
     /// | `redis+unix:///path[?db=0&user=…&pass=…]` | a Unix domain socket |
     /// | `redis-sentinel://[user][:password]@host[:port][/database]?sentinelServiceName=name[&node=host[:port]]…` | the master that the [sentinels](Self::sentinel) name |
     /// | `rediss-sentinel://…` | the same, with TLS to sentinels and servers |
+    /// | `redis-cluster://[user][:password]@host[:port][?node=host[:port]]…` | a [cluster](Self::cluster) that these servers belong to |
+    /// | `rediss-cluster://…` | the same, with TLS |
     ///
     /// `valkey` for `redis`, and `unix` for `redis+unix`, mean the same. The port defaults to 6379,
     /// that of a sentinel to 26379. The user and password of a sentinel URL are those of the
@@ -326,6 +352,9 @@ impl RedisConfig {
                 Transport::new(&self.connector, self.tls.as_ref(), std::slice::from_ref(address))?
             }
             Servers::Sentinel(_) => Transport::new(&self.connector, self.tls.as_ref(), &[])?,
+            Servers::Cluster(cluster) => {
+                Transport::new(&self.connector, self.tls.as_ref(), &cluster.nodes)?
+            }
         };
         #[cfg(not(feature = "tls"))]
         let transport = Transport::new(&self.connector);
@@ -345,6 +374,15 @@ impl RedisConfig {
         Ok(Dialer { transport, credentials: sentinels.credentials(), database: 0 })
     }
 
+    /// Returns `true` if the servers are better reached by their names than by their IP addresses.
+    pub(super) fn names_servers(&self) -> bool {
+        #[cfg(feature = "tls")]
+        let is_encrypted = self.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        let is_encrypted = false;
+        is_encrypted
+    }
+
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let ends_in_delimiter = self.key_prefix.ends_with([':', '/', '.', '-', '_', '|']);
         let is_literal = !self.key_prefix.contains(['*', '?', '[', ']', '{', '}', '\\']);
@@ -355,6 +393,14 @@ impl RedisConfig {
             && (sentinels.addresses.is_empty() || sentinels.service.is_empty())
         {
             return Err(ConfigError::RedisSentinels);
+        }
+        if let Servers::Cluster(cluster) = &self.servers {
+            if cluster.nodes.is_empty() {
+                return Err(ConfigError::RedisClusterNodes);
+            }
+            if self.database != 0 {
+                return Err(ConfigError::RedisClusterDatabase);
+            }
         }
         if self.connect_timeout.as_millis() == 0 || self.response_timeout.as_millis() == 0 {
             return Err(ConfigError::RedisTimeoutZero);
@@ -368,6 +414,7 @@ impl fmt::Debug for Servers {
         match self {
             Servers::Single(address) => write!(f, "{address}"),
             Servers::Sentinel(sentinels) => sentinels.fmt(f),
+            Servers::Cluster(cluster) => cluster.fmt(f),
         }
     }
 }

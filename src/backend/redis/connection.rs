@@ -15,14 +15,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join;
+use redis::aio::MultiplexedConnection;
 use redis::{Cmd, FromRedisValue, RedisResult, Value};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-pub(super) use self::load::Load;
+use super::dialer::before;
 use super::endpoint::{Endpoint, Link, ServerId};
 use super::error::{Effect, breaks_the_connection, is_wrong_server};
 use super::loads::Loads;
+use super::request::{Arguments, Request, Work};
 use super::scripts::{Script, is_unknown_script};
 use crate::error::{StoreError, StoreErrorKind};
 
@@ -64,6 +66,8 @@ pub(super) struct Connected {
     since: Instant,
     /// The number of moves when it was made.
     moves: u64,
+    /// `true` if another server has sent the request on to this one, for now.
+    asking: bool,
 }
 
 impl ConnectionState {
@@ -93,10 +97,45 @@ impl Connected {
         &self.link.server
     }
 
+    /// Returns what runs commands over the connection.
+    pub(super) fn commands(&self) -> MultiplexedConnection {
+        self.link.wire.commands.clone()
+    }
+
     /// Returns the number of moves when the connection was made: see
     /// [`moves_on_from`](SharedConnection::moves_on_from).
     pub(super) fn moves(&self) -> u64 {
         self.moves
+    }
+
+    /// Returns the connection for a request that another server has answered with `ASK`: the server
+    /// at the other end is importing the slot.
+    pub(super) fn asking(self) -> Self {
+        Connected { asking: true, ..self }
+    }
+
+    /// Returns what sends commands over the connection, without keeping it alive.
+    fn sender(&self) -> Sender {
+        Sender { commands: self.link.wire.commands.clone(), asking: self.asking }
+    }
+}
+
+/// Sends a command over a connection, which may end meanwhile.
+struct Sender {
+    commands: MultiplexedConnection,
+    asking: bool,
+}
+
+impl Sender {
+    async fn send(mut self, command: &Cmd) -> RedisResult<Value> {
+        if !self.asking {
+            return self.commands.send_packed_command(command).await;
+        }
+        // Nothing comes between the two, although others use the connection, too.
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("ASKING").add_command(command.clone());
+        let mut replies = self.commands.send_packed_commands(&pipeline, 1, 1).await?;
+        Ok(replies.pop().unwrap_or(Value::Nil))
     }
 }
 
@@ -123,22 +162,6 @@ impl SharedConnection {
         &self.endpoint
     }
 
-    /// Runs a command in one round trip. If the connection breaks, the command is run again over a
-    /// new one, so it must be idempotent.
-    pub(super) async fn run_idempotent<R: FromRedisValue>(
-        &self,
-        command: &Cmd,
-    ) -> Result<R, StoreError> {
-        let effect = Effect::Idempotent;
-        let connected = self.connected().await?;
-        let mut reply = self.send(&connected, command, effect).await?;
-        if reply.as_ref().is_err_and(breaks_the_connection) {
-            let connected = self.connected().await?;
-            reply = self.send(&connected, command, effect).await?;
-        }
-        effect.interpret(reply)
-    }
-
     /// Runs a command in one round trip over this connection.
     pub(super) async fn run_on<R: FromRedisValue>(
         &self,
@@ -149,25 +172,22 @@ impl SharedConnection {
         effect.interpret(self.send(connected, command, effect).await?)
     }
 
-    /// Runs a script in one round trip, or two if the server does not know the script yet.
-    pub(super) async fn run_script<R: FromRedisValue>(
-        &self,
-        script: &Script,
-        effect: Effect,
-        add_arguments: impl Fn(&mut Cmd),
-    ) -> Result<R, StoreError> {
-        let connected = self.connected().await?;
-        self.run_script_on(&connected, script, effect, add_arguments).await
-    }
-
-    pub(super) async fn run_script_on<R: FromRedisValue>(
+    /// Carries a request out over this connection, in one round trip, or two if the server does not
+    /// know a script yet. Returns the server's reply, which may be an error.
+    pub(super) async fn carry_out(
         &self,
         connected: &Connected,
-        script: &Script,
-        effect: Effect,
-        add_arguments: impl Fn(&mut Cmd),
-    ) -> Result<R, StoreError> {
-        effect.interpret(self.send_script(connected, script, effect, add_arguments).await?)
+        request: &Request<'_>,
+    ) -> Result<RedisResult<Value>, StoreError> {
+        match request.work {
+            Work::Command(command) => self.send(connected, command, request.effect).await,
+            Work::Script(script, arguments) => {
+                self.send_script(connected, script, request.effect, arguments).await
+            }
+            Work::Load(_, without_writing) => {
+                self.send_load(connected, request.key, without_writing).await
+            }
+        }
     }
 
     /// Runs a command that a replica would carry out, too, but only on a writable master, in one
@@ -185,17 +205,16 @@ impl SharedConnection {
         reply
     }
 
-    /// Runs a script and returns the server's reply, which may be an error.
-    pub(super) async fn send_script(
+    async fn send_script(
         &self,
         connected: &Connected,
         script: &Script,
         effect: Effect,
-        add_arguments: impl Fn(&mut Cmd),
+        arguments: &Arguments<'_>,
     ) -> Result<RedisResult<Value>, StoreError> {
-        let mut reply = self.send(connected, &script.by_digest(&add_arguments), effect).await?;
+        let mut reply = self.send(connected, &script.by_digest(arguments), effect).await?;
         if reply.as_ref().is_err_and(is_unknown_script) {
-            reply = self.send(connected, &script.by_code(&add_arguments), effect).await?;
+            reply = self.send(connected, &script.by_code(arguments), effect).await?;
         }
         Ok(reply.map_err(|error| script.name_the_command(error)))
     }
@@ -209,8 +228,7 @@ impl SharedConnection {
         effect: Effect,
     ) -> Result<RedisResult<Value>, StoreError> {
         let received_before = connected.link.wire.received.get();
-        let mut commands = connected.link.wire.commands.clone();
-        let reply = commands.send_packed_command(command);
+        let reply = connected.sender().send(command);
         match tokio::time::timeout(self.response_timeout, reply).await {
             Ok(reply) => Ok(self.replied(connected, reply)),
             Err(elapsed) => {
@@ -289,8 +307,8 @@ impl SharedConnection {
                     self.moves.send_modify(|moves| *moves += 1);
                     moves += 1;
                 }
-                let connected =
-                    Connected { link, generation: state.attempts, since: Instant::now(), moves };
+                let (generation, since) = (state.attempts, Instant::now());
+                let connected = Connected { link, generation, since, moves, asking: false };
                 state.current = Some(connected.clone());
                 Ok(connected)
             }
@@ -323,11 +341,6 @@ impl SharedConnection {
         }
     }
 
-    /// Succeeds if a writable master answers.
-    pub(super) async fn probe(&self) -> Result<(), StoreError> {
-        self.run_idempotent(self.endpoint.probe()).await
-    }
-
     /// Waits until nothing counts any more that the server proved to which commands were sent when
     /// this was the number of moves: they have been sent to another server since, the server has
     /// said that it is no writable master, or the backend is closed.
@@ -349,6 +362,14 @@ impl SharedConnection {
 
     pub(super) fn response_timeout(&self) -> Duration {
         self.response_timeout
+    }
+
+    /// Limits what takes one round trip in time.
+    pub(super) async fn within_timeout<R>(
+        &self,
+        work: impl Future<Output = Result<R, StoreError>>,
+    ) -> Result<R, StoreError> {
+        before(Instant::now() + self.response_timeout, work).await
     }
 
     pub(super) fn close(&self) {

@@ -102,6 +102,11 @@ pub(super) fn is_about_slots(error: &RedisError) -> bool {
     Refusal::of(error) == Some(Refusal::SeveralSlots)
 }
 
+/// Returns `true` if the server did nothing because another server of its cluster has the key.
+pub(super) fn is_redirect(error: &RedisError) -> bool {
+    error.redirect_node().is_some()
+}
+
 /// Returns `true` if the connection can no longer be used.
 pub(super) fn breaks_the_connection(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Io

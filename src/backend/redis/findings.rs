@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::server_info::{evicting_policy, software};
-use crate::backend::{BackendInfo, HistoryProof, ServerInfo};
+use crate::backend::{HistoryProof, ServerInfo};
 use crate::clock::Timestamp;
 
 /// `INFO` as a command of its own.
@@ -79,13 +79,11 @@ impl Findings {
         state.note(INFO_IN_SCRIPTS, only_in_scripts);
     }
 
-    pub(super) fn to_info(&self) -> BackendInfo {
+    /// Returns the findings, or `None` before the first connection.
+    pub(super) fn to_info(&self) -> Option<ServerInfo> {
         let state = self.state();
-        if !state.known {
-            return BackendInfo::default();
-        }
         let refused = state.refused.iter().map(|command| (*command).to_owned()).collect();
-        BackendInfo::new(vec![ServerInfo::new(state.software.clone(), state.history, refused)])
+        state.known.then(|| ServerInfo::new(state.software.clone(), state.history, refused))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -139,7 +137,7 @@ mod tests {
     use super::*;
 
     fn refused(findings: &Findings) -> Vec<String> {
-        findings.to_info().servers.remove(0).refused
+        findings.to_info().unwrap().refused
     }
 
     fn answers(info: Option<&str>, refuses_time: bool) -> Answers {
@@ -150,10 +148,10 @@ mod tests {
     #[test]
     fn nothing_is_said_about_a_server_before_the_first_connection() {
         let findings = Findings::default();
-        assert_eq!(findings.to_info(), BackendInfo::default());
+        assert_eq!(findings.to_info(), None);
         findings.connected(&answers(Some("redis_version:8.0.0\r\n"), false));
         let server = ServerInfo::new(Some("redis 8.0.0".into()), HistoryProof::NoneYet, vec![]);
-        assert_eq!(findings.to_info().servers, [server]);
+        assert_eq!(findings.to_info(), Some(server));
     }
 
     #[test]
@@ -165,7 +163,7 @@ mod tests {
         findings.proven_by(HistoryProof::HeartbeatsAlone);
         assert_eq!(refused(&findings), [INFO_IN_SCRIPTS]);
         findings.subscribing();
-        assert_eq!(findings.to_info().servers[0].history, HistoryProof::NoneYet);
+        assert_eq!(findings.to_info().unwrap().history, HistoryProof::NoneYet);
         assert_eq!(refused(&findings), [INFO_IN_SCRIPTS], "it is not logged again");
         findings.proven_by(HistoryProof::ReplicationIdAndHeartbeats);
         assert_eq!(refused(&findings), [""; 0], "the server permits it now");

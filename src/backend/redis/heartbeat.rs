@@ -78,6 +78,11 @@ impl HeartbeatTracker {
         self.last
     }
 
+    /// Forgets a heartbeat that is not sent after all.
+    pub(super) fn withdraw(&mut self, number: u64) {
+        self.pending.retain(|(sent, _)| *sent != number);
+    }
+
     /// Interprets what the script has published: the number of the heartbeat, the server's
     /// replication id and its time as far as they can be had, and what the subscription's key held
     /// before and holds now.
@@ -252,5 +257,7 @@ mod tests {
             tracker.send(start);
         }
         assert!(tracker.is_overdue(start, SECOND));
+        tracker.withdraw(1);
+        assert!(!tracker.is_overdue(start, SECOND));
     }
 }

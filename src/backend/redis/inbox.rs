@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::findings::Findings;
 use super::heartbeat::{HeartbeatTracker, Reply};
-use crate::backend::{Event, SubscriptionSender};
+use super::merge::Merge;
 use crate::clock::ServerTime;
 use crate::error::{StoreError, StoreErrorKind};
 
@@ -18,17 +18,22 @@ use crate::error::{StoreError, StoreErrorKind};
 /// The connection's task calls [`receive`](Self::receive) for each message, so a heartbeat cannot
 /// overtake an announcement.
 pub(super) struct Inbox {
-    channel: String,
-    private: String,
+    channels: Channels,
     time: Arc<ServerTime>,
     findings: Arc<Findings>,
-    state: Mutex<State>,
+    merge: Arc<Merge>,
+    /// The number of the server in the merged subscription.
+    server: usize,
+    heartbeats: Mutex<HeartbeatTracker>,
     phase: watch::Sender<Phase>,
 }
 
-struct State {
-    events: SubscriptionSender,
-    heartbeats: HeartbeatTracker,
+/// The channels of a subscription.
+pub(super) struct Channels {
+    /// The channel of announcements.
+    pub(super) all: String,
+    /// The channel to which no other subscription listens.
+    pub(super) private: String,
 }
 
 /// Returns the error of a subscription that has ended.
@@ -48,30 +53,25 @@ pub(super) enum Phase {
 
 impl Inbox {
     pub(super) fn new(
-        channel: String,
-        private: String,
+        channels: Channels,
         time: Arc<ServerTime>,
         findings: Arc<Findings>,
-        events: SubscriptionSender,
+        merge: Arc<Merge>,
+        server: usize,
     ) -> Self {
         Inbox {
-            channel,
-            private,
+            channels,
             time,
             findings,
-            state: Mutex::new(State { events, heartbeats: HeartbeatTracker::default() }),
+            merge,
+            server,
+            heartbeats: Mutex::default(),
             phase: watch::Sender::new(Phase::Unproven),
         }
     }
 
-    /// Returns the channel of announcements.
-    pub(super) fn channel(&self) -> &str {
-        &self.channel
-    }
-
-    /// Returns the channel to which no other subscription listens.
-    pub(super) fn private(&self) -> &str {
-        &self.private
+    pub(super) fn channels(&self) -> &Channels {
+        &self.channels
     }
 
     /// Waits until the subscription has reached this phase, and returns the one that it is in.
@@ -84,76 +84,85 @@ impl Inbox {
 
     /// Returns a future that ends when the listener drops the subscription.
     pub(super) fn dropped_by_listener(&self) -> impl Future<Output = ()> + Send + use<> {
-        self.state().events.closed()
-    }
-
-    /// Ends the subscription for this cause, unless it has ended already.
-    pub(super) fn end(&self, cause: StoreError) {
-        self.state().events.end(cause);
-        self.phase.send_replace(Phase::Ended);
+        self.merge.closed()
     }
 
     /// Makes the first heartbeat prove that the subscription's server has what was written under
     /// the subscription's key over another connection.
     pub(super) fn expect(&self, nonce: u64) {
-        self.state().heartbeats.expect(nonce);
+        self.heartbeats().expect(nonce);
     }
 
     /// Records that a heartbeat is sent now, and returns its number.
     pub(super) fn heartbeat_sent(&self, now: Instant) -> u64 {
-        self.state().heartbeats.send(now)
+        self.heartbeats().send(now)
+    }
+
+    /// Forgets a heartbeat that is not sent after all.
+    pub(super) fn withdraw(&self, number: u64) {
+        self.heartbeats().withdraw(number);
     }
 
     /// Returns `true` if a heartbeat has been pending for longer than `patience`, or too many are.
     pub(super) fn is_overdue(&self, now: Instant, patience: Duration) -> bool {
-        self.state().heartbeats.is_overdue(now, patience)
+        self.heartbeats().is_overdue(now, patience)
     }
 
     /// Takes what the server has sent over the connection.
     pub(super) fn receive(&self, push: PushInfo) {
-        let mut state = self.state();
+        let mut heartbeats = self.heartbeats();
         let phase = *self.phase.borrow();
         if phase == Phase::Ended {
             return;
         }
-        let next = self.phase_after(push, &mut state, phase);
+        let next = self.phase_after(push, &mut heartbeats, phase);
         if next != phase {
             self.phase.send_replace(next);
         }
     }
 
-    fn phase_after(&self, push: PushInfo, state: &mut State, phase: Phase) -> Phase {
+    fn phase_after(
+        &self,
+        push: PushInfo,
+        heartbeats: &mut HeartbeatTracker,
+        phase: Phase,
+    ) -> Phase {
         let sent = match push.kind {
             PushKind::Disconnection => {
-                state.events.end(ended("the connection of the subscription was closed"));
+                self.merge.end(ended("the connection of the subscription was closed"));
                 return Phase::Ended;
             }
             // It is the second of the two subscriptions, so both are confirmed.
-            PushKind::Subscribe if is_text(push.data.first(), &self.channel) => {
-                state.events.send(Event::Connected)
+            PushKind::Subscribe if is_text(push.data.first(), &self.channels.all) => {
+                self.merge.subscribed(self.server)
             }
             _ => {
                 let Some(message) = Msg::from_push_info(push) else { return phase };
-                if message.get_channel_name() == self.private {
-                    return self.phase_after_heartbeat(&message, state, phase);
+                if message.get_channel_name() == self.channels.private {
+                    return self.phase_after_heartbeat(&message, heartbeats, phase);
                 }
-                state.events.send(Event::Message(message.get_payload_bytes().to_vec().into()))
+                self.merge.announced(message.get_payload_bytes().to_vec().into())
             }
         };
         if sent { phase } else { Phase::Ended }
     }
 
-    fn phase_after_heartbeat(&self, message: &Msg, state: &mut State, phase: Phase) -> Phase {
-        match state.heartbeats.receive(message.get_payload_bytes()) {
+    fn phase_after_heartbeat(
+        &self,
+        message: &Msg,
+        heartbeats: &mut HeartbeatTracker,
+        phase: Phase,
+    ) -> Phase {
+        match heartbeats.receive(message.get_payload_bytes()) {
             Reply::Heartbeat { sent_at, time } => {
                 if let Some(time) = time {
                     self.time.observe(sent_at, now(), time);
                 }
-                self.findings.proven_by(state.heartbeats.proof());
-                if state.events.send(Event::Alive(sent_at)) { Phase::Proven } else { Phase::Ended }
+                self.findings.proven_by(heartbeats.proof());
+                if self.merge.proven(self.server, sent_at) { Phase::Proven } else { Phase::Ended }
             }
             Reply::OtherHistory => {
-                state.events.end(ended(if phase == Phase::Unproven {
+                self.merge.end(ended(if phase == Phase::Unproven {
                     "commands and subscription lead to servers with different data"
                 } else {
                     "the server was demoted between two heartbeats, or has other data now"
@@ -164,8 +173,8 @@ impl Inbox {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn heartbeats(&self) -> MutexGuard<'_, HeartbeatTracker> {
+        self.heartbeats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -184,12 +193,13 @@ fn is_text(value: Option<&Value>, text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Subscription;
+    use crate::backend::{Event, Subscription};
 
     fn inbox() -> (Inbox, Subscription) {
         let (events, subscription) = Subscription::channel();
-        let (all, mine) = ("all".to_owned(), "mine".to_owned());
-        (Inbox::new(all, mine, Arc::default(), Arc::default(), events), subscription)
+        let channels = Channels { all: "all".to_owned(), private: "mine".to_owned() };
+        let merge = Arc::new(Merge::new(events, 1));
+        (Inbox::new(channels, Arc::default(), Arc::default(), merge, 0), subscription)
     }
 
     fn push(kind: PushKind, data: &[&str]) -> PushInfo {

@@ -9,17 +9,19 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use quick_cache::sync::Cache;
+use redis::Value;
 use tokio::sync::watch;
 
-use super::config::{RedisConfig, Servers};
-use super::connection::{Connected, Load, SharedConnection};
+use super::config::RedisConfig;
+use super::connection::{Connected, SharedConnection};
+use super::dialer::Dialer;
 use super::endpoint::{Endpoint, Target};
+use super::error::{Effect, breaks_the_connection};
 use super::findings::Findings;
-use super::sentinel::Sentinels;
+use super::request::{Hop, Reply, Request, Work};
 use crate::clock::ServerTime;
-use crate::error::{ConfigError, StoreError, StoreErrorKind};
+use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
 
 /// Size in bytes from which a record is large.
@@ -32,7 +34,7 @@ const MAX_LOADS: u32 = 512;
 /// Maximum number of loads of large records in flight.
 const MAX_LARGE_LOADS: u32 = 16;
 
-/// The connections for commands.
+/// The connections for commands to one server.
 pub(super) struct Lanes {
     commands: SharedConnection,
     /// For large records. It is made at the first of them.
@@ -42,29 +44,34 @@ pub(super) struct Lanes {
 }
 
 /// A connection of one of the lanes.
-pub(super) struct Lane<'a> {
-    pub(super) connection: &'a SharedConnection,
-    pub(super) connected: Connected,
+struct Lane<'a> {
+    connection: &'a SharedConnection,
+    connected: Connected,
 }
 
 impl Lanes {
-    /// Creates the connections. Does no IO.
-    pub(super) fn new(config: &RedisConfig, time: &Arc<ServerTime>) -> Result<Self, ConfigError> {
-        let moves = watch::Sender::new(0);
-        let target = target(config, moves.clone())?;
-        let dialer = config.dialer()?;
+    /// Creates the connections to a server, which observe its time. Does no IO.
+    ///
+    /// The first is replaced when `moves` is incremented.
+    pub(super) fn new(
+        config: &RedisConfig,
+        target: &Target,
+        dialer: &Dialer,
+        time: &Arc<ServerTime>,
+        moves: watch::Sender<u64>,
+    ) -> Self {
         let findings = Arc::<Findings>::default();
         let connection = |max_loads, moves| {
             let (target, dialer) = (target.clone(), dialer.clone());
             let endpoint = Endpoint::new(config, target, dialer, time.clone(), findings.clone());
             SharedConnection::new(endpoint, config.response_timeout, max_loads, moves)
         };
-        Ok(Lanes {
+        Lanes {
             commands: connection(MAX_LOADS, moves),
             // It follows the other one: see `lane_for_large_records`.
             large_records: connection(MAX_LARGE_LOADS, watch::Sender::new(0)),
             known_large: Cache::new(MAX_KNOWN),
-        })
+        }
     }
 
     /// Returns the connection for all commands but those with large records.
@@ -72,33 +79,54 @@ impl Lanes {
         &self.commands
     }
 
-    /// Reads the record of a session.
-    pub(super) async fn load(
-        &self,
-        id: &SessionId,
-        load: &Load<'_>,
-    ) -> Result<Option<Bytes>, StoreError> {
-        let value = if self.known_large.get(id).is_some() {
-            let Lane { connection, connected } = self.lane_for_large_records().await?;
-            connection.load_on(&connected, load).await?
-        } else {
-            self.commands.load(load).await?
-        };
-        self.note_size(id, value.as_ref().map_or(0, Bytes::len));
-        Ok(value)
+    /// Returns the findings about the server.
+    pub(super) fn findings(&self) -> &Arc<Findings> {
+        self.commands.endpoint().findings()
     }
 
-    /// Returns the connection for a write of a record of this size.
-    pub(super) async fn lane_for(
+    /// Returns `true` if the connections observe this time.
+    pub(super) fn keeps_time(&self, time: &Arc<ServerTime>) -> bool {
+        Arc::ptr_eq(self.commands.endpoint().server_time(), time)
+    }
+
+    /// Carries a request out, and returns the server's reply, which may be an error. If the
+    /// connection breaks, a request that is idempotent is carried out over a new one.
+    pub(super) async fn carry_out(
         &self,
-        id: &SessionId,
-        size: usize,
-    ) -> Result<Lane<'_>, StoreError> {
-        self.note_size(id, size);
-        if size >= LARGE {
-            return self.lane_for_large_records().await;
+        request: &Request<'_>,
+        hop: Hop,
+    ) -> Result<Reply, StoreError> {
+        let mut lane = self.lane(request, hop).await?;
+        let mut result = lane.connection.carry_out(&lane.connected, request).await?;
+        if request.effect == Effect::Idempotent && result.as_ref().is_err_and(breaks_the_connection)
+        {
+            lane = self.lane(request, hop).await?;
+            result = lane.connection.carry_out(&lane.connected, request).await?;
         }
-        Ok(Lane { connection: &self.commands, connected: self.commands.connected().await? })
+        if let (Work::Load(id, _), Ok(value)) = (&request.work, &result) {
+            self.note_size(id, if let Value::BulkString(bytes) = value { bytes.len() } else { 0 });
+        }
+        Ok(request.replied(result, lane.connected.server().clone()))
+    }
+
+    async fn lane(&self, request: &Request<'_>, hop: Hop) -> Result<Lane<'_>, StoreError> {
+        let is_large = match (&request.work, request.record) {
+            (Work::Load(id, _), _) => self.known_large.get(*id).is_some(),
+            (_, Some((id, size))) => {
+                self.note_size(id, size);
+                size >= LARGE
+            }
+            _ => false,
+        };
+        let mut lane = if is_large {
+            self.lane_for_large_records().await?
+        } else {
+            Lane { connection: &self.commands, connected: self.commands.connected().await? }
+        };
+        if hop == Hop::Asking {
+            lane.connected = lane.connected.asking();
+        }
+        Ok(lane)
     }
 
     /// Returns a connection to the server that gets all other commands, too. The subscription is
@@ -129,17 +157,5 @@ impl Lanes {
     pub(super) fn close(&self) {
         self.commands.close();
         self.large_records.close();
-    }
-}
-
-/// Returns where the server is. Sentinels increment `moves` when they name another one.
-fn target(config: &RedisConfig, moves: watch::Sender<u64>) -> Result<Target, ConfigError> {
-    match &config.servers {
-        Servers::Single(address) => Ok(Target::Fixed(address.clone())),
-        Servers::Sentinel(service) => {
-            let dialer = config.sentinel_dialer(service)?;
-            let sentinels = Sentinels::new(service, &dialer, config.connect_timeout, moves);
-            Ok(Target::Sentinel(Arc::new(sentinels)))
-        }
     }
 }

@@ -1,5 +1,6 @@
 //! Sessions in Redis (7.0 or later): one round trip per operation.
 
+mod cluster;
 mod commands;
 mod config;
 mod connection;
@@ -11,15 +12,19 @@ mod error;
 mod findings;
 mod heartbeat;
 mod inbox;
+mod keys;
 mod lanes;
 mod limiter;
 mod loads;
+mod merge;
 mod refusal;
+mod request;
 mod scan;
 mod scripts;
 mod sentinel;
 mod server_info;
 mod subscribe;
+mod topology;
 mod transport;
 
 use std::fmt;
@@ -27,16 +32,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use redis::{FromRedisValue, Value, cmd, from_redis_value};
+use futures_util::future::try_join_all;
+use redis::{Cmd, FromRedisValue, Value, cmd, from_redis_value};
 
-use self::commands::idle_key;
 #[cfg(feature = "tls")]
 pub use self::config::RedisTls;
-pub use self::config::{RedisAddress, RedisConfig, RedisCredentials, RedisSentinels};
-use self::connection::Load;
+pub use self::config::{RedisAddress, RedisCluster, RedisConfig, RedisCredentials, RedisSentinels};
 use self::error::Effect;
-use self::lanes::{Lane, Lanes};
-use self::scripts::Scripts;
+use self::keys::{PAGE, Place, next_cursor};
+use self::request::{Arguments, Request};
+use self::scripts::{Script, Scripts};
+use self::topology::Topology;
 use super::{
     Backend, BackendInfo, Created, Cursor, Deleted, OwnerTag, Page, Revision, Stored, Subscription,
     Timestamp, Touched, Update, Updated,
@@ -44,6 +50,9 @@ use super::{
 use crate::clock::{ServerTime, millis};
 use crate::error::{ConfigError, StoreError, StoreErrorKind};
 use crate::id::SessionId;
+
+/// Maximum number of times that `clear` starts, including the first.
+const MAX_STARTS: u32 = 8;
 
 /// Sessions in Redis (7.0 or later).
 ///
@@ -60,7 +69,7 @@ pub struct RedisBackend {
 
 /// State that operations and subscriptions share.
 struct RedisInner {
-    lanes: Lanes,
+    topology: Topology,
     scripts: Scripts,
     key_prefix: String,
     channel: String,
@@ -86,7 +95,7 @@ impl RedisBackend {
         config.check()?;
         Ok(RedisBackend {
             shared: Arc::new(RedisInner {
-                lanes: Lanes::new(config, time)?,
+                topology: Topology::new(config, time)?,
                 scripts: Scripts::new(),
                 key_prefix: config.key_prefix.clone(),
                 channel: channel.to_owned(),
@@ -143,14 +152,19 @@ fn unexpected() -> StoreError {
         .with_source("the reply of the server has an unexpected form")
 }
 
+fn too_many_changes() -> StoreError {
+    StoreError::from(StoreErrorKind::Unavailable)
+        .with_source("the servers changed too often during the scan")
+}
+
 #[deny(clippy::missing_trait_methods)]
 impl Backend for RedisBackend {
     async fn load(&self, id: &SessionId) -> Result<Option<Stored>, StoreError> {
-        let RedisInner { lanes, scripts, .. } = &*self.shared;
+        let RedisInner { topology, scripts, .. } = &*self.shared;
         let key = self.shared.key(id);
-        let load = Load { key: &key, without_writing: &scripts.load_without_writing };
-        let value = lanes.load(id, &load).await;
-        let value = value.map_err(|error| error.with_session_id(id))?;
+        let request = Request::load(&key, id, &scripts.load_without_writing);
+        let value: Option<Bytes> =
+            topology.run(&request).await.map_err(|error| error.with_session_id(id))?;
         value.map(Stored::from_bytes).transpose().map_err(|error| error.with_session_id(id))
     }
 
@@ -160,28 +174,27 @@ impl Backend for RedisBackend {
         stored: &Stored,
         ttl: Duration,
     ) -> Result<Created, StoreError> {
-        let value = stored.to_bytes();
+        let (key, value) = (self.shared.key(id), stored.to_bytes());
         let mut command = cmd("SET");
-        command.arg(self.shared.key(id)).arg(&value[..]).arg("NX").arg("PX").arg(millis(ttl));
-        let Lane { connection, connected } = self.shared.lanes.lane_for(id, value.len()).await?;
-        let answer: Option<String> =
-            connection.run_on(&connected, &command, Effect::Mutating).await?;
+        command.arg(&key).arg(&value[..]).arg("NX").arg("PX").arg(millis(ttl));
+        let request =
+            Request::command(&key, &command, Effect::Mutating).with_record(id, value.len());
+        let answer: Option<String> = self.shared.topology.run(&request).await?;
         Ok(if answer.is_some() { Created::Created } else { Created::Exists })
     }
 
     async fn update(&self, update: Update<'_>) -> Result<Updated, StoreError> {
         let Update { id, expected, stored, ttl, announcement } = update;
-        let RedisInner { lanes, scripts, channel, .. } = &*self.shared;
+        let RedisInner { topology, scripts, channel, .. } = &*self.shared;
         let (key, value) = (self.shared.key(id), stored.to_bytes());
-        let Lane { connection, connected } = lanes.lane_for(id, value.len()).await?;
-        let answer = connection
-            .run_script_on(&connected, &scripts.update, Effect::Mutating, |command| {
-                command.arg(1).arg(&key);
-                command.arg(expected.as_bytes()).arg(stored.meta.revision.as_bytes());
-                command.arg(&value[..]).arg(millis(ttl)).arg(channel).arg(announcement);
-            })
-            .await?;
-        match answer {
+        let arguments = |command: &mut Cmd| {
+            command.arg(1).arg(&key);
+            command.arg(expected.as_bytes()).arg(stored.meta.revision.as_bytes());
+            command.arg(&value[..]).arg(millis(ttl)).arg(channel).arg(announcement);
+        };
+        let request = Request::script(&key, &scripts.update, &arguments, Effect::Mutating)
+            .with_record(id, value.len());
+        match topology.run(&request).await? {
             ScriptReply::Yes => Ok(Updated::Saved),
             ScriptReply::No => Ok(Updated::Gone),
             ScriptReply::Found(value) => Stored::from_bytes(value)
@@ -191,12 +204,11 @@ impl Backend for RedisBackend {
     }
 
     async fn delete(&self, id: &SessionId, announcement: &[u8]) -> Result<Deleted, StoreError> {
-        let RedisInner { lanes, scripts, channel, .. } = &*self.shared;
-        let connection = lanes.commands();
+        let RedisInner { scripts, channel, .. } = &*self.shared;
         let key = self.shared.key(id);
-        let answer = connection
-            .run_script(&scripts.delete, Effect::Mutating, |command| {
-                command.arg(1).arg(&key).arg(channel).arg(announcement);
+        let answer = self
+            .run_script(&key, &scripts.delete, Effect::Mutating, &|command| {
+                command.arg(channel).arg(announcement);
             })
             .await?;
         match answer {
@@ -212,12 +224,11 @@ impl Backend for RedisBackend {
         revision: Revision,
         announcement: &[u8],
     ) -> Result<Deleted, StoreError> {
-        let RedisInner { lanes, scripts, channel, .. } = &*self.shared;
-        let connection = lanes.commands();
+        let RedisInner { scripts, channel, .. } = &*self.shared;
         let key = self.shared.key(id);
-        let answer = connection
-            .run_script(&scripts.delete_if, Effect::Mutating, |command| {
-                command.arg(1).arg(&key).arg(revision.as_bytes()).arg(channel).arg(announcement);
+        let answer = self
+            .run_script(&key, &scripts.delete_if, Effect::Mutating, &|command| {
+                command.arg(revision.as_bytes()).arg(channel).arg(announcement);
             })
             .await?;
         match answer {
@@ -235,34 +246,37 @@ impl Backend for RedisBackend {
         deadline: Timestamp,
         ttl: Duration,
     ) -> Result<Touched, StoreError> {
-        let RedisInner { lanes, scripts, .. } = &*self.shared;
-        let connection = lanes.commands();
         let key = self.shared.key(id);
-        let answer: i64 = connection
-            .run_script(&scripts.touch, Effect::Mutating, |command| {
-                command.arg(1).arg(&key).arg(&deadline.as_millis().to_be_bytes()).arg(millis(ttl));
+        let answer: i64 = self
+            .run_script(&key, &self.shared.scripts.touch, Effect::Mutating, &|command| {
+                command.arg(&deadline.as_millis().to_be_bytes()).arg(millis(ttl));
             })
             .await?;
         Ok(if answer == 1 { Touched::Extended } else { Touched::Gone })
     }
 
     async fn clear(&self, announcement: &[u8]) -> Result<u64, StoreError> {
-        let RedisInner { lanes, scripts, channel, .. } = &*self.shared;
-        // The scan ends if this connection breaks: see `Connected::position`.
-        let connected = lanes.commands().connected().await?;
-        let (mut position, mut deleted, mut announced) = (0, 0, false);
+        let RedisInner { scripts, channel, .. } = &*self.shared;
+        let arguments = |command: &mut Cmd| {
+            command.arg(channel).arg(announcement);
+        };
+        let (mut cursor, mut starts, mut deleted, mut announced) = (None, 1, 0, false);
         loop {
-            let (ids, next) = self.shared.page(&connected, position).await?;
+            let Some(page) = self.shared.page(cursor.as_ref()).await? else {
+                if starts == MAX_STARTS {
+                    return Err(too_many_changes());
+                }
+                (cursor, starts) = (None, starts + 1);
+                continue;
+            };
             let counts: Vec<u64> = self
                 .shared
-                .run_for(&ids, &connected, &scripts.clear, Effect::Mutating, |command| {
-                    command.arg(channel).arg(announcement);
-                })
+                .run_for(&page.ids, &scripts.clear, Effect::Mutating, &arguments)
                 .await?;
             announced |= !counts.is_empty();
             deleted += counts.into_iter().sum::<u64>();
-            position = next;
-            if position == 0 {
+            cursor = page.next;
+            if cursor.is_none() {
                 break;
             }
         }
@@ -274,23 +288,19 @@ impl Backend for RedisBackend {
     }
 
     async fn scan(&self, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
-        let RedisInner { lanes, scripts, .. } = &*self.shared;
-        let connected = lanes.commands().connected().await?;
-        let Some(position) = connected.position(cursor) else { return Ok(Page::Restart) };
-        let (candidates, next) = self.shared.page(&connected, position).await?;
-        let kinds: Vec<Vec<ScriptReply>> = self
-            .shared
-            .run_for(&candidates, &connected, &scripts.kinds, Effect::Idempotent, |_| ())
-            .await?;
+        let Some(page) = self.shared.page(cursor).await? else { return Ok(Page::Restart) };
+        let kinds = &self.shared.scripts.kinds;
+        let kinds: Vec<Vec<ScriptReply>> =
+            self.shared.run_for(&page.ids, kinds, Effect::Idempotent, &|_| ()).await?;
         let (mut ids, mut moved) = (Vec::new(), Vec::new());
-        for (id, kind) in candidates.into_iter().zip(kinds.into_iter().flatten()) {
+        for (id, kind) in page.ids.into_iter().zip(kinds.into_iter().flatten()) {
             match kind {
                 ScriptReply::Yes => ids.push(id),
                 ScriptReply::No => {}
                 ScriptReply::Found(target) => moved.extend(parse_id(&target)),
             }
         }
-        Ok(Page::Ids { ids, moved, next: connected.cursor(next) })
+        Ok(Page::Ids { ids, moved, next: page.next, again: page.again })
     }
 
     async fn add_to_owner(
@@ -299,21 +309,20 @@ impl Backend for RedisBackend {
         id: &SessionId,
         until: Timestamp,
     ) -> Result<(), StoreError> {
-        let RedisInner { lanes, scripts, .. } = &*self.shared;
-        let connection = lanes.commands();
         let key = self.shared.owner_key(owner);
         // Harmless if carried out twice, so its failure is not a write of unknown outcome.
-        connection
-            .run_script(&scripts.add_to_owner, Effect::Idempotent, |command| {
-                command.arg(1).arg(&key).arg(id.to_string()).arg(until.as_millis());
-            })
-            .await
+        self.run_script(&key, &self.shared.scripts.add_to_owner, Effect::Idempotent, &|command| {
+            command.arg(id.to_string()).arg(until.as_millis());
+        })
+        .await
     }
 
     async fn remove_from_owner(&self, owner: &OwnerTag, id: &SessionId) -> Result<(), StoreError> {
+        let key = self.shared.owner_key(owner);
         let mut command = cmd("ZREM");
-        command.arg(self.shared.owner_key(owner)).arg(id.to_string());
-        let _: u64 = self.shared.lanes.commands().run_idempotent(&command).await?;
+        command.arg(&key).arg(id.to_string());
+        let request = Request::command(&key, &command, Effect::Idempotent);
+        let _: u64 = self.shared.topology.run(&request).await?;
         Ok(())
     }
 
@@ -323,14 +332,12 @@ impl Backend for RedisBackend {
         id: &SessionId,
         ttl: Duration,
     ) -> Result<(), StoreError> {
-        let RedisInner { lanes, scripts, .. } = &*self.shared;
-        let connection = lanes.commands();
         let key = self.shared.owner_key(owner);
-        connection
-            .run_script(&scripts.expire_in_owner, Effect::Idempotent, |command| {
-                command.arg(1).arg(&key).arg(id.to_string()).arg(millis(ttl));
-            })
-            .await
+        let script = &self.shared.scripts.expire_in_owner;
+        self.run_script(&key, script, Effect::Idempotent, &|command| {
+            command.arg(id.to_string()).arg(millis(ttl));
+        })
+        .await
     }
 
     async fn sessions_of_owner(
@@ -338,30 +345,37 @@ impl Backend for RedisBackend {
         owner: &OwnerTag,
         cursor: Option<&Cursor>,
     ) -> Result<Page, StoreError> {
-        let RedisInner { lanes, scripts, .. } = &*self.shared;
-        let connection = lanes.commands();
-        let connected = connection.connected().await?;
-        let Some(position) = connected.position(cursor) else { return Ok(Page::Restart) };
+        let RedisInner { topology, scripts, .. } = &*self.shared;
+        let Some(place) = Place::of(cursor) else { return Ok(Page::Restart) };
         let key = self.shared.owner_key(owner);
-        let (next, ids): (u64, Vec<Bytes>) = connection
-            .run_script_on(&connected, &scripts.sessions_of_owner, Effect::Idempotent, |command| {
-                command.arg(1).arg(&key).arg(position).arg(scan::PAGE);
-            })
-            .await?;
+        let arguments = |command: &mut Cmd| {
+            command.arg(1).arg(&key).arg(place.position).arg(PAGE);
+        };
+        let script = &scripts.sessions_of_owner;
+        let request = Request::script(&key, script, &arguments, Effect::Idempotent);
+        let reply = topology.carry_out(&request).await?;
+        if !place.is_on(&reply.server) {
+            return Ok(Page::Restart);
+        }
+        let server = reply.server.clone();
+        let (position, ids): (u64, Vec<Bytes>) = reply.interpret()?;
         let ids = ids.iter().filter_map(|id| std::str::from_utf8(id).ok()?.parse().ok()).collect();
-        Ok(Page::Ids { ids, moved: Vec::new(), next: connected.cursor(next) })
+        Ok(Page::new(ids, Vec::new(), next_cursor(&server, position)))
     }
 
     async fn publish(&self, announcement: &[u8]) -> Result<(), StoreError> {
-        let RedisInner { lanes, scripts, channel, .. } = &*self.shared;
-        let connection = lanes.commands();
-        let key = idle_key(&self.shared.key_prefix);
+        let RedisInner { topology, scripts, channel, key_prefix } = &*self.shared;
+        // A node that has just lost touch with one server may still hear it from another.
+        let keys = topology.idle_keys(key_prefix).await?;
         // Harmless if carried out twice, so its failure is not a write of unknown outcome.
-        connection
-            .run_script(&scripts.publish, Effect::Idempotent, |command| {
-                command.arg(1).arg(&key).arg(channel).arg(announcement);
+        let publish = async |key: &String| {
+            self.run_script::<()>(key, &scripts.publish, Effect::Idempotent, &|command| {
+                command.arg(channel).arg(announcement);
             })
             .await
+        };
+        try_join_all(keys.iter().map(publish)).await?;
+        Ok(())
     }
 
     async fn subscribe(&self, heartbeat: Duration) -> Result<Subscription, StoreError> {
@@ -369,18 +383,37 @@ impl Backend for RedisBackend {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.shared.lanes.commands().probe().await
+        self.shared.topology.probe(&self.shared.key_prefix).await
     }
 
     async fn close(&self) {
-        self.shared.lanes.close();
+        self.shared.topology.close();
     }
 
     fn may_lose_index_entries(&self) -> bool {
-        self.shared.lanes.commands().endpoint().findings().evicts_keys()
+        self.shared.topology.findings().iter().any(|findings| findings.evicts_keys())
     }
 
     fn info(&self) -> BackendInfo {
-        self.shared.lanes.commands().endpoint().findings().to_info()
+        let findings = self.shared.topology.findings();
+        BackendInfo::new(findings.iter().filter_map(|findings| findings.to_info()).collect())
+    }
+}
+
+impl RedisBackend {
+    /// Runs a script with one key, on the server that has it. `arguments` adds what follows the
+    /// key.
+    async fn run_script<R: FromRedisValue>(
+        &self,
+        key: &str,
+        script: &Script,
+        effect: Effect,
+        arguments: &Arguments<'_>,
+    ) -> Result<R, StoreError> {
+        let with_key = |command: &mut Cmd| {
+            command.arg(1).arg(key);
+            arguments(command);
+        };
+        self.shared.topology.run(&Request::script(key, script, &with_key, effect)).await
     }
 }

@@ -155,7 +155,8 @@ redis.call('PUBLISH', ARGV[1], ARGV[2])
 return redis.status_reply('OK')
 ";
 
-/// Key: the subscription's. Arguments: time to live, channel, number of the heartbeat.
+/// Key: the subscription's, or none on a master of a cluster that has no slots. Arguments: time to
+/// live, channel, number of the heartbeat.
 ///
 /// Publishes the number, the server's replication id, its time in microseconds, and what the key
 /// held before and holds now. The id changes whenever the server becomes a master, takes over
@@ -164,8 +165,11 @@ return redis.status_reply('OK')
 /// Some servers refuse `INFO` in scripts. There, the id is `-`, and the time is that of `TIME`, or
 /// empty if that is refused, too.
 const HEARTBEAT: &str = r"#!lua flags=allow-oom
-local before = redis.call('GET', KEYS[1]) or '0'
-redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[1])
+local before, after = '0', '0'
+if KEYS[1] then
+  before, after = redis.call('GET', KEYS[1]) or '0', ARGV[3]
+  redis.call('SET', KEYS[1], after, 'PX', ARGV[1])
+end
 local info = redis.pcall('INFO', 'server', 'replication')
 if type(info) ~= 'string' then info = '' end
 local history = string.match(info, 'master_replid:(%x+)') or '-'
@@ -174,7 +178,7 @@ if not micros then
   local time = redis.pcall('TIME')
   micros = time[2] and time[1] .. string.format('%06d', time[2]) or ''
 end
-redis.call('PUBLISH', ARGV[2], table.concat({ARGV[3], history, micros, before, ARGV[3]}, ' '))
+redis.call('PUBLISH', ARGV[2], table.concat({ARGV[3], history, micros, before, after}, ' '))
 return redis.status_reply('OK')
 ";
 
@@ -191,7 +195,7 @@ end
 local history = string.match(info, 'master_replid:(%x+)')
 local time = string.match(info, 'server_time_usec:(%d+)')
 if not history then return redis.error_reply('ERR the server reports no replication id') end
-local before = redis.call('GET', KEYS[1]) or '0'
+local before = KEYS[1] and redis.call('GET', KEYS[1]) or '0'
 local state = before .. ' ' .. before
 redis.call('PUBLISH', ARGV[2], ARGV[3] .. ' ' .. history .. ' ' .. (time or '') .. ' ' .. state)
 return redis.status_reply('OK')

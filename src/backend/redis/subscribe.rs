@@ -20,6 +20,10 @@
 //! lead to the same writable data. It is deceived by two masters at once of which one was the
 //! other's replica until it had received the number.
 //!
+//! In a cluster, there is a subscription to each master, and each proves itself in this way. Before
+//! a heartbeat, the master is also asked for its view of the cluster. The heartbeat proves something
+//! if the masters in that view are those whose announcements are received.
+//!
 //! A `PING` would prove none of this: a demoted master answers it, and so does a connection whose
 //! channel an ACL has taken away. Neither would a heartbeat that is sent over another connection: a
 //! replica's subscribers receive what is published on its master, until replication breaks.
@@ -28,18 +32,23 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{Fuse, FusedFuture as _, FutureExt as _};
-use redis::{Cmd, RedisResult, Value, cmd};
+use futures_util::future::{Fuse, FusedFuture as _, FutureExt as _, select_all, try_join_all};
+use redis::{Cmd, RedisError, Value, cmd};
 
 use super::RedisInner;
-use super::connection::Connected;
+use super::cluster::{Cluster, Participant, Standing, Verdict, ask_for_view};
+use super::commands::beat_key;
+use super::connection::{Connected, SharedConnection};
 use super::endpoint::Link;
-use super::error::{Effect, cannot_save, is_busy, unreachable};
-use super::inbox::{self, Inbox, Phase};
+use super::error::{Effect, cannot_save, is_busy, is_redirect, unreachable};
+use super::inbox::{self, Channels, Inbox, Phase};
+use super::lanes::Lanes;
+use super::merge::Merge;
 use super::scripts::{Script, is_unknown_script};
+use super::topology::Topology;
 use crate::backend::Subscription;
 use crate::clock::millis;
-use crate::error::{StoreError, StoreErrorKind};
+use crate::error::StoreError;
 use crate::random::random_bytes;
 
 /// Minimum lifetime of the key that heartbeats write: longer than any stall after which the
@@ -52,63 +61,60 @@ const HEARTBEATS: u32 = 4;
 /// themselves to notice a failure, and a shorter time would end subscriptions for nothing.
 const MIN_CONFIRMATION: Duration = Duration::from_secs(1);
 
-/// Subscribes, and returns once the first heartbeat has come back.
+/// Subscribes, and returns once the first heartbeat has come back from each server.
 pub(super) async fn subscribe(
     shared: &Arc<RedisInner>,
     heartbeat: Duration,
 ) -> Result<Subscription, StoreError> {
-    // The fault that ended the previous subscription may have broken the shared connection, too.
-    let connected = shared.lanes.commands().checked().await?;
-    let (events, subscription) = Subscription::channel();
-    let (channel, private) = (shared.channel.clone(), private_channel(&shared.channel));
-    let endpoint = shared.lanes.commands().endpoint();
-    let (time, findings) = (endpoint.server_time().clone(), endpoint.findings().clone());
-    findings.subscribing();
-    endpoint.confirm_every(heartbeat);
-    let inbox = Arc::new(Inbox::new(channel, private, time, findings, events));
-    let messages = {
-        let inbox = inbox.clone();
-        move |push| {
-            inbox.receive(push);
-            Ok::<(), Infallible>(())
+    let beginning = format!("{}{}", beat_key(&shared.key_prefix), random_name());
+    match &shared.topology {
+        Topology::Single(lanes) => {
+            let server = Server { lanes: lanes.clone(), key: Some(beginning), place: None };
+            subscribe_to(shared, vec![server], heartbeat, std::future::pending()).await
         }
-    };
-    let link = endpoint.connect_with_messages(connected.link(), messages).await?;
-    let are_known = link.server.is_reported() && connected.server().is_reported();
-    if are_known && link.server != *connected.server() {
-        return Err(other_server());
+        Topology::Cluster(cluster) => {
+            let participants = cluster.participants(&format!("{beginning}:")).await?;
+            let additions = cluster.additions();
+            let servers = participants.into_iter().map(|Participant { lanes, standing, key }| {
+                let place = Some(Place { cluster: cluster.clone(), standing });
+                Server { lanes, key, place }
+            });
+            let cluster = cluster.clone();
+            let grows = async move { cluster.grows_from(additions).await };
+            subscribe_to(shared, servers.collect(), heartbeat, grows).await
+        }
     }
-    let subscriber = Subscriber {
-        key: format!("{}beat:{}", shared.key_prefix, random_name()),
-        key_ttl: (heartbeat * 8).max(MIN_KEY_TTL),
-        shared: shared.clone(),
-        moves: connected.moves(),
-        inbox,
-        link,
-    };
-    if !are_known {
-        subscriber.write_nonce(&connected).await?;
+}
+
+/// Subscribes to these servers, until commands may be sent to others.
+async fn subscribe_to(
+    shared: &Arc<RedisInner>,
+    servers: Vec<Server>,
+    heartbeat: Duration,
+    others: impl Future<Output = ()> + Send + 'static,
+) -> Result<Subscription, StoreError> {
+    if servers.is_empty() {
+        return Err(inbox::ended("the cluster has no masters"));
     }
-    tokio::time::timeout(shared.lanes.commands().response_timeout(), subscriber.start())
+    let (events, subscription) = Subscription::channel();
+    let merge = Arc::new(Merge::new(events, servers.len()));
+    let start = |(number, server): (usize, Server)| {
+        Subscriber::start(shared, server, number, merge.clone(), heartbeat)
+    };
+    let subscribers = try_join_all(servers.into_iter().enumerate().map(start))
         .await
-        .unwrap_or_else(|elapsed| {
-            Err(StoreError::from(StoreErrorKind::Unavailable).with_source(elapsed))
-        })
         .map_err(|error| subscription.cause().cloned().unwrap_or(error))?;
-    if !endpoint.is_confirmed_within(confirmation_limit(heartbeat)) {
-        return Err(unconfirmed());
-    }
     tokio::spawn(async move {
-        if let Some(cause) = subscriber.run(heartbeat).await {
-            subscriber.inbox.end(cause);
+        let running = subscribers.iter().map(|subscriber| Box::pin(subscriber.run(heartbeat)));
+        let cause = tokio::select! {
+            (cause, _, _) = select_all(running) => cause,
+            () = others => Some(other_server()),
+        };
+        if let Some(cause) = cause {
+            merge.end(cause);
         }
     });
     Ok(subscription)
-}
-
-/// Returns the name of a channel to which no other subscription listens.
-fn private_channel(channel: &str) -> String {
-    format!("{channel}:{}", random_name())
 }
 
 fn random_name() -> String {
@@ -130,36 +136,124 @@ fn unconfirmed() -> StoreError {
     inbox::ended("no sentinel confirms the master")
 }
 
-/// Keeps a subscription alive for as long as it proves itself.
+/// A server to subscribe to.
+struct Server {
+    lanes: Arc<Lanes>,
+    /// The key that heartbeats write and read back. A master of a cluster has none without slots.
+    key: Option<String>,
+    /// The server's place in a cluster.
+    place: Option<Place>,
+}
+
+/// The place of a master in its cluster.
+struct Place {
+    cluster: Arc<Cluster>,
+    standing: Standing,
+}
+
+/// Keeps the subscription to one server alive for as long as it proves itself.
 struct Subscriber {
     shared: Arc<RedisInner>,
+    server: Server,
     /// The number of moves at the time of subscribing.
     moves: u64,
     inbox: Arc<Inbox>,
     link: Link,
-    /// The key that heartbeats write and read back.
-    key: String,
     key_ttl: Duration,
 }
 
+/// The end of an attempt to send a heartbeat.
+enum Failure {
+    /// The server has done nothing, and may carry out the next one.
+    NotNow(StoreError),
+    /// Announcements may be missed.
+    End(StoreError),
+}
+
+impl Failure {
+    fn into_error(self) -> StoreError {
+        match self {
+            Failure::NotNow(error) | Failure::End(error) => error,
+        }
+    }
+}
+
+/// What a heartbeat's command has failed with.
+impl From<RedisError> for Failure {
+    fn from(error: RedisError) -> Self {
+        if is_busy(&error) {
+            Failure::NotNow(unreachable(error))
+        } else if is_redirect(&error) {
+            Failure::End(inbox::ended("the slot of the heartbeat's key is moving"))
+        } else {
+            Failure::End(unreachable(error))
+        }
+    }
+}
+
 impl Subscriber {
+    /// Subscribes to a server, and returns once the first heartbeat has come back.
+    async fn start(
+        shared: &Arc<RedisInner>,
+        server: Server,
+        number: usize,
+        merge: Arc<Merge>,
+        heartbeat: Duration,
+    ) -> Result<Self, StoreError> {
+        // The fault that ended the previous subscription may have broken the shared connection, too.
+        let connected = server.commands().checked().await?;
+        let endpoint = server.commands().endpoint();
+        let (time, findings) = (endpoint.server_time().clone(), endpoint.findings().clone());
+        findings.subscribing();
+        endpoint.confirm_every(heartbeat);
+        let private = format!("{}:{}", shared.channel, random_name());
+        let channels = Channels { all: shared.channel.clone(), private };
+        let inbox = Arc::new(Inbox::new(channels, time, findings, merge, number));
+        let messages = {
+            let inbox = inbox.clone();
+            move |push| {
+                inbox.receive(push);
+                Ok::<(), Infallible>(())
+            }
+        };
+        let link = endpoint.connect_with_messages(connected.link(), messages).await?;
+        let are_known = link.server.is_reported() && connected.server().is_reported();
+        if are_known && link.server != *connected.server() {
+            return Err(other_server());
+        }
+        let key_ttl = (heartbeat * 8).max(MIN_KEY_TTL);
+        let moves = connected.moves();
+        let subscriber = Subscriber { shared: shared.clone(), server, moves, inbox, link, key_ttl };
+        if !are_known {
+            subscriber.write_nonce(&connected).await?;
+        }
+        let commands = subscriber.server.commands();
+        commands.within_timeout(subscriber.prove()).await?;
+        if !commands.endpoint().is_confirmed_within(confirmation_limit(heartbeat)) {
+            return Err(unconfirmed());
+        }
+        Ok(subscriber)
+    }
+
     /// Writes a random number over the connection for commands, which the first heartbeat must
-    /// find.
+    /// find. A master without slots has no keys: no command goes there.
     async fn write_nonce(&self, commands: &Connected) -> Result<(), StoreError> {
+        let Some(key) = &self.server.key else { return Ok(()) };
         let nonce = u64::from_ne_bytes(random_bytes());
         self.inbox.expect(nonce);
         let mut command = cmd("SET");
-        command.arg(&self.key).arg(nonce).arg("PX").arg(millis(self.key_ttl));
-        self.shared.lanes.commands().run_on(commands, &command, Effect::Idempotent).await
+        command.arg(key).arg(nonce).arg("PX").arg(millis(self.key_ttl));
+        self.server.commands().run_on(commands, &command, Effect::Idempotent).await
     }
 
     /// Subscribes to both channels, sends the first heartbeat and waits until it comes back.
-    async fn start(&self) -> Result<(), StoreError> {
+    async fn prove(&self) -> Result<(), StoreError> {
         let mut commands = self.link.wire.commands.clone();
+        let channels = self.inbox.channels();
         // Each call returns after the server has confirmed it.
-        commands.subscribe(self.inbox.private()).await.map_err(unreachable)?;
-        commands.subscribe(self.inbox.channel()).await.map_err(unreachable)?;
-        self.heartbeat().await.map_err(unreachable)?;
+        commands.subscribe(&channels.private).await.map_err(unreachable)?;
+        commands.subscribe(&channels.all).await.map_err(unreachable)?;
+        self.heartbeat().await.map_err(Failure::into_error)?;
         match self.inbox.reaches(Phase::Proven).await {
             Phase::Proven => Ok(()),
             Phase::Unproven | Phase::Ended => {
@@ -172,7 +266,7 @@ impl Subscriber {
     /// fails or stays pending for too long, commands are sent to another server, or the listener
     /// drops the subscription. Returns the cause, unless the inbox knows it.
     async fn run(&self, heartbeat: Duration) -> Option<StoreError> {
-        let connection = self.shared.lanes.commands();
+        let connection = self.server.commands();
         let patience = heartbeat * HEARTBEATS + connection.response_timeout();
         let mut ended = std::pin::pin!(self.inbox.reaches(Phase::Ended));
         let mut left = std::pin::pin!(connection.moves_on_from(self.moves));
@@ -188,9 +282,8 @@ impl Subscriber {
                 () = &mut left => return Some(inbox::ended("commands are sent to another server")),
                 () = &mut dropped => return None,
                 result = &mut sending, if !sending.is_terminated() => {
-                    // A busy server has done nothing, and may carry out the next heartbeat in time.
-                    if let Err(error) = result && !is_busy(&error) {
-                        return Some(unreachable(error));
+                    if let Err(Failure::End(error)) = result {
+                        return Some(error);
                     }
                 }
                 _ = ticks.tick() => {
@@ -208,21 +301,36 @@ impl Subscriber {
         }
     }
 
-    /// Sends a heartbeat. It is pending from the first poll on.
-    async fn heartbeat(&self) -> RedisResult<()> {
-        let scripts = &self.shared.scripts;
-        let sent = self.heartbeat_by(&scripts.heartbeat).await;
-        if sent.as_ref().is_err_and(cannot_save) {
-            return self.heartbeat_by(&scripts.heartbeat_without_writing).await;
+    /// Sends a heartbeat. It is pending from the first poll on, and the moment of that is what it
+    /// proves: whatever the server is asked comes later.
+    async fn heartbeat(&self) -> Result<(), Failure> {
+        let number = self.inbox.heartbeat_sent(now());
+        if let Some(Place { cluster, standing }) = &self.server.place {
+            let view = ask_for_view(self.link.wire.commands.clone()).await.map_err(Failure::End)?;
+            match cluster.judge(standing, &view) {
+                Verdict::Proof => {}
+                Verdict::NoProof(cause) => {
+                    self.inbox.withdraw(number);
+                    return Err(Failure::NotNow(inbox::ended(cause)));
+                }
+                Verdict::End(cause) => return Err(Failure::End(inbox::ended(cause))),
+            }
         }
-        sent
+        let scripts = &self.shared.scripts;
+        match self.heartbeat_by(&scripts.heartbeat, number).await {
+            Err(error) if cannot_save(&error) => {
+                self.heartbeat_by(&scripts.heartbeat_without_writing, number).await?;
+            }
+            sent => sent?,
+        }
+        Ok(())
     }
 
-    async fn heartbeat_by(&self, script: &Script) -> RedisResult<()> {
-        let number = self.inbox.heartbeat_sent(now());
+    async fn heartbeat_by(&self, script: &Script, number: u64) -> Result<(), RedisError> {
         let arguments = |command: &mut Cmd| {
-            let ttl = millis(self.key_ttl);
-            command.arg(1).arg(&self.key).arg(ttl).arg(self.inbox.private()).arg(number);
+            let keys = self.server.key.as_slice();
+            command.arg(keys.len()).arg(keys).arg(millis(self.key_ttl));
+            command.arg(&self.inbox.channels().private).arg(number);
         };
         let mut commands = self.link.wire.commands.clone();
         let by_digest = script.by_digest(arguments);
@@ -233,6 +341,12 @@ impl Subscriber {
             reply = commands.send_packed_command(&by_code).await.and_then(Value::extract_error);
         }
         reply.map(drop).map_err(|error| script.name_the_command(error))
+    }
+}
+
+impl Server {
+    fn commands(&self) -> &SharedConnection {
+        self.lanes.commands()
     }
 }
 

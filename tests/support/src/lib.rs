@@ -6,6 +6,7 @@
 #![allow(missing_docs, missing_debug_implementations, reason = "for tests only")]
 
 pub mod client;
+pub mod cluster;
 pub mod deployment;
 pub mod failover;
 pub mod files;

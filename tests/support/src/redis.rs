@@ -35,14 +35,20 @@ impl RedisServer {
     /// Starts a server with additional command line arguments, such as `["--maxmemory", "1mb"]`.
     pub fn with_args(args: &[&str]) -> Self {
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-        // Another process may take the free port before the server does.
+        Self::with_new_args(|| args.clone())
+    }
+
+    /// Starts a server with arguments that are made anew for each attempt, since they name further
+    /// ports.
+    pub(crate) fn with_new_args(mut args: impl FnMut() -> Vec<String>) -> Self {
+        // Another process may take a free port before the server does.
         for _ in 0..10 {
-            let port = free_port();
+            let (port, args) = (free_port(), args());
             let dir = std::env::temp_dir()
                 .join(format!("clustered-sessions-redis-{}-{port}", std::process::id()));
             std::fs::create_dir_all(&dir).unwrap();
             let process = spawn(port, &dir, &args);
-            let mut server = RedisServer { port, dir, args: args.clone(), process };
+            let mut server = RedisServer { port, dir, args, process };
             if server.is_ready() {
                 return server;
             }
@@ -151,14 +157,17 @@ impl RedisServer {
     }
 
     fn call<R: FromRedisValue>(&self, command: &[&str]) -> RedisResult<R> {
-        let info = self.url().into_connection_info()?;
-        // Like a node, the test does not name its library, so `calls` is the same on all servers.
-        let settings = info.redis_settings().clone().set_skip_set_lib_name();
-        let client = redis::Client::open(info.set_redis_settings(settings))?;
-        let mut connection = client.get_connection_with_timeout(Duration::from_secs(1))?;
+        let mut connection = self.client()?.get_connection_with_timeout(Duration::from_secs(1))?;
         connection.set_read_timeout(Some(Duration::from_secs(5)))?;
         let (name, args) = command.split_first().expect("a command has a name");
         redis::cmd(name).arg(args).query(&mut connection)
+    }
+
+    pub(crate) fn client(&self) -> RedisResult<redis::Client> {
+        let info = self.url().into_connection_info()?;
+        // Like a node, the test does not name its library, so `calls` is the same on all servers.
+        let settings = info.redis_settings().clone().set_skip_set_lib_name();
+        redis::Client::open(info.set_redis_settings(settings))
     }
 
     /// Returns the number of calls of each command so far, by clients and in scripts.

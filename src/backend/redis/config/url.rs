@@ -3,7 +3,7 @@
 use percent_encoding::percent_decode_str;
 use url::{Host, Url};
 
-use super::{RedisAddress, RedisSentinels, Servers};
+use super::{RedisAddress, RedisCluster, RedisSentinels, Servers};
 use crate::error::ConfigError;
 
 /// The port of a server without one in its URL.
@@ -26,6 +26,7 @@ enum Kind {
     Tcp,
     Unix,
     Sentinel,
+    Cluster,
 }
 
 impl RedisUrl {
@@ -37,9 +38,8 @@ impl RedisUrl {
             "redis+unix" | "valkey+unix" | "unix" => (Kind::Unix, false),
             "redis-sentinel" | "valkey-sentinel" => (Kind::Sentinel, false),
             "rediss-sentinel" | "valkeys-sentinel" => (Kind::Sentinel, true),
-            "redis-cluster" | "rediss-cluster" | "valkey-cluster" | "valkeys-cluster" => {
-                return Err(ConfigError::RedisUnsupported { feature: "Redis Cluster" });
-            }
+            "redis-cluster" | "valkey-cluster" => (Kind::Cluster, false),
+            "rediss-cluster" | "valkeys-cluster" => (Kind::Cluster, true),
             _ => return Err(ConfigError::RedisUrl),
         };
         if url.fragment().is_some() {
@@ -60,6 +60,7 @@ impl RedisUrl {
                 }
                 Kind::Unix => Servers::Single(RedisAddress::unix(decode(url.path())?)),
                 Kind::Sentinel => Servers::Sentinel(parameters.sentinels(&url)?),
+                Kind::Cluster => Servers::Cluster(RedisCluster::new(parameters.hosts(&url, PORT)?)),
             },
             tls,
         })
@@ -86,7 +87,9 @@ impl Parameters {
                 "db" => parameters.database = Some(parse_database(&value)?),
                 "user" if kind == Kind::Unix => parameters.user = Some(value.into_owned()),
                 "pass" if kind == Kind::Unix => parameters.password = Some(value.into_owned()),
-                "node" if kind == Kind::Sentinel => parameters.nodes.push(value.into_owned()),
+                "node" if matches!(kind, Kind::Sentinel | Kind::Cluster) => {
+                    parameters.nodes.push(value.into_owned());
+                }
                 "sentinelServiceName" if kind == Kind::Sentinel => {
                     parameters.service = Some(value.into_owned());
                 }
@@ -105,20 +108,25 @@ impl Parameters {
 
     /// Returns the sentinels: the host of the URL, and those that are parameters.
     fn sentinels(self, url: &Url) -> Result<RedisSentinels, ConfigError> {
+        let hosts = self.hosts(url, SENTINEL_PORT);
         let service = self.service.filter(|service| !service.is_empty());
-        let service = service.ok_or(ConfigError::RedisSentinels)?;
-        let mut sentinels = vec![host_and_port(url, SENTINEL_PORT)?];
-        for node in self.nodes {
+        let sentinels = RedisSentinels::new(service.ok_or(ConfigError::RedisSentinels)?, hosts?);
+        Ok(sentinels.user(self.sentinel_user).password(self.sentinel_password))
+    }
+
+    /// Returns the host of the URL, and those that are parameters.
+    fn hosts(&self, url: &Url, default: u16) -> Result<Vec<(String, u16)>, ConfigError> {
+        let mut hosts = vec![host_and_port(url, default)?];
+        for node in &self.nodes {
             // A host is written in the same ways in both places.
             let url = Url::parse(&format!("redis://{node}")).map_err(|_| ConfigError::RedisUrl)?;
             let is_bare = url.username().is_empty() && url.password().is_none();
             if !is_bare || !matches!(url.path(), "" | "/") {
                 return Err(ConfigError::RedisUrl);
             }
-            sentinels.push(host_and_port(&url, SENTINEL_PORT)?);
+            hosts.push(host_and_port(&url, default)?);
         }
-        let sentinels = RedisSentinels::new(service, sentinels);
-        Ok(sentinels.user(self.sentinel_user).password(self.sentinel_password))
+        Ok(hosts)
     }
 }
 
@@ -215,6 +223,24 @@ mod tests {
     }
 
     #[test]
+    fn a_cluster_url_names_nodes() {
+        for (scheme, tls) in [
+            ("redis-cluster", false),
+            ("valkey-cluster", false),
+            ("rediss-cluster", true),
+            ("valkeys-cluster", true),
+        ] {
+            let url = parse(&format!("{scheme}://app:hunter2@one:7000?node=two&node=[::1]:7001"));
+            assert_eq!((&*url.user, &*url.password), ("app", "hunter2"));
+            assert_eq!((url.database, url.tls), (0, tls));
+            let Servers::Cluster(cluster) = url.servers else { panic!("{scheme}") };
+            let expected = [("one", 7000), ("two", 6379), ("::1", 7001)];
+            let expected = expected.map(|(host, port)| RedisAddress::tcp(host, port));
+            assert_eq!(cluster.nodes, expected);
+        }
+    }
+
+    #[test]
     fn each_mistake_has_its_error() {
         for (url, expected) in [
             ("", ConfigError::RedisUrl),
@@ -237,7 +263,9 @@ mod tests {
             ("redis-sentinel://a?sentinelServiceName=shop&node=:1", ConfigError::RedisUrl),
             ("redis-sentinel://a?sentinelServiceName=shop&node=b/1", ConfigError::RedisUrl),
             ("redis-sentinel://a?sentinelServiceName=shop&node=c@b", ConfigError::RedisUrl),
-            ("valkeys-cluster://a", ConfigError::RedisUnsupported { feature: "Redis Cluster" }),
+            ("redis-cluster://", ConfigError::RedisUrl),
+            ("redis-cluster://a?node=b/1", ConfigError::RedisUrl),
+            ("redis-cluster://a?sentinelServiceName=shop", ConfigError::RedisUrlParameter),
         ] {
             assert_eq!(RedisUrl::parse(url).err(), Some(expected), "{url}");
         }

@@ -1,0 +1,240 @@
+//! A walk over the keys of all masters.
+//!
+//! The masters are visited in the order of their ids, each by `SCAN`. A key that is moved from a
+//! master that the walk has yet to visit to one that it has left already would be missed. So each
+//! page also asks the master for its view. If slots have changed hands, or are about to, the walk
+//! visits all masters once more. It misses only keys that move in both rounds.
+
+use sha2::{Digest as _, Sha256};
+
+use super::super::error::Effect;
+use super::super::keys::{Keys, scan};
+use super::discovery::ask_for_view;
+use super::members::Member;
+use super::view::{NodeId, View};
+use super::{Cluster, unavailable};
+use crate::backend::Cursor;
+use crate::error::StoreError;
+
+/// The place of a walk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    round: Round,
+    /// Which master has which slots, as of the beginning.
+    slots: String,
+    master: String,
+    /// The server process of that master.
+    server: String,
+    /// The server's own cursor.
+    position: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Round {
+    /// No slot has changed hands since the beginning.
+    Quiet,
+    /// Slots have changed hands since the beginning, so there is another round.
+    Disturbed,
+    /// The other round begins.
+    Again,
+    Last,
+}
+
+impl Place {
+    fn parse(cursor: &Cursor) -> Option<Self> {
+        let mut parts = cursor.as_str().split(':');
+        let [round, slots, master, server, position] = [(); 5].map(|()| parts.next());
+        let round = match round? {
+            "quiet" => Round::Quiet,
+            "disturbed" => Round::Disturbed,
+            "again" => Round::Again,
+            "last" => Round::Last,
+            _ => return None,
+        };
+        Some(Place {
+            round,
+            slots: slots?.to_owned(),
+            master: master?.to_owned(),
+            server: server?.to_owned(),
+            position: position?.parse().ok()?,
+        })
+    }
+
+    fn to_cursor(&self) -> Cursor {
+        let Place { round, slots, master, server, position } = self;
+        let round = match round {
+            Round::Quiet => "quiet",
+            Round::Disturbed => "disturbed",
+            Round::Again => "again",
+            Round::Last => "last",
+        };
+        Cursor::new(format!("{round}:{slots}:{master}:{server}:{position}"))
+    }
+
+    /// Returns the place of the next page, or `None` at the end, after a page that was read here,
+    /// and after which the server has returned this cursor and had this view.
+    fn after(self, position: u64, view: &View) -> Option<Self> {
+        let round = match self.round {
+            Round::Quiet if view.migrating || digest(view) != self.slots => Round::Disturbed,
+            Round::Again => Round::Last,
+            round => round,
+        };
+        if position != 0 {
+            return Some(Place { round, position, ..self });
+        }
+        let next = masters(view).into_iter().find(|id| **id > *self.master);
+        let (round, master) = match (next, round) {
+            (Some(next), round) => (round, next),
+            (None, Round::Disturbed) => (Round::Again, masters(view).into_iter().next()?),
+            (None, _) => return None,
+        };
+        Some(Place { round, position, master: master.to_string(), server: String::new(), ..self })
+    }
+}
+
+/// Returns the ids of the masters with slots, in order.
+fn masters(view: &View) -> Vec<NodeId> {
+    let has_slots = |id: &NodeId| view.master(id).is_some_and(|master| !master.slots.is_empty());
+    view.ids().into_iter().filter(has_slots).collect()
+}
+
+/// Returns a short text that is another one when a slot has another master.
+fn digest(view: &View) -> String {
+    let mut hash = Sha256::new();
+    for id in view.ids() {
+        let slots = view.master(&id).map(|master| &master.slots);
+        hash.update(format!("{id} {slots:?}\n"));
+    }
+    hash.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Cluster {
+    /// Returns the keys with a prefix on a page, or `None` if the cursor is no longer valid.
+    pub(in super::super) async fn keys(
+        &self,
+        prefix: &str,
+        cursor: Option<&Cursor>,
+    ) -> Result<Option<Keys>, StoreError> {
+        let place = match cursor {
+            Some(cursor) => Place::parse(cursor),
+            None => self.beginning().await?,
+        };
+        let Some(mut place) = place else { return Ok(None) };
+        let Some(member) = self.member(&place.master).await? else { return Ok(None) };
+        let commands = member.lanes.commands();
+        let connected = commands.connected().await?;
+        let server = connected.server().to_string();
+        if place.position != 0 && place.server != server {
+            return Ok(None);
+        }
+        place.server = server;
+        let command = scan(prefix, place.position);
+        let (position, keys) = commands.run_on(&connected, &command, Effect::Idempotent).await?;
+        // A key that had moved before the page was read shows in a view that is later.
+        let view = commands.within_timeout(ask_for_view(connected.commands())).await?;
+        if *view.myself != *place.master || view.master(&view.myself).is_none() {
+            return Ok(None);
+        }
+        let again = place.round == Round::Again;
+        let next = place.after(position, &view).as_ref().map(Place::to_cursor);
+        Ok(Some(Keys { keys, next, again }))
+    }
+
+    /// Returns the place where a walk begins.
+    async fn beginning(&self) -> Result<Option<Place>, StoreError> {
+        let owners = self.owners().await?;
+        let first = owners.iter().min_by_key(|member| member.id.clone());
+        let first = first.ok_or_else(|| unavailable("no master of the cluster has a slot"))?;
+        let commands = first.lanes.commands();
+        let connected = commands.connected().await?;
+        let view = commands.within_timeout(ask_for_view(connected.commands())).await?;
+        Ok(masters(&view).first().map(|master| Place {
+            round: if view.migrating { Round::Disturbed } else { Round::Quiet },
+            slots: digest(&view),
+            master: master.to_string(),
+            server: String::new(),
+            position: 0,
+        }))
+    }
+
+    /// Returns a master that has slots, if it is one.
+    async fn member(&self, id: &str) -> Result<Option<Member>, StoreError> {
+        let owners = self.owners().await?;
+        Ok(owners.into_iter().find(|member| member.id.as_deref() == Some(id)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAME: [&str; 2] = ["0-9999", "10000-16383"];
+
+    /// Returns what the first or second of two masters says about their slots.
+    fn view(myself: usize, slots: [&str; 2]) -> View {
+        let line = |index: usize| {
+            let (id, myself) =
+                (["aaa", "bbb"][index], if index == myself { "myself," } else { "" });
+            format!("{id} 10.0.0.1:1@2 {myself}master - 0 0 1 connected {}\n", slots[index])
+        };
+        let info = "cluster_state:ok\r\ncluster_current_epoch:1\r\n";
+        View::parse(&format!("{}{}", line(0), line(1)), info).unwrap()
+    }
+
+    fn start() -> Place {
+        Place {
+            round: Round::Quiet,
+            slots: digest(&view(0, SAME)),
+            master: "aaa".into(),
+            server: "run".into(),
+            position: 0,
+        }
+    }
+
+    /// Returns the rounds and the masters of all pages of a walk in which each master has one page,
+    /// and says this about the slots.
+    fn pages(slots: &[[&str; 2]]) -> Vec<(Round, String)> {
+        let (mut place, mut pages) = (Some(start()), Vec::new());
+        while let Some(at) = place {
+            let myself = if at.master == "aaa" { 0 } else { 1 };
+            let slots = slots.get(pages.len()).copied().unwrap_or(SAME);
+            pages.push((at.round, at.master.clone()));
+            place = at.after(0, &view(myself, slots));
+        }
+        pages
+    }
+
+    #[test]
+    fn each_master_is_visited_once_if_nothing_moves() {
+        let expected = [(Round::Quiet, "aaa"), (Round::Quiet, "bbb")];
+        assert_eq!(pages(&[]), expected.map(|(round, id)| (round, id.to_owned())));
+    }
+
+    #[test]
+    fn all_masters_are_visited_again_if_slots_move() {
+        let flagged = ["0-9999", "10000-16383 [10000->-aaa]"];
+        let moved = ["0-10000", "10001-16383"];
+        for slots in [&[SAME, flagged][..], &[SAME, moved]] {
+            let expected = [
+                (Round::Quiet, "aaa"),
+                (Round::Quiet, "bbb"),
+                (Round::Again, "aaa"),
+                (Round::Last, "bbb"),
+            ];
+            assert_eq!(pages(slots), expected.map(|(round, id)| (round, id.to_owned())));
+        }
+        let early = [(Round::Quiet, "aaa"), (Round::Disturbed, "bbb")];
+        assert_eq!(pages(&[moved])[..2], early.map(|(round, id)| (round, id.to_owned())));
+    }
+
+    #[test]
+    fn a_walk_goes_on_at_the_cursor_of_its_server() {
+        let next = start().after(42, &view(0, SAME)).unwrap();
+        assert_eq!(next, Place { position: 42, ..start() });
+        let restored = Place::parse(&next.to_cursor()).unwrap();
+        assert_eq!(restored, next);
+        for other in ["", "quiet", "quiet:1:2:3", "quiet:1:2:3:x", "loud:1:2:3:4"] {
+            assert_eq!(Place::parse(&Cursor::new(other)), None, "{other}");
+        }
+    }
+}
