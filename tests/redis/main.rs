@@ -27,6 +27,7 @@ mod production;
 mod quickstart;
 mod redis_announcements;
 mod redis_cluster;
+mod redis_cluster_faults;
 mod redis_commands;
 mod redis_outage;
 mod redis_pileup;

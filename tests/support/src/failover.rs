@@ -40,8 +40,13 @@ pub struct Cost {
 }
 
 impl FailoverTrial {
-    /// Starts three nodes with these environment variables.
+    /// Starts three nodes with these environment variables, with one visitor each.
     pub async fn start(variables: &[(&str, &str)]) -> Self {
+        Self::with_visitors(1, variables).await
+    }
+
+    /// Starts three nodes with these environment variables, and this number of visitors of each.
+    pub async fn with_visitors(number: usize, variables: &[(&str, &str)]) -> Self {
         let max_staleness = MAX_STALENESS.as_millis().to_string();
         let common = [("MAX_STALENESS_MS", max_staleness.as_str()), ("RETRY", "off")];
         let variables = [&common, variables].concat();
@@ -53,17 +58,25 @@ impl FailoverTrial {
         }
         let watches = nodes.iter().map(|node| Watch::start(node, &eve)).collect();
         let mut visits = Vec::new();
-        for node in &nodes {
+        for node in nodes.iter().cycle().take(nodes.len() * number) {
             visits.push(Visits::start(node, &login(node, "ada").await));
         }
         FailoverTrial { watches, visits, nodes, bob, eve }
     }
 
-    /// Waits until each node is in use again, logs Eve out, and returns what the failover has cost.
-    pub async fn end(mut self, fault: &'static str, began: Instant, switched: Instant) -> Cost {
+    /// Waits until each node has left the old master and is in use again, logs Eve out, and returns
+    /// what the failover has cost.
+    pub async fn end(self, fault: &'static str, began: Instant, switched: Instant) -> Cost {
         for node in &self.nodes {
             let has_moved = async || stats(node).await["disconnects"] != 0;
             eventually(has_moved, "the node leaves the old master").await;
+        }
+        self.settle(fault, began, switched).await
+    }
+
+    /// Waits until each node uses its cache, logs Eve out, and returns what the fault has cost.
+    pub async fn settle(mut self, fault: &'static str, began: Instant, switched: Instant) -> Cost {
+        for node in &self.nodes {
             hits(node, &self.bob).await;
         }
         let used_again = switched.elapsed();

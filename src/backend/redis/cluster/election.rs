@@ -10,10 +10,10 @@ const MIN_ELECTION: Duration = Duration::from_secs(2);
 /// Notices elections, and when an unknown winner of one no longer matters.
 ///
 /// Before a replica that takes over accepts its first write, most masters have raised their current
-/// epoch to vote for it. So a master whose current epoch is above the configuration epochs of all
-/// masters that it knows may have voted for one that it has not heard of. But the current epoch
-/// also stays there if nobody wins, or if the master with the highest configuration epoch is
-/// removed.
+/// epoch and voted for it. So a master that has voted, and whose current epoch is above the
+/// configuration epochs of all nodes that it knows, may have voted for one that it has not heard
+/// of. But the current epoch also stays there if nobody wins, or if the master with the highest
+/// configuration epoch is removed.
 ///
 /// A winner that no master has heard of after some time accepts no more writes. A replica has twice
 /// the `cluster-node-timeout` to win, at least two seconds; and a master without contact to most

@@ -33,6 +33,8 @@ pub(in super::super) struct View {
     /// The highest epoch that belongs to a node: that of the last election whose winner is known,
     /// or of the last change of slots.
     highest_epoch: u64,
+    /// `true` if the server has voted in an election since it was started, or does not tell.
+    has_voted: bool,
 }
 
 /// A master, as a server knows it.
@@ -66,6 +68,7 @@ impl View {
             is_ok: field(info, "cluster_state") == Some("ok"),
             current_epoch: field(info, "cluster_current_epoch")?.parse().ok()?,
             highest_epoch: lines.iter().map(|line| line.config_epoch).max()?,
+            has_voted: has_voted(info),
         })
     }
 
@@ -79,11 +82,20 @@ impl View {
         self.masters.iter().find(|master| &*master.id == id)
     }
 
-    /// Returns `true` if an election was held, and the server does not know its winner, if it has
-    /// one.
+    /// Returns `true` if the server may have voted in an election whose winner it does not know.
+    ///
+    /// That the current epoch is the highest is no sign of an election by itself: it is, in a
+    /// cluster whose replicas were given epochs of their own when it was built.
     pub(super) fn awaits_winner(&self) -> bool {
-        self.current_epoch > self.highest_epoch
+        self.has_voted && self.current_epoch > self.highest_epoch
     }
+}
+
+/// Returns `true` if the server has voted since it was started, or does not tell. It leaves out the
+/// numbers of messages that it has not sent.
+fn has_voted(info: &str) -> bool {
+    let tells = field(info, "cluster_stats_messages_sent").is_some();
+    !tells || field(info, "cluster_stats_messages_auth-ack_sent").is_some_and(|votes| votes != "0")
 }
 
 /// A line of the reply to `CLUSTER NODES`.
@@ -194,10 +206,19 @@ mod tests {
     }
 
     #[test]
-    fn an_election_without_a_winner_shows_in_the_epochs() {
+    fn an_election_without_a_winner_shows_in_epochs_and_votes() {
+        let line = |epoch| format!("beef :3@4 myself,master - 0 0 {epoch} connected 0-16383");
         for (epoch, awaits) in [(5, true), (6, false), (7, false)] {
-            let line = format!("beef :3@4 myself,master - 0 0 {epoch} connected 0-16383");
-            assert_eq!(view(&[&line]).awaits_winner(), awaits, "{epoch}");
+            assert_eq!(view(&[&line(epoch)]).awaits_winner(), awaits, "{epoch}");
+        }
+        for (votes, awaits) in [
+            ("cluster_stats_messages_ping_sent:7\r\ncluster_stats_messages_sent:7\r\n", false),
+            ("cluster_stats_messages_auth-ack_sent:1\r\ncluster_stats_messages_sent:8\r\n", true),
+            ("cluster_stats_messages_auth-ack_sent:0\r\ncluster_stats_messages_sent:8\r\n", false),
+            ("", true),
+        ] {
+            let view = View::parse(&line(5), &format!("{INFO}{votes}")).unwrap();
+            assert_eq!(view.awaits_winner(), awaits, "{votes}");
         }
     }
 
