@@ -8,6 +8,10 @@ use super::refusal::Refusal;
 use super::transport::is_tls_failure;
 use crate::error::{StoreError, StoreErrorKind};
 
+/// The cause of a redirect where none was expected.
+const NOT_ALONE: &str = "the server is one of a Redis Cluster, and another one has the key: use \
+                         `RedisConfig::cluster`, or `redis-cluster://` in the URL";
+
 /// The effect that a command without a reply may have had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Effect {
@@ -45,6 +49,9 @@ impl Effect {
     /// Returns the error of a command to which the server replied with an error, or whose
     /// connection failed.
     pub(super) fn failed(self, error: RedisError) -> StoreError {
+        if is_redirect(&error) {
+            return StoreError::from(StoreErrorKind::Refused).with_source(NOT_ALONE);
+        }
         match refusal(&error) {
             Some(kind) => StoreError::from(kind).with_source(error),
             None => self.unanswered(error, false),
