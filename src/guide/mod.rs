@@ -20,6 +20,7 @@
 pub mod guarantees {
     //! The contract, its limits, and the test that demonstrates each rule.
     //!
+    //! [cluster]: super::protocol#cluster
     //! [load]: super::resilience#under-load
     //! [model]: super::protocol#the-model
     //! [protocol]: super::protocol

@@ -1,6 +1,5 @@
 //! Checks of announcements and subscriptions.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{LONG, PATIENCE, any_id, any_record, later, ok, same, tombstone, with_payload};
@@ -13,14 +12,14 @@ pub(super) async fn a_subscription_is_confirmed_and_alive(backend: &impl Backend
     let before = tokio::time::Instant::now().into_std();
     let mut subscription = ok(backend.subscribe(HEARTBEAT).await);
     same(
-        &next(&mut subscription).await,
+        &proof(&mut subscription).await,
         &Event::Connected,
         "a subscription begins with `Connected`",
     );
     let mut last = before;
     for _ in 0..3 {
-        let Event::Alive(sent_at) = next(&mut subscription).await else {
-            panic!("a message arrived although nothing was announced")
+        let Event::Alive(sent_at) = proof(&mut subscription).await else {
+            panic!("a subscription is confirmed once")
         };
         assert!(sent_at >= last, "`Alive` events come in order");
         last = sent_at;
@@ -38,24 +37,25 @@ pub(super) async fn writes_are_announced_in_order(backend: &impl Backend) {
     ok(backend.create(&id, &base, LONG).await);
     ok(backend.delete_if(&id, base.meta.revision, b"delete if").await);
     let mut messages = Messages::of(subscription);
-    for expected in [&b"update"[..], b"delete", b"delete if"] {
-        same(
-            &messages.next().await,
-            &expected.to_vec(),
-            "announcements about a session arrive in the order of the writes",
-        );
-    }
+    let expected = [&b"update"[..], b"delete", b"delete if"];
+    messages.arrive(&expected, "writes are announced").await;
+    same(
+        &messages.of_these(&expected),
+        &expected.map(<[u8]>::to_vec).to_vec(),
+        "announcements about a session arrive in the order of the writes",
+    );
 }
 
 pub(super) async fn announcements_about_no_session_arrive(backend: &impl Backend) {
     let subscription = ok(backend.subscribe(HEARTBEAT).await);
     ok(backend.publish(b"publish\0\xff\n").await);
     ok(backend.clear(b"clear").await);
-    same(
-        &Messages::of(subscription).next_as_set(2).await,
-        &BTreeSet::from([b"publish\0\xff\n".to_vec(), b"clear".to_vec()]),
-        "`publish` and `clear` are announced, byte for byte",
-    );
+    Messages::of(subscription)
+        .arrive(
+            &[b"publish\0\xff\n", b"clear"],
+            "`publish` and `clear` are announced, byte for byte",
+        )
+        .await;
 }
 
 pub(super) async fn calls_that_change_nothing_are_not_announced(backend: &impl Backend) {
@@ -63,16 +63,18 @@ pub(super) async fn calls_that_change_nothing_are_not_announced(backend: &impl B
     let (id, base) = (any_id(), any_record(Revision::first()));
     let new = with_payload(base.meta.revision.next(), "new");
     ok(backend.create(&id, &base, LONG).await);
-    ok(backend.update(Update::new(&any_id(), base.meta.revision, &new, LONG, b"gone")).await);
+    ok(backend.update(Update::new(&any_id(), base.meta.revision, &new, LONG, b"of nothing")).await);
     ok(backend.update(Update::new(&id, Revision::first(), &new, LONG, b"conflict")).await);
     ok(backend.delete_if(&id, Revision::first(), b"conflict").await);
     ok(backend.touch(&id, later(base.meta.deadline), LONG).await);
     ok(backend.update(Update::new(&id, base.meta.revision, &new, LONG, b"saved")).await);
     ok(backend.update(Update::new(&id, base.meta.revision, &new, LONG, b"repeated")).await);
     ok(backend.publish(b"end").await);
+    let mut messages = Messages::of(subscription);
+    messages.arrive(&[b"saved", b"end"], "a write and `publish` are announced").await;
     same(
-        &Messages::of(subscription).next_as_set(2).await,
-        &BTreeSet::from([b"saved".to_vec(), b"end".to_vec()]),
+        &messages.of_these(&[b"of nothing", b"conflict", b"repeated"]),
+        &Vec::new(),
         "creations, conflicts, touches, and retries that change nothing are not announced",
     );
 }
@@ -84,11 +86,12 @@ pub(super) async fn each_deletion_is_announced(backend: &impl Backend) {
     ok(backend.delete(&any_id(), b"gone").await);
     ok(backend.delete(&moved, b"moved").await);
     ok(backend.delete_if(&any_id(), Revision::first(), b"gone, too").await);
-    same(
-        &Messages::of(subscription).next_as_set(3).await,
-        &[&b"gone"[..], b"moved", b"gone, too"].map(<[u8]>::to_vec).into(),
-        "a deletion is announced even if there is no record",
-    );
+    Messages::of(subscription)
+        .arrive(
+            &[b"gone", b"moved", b"gone, too"],
+            "a deletion is announced even if there is no record",
+        )
+        .await;
 }
 
 pub(super) async fn alive_comes_after_all_announcements_before_it(backend: &impl Backend) {
@@ -115,19 +118,11 @@ pub(super) async fn each_subscriber_receives_each_announcement(backend: &impl Ba
     let mut two = Messages::of(ok(backend.subscribe(HEARTBEAT).await));
     ok(backend.publish(b"both").await);
     for messages in [&mut one, &mut two] {
-        same(
-            &messages.next().await,
-            &b"both".to_vec(),
-            "each subscriber receives each announcement",
-        );
+        messages.arrive(&[b"both"], "each subscriber receives each announcement").await;
     }
     drop(one);
     ok(backend.publish(b"the other").await);
-    same(
-        &two.next().await,
-        &b"the other".to_vec(),
-        "a subscriber that leaves does not affect the others",
-    );
+    two.arrive(&[b"the other"], "a subscriber that leaves does not affect the others").await;
 }
 
 async fn next(subscription: &mut Subscription) -> Event {
@@ -138,34 +133,50 @@ async fn next(subscription: &mut Subscription) -> Event {
     }
 }
 
-/// The announcements of a subscription. Each may arrive several times.
+/// Returns the next event that is not an announcement: one from before may arrive again.
+async fn proof(subscription: &mut Subscription) -> Event {
+    loop {
+        match next(subscription).await {
+            Event::Message(_) => {}
+            event => return event,
+        }
+    }
+}
+
+/// The announcements of a subscription. Each may arrive several times, and so may those from before
+/// the subscription.
 struct Messages {
     subscription: Subscription,
-    received: BTreeSet<Vec<u8>>,
+    /// Those that have arrived, in order, each once.
+    received: Vec<Vec<u8>>,
 }
 
 impl Messages {
     fn of(subscription: Subscription) -> Self {
-        Messages { subscription, received: BTreeSet::new() }
+        Messages { subscription, received: Vec::new() }
     }
 
-    /// Returns the next message that has not been received before.
-    async fn next(&mut self) -> Vec<u8> {
-        loop {
-            if let Event::Message(message) = next(&mut self.subscription).await
-                && self.received.insert(message.to_vec())
-            {
-                return message.to_vec();
+    /// Waits until all of these have arrived.
+    async fn arrive(&mut self, expected: &[&[u8]], promise: &str) {
+        while self.of_these(expected).len() < expected.len() {
+            match tokio::time::timeout(PATIENCE, self.subscription.next()).await {
+                Ok(Some(Event::Message(message))) => {
+                    if !self.received.iter().any(|received| *received == message) {
+                        self.received.push(message.to_vec());
+                    }
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("{promise}: the subscription has ended"),
+                Err(_) => {
+                    panic!("{promise}\n   found: {:?}\nexpected: {expected:?}", self.received)
+                }
             }
         }
     }
 
-    /// Returns this number of messages that have not been received before.
-    async fn next_as_set(&mut self, number: usize) -> BTreeSet<Vec<u8>> {
-        let mut messages = BTreeSet::new();
-        while messages.len() < number {
-            messages.insert(self.next().await);
-        }
-        messages
+    /// Returns those of these that have arrived, in the order of their arrival.
+    fn of_these(&self, messages: &[&[u8]]) -> Vec<Vec<u8>> {
+        let received = self.received.iter();
+        received.filter(|received| messages.contains(&&received[..])).cloned().collect()
     }
 }

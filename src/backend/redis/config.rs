@@ -30,8 +30,8 @@ use super::dialer::Dialer;
 use super::transport::Transport;
 use crate::error::ConfigError;
 
-/// The configuration of the Redis backend: one server (7.0 or later) that is a master, a master that
-/// sentinels name, or a cluster.
+/// The configuration of the Redis backend: one server (7.0 or later) that is a master, a master
+/// that sentinels name, or a cluster.
 ///
 /// The `Debug` output contains neither user nor password.
 ///

@@ -21,8 +21,8 @@
 //! other's replica until it had received the number.
 //!
 //! In a cluster, there is a subscription to each master, and each proves itself in this way. Before
-//! a heartbeat, the master is also asked for its view of the cluster. The heartbeat proves something
-//! if the masters in that view are those whose announcements are received.
+//! a heartbeat, the master is also asked for its view of the cluster. The heartbeat proves
+//! something if the masters in that view are those whose announcements are received.
 //!
 //! A `PING` would prove none of this: a demoted master answers it, and so does a connection whose
 //! channel an ACL has taken away. Neither would a heartbeat that is sent over another connection: a
@@ -200,7 +200,7 @@ impl Subscriber {
         merge: Arc<Merge>,
         heartbeat: Duration,
     ) -> Result<Self, StoreError> {
-        // The fault that ended the previous subscription may have broken the shared connection, too.
+        // The fault that ended the previous subscription may have broken this connection, too.
         let connected = server.commands().checked().await?;
         let endpoint = server.commands().endpoint();
         let (time, findings) = (endpoint.server_time().clone(), endpoint.findings().clone());

@@ -15,9 +15,9 @@ use crate::error::{StoreError, StoreErrorKind};
 pub(super) struct Answer {
     pub(super) view: View,
     /// The addresses at which the masters want to be reached. Those without slots are missing.
-    endpoints: HashMap<NodeId, RedisAddress>,
+    pub(super) endpoints: HashMap<NodeId, RedisAddress>,
     /// The server that was asked.
-    asked: RedisAddress,
+    pub(super) asked: RedisAddress,
 }
 
 impl Answer {

@@ -8,6 +8,7 @@ mod discovery;
 mod election;
 mod members;
 mod redirect;
+mod refresh;
 mod slot;
 mod standing;
 mod view;
@@ -15,21 +16,16 @@ mod walk;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 pub(super) use self::discovery::ask_for_view;
-use self::discovery::{Answer, ask};
 use self::election::Elections;
 use self::members::{Member, Members};
 use self::redirect::Redirect;
 use self::slot::slot_of;
 pub(super) use self::standing::{Standing, Verdict};
-use self::view::NodeId;
 pub(super) use self::view::View;
 use super::commands::beat_key;
 use super::config::{RedisAddress, RedisCluster, RedisConfig};
@@ -44,11 +40,6 @@ use crate::error::{StoreError, StoreErrorKind};
 /// Maximum number of servers that a request is sent to. A slot that moves while a request is under
 /// way costs one more.
 const MAX_HOPS: u32 = 5;
-/// Minimum pause between two attempts to find out what has changed.
-const REFRESH_AFTER: Duration = Duration::from_millis(200);
-/// Maximum number of servers that are asked at once.
-const MAX_ASKED: usize = 8;
-
 /// A cluster, and the connections to its masters.
 pub(super) struct Cluster {
     config: RedisConfig,
@@ -237,129 +228,6 @@ impl Cluster {
         member
     }
 
-    /// Asks the cluster in the background, unless that was done a moment ago.
-    fn refresh(self: &Arc<Self>) {
-        let mut state = self.lock();
-        let is_recent = state.asked_at.is_some_and(|at| at.elapsed() < REFRESH_AFTER);
-        if is_recent || state.closed {
-            return;
-        }
-        state.asked_at = Some(Instant::now());
-        drop(state);
-        let cluster = self.clone();
-        tokio::spawn(async move {
-            // Requests have errors of their own, and the next that fails asks again.
-            let _ = cluster.discover().await;
-        });
-    }
-
-    /// Asks the cluster if nothing is known about it yet.
-    async fn discovered(&self) -> Result<(), StoreError> {
-        let attempts_before = {
-            let state = self.lock();
-            if state.closed {
-                return Err(StoreErrorKind::Closed.into());
-            }
-            if !state.members.is_empty() {
-                return Ok(());
-            }
-            state.attempts
-        };
-        let _one = self.discovering.lock().await;
-        {
-            let state = self.lock();
-            if !state.members.is_empty() {
-                return Ok(());
-            }
-            // If each waiting caller asked in turn, the last would wait too long.
-            if let Some(failure) = &state.failure
-                && state.attempts != attempts_before
-            {
-                return Err(failure.clone());
-            }
-        }
-        self.discover_alone().await
-    }
-
-    /// Asks the cluster for its masters and their slots.
-    async fn discover(&self) -> Result<(), StoreError> {
-        let _one = self.discovering.lock().await;
-        self.discover_alone().await
-    }
-
-    async fn discover_alone(&self) -> Result<(), StoreError> {
-        let answer = self.best_answer().await;
-        let mut state = self.lock();
-        state.attempts += 1;
-        state.asked_at = Some(Instant::now());
-        if state.closed {
-            return Err(StoreErrorKind::Closed.into());
-        }
-        let answer = answer.and_then(|answer| {
-            if state.knows_better_than(&answer.view) {
-                return Err(unavailable("only servers that are cut off from the cluster answer"));
-            }
-            Ok(answer)
-        });
-        state.failure = answer.as_ref().err().cloned();
-        self.apply(&mut state, &answer?);
-        Ok(())
-    }
-
-    /// Asks several servers at once, the known masters first. The one that has heard of the latest
-    /// election knows best; others may be cut off from it.
-    async fn best_answer(&self) -> Result<Answer, StoreError> {
-        let deadline = Instant::now() + self.config.connect_timeout;
-        let (known, epoch, turn) = {
-            let mut state = self.lock();
-            state.turn = state.turn.wrapping_add(1);
-            (state.members.all().to_vec(), state.epoch, state.turn)
-        };
-        let from_turn = |number: usize| turn.checked_rem(number).unwrap_or_default();
-        let order = known.iter().cycle().skip(from_turn(known.len())).take(known.len());
-        let asking = order.take(MAX_ASKED).map(|member| async {
-            let connected = member.lanes.commands().connected().await?;
-            ask(connected.link().wire.commands.clone(), &member.address).await
-        });
-        let answer = best(asking.collect(), epoch, deadline).await;
-        if answer.is_ok() {
-            return answer;
-        }
-        let order = self.seeds.iter().cycle().skip(from_turn(self.seeds.len()));
-        let asking = order.take(self.seeds.len().min(MAX_ASKED)).map(|address| async move {
-            let link = self.endpoint(address).connect().await?;
-            ask(link.wire.commands.clone(), address).await
-        });
-        best(asking.collect(), epoch, deadline + self.config.connect_timeout).await
-    }
-
-    /// Takes over what a server has said. Servers that are no masters any more are left.
-    fn apply(&self, state: &mut State, answer: &Answer) {
-        let view = &answer.view;
-        state.epoch = Some(view.current_epoch);
-        // All nodes observe the time of the same master.
-        let timekeeper = view.ids().first().cloned();
-        let mut additions = 0;
-        let mut members = Vec::new();
-        for master in &view.masters {
-            let Some(address) = answer.address_of(master, self.config.names_servers()) else {
-                continue;
-            };
-            let keeps_time = timekeeper.as_ref() == Some(&master.id);
-            let known = state.members.at(&address);
-            let is_unchanged = |known: &&Member| known.lanes.keeps_time(&self.time) == keeps_time;
-            let lanes = known.filter(is_unchanged).map(|known| known.lanes.clone());
-            let lanes = lanes.unwrap_or_else(|| {
-                additions += 1;
-                self.lanes(&address, keeps_time)
-            });
-            let (id, slots) = (Some(master.id.clone()), master.slots.clone());
-            members.push(Member { id, address, slots, lanes });
-        }
-        state.members.replace(members);
-        self.additions.send_modify(|count| *count += additions);
-    }
-
     fn lanes(&self, address: &RedisAddress, keeps_time: bool) -> Arc<Lanes> {
         let time = if keeps_time { self.time.clone() } else { Arc::default() };
         let target = Target::Fixed(address.clone());
@@ -377,17 +245,6 @@ impl Cluster {
     }
 }
 
-impl State {
-    /// Returns `true` if a view is of a past of the cluster: an old master that is cut off from the
-    /// others does not know that it has been replaced. A cluster that was built anew has lower
-    /// epochs, too, but consists of other nodes.
-    fn knows_better_than(&self, view: &View) -> bool {
-        let is_known = |id: &NodeId| view.master(id).is_some();
-        Some(view.current_epoch) < self.epoch
-            && self.members.all().iter().filter_map(|member| member.id.as_ref()).any(is_known)
-    }
-}
-
 impl Member {
     /// Returns a key that the server has and that is never written, for what needs a key and uses
     /// none, or `None` if the server has no slots.
@@ -396,36 +253,83 @@ impl Member {
     }
 }
 
-/// Returns the answer of the server that has heard of the latest epoch. Does not wait for others
-/// once one knows a later epoch than this node.
-async fn best<F>(
-    mut asking: FuturesUnordered<F>,
-    known: Option<u64>,
-    deadline: Instant,
-) -> Result<Answer, StoreError>
-where
-    F: Future<Output = Result<Answer, StoreError>>,
-{
-    let mut best: Option<Answer> = None;
-    let mut failure = unavailable("no server of the cluster has answered");
-    while let Ok(Some(answer)) = timeout_at(deadline, asking.next()).await {
-        match answer {
-            Ok(answer) => {
-                let rank = |answer: &Answer| (answer.view.is_ok, answer.view.current_epoch);
-                let is_news = answer.view.is_ok && Some(answer.view.current_epoch) > known;
-                if best.as_ref().is_none_or(|best| rank(&answer) > rank(best)) {
-                    best = Some(answer);
-                }
-                if is_news {
-                    break;
-                }
-            }
-            Err(error) => failure = error,
-        }
-    }
-    best.ok_or(failure)
-}
-
 fn unavailable(cause: &'static str) -> StoreError {
     StoreError::from(StoreErrorKind::Unavailable).with_source(cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::discovery::Answer;
+    use super::*;
+
+    pub(super) const ONE: &str = "one 10.0.0.1:6379@16379 myself,master - 0 0 1 connected 0-8191";
+    pub(super) const TWO: &str = "two 10.0.0.2:6379@16379 master - 0 0 2 connected 8192-16383";
+    pub(super) const THREE: &str = "new 10.0.0.3:6379@16379 master - 0 0 3 connected";
+
+    pub(super) fn cluster() -> Cluster {
+        let nodes = RedisCluster::new([("10.0.0.1", 6379)]);
+        let config = RedisConfig::cluster(nodes.clone());
+        Cluster::new(&config, &nodes, config.dialer().unwrap(), &Arc::default())
+    }
+
+    pub(super) fn answer(nodes: &[&str], epoch: u64) -> Answer {
+        let info = format!("cluster_state:ok\r\ncluster_current_epoch:{epoch}\r\n");
+        let view = View::parse(&nodes.join("\n"), &info).unwrap();
+        Answer { view, endpoints: [].into(), asked: RedisAddress::tcp("10.0.0.1", 6379) }
+    }
+
+    fn owner(cluster: &Cluster, slot: u16) -> Option<String> {
+        Some(cluster.lock().members.owner(slot)?.address.to_string())
+    }
+
+    fn lanes(cluster: &Cluster, host: &str) -> Option<Arc<Lanes>> {
+        let address = RedisAddress::tcp(host, 6379);
+        cluster.lock().members.at(&address).map(|member| member.lanes.clone())
+    }
+
+    #[tokio::test]
+    async fn the_owners_of_slots_are_those_of_the_last_answer() {
+        let cluster = cluster();
+        cluster.apply(&mut cluster.lock(), &answer(&[ONE, TWO], 2));
+        assert_eq!(owner(&cluster, 8191).as_deref(), Some("10.0.0.1:6379"));
+        assert_eq!(owner(&cluster, 8192).as_deref(), Some("10.0.0.2:6379"));
+        let (one, before) = (lanes(&cluster, "10.0.0.1").unwrap(), cluster.additions());
+        let [less, more] = [ONE.replace("0-8191", "1-8191"), TWO.replace("8192", "0 8192")];
+        cluster.apply(&mut cluster.lock(), &answer(&[&less, &more], 3));
+        assert_eq!(owner(&cluster, 0).as_deref(), Some("10.0.0.2:6379"));
+        assert!(Arc::ptr_eq(&one, &lanes(&cluster, "10.0.0.1").unwrap()), "it is the same server");
+        assert_eq!(cluster.additions(), before, "commands go to the same servers");
+        cluster.apply(&mut cluster.lock(), &answer(&[&less], 3));
+        assert_eq!(owner(&cluster, 0), None);
+        assert!(lanes(&cluster, "10.0.0.2").is_none(), "it is no master any more");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_commands_may_be_sent_to_is_an_addition() {
+        let cluster = Arc::new(cluster());
+        cluster.apply(&mut cluster.lock(), &answer(&[ONE, TWO], 2));
+        let before = cluster.additions();
+        cluster.at(&RedisAddress::tcp("10.0.0.2", 6379));
+        assert_eq!(cluster.additions(), before, "it is known");
+        cluster.moved(0, &RedisAddress::tcp("10.0.0.4", 6379));
+        assert_eq!(cluster.additions(), before + 1, "another server has named it");
+        assert_eq!(owner(&cluster, 0).as_deref(), Some("10.0.0.4:6379"));
+        let three = THREE.replace("new", "xyz");
+        cluster.apply(&mut cluster.lock(), &answer(&[ONE, TWO, &three], 3));
+        assert_eq!(cluster.additions(), before + 2, "a master has joined");
+        assert!(lanes(&cluster, "10.0.0.4").is_none(), "it was none of the masters");
+        cluster.close();
+        assert!(cluster.additions() > before + 2);
+    }
+
+    #[tokio::test]
+    async fn all_nodes_observe_the_time_of_the_same_master() {
+        let cluster = cluster();
+        let keeps_time =
+            |host| lanes(&cluster, host).is_some_and(|lanes| lanes.keeps_time(&cluster.time));
+        cluster.apply(&mut cluster.lock(), &answer(&[ONE, TWO], 2));
+        assert!(keeps_time("10.0.0.1") && !keeps_time("10.0.0.2"));
+        cluster.apply(&mut cluster.lock(), &answer(&[ONE, TWO, THREE], 3));
+        assert!(!keeps_time("10.0.0.1") && keeps_time("10.0.0.3"), "it has the first id");
+    }
 }

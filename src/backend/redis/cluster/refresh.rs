@@ -1,0 +1,238 @@
+//! Finds out what has changed in the cluster.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::{Instant, timeout_at};
+
+use super::discovery::{Answer, ask};
+use super::members::Member;
+use super::view::{NodeId, View};
+use super::{Cluster, State, unavailable};
+use crate::error::{StoreError, StoreErrorKind};
+
+/// Minimum pause between two attempts to find out what has changed.
+const REFRESH_AFTER: Duration = Duration::from_millis(200);
+/// Maximum number of servers that are asked at once.
+const MAX_ASKED: usize = 8;
+
+impl Cluster {
+    /// Asks the cluster in the background, unless that was done a moment ago.
+    pub(super) fn refresh(self: &Arc<Self>) {
+        let mut state = self.lock();
+        let is_recent = state.asked_at.is_some_and(|at| at.elapsed() < REFRESH_AFTER);
+        if is_recent || state.closed {
+            return;
+        }
+        state.asked_at = Some(Instant::now());
+        drop(state);
+        let cluster = self.clone();
+        tokio::spawn(async move {
+            // Requests have errors of their own, and the next that fails asks again.
+            let _ = cluster.discover().await;
+        });
+    }
+
+    /// Asks the cluster if nothing is known about it yet.
+    pub(super) async fn discovered(&self) -> Result<(), StoreError> {
+        let attempts_before = {
+            let state = self.lock();
+            if state.closed {
+                return Err(StoreErrorKind::Closed.into());
+            }
+            if !state.members.is_empty() {
+                return Ok(());
+            }
+            state.attempts
+        };
+        let _one = self.discovering.lock().await;
+        {
+            let state = self.lock();
+            if !state.members.is_empty() {
+                return Ok(());
+            }
+            // If each waiting caller asked in turn, the last would wait too long.
+            if let Some(failure) = &state.failure
+                && state.attempts != attempts_before
+            {
+                return Err(failure.clone());
+            }
+        }
+        self.discover_alone().await
+    }
+
+    /// Asks the cluster for its masters and their slots.
+    pub(super) async fn discover(&self) -> Result<(), StoreError> {
+        let _one = self.discovering.lock().await;
+        self.discover_alone().await
+    }
+
+    async fn discover_alone(&self) -> Result<(), StoreError> {
+        let answer = self.best_answer().await;
+        let mut state = self.lock();
+        state.attempts += 1;
+        state.asked_at = Some(Instant::now());
+        if state.closed {
+            return Err(StoreErrorKind::Closed.into());
+        }
+        let answer = answer.and_then(|answer| {
+            if state.knows_better_than(&answer.view) {
+                return Err(unavailable("only servers that are cut off from the cluster answer"));
+            }
+            Ok(answer)
+        });
+        state.failure = answer.as_ref().err().cloned();
+        self.apply(&mut state, &answer?);
+        Ok(())
+    }
+
+    /// Asks several servers at once, the known masters first. The one that has heard of the latest
+    /// election knows best; others may be cut off from it.
+    async fn best_answer(&self) -> Result<Answer, StoreError> {
+        let deadline = Instant::now() + self.config.connect_timeout;
+        let (known, epoch, turn) = {
+            let mut state = self.lock();
+            state.turn = state.turn.wrapping_add(1);
+            (state.members.all().to_vec(), state.epoch, state.turn)
+        };
+        let from_turn = |number: usize| turn.checked_rem(number).unwrap_or_default();
+        let order = known.iter().cycle().skip(from_turn(known.len())).take(known.len());
+        let asking = order.take(MAX_ASKED).map(|member| async {
+            let connected = member.lanes.commands().connected().await?;
+            ask(connected.link().wire.commands.clone(), &member.address).await
+        });
+        let answer = best(asking.collect(), epoch, deadline).await;
+        if answer.is_ok() {
+            return answer;
+        }
+        let order = self.seeds.iter().cycle().skip(from_turn(self.seeds.len()));
+        let asking = order.take(self.seeds.len().min(MAX_ASKED)).map(|address| async move {
+            let link = self.endpoint(address).connect().await?;
+            ask(link.wire.commands.clone(), address).await
+        });
+        best(asking.collect(), epoch, deadline + self.config.connect_timeout).await
+    }
+
+    /// Takes over what a server has said. Servers that are no masters any more are left.
+    pub(super) fn apply(&self, state: &mut State, answer: &Answer) {
+        let view = &answer.view;
+        state.epoch = Some(view.current_epoch);
+        // All nodes observe the time of the same master.
+        let timekeeper = view.ids().first().cloned();
+        let mut additions = 0;
+        let mut members = Vec::new();
+        for master in &view.masters {
+            let Some(address) = answer.address_of(master, self.config.names_servers()) else {
+                continue;
+            };
+            let keeps_time = timekeeper.as_ref() == Some(&master.id);
+            let known = state.members.at(&address);
+            let is_unchanged = |known: &&Member| known.lanes.keeps_time(&self.time) == keeps_time;
+            let lanes = known.filter(is_unchanged).map(|known| known.lanes.clone());
+            let lanes = lanes.unwrap_or_else(|| {
+                additions += 1;
+                self.lanes(&address, keeps_time)
+            });
+            let (id, slots) = (Some(master.id.clone()), master.slots.clone());
+            members.push(Member { id, address, slots, lanes });
+        }
+        state.members.replace(members);
+        self.additions.send_modify(|count| *count += additions);
+    }
+}
+
+impl State {
+    /// Returns `true` if a view is of a past of the cluster: an old master that is cut off from the
+    /// others does not know that it has been replaced. A cluster that was built anew has lower
+    /// epochs, too, but consists of other nodes.
+    fn knows_better_than(&self, view: &View) -> bool {
+        let is_known = |id: &NodeId| view.master(id).is_some();
+        Some(view.current_epoch) < self.epoch
+            && self.members.all().iter().filter_map(|member| member.id.as_ref()).any(is_known)
+    }
+}
+
+/// Returns the answer of the server that has heard of the latest epoch. Does not wait for others
+/// once one knows a later epoch than this node.
+async fn best<F>(
+    mut asking: FuturesUnordered<F>,
+    known: Option<u64>,
+    deadline: Instant,
+) -> Result<Answer, StoreError>
+where
+    F: Future<Output = Result<Answer, StoreError>>,
+{
+    let mut best: Option<Answer> = None;
+    let mut failure = unavailable("no server of the cluster has answered");
+    while let Ok(Some(answer)) = timeout_at(deadline, asking.next()).await {
+        match answer {
+            Ok(answer) => {
+                let rank = |answer: &Answer| (answer.view.is_ok, answer.view.current_epoch);
+                let is_news = answer.view.is_ok && Some(answer.view.current_epoch) > known;
+                if best.as_ref().is_none_or(|best| rank(&answer) > rank(best)) {
+                    best = Some(answer);
+                }
+                if is_news {
+                    break;
+                }
+            }
+            Err(error) => failure = error,
+        }
+    }
+    best.ok_or(failure)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{ONE, THREE, TWO, answer, cluster};
+    use super::*;
+
+    #[tokio::test]
+    async fn the_past_of_a_cluster_is_not_taken_for_its_present() {
+        let cluster = cluster();
+        let knows_better =
+            |nodes: &[&str], epoch| cluster.lock().knows_better_than(&answer(nodes, epoch).view);
+        assert!(!knows_better(&[ONE, TWO], 0), "nothing is known yet");
+        cluster.apply(&mut cluster.lock(), &answer(&[ONE, TWO], 5));
+        assert!(knows_better(&[ONE, TWO], 4));
+        assert!(!knows_better(&[ONE, TWO], 5));
+        let new = THREE.replace("master", "myself,master");
+        assert!(!knows_better(&[&new], 1), "the cluster was built anew");
+    }
+
+    async fn best_of(answers: Vec<Result<Answer, StoreError>>, known: Option<u64>) -> Option<u64> {
+        let asking: FuturesUnordered<_> = answers.into_iter().map(std::future::ready).collect();
+        let answer = best(asking, known, Instant::now() + Duration::from_secs(1)).await;
+        answer.ok().map(|answer| answer.view.current_epoch)
+    }
+
+    #[tokio::test]
+    async fn the_server_that_has_heard_of_the_latest_election_is_believed() {
+        let answers = |epochs: &[u64]| {
+            let answers = epochs.iter().map(|epoch| Ok(answer(&[ONE, TWO], *epoch)));
+            answers.chain([Err(unavailable("it is down"))]).collect()
+        };
+        assert_eq!(best_of(answers(&[3, 5, 4]), Some(5)).await, Some(5));
+        assert_eq!(best_of(answers(&[3, 4]), Some(5)).await, Some(4));
+        assert_eq!(best_of(answers(&[]), Some(5)).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_the_others_once_there_is_news() {
+        let answers: FuturesUnordered<_> = [Some(6), None]
+            .map(|epoch| async move {
+                match epoch {
+                    Some(epoch) => Ok(answer(&[ONE, TWO], epoch)),
+                    None => std::future::pending().await,
+                }
+            })
+            .into_iter()
+            .collect();
+        let begun = Instant::now();
+        let deadline = begun + Duration::from_secs(1);
+        assert!(best(answers, Some(5), deadline).await.is_ok());
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+    }
+}
