@@ -121,7 +121,8 @@
 //! ([`guarantees`](guide::guarantees)), the protocol between nodes
 //! ([`protocol`](guide::protocol)), retries and outages ([`resilience`](guide::resilience)),
 //! "log out everywhere" ([`owners`](guide::owners)), operation in production
-//! ([`deployment`](guide::deployment)), metrics, alerts and logs
+//! ([`deployment`](guide::deployment)), the costs of a Redis Cluster ([`scale`](guide::scale)),
+//! metrics, alerts and logs
 //! ([`observability`](guide::observability)), and encryption and the rotation of secrets
 //! ([`encryption`](guide::encryption)).
 //!

@@ -8,10 +8,11 @@
 //! 4. [`owners`]: the sessions of one user, and "log out everywhere".
 //! 5. [`encryption`]: encryption at rest, rotation of secrets, and compression.
 //! 6. [`deployment`]: several nodes over one Redis, in production.
-//! 7. [`observability`]: metrics, alerts, spans and log events.
-//! 8. [`testing`]: tests of an application that uses this crate.
-//! 9. [`owasp`]: the OWASP session checklist and ASVS 5.0, requirement by requirement.
-//! 10. [`from_clustered_redis_store`]: from the Crystal library `ClusteredRedisStore` to this one.
+//! 7. [`scale`]: what a Redis Cluster costs, and up to where.
+//! 8. [`observability`]: metrics, alerts, spans and log events.
+//! 9. [`testing`]: tests of an application that uses this crate.
+//! 10. [`owasp`]: the OWASP session checklist and ASVS 5.0, requirement by requirement.
+//! 11. [`from_clustered_redis_store`]: from the Crystal library `ClusteredRedisStore` to this one.
 
 // On a forge, documents refer to each other by file name. Here each module first defines the same
 // link labels again, as paths to items: of two definitions of a label, Markdown takes the first.
@@ -82,6 +83,18 @@ pub mod deployment {
     //! [rule-32]: super::protocol#rule-32-which-server
     //!
     #![doc = include_str!("../../docs/deployment.md")]
+}
+
+pub mod scale {
+    //! What a Redis Cluster costs, and up to how many nodes and writes.
+    //!
+    //! [announcements]: super::protocol#announcements
+    //! [model]: super::protocol#the-model
+    //! [rule-2]: super::protocol#rule-2-one-queue
+    //! [rule-14]: super::protocol#rule-14-write-and-announcement-are-one-step
+    //! [rule-32]: super::protocol#rule-32-which-server
+    //!
+    #![doc = include_str!("../../docs/scale.md")]
 }
 
 pub mod observability {

@@ -134,8 +134,8 @@ impl RedisConfig {
     /// # Cost
     ///
     /// Two connections to each master, and four heartbeats per
-    /// [`max_staleness`](crate::ClusterConfig::max_staleness) over one of them. Each node
-    /// receives each announcement once from every master.
+    /// [`max_staleness`](crate::ClusterConfig::max_staleness) over one of them. Each node receives
+    /// each announcement once from every master. [`guide::scale`](crate::guide::scale) has figures.
     ///
     /// # Risk
     ///
