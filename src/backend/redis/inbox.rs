@@ -34,6 +34,8 @@ pub(super) struct Channels {
     pub(super) all: String,
     /// The channel to which no other subscription listens.
     pub(super) private: String,
+    /// `true` if the private channel belongs to a slot of a cluster.
+    pub(super) is_sharded: bool,
 }
 
 /// Returns the error of a subscription that has ended.
@@ -197,7 +199,8 @@ mod tests {
 
     fn inbox() -> (Inbox, Subscription) {
         let (events, subscription) = Subscription::channel();
-        let channels = Channels { all: "all".to_owned(), private: "mine".to_owned() };
+        let channels =
+            Channels { all: "all".to_owned(), private: "mine".to_owned(), is_sharded: false };
         let merge = Arc::new(Merge::new(events, 1));
         (Inbox::new(channels, Arc::default(), Arc::default(), merge, 0), subscription)
     }

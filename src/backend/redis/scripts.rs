@@ -156,7 +156,7 @@ return redis.status_reply('OK')
 ";
 
 /// Key: the subscription's, or none on a master of a cluster that has no slots. Arguments: time to
-/// live, channel, number of the heartbeat.
+/// live, channel, number of the heartbeat, and the command that publishes on the channel.
 ///
 /// Publishes the number, the server's replication id, its time in microseconds, and what the key
 /// held before and holds now. The id changes whenever the server becomes a master, takes over
@@ -178,7 +178,12 @@ if not micros then
   local time = redis.pcall('TIME')
   micros = time[2] and time[1] .. string.format('%06d', time[2]) or ''
 end
-redis.call('PUBLISH', ARGV[2], table.concat({ARGV[3], history, micros, before, after}, ' '))
+local message = table.concat({ARGV[3], history, micros, before, after}, ' ')
+if ARGV[4] == 'SPUBLISH' then
+  redis.call('SPUBLISH', ARGV[2], message)
+else
+  redis.call('PUBLISH', ARGV[2], message)
+end
 return redis.status_reply('OK')
 ";
 
@@ -197,7 +202,12 @@ local time = string.match(info, 'server_time_usec:(%d+)')
 if not history then return redis.error_reply('ERR the server reports no replication id') end
 local before = KEYS[1] and redis.call('GET', KEYS[1]) or '0'
 local state = before .. ' ' .. before
-redis.call('PUBLISH', ARGV[2], ARGV[3] .. ' ' .. history .. ' ' .. (time or '') .. ' ' .. state)
+local message = ARGV[3] .. ' ' .. history .. ' ' .. (time or '') .. ' ' .. state
+if ARGV[4] == 'SPUBLISH' then
+  redis.call('SPUBLISH', ARGV[2], message)
+else
+  redis.call('PUBLISH', ARGV[2], message)
+end
 return redis.status_reply('OK')
 ";
 

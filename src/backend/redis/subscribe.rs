@@ -33,10 +33,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{Fuse, FusedFuture as _, FutureExt as _, select_all, try_join_all};
-use redis::{Cmd, RedisError, Value, cmd};
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, RedisError, Value, cmd, pipe};
 
 use super::RedisInner;
-use super::cluster::{Cluster, Participant, Standing, Verdict, ask_for_view};
+use super::cluster::{Cluster, Participant, Standing, Verdict, ask_for_view, slot_of};
 use super::commands::beat_key;
 use super::connection::{Connected, SharedConnection};
 use super::endpoint::Link;
@@ -73,8 +74,7 @@ pub(super) async fn subscribe(
             subscribe_to(shared, vec![server], heartbeat, std::future::pending()).await
         }
         Topology::Cluster(cluster) => {
-            let participants = cluster.participants(&format!("{beginning}:")).await?;
-            let additions = cluster.additions();
+            let (participants, additions) = cluster.participants(&format!("{beginning}:")).await?;
             let servers = participants.into_iter().map(|Participant { lanes, standing, key }| {
                 let place = Some(Place { cluster: cluster.clone(), standing });
                 Server { lanes, key, place }
@@ -206,8 +206,7 @@ impl Subscriber {
         let (time, findings) = (endpoint.server_time().clone(), endpoint.findings().clone());
         findings.subscribing();
         endpoint.confirm_every(heartbeat);
-        let private = format!("{}:{}", shared.channel, random_name());
-        let channels = Channels { all: shared.channel.clone(), private };
+        let channels = server.channels(&shared.channel);
         let inbox = Arc::new(Inbox::new(channels, time, findings, merge, number));
         let messages = {
             let inbox = inbox.clone();
@@ -251,7 +250,11 @@ impl Subscriber {
         let mut commands = self.link.wire.commands.clone();
         let channels = self.inbox.channels();
         // Each call returns after the server has confirmed it.
-        commands.subscribe(&channels.private).await.map_err(unreachable)?;
+        if channels.is_sharded {
+            subscribe_to_sharded(&mut commands, &channels.private).await.map_err(unreachable)?;
+        } else {
+            commands.subscribe(&channels.private).await.map_err(unreachable)?;
+        }
         commands.subscribe(&channels.all).await.map_err(unreachable)?;
         self.heartbeat().await.map_err(Failure::into_error)?;
         match self.inbox.reaches(Phase::Proven).await {
@@ -330,7 +333,9 @@ impl Subscriber {
         let arguments = |command: &mut Cmd| {
             let keys = self.server.key.as_slice();
             command.arg(keys.len()).arg(keys).arg(millis(self.key_ttl));
-            command.arg(&self.inbox.channels().private).arg(number);
+            let channels = self.inbox.channels();
+            command.arg(&channels.private).arg(number);
+            command.arg(if channels.is_sharded { "SPUBLISH" } else { "PUBLISH" });
         };
         let mut commands = self.link.wire.commands.clone();
         let by_digest = script.by_digest(arguments);
@@ -344,7 +349,34 @@ impl Subscriber {
     }
 }
 
+/// Subscribes to a channel that belongs to a slot.
+///
+/// The client has no method for that outside its own cluster client. The server confirms it by a
+/// push, which is no reply, so another command is sent behind it that has one. If the subscription
+/// is refused, that is the reply; the connection, on which one more is to come, is then dropped.
+async fn subscribe_to_sharded(
+    commands: &mut MultiplexedConnection,
+    channel: &str,
+) -> Result<(), RedisError> {
+    let mut both = pipe();
+    both.cmd("SSUBSCRIBE").arg(channel).cmd("CLUSTER").arg("INFO");
+    let replies = commands.send_packed_commands(&both, 0, 1).await?;
+    replies.into_iter().try_for_each(|reply| reply.extract_error().map(drop))
+}
+
 impl Server {
+    /// Returns the channel of announcements, and a new one for heartbeats.
+    ///
+    /// In a cluster, what is published on an ordinary channel goes to all servers. That of the
+    /// heartbeats belongs to the slot of their key, and so to this server and its replicas.
+    fn channels(&self, all: &str) -> Channels {
+        let tag = self.key.as_deref().and_then(|key| Some(&key[key.find('{')?..]));
+        let private = format!("{all}:{}{}", random_name(), tag.unwrap_or_default());
+        // The application's channel may have a hash tag of its own.
+        let is_sharded = tag.is_some_and(|tag| slot_of(tag) == slot_of(&private));
+        Channels { all: all.to_owned(), private, is_sharded }
+    }
+
     fn commands(&self) -> &SharedConnection {
         self.lanes.commands()
     }

@@ -24,7 +24,7 @@ pub(super) use self::discovery::ask_for_view;
 use self::election::Elections;
 use self::members::{Member, Members};
 use self::redirect::Redirect;
-use self::slot::slot_of;
+pub(super) use self::slot::slot_of;
 pub(super) use self::standing::{Standing, Verdict};
 pub(super) use self::view::View;
 use super::commands::beat_key;
@@ -144,13 +144,13 @@ impl Cluster {
         self.lock().members.all().iter().map(|member| member.lanes.clone()).collect()
     }
 
-    /// Asks the cluster for its masters, and returns them for a new subscription.
+    /// Asks the cluster for its masters, and returns them for a new subscription, with the number
+    /// of [additions](Self::grows_from) at that moment.
     pub(super) async fn participants(
         &self,
         beginning: &str,
-    ) -> Result<Vec<Participant>, StoreError> {
-        self.discover().await?;
-        let members = self.lock().members.all().to_vec();
+    ) -> Result<(Vec<Participant>, u64), StoreError> {
+        let (members, additions) = self.discover().await?;
         let ids = members.iter().filter_map(|member| member.id.clone()).collect();
         let ids: Arc<BTreeSet<_>> = Arc::new(ids);
         let participants = members.into_iter().filter_map(|member| {
@@ -158,13 +158,7 @@ impl Cluster {
             let standing = Standing::new(member.id?, ids.clone(), key.as_deref());
             Some(Participant { lanes: member.lanes, standing, key })
         });
-        Ok(participants.collect())
-    }
-
-    /// Returns the number of times that commands could be sent to a server that they could not be
-    /// sent to before.
-    pub(super) fn additions(&self) -> u64 {
-        *self.additions.borrow()
+        Ok((participants.collect(), additions))
     }
 
     /// Waits until commands can be sent to a server that they could not be sent to when this was
@@ -219,10 +213,11 @@ impl Cluster {
         }
         let lanes = self.lanes(address, false);
         let member = Member { id: None, address: address.clone(), slots: Vec::new(), lanes };
-        if !state.closed {
+        if state.closed {
+            member.lanes.close();
+        } else {
             state.members.add(member.clone());
         }
-        drop(state);
         // Before any command is sent to it.
         self.additions.send_modify(|additions| *additions += 1);
         member
@@ -282,6 +277,10 @@ mod tests {
         Some(cluster.lock().members.owner(slot)?.address.to_string())
     }
 
+    fn additions(cluster: &Cluster) -> u64 {
+        *cluster.additions.borrow()
+    }
+
     fn lanes(cluster: &Cluster, host: &str) -> Option<Arc<Lanes>> {
         let address = RedisAddress::tcp(host, 6379);
         cluster.lock().members.at(&address).map(|member| member.lanes.clone())
@@ -293,12 +292,12 @@ mod tests {
         cluster.apply(&mut cluster.lock(), &answer(&[ONE, TWO], 2));
         assert_eq!(owner(&cluster, 8191).as_deref(), Some("10.0.0.1:6379"));
         assert_eq!(owner(&cluster, 8192).as_deref(), Some("10.0.0.2:6379"));
-        let (one, before) = (lanes(&cluster, "10.0.0.1").unwrap(), cluster.additions());
+        let (one, before) = (lanes(&cluster, "10.0.0.1").unwrap(), additions(&cluster));
         let [less, more] = [ONE.replace("0-8191", "1-8191"), TWO.replace("8192", "0 8192")];
         cluster.apply(&mut cluster.lock(), &answer(&[&less, &more], 3));
         assert_eq!(owner(&cluster, 0).as_deref(), Some("10.0.0.2:6379"));
         assert!(Arc::ptr_eq(&one, &lanes(&cluster, "10.0.0.1").unwrap()), "it is the same server");
-        assert_eq!(cluster.additions(), before, "commands go to the same servers");
+        assert_eq!(additions(&cluster), before, "commands go to the same servers");
         cluster.apply(&mut cluster.lock(), &answer(&[&less], 3));
         assert_eq!(owner(&cluster, 0), None);
         assert!(lanes(&cluster, "10.0.0.2").is_none(), "it is no master any more");
@@ -308,18 +307,18 @@ mod tests {
     async fn a_server_that_commands_may_be_sent_to_is_an_addition() {
         let cluster = Arc::new(cluster());
         cluster.apply(&mut cluster.lock(), &answer(&[ONE, TWO], 2));
-        let before = cluster.additions();
+        let before = additions(&cluster);
         cluster.at(&RedisAddress::tcp("10.0.0.2", 6379));
-        assert_eq!(cluster.additions(), before, "it is known");
+        assert_eq!(additions(&cluster), before, "it is known");
         cluster.moved(0, &RedisAddress::tcp("10.0.0.4", 6379));
-        assert_eq!(cluster.additions(), before + 1, "another server has named it");
+        assert_eq!(additions(&cluster), before + 1, "another server has named it");
         assert_eq!(owner(&cluster, 0).as_deref(), Some("10.0.0.4:6379"));
         let three = THREE.replace("new", "xyz");
         cluster.apply(&mut cluster.lock(), &answer(&[ONE, TWO, &three], 3));
-        assert_eq!(cluster.additions(), before + 2, "a master has joined");
+        assert_eq!(additions(&cluster), before + 2, "a master has joined");
         assert!(lanes(&cluster, "10.0.0.4").is_none(), "it was none of the masters");
         cluster.close();
-        assert!(cluster.additions() > before + 2);
+        assert!(additions(&cluster) > before + 2);
     }
 
     #[tokio::test]

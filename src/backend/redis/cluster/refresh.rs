@@ -60,16 +60,17 @@ impl Cluster {
                 return Err(failure.clone());
             }
         }
-        self.discover_alone().await
+        self.discover_alone().await.map(drop)
     }
 
-    /// Asks the cluster for its masters and their slots.
-    pub(super) async fn discover(&self) -> Result<(), StoreError> {
+    /// Asks the cluster for its masters and their slots. Returns the servers that commands are sent
+    /// to from now on, and the number of additions so far.
+    pub(super) async fn discover(&self) -> Result<(Vec<Member>, u64), StoreError> {
         let _one = self.discovering.lock().await;
         self.discover_alone().await
     }
 
-    async fn discover_alone(&self) -> Result<(), StoreError> {
+    async fn discover_alone(&self) -> Result<(Vec<Member>, u64), StoreError> {
         let answer = self.best_answer().await;
         let mut state = self.lock();
         state.attempts += 1;
@@ -85,7 +86,8 @@ impl Cluster {
         });
         state.failure = answer.as_ref().err().cloned();
         self.apply(&mut state, &answer?);
-        Ok(())
+        // One moment: no server can be added in between.
+        Ok((state.members.all().to_vec(), *self.additions.borrow()))
     }
 
     /// Asks several servers at once, the known masters first. The one that has heard of the latest

@@ -12,7 +12,7 @@ use super::RedisAddress;
 /// Beside those at [`RedisConfig`](crate::RedisConfig), the application's user needs
 ///
 /// ```text
-///   +cluster|nodes +cluster|info +cluster|slots +asking
+///   +cluster|nodes +cluster|info +cluster|slots +asking +ssubscribe +spublish
 /// ```
 ///
 /// ```
