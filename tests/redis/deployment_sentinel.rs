@@ -16,7 +16,7 @@ use crate::deployment::with_sources;
 use crate::nodes::{Data, config, store};
 
 /// Reads a file of the repository.
-fn read(name: &str) -> String {
+pub(crate) fn read(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
 }
 
@@ -37,7 +37,7 @@ fn new_store(deployment: &Deployment) -> SessionStore<Data> {
 }
 
 /// Returns the commands and channels in a rule.
-fn permissions(rule: &str) -> Vec<&str> {
+pub(crate) fn permissions(rule: &str) -> Vec<&str> {
     rule.split(' ').filter(|word| word.starts_with(['+', '&'])).collect()
 }
 
@@ -135,6 +135,28 @@ async fn an_old_master_that_starts_again_acknowledges_no_writes() {
     // It is demoted a while later.
     let code = written.unwrap_err().code().map(str::to_owned).unwrap();
     assert!(["NOREPLICAS", "READONLY"].contains(&&*code), "{code}");
+}
+
+#[tokio::test]
+async fn a_master_that_is_restarted_has_lost_no_change_of_several_keys() {
+    let mut deployment = Deployment::start().await;
+    let config = config().redis(redis(&deployment)).owner(|data: &Data| data.user.clone());
+    let node = store(config).await;
+    let kept = node.create(Data::of("ada")).await.unwrap().id;
+    let deleted = node.create(Data::of("ada")).await.unwrap().id;
+    assert!(node.delete(deleted).await.unwrap());
+    deployment.servers[0].has_saved().await;
+    // Sooner than the sentinels notice.
+    deployment.servers[0].restart();
+    // The replicas take a while to come back.
+    let setting = ["CONFIG", "SET", "min-replicas-to-write", "0"];
+    let () = deployment.servers[0].command(&setting).unwrap();
+    let found = async || node.find_fresh(kept).await.is_ok_and(|found| found.is_some());
+    eventually(found, "the session is there").await;
+    assert!(node.find_fresh(deleted).await.unwrap().is_none());
+    let sessions = node.sessions_of("ada").await.unwrap();
+    assert_eq!(sessions.iter().map(|session| session.id()).collect::<Vec<_>>(), [kept]);
+    assert!(deployment.servers[0].info("replication").contains("role:master"));
 }
 
 #[tokio::test]
@@ -258,7 +280,7 @@ fn lines(text: &str) -> impl Iterator<Item = &str> + Clone {
 }
 
 /// Returns the lines of a text that are not in another one, in the same order.
-fn lost<'a>(text: &'a str, other: &'a str) -> Vec<&'a str> {
+pub(crate) fn lost<'a>(text: &'a str, other: &'a str) -> Vec<&'a str> {
     let mut rest = lines(other);
     let is_lost = |line: &&str| {
         let mut ahead = rest.clone();

@@ -11,6 +11,8 @@ mod connector;
 mod credentials;
 mod deployment;
 #[cfg(feature = "tls")]
+mod deployment_cluster;
+#[cfg(feature = "tls")]
 mod deployment_sentinel;
 mod encryption;
 mod error_codes;

@@ -1,10 +1,14 @@
-//! The servers and sentinels of `deploy/sentinel/`, started from its files.
+//! The servers and sentinels of `deploy/sentinel/`, and the servers of `deploy/cluster/`, started
+//! from their files.
 //!
 //! Addresses, ports and paths are replaced. There is a port without TLS, and a user with all
 //! permissions, by which tests look at the processes.
 
+pub mod cluster;
+
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -19,11 +23,43 @@ use crate::wait::{DEADLINE, eventually};
 pub const SERVICE: &str = "sessions";
 /// This machine, by a name for each server: a certificate and a resolver ignore the case.
 const HOSTS: [&str; 3] = ["localhost", "Localhost", "LOCALHOST"];
-/// The files of a server, from `deploy/sentinel/`.
-const SERVER_FILES: [&str; 5] =
-    ["../redis.conf", "../users.acl", "server.conf", "server.sh", "servers.acl"];
-/// The files of a sentinel.
-const SENTINEL_FILES: [&str; 3] = ["sentinel.conf", "sentinel.sh", "sentinels.acl"];
+/// A kind of process, and its files.
+struct Kind {
+    /// The folder in `deploy/` that has the files.
+    folder: &'static str,
+    files: &'static [&'static str],
+    /// The name of the start script and of the configuration.
+    script: &'static str,
+    /// The file that gets the user of the tests, too.
+    users: &'static str,
+    /// The name of the certificate.
+    identity: &'static str,
+    /// The port for clients.
+    port: u16,
+    /// Servers of a cluster also listen to a port that is 10,000 higher.
+    has_bus: bool,
+}
+
+const SERVER: Kind = Kind {
+    folder: "sentinel",
+    files: &["../redis.conf", "../users.acl", "server.conf", "server.sh", "servers.acl"],
+    script: "server",
+    users: "servers.acl",
+    identity: "redis",
+    port: 6379,
+    has_bus: false,
+};
+const SENTINEL: Kind = Kind {
+    folder: "sentinel",
+    files: &["sentinel.conf", "sentinel.sh", "sentinels.acl"],
+    script: "sentinel",
+    users: "sentinels.acl",
+    identity: "sentinel",
+    port: 26379,
+    has_bus: false,
+};
+/// A replacement in a file.
+type Edit = (&'static str, String, String);
 /// The user by which tests look at the processes.
 const TEST_USER: &str = "user test on nopass ~* &* +@all\n";
 
@@ -37,22 +73,14 @@ pub struct Deployment {
 impl Deployment {
     /// Starts all processes, and waits until the sentinels know the servers and each other.
     pub async fn start() -> Self {
-        let files = Files::new();
-        for name in ["redis", "sentinel"] {
-            let made = Command::new("sh")
-                .arg(file("sentinel/certificates.sh"))
-                .args([&files.path(""), name, "localhost"])
-                .output()
-                .unwrap();
-            assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        }
+        let files = certificates(&["redis", "sentinel"]);
         let mut servers: Vec<Deployed> = Vec::new();
         for host in HOSTS {
             let master = servers.first().map(|master| master.port);
-            servers.push(Deployed::start("server", host, master, &files));
+            servers.push(start_watched(&SERVER, host, master, &files));
         }
         let master = servers[0].port;
-        let sentinel = |_| Deployed::start("sentinel", HOSTS[0], Some(master), &files);
+        let sentinel = |_| start_watched(&SENTINEL, HOSTS[0], Some(master), &files);
         let sentinels: Vec<_> = (0..3).map(sentinel).collect();
         let complete = async || {
             let replication = servers[0].info("replication");
@@ -124,32 +152,37 @@ pub struct Deployed {
     pub port: u16,
     /// The port by which tests look at the process.
     test_port: u16,
-    script: &'static str,
+    kind: &'static Kind,
     host: &'static str,
+    /// The environment of the start script, beside the name of the process.
+    variables: Vec<(&'static str, String)>,
     process: Child,
     files: Files,
 }
 
 impl Deployed {
-    /// Starts a process by its script. Without the port of a master, it is the master.
+    /// Starts a process by its script. The edits to its files may depend on its port.
     fn start(
-        script: &'static str,
+        kind: &'static Kind,
         host: &'static str,
-        master: Option<u16>,
+        variables: &[(&'static str, String)],
+        edits: impl Fn(u16) -> Vec<Edit>,
         certificates: &Files,
     ) -> Self {
         // Another process may take a free port before this one does.
         for _ in 0..10 {
-            let (port, test_port, files) = (free_port(), free_port(), Files::new());
-            prepare(&files, script, [port, test_port, master.unwrap_or(port)], certificates);
-            let process = spawn(&files, script, host);
-            let mut started = Deployed { port, test_port, script, host, process, files };
+            let port = if kind.has_bus { free_port_with_bus() } else { free_port() };
+            let (test_port, files) = (free_port(), Files::new());
+            prepare(&files, kind, [port, test_port], &edits(port), certificates);
+            let variables = variables.to_vec();
+            let process = spawn(&files, kind, host, &variables);
+            let mut started = Deployed { port, test_port, kind, host, variables, process, files };
             if started.is_ready() {
                 return started;
             }
-            eprintln!("{script}.sh failed: {}", started.file("log"));
+            eprintln!("{}.sh failed: {}", kind.script, started.file("log"));
         }
-        panic!("{script}.sh did not start");
+        panic!("{}.sh did not start", kind.script);
     }
 
     /// Returns the name by which others know the process.
@@ -165,8 +198,8 @@ impl Deployed {
     /// Kills the process and starts it again, with what it has kept.
     pub fn restart(&mut self) {
         self.kill();
-        self.process = spawn(&self.files, self.script, self.host);
-        assert!(self.is_ready(), "{}.sh failed: {}", self.script, self.file("log"));
+        self.process = spawn(&self.files, self.kind, self.host, &self.variables);
+        assert!(self.is_ready(), "{}.sh failed: {}", self.kind.script, self.file("log"));
     }
 
     /// Runs a command over a new connection.
@@ -184,9 +217,16 @@ impl Deployed {
         self.command(&["INFO", section]).unwrap_or_default()
     }
 
-    /// Gives a user the permissions in a file of `deploy/sentinel/`, without some of them.
+    /// Waits until a crash of the process would lose nothing. While the system writes the
+    /// append-only file to the disk, the server keeps the latest changes.
+    pub async fn has_saved(&self) {
+        let has_saved = async || self.info("persistence").contains("aof_buffer_length:0\r");
+        eventually(has_saved, "the server has written all changes").await;
+    }
+
+    /// Gives a user the permissions in a file of its folder in `deploy/`, without some of them.
     pub fn set_user(&self, acl: &str, user: &str, missing: &[&str]) {
-        let rule = rule(acl, user);
+        let rule = rule_in(self.kind.folder, acl, user);
         let permissions = rule.split(' ').filter(|permission| !missing.contains(permission));
         let command = ["ACL", "SETUSER", user, "reset"].into_iter().chain(permissions);
         let () = self.command(&command.collect::<Vec<_>>()).unwrap();
@@ -220,9 +260,42 @@ impl Drop for Deployed {
     }
 }
 
+/// Starts a process of a deployment with sentinels. Without the port of a master, it is the master.
+fn start_watched(
+    kind: &'static Kind,
+    host: &'static str,
+    master: Option<u16>,
+    certificates: &Files,
+) -> Deployed {
+    let script = if kind.script == "server" { "server.sh" } else { "sentinel.sh" };
+    let edits = |port| {
+        let to = format!(" {}", master.unwrap_or(port));
+        vec![(script, " 6379".to_owned(), to)]
+    };
+    Deployed::start(kind, host, &[("MASTER", HOSTS[0].to_owned())], edits, certificates)
+}
+
+/// Makes an authority, and certificates with these names for this machine.
+fn certificates(names: &[&str]) -> Files {
+    let files = Files::new();
+    for name in names.iter().copied() {
+        let made = Command::new("sh")
+            .arg(file("sentinel/certificates.sh"))
+            .args([&files.path(""), name, "localhost"])
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    }
+    files
+}
+
 /// Returns the rule of a user in a file of `deploy/sentinel/`.
 pub fn rule(acl: &str, user: &str) -> String {
-    let users = fs::read_to_string(file(&format!("sentinel/{acl}"))).unwrap();
+    rule_in("sentinel", acl, user)
+}
+
+fn rule_in(folder: &str, acl: &str, user: &str) -> String {
+    let users = fs::read_to_string(file(folder).join(acl)).unwrap();
     let prefix = format!("user {user} ");
     users.lines().find_map(|line| line.strip_prefix(&prefix)).unwrap().to_owned()
 }
@@ -233,38 +306,47 @@ fn file(name: &str) -> PathBuf {
 }
 
 /// Writes the files that a container of the Compose file has in `/etc/redis`.
-fn prepare(files: &Files, script: &str, ports: [u16; 3], certificates: &Files) {
-    let [port, test_port, master] = ports.map(|port| port.to_string());
+fn prepare(
+    files: &Files,
+    kind: &Kind,
+    [port, test_port]: [u16; 2],
+    edits: &[Edit],
+    certificates: &Files,
+) {
     let (etc, data) = (files.path("etc"), files.path("data"));
     fs::create_dir(&etc).unwrap();
     fs::create_dir(&data).unwrap();
-    let (names, original, identity) = match script {
-        "server" => (&SERVER_FILES[..], "6379", "redis"),
-        _ => (&SENTINEL_FILES[..], "26379", "sentinel"),
-    };
-    for name in names {
-        let text = fs::read_to_string(file("sentinel").join(name)).unwrap();
-        let text = text.replace("/data", &data).replace("/etc/redis", &etc);
-        let text = match name.rsplit_once('.').unwrap() {
-            ("servers" | "sentinels", _) => text + TEST_USER,
-            ("server" | "sentinel", "conf") => {
-                let text = replaced(&text, "\nport 0\n", &format!("\nport {test_port}\n"));
-                let text =
-                    replaced(&text, &format!("tls-port {original}"), &format!("tls-port {port}"));
-                text + "bind 127.0.0.1 -::1\n"
-            }
-            (_, "sh") => replaced(&text, " 6379", &format!(" {master}")),
-            _ => text,
-        };
+    for name in kind.files {
+        let text = fs::read_to_string(file(kind.folder).join(name)).unwrap();
+        let mut text = text.replace("/data", &data).replace("/etc/redis", &etc);
+        for (_, from, to) in edits.iter().filter(|(edited, ..)| edited == name) {
+            text = replaced(&text, from, to);
+        }
+        if *name == kind.users {
+            text += TEST_USER;
+        } else if name.strip_suffix(".conf") == Some(kind.script) {
+            text = replaced(&text, "\nport 0\n", &format!("\nport {test_port}\n"));
+            let original = format!("tls-port {}", kind.port);
+            text = replaced(&text, &original, &format!("tls-port {port}"));
+            text += "bind 127.0.0.1 -::1\n";
+        }
         files.write(&format!("etc/{}", name.trim_start_matches("../")), &text);
     }
     for (from, to) in [
         ("ca.pem".to_owned(), "ca.pem"),
-        (format!("{identity}.pem"), "cert.pem"),
-        (format!("{identity}-key.pem"), "key.pem"),
+        (format!("{}.pem", kind.identity), "cert.pem"),
+        (format!("{}-key.pem", kind.identity), "key.pem"),
     ] {
         fs::copy(certificates.path(&from), files.path(&format!("etc/{to}"))).unwrap();
     }
+}
+
+/// Returns a free port such that the one that is 10,000 higher is free as well.
+fn free_port_with_bus() -> u16 {
+    let is_free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+    let ports = std::iter::repeat_with(free_port);
+    let has_bus = |port: &u16| port.checked_add(10_000).is_some_and(is_free);
+    ports.take(1000).find(has_bus).expect("a port has a free one for the bus")
 }
 
 /// Replaces a text that must be there.
@@ -273,12 +355,12 @@ fn replaced(text: &str, from: &str, to: &str) -> String {
     text.replace(from, to)
 }
 
-fn spawn(files: &Files, script: &str, host: &str) -> Child {
+fn spawn(files: &Files, kind: &Kind, host: &str, variables: &[(&str, String)]) -> Child {
     let log = File::create(files.path("log")).unwrap();
     Command::new("sh")
-        .arg(files.path(&format!("etc/{script}.sh")))
+        .arg(files.path(&format!("etc/{}.sh", kind.script)))
         .env("NAME", host)
-        .env("MASTER", HOSTS[0])
+        .envs(variables.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stderr(log.try_clone().unwrap())
         .stdout(log)

@@ -1,8 +1,7 @@
 //! Temporary files.
 
 use std::path::PathBuf;
-
-use crate::redis::free_port;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A directory of files that is removed on drop.
 pub struct Files(PathBuf);
@@ -10,8 +9,12 @@ pub struct Files(PathBuf);
 impl Files {
     #[allow(clippy::new_without_default, reason = "each is another one")]
     pub fn new() -> Self {
-        let name = format!("clustered-sessions-files-{}-{}", std::process::id(), free_port());
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("clustered-sessions-files-{}-{number}", std::process::id());
         let dir = std::env::temp_dir().join(name);
+        // One may be left from a process that had the same id.
+        let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).unwrap();
         Files(dir)
     }
