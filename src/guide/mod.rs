@@ -81,6 +81,7 @@ pub mod deployment {
     //! [rule-1]: super::protocol#rule-1-proof-by-heartbeat
     //! [rule-28]: super::protocol#rule-28-history
     //! [rule-32]: super::protocol#rule-32-which-server
+    //! [scale]: super::scale
     //!
     #![doc = include_str!("../../docs/deployment.md")]
 }

@@ -134,8 +134,9 @@ impl Sender {
         // Nothing comes between the two, although others use the connection, too.
         let mut pipeline = redis::pipe();
         pipeline.cmd("ASKING").add_command(command.clone());
-        let mut replies = self.commands.send_packed_commands(&pipeline, 1, 1).await?;
-        Ok(replies.pop().unwrap_or(Value::Nil))
+        let replies = self.commands.send_packed_commands(&pipeline, 0, 2).await?;
+        // That `ASKING` was refused is the first error; the other would be a redirect.
+        replies.into_iter().try_fold(Value::Nil, |_, reply| reply.extract_error())
     }
 }
 
