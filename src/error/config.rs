@@ -97,8 +97,8 @@ pub enum ConfigError {
     RedisTlsDisabled,
     /// The sentinels have no service name, or no address.
     RedisSentinels,
-    /// The cluster has no nodes.
-    RedisClusterNodes,
+    /// The cluster has no servers.
+    RedisClusterServers,
     /// A database is selected in a cluster, which has only one.
     RedisClusterDatabase,
     /// The root certificates for Redis are not PEM, or there is none among them.
@@ -247,8 +247,8 @@ impl fmt::Display for ConfigError {
             Self::RedisSentinels => f.write_str(
                 "the sentinels need a service name and at least one address: set RedisSentinels::new, or `sentinelServiceName` in the URL",
             ),
-            Self::RedisClusterNodes => f.write_str(
-                "the cluster has no nodes: give RedisCluster::new the address of at least one",
+            Self::RedisClusterServers => f.write_str(
+                "the cluster has no servers: give RedisCluster::new the address of at least one",
             ),
             Self::RedisClusterDatabase => f.write_str(
                 "a Redis Cluster has no databases: leave the number out, and tell applications apart by RedisConfig::key_prefix",

@@ -1,7 +1,7 @@
 //! The Redis backend conforms to the contract of `Backend`, however the server is reached.
 
 use clustered_sessions::backend::RedisBackend;
-use clustered_sessions::{RedisCluster as RedisNodes, RedisConfig, testing};
+use clustered_sessions::{RedisCluster as ClusterServers, RedisConfig, testing};
 use support::cluster::RedisCluster;
 use support::redis::RedisServer;
 use support::sentinel::Service;
@@ -38,7 +38,7 @@ async fn the_redis_backend_conforms_on_one_server_in_cluster_mode() {
 #[tokio::test]
 async fn the_redis_backend_conforms_on_a_cluster_behind_one_address() {
     let server = RedisServer::in_cluster_mode().await;
-    let redis = RedisConfig::cluster(RedisNodes::new([("127.0.0.1", server.port())]));
+    let redis = RedisConfig::cluster(ClusterServers::new([("127.0.0.1", server.port())]));
     conforms(&server, &redis).await;
     // It may refuse what it tells about itself.
     let () = server.command(&["ACL", "SETUSER", "default", "-info"]);

@@ -353,7 +353,7 @@ impl RedisConfig {
             }
             Servers::Sentinel(_) => Transport::new(&self.connector, self.tls.as_ref(), &[])?,
             Servers::Cluster(cluster) => {
-                Transport::new(&self.connector, self.tls.as_ref(), &cluster.nodes)?
+                Transport::new(&self.connector, self.tls.as_ref(), &cluster.servers)?
             }
         };
         #[cfg(not(feature = "tls"))]
@@ -395,8 +395,8 @@ impl RedisConfig {
             return Err(ConfigError::RedisSentinels);
         }
         if let Servers::Cluster(cluster) = &self.servers {
-            if cluster.nodes.is_empty() {
-                return Err(ConfigError::RedisClusterNodes);
+            if cluster.servers.is_empty() {
+                return Err(ConfigError::RedisClusterServers);
             }
             if self.database != 0 {
                 return Err(ConfigError::RedisClusterDatabase);

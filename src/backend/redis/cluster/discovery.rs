@@ -8,14 +8,14 @@ use redis::{RedisResult, Value, from_redis_value, pipe};
 use super::super::config::RedisAddress;
 use super::super::error::unreachable;
 use super::redirect::address;
-use super::view::{Master, NodeId, View};
+use super::view::{Master, MemberId, View};
 use crate::error::{StoreError, StoreErrorKind};
 
 /// What a server says about its cluster.
 pub(super) struct Answer {
     pub(super) view: View,
     /// The addresses at which the masters want to be reached. Those without slots are missing.
-    pub(super) endpoints: HashMap<NodeId, RedisAddress>,
+    pub(super) endpoints: HashMap<MemberId, RedisAddress>,
     /// The server that was asked.
     pub(super) asked: RedisAddress,
 }
@@ -64,12 +64,12 @@ pub(super) async fn ask(
 }
 
 /// Returns the id and the address of the master in an entry of the reply to `CLUSTER SLOTS`: two
-/// numbers, and a list for each node, of which the master is the first.
-fn endpoint(entry: &[Value], asked: &RedisAddress) -> Option<(NodeId, RedisAddress)> {
-    let Value::Array(node) = entry.get(2)? else { return None };
-    let host: Option<String> = from_redis_value(node.first()?.clone()).ok()?;
-    let port = from_redis_value(node.get(1)?.clone()).ok()?;
-    let id: String = from_redis_value(node.get(2)?.clone()).ok()?;
+/// numbers, and a list for each server, of which the master is the first.
+fn endpoint(entry: &[Value], asked: &RedisAddress) -> Option<(MemberId, RedisAddress)> {
+    let Value::Array(master) = entry.get(2)? else { return None };
+    let host: Option<String> = from_redis_value(master.first()?.clone()).ok()?;
+    let port = from_redis_value(master.get(1)?.clone()).ok()?;
+    let id: String = from_redis_value(master.get(2)?.clone()).ok()?;
     Some((id.into(), address(&host.unwrap_or_default(), port, asked)?))
 }
 

@@ -11,7 +11,7 @@ const MIN_ELECTION: Duration = Duration::from_secs(2);
 ///
 /// Before a replica that takes over accepts its first write, most masters have raised their current
 /// epoch and voted for it. So a master that has voted, and whose current epoch is above the
-/// configuration epochs of all nodes that it knows, may have voted for one that it has not heard
+/// configuration epochs of all servers that it knows, may have voted for one that it has not heard
 /// of. But the current epoch also stays there if nobody wins, or if the master with the highest
 /// configuration epoch is removed.
 ///

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use super::super::config::RedisAddress;
 use super::super::lanes::Lanes;
 use super::slot::{SLOTS, key_in};
-use super::view::NodeId;
+use super::view::MemberId;
 
 /// A server, and the connections to it.
 #[derive(Clone)]
 pub(in super::super) struct Member {
     /// `None` if all that is known is that another server has sent a request on to it.
-    pub(super) id: Option<NodeId>,
+    pub(super) id: Option<MemberId>,
     pub(super) address: RedisAddress,
     pub(super) slots: Vec<RangeInclusive<u16>>,
     pub(super) lanes: Arc<Lanes>,

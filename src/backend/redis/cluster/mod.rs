@@ -91,7 +91,7 @@ impl Cluster {
         Cluster {
             config: config.clone(),
             dialer,
-            seeds: cluster.nodes.clone(),
+            seeds: cluster.servers.clone(),
             time: time.clone(),
             state: Mutex::default(),
             elections: Mutex::new(Elections::new(cluster.node_timeout)),
@@ -262,9 +262,9 @@ mod tests {
     pub(super) const THREE: &str = "new 10.0.0.3:6379@16379 master - 0 0 3 connected";
 
     pub(super) fn cluster() -> Cluster {
-        let nodes = RedisCluster::new([("10.0.0.1", 6379)]);
-        let config = RedisConfig::cluster(nodes.clone());
-        Cluster::new(&config, &nodes, config.dialer().unwrap(), &Arc::default())
+        let seeds = RedisCluster::new([("10.0.0.1", 6379)]);
+        let config = RedisConfig::cluster(seeds.clone());
+        Cluster::new(&config, &seeds, config.dialer().unwrap(), &Arc::default())
     }
 
     pub(super) fn answer(nodes: &[&str], epoch: u64) -> Answer {

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::discovery::{Answer, ask};
 use super::members::Member;
-use super::view::{NodeId, View};
+use super::view::{MemberId, View};
 use super::{Cluster, State, unavailable};
 use crate::error::{StoreError, StoreErrorKind};
 
@@ -148,9 +148,9 @@ impl Cluster {
 impl State {
     /// Returns `true` if a view is of a past of the cluster: an old master that is cut off from the
     /// others does not know that it has been replaced. A cluster that was built anew has lower
-    /// epochs, too, but consists of other nodes.
+    /// epochs, too, but consists of other members.
     fn knows_better_than(&self, view: &View) -> bool {
-        let is_known = |id: &NodeId| view.master(id).is_some();
+        let is_known = |id: &MemberId| view.master(id).is_some();
         Some(view.current_epoch) < self.epoch
             && self.members.all().iter().filter_map(|member| member.id.as_ref()).any(is_known)
     }

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::slot::slot_of;
-use super::view::{NodeId, View};
+use super::view::{MemberId, View};
 
 /// A master of the cluster whose announcements a subscription receives.
 pub(in super::super) struct Standing {
     /// The master.
-    id: NodeId,
+    id: MemberId,
     /// All masters whose announcements are received.
-    masters: Arc<BTreeSet<NodeId>>,
+    masters: Arc<BTreeSet<MemberId>>,
     /// The slot of the key that the heartbeats write, or `None` if the master has no slots.
     slot: Option<u16>,
 }
@@ -29,7 +29,7 @@ pub(in super::super) enum Verdict {
 
 impl Standing {
     /// Creates the standing of a master whose heartbeats write this key, if it has slots.
-    pub(super) fn new(id: NodeId, masters: Arc<BTreeSet<NodeId>>, key: Option<&str>) -> Self {
+    pub(super) fn new(id: MemberId, masters: Arc<BTreeSet<MemberId>>, key: Option<&str>) -> Self {
         Standing { id, masters, slot: key.map(slot_of) }
     }
 
@@ -39,7 +39,7 @@ impl Standing {
     /// [election](super::election::Elections).
     pub(super) fn judge(&self, view: &View, may_hide_a_master: bool) -> Verdict {
         if view.myself != self.id {
-            return Verdict::End("the address leads to another node of the cluster now");
+            return Verdict::End("the address leads to another server of the cluster now");
         }
         if view.ids() != *self.masters {
             return Verdict::End("the cluster has other masters now");
@@ -95,7 +95,7 @@ mod tests {
         let moved = [ONE.replace("0-9999", "0-5060"), TWO.replace("10000", "5061")];
         assert!(ended(&[&moved[0], &moved[1]]), "the slot of the key has moved");
         let elsewhere = [ONE.replace("myself,", ""), TWO.replace("master", "myself,master")];
-        assert!(ended(&[&elsewhere[0], &elsewhere[1]]), "the address leads to another node");
+        assert!(ended(&[&elsewhere[0], &elsewhere[1]]), "the address leads to another server");
         let demoted = ONE.replace("master -", "slave two");
         assert!(ended(&[&demoted, TWO]), "it is a replica now");
     }

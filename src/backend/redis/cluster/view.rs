@@ -9,17 +9,17 @@ use std::sync::Arc;
 use super::super::server_info::field;
 use super::slot::SLOTS;
 
-/// Maximum number of nodes of a cluster. Redis Cluster is made for up to 1,000.
-const MAX_NODES: usize = 4096;
+/// Maximum number of servers of a cluster. Redis Cluster is made for up to 1,000.
+const MAX_SERVERS: usize = 4096;
 
-/// The identity of a node of the cluster, which it keeps for life.
-pub(in super::super) type NodeId = Arc<str>;
+/// The identity of a server in its cluster, which it keeps when it is started again.
+pub(in super::super) type MemberId = Arc<str>;
 
 /// What a server knows about its cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) struct View {
     /// The server itself.
-    pub(super) myself: NodeId,
+    pub(super) myself: MemberId,
     /// The masters, those without slots included. A master that has failed and whose slots others
     /// have taken over is no master any more, although it is listed until an operator removes it.
     pub(super) masters: Vec<Master>,
@@ -30,7 +30,7 @@ pub(in super::super) struct View {
     /// The highest epoch of the cluster that the server has heard of. It grows when an election
     /// begins.
     pub(super) current_epoch: u64,
-    /// The highest epoch that belongs to a node: that of the last election whose winner is known,
+    /// The highest epoch that belongs to a server: that of the last election whose winner is known,
     /// or of the last change of slots.
     highest_epoch: u64,
     /// `true` if the server has voted in an election since it was started, or does not tell.
@@ -40,7 +40,7 @@ pub(in super::super) struct View {
 /// A master, as a server knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) struct Master {
-    pub(super) id: NodeId,
+    pub(super) id: MemberId,
     /// The IP address, or nothing if the server does not know its own.
     pub(super) ip: String,
     /// The host name, or nothing if it has none.
@@ -54,7 +54,7 @@ impl View {
     /// what this crate expects.
     pub(super) fn parse(nodes: &str, info: &str) -> Option<Self> {
         let lines: Vec<_> =
-            nodes.lines().take(MAX_NODES).map(Line::parse).collect::<Option<_>>()?;
+            nodes.lines().take(MAX_SERVERS).map(Line::parse).collect::<Option<_>>()?;
         let myself = lines.iter().find(|line| line.has("myself"))?;
         let is_target = |id: &str| myself.moves.iter().any(|mv| mv.ends_with(&format!(">-{id}]")));
         let masters = lines.iter().filter(|line| {
@@ -73,7 +73,7 @@ impl View {
     }
 
     /// Returns the masters, by their ids.
-    pub(super) fn ids(&self) -> BTreeSet<NodeId> {
+    pub(super) fn ids(&self) -> BTreeSet<MemberId> {
         self.masters.iter().map(|master| master.id.clone()).collect()
     }
 

@@ -11,7 +11,7 @@ use super::super::error::Effect;
 use super::super::keys::{Keys, scan};
 use super::discovery::ask_for_view;
 use super::members::Member;
-use super::view::{NodeId, View};
+use super::view::{MemberId, View};
 use super::{Cluster, unavailable};
 use crate::backend::Cursor;
 use crate::error::StoreError;
@@ -93,8 +93,8 @@ impl Place {
 }
 
 /// Returns the ids of the masters with slots, in order.
-fn masters(view: &View) -> Vec<NodeId> {
-    let has_slots = |id: &NodeId| view.master(id).is_some_and(|master| !master.slots.is_empty());
+fn masters(view: &View) -> Vec<MemberId> {
+    let has_slots = |id: &MemberId| view.master(id).is_some_and(|master| !master.slots.is_empty());
     view.ids().into_iter().filter(has_slots).collect()
 }
 

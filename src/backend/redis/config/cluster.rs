@@ -1,4 +1,4 @@
-//! The nodes of a cluster.
+//! The servers of a cluster.
 
 use std::fmt;
 use std::time::Duration;
@@ -25,7 +25,7 @@ use super::RedisAddress;
 #[derive(Clone)]
 #[must_use]
 pub struct RedisCluster {
-    pub(crate) nodes: Vec<RedisAddress>,
+    pub(crate) servers: Vec<RedisAddress>,
     pub(crate) node_timeout: Duration,
 }
 
@@ -33,9 +33,9 @@ impl RedisCluster {
     /// Creates the configuration of a cluster that these servers belong to. The node asks them for
     /// all others. Name several, so that it can start while one of them is down. A service behind
     /// one address has one.
-    pub fn new<H: Into<String>>(nodes: impl IntoIterator<Item = (H, u16)>) -> Self {
-        let nodes = nodes.into_iter().map(|(host, port)| RedisAddress::tcp(host, port));
-        RedisCluster { nodes: nodes.collect(), node_timeout: Duration::from_secs(15) }
+    pub fn new<H: Into<String>>(servers: impl IntoIterator<Item = (H, u16)>) -> Self {
+        let servers = servers.into_iter().map(|(host, port)| RedisAddress::tcp(host, port));
+        RedisCluster { servers: servers.collect(), node_timeout: Duration::from_secs(15) }
     }
 
     /// Sets the `cluster-node-timeout` of the servers. Defaults to 15 seconds, as there.
@@ -55,9 +55,9 @@ impl RedisCluster {
 
 impl fmt::Debug for RedisCluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let nodes = self.nodes.iter().map(ToString::to_string);
+        let servers = self.servers.iter().map(ToString::to_string);
         f.debug_struct("RedisCluster")
-            .field("nodes", &nodes.collect::<Vec<_>>())
+            .field("servers", &servers.collect::<Vec<_>>())
             .field("node_timeout", &self.node_timeout)
             .finish()
     }

@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_url_names_nodes() {
+    fn a_cluster_url_names_servers() {
         for (scheme, tls) in [
             ("redis-cluster", false),
             ("valkey-cluster", false),
@@ -236,7 +236,7 @@ mod tests {
             let Servers::Cluster(cluster) = url.servers else { panic!("{scheme}") };
             let expected = [("one", 7000), ("two", 6379), ("::1", 7001)];
             let expected = expected.map(|(host, port)| RedisAddress::tcp(host, port));
-            assert_eq!(cluster.nodes, expected);
+            assert_eq!(cluster.servers, expected);
         }
     }
 
