@@ -16,7 +16,7 @@ use support::wait::eventually;
 use yaml_rust2::{Yaml, YamlLoader};
 
 use crate::deployment::with_sources;
-use crate::deployment_sentinel::{lost, permissions, read};
+use crate::deployment_sentinel::{deploys_the_same_nodes, permissions, read};
 use crate::nodes::{Data, config, store};
 
 /// Returns what the URL in the Compose file says, with the authority of a deployment.
@@ -327,24 +327,7 @@ fn the_permissions_are_those_that_the_documentation_lists() {
 
 #[test]
 fn nodes_are_deployed_as_with_one_server() {
-    let (file, other) = (read("deploy/kubernetes.yaml"), read("deploy/cluster/kubernetes.yaml"));
-    let nodes = file.split("kind: StatefulSet").next().unwrap();
-    assert_eq!(
-        lost(nodes, &other),
-        ["valueFrom: { secretKeyRef: { name: sessions, key: redis-url } }"]
-    );
-
-    let (file, other) = (read("deploy/compose.yaml"), read("deploy/cluster/compose.yaml"));
-    let nodes = file.split("\n  redis:").next().unwrap();
-    let expected = [
-        "context: ..",
-        "REDIS_URL: redis://sessions:change-me@redis:6379",
-        "depends_on:",
-        "redis:",
-        "condition: service_healthy",
-        r#"volumes: ["./nginx.conf:/etc/nginx/conf.d/default.conf:ro"]"#,
-    ];
-    assert_eq!(lost(nodes, &other), expected);
+    deploys_the_same_nodes("cluster");
 }
 
 /// Returns the documents of a file.

@@ -293,16 +293,18 @@ pub(crate) fn lost<'a>(text: &'a str, other: &'a str) -> Vec<&'a str> {
     lines(text).filter(is_lost).map(str::trim).collect()
 }
 
-#[test]
-fn nodes_are_deployed_as_with_one_server() {
-    let (file, other) = (read("deploy/kubernetes.yaml"), read("deploy/sentinel/kubernetes.yaml"));
+/// Checks that the files of a variant deploy the same nodes as those for one server.
+pub(crate) fn deploys_the_same_nodes(variant: &str) {
+    let (file, other) =
+        (read("deploy/kubernetes.yaml"), read(&format!("deploy/{variant}/kubernetes.yaml")));
     let nodes = file.split("kind: StatefulSet").next().unwrap();
     assert_eq!(
         lost(nodes, &other),
         ["valueFrom: { secretKeyRef: { name: sessions, key: redis-url } }"]
     );
 
-    let (file, other) = (read("deploy/compose.yaml"), read("deploy/sentinel/compose.yaml"));
+    let (file, other) =
+        (read("deploy/compose.yaml"), read(&format!("deploy/{variant}/compose.yaml")));
     let nodes = file.split("\n  redis:").next().unwrap();
     let expected = [
         "context: ..",
@@ -313,6 +315,11 @@ fn nodes_are_deployed_as_with_one_server() {
         r#"volumes: ["./nginx.conf:/etc/nginx/conf.d/default.conf:ro"]"#,
     ];
     assert_eq!(lost(nodes, &other), expected);
+}
+
+#[test]
+fn nodes_are_deployed_as_with_one_server() {
+    deploys_the_same_nodes("sentinel");
 }
 
 #[test]

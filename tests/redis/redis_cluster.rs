@@ -2,11 +2,12 @@
 
 use std::collections::HashSet;
 use std::error::Error as _;
+use std::time::Duration;
 
 use clustered_sessions::backend::HistoryProof;
 use clustered_sessions::{RedisConfig, SessionId, SessionStore, StoreErrorKind};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use support::cluster::RedisCluster;
+use support::cluster::{Options, RedisCluster};
 use support::redis::RedisServer;
 use support::wait::eventually;
 
@@ -188,6 +189,36 @@ async fn without_one_of_its_masters_a_cluster_is_neither_cached_nor_gone() {
     eventually(async || node.coordinator().is_listening(), "the node listens again").await;
     is_cached(&node, kept).await;
     assert!(node.find(lost).await.unwrap().is_none(), "the master has lost its data");
+}
+
+#[tokio::test]
+async fn a_master_that_is_busy_with_a_long_script_ends_no_subscription() {
+    let node_timeout = Duration::from_secs(10);
+    let cluster = RedisCluster::with(3, 0, Options { node_timeout, ..Options::default() }).await;
+    // A heartbeat may be late for as long, beyond `max_staleness`.
+    let redis = redis(&cluster).response_timeout(Duration::from_secs(2));
+    let node = store(config().redis(redis).enable_retry(false)).await;
+    let (on_busy, id) = (create_on(&node, &cluster, 0).await, create_on(&node, &cluster, 1).await);
+    is_cached(&node, id).await;
+    let busy = cluster.server(0);
+    let () = busy.command(&["CONFIG", "SET", "busy-reply-threshold", "50"]);
+    let url = busy.url();
+    let script = std::thread::spawn(move || {
+        let client = redis::Client::open(url).unwrap();
+        let mut connection = client.get_connection().unwrap();
+        redis::cmd("EVAL").arg("while true do end").arg(0).exec(&mut connection)
+    });
+    let without_lease = async || {
+        let bypasses = node.cache_stats().bypasses;
+        assert!(node.find(id).await.unwrap().is_some());
+        node.cache_stats().bypasses > bypasses
+    };
+    eventually(without_lease, "heartbeats are refused").await;
+    let () = busy.command(&["SCRIPT", "KILL"]);
+    script.join().unwrap().unwrap_err();
+    is_cached(&node, id).await;
+    is_cached(&node, on_busy).await;
+    assert_eq!(node.coordinator().disconnects(), 0);
 }
 
 #[tokio::test]

@@ -1,6 +1,20 @@
 //! Commands that need no script, and keys that are no session's.
 
-use redis::{Cmd, cmd};
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, Pipeline, RedisResult, Value, cmd};
+
+/// Sends commands with nothing between them, although others use the connection, too. Returns this
+/// number of replies, or the first that is an error.
+///
+/// The client's own way hides which error it was.
+pub(super) async fn run_together(
+    commands: &mut MultiplexedConnection,
+    pipeline: &Pipeline,
+    replies: usize,
+) -> RedisResult<Vec<Value>> {
+    let replies = commands.send_packed_commands(pipeline, 0, replies).await?;
+    replies.into_iter().map(Value::extract_error).collect()
+}
 
 /// Returns a command that reads a key like `GET` but counts as a write, because it could also set
 /// the time to live. So a replica refuses it, and a demoted master cannot answer from outdated

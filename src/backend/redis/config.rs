@@ -3,6 +3,7 @@
 mod address;
 mod cluster;
 mod credentials;
+mod dialers;
 mod sentinel;
 #[cfg(test)]
 mod tests;
@@ -26,8 +27,6 @@ pub use self::sentinel::RedisSentinels;
 pub use self::tls::RedisTls;
 use self::url::RedisUrl;
 use super::connector::Connector;
-use super::dialer::Dialer;
-use super::transport::Transport;
 use crate::error::ConfigError;
 
 /// The configuration of the Redis backend: one server (7.0 or later) that is a master, a master
@@ -342,45 +341,6 @@ impl RedisConfig {
     pub fn response_timeout(mut self, timeout: Duration) -> Self {
         self.response_timeout = timeout;
         self
-    }
-
-    /// Returns what makes connections to the servers.
-    pub(super) fn dialer(&self) -> Result<Dialer, ConfigError> {
-        #[cfg(feature = "tls")]
-        let transport = match &self.servers {
-            Servers::Single(address) => {
-                Transport::new(&self.connector, self.tls.as_ref(), std::slice::from_ref(address))?
-            }
-            Servers::Sentinel(_) => Transport::new(&self.connector, self.tls.as_ref(), &[])?,
-            Servers::Cluster(cluster) => {
-                Transport::new(&self.connector, self.tls.as_ref(), &cluster.servers)?
-            }
-        };
-        #[cfg(not(feature = "tls"))]
-        let transport = Transport::new(&self.connector);
-        Ok(Dialer { transport, credentials: self.credentials.clone(), database: self.database })
-    }
-
-    /// Returns what makes connections to the sentinels.
-    pub(super) fn sentinel_dialer(
-        &self,
-        sentinels: &RedisSentinels,
-    ) -> Result<Dialer, ConfigError> {
-        #[cfg(feature = "tls")]
-        let transport =
-            Transport::new(&self.connector, sentinels.tls.as_ref(), &sentinels.addresses)?;
-        #[cfg(not(feature = "tls"))]
-        let transport = Transport::new(&self.connector);
-        Ok(Dialer { transport, credentials: sentinels.credentials(), database: 0 })
-    }
-
-    /// Returns `true` if the servers are better reached by their names than by their IP addresses.
-    pub(super) fn names_servers(&self) -> bool {
-        #[cfg(feature = "tls")]
-        let is_encrypted = self.tls.is_some();
-        #[cfg(not(feature = "tls"))]
-        let is_encrypted = false;
-        is_encrypted
     }
 
     pub(crate) fn check(&self) -> Result<(), ConfigError> {

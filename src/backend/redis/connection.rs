@@ -20,6 +20,7 @@ use redis::{Cmd, FromRedisValue, RedisResult, Value};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::commands::run_together;
 use super::dialer::before;
 use super::endpoint::{Endpoint, Link, ServerId};
 use super::error::{Effect, breaks_the_connection, is_wrong_server};
@@ -116,7 +117,7 @@ impl Connected {
 
     /// Returns what sends commands over the connection, without keeping it alive.
     fn sender(&self) -> Sender {
-        Sender { commands: self.link.wire.commands.clone(), asking: self.asking }
+        Sender { commands: self.commands(), asking: self.asking }
     }
 }
 
@@ -131,12 +132,10 @@ impl Sender {
         if !self.asking {
             return self.commands.send_packed_command(command).await;
         }
-        // Nothing comes between the two, although others use the connection, too.
-        let mut pipeline = redis::pipe();
-        pipeline.cmd("ASKING").add_command(command.clone());
-        let replies = self.commands.send_packed_commands(&pipeline, 0, 2).await?;
-        // That `ASKING` was refused is the first error; the other would be a redirect.
-        replies.into_iter().try_fold(Value::Nil, |_, reply| reply.extract_error())
+        let mut both = redis::pipe();
+        both.cmd("ASKING").add_command(command.clone());
+        let mut replies = run_together(&mut self.commands, &both, 2).await?;
+        Ok(replies.pop().unwrap_or(Value::Nil))
     }
 }
 

@@ -29,21 +29,21 @@ pub(super) fn scan(prefix: &str, position: u64) -> Cmd {
     command
 }
 
-/// The place of a walk on one server.
+/// The position of a walk on one server.
 #[derive(Default)]
-pub(super) struct Place<'a> {
+pub(super) struct Position<'a> {
     /// The text of the server's identity, or `None` at the beginning.
     server: Option<&'a str>,
     /// The server's own cursor.
-    pub(super) position: u64,
+    pub(super) cursor: u64,
 }
 
-impl<'a> Place<'a> {
-    /// Returns the place of a cursor, or `None` if it is none of ours.
+impl<'a> Position<'a> {
+    /// Returns the position that a cursor stands for, or `None` if it is none of ours.
     pub(super) fn of(cursor: Option<&'a Cursor>) -> Option<Self> {
-        let Some(cursor) = cursor else { return Some(Place::default()) };
+        let Some(cursor) = cursor else { return Some(Position::default()) };
         let (server, position) = cursor.as_str().split_once(':')?;
-        Some(Place { server: Some(server), position: position.parse().ok()? })
+        Some(Position { server: Some(server), cursor: position.parse().ok()? })
     }
 
     /// Returns `true` if the walk may continue on this server.

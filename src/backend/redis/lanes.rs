@@ -19,7 +19,7 @@ use super::dialer::Dialer;
 use super::endpoint::{Endpoint, Target};
 use super::error::{Effect, breaks_the_connection};
 use super::findings::Findings;
-use super::request::{Hop, Reply, Request, Work};
+use super::request::{Hop, Request, ServerReply, Work};
 use crate::clock::ServerTime;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
@@ -95,7 +95,7 @@ impl Lanes {
         &self,
         request: &Request<'_>,
         hop: Hop,
-    ) -> Result<Reply, StoreError> {
+    ) -> Result<ServerReply, StoreError> {
         let mut lane = self.lane(request, hop).await?;
         let mut result = lane.connection.carry_out(&lane.connected, request).await?;
         if request.effect == Effect::Idempotent && result.as_ref().is_err_and(breaks_the_connection)

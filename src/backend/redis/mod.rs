@@ -20,6 +20,7 @@ mod merge;
 mod refusal;
 mod request;
 mod scan;
+mod script_reply;
 mod scripts;
 mod sentinel;
 mod server_info;
@@ -33,14 +34,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
-use redis::{Cmd, FromRedisValue, Value, cmd, from_redis_value};
+use redis::{Cmd, FromRedisValue, cmd};
 
 #[cfg(feature = "tls")]
 pub use self::config::RedisTls;
 pub use self::config::{RedisAddress, RedisCluster, RedisConfig, RedisCredentials, RedisSentinels};
 use self::error::Effect;
-use self::keys::{PAGE, Place, next_cursor};
+use self::keys::{PAGE, Position, next_cursor};
 use self::request::{Arguments, Request};
+use self::script_reply::{ScriptReply, parse_id};
 use self::scripts::{Script, Scripts};
 use self::topology::Topology;
 use super::{
@@ -50,9 +52,6 @@ use super::{
 use crate::clock::{ServerTime, millis};
 use crate::error::{ConfigError, StoreError, StoreErrorKind};
 use crate::id::SessionId;
-
-/// Maximum number of times that `clear` starts, including the first.
-const MAX_STARTS: u32 = 8;
 
 /// Sessions in Redis (7.0 or later).
 ///
@@ -125,36 +124,9 @@ impl RedisInner {
     }
 }
 
-/// A reply of a script: 1, 0 or the value that it found.
-enum ScriptReply {
-    Yes,
-    No,
-    Found(Bytes),
-}
-
-impl FromRedisValue for ScriptReply {
-    fn from_redis_value(value: Value) -> Result<Self, redis::ParsingError> {
-        match value {
-            Value::Int(1) => Ok(ScriptReply::Yes),
-            Value::Int(0) => Ok(ScriptReply::No),
-            other => from_redis_value::<Bytes>(other).map(ScriptReply::Found),
-        }
-    }
-}
-
-/// Returns the id in the content of a tombstone.
-fn parse_id(content: &[u8]) -> Option<SessionId> {
-    content.try_into().ok().map(SessionId::from_bytes)
-}
-
 fn unexpected() -> StoreError {
     StoreError::from(StoreErrorKind::Corrupt)
         .with_source("the reply of the server has an unexpected form")
-}
-
-fn too_many_changes() -> StoreError {
-    StoreError::from(StoreErrorKind::Unavailable)
-        .with_source("the servers changed too often during the scan")
 }
 
 #[deny(clippy::missing_trait_methods)]
@@ -256,30 +228,7 @@ impl Backend for RedisBackend {
     }
 
     async fn clear(&self, announcement: &[u8]) -> Result<u64, StoreError> {
-        let RedisInner { scripts, channel, .. } = &*self.shared;
-        let arguments = |command: &mut Cmd| {
-            command.arg(channel).arg(announcement);
-        };
-        let (mut cursor, mut starts, mut deleted, mut announced) = (None, 1, 0, false);
-        loop {
-            let Some(page) = self.shared.page(cursor.as_ref()).await? else {
-                if starts == MAX_STARTS {
-                    return Err(too_many_changes());
-                }
-                (cursor, starts) = (None, starts + 1);
-                continue;
-            };
-            let counts: Vec<u64> = self
-                .shared
-                .run_for(&page.ids, &scripts.clear, Effect::Mutating, &arguments)
-                .await?;
-            announced |= !counts.is_empty();
-            deleted += counts.into_iter().sum::<u64>();
-            cursor = page.next;
-            if cursor.is_none() {
-                break;
-            }
-        }
+        let (deleted, announced) = self.shared.clear(announcement).await?;
         // A page without sessions needs no script.
         if !announced {
             self.publish(announcement).await?;
@@ -288,19 +237,7 @@ impl Backend for RedisBackend {
     }
 
     async fn scan(&self, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
-        let Some(page) = self.shared.page(cursor).await? else { return Ok(Page::Restart) };
-        let kinds = &self.shared.scripts.kinds;
-        let kinds: Vec<Vec<ScriptReply>> =
-            self.shared.run_for(&page.ids, kinds, Effect::Idempotent, &|_| ()).await?;
-        let (mut ids, mut moved) = (Vec::new(), Vec::new());
-        for (id, kind) in page.ids.into_iter().zip(kinds.into_iter().flatten()) {
-            match kind {
-                ScriptReply::Yes => ids.push(id),
-                ScriptReply::No => {}
-                ScriptReply::Found(target) => moved.extend(parse_id(&target)),
-            }
-        }
-        Ok(Page::Ids { ids, moved, next: page.next, again: page.again })
+        self.shared.scan(cursor).await
     }
 
     async fn add_to_owner(
@@ -346,21 +283,21 @@ impl Backend for RedisBackend {
         cursor: Option<&Cursor>,
     ) -> Result<Page, StoreError> {
         let RedisInner { topology, scripts, .. } = &*self.shared;
-        let Some(place) = Place::of(cursor) else { return Ok(Page::Restart) };
+        let Some(position) = Position::of(cursor) else { return Ok(Page::Restart) };
         let key = self.shared.owner_key(owner);
         let arguments = |command: &mut Cmd| {
-            command.arg(1).arg(&key).arg(place.position).arg(PAGE);
+            command.arg(1).arg(&key).arg(position.cursor).arg(PAGE);
         };
         let script = &scripts.sessions_of_owner;
         let request = Request::script(&key, script, &arguments, Effect::Idempotent);
         let reply = topology.carry_out(&request).await?;
-        if !place.is_on(&reply.server) {
+        if !position.is_on(&reply.server) {
             return Ok(Page::Restart);
         }
         let server = reply.server.clone();
-        let (position, ids): (u64, Vec<Bytes>) = reply.interpret()?;
+        let (next, ids): (u64, Vec<Bytes>) = reply.interpret()?;
         let ids = ids.iter().filter_map(|id| std::str::from_utf8(id).ok()?.parse().ok()).collect();
-        Ok(Page::new(ids, Vec::new(), next_cursor(&server, position)))
+        Ok(Page::new(ids, Vec::new(), next_cursor(&server, next)))
     }
 
     async fn publish(&self, announcement: &[u8]) -> Result<(), StoreError> {

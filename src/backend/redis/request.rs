@@ -40,7 +40,7 @@ pub(super) enum Hop {
 pub(super) type Arguments<'a> = dyn Fn(&mut Cmd) + Send + Sync + 'a;
 
 /// The reply of a server.
-pub(super) struct Reply {
+pub(super) struct ServerReply {
     /// The value, or the error that the server has replied with.
     pub(super) result: RedisResult<Value>,
     /// The server.
@@ -77,12 +77,12 @@ impl<'a> Request<'a> {
     }
 
     /// Returns the reply to this request.
-    pub(super) fn replied(&self, result: RedisResult<Value>, server: ServerId) -> Reply {
-        Reply { result, server, effect: self.effect }
+    pub(super) fn replied(&self, result: RedisResult<Value>, server: ServerId) -> ServerReply {
+        ServerReply { result, server, effect: self.effect }
     }
 }
 
-impl Reply {
+impl ServerReply {
     /// Returns the value.
     pub(super) fn interpret<R: FromRedisValue>(self) -> Result<R, StoreError> {
         self.effect.interpret(self.result)

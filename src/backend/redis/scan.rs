@@ -10,23 +10,71 @@ use redis::{Cmd, FromRedisValue};
 use super::RedisInner;
 use super::error::{Effect, is_about_slots};
 use super::request::{Arguments, Request};
+use super::script_reply::{ScriptReply, parse_id};
 use super::scripts::Script;
-use crate::backend::Cursor;
-use crate::error::StoreError;
+use crate::backend::{Cursor, Page};
+use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
 
+/// Maximum number of times that `clear` starts, including the first.
+const MAX_STARTS: u32 = 8;
+
 /// The session ids on a page.
-pub(super) struct IdPage {
-    pub(super) ids: Vec<SessionId>,
-    pub(super) next: Option<Cursor>,
+struct IdPage {
+    ids: Vec<SessionId>,
+    next: Option<Cursor>,
     /// `true` if the scan begins anew with this page.
-    pub(super) again: bool,
+    again: bool,
 }
 
 impl RedisInner {
+    /// Deletes all records. Returns the number of sessions among them, and `true` if the
+    /// announcement was made. It is made in each step that deletes.
+    pub(super) async fn clear(&self, announcement: &[u8]) -> Result<(u64, bool), StoreError> {
+        let arguments = |command: &mut Cmd| {
+            command.arg(&self.channel).arg(announcement);
+        };
+        let (mut cursor, mut starts, mut deleted, mut announced) = (None, 1, 0, false);
+        loop {
+            let Some(page) = self.page(cursor.as_ref()).await? else {
+                if starts == MAX_STARTS {
+                    return Err(StoreError::from(StoreErrorKind::Unavailable)
+                        .with_source("the servers changed too often during the scan"));
+                }
+                (cursor, starts) = (None, starts + 1);
+                continue;
+            };
+            let script = &self.scripts.clear;
+            let counts: Vec<u64> =
+                self.run_for(&page.ids, script, Effect::Mutating, &arguments).await?;
+            announced |= !counts.is_empty();
+            deleted += counts.into_iter().sum::<u64>();
+            cursor = page.next;
+            if cursor.is_none() {
+                return Ok((deleted, announced));
+            }
+        }
+    }
+
+    /// Returns one page of the ids of all records.
+    pub(super) async fn scan(&self, cursor: Option<&Cursor>) -> Result<Page, StoreError> {
+        let Some(page) = self.page(cursor).await? else { return Ok(Page::Restart) };
+        let kinds: Vec<Vec<ScriptReply>> =
+            self.run_for(&page.ids, &self.scripts.kinds, Effect::Idempotent, &|_| ()).await?;
+        let (mut ids, mut moved) = (Vec::new(), Vec::new());
+        for (id, kind) in page.ids.into_iter().zip(kinds.into_iter().flatten()) {
+            match kind {
+                ScriptReply::Yes => ids.push(id),
+                ScriptReply::No => {}
+                ScriptReply::Found(target) => moved.extend(parse_id(&target)),
+            }
+        }
+        Ok(Page::Ids { ids, moved, next: page.next, again: page.again })
+    }
+
     /// Returns the session ids that are the rest of a key on one page. A value under such a key may
     /// be anything, and may have gone. Returns `None` if the cursor is no longer valid.
-    pub(super) async fn page(&self, cursor: Option<&Cursor>) -> Result<Option<IdPage>, StoreError> {
+    async fn page(&self, cursor: Option<&Cursor>) -> Result<Option<IdPage>, StoreError> {
         let Some(page) = self.topology.keys(&self.key_prefix, cursor).await? else {
             return Ok(None);
         };
@@ -39,7 +87,7 @@ impl RedisInner {
     /// id.
     ///
     /// `arguments` adds what follows the keys.
-    pub(super) async fn run_for<R: FromRedisValue>(
+    async fn run_for<R: FromRedisValue>(
         &self,
         ids: &[SessionId],
         script: &Script,

@@ -38,7 +38,7 @@ use redis::{Cmd, RedisError, Value, cmd, pipe};
 
 use super::RedisInner;
 use super::cluster::{Cluster, Participant, Standing, Verdict, ask_for_view, slot_of};
-use super::commands::beat_key;
+use super::commands::{beat_key, run_together};
 use super::connection::{Connected, SharedConnection};
 use super::endpoint::Link;
 use super::error::{Effect, cannot_save, is_busy, is_redirect, unreachable};
@@ -70,14 +70,14 @@ pub(super) async fn subscribe(
     let beginning = format!("{}{}", beat_key(&shared.key_prefix), random_name());
     match &shared.topology {
         Topology::Single(lanes) => {
-            let server = Server { lanes: lanes.clone(), key: Some(beginning), place: None };
+            let server = Server { lanes: lanes.clone(), key: Some(beginning), membership: None };
             subscribe_to(shared, vec![server], heartbeat, std::future::pending()).await
         }
         Topology::Cluster(cluster) => {
             let (participants, additions) = cluster.participants(&format!("{beginning}:")).await?;
             let servers = participants.into_iter().map(|Participant { lanes, standing, key }| {
-                let place = Some(Place { cluster: cluster.clone(), standing });
-                Server { lanes, key, place }
+                let membership = Some(Membership { cluster: cluster.clone(), standing });
+                Server { lanes, key, membership }
             });
             let cluster = cluster.clone();
             let grows = async move { cluster.grows_from(additions).await };
@@ -141,12 +141,12 @@ struct Server {
     lanes: Arc<Lanes>,
     /// The key that heartbeats write and read back. A master of a cluster has none without slots.
     key: Option<String>,
-    /// The server's place in a cluster.
-    place: Option<Place>,
+    /// The server's part in a cluster.
+    membership: Option<Membership>,
 }
 
-/// The place of a master in its cluster.
-struct Place {
+/// The part of a master in its cluster.
+struct Membership {
     cluster: Arc<Cluster>,
     standing: Standing,
 }
@@ -308,8 +308,8 @@ impl Subscriber {
     /// proves: whatever the server is asked comes later.
     async fn heartbeat(&self) -> Result<(), Failure> {
         let number = self.inbox.heartbeat_sent(now());
-        if let Some(Place { cluster, standing }) = &self.server.place {
-            let view = ask_for_view(self.link.wire.commands.clone()).await.map_err(Failure::End)?;
+        if let Some(Membership { cluster, standing }) = &self.server.membership {
+            let view = ask_for_view(self.link.wire.commands.clone()).await?;
             match cluster.judge(standing, &view) {
                 Verdict::Proof => {}
                 Verdict::NoProof(cause) => {
@@ -360,8 +360,7 @@ async fn subscribe_to_sharded(
 ) -> Result<(), RedisError> {
     let mut both = pipe();
     both.cmd("SSUBSCRIBE").arg(channel).cmd("CLUSTER").arg("INFO");
-    let replies = commands.send_packed_commands(&both, 0, 1).await?;
-    replies.into_iter().try_for_each(|reply| reply.extract_error().map(drop))
+    run_together(commands, &both, 1).await.map(drop)
 }
 
 impl Server {

@@ -12,9 +12,9 @@ use super::config::{RedisConfig, Servers};
 use super::endpoint::Target;
 use super::error::Effect;
 use super::findings::Findings;
-use super::keys::{Keys, Place, next_cursor, scan};
+use super::keys::{Keys, Position, next_cursor, scan};
 use super::lanes::Lanes;
-use super::request::{Hop, Reply, Request};
+use super::request::{Hop, Request, ServerReply};
 use super::sentinel::Sentinels;
 use crate::backend::Cursor;
 use crate::clock::ServerTime;
@@ -50,7 +50,7 @@ impl Topology {
 
     /// Carries a request out on the server that has its key, and returns its reply, which may be an
     /// error.
-    pub(super) async fn carry_out(&self, request: &Request<'_>) -> Result<Reply, StoreError> {
+    pub(super) async fn carry_out(&self, request: &Request<'_>) -> Result<ServerReply, StoreError> {
         match self {
             Topology::Single(lanes) => lanes.carry_out(request, Hop::Owner).await,
             Topology::Cluster(cluster) => cluster.carry_out(request).await,
@@ -109,32 +109,28 @@ impl Topology {
         };
         let commands = lanes.commands();
         let connected = commands.connected().await?;
-        let Some(place) = Place::of(cursor).filter(|place| place.is_on(connected.server())) else {
+        let on_this_server = |position: &Position<'_>| position.is_on(connected.server());
+        let Some(position) = Position::of(cursor).filter(on_this_server) else {
             return Ok(None);
         };
-        let command = scan(prefix, place.position);
-        let (position, keys) =
-            commands.run_on_master(&connected, &command, Effect::Idempotent).await?;
-        let next = next_cursor(connected.server(), position);
+        let command = scan(prefix, position.cursor);
+        let (next, keys) = commands.run_on_master(&connected, &command, Effect::Idempotent).await?;
+        let next = next_cursor(connected.server(), next);
         Ok(Some(Keys { keys, next, again: false }))
     }
 
     /// Returns the findings about each server that is known.
     pub(super) fn findings(&self) -> Vec<Arc<Findings>> {
-        self.known().iter().map(|lanes| lanes.findings().clone()).collect()
+        match self {
+            Topology::Single(lanes) => vec![lanes.findings().clone()],
+            Topology::Cluster(cluster) => cluster.findings(),
+        }
     }
 
     pub(super) fn close(&self) {
         match self {
             Topology::Single(lanes) => lanes.close(),
             Topology::Cluster(cluster) => cluster.close(),
-        }
-    }
-
-    fn known(&self) -> Vec<Arc<Lanes>> {
-        match self {
-            Topology::Single(lanes) => vec![lanes.clone()],
-            Topology::Cluster(cluster) => cluster.known(),
         }
     }
 }

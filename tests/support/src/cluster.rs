@@ -12,7 +12,7 @@ use self::view::{View, majority};
 use crate::files::Files;
 use crate::redis::{RedisServer, free_port};
 use crate::sentinel::{PASSWORD, Protection};
-use crate::tls::Authority;
+use crate::tls::{Authority, certificates};
 use crate::wait::eventually;
 
 const SLOTS: usize = 16384;
@@ -301,19 +301,6 @@ fn protect(protection: &Protection<'_>, files: &Files) -> Vec<String> {
 }
 
 fn encrypt(authority: &Authority, files: &Files) -> Vec<String> {
-    let identity = authority.issue("127.0.0.1");
-    owned(&[
-        "--tls-cluster",
-        "yes",
-        "--tls-replication",
-        "yes",
-        "--tls-auth-clients",
-        "no",
-        "--tls-cert-file",
-        &files.write("cert.pem", &identity.certificate),
-        "--tls-key-file",
-        &files.write("key.pem", &identity.key),
-        "--tls-ca-cert-file",
-        &files.write("ca.pem", authority.root()),
-    ])
+    let own = ["--tls-cluster", "yes", "--tls-replication", "yes", "--tls-auth-clients", "no"];
+    [owned(&own), certificates(files, authority, &authority.issue("127.0.0.1"))].concat()
 }

@@ -69,18 +69,11 @@ impl TlsServer {
 
     fn with_clients(auth_clients: &str, authority: &Authority, identity: &Identity) -> Self {
         let (files, port) = (Files::new(), free_port());
-        let server = RedisServer::with_args(&[
-            "--tls-port",
-            &port.to_string(),
-            "--tls-cert-file",
-            &files.write("cert.pem", &identity.certificate),
-            "--tls-key-file",
-            &files.write("key.pem", &identity.key),
-            "--tls-ca-cert-file",
-            &files.write("ca.pem", authority.root()),
-            "--tls-auth-clients",
-            auth_clients,
-        ]);
+        let port_text = port.to_string();
+        let certificates = certificates(&files, authority, identity);
+        let mut args: Vec<_> = certificates.iter().map(String::as_str).collect();
+        args.extend(["--tls-port", &port_text, "--tls-auth-clients", auth_clients]);
+        let server = RedisServer::with_args(&args);
         TlsServer { server, port, _files: files }
     }
 
@@ -88,4 +81,21 @@ impl TlsServer {
     pub fn port(&self) -> u16 {
         self.port
     }
+}
+
+/// Writes the certificates of a server, and returns the arguments that name them.
+pub(crate) fn certificates(
+    files: &Files,
+    authority: &Authority,
+    identity: &Identity,
+) -> Vec<String> {
+    let file = |name: &str, text: &str| files.write(name, text);
+    let [certificate, key, root] = [
+        file("cert.pem", &identity.certificate),
+        file("key.pem", &identity.key),
+        file("ca.pem", authority.root()),
+    ];
+    ["--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-ca-cert-file", &root]
+        .map(str::to_owned)
+        .into()
 }

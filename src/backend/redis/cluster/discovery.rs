@@ -3,16 +3,19 @@
 use std::collections::HashMap;
 
 use redis::aio::MultiplexedConnection;
-use redis::{RedisResult, Value, from_redis_value, pipe};
+use redis::{ErrorKind, RedisResult, Value, from_redis_value, pipe};
 
+use super::super::commands::run_together;
 use super::super::config::RedisAddress;
 use super::super::error::unreachable;
 use super::redirect::address;
 use super::view::{Master, MemberId, View};
 use crate::error::{StoreError, StoreErrorKind};
 
-/// What a server says about its cluster.
-pub(super) struct Answer {
+const UNREADABLE: &str = "the server's description of the cluster has an unexpected form";
+
+/// A server's description of its cluster.
+pub(super) struct Description {
     pub(super) view: View,
     /// The addresses at which the masters want to be reached. Those without slots are missing.
     pub(super) endpoints: HashMap<MemberId, RedisAddress>,
@@ -20,7 +23,7 @@ pub(super) struct Answer {
     pub(super) asked: RedisAddress,
 }
 
-impl Answer {
+impl Description {
     /// Returns the address at which a master is reached, if it is known. The server knows both an
     /// IP address and a name of a master without slots; over TLS, a certificate has the name.
     pub(super) fn address_of(&self, master: &Master, by_name: bool) -> Option<RedisAddress> {
@@ -39,28 +42,29 @@ impl Answer {
 /// Asks a server for its view of the cluster.
 pub(in super::super) async fn ask_for_view(
     mut commands: MultiplexedConnection,
-) -> Result<View, StoreError> {
+) -> RedisResult<View> {
     let mut questions = pipe();
     questions.cmd("CLUSTER").arg("NODES").cmd("CLUSTER").arg("INFO");
-    let (nodes, info): (String, String) =
-        questions.query_async(&mut commands).await.map_err(unreachable)?;
-    View::parse(&nodes, &info).ok_or_else(unreadable)
+    let replies = run_together(&mut commands, &questions, 2).await?;
+    let (nodes, info): (String, String) = from_redis_value(Value::Array(replies))?;
+    View::parse(&nodes, &info).ok_or_else(|| (ErrorKind::UnexpectedReturnType, UNREADABLE).into())
 }
 
 /// Asks a server for all that it knows about the cluster. The caller limits the time.
 pub(super) async fn ask(
     mut commands: MultiplexedConnection,
     asked: &RedisAddress,
-) -> Result<Answer, StoreError> {
+) -> Result<Description, StoreError> {
     let mut questions = pipe();
     questions.cmd("CLUSTER").arg("NODES").cmd("CLUSTER").arg("INFO");
     questions.cmd("CLUSTER").arg("SLOTS");
-    let reply: RedisResult<(String, String, Vec<Vec<Value>>)> =
-        questions.query_async(&mut commands).await;
-    let (nodes, info, slots) = reply.map_err(unreachable)?;
-    let view = View::parse(&nodes, &info).ok_or_else(unreadable)?;
+    let replies = run_together(&mut commands, &questions, 3).await.map_err(unreachable)?;
+    let (nodes, info, slots): (String, String, Vec<Vec<Value>>) =
+        from_redis_value(Value::Array(replies)).map_err(|error| unreachable(error.into()))?;
+    let view = View::parse(&nodes, &info)
+        .ok_or_else(|| StoreError::from(StoreErrorKind::Refused).with_source(UNREADABLE))?;
     let endpoints = slots.iter().filter_map(|entry| endpoint(entry, asked)).collect();
-    Ok(Answer { view, endpoints, asked: asked.clone() })
+    Ok(Description { view, endpoints, asked: asked.clone() })
 }
 
 /// Returns the id and the address of the master in an entry of the reply to `CLUSTER SLOTS`: two
@@ -73,18 +77,13 @@ fn endpoint(entry: &[Value], asked: &RedisAddress) -> Option<(MemberId, RedisAdd
     Some((id.into(), address(&host.unwrap_or_default(), port, asked)?))
 }
 
-fn unreadable() -> StoreError {
-    StoreError::from(StoreErrorKind::Refused)
-        .with_source("the server's description of the cluster has an unexpected form")
-}
-
 #[cfg(test)]
 mod tests {
     use redis::parse_redis_value;
 
     use super::*;
 
-    fn answer(slots: &str, node: &str) -> Answer {
+    fn answer(slots: &str, node: &str) -> Description {
         let nodes = format!("beef {node} myself,master - 0 0 6 connected");
         let info = "cluster_state:ok\r\ncluster_current_epoch:6\r\n";
         let asked = RedisAddress::tcp("asked", 7000);
@@ -94,10 +93,10 @@ mod tests {
             _ => None,
         });
         let endpoints = endpoints.collect();
-        Answer { view: View::parse(&nodes, info).unwrap(), endpoints, asked }
+        Description { view: View::parse(&nodes, info).unwrap(), endpoints, asked }
     }
 
-    fn address_in(answer: &Answer, by_name: bool) -> Option<String> {
+    fn address_in(answer: &Description, by_name: bool) -> Option<String> {
         let master = answer.view.master("beef").unwrap();
         answer.address_of(master, by_name).map(|address| address.to_string())
     }

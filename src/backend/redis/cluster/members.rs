@@ -9,7 +9,6 @@ use super::slot::{SLOTS, key_in};
 use super::view::MemberId;
 
 /// A server, and the connections to it.
-#[derive(Clone)]
 pub(in super::super) struct Member {
     /// `None` if all that is known is that another server has sent a request on to it.
     pub(super) id: Option<MemberId>,
@@ -21,7 +20,7 @@ pub(in super::super) struct Member {
 /// All servers that commands are sent to.
 #[derive(Default)]
 pub(super) struct Members {
-    all: Vec<Member>,
+    all: Vec<Arc<Member>>,
     /// The position of the server that has each slot. Empty if nothing is known yet.
     owners: Vec<Option<usize>>,
 }
@@ -35,7 +34,7 @@ impl Member {
 
 impl Members {
     /// Replaces all servers.
-    pub(super) fn replace(&mut self, all: Vec<Member>) {
+    pub(super) fn replace(&mut self, all: Vec<Arc<Member>>) {
         self.owners = vec![None; SLOTS.into()];
         for (position, member) in all.iter().enumerate() {
             for slot in member.slots.iter().cloned().flatten() {
@@ -49,22 +48,22 @@ impl Members {
         self.all.is_empty()
     }
 
-    pub(super) fn all(&self) -> &[Member] {
+    pub(super) fn all(&self) -> &[Arc<Member>] {
         &self.all
     }
 
     /// Returns the server that has a slot.
-    pub(super) fn owner(&self, slot: u16) -> Option<&Member> {
+    pub(super) fn owner(&self, slot: u16) -> Option<&Arc<Member>> {
         self.all.get((*self.owners.get(usize::from(slot))?)?)
     }
 
     /// Returns the server at an address, if it is one of them.
-    pub(super) fn at(&self, address: &RedisAddress) -> Option<&Member> {
+    pub(super) fn at(&self, address: &RedisAddress) -> Option<&Arc<Member>> {
         self.all.iter().find(|member| member.address == *address)
     }
 
     /// Adds a server of which only the address is known.
-    pub(super) fn add(&mut self, member: Member) {
+    pub(super) fn add(&mut self, member: Arc<Member>) {
         self.all.push(member);
     }
 

@@ -32,8 +32,9 @@ use super::config::{RedisAddress, RedisCluster, RedisConfig};
 use super::dialer::Dialer;
 use super::endpoint::{Endpoint, Target};
 use super::error::is_wrong_server;
+use super::findings::Findings;
 use super::lanes::Lanes;
-use super::request::{Hop, Reply, Request};
+use super::request::{Hop, Request, ServerReply};
 use crate::clock::ServerTime;
 use crate::error::{StoreError, StoreErrorKind};
 
@@ -105,7 +106,7 @@ impl Cluster {
     pub(super) async fn carry_out(
         self: &Arc<Self>,
         request: &Request<'_>,
-    ) -> Result<Reply, StoreError> {
+    ) -> Result<ServerReply, StoreError> {
         let slot = slot_of(request.key);
         let (mut member, mut hop) = (self.owner(slot).await?, Hop::Owner);
         for _ in 0..MAX_HOPS {
@@ -133,15 +134,15 @@ impl Cluster {
     }
 
     /// Returns the masters that have slots.
-    pub(super) async fn owners(&self) -> Result<Vec<Member>, StoreError> {
+    pub(super) async fn owners(&self) -> Result<Vec<Arc<Member>>, StoreError> {
         self.discovered().await?;
-        let has_slots = |member: &&Member| !member.slots.is_empty();
+        let has_slots = |member: &&Arc<Member>| !member.slots.is_empty();
         Ok(self.lock().members.all().iter().filter(has_slots).cloned().collect())
     }
 
-    /// Returns all servers that commands are sent to, as far as they are known.
-    pub(super) fn known(&self) -> Vec<Arc<Lanes>> {
-        self.lock().members.all().iter().map(|member| member.lanes.clone()).collect()
+    /// Returns the findings about each server that commands are sent to, as far as it is known.
+    pub(super) fn findings(&self) -> Vec<Arc<Findings>> {
+        self.lock().members.all().iter().map(|member| member.lanes.findings().clone()).collect()
     }
 
     /// Asks the cluster for its masters, and returns them for a new subscription, with the number
@@ -155,8 +156,8 @@ impl Cluster {
         let ids: Arc<BTreeSet<_>> = Arc::new(ids);
         let participants = members.into_iter().filter_map(|member| {
             let key = member.own_key(beginning);
-            let standing = Standing::new(member.id?, ids.clone(), key.as_deref());
-            Some(Participant { lanes: member.lanes, standing, key })
+            let standing = Standing::new(member.id.clone()?, ids.clone(), key.as_deref());
+            Some(Participant { lanes: member.lanes.clone(), standing, key })
         });
         Ok((participants.collect(), additions))
     }
@@ -188,7 +189,7 @@ impl Cluster {
     }
 
     /// Returns the server that has a slot. Asks the cluster if nothing is known about it yet.
-    async fn owner(self: &Arc<Self>, slot: u16) -> Result<Member, StoreError> {
+    async fn owner(self: &Arc<Self>, slot: u16) -> Result<Arc<Member>, StoreError> {
         self.discovered().await?;
         let owner = self.lock().members.owner(slot).cloned();
         owner.ok_or_else(|| {
@@ -198,7 +199,7 @@ impl Cluster {
     }
 
     /// Records that the server at an address has a slot, and returns that server.
-    fn moved(self: &Arc<Self>, slot: u16, address: &RedisAddress) -> Member {
+    fn moved(self: &Arc<Self>, slot: u16, address: &RedisAddress) -> Arc<Member> {
         let member = self.at(address);
         self.lock().members.give(slot, address);
         self.refresh();
@@ -206,13 +207,14 @@ impl Cluster {
     }
 
     /// Returns the server at an address.
-    fn at(&self, address: &RedisAddress) -> Member {
+    fn at(&self, address: &RedisAddress) -> Arc<Member> {
         let mut state = self.lock();
         if let Some(member) = state.members.at(address) {
             return member.clone();
         }
         let lanes = self.lanes(address, false);
-        let member = Member { id: None, address: address.clone(), slots: Vec::new(), lanes };
+        let address = address.clone();
+        let member = Arc::new(Member { id: None, address, slots: Vec::new(), lanes });
         if state.closed {
             member.lanes.close();
         } else {
@@ -254,7 +256,7 @@ fn unavailable(cause: &'static str) -> StoreError {
 
 #[cfg(test)]
 mod tests {
-    use super::discovery::Answer;
+    use super::discovery::Description;
     use super::*;
 
     pub(super) const ONE: &str = "one 10.0.0.1:6379@16379 myself,master - 0 0 1 connected 0-8191";
@@ -267,10 +269,10 @@ mod tests {
         Cluster::new(&config, &seeds, config.dialer().unwrap(), &Arc::default())
     }
 
-    pub(super) fn answer(nodes: &[&str], epoch: u64) -> Answer {
+    pub(super) fn answer(nodes: &[&str], epoch: u64) -> Description {
         let info = format!("cluster_state:ok\r\ncluster_current_epoch:{epoch}\r\n");
         let view = View::parse(&nodes.join("\n"), &info).unwrap();
-        Answer { view, endpoints: [].into(), asked: RedisAddress::tcp("10.0.0.1", 6379) }
+        Description { view, endpoints: [].into(), asked: RedisAddress::tcp("10.0.0.1", 6379) }
     }
 
     fn owner(cluster: &Cluster, slot: u16) -> Option<String> {

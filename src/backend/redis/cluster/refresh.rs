@@ -7,7 +7,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, timeout_at};
 
-use super::discovery::{Answer, ask};
+use super::discovery::{Description, ask};
 use super::members::Member;
 use super::view::{MemberId, View};
 use super::{Cluster, State, unavailable};
@@ -65,12 +65,12 @@ impl Cluster {
 
     /// Asks the cluster for its masters and their slots. Returns the servers that commands are sent
     /// to from now on, and the number of additions so far.
-    pub(super) async fn discover(&self) -> Result<(Vec<Member>, u64), StoreError> {
+    pub(super) async fn discover(&self) -> Result<(Vec<Arc<Member>>, u64), StoreError> {
         let _one = self.discovering.lock().await;
         self.discover_alone().await
     }
 
-    async fn discover_alone(&self) -> Result<(Vec<Member>, u64), StoreError> {
+    async fn discover_alone(&self) -> Result<(Vec<Arc<Member>>, u64), StoreError> {
         let answer = self.best_answer().await;
         let mut state = self.lock();
         state.attempts += 1;
@@ -92,7 +92,7 @@ impl Cluster {
 
     /// Asks several servers at once, the known masters first. The one that has heard of the latest
     /// election knows best; others may be cut off from it.
-    async fn best_answer(&self) -> Result<Answer, StoreError> {
+    async fn best_answer(&self) -> Result<Description, StoreError> {
         let deadline = Instant::now() + self.config.connect_timeout;
         let (known, epoch, turn) = {
             let mut state = self.lock();
@@ -103,7 +103,7 @@ impl Cluster {
         let order = known.iter().cycle().skip(from_turn(known.len())).take(known.len());
         let asking = order.take(MAX_ASKED).map(|member| async {
             let connected = member.lanes.commands().connected().await?;
-            ask(connected.link().wire.commands.clone(), &member.address).await
+            ask(connected.commands(), &member.address).await
         });
         let answer = best(asking.collect(), epoch, deadline).await;
         if answer.is_ok() {
@@ -118,7 +118,7 @@ impl Cluster {
     }
 
     /// Takes over what a server has said. Servers that are no masters any more are left.
-    pub(super) fn apply(&self, state: &mut State, answer: &Answer) {
+    pub(super) fn apply(&self, state: &mut State, answer: &Description) {
         let view = &answer.view;
         state.epoch = Some(view.current_epoch);
         // All nodes observe the time of the same master.
@@ -131,14 +131,15 @@ impl Cluster {
             };
             let keeps_time = timekeeper.as_ref() == Some(&master.id);
             let known = state.members.at(&address);
-            let is_unchanged = |known: &&Member| known.lanes.keeps_time(&self.time) == keeps_time;
+            let is_unchanged =
+                |known: &&Arc<Member>| known.lanes.keeps_time(&self.time) == keeps_time;
             let lanes = known.filter(is_unchanged).map(|known| known.lanes.clone());
             let lanes = lanes.unwrap_or_else(|| {
                 additions += 1;
                 self.lanes(&address, keeps_time)
             });
             let (id, slots) = (Some(master.id.clone()), master.slots.clone());
-            members.push(Member { id, address, slots, lanes });
+            members.push(Arc::new(Member { id, address, slots, lanes }));
         }
         state.members.replace(members);
         self.additions.send_modify(|count| *count += additions);
@@ -162,16 +163,16 @@ async fn best<F>(
     mut asking: FuturesUnordered<F>,
     known: Option<u64>,
     deadline: Instant,
-) -> Result<Answer, StoreError>
+) -> Result<Description, StoreError>
 where
-    F: Future<Output = Result<Answer, StoreError>>,
+    F: Future<Output = Result<Description, StoreError>>,
 {
-    let mut best: Option<Answer> = None;
+    let mut best: Option<Description> = None;
     let mut failure = unavailable("no server of the cluster has answered");
     while let Ok(Some(answer)) = timeout_at(deadline, asking.next()).await {
         match answer {
             Ok(answer) => {
-                let rank = |answer: &Answer| (answer.view.is_ok, answer.view.current_epoch);
+                let rank = |answer: &Description| (answer.view.is_ok, answer.view.current_epoch);
                 let is_news = answer.view.is_ok && Some(answer.view.current_epoch) > known;
                 if best.as_ref().is_none_or(|best| rank(&answer) > rank(best)) {
                     best = Some(answer);
@@ -204,7 +205,10 @@ mod tests {
         assert!(!knows_better(&[&new], 1), "the cluster was built anew");
     }
 
-    async fn best_of(answers: Vec<Result<Answer, StoreError>>, known: Option<u64>) -> Option<u64> {
+    async fn best_of(
+        answers: Vec<Result<Description, StoreError>>,
+        known: Option<u64>,
+    ) -> Option<u64> {
         let asking: FuturesUnordered<_> = answers.into_iter().map(std::future::ready).collect();
         let answer = best(asking, known, Instant::now() + Duration::from_secs(1)).await;
         answer.ok().map(|answer| answer.view.current_epoch)

@@ -53,8 +53,11 @@ impl View {
     /// Parses the replies to `CLUSTER NODES` and `CLUSTER INFO`. Returns `None` if they are not
     /// what this crate expects.
     pub(super) fn parse(nodes: &str, info: &str) -> Option<Self> {
-        let lines: Vec<_> =
-            nodes.lines().take(MAX_SERVERS).map(Line::parse).collect::<Option<_>>()?;
+        // A part of the servers would be worse than none.
+        if nodes.lines().nth(MAX_SERVERS).is_some() {
+            return None;
+        }
+        let lines: Vec<_> = nodes.lines().map(Line::parse).collect::<Option<_>>()?;
         let myself = lines.iter().find(|line| line.has("myself"))?;
         let is_target = |id: &str| myself.moves.iter().any(|mv| mv.ends_with(&format!(">-{id}]")));
         let masters = lines.iter().filter(|line| {
@@ -239,6 +242,10 @@ mod tests {
         ] {
             assert_eq!(View::parse(nodes, info), None, "{nodes} {info}");
         }
+        let other = "f00d 10.0.0.1:3@4 master - 0 0 6 connected\n";
+        let most = other.repeat(MAX_SERVERS - 1);
+        assert!(View::parse(&format!("{most}{line}"), INFO).is_some());
+        assert_eq!(View::parse(&format!("{most}{other}{line}"), INFO), None, "there are too many");
     }
 
     proptest! {

@@ -5,9 +5,12 @@
 //! page also asks the master for its view. If slots have changed hands, or are about to, the walk
 //! visits all masters once more. It misses only keys that move in both rounds.
 
+use std::sync::Arc;
+
 use sha2::{Digest as _, Sha256};
 
-use super::super::error::Effect;
+use super::super::connection::{Connected, SharedConnection};
+use super::super::error::{Effect, unreachable};
 use super::super::keys::{Keys, scan};
 use super::discovery::ask_for_view;
 use super::members::Member;
@@ -16,9 +19,9 @@ use super::{Cluster, unavailable};
 use crate::backend::Cursor;
 use crate::error::StoreError;
 
-/// The place of a walk.
+/// The position of a walk.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Place {
+struct WalkPosition {
     round: Round,
     /// Which master has which slots, as of the beginning.
     slots: String,
@@ -40,7 +43,7 @@ enum Round {
     Last,
 }
 
-impl Place {
+impl WalkPosition {
     fn parse(cursor: &Cursor) -> Option<Self> {
         let mut parts = cursor.as_str().split(':');
         let [round, slots, master, server, position] = [(); 5].map(|()| parts.next());
@@ -51,7 +54,7 @@ impl Place {
             "last" => Round::Last,
             _ => return None,
         };
-        Some(Place {
+        Some(WalkPosition {
             round,
             slots: slots?.to_owned(),
             master: master?.to_owned(),
@@ -61,7 +64,7 @@ impl Place {
     }
 
     fn to_cursor(&self) -> Cursor {
-        let Place { round, slots, master, server, position } = self;
+        let WalkPosition { round, slots, master, server, position } = self;
         let round = match round {
             Round::Quiet => "quiet",
             Round::Disturbed => "disturbed",
@@ -80,7 +83,7 @@ impl Place {
             round => round,
         };
         if position != 0 {
-            return Some(Place { round, position, ..self });
+            return Some(WalkPosition { round, position, ..self });
         }
         let next = masters(view).into_iter().find(|id| **id > *self.master);
         let (round, master) = match (next, round) {
@@ -88,8 +91,20 @@ impl Place {
             (None, Round::Disturbed) => (Round::Again, masters(view).into_iter().next()?),
             (None, _) => return None,
         };
-        Some(Place { round, position, master: master.to_string(), server: String::new(), ..self })
+        Some(WalkPosition {
+            round,
+            position,
+            master: master.to_string(),
+            server: String::new(),
+            ..self
+        })
     }
+}
+
+/// Asks a server for its view, over the connection that all commands share.
+async fn view_of(commands: &SharedConnection, connected: &Connected) -> Result<View, StoreError> {
+    let asking = async { ask_for_view(connected.commands()).await.map_err(unreachable) };
+    commands.within_timeout(asking).await
 }
 
 /// Returns the ids of the masters with slots, in order.
@@ -116,7 +131,7 @@ impl Cluster {
         cursor: Option<&Cursor>,
     ) -> Result<Option<Keys>, StoreError> {
         let place = match cursor {
-            Some(cursor) => Place::parse(cursor),
+            Some(cursor) => WalkPosition::parse(cursor),
             None => self.beginning().await?,
         };
         let Some(mut place) = place else { return Ok(None) };
@@ -131,24 +146,24 @@ impl Cluster {
         let command = scan(prefix, place.position);
         let (position, keys) = commands.run_on(&connected, &command, Effect::Idempotent).await?;
         // A key that had moved before the page was read shows in a view that is later.
-        let view = commands.within_timeout(ask_for_view(connected.commands())).await?;
+        let view = view_of(commands, &connected).await?;
         if *view.myself != *place.master || view.master(&view.myself).is_none() {
             return Ok(None);
         }
         let again = place.round == Round::Again;
-        let next = place.after(position, &view).as_ref().map(Place::to_cursor);
+        let next = place.after(position, &view).as_ref().map(WalkPosition::to_cursor);
         Ok(Some(Keys { keys, next, again }))
     }
 
     /// Returns the place where a walk begins.
-    async fn beginning(&self) -> Result<Option<Place>, StoreError> {
+    async fn beginning(&self) -> Result<Option<WalkPosition>, StoreError> {
         let owners = self.owners().await?;
         let first = owners.iter().min_by_key(|member| member.id.clone());
         let first = first.ok_or_else(|| unavailable("no master of the cluster has a slot"))?;
         let commands = first.lanes.commands();
         let connected = commands.connected().await?;
-        let view = commands.within_timeout(ask_for_view(connected.commands())).await?;
-        Ok(masters(&view).first().map(|master| Place {
+        let view = view_of(commands, &connected).await?;
+        Ok(masters(&view).first().map(|master| WalkPosition {
             round: if view.migrating { Round::Disturbed } else { Round::Quiet },
             slots: digest(&view),
             master: master.to_string(),
@@ -158,7 +173,7 @@ impl Cluster {
     }
 
     /// Returns a master that has slots, if it is one.
-    async fn member(&self, id: &str) -> Result<Option<Member>, StoreError> {
+    async fn member(&self, id: &str) -> Result<Option<Arc<Member>>, StoreError> {
         let owners = self.owners().await?;
         Ok(owners.into_iter().find(|member| member.id.as_deref() == Some(id)))
     }
@@ -181,8 +196,8 @@ mod tests {
         View::parse(&format!("{}{}", line(0), line(1)), info).unwrap()
     }
 
-    fn start() -> Place {
-        Place {
+    fn start() -> WalkPosition {
+        WalkPosition {
             round: Round::Quiet,
             slots: digest(&view(0, SAME)),
             master: "aaa".into(),
@@ -230,11 +245,11 @@ mod tests {
     #[test]
     fn a_walk_goes_on_at_the_cursor_of_its_server() {
         let next = start().after(42, &view(0, SAME)).unwrap();
-        assert_eq!(next, Place { position: 42, ..start() });
-        let restored = Place::parse(&next.to_cursor()).unwrap();
+        assert_eq!(next, WalkPosition { position: 42, ..start() });
+        let restored = WalkPosition::parse(&next.to_cursor()).unwrap();
         assert_eq!(restored, next);
         for other in ["", "quiet", "quiet:1:2:3", "quiet:1:2:3:x", "loud:1:2:3:4"] {
-            assert_eq!(Place::parse(&Cursor::new(other)), None, "{other}");
+            assert_eq!(WalkPosition::parse(&Cursor::new(other)), None, "{other}");
         }
     }
 }
