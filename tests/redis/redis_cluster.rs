@@ -5,7 +5,7 @@ use std::error::Error as _;
 use std::time::Duration;
 
 use clustered_sessions::backend::HistoryProof;
-use clustered_sessions::{RedisConfig, SessionId, SessionStore, StoreErrorKind};
+use clustered_sessions::{ClusterConfig, RedisConfig, SessionId, SessionStore, StoreErrorKind};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use support::cluster::{Options, RedisCluster};
 use support::redis::RedisServer;
@@ -149,6 +149,18 @@ async fn a_walk_misses_no_session_that_moves_to_a_master_that_was_visited_alread
     // While a slot is on its way, each walk has two rounds.
     cluster.begin_migration([begin], first, last).await;
     assert_eq!(store.size().await.unwrap(), 2400, "a session that is visited twice counts once");
+}
+
+#[tokio::test]
+async fn a_walk_visits_a_master_that_the_node_has_not_heard_of() {
+    let mut cluster = RedisCluster::start(3, 0).await;
+    // A node that does not listen asks the cluster only when a request fails.
+    let silent = ClusterConfig::new().enabled(false);
+    let node = store(config().redis(redis(&cluster)).cluster(silent)).await;
+    let ids = create(&node, 300).await;
+    let new = cluster.add_master().await;
+    cluster.migrate(0..=2000, 0, new).await;
+    assert_eq!(node.all_session_ids().await.unwrap().into_iter().collect::<HashSet<_>>(), ids);
 }
 
 #[tokio::test]

@@ -172,10 +172,15 @@ impl Cluster {
         }))
     }
 
-    /// Returns a master that has slots, if it is one.
+    /// Returns a master that has slots, if it is one. Asks the cluster if the node has not heard of
+    /// it.
     async fn member(&self, id: &str) -> Result<Option<Arc<Member>>, StoreError> {
-        let owners = self.owners().await?;
-        Ok(owners.into_iter().find(|member| member.id.as_deref() == Some(id)))
+        let named = |member: &Arc<Member>| member.id.as_deref() == Some(id);
+        if let Some(member) = self.owners().await?.into_iter().find(named) {
+            return Ok(Some(member));
+        }
+        let (members, _) = self.discover().await?;
+        Ok(members.into_iter().find(|member| named(member) && !member.slots.is_empty()))
     }
 }
 
