@@ -29,6 +29,10 @@ lint:
 doc *args:
     RUSTC_BOOTSTRAP=1 RUSTDOCFLAGS="--cfg docsrs" cargo doc --no-deps --features metrics,testing --target-dir target/docsrs {{args}}
 
+# Prints the comparison with peers; `just compare request` measures one section.
+compare *args:
+    cargo run --release --manifest-path benches/compare/Cargo.toml -- {{args}}
+
 # Runs the benchmarks.
 bench *args:
     cargo bench --all-features {{args}}
