@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Some 250 bytes of JSON: what an application keeps of a user, in a handful of fields.
+/// Some 200 bytes of JSON: what an application keeps of a user, in a handful of fields.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct UserSession {
     pub user_id: u64,

@@ -40,6 +40,8 @@ type Pending = Pin<Box<dyn Future<Output = Result<Response, Infallible>>>>;
 
 impl App {
     fn new(router: Router, cookies: Vec<HeaderValue>) -> Self {
+        // As `axum::serve` does. Without it, axum would build the stack of layers for each request.
+        let router = router.with_state(());
         App { router, cookies, next: AtomicUsize::new(0) }
     }
 

@@ -1,7 +1,8 @@
 //! `CacheClear`, received by a node with a million cached sessions.
 //!
-//! The node has a runtime of one thread, on which a task does nothing but note the time. Its longest
-//! pause while the announcement is handled is the time for which the listener has kept the thread.
+//! The node has a runtime of one thread, on which a task does nothing but note the time. Its
+//! longest pause while the announcement is handled is the time for which the listener has kept the
+//! thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -54,7 +55,7 @@ pub fn rows(context: &Context) -> Vec<Row> {
 }
 
 fn milliseconds(seconds: &[f64]) -> String {
-    format!("{:.2} ms", median(seconds) * 1e3)
+    format!("{:.1} ms", median(seconds) * 1e3)
 }
 
 /// Returns the longest pause, in seconds, of a task that runs beside an action's effects.

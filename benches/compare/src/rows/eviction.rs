@@ -17,7 +17,7 @@ use super::redis::connect;
 use super::{Context, one_thread};
 use crate::measure::{interleave, quantile};
 use crate::nodes;
-use crate::table::Row;
+use crate::table::{Row, grouped};
 
 /// Writes in a block.
 const BLOCK: usize = 300;
@@ -99,8 +99,8 @@ pub fn rows(context: &Context) -> Vec<Row> {
         let (ours, anchor) = (quantile(&ours, q), quantile(&anchor, q));
         Row {
             what: format!("write begun → evicted on another node, {name}"),
-            ours: format!("{ours:.0} µs"),
-            anchor: format!("bare script → subscriber: {anchor:.0} µs"),
+            ours: format!("{} µs", grouped(ours)),
+            anchor: format!("bare script → subscriber: {} µs", grouped(anchor)),
             ratio: Some(ours / anchor),
             goal,
         }

@@ -50,8 +50,8 @@ fn of_size(context: &Context, entries: usize, goal: &'static str) -> [Row; 2] {
                 "`store.find(id)`, {} entries, {threads} thread{s}",
                 grouped(entries as f64)
             ),
-            ours: format!("{ours:.0} ns"),
-            anchor: format!("quick_cache `get` of an `Arc`: {anchor:.0} ns"),
+            ours: format!("{} ns", grouped(ours)),
+            anchor: format!("quick_cache `get` of an `Arc`: {} ns", grouped(anchor)),
             ratio: Some(ours / anchor),
             goal,
         }

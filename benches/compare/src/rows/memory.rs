@@ -6,7 +6,7 @@ use super::{Context, one_thread};
 use crate::alloc::bytes_of;
 use crate::data::UserSession;
 use crate::nodes;
-use crate::table::Row;
+use crate::table::{Row, grouped};
 
 const SESSIONS: usize = 1_000_000;
 
@@ -38,7 +38,10 @@ pub fn rows(context: &Context) -> Vec<Row> {
     let cached = store.cache_stats().size;
     let per_session = bytes as f64 / cached as f64;
     vec![Row {
-        what: format!("memory for each of {cached} cached sessions, above its data"),
+        what: format!(
+            "memory for each of {} cached sessions, above its data",
+            grouped(cached as f64)
+        ),
         ours: format!("{:.0} B", per_session - per_data),
         anchor: format!("struct and strings: {per_data:.0} B, of {per_session:.0} B"),
         ratio: None,
