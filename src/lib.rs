@@ -122,7 +122,7 @@
 //! ([`protocol`](guide::protocol)), retries and outages ([`resilience`](guide::resilience)),
 //! "log out everywhere" ([`owners`](guide::owners)), operation in production
 //! ([`deployment`](guide::deployment)), the costs of a Redis Cluster ([`scale`](guide::scale)),
-//! metrics, alerts and logs
+//! what each operation costs ([`performance`](guide::performance)), metrics, alerts and logs
 //! ([`observability`](guide::observability)), and encryption and the rotation of secrets
 //! ([`encryption`](guide::encryption)).
 //!

@@ -9,10 +9,11 @@
 //! 5. [`encryption`]: encryption at rest, rotation of secrets, and compression.
 //! 6. [`deployment`]: several nodes over one Redis, in production.
 //! 7. [`scale`]: what a Redis Cluster costs, and up to where.
-//! 8. [`observability`]: metrics, alerts, spans and log events.
-//! 9. [`testing`]: tests of an application that uses this crate.
-//! 10. [`owasp`]: the OWASP session checklist and ASVS 5.0, requirement by requirement.
-//! 11. [`from_clustered_redis_store`]: from the Crystal library `ClusteredRedisStore` to this one.
+//! 8. [`performance`]: what each operation costs, compared with others, and where the time goes.
+//! 9. [`observability`]: metrics, alerts, spans and log events.
+//! 10. [`testing`]: tests of an application that uses this crate.
+//! 11. [`owasp`]: the OWASP session checklist and ASVS 5.0, requirement by requirement.
+//! 12. [`from_clustered_redis_store`]: from the Crystal library `ClusteredRedisStore` to this one.
 
 // On a forge, documents refer to each other by file name. Here each module first defines the same
 // link labels again, as paths to items: of two definitions of a label, Markdown takes the first.
@@ -96,6 +97,12 @@ pub mod scale {
     //! [rule-32]: super::protocol#rule-32-which-server
     //!
     #![doc = include_str!("../../docs/scale.md")]
+}
+
+pub mod performance {
+    //! What each operation costs, compared with others, and where the time goes.
+    //!
+    #![doc = include_str!("../../docs/performance.md")]
 }
 
 pub mod observability {
