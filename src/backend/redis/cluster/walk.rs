@@ -1,9 +1,12 @@
 //! A walk over the keys of all masters.
 //!
-//! The masters are visited in the order of their ids, each by `SCAN`. A key that is moved from a
-//! master that the walk has yet to visit to one that it has left already would be missed. So each
-//! page also asks the master for its view. If slots have changed hands, or are about to, the walk
-//! visits all masters once more. It misses only keys that move in both rounds.
+//! The masters are visited in the order of their ids, each by `SCAN`. That includes those without
+//! slots: a master that is importing its first slot has some of its keys already.
+//!
+//! A key that is moved from a master that the walk has yet to visit to one that it has left already
+//! would be missed. So each page also asks the master for its view. If slots have changed hands, or
+//! are about to, the walk visits all masters once more. It misses only keys that move in both
+//! rounds.
 
 use std::sync::Arc;
 
@@ -14,7 +17,7 @@ use super::super::error::{Effect, unreachable};
 use super::super::keys::{Keys, scan};
 use super::discovery::ask_for_view;
 use super::members::Member;
-use super::view::{MemberId, View};
+use super::view::View;
 use super::{Cluster, unavailable};
 use crate::backend::Cursor;
 use crate::error::StoreError;
@@ -85,10 +88,10 @@ impl WalkPosition {
         if position != 0 {
             return Some(WalkPosition { round, position, ..self });
         }
-        let next = masters(view).into_iter().find(|id| **id > *self.master);
+        let next = view.ids().into_iter().find(|id| **id > *self.master);
         let (round, master) = match (next, round) {
             (Some(next), round) => (round, next),
-            (None, Round::Disturbed) => (Round::Again, masters(view).into_iter().next()?),
+            (None, Round::Disturbed) => (Round::Again, view.ids().into_iter().next()?),
             (None, _) => return None,
         };
         Some(WalkPosition {
@@ -105,12 +108,6 @@ impl WalkPosition {
 async fn view_of(commands: &SharedConnection, connected: &Connected) -> Result<View, StoreError> {
     let asking = async { ask_for_view(connected.commands()).await.map_err(unreachable) };
     commands.within_timeout(asking).await
-}
-
-/// Returns the ids of the masters with slots, in order.
-fn masters(view: &View) -> Vec<MemberId> {
-    let has_slots = |id: &MemberId| view.master(id).is_some_and(|master| !master.slots.is_empty());
-    view.ids().into_iter().filter(has_slots).collect()
 }
 
 /// Returns a short text that is another one when a slot has another master.
@@ -135,7 +132,7 @@ impl Cluster {
             None => self.beginning().await?,
         };
         let Some(mut place) = place else { return Ok(None) };
-        let Some(member) = self.member(&place.master).await? else { return Ok(None) };
+        let Some(member) = self.master(&place.master).await? else { return Ok(None) };
         let commands = member.lanes.commands();
         let connected = commands.connected().await?;
         let server = connected.server().to_string();
@@ -163,7 +160,7 @@ impl Cluster {
         let commands = first.lanes.commands();
         let connected = commands.connected().await?;
         let view = view_of(commands, &connected).await?;
-        Ok(masters(&view).first().map(|master| WalkPosition {
+        Ok(view.ids().first().map(|master| WalkPosition {
             round: if view.migrating { Round::Disturbed } else { Round::Quiet },
             slots: digest(&view),
             master: master.to_string(),
@@ -172,15 +169,15 @@ impl Cluster {
         }))
     }
 
-    /// Returns a master that has slots, if it is one. Asks the cluster if the node has not heard of
-    /// it.
-    async fn member(&self, id: &str) -> Result<Option<Arc<Member>>, StoreError> {
-        let named = |member: &Arc<Member>| member.id.as_deref() == Some(id);
-        if let Some(member) = self.owners().await?.into_iter().find(named) {
-            return Ok(Some(member));
+    /// Returns a master, if it is one. Asks the cluster if the node has not heard of it.
+    async fn master(&self, id: &str) -> Result<Option<Arc<Member>>, StoreError> {
+        let named = |member: &&Arc<Member>| member.id.as_deref() == Some(id);
+        self.discovered().await?;
+        if let Some(member) = self.lock().members.all().iter().find(named) {
+            return Ok(Some(member.clone()));
         }
         let (members, _) = self.discover().await?;
-        Ok(members.into_iter().find(|member| named(member) && !member.slots.is_empty()))
+        Ok(members.iter().find(named).cloned())
     }
 }
 
@@ -245,6 +242,13 @@ mod tests {
         }
         let early = [(Round::Quiet, "aaa"), (Round::Disturbed, "bbb")];
         assert_eq!(pages(&[moved])[..2], early.map(|(round, id)| (round, id.to_owned())));
+    }
+
+    #[test]
+    fn a_master_that_imports_its_first_slot_is_visited() {
+        let importing = ["0-16383 [0->-bbb]", ""];
+        let masters = pages(&[importing; 4]).into_iter().map(|(_, master)| master);
+        assert_eq!(masters.collect::<Vec<_>>(), ["aaa", "bbb", "aaa", "bbb"]);
     }
 
     #[test]
