@@ -36,6 +36,25 @@ pub enum Guard {
     Chase,
     /// A deletion by owner takes no longer than a tombstone lives.
     RevocationTimeout,
+    /// Each heartbeat finds the replication id, and the value, that the last one has left.
+    #[cfg(feature = "redis")]
+    History,
+    /// A master that no sentinel has confirmed for some time is not listened to.
+    #[cfg(feature = "redis")]
+    SentinelsConfirm,
+    /// The subscription is as good as that of the master whose last heartbeat is the oldest.
+    #[cfg(feature = "redis")]
+    EveryMaster,
+    /// A heartbeat of a master of a cluster counts if that master knows no other masters than the
+    /// node.
+    #[cfg(feature = "redis")]
+    SameMasters,
+    /// No heartbeat counts while a master may have voted for a server that it does not know yet.
+    #[cfg(feature = "redis")]
+    Election,
+    /// A subscription ends before a command is sent to a server that it does not listen to.
+    #[cfg(feature = "redis")]
+    NoStranger,
 }
 
 #[cfg(not(feature = "_guards"))]

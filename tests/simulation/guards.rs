@@ -9,6 +9,8 @@ use clustered_sessions::guards::{Guard, disabled};
 use tokio::time::sleep;
 
 use crate::history::history;
+#[cfg(feature = "redis")]
+use crate::history::{history_over_a_cluster, history_over_redis, history_over_sentinels};
 use crate::owners::{self, Answer};
 use crate::race::race;
 use crate::{Counter, nodes, nodes_with, run};
@@ -30,6 +32,14 @@ fn races() {
 fn owner_histories() {
     for seed in 0..100 {
         run(owners::owners(seed));
+    }
+}
+
+/// Runs histories over simulated Redis servers until one has a violation, or there are enough.
+#[cfg(feature = "redis")]
+fn histories_over<R, F: Future<Output = R>>(history: impl Fn(u64) -> F) {
+    for seed in 0..400 {
+        run(history(seed));
     }
 }
 
@@ -102,8 +112,9 @@ fn with_all_guards_every_scenario_holds() {
 }
 
 macro_rules! needed {
-    ($($name:ident: $guard:ident in $scenario:expr;)*) => {
+    ($($(#[$attribute:meta])* $name:ident: $guard:ident in $scenario:expr;)*) => {
         $(
+            $(#[$attribute])*
             #[test]
             fn $name() {
                 let holds_without = disabled(Guard::$guard, || holds(|| $scenario));
@@ -128,4 +139,16 @@ needed! {
     the_timeout_of_a_revocation_is_needed: RevocationTimeout in run(slow_revocation());
     judging_the_record_of_a_conflict_is_needed: Chase in
         run(owners::thief(1, owners::Thief::Updates));
+}
+
+#[cfg(feature = "redis")]
+needed! {
+    the_history_of_the_data_is_needed: History in histories_over(history_over_redis);
+    the_word_of_the_sentinels_is_needed: SentinelsConfirm in
+        histories_over(history_over_sentinels);
+    a_proof_of_every_master_is_needed: EveryMaster in histories_over(history_over_a_cluster);
+    knowing_all_masters_is_needed: SameMasters in histories_over(history_over_a_cluster);
+    waiting_for_the_winner_of_an_election_is_needed: Election in
+        histories_over(history_over_a_cluster);
+    listening_before_sending_is_needed: NoStranger in histories_over(history_over_a_cluster);
 }

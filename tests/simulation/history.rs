@@ -9,7 +9,7 @@
 //! that the same node wrote.
 #![allow(clippy::await_holding_refcell_ref, reason = "no other task uses the histories at the end")]
 
-use std::cell::RefCell;
+use std::cell::{Ref, RefCell, RefMut};
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::rc::Rc;
@@ -24,16 +24,14 @@ use tokio::time::{Instant, sleep, timeout};
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
 #[cfg(feature = "redis")]
-use super::redis::{Info, RedisWorld};
+use super::redis::{ClusterWorld, Info, PairWorld, SentinelWorld};
 use super::{
     Counter, Dice, MAX_AGE, MAX_STALENESS, World, absolute_timeout, as_usual, calm, nodes_with,
     trouble, with_timeouts,
 };
 
 const NODES: usize = 3;
-const SESSIONS: usize = 3;
 const CLIENTS: usize = 6;
-const STEPS: usize = 60;
 const DELETED: u64 = u64::MAX;
 /// Used in place of a node for a change that was not made through any node.
 const NO_NODE: usize = usize::MAX;
@@ -93,7 +91,49 @@ impl History {
     }
 }
 
-type Histories = Rc<RefCell<HashMap<SessionId, History>>>;
+type Histories = Rc<Checker>;
+
+/// The histories of all sessions, and what they are judged by.
+struct Checker {
+    histories: RefCell<HashMap<SessionId, History>>,
+    /// The bound for a read on a node that has a lease, and did not write what it reads.
+    max_staleness: Duration,
+    /// The bound for a session that is served in an outage.
+    max_age: Duration,
+}
+
+impl Checker {
+    fn new(world: &impl World) -> Self {
+        let doubt = world.max_doubt();
+        Checker {
+            histories: RefCell::default(),
+            max_staleness: MAX_STALENESS.max(doubt),
+            max_age: MAX_AGE + doubt,
+        }
+    }
+
+    /// Returns the staleness bound of a read that begins now: zero without a lease, because the
+    /// node must not use its cache then.
+    fn staleness(&self, store: &SessionStore<Counter>, fresh: bool) -> Duration {
+        if fresh || !store.coordinator().is_listening() {
+            Duration::ZERO
+        } else {
+            self.max_staleness
+        }
+    }
+
+    fn floor(&self, id: SessionId, node: usize, staleness: Duration) -> u64 {
+        self.borrow()[&id].floor(node, staleness)
+    }
+
+    fn borrow(&self) -> Ref<'_, HashMap<SessionId, History>> {
+        self.histories.borrow()
+    }
+
+    fn borrow_mut(&self) -> RefMut<'_, HashMap<SessionId, History>> {
+        self.histories.borrow_mut()
+    }
+}
 
 /// A session, with its cookie.
 #[derive(Clone)]
@@ -144,18 +184,12 @@ async fn read(
     histories: &Histories,
     fresh: bool,
 ) {
-    let floor = histories.borrow()[&id].floor(node, staleness(store, fresh));
+    let floor = histories.floor(id, node, histories.staleness(store, fresh));
     let answer = if fresh { store.find_fresh(id).await } else { store.find(id).await };
     let Ok(found) = answer else { return };
     with_history(histories, id, |history| {
         history.judge(node, found.map(|record| record.data().count), floor);
     });
-}
-
-/// Returns the staleness bound of a read that begins now: zero without a lease, because the node
-/// must not use its cache then.
-fn staleness(store: &SessionStore<Counter>, fresh: bool) -> Duration {
-    if fresh || !store.coordinator().is_listening() { Duration::ZERO } else { MAX_STALENESS }
 }
 
 /// Sends a request that reads its session, under the outage policy. Some nodes re-encrypt the
@@ -166,8 +200,9 @@ async fn visit(
     session: &Known,
     histories: &Histories,
 ) {
-    let floor = |staleness| histories.borrow()[&session.id].floor(number, staleness);
-    let (usual, in_outage) = (floor(staleness(layer.store(), false)), floor(MAX_AGE));
+    let floor = |staleness| histories.floor(session.id, number, staleness);
+    let staleness = histories.staleness(layer.store(), false);
+    let (usual, in_outage) = (floor(staleness), floor(histories.max_age));
     let service = layer.layer(service_fn(|request: Request<()>| async move {
         let session = Session::<Counter>::from_extensions(request.extensions()).await.ok();
         let seen = session.map(|session| {
@@ -214,7 +249,7 @@ async fn increment(
 
 /// Extends a session. The node may find it in its cache, so it may have been deleted meanwhile.
 async fn touch(node: usize, store: &SessionStore<Counter>, id: SessionId, histories: &Histories) {
-    let floor = histories.borrow()[&id].floor(node, staleness(store, false));
+    let floor = histories.floor(id, node, histories.staleness(store, false));
     let Ok(exists) = store.touch(id).await else { return };
     with_history(histories, id, |history| {
         history.judge(node, exists.then_some(DELETED - 1), floor);
@@ -274,7 +309,7 @@ pub(crate) async fn history(seed: u64) -> Acknowledgements {
 /// Runs one history over simulated Redis servers.
 #[cfg(feature = "redis")]
 pub(crate) async fn history_over_redis(seed: u64) -> Acknowledgements {
-    history_in(Rc::new(RedisWorld::new(NODES, seed, Info::Everywhere)), seed).await
+    history_in(Rc::new(PairWorld::new(NODES, seed, Info::Everywhere)), seed).await
 }
 
 /// Runs one history over simulated Redis servers that refuse `INFO`, in scripts or
@@ -282,24 +317,37 @@ pub(crate) async fn history_over_redis(seed: u64) -> Acknowledgements {
 #[cfg(feature = "redis")]
 pub(crate) async fn history_over_restricted_redis(seed: u64) -> Acknowledgements {
     let info = if seed.is_multiple_of(2) { Info::OutsideScripts } else { Info::Nowhere };
-    history_in(Rc::new(RedisWorld::new(NODES, seed, info)), seed).await
+    history_in(Rc::new(PairWorld::new(NODES, seed, info)), seed).await
+}
+
+/// Runs one history over simulated servers that sentinels watch.
+#[cfg(feature = "redis")]
+pub(crate) async fn history_over_sentinels(seed: u64) -> Acknowledgements {
+    history_in(Rc::new(SentinelWorld::new(NODES, seed)), seed).await
+}
+
+/// Runs one history over a simulated cluster.
+#[cfg(feature = "redis")]
+pub(crate) async fn history_over_a_cluster(seed: u64) -> Acknowledgements {
+    history_in(Rc::new(ClusterWorld::new(NODES, seed)), seed).await
 }
 
 /// Runs one history: clients work while faults occur, and all nodes must recover afterwards.
 async fn history_in(world: Rc<impl World>, seed: u64) -> Acknowledgements {
     let start = Instant::now();
+    let (count, steps) = world.size();
     let (dice, layers) = (Dice::new(seed), Rc::new(world.layers()));
-    let histories: Histories = Rc::default();
+    let histories: Histories = Rc::new(Checker::new(&*world));
     let sessions = Rc::new(RefCell::new(Vec::new()));
-    create_sessions(&layers[0], &histories, &sessions, seed).await;
-    let mut tasks = vec![tokio::task::spawn_local(trouble(world.clone(), dice.clone(), 12))];
+    create_sessions(&layers[0], &histories, &sessions, count, seed).await;
+    let mut tasks = vec![tokio::task::spawn_local(trouble(world.clone(), dice.clone(), steps / 5))];
     if seed.is_multiple_of(4) {
         let (world, layers) = (world.clone(), layers.clone());
         let (histories, dice, sessions) = (histories.clone(), dice.clone(), sessions.clone());
         tasks.push(tokio::task::spawn_local(async move {
             sleep(dice.millis(3000)).await;
             restart_empty(&*world, &histories);
-            create_sessions(dice.pick(&layers), &histories, &sessions, seed).await;
+            create_sessions(dice.pick(&layers), &histories, &sessions, count, seed).await;
         }));
     }
     if seed % 8 == 3 {
@@ -309,7 +357,7 @@ async fn history_in(world: Rc<impl World>, seed: u64) -> Acknowledgements {
             sleep(dice.millis(2000)).await;
             let node = dice.roll(NODES as u64) as usize;
             clear(node, layers[node].store(), &histories).await;
-            create_sessions(dice.pick(&layers), &histories, &sessions, seed).await;
+            create_sessions(dice.pick(&layers), &histories, &sessions, count, seed).await;
         }));
     }
     if seed % 8 == 5 {
@@ -328,7 +376,7 @@ async fn history_in(world: Rc<impl World>, seed: u64) -> Acknowledgements {
         let (layers, histories, dice, sessions) =
             (layers.clone(), histories.clone(), dice.clone(), sessions.clone());
         tasks.push(tokio::task::spawn_local(async move {
-            for _ in 0..STEPS {
+            for _ in 0..steps {
                 let node = dice.roll(NODES as u64) as usize;
                 let known = dice.pick(&sessions.borrow()).clone();
                 step(node, &layers[node], &known, &histories, &dice).await;
@@ -356,9 +404,10 @@ async fn create_sessions(
     layer: &SessionLayer<Counter>,
     histories: &Histories,
     sessions: &RefCell<Vec<Known>>,
+    count: usize,
     seed: u64,
 ) {
-    let mut missing = SESSIONS;
+    let mut missing = count;
     for _ in 0..100 {
         if missing == 0 {
             return;

@@ -70,8 +70,23 @@ pub(crate) trait World: 'static {
     /// Ends all faults.
     fn heal(&self);
 
+    /// Returns `true` unless a fault is under way that ends by itself.
+    fn is_calm(&self) -> bool {
+        true
+    }
+
     /// Restarts the backend without its data: all sessions are gone, without an announcement.
     fn restart_empty(&self);
+
+    /// Returns the number of sessions, and of operations of each client.
+    fn size(&self) -> (usize, usize) {
+        (3, 60)
+    }
+
+    /// Returns for how long a node may take a server for the master that is the master no more.
+    fn max_doubt(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 impl World for Vec<Node> {
@@ -217,14 +232,24 @@ pub(crate) async fn trouble<W: World + ?Sized>(world: Rc<W>, dice: Dice, rounds:
     }
 }
 
-/// Ends all faults and waits long enough for the nodes to recover.
+/// Ends all faults and waits until the nodes have recovered.
 pub(crate) async fn calm(world: &(impl World + ?Sized)) {
     world.heal();
-    sleep(Duration::from_secs(30)).await;
-    for layer in world.layers() {
-        let coordinator = layer.store().coordinator();
-        assert!(coordinator.is_listening(), "a node has not subscribed again");
+    let layers = world.layers();
+    let is_calm = || {
+        let listens = |layer: &SessionLayer<Counter>| layer.store().coordinator().is_listening();
+        world.is_calm() && layers.iter().all(listens)
+    };
+    // For longer than any pause or timeout of a node.
+    let mut calm_seconds = 0;
+    for _ in 0..60 {
+        sleep(Duration::from_secs(1)).await;
+        calm_seconds = if is_calm() { calm_seconds + 1 } else { 0 };
+        if calm_seconds == 6 {
+            return;
+        }
     }
+    panic!("a node has not subscribed again");
 }
 
 /// Runs one simulation under a paused clock.

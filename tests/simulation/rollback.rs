@@ -10,7 +10,7 @@ use std::time::Duration;
 use clustered_sessions::{SessionId, SessionLayer, SessionStore, StoreErrorKind};
 use tokio::time::{Instant, sleep};
 
-use crate::redis::{Info, RedisWorld, Rollback};
+use crate::redis::{Info, PairWorld, Rollback};
 use crate::{Counter, Dice, MAX_STALENESS, World as _, run_all};
 
 const NODES: usize = 3;
@@ -29,7 +29,7 @@ async fn rollback(seed: u64) {
     // A seed for which sessions do not end by themselves.
     // The chain of heartbeats alone notices that the data is earlier, whatever is said about it.
     let info = [Info::Everywhere, Info::OutsideScripts, Info::Nowhere][seed as usize / 3 % 3];
-    let world = Rc::new(RedisWorld::new(NODES, seed * 8 + seed % 4, info));
+    let world = Rc::new(PairWorld::new(NODES, seed * 8 + seed % 4, info));
     let layers = world.layers();
     sleep(Duration::from_secs(1)).await;
     let mut ids = Vec::new();

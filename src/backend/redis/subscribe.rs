@@ -50,6 +50,7 @@ use super::topology::Topology;
 use crate::backend::Subscription;
 use crate::clock::millis;
 use crate::error::StoreError;
+use crate::guards::{self, Guard};
 use crate::random::random_bytes;
 
 /// Minimum lifetime of the key that heartbeats write: longer than any stall after which the
@@ -108,7 +109,7 @@ async fn subscribe_to(
         let running = subscribers.iter().map(|subscriber| Box::pin(subscriber.run(heartbeat)));
         let cause = tokio::select! {
             (cause, _, _) = select_all(running) => cause,
-            () = others => Some(other_server()),
+            () = others, if guards::enabled(Guard::NoStranger) => Some(other_server()),
         };
         if let Some(cause) = cause {
             merge.end(cause);
@@ -293,7 +294,9 @@ impl Subscriber {
                     if self.inbox.is_overdue(now(), patience) {
                         return Some(inbox::ended("heartbeats do not come back"));
                     }
-                    if !connection.endpoint().is_confirmed_within(confirmation_limit(heartbeat)) {
+                    if !connection.endpoint().is_confirmed_within(confirmation_limit(heartbeat))
+                        && guards::enabled(Guard::SentinelsConfirm)
+                    {
                         return Some(unconfirmed());
                     }
                     if sending.is_terminated() {

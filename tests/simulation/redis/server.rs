@@ -4,16 +4,19 @@
 //! what they do here is shown by the tests on real servers.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-/// The bytes that a server sends over one connection.
-pub(crate) type Outbox = mpsc::UnboundedSender<Vec<u8>>;
+use super::cluster::{Member, Packet};
+use super::network::{Client, Outbox, Process};
+use super::resp::{array, bulk, integer, number, push};
 
 const READONLY: &str = "-READONLY You can't write against a read only replica.\r\n";
 const NOPERM: &str = "-NOPERM User default has no permissions to run this command\r\n";
+const NOREPLICAS: &str = "-NOREPLICAS Not enough good replicas to write.\r\n";
 const MISCONF: &str = "-MISCONF Redis is configured to save RDB snapshots.\r\n";
 
 /// Where a server carries out `INFO`. Managed services restrict it.
@@ -24,19 +27,28 @@ pub(crate) enum Info {
     Nowhere,
 }
 
+/// All keys of a server. Servers that replicate each other without delay share them.
+pub(super) type Keyspace = Arc<Mutex<HashMap<Vec<u8>, Entry>>>;
+
 /// A server process and its data.
-pub(crate) struct Server {
+pub(super) struct Server {
     /// Identifies the process. A restart changes it, and closes all connections.
-    pub(crate) run: watch::Sender<u64>,
+    run: watch::Sender<u64>,
+    pub(super) is_up: bool,
     /// The replication id.
-    pub(crate) history: u64,
-    pub(crate) is_master: bool,
+    pub(super) history: u64,
+    pub(super) is_master: bool,
     info: Info,
     /// `false` if it refuses writes because it cannot save its data.
-    pub(crate) can_save: bool,
+    pub(super) can_save: bool,
+    /// `true` while what it would acknowledge might be forgotten, because of a failover that not all
+    /// have heard of. That is allowed, but would confuse the checker, so it acknowledges nothing.
+    pub(super) refuses_changes: bool,
     /// `true` if its process is stopped.
-    pub(crate) frozen: watch::Sender<bool>,
-    pub(crate) data: HashMap<Vec<u8>, Entry>,
+    pub(super) frozen: watch::Sender<bool>,
+    pub(super) data: Keyspace,
+    /// The server's part in a cluster, and where its packets for the others go.
+    pub(super) cluster: Option<(Member, mpsc::UnboundedSender<Packet>)>,
     subscribers: Vec<Subscriber>,
     scripts: HashMap<String, Script>,
 }
@@ -46,6 +58,12 @@ pub(crate) struct Server {
 pub(crate) struct Entry {
     value: Vec<u8>,
     expires: Instant,
+}
+
+impl Entry {
+    pub(super) fn is_live(&self) -> bool {
+        Instant::now() < self.expires
+    }
 }
 
 struct Subscriber {
@@ -90,60 +108,125 @@ impl Script {
     }
 }
 
+impl Process for Server {
+    fn run(&self) -> watch::Receiver<u64> {
+        self.run.subscribe()
+    }
+
+    fn frozen(&self) -> watch::Receiver<bool> {
+        self.frozen.subscribe()
+    }
+
+    fn is_up(&self) -> bool {
+        self.is_up
+    }
+
+    fn disconnected(&mut self, connection: u64) {
+        self.subscribers.retain(|subscriber| subscriber.connection != connection);
+    }
+
+    fn execute(&mut self, client: &mut Client, command: &[Vec<u8>]) {
+        let name = String::from_utf8(command[0].to_ascii_uppercase()).unwrap();
+        let args = &command[1..];
+        let is_asking = std::mem::replace(&mut client.is_asking, name == "ASKING");
+        let reply = match self.redirect(&name, args, is_asking) {
+            Some(redirect) => redirect,
+            None => self.reply(client, &name, args),
+        };
+        // Fails if the connection has ended.
+        let _ = client.outbox.send(reply);
+    }
+}
+
 impl Server {
-    pub(crate) fn new(number: u64, is_master: bool, info: Info) -> Self {
+    pub(super) fn new(number: u64, is_master: bool, info: Info) -> Self {
         Server {
             run: watch::Sender::new(number),
+            is_up: true,
             history: number,
             is_master,
             info,
             can_save: true,
+            refuses_changes: false,
             frozen: watch::Sender::new(false),
-            data: HashMap::new(),
+            data: Keyspace::default(),
+            cluster: None,
             subscribers: Vec::new(),
             scripts: HashMap::new(),
         }
     }
 
     /// Starts another process, with the same data.
-    pub(crate) fn restart(&mut self, number: u64) {
+    pub(super) fn restart(&mut self, number: u64) {
         self.history = number;
         self.subscribers.clear();
         self.scripts.clear();
         self.run.send_replace(number);
     }
 
-    pub(crate) fn disconnected(&mut self, connection: u64) {
-        self.subscribers.retain(|subscriber| subscriber.connection != connection);
+    pub(super) fn keys(&self) -> MutexGuard<'_, HashMap<Vec<u8>, Entry>> {
+        self.data.lock().unwrap()
     }
 
-    /// Carries out a command and sends the reply.
-    pub(crate) fn execute(&mut self, connection: u64, command: &[Vec<u8>], outbox: &Outbox) {
-        let name = String::from_utf8(command[0].to_ascii_uppercase()).unwrap();
-        let args = &command[1..];
-        let reply = match name.as_str() {
+    /// Returns what a server of a cluster believes about it.
+    pub(super) fn member(&self) -> &Member {
+        &self.cluster.as_ref().expect("a server of a cluster").0
+    }
+
+    pub(super) fn member_mut(&mut self) -> &mut Member {
+        &mut self.cluster.as_mut().expect("a server of a cluster").0
+    }
+
+    /// Returns where a server of a cluster sends a command on, or why it refuses it.
+    fn redirect(&self, name: &str, args: &[Vec<u8>], is_asking: bool) -> Option<Vec<u8>> {
+        let (member, _) = self.cluster.as_ref()?;
+        let key = match name {
+            "GET" | "GETEX" | "SET" => &args[0],
+            "EVAL" | "EVALSHA" if args[1] != b"0" => &args[2],
+            _ => return None,
+        };
+        member.redirect(key, self.live(key).is_some(), is_asking).map(Into::into)
+    }
+
+    fn reply(&mut self, client: &Client, name: &str, args: &[Vec<u8>]) -> Vec<u8> {
+        match name {
             "HELLO" => "%1\r\n$6\r\nserver\r\n$5\r\nredis\r\n".into(),
+            "ASKING" => "+OK\r\n".into(),
+            "CLUSTER" => self.about_the_cluster(&args[0]),
             "INFO" | "TIME" if self.info == Info::Nowhere => NOPERM.into(),
             "INFO" => bulk(self.about().as_bytes()),
-            "SUBSCRIBE" => {
-                let channel = args[0].clone();
-                let confirmation = push(&[b"subscribe", &channel, b""]);
-                self.subscribers.push(Subscriber { connection, channel, outbox: outbox.clone() });
-                confirmation
-            }
+            "SUBSCRIBE" => self.subscribe("subscribe", client, &args[0]),
+            "SSUBSCRIBE" => self.subscribe("ssubscribe", client, &args[0]),
             // Not used, because a replica would carry it out.
             "GET" => self.get(&args[0]),
             "GETEX" | "SET" => match self.refusal() {
                 Some(refusal) => refusal.into(),
                 None if name == "GETEX" => self.get(&args[0]),
+                None if self.refuses_changes => NOREPLICAS.into(),
                 None => self.set(args),
             },
             "SCAN" => self.scan(),
-            "EVALSHA" | "EVAL" => self.run_script(&name, args),
+            "EVALSHA" | "EVAL" => self.run_script(name, args),
             _ => panic!("the simulated server does not know the command {name}"),
-        };
-        // Fails if the connection has ended.
-        let _ = outbox.send(reply);
+        }
+    }
+
+    fn about_the_cluster(&self, topic: &[u8]) -> Vec<u8> {
+        let member = self.member();
+        match topic {
+            b"NODES" => bulk(member.nodes().as_bytes()),
+            b"INFO" => bulk(member.info().as_bytes()),
+            b"SLOTS" => array(member.slots()),
+            _ => panic!("the simulated server does not know this about clusters"),
+        }
+    }
+
+    fn subscribe(&mut self, kind: &str, client: &Client, channel: &[u8]) -> Vec<u8> {
+        let Client { connection, ref outbox, .. } = *client;
+        let (channel, outbox) = (channel.to_vec(), outbox.clone());
+        let confirmation = push(&[kind.as_bytes(), &channel, b""]);
+        self.subscribers.push(Subscriber { connection, channel, outbox });
+        confirmation
     }
 
     fn about(&self) -> String {
@@ -161,8 +244,8 @@ impl Server {
         }
     }
 
-    fn live(&self, key: &[u8]) -> Option<&Entry> {
-        self.data.get(key).filter(|entry| Instant::now() < entry.expires)
+    fn live(&self, key: &[u8]) -> Option<Entry> {
+        self.keys().get(key).filter(|entry| entry.is_live()).cloned()
     }
 
     fn get(&self, key: &[u8]) -> Vec<u8> {
@@ -171,16 +254,17 @@ impl Server {
 
     /// Returns all keys as one page.
     fn scan(&self) -> Vec<u8> {
-        let mut keys: Vec<_> = self.data.keys().filter(|key| self.live(key).is_some()).collect();
+        let data = self.keys();
+        let mut keys: Vec<_> =
+            data.iter().filter(|(_, entry)| entry.is_live()).map(|(key, _)| key).collect();
         // A seed must give the same history each time.
         keys.sort();
-        let head = format!("*2\r\n$1\r\n0\r\n*{}\r\n", keys.len()).into_bytes();
-        keys.into_iter().fold(head, |bytes, key| [bytes, bulk(key)].concat())
+        array([bulk(b"0"), array(keys.into_iter().map(|key| bulk(key)))])
     }
 
     fn put(&mut self, key: &[u8], value: &[u8], ttl: &[u8]) {
         let expires = Instant::now() + Duration::from_millis(number(ttl));
-        self.data.insert(key.to_vec(), Entry { value: value.to_vec(), expires });
+        self.keys().insert(key.to_vec(), Entry { value: value.to_vec(), expires });
     }
 
     /// Carries out `SET key value PX ttl`, also with `NX` before `PX`.
@@ -192,7 +276,16 @@ impl Server {
         "+OK\r\n".into()
     }
 
+    /// Publishes to the subscribers of all servers.
     fn publish(&self, channel: &[u8], message: &[u8]) {
+        self.publish_here(channel, message);
+        if let Some((_, bus)) = &self.cluster {
+            let _ = bus.send(Packet::Publish(channel.to_vec(), message.to_vec()));
+        }
+    }
+
+    /// Publishes to the subscribers of this server.
+    pub(super) fn publish_here(&self, channel: &[u8], message: &[u8]) {
         for subscriber in self.subscribers.iter().filter(|it| it.channel == channel) {
             let _ = subscriber.outbox.send(push(&[b"message", channel, message]));
         }
@@ -214,19 +307,49 @@ impl Server {
             if let Some(refusal) = self.refusal() {
                 return refusal.into();
             }
+            if self.refuses_changes && script != Script::Heartbeat {
+                return NOREPLICAS.into();
+            }
         } else if self.info != Info::Everywhere {
             return NOPERM.into();
         } else if !self.is_master {
             return READONLY.into();
         }
         let (keys, args) = args[2..].split_at(number(&args[1]) as usize);
-        assert!(!keys.is_empty(), "each script has a key");
-        self.carry_out(script, keys, args)
+        match script {
+            Script::Heartbeat | Script::HeartbeatWithoutWriting => {
+                self.heartbeat(script, keys.first(), args)
+            }
+            _ => self.change(script, keys, args),
+        }
     }
 
-    fn carry_out(&mut self, script: Script, keys: &[Vec<u8>], args: &[Vec<u8>]) -> Vec<u8> {
+    fn heartbeat(&mut self, script: Script, key: Option<&Vec<u8>>, args: &[Vec<u8>]) -> Vec<u8> {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let number = text(&args[2]);
+        let kept = key.and_then(|key| self.live(key)).map_or("0".into(), |it| text(&it.value));
+        let state = match key {
+            Some(key) if script == Script::Heartbeat => {
+                self.put(key, number.as_bytes(), &args[0]);
+                format!("{kept} {number}")
+            }
+            _ => format!("{kept} {kept}"),
+        };
+        let message = match self.info {
+            Info::Everywhere => format!("{number} {:040x} 1 {state}", self.history),
+            Info::OutsideScripts => format!("{number} - 1 {state}"),
+            Info::Nowhere => format!("{number} -  {state}"),
+        };
+        match &*args[3] {
+            b"SPUBLISH" => self.publish_here(&args[1], message.as_bytes()),
+            _ => self.publish(&args[1], message.as_bytes()),
+        }
+        "+OK\r\n".into()
+    }
+
+    fn change(&mut self, script: Script, keys: &[Vec<u8>], args: &[Vec<u8>]) -> Vec<u8> {
         let key = &keys[0];
-        let current = self.live(key).map(|entry| entry.value.clone());
+        let current = self.live(key).map(|entry| entry.value);
         let revision = current.as_ref().and_then(|value| Some(value.get(2..18)?.to_vec()));
         match script {
             Script::Update => {
@@ -246,7 +369,7 @@ impl Server {
                 match current {
                     Some(tombstone) if tombstone[1] == 1 => bulk(&tombstone[51..]),
                     current => {
-                        self.data.remove(key);
+                        self.keys().remove(key);
                         integer(current.is_some().into())
                     }
                 }
@@ -256,89 +379,33 @@ impl Server {
                     return bulk(&current.unwrap());
                 }
                 self.publish(&args[1], &args[2]);
-                integer(self.data.remove(key).is_some().into())
+                integer(self.keys().remove(key).is_some().into())
             }
             Script::Touch => {
                 let Some(mut value) = current.filter(|value| value[1] == 0) else {
                     return integer(0);
                 };
                 let expires = Instant::now() + Duration::from_millis(number(&args[1]));
-                if expires > self.data[key].expires {
+                let mut keys = self.keys();
+                if expires > keys[key].expires {
                     value[26..34].copy_from_slice(&args[0]);
-                    self.data.insert(key.to_vec(), Entry { value, expires });
+                    keys.insert(key.to_vec(), Entry { value, expires });
                 }
                 integer(1)
             }
             Script::Clear => {
                 self.publish(&args[0], &args[1]);
                 let is_session = |entry: &Entry| entry.value[1] != 1;
-                let removed = keys.iter().filter_map(|key| self.data.remove(key));
+                let mut data = self.keys();
+                let removed = keys.iter().filter_map(|key| data.remove(key));
                 integer(removed.filter(is_session).count() as u64)
             }
             Script::Publish => {
                 self.publish(&args[0], &args[1]);
                 "+OK\r\n".into()
             }
-            Script::Heartbeat | Script::HeartbeatWithoutWriting => {
-                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-                let (number, mut kept) =
-                    (text(&args[2]), current.map_or("0".into(), |it| text(&it)));
-                let mut state = format!("{kept} {kept}");
-                if script == Script::Heartbeat {
-                    state = format!("{kept} {number}");
-                    kept.clone_from(&number);
-                    self.put(key, number.as_bytes(), &args[0]);
-                }
-                let message = match self.info {
-                    Info::Everywhere => format!("{number} {:040x} 1 {state}", self.history),
-                    Info::OutsideScripts => format!("{number} - 1 {state}"),
-                    Info::Nowhere => format!("{number} -  {state}"),
-                };
-                self.publish(&args[1], message.as_bytes());
-                "+OK\r\n".into()
-            }
             Script::LoadWithoutWriting => self.get(key),
+            Script::Heartbeat | Script::HeartbeatWithoutWriting => unreachable!("it is no change"),
         }
     }
-}
-
-fn number(text: &[u8]) -> u64 {
-    std::str::from_utf8(text).unwrap().parse().unwrap()
-}
-
-fn integer(number: u64) -> Vec<u8> {
-    format!(":{number}\r\n").into()
-}
-
-fn bulk(bytes: &[u8]) -> Vec<u8> {
-    [format!("${}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat()
-}
-
-fn push(parts: &[&[u8]]) -> Vec<u8> {
-    let head = format!(">{}\r\n", parts.len()).into_bytes();
-    parts.iter().fold(head, |bytes, part| [bytes, bulk(part)].concat())
-}
-
-/// Takes a whole command from the front of what has arrived, if there is one.
-pub(crate) fn take_command(buffer: &mut Vec<u8>) -> Option<Vec<Vec<u8>>> {
-    let mut rest = buffer.as_slice();
-    let count = take_length(&mut rest, b'*')?;
-    let mut parts = Vec::new();
-    for _ in 0..count {
-        let length = take_length(&mut rest, b'$')?;
-        parts.push(rest.get(..length)?.to_vec());
-        rest = rest.get(length + 2..)?;
-    }
-    let taken = buffer.len() - rest.len();
-    buffer.drain(..taken);
-    Some(parts)
-}
-
-/// Takes a line with a length.
-fn take_length(rest: &mut &[u8], prefix: u8) -> Option<usize> {
-    let end = rest.windows(2).position(|pair| pair == b"\r\n")?;
-    assert_eq!(rest[0], prefix, "commands are arrays of strings");
-    let length = number(&rest[1..end]) as usize;
-    *rest = &rest[end + 2..];
-    Some(length)
 }
