@@ -8,7 +8,7 @@ use serde::de::IgnoredAny;
 use crate::clock::Timestamp;
 use crate::cluster::{Action, Announcement, interpret};
 use crate::codec::{Codec, CodecConfig, Decoded, Encryption};
-use crate::cookie::{CookieConfig, CookieSigner, MAX_CANDIDATES, VerifiedCookies};
+use crate::cookie::{CookieConfig, CookieHeaders, CookieSigner, MAX_CANDIDATES, VerifiedCookies};
 use crate::id::{SessionId, SessionToken};
 use crate::record::{Meta, Revision, Stored};
 use crate::secret::{KeyRing, Secret};
@@ -56,7 +56,7 @@ pub fn cookie(bytes: &[u8]) {
     };
     let Ok(header_value) = HeaderValue::from_bytes(&header) else { return };
     let headers: HeaderMap = [(header::COOKIE, header_value)].into_iter().collect();
-    let verified = match signer.verify(&headers, |_| ()) {
+    let verified = match signer.verify(&CookieHeaders::of(&headers), |_| ()) {
         VerifiedCookies::One(cookie) => Some(cookie.token),
         _ => None,
     };

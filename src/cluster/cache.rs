@@ -197,6 +197,19 @@ impl<T> LocalCache<T> {
         Lookup::Miss
     }
 
+    /// Looks up a session that meets a condition, and counts a hit if there is one. Returns it with
+    /// the present moment.
+    pub(crate) fn get_if(
+        &self,
+        id: &SessionId,
+        condition: impl FnOnce(&Record<T>) -> bool,
+    ) -> Option<(Record<T>, Millis)> {
+        let (epoch, now) = self.lease.held(|| self.clock.now())?;
+        let record = self.visible(id, epoch, now, self.ttl).filter(condition)?;
+        self.counters.hits.add_one();
+        Some((record, now))
+    }
+
     /// Returns the record that [`get`](Self::get) would return, without counting.
     pub(crate) fn peek(&self, id: &SessionId) -> Option<Record<T>> {
         let (epoch, now) = self.lease.held(|| self.clock.now())?;

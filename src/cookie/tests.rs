@@ -2,6 +2,8 @@
 
 use proptest::prelude::*;
 
+use http::{HeaderMap, header};
+
 use super::*;
 use crate::secret::Secret;
 
@@ -27,9 +29,13 @@ fn request(cookies: &[&str]) -> HeaderMap {
     cookies.iter().map(|value| (header::COOKIE, value.parse().unwrap())).collect()
 }
 
+fn verified(token: SessionToken, needs_resigning: bool) -> VerifiedCookie {
+    VerifiedCookie { id: token.session_id(), token, needs_resigning }
+}
+
 /// Returns what a request with these cookies has. Refused cookies are not of interest.
 fn verify(signer: &CookieSigner, headers: &HeaderMap) -> VerifiedCookies {
-    signer.verify(headers, |_| ())
+    signer.verify(&CookieHeaders::of(headers), |_| ())
 }
 
 /// Returns the only verified cookie.
@@ -84,7 +90,7 @@ fn headers_do_not_print_the_token() {
 fn the_cookie_is_found_among_others_and_in_any_header() {
     let signer = signer(&["secret"]);
     let ours = pair(&signer, &token(1));
-    let expected = Some(VerifiedCookie { token: token(1), needs_resigning: false });
+    let expected = Some(verified(token(1), false));
     for cookies in [
         vec![ours.clone()],
         vec![format!("a=b; {ours}; c=d")],
@@ -117,7 +123,7 @@ fn tokens_that_verify_are_told_apart() {
     let signer = signer(&["new", "old"]);
     let (first, second) = (pair(&signer, &token(1)), pair(&signer, &token(2)));
     let again = pair(&super::tests::signer(&["old"]), &token(1));
-    let cookie = |byte| VerifiedCookie { token: token(byte), needs_resigning: false };
+    let cookie = |byte| verified(token(byte), false);
     let several = VerifiedCookies::Several([cookie(1), cookie(2)].into());
     for cookies in [vec![format!("{first}; {second}")], vec![again, second, first]] {
         let cookies: Vec<_> = cookies.iter().map(String::as_str).collect();
@@ -136,15 +142,51 @@ fn of_a_flood_of_cookies_only_the_first_eight_are_looked_at() {
     let after = format!("{flood}{}", pair(&signer, &token(1)));
     assert_eq!(verify(&signer, &request(&[&after])), VerifiedCookies::TooMany([].into()));
     let before = format!("{}; {flood}", pair(&signer, &token(1)));
-    let cookie = VerifiedCookie { token: token(1), needs_resigning: false };
+    let cookie = verified(token(1), false);
     assert_eq!(verify(&signer, &request(&[&before])), VerifiedCookies::TooMany([cookie].into()));
+}
+
+#[test]
+fn the_only_cookie_of_our_name_is_found_among_others() {
+    let signer = signer(&["secret"]);
+    let ours = pair(&signer, &token(1));
+    let claim = |cookies: &[&str]| {
+        let claim = signer.only_claim(&CookieHeaders::of(&request(cookies)));
+        claim.map(|claim| claim.id)
+    };
+    let found = Some(token(1).session_id());
+    assert_eq!(claim(&[&ours]), found);
+    assert_eq!(claim(&[&format!("a=1;  {ours} ;b=2")]), found);
+    assert_eq!(claim(&["a=1; ;;b", &ours]), found);
+    assert_eq!(claim(&[&format!("{ours}; {ours}")]), None, "there are two");
+    assert_eq!(claim(&[&ours, "__Host-session=junk"]), None, "there are two");
+    assert_eq!(claim(&["__Host-session=junk"]), None);
+    assert_eq!(claim(&[]), None);
+}
+
+#[test]
+fn a_remembered_tag_is_that_of_one_signer_and_one_cookie() {
+    let ours = signer(&["secret"]);
+    let twin = signer(&["secret"]);
+    let headers = |pair: &str| CookieHeaders::of(&request(&[pair]));
+    let claim = |pair: &str| ours.only_claim(&headers(pair)).unwrap();
+    let tag = ours.tag_of(&claim(&pair(&ours, &token(1))));
+    assert_eq!(tag, ours.tag_of(&claim(&pair(&ours, &token(1)))));
+    assert_ne!(tag, twin.tag_of(&claim(&pair(&ours, &token(1)))), "another layer's");
+    let forged = pair(&signer_of_others(), &token(1));
+    assert_ne!(tag, ours.tag_of(&claim(&forged)), "another tag for the same token");
+    assert_eq!(format!("{tag:?}").matches("..").count(), 1, "{tag:?}");
+}
+
+fn signer_of_others() -> CookieSigner {
+    signer(&["other secret"])
 }
 
 #[test]
 fn a_value_in_double_quotes_is_the_same_value() {
     let signer = signer(&["secret"]);
     let quoted = pair(&signer, &token(1)).replace('=', "=\"") + "\"";
-    let expected = VerifiedCookie { token: token(1), needs_resigning: false };
+    let expected = verified(token(1), false);
     assert_eq!(one(&signer, &request(&[&quoted])), Some(expected));
     for half in [&quoted[..quoted.len() - 1], &format!("{quoted}\"")] {
         assert_eq!(one(&signer, &request(&[half])), None, "{half}");
@@ -157,7 +199,7 @@ fn each_refused_cookie_is_reported_with_its_reason() {
     let foreign = pair(&super::tests::signer(&["other"]), &token(1));
     let mut refused = Vec::new();
     let headers = request(&[&foreign, "__Host-session=junk; other=1; __Host-session="]);
-    signer.verify(&headers, |refusal| refused.push(refusal));
+    signer.verify(&CookieHeaders::of(&headers), |refusal| refused.push(refusal));
     use CookieRefusal::{Malformed, UnknownKey};
     assert_eq!(refused, [UnknownKey, Malformed, Malformed]);
 }
@@ -166,15 +208,9 @@ fn each_refused_cookie_is_reported_with_its_reason() {
 fn a_cookie_under_a_previous_secret_verifies_and_needs_resigning() {
     let old = pair(&signer(&["old"]), &token(1));
     let rotated = signer(&["new", "old"]);
-    assert_eq!(
-        one(&rotated, &request(&[&old])),
-        Some(VerifiedCookie { token: token(1), needs_resigning: true })
-    );
+    assert_eq!(one(&rotated, &request(&[&old])), Some(verified(token(1), true)));
     let new = pair(&rotated, &token(1));
-    assert_eq!(
-        one(&rotated, &request(&[&new])),
-        Some(VerifiedCookie { token: token(1), needs_resigning: false })
-    );
+    assert_eq!(one(&rotated, &request(&[&new])), Some(verified(token(1), false)));
     assert_eq!(one(&signer(&["old"]), &request(&[&new])), None, "the current secret signs");
     assert_eq!(
         one(&signer(&["new"]), &request(&[&old])),
@@ -189,10 +225,7 @@ fn a_cookie_of_the_next_secret_verifies_and_is_left_as_it_is() {
     ring.push_next(Secret::insecure_dev("soon"));
     let early = pair(&signer(&["soon"]), &token(1));
     let signer = CookieSigner::new(CookieConfig::new(), &ring);
-    assert_eq!(
-        one(&signer, &request(&[&early])),
-        Some(VerifiedCookie { token: token(1), needs_resigning: false })
-    );
+    assert_eq!(one(&signer, &request(&[&early])), Some(verified(token(1), false)));
     assert_eq!(
         pair(&signer, &token(1)),
         pair(&super::tests::signer(&["now"]), &token(1)),

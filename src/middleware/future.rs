@@ -11,10 +11,9 @@ use pin_project_lite::pin_project;
 
 use super::error_response::{EmptyErrorResponse, ErrorResponse};
 use super::headers;
-use super::state::LayerState;
 use crate::error::StoreErrorKind;
 use crate::record::SessionData;
-use crate::session::{CommitHandle, RequestSession, SessionError};
+use crate::session::{CommitHandle, LayerState, RequestSession, SessionError};
 
 pin_project! {
     /// The response future of a [`SessionService`](crate::SessionService).
@@ -42,23 +41,13 @@ pin_project! {
 
 /// The request's session until the response head is sent. If it is dropped before that, the session
 /// is aborted: a logout is carried out, and all other changes are discarded.
-struct AbortOnDrop<T>(Option<Attached<T>>);
-
-struct Attached<T> {
-    session: Arc<RequestSession<T>>,
-    state: Arc<LayerState<T>>,
-}
+struct AbortOnDrop<T>(Option<Arc<RequestSession<T>>>);
 
 impl<F, B, T, E> ResponseFuture<F, B, T, E> {
-    pub(super) fn new(
-        inner: F,
-        session: Arc<RequestSession<T>>,
-        state: Arc<LayerState<T>>,
-        on_commit_error: E,
-    ) -> Self {
+    pub(super) fn new(inner: F, session: Arc<RequestSession<T>>, on_commit_error: E) -> Self {
         ResponseFuture {
             stage: Stage::Inner { inner },
-            request: AbortOnDrop(Some(Attached { session, state })),
+            request: AbortOnDrop(Some(session)),
             on_commit_error,
         }
     }
@@ -127,7 +116,7 @@ where
 
 impl<T: SessionData> AbortOnDrop<T> {
     fn session(&self) -> Option<&Arc<RequestSession<T>>> {
-        self.0.as_ref().map(|attached| &attached.session)
+        self.0.as_ref()
     }
 
     /// Discards the changes of a failed commit: the client gets an error, so they must not be made
@@ -139,12 +128,13 @@ impl<T: SessionData> AbortOnDrop<T> {
     }
 
     fn send_head<B>(&mut self, mut response: Response<B>) -> Response<B> {
-        if let Some(Attached { session, state }) = self.0.take() {
+        if let Some(session) = self.0.take() {
             let changes = session.send_head();
+            let LayerState { signer, refused, .. } = session.layer();
             if changes.ambiguous {
-                state.refused.ambiguous();
+                refused.ambiguous();
             }
-            headers::apply(response.headers_mut(), &changes, &state.signer);
+            headers::apply(response.headers_mut(), &changes, signer);
         }
         response
     }
@@ -152,7 +142,7 @@ impl<T: SessionData> AbortOnDrop<T> {
 
 impl<T> Drop for AbortOnDrop<T> {
     fn drop(&mut self) {
-        if let Some(Attached { session, .. }) = self.0.take() {
+        if let Some(session) = self.0.take() {
             session.abort();
         }
     }

@@ -7,14 +7,11 @@ use http::HeaderValue;
 use tower_layer::Layer;
 
 use super::error_response::EmptyErrorResponse;
-use super::refusals::RefusedCookies;
 use super::service::SessionService;
-use super::state::LayerState;
 use crate::config::SessionConfig;
-use crate::cookie::CookieSigner;
 use crate::error::StoreError;
-use crate::observe::Metrics;
 use crate::record::{NewSession, SessionData};
+use crate::session::LayerState;
 use crate::store::SessionStore;
 
 /// A tower layer that gives the handlers below it a [`Session<T>`](crate::Session).
@@ -68,12 +65,10 @@ impl<T: SessionData> SessionLayer<T> {
     /// Creates a layer with a new store and spawns the store's listener. Outside a runtime, the
     /// first request spawns it.
     pub fn new(config: SessionConfig<T>) -> Self {
-        let signer = CookieSigner::new(config.cookie.clone(), &config.keys);
-        let metrics = Metrics::new(config.metrics_label.as_deref());
-        let refused = RefusedCookies::new(&metrics, config.clock.clone());
-        let store = SessionStore::new(config);
-        let state = Arc::new(LayerState { store, signer, refused });
-        SessionLayer { state, on_commit_error: EmptyErrorResponse }
+        SessionLayer {
+            state: Arc::new(LayerState::new(config)),
+            on_commit_error: EmptyErrorResponse,
+        }
     }
 }
 

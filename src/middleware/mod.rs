@@ -4,9 +4,7 @@ mod error_response;
 mod future;
 mod headers;
 mod layer;
-mod refusals;
 mod service;
-mod state;
 
 pub use self::error_response::{EmptyErrorResponse, ErrorResponse};
 pub use self::future::ResponseFuture;

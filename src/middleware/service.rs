@@ -1,18 +1,18 @@
-//! The request's side: verifies the cookie and attaches a session to the request, which is not
-//! loaded yet. No IO, and no allocation but those of the session and the extensions.
+//! The request's side: attaches a session to the request. Its cookie is verified, and the session is
+//! loaded, when a handler extracts it. So there is no IO here, and no allocation but those of the
+//! session and the extension.
 
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::{Extensions, Request, Response};
+use http::{Request, Response};
 use tower_service::Service;
 
 use super::error_response::{EmptyErrorResponse, ErrorResponse};
 use super::future::ResponseFuture;
-use super::state::LayerState;
 use crate::record::SessionData;
-use crate::session::{RequestSession, SessionError};
+use crate::session::{Attachments, LayerState, RequestSession, SessionError};
 
 /// The middleware of a [`SessionLayer`](crate::SessionLayer): attaches a session to each request.
 pub struct SessionService<S, T, E = EmptyErrorResponse> {
@@ -40,7 +40,7 @@ where
         match self.attach(&mut request) {
             Attach::New(session) => {
                 let inner = self.inner.call(request);
-                ResponseFuture::new(inner, session, self.state.clone(), on_commit_error)
+                ResponseFuture::new(inner, session, on_commit_error)
             }
             Attach::AlreadyAttached => {
                 ResponseFuture::bare(self.inner.call(request), on_commit_error)
@@ -69,55 +69,17 @@ enum Attach<T> {
 
 impl<S, T: SessionData, E> SessionService<S, T, E> {
     fn attach<B>(&self, request: &mut Request<B>) -> Attach<T> {
-        let store = self.state.store.address();
-        if let Some(layers) = request.extensions().get::<OuterLayers>() {
-            for layer in layers.iter() {
-                if layer.store == store {
-                    return Attach::AlreadyAttached;
-                }
-                if layer.cookie == *self.state.signer.name() {
-                    return Attach::CookieNameTaken;
-                }
+        if let Some(outer) = request.extensions().get::<Attachments>() {
+            if outer.of_store(self.state.store.address()) {
+                return Attach::AlreadyAttached;
+            }
+            if outer.of_cookie(self.state.signer.name()) {
+                return Attach::CookieNameTaken;
             }
         }
-        let verified = self
-            .state
-            .signer
-            .verify(request.headers(), |refusal| self.state.refused.refused(refusal));
-        let session = Arc::new(RequestSession::new(self.state.store.clone(), verified));
-        request.extensions_mut().insert(session.clone());
-        OuterLayers::add(
-            request.extensions_mut(),
-            OuterLayer { store, cookie: self.state.signer.name().clone() },
-        );
+        let session = Arc::new(RequestSession::new(self.state.clone(), request.headers()));
+        Attachments::add(request.extensions_mut(), session.clone());
         Attach::New(session)
-    }
-}
-
-/// The session layers that a request has passed, outermost first. One layer needs no allocation.
-#[derive(Clone)]
-struct OuterLayers {
-    first: OuterLayer,
-    others: Vec<OuterLayer>,
-}
-
-#[derive(Clone)]
-struct OuterLayer {
-    /// `SessionStore::address`, which tells stores apart whatever their data type.
-    store: usize,
-    cookie: Arc<str>,
-}
-
-impl OuterLayers {
-    fn add(extensions: &mut Extensions, layer: OuterLayer) {
-        match extensions.get_mut::<OuterLayers>() {
-            Some(layers) => layers.others.push(layer),
-            None => drop(extensions.insert(OuterLayers { first: layer, others: Vec::new() })),
-        }
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &OuterLayer> {
-        std::iter::once(&self.first).chain(&self.others)
     }
 }
 

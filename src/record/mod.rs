@@ -4,15 +4,17 @@ mod binary;
 mod data;
 mod revision;
 mod stored;
+mod verified_tag;
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 pub use self::data::SessionData;
 pub use self::revision::Revision;
 pub use self::stored::{Content, Meta, Stored};
+pub(crate) use self::verified_tag::VerifiedTag;
 use crate::clock::{Clock, Millis, Timestamp};
 use crate::id::{SessionId, SessionToken};
 
@@ -36,6 +38,8 @@ struct RecordInner<T> {
     touching: AtomicBool,
     /// `true` if the record must be re-encrypted and no task has tried yet.
     needs_reencryption: AtomicBool,
+    /// The tag of the visitor's cookie, once it has been verified.
+    verified_tag: OnceLock<VerifiedTag>,
     /// The length of the data as JSON.
     json_len: u32,
     /// Wall clock minus monotonic clock, in milliseconds, when the record was read. A cached read
@@ -68,6 +72,7 @@ impl<T> Record<T> {
                 deadline,
                 touching,
                 needs_reencryption,
+                verified_tag: OnceLock::new(),
                 json_len: u32::try_from(json_len).unwrap_or(u32::MAX),
                 wall_offset,
                 data,
@@ -86,6 +91,17 @@ impl<T> Record<T> {
         // Every request reads the flag, and only one writes it.
         self.inner.needs_reencryption.load(Ordering::Relaxed)
             && self.inner.needs_reencryption.swap(false, Ordering::Relaxed)
+    }
+
+    /// Remembers the tag of a cookie that names this session and has been verified, unless there is
+    /// one already.
+    pub(crate) fn remember_tag(&self, tag: VerifiedTag) {
+        let _ = self.inner.verified_tag.set(tag);
+    }
+
+    /// Returns `true` if this is the tag that has been verified.
+    pub(crate) fn has_tag(&self, tag: &VerifiedTag) -> bool {
+        self.inner.verified_tag.get() == Some(tag)
     }
 
     /// Returns the session's id.

@@ -53,19 +53,19 @@ impl<T: SessionData> RequestSession<T> {
             state.request_commit();
             state.loaded().id()
         };
-        let admitted = self.store.begin();
+        let admitted = self.store().begin();
         let request = self.clone();
         let commit = async move {
             let _one_at_a_time = request.io_lock.lock().await;
             let committed = request.commit_now(admitted, extra).await;
             let outcome = committed.as_ref().map_or_else(SessionError::outcome, |()| Outcome::Ok);
-            request.store.count_commit(outcome);
+            request.store().count_commit(outcome);
             committed
         };
         // Instrumented here, so that the span is a child of the request's.
         let span =
             tracing::debug_span!("session.commit", session = session.map(tracing::field::display));
-        CommitHandle(self.store.spawn(commit.instrument(span)))
+        CommitHandle(self.store().spawn(commit.instrument(span)))
     }
 
     async fn commit_now(
@@ -100,7 +100,7 @@ impl<T: SessionData> RequestSession<T> {
             self.put_back(batch);
             return Err(error);
         }
-        match self.store.operation(self.execute(&batch)).await {
+        match self.store().operation(self.execute(&batch)).await {
             Ok(Committed { loaded, cookie }) => {
                 self.rebase_onto(loaded, cookie);
                 Ok(())
@@ -116,7 +116,7 @@ impl<T: SessionData> RequestSession<T> {
     }
 
     async fn execute(&self, batch: &Batch<T>) -> Result<Committed<T>, StoreError> {
-        let store = &self.store;
+        let store = self.store();
         let reapply = |base: &T| self.apply_all(base, &batch.changes);
         let data = || batch.data.clone().unwrap_or_default();
         let remember = batch.remember;
@@ -165,7 +165,7 @@ impl<T: SessionData> RequestSession<T> {
     /// exists. A failure costs the visitor nothing: the next request tries again.
     async fn confirm_cookie(&self, loaded: &Loaded<T>) -> Option<CookieChange> {
         let cookie = self.cookie_to_confirm(loaded)?;
-        let found = self.store.read(cookie.token.session_id(), Freshness::Fresh).await;
+        let found = self.store().read(cookie.id, Freshness::Fresh).await;
         matches!(found, Ok(Ok(_))).then(|| CookieChange::Set(cookie.token.clone()))
     }
 

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{RequestSession, Session};
+use super::{LayerState, RequestSession, Session};
 use crate::backend::MemoryBackend;
 use crate::cluster::ClusterConfig;
 use crate::config::SessionConfig;
 use crate::record::SessionData;
 use crate::secret::Secret;
-use crate::store::SessionStore;
 
 impl<T: SessionData> Session<T> {
     /// Creates a session without a request, in a store and a memory backend of its own, so that a
@@ -36,8 +35,8 @@ impl<T: SessionData> Session<T> {
             .backend(memory.clone())
             .build()
             .expect("the development preset is valid");
-        let store = SessionStore::new(config);
-        let record = store.create_in_memory(&memory, data);
-        Session { request: Arc::new(RequestSession::with_record(store, record)) }
+        let layer = LayerState::new(config);
+        let record = layer.store.create_in_memory(&memory, data);
+        Session { request: Arc::new(RequestSession::with_record(Arc::new(layer), record)) }
     }
 }

@@ -1,11 +1,10 @@
 //! Extraction of the session from the request's extensions, and axum's extractors on top of it.
 
 use std::any::type_name;
-use std::sync::Arc;
 
 use http::Extensions;
 
-use super::{RequestSession, Session, SessionError};
+use super::{Attachments, Session, SessionError};
 use crate::record::SessionData;
 
 impl<T: SessionData> Session<T> {
@@ -27,8 +26,8 @@ impl<T: SessionData> Session<T> {
     }
 
     fn attached(extensions: &Extensions) -> Result<Self, SessionError> {
-        match extensions.get::<Arc<RequestSession<T>>>() {
-            Some(request) => Ok(Session { request: request.clone() }),
+        match extensions.get::<Attachments>().and_then(Attachments::get) {
+            Some(request) => Ok(Session { request }),
             None => {
                 let error = SessionError::MissingLayer { data: type_name::<T>() };
                 tracing::error!(

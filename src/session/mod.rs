@@ -1,5 +1,6 @@
 //! The session as a handler sees it.
 
+mod attachments;
 mod batch;
 mod change;
 mod closures;
@@ -7,18 +8,22 @@ mod commit;
 mod detached;
 mod error;
 mod extract;
+mod layer_state;
 mod loaded;
 mod logout;
+mod refusals;
 mod request;
 mod state;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+pub(crate) use self::attachments::Attachments;
 use self::batch::Change;
 pub(crate) use self::commit::CommitHandle;
 pub use self::error::SessionError;
 pub use self::extract::Fresh;
+pub(crate) use self::layer_state::LayerState;
 pub(crate) use self::request::{HeadChanges, RequestSession};
 pub(crate) use self::state::CookieChange;
 use crate::error::StoreError;
@@ -362,7 +367,7 @@ impl<T: SessionData> Session<T> {
 
     /// Returns the store that this session lives in.
     pub fn store(&self) -> &SessionStore<T> {
-        &self.request.store
+        self.request.store()
     }
 }
 

@@ -1,18 +1,21 @@
 //! The session that a request shares with its handler, the middleware and the commit: the locks and
 //! awaits around [`RequestState`].
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
+use http::HeaderMap;
 
 use super::SessionError;
 use super::batch::{Batch, Change, apply_all};
 use super::closures::{self, Running};
+use super::layer_state::LayerState;
 use super::loaded::Loaded;
 use super::logout::Logout;
 use super::state::{CookieChange, Rebase, RequestState, Snapshot};
-use crate::cookie::{VerifiedCookie, VerifiedCookies};
+use crate::clock::Millis;
+use crate::cookie::{CookieHeaders, VerifiedCookie, VerifiedCookies};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
 use crate::record::{Absence, Record, SessionData};
@@ -21,8 +24,10 @@ use crate::store::{Degraded, Freshness, SessionStore};
 /// The one session of a request. Shared by all clones of the request's
 /// [`Session`](super::Session), the middleware, and the task that commits.
 pub(crate) struct RequestSession<T> {
-    pub(super) store: SessionStore<T>,
-    verified: VerifiedCookies,
+    layer: Arc<LayerState<T>>,
+    cookies: CookieHeaders,
+    /// Of these, the cookies that the layer's signer accepts, once the session was needed.
+    verified: OnceLock<VerifiedCookies>,
     state: Mutex<RequestState<T>>,
     /// Held while the session is loaded or committed, so that these run one at a time.
     pub(super) io_lock: tokio::sync::Mutex<()>,
@@ -46,26 +51,27 @@ pub(crate) struct HeadChanges {
 }
 
 impl<T: SessionData> RequestSession<T> {
-    pub(crate) fn new(store: SessionStore<T>, verified: VerifiedCookies) -> Self {
+    pub(crate) fn new(layer: Arc<LayerState<T>>, headers: &HeaderMap) -> Self {
         RequestSession {
-            state: Mutex::new(RequestState::new(verified.rivals())),
-            store,
-            verified,
+            layer,
+            cookies: CookieHeaders::of(headers),
+            verified: OnceLock::new(),
+            state: Mutex::new(RequestState::new()),
             io_lock: tokio::sync::Mutex::new(()),
             carry_out_in_background: Logout::carry_out_in_background,
         }
     }
 
     /// Creates a session that is loaded already, for [`Session::detached`](super::Session).
-    pub(super) fn with_record(store: SessionStore<T>, record: Record<T>) -> Self {
-        let request = Self::new(store, VerifiedCookies::None);
+    pub(super) fn with_record(layer: Arc<LayerState<T>>, record: Record<T>) -> Self {
+        let request = Self::new(layer, &HeaderMap::new());
         request.rebase_onto(Loaded::Live(record), None);
         request
     }
 
     /// Loads the session unless that was done already.
     pub(super) async fn load(&self) -> Result<(), SessionError> {
-        if self.lock().is_loaded() {
+        if self.lock().is_loaded() || self.load_cached() {
             return Ok(());
         }
         let _one_at_a_time = self.io_lock.lock().await;
@@ -73,11 +79,47 @@ impl<T: SessionData> RequestSession<T> {
             // By another extraction, in the meantime.
             return Ok(());
         }
-        self.load_again(Loaded::NotYet, Freshness::Cached).await
+        let loaded = self.load_named(Freshness::Cached).await?;
+        self.provide(loaded, self.store().now());
+        Ok(())
+    }
+
+    /// Loads the session from the cache if its cookie has been verified before, which the cached
+    /// session remembers. Returns `false` if it is not, and nothing was loaded.
+    fn load_cached(&self) -> bool {
+        let signer = &self.layer.signer;
+        let Some(cookie) = signer.only_claim(&self.cookies) else { return false };
+        let tag = signer.tag_of(&cookie);
+        let Some((record, now)) = self.store().read_cached(&cookie.id, &tag) else { return false };
+        // Only tags of the current secret are remembered.
+        let _ = self.verified.set(VerifiedCookies::One(cookie.verified(false)));
+        self.provide(Loaded::Live(record), now);
+        true
+    }
+
+    /// Sets what is loaded, unless another extraction has done so in the meantime.
+    fn provide(&self, loaded: Loaded<T>, now: Millis) {
+        let mut state = self.lock();
+        if !state.is_loaded() {
+            let rebase = state.set_loaded(loaded, now);
+            drop(state);
+            self.finish_rebases(rebase);
+        }
+    }
+
+    /// Returns the cookies that the layer's signer accepts.
+    fn verified(&self) -> &VerifiedCookies {
+        self.verified.get_or_init(|| {
+            let LayerState { signer, refused, .. } = &*self.layer;
+            let verified = signer.verify(&self.cookies, |refusal| refused.refused(refusal));
+            self.lock().set_named(verified.rivals());
+            verified
+        })
     }
 
     /// Loads the session past the cache and applies the uncommitted changes again on top of it.
     pub(super) async fn reload(&self) -> Result<(), SessionError> {
+        self.lock().begin_io();
         let _one_at_a_time = self.io_lock.lock().await;
         let before = self.lock().loaded().clone();
         self.load_again(before, Freshness::Fresh).await
@@ -100,17 +142,30 @@ impl<T: SessionData> RequestSession<T> {
 
     /// Loads the session that the request's cookies name. Nothing is allocated for a single cookie.
     async fn load_named(&self, freshness: Freshness) -> Result<Loaded<T>, SessionError> {
-        match &self.verified {
+        match self.verified() {
             VerifiedCookies::None => Ok(Loaded::NoSession),
             VerifiedCookies::One(cookie) => {
-                self.load_one(cookie.token.session_id(), false, freshness).await
+                let loaded = self.load_one(cookie.id, false, freshness).await?;
+                self.remember_tag(cookie, &loaded);
+                Ok(loaded)
             }
             VerifiedCookies::Several(cookies) => {
-                let named = cookies.iter().map(|cookie| cookie.token.session_id());
-                let loads = named.map(|id| self.load_one(id, false, freshness));
+                let loads = cookies.iter().map(|cookie| self.load_one(cookie.id, false, freshness));
                 Ok(Loaded::choose(try_join_all(loads).await?))
             }
             VerifiedCookies::TooMany(_) => Ok(Loaded::Ambiguous),
+        }
+    }
+
+    /// Remembers the tag of a verified cookie with the session that it names, so that the next
+    /// request need not compute it. A cookie that is to be signed again is not worth it.
+    fn remember_tag(&self, cookie: &VerifiedCookie, loaded: &Loaded<T>) {
+        let signer = &self.layer.signer;
+        if let Loaded::Live(record) = loaded
+            && !cookie.needs_resigning
+            && let Some(claim) = signer.only_claim(&self.cookies)
+        {
+            record.remember_tag(signer.tag_of(&claim));
         }
     }
 
@@ -121,7 +176,7 @@ impl<T: SessionData> RequestSession<T> {
         was_seen: bool,
         freshness: Freshness,
     ) -> Result<Loaded<T>, SessionError> {
-        match self.store.read(id, freshness).await {
+        match self.store().read(id, freshness).await {
             Ok(Ok(record)) => Ok(Loaded::Live(record)),
             Ok(Err(_)) if was_seen => Ok(Loaded::EndedMeanwhile(id)),
             Ok(Err(Absence::Gone)) => Ok(Loaded::Missing(id)),
@@ -131,7 +186,7 @@ impl<T: SessionData> RequestSession<T> {
             }
             // The outage policy does not apply to callers that want a fresh session.
             Err(error) if freshness == Freshness::Fresh => Err(error.into()),
-            Err(error) => match self.store.degraded(&id, &error) {
+            Err(error) => match self.store().degraded(&id, &error) {
                 Some(Degraded::Default) => Ok(Loaded::Unavailable(error, id)),
                 Some(Degraded::Stale(record)) => Ok(Loaded::Stale(error, record)),
                 None => Err(error.into()),
@@ -142,13 +197,17 @@ impl<T: SessionData> RequestSession<T> {
     /// Replaces what is loaded, applies the uncommitted changes to it again, and sets the cookie if
     /// there is one.
     pub(super) fn rebase_onto(&self, loaded: Loaded<T>, cookie: Option<CookieChange>) {
-        let mut next = {
+        let rebase = {
             let mut state = self.lock();
             if let Some(cookie) = cookie {
                 state.set_cookie(cookie);
             }
-            state.set_loaded(loaded, self.store.now())
+            state.set_loaded(loaded, self.store().now())
         };
+        self.finish_rebases(rebase);
+    }
+
+    fn finish_rebases(&self, mut next: Option<Rebase<T>>) {
         while let Some(Rebase { version, base, changes }) = next {
             let base = base.unwrap_or_else(|| self.default_data());
             let data = self.apply_all(&base, &changes);
@@ -222,14 +281,14 @@ impl<T: SessionData> RequestSession<T> {
     /// Returns the cookie that must be signed again, with the current secret, if the session which
     /// it names is the one that is loaded.
     fn outdated_cookie(&self, record: &Record<T>) -> Option<&VerifiedCookie> {
-        self.verified.naming(record.id()).filter(|cookie| cookie.needs_resigning)
+        self.verified().naming(record.id()).filter(|cookie| cookie.needs_resigning)
     }
 
     /// Returns a cookie that must be signed again and whose session has to be looked up for that:
     /// the node has no cache that would tell whether the session has got a new token meanwhile.
     pub(super) fn cookie_to_confirm(&self, loaded: &Loaded<T>) -> Option<&VerifiedCookie> {
         match loaded {
-            Loaded::Live(record) if !self.store.caches() => self.outdated_cookie(record),
+            Loaded::Live(record) if !self.store().caches() => self.outdated_cookie(record),
             _ => None,
         }
     }
@@ -237,8 +296,9 @@ impl<T: SessionData> RequestSession<T> {
     /// Returns `true` if the response must wait for a commit that is planned, pending or running.
     pub(crate) fn needs_commit(&self) -> bool {
         let state = self.lock();
-        state.has_work()
-            || self.io_lock.try_lock().is_err()
+        // A session that was not extracted has no handle that could commit it.
+        state.is_loaded() && state.has_work()
+            || state.has_begun_io() && self.io_lock.try_lock().is_err()
             || self.cookie_to_confirm(state.loaded()).is_some()
     }
 
@@ -248,28 +308,29 @@ impl<T: SessionData> RequestSession<T> {
     /// that is signed with a previous secret is signed again, but only if the session is still
     /// cached: a request that has outlived a login must not undo it by sending the old token.
     pub(crate) fn send_head(&self) -> HeadChanges {
-        let (extracted, ambiguous, extends, mut cookie, live) = {
+        let (extracted, ambiguous, extends, mut cookie, live, seen_at) = {
             let mut state = self.lock();
             let cookie = state.send_head();
             let ambiguous = matches!(state.loaded(), Loaded::Ambiguous);
             let live = state.live_record().cloned();
-            (state.is_loaded(), ambiguous, state.extends(), cookie, live)
+            (state.is_loaded(), ambiguous, state.extends(), cookie, live, state.seen_at())
         };
         let (mut lifetime, mut remembered) = (Duration::MAX, false);
         if let Some(record) = live {
             if cookie.is_none()
                 && let Some(outdated) = self.outdated_cookie(&record)
-                && self.store.is_cached(&record.id())
+                && self.store().is_cached(&record.id())
             {
                 cookie = Some(CookieChange::Set(outdated.token.clone()));
             }
             if matches!(cookie, Some(CookieChange::Set(_))) {
-                lifetime = self.store.remaining_lifetime(&record);
+                lifetime = self.store().remaining_lifetime(&record);
                 remembered = record.is_remembered();
             }
             if extends {
-                self.store.touch_if_due(&record);
-                self.store.reencrypt_if_needed(&record);
+                // The session was in use when it was loaded: the clock need not be read again.
+                self.store().touch_if_due(&record, seen_at.unwrap_or_else(|| self.store().now()));
+                self.store().reencrypt_if_needed(&record);
             }
         }
         HeadChanges { extracted, ambiguous, cookie, lifetime, remembered }
@@ -277,6 +338,15 @@ impl<T: SessionData> RequestSession<T> {
 }
 
 impl<T> RequestSession<T> {
+    /// Returns what all requests of the layer share.
+    pub(crate) fn layer(&self) -> &LayerState<T> {
+        &self.layer
+    }
+
+    pub(super) fn store(&self) -> &SessionStore<T> {
+        &self.layer.store
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, RequestState<T>> {
         // The application's closures run outside the lock, so no panic leaves a state half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -328,7 +398,7 @@ impl<T> RequestSession<T> {
     pub(crate) fn abort(&self) {
         let logout = self.lock().abort();
         if let Some(logout) = logout {
-            (self.carry_out_in_background)(logout, &self.store);
+            (self.carry_out_in_background)(logout, self.store());
         }
     }
 }
@@ -340,14 +410,14 @@ impl<T> Drop for RequestSession<T> {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         let logout = state.take_logout();
         if state.has_changes() {
-            self.store.count_dropped_changes();
+            self.layer.store.count_dropped_changes();
             tracing::warn!(
                 session = state.loaded().id().map(tracing::field::display),
                 "changes to a session were never committed: after the response has begun, call save() or use modify()"
             );
         }
         if let Some(logout) = logout {
-            (self.carry_out_in_background)(logout, &self.store);
+            (self.carry_out_in_background)(logout, self.store());
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::store::LastSeen;
 /// The session of one request: what was loaded, and what the handler has done to it since.
 pub(super) struct RequestState<T> {
     loaded: Loaded<T>,
-    /// The ids that the request's cookies name, if there are several.
+    /// The ids that the request's cookies name, if there are several. Known once they are verified.
     named: Vec<SessionId>,
     /// The data that the request sees: that of the record, with `changes` applied. `None` if it is
     /// default data that has not been made yet.
@@ -41,6 +41,8 @@ pub(super) struct RequestState<T> {
     /// Number of commits that were requested and have not taken their batch yet.
     pending_commits: u32,
     head_sent: bool,
+    /// `true` once something was begun that the response may have to wait for.
+    has_begun_io: bool,
     /// `false` if the request does not extend the session.
     extends: bool,
 }
@@ -67,10 +69,10 @@ pub(super) struct Rebase<T> {
 }
 
 impl<T> RequestState<T> {
-    pub(super) fn new(named: Vec<SessionId>) -> Self {
+    pub(super) fn new() -> Self {
         RequestState {
             loaded: Loaded::NotYet,
-            named,
+            named: Vec::new(),
             data: None,
             default_data: None,
             version: 0,
@@ -81,6 +83,7 @@ impl<T> RequestState<T> {
             last_seen: None,
             pending_commits: 0,
             head_sent: false,
+            has_begun_io: false,
             extends: true,
         }
     }
@@ -112,6 +115,11 @@ impl<T> RequestState<T> {
         self.loaded.record().filter(|_| !self.intent.hides_loaded())
     }
 
+    /// Returns when the record was last known to be current, if it is one.
+    pub(super) fn seen_at(&self) -> Option<Millis> {
+        self.last_seen.as_ref()?.at()
+    }
+
     /// Returns the record if it is known to be current.
     pub(super) fn live_record(&self) -> Option<&Record<T>> {
         match &self.loaded {
@@ -122,6 +130,20 @@ impl<T> RequestState<T> {
 
     pub(super) fn has_changes(&self) -> bool {
         !self.changes.is_empty()
+    }
+
+    /// Sets the ids that the request's cookies name, if there are several.
+    pub(super) fn set_named(&mut self, named: Vec<SessionId>) {
+        self.named = named;
+    }
+
+    /// Records that something begins that the response may have to wait for.
+    pub(super) fn begin_io(&mut self) {
+        self.has_begun_io = true;
+    }
+
+    pub(super) fn has_begun_io(&self) -> bool {
+        self.has_begun_io
     }
 
     /// Returns `true` if a commit is planned or about to start.
@@ -242,6 +264,7 @@ impl<T> RequestState<T> {
 
     /// Registers a commit whose task will call [`take_batch`](Self::take_batch).
     pub(super) fn request_commit(&mut self) {
+        self.begin_io();
         self.pending_commits += 1;
     }
 

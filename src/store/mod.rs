@@ -2,6 +2,7 @@
 //! each other.
 
 mod bulk_delete;
+mod cached;
 mod create;
 mod decode;
 mod delete;

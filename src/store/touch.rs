@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::SessionStore;
 use super::lifetime::time_to_live;
 use crate::backend::Touched;
+use crate::clock::Millis;
 use crate::error::StoreError;
 use crate::id::SessionId;
 use crate::record::{Record, SessionData};
@@ -43,14 +44,14 @@ impl<T: SessionData> SessionStore<T> {
         }
     }
 
-    /// Extends the session in the background if enough of its idle timeout has passed. At most one
-    /// such task runs for a cached record.
-    pub(crate) fn touch_if_due(&self, record: &Record<T>) {
+    /// Extends the session in the background if enough of its idle timeout had passed at this moment.
+    /// At most one such task runs for a cached record.
+    pub(crate) fn touch_if_due(&self, record: &Record<T>, at: Millis) {
         let meta = record.meta();
         if !self.inner.lifetimes.of(meta.remembered).should_touch(
             meta.created_at,
             meta.deadline,
-            record.wall(self.inner.clock.now()),
+            record.wall(at),
         ) {
             return;
         }

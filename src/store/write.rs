@@ -165,7 +165,7 @@ impl<T: SessionData> SessionStore<T> {
         if current.revision() != base.revision() {
             return Ok(Written::Conflict(current));
         }
-        self.touch_if_due(&current);
+        self.touch_if_due(&current, self.inner.clock.now());
         Ok(Written::Saved(current))
     }
 

@@ -10,9 +10,11 @@ use tokio::time::sleep;
 
 use crate::history::history;
 #[cfg(feature = "redis")]
-use crate::history::{history_over_a_cluster, history_over_redis, history_over_sentinels};
+use crate::history::{history_over_a_cluster, history_over_redis};
 use crate::owners::{self, Answer};
 use crate::race::race;
+#[cfg(feature = "redis")]
+use crate::topologies::{elected_unheard, replaced_behind_the_back};
 use crate::{Counter, nodes, nodes_with, run};
 
 /// Runs up to several hundred thousand operations and panics at the first violation. Without any
@@ -106,6 +108,11 @@ fn with_all_guards_every_scenario_holds() {
     assert!(holds(|| run(loss())));
     assert!(holds(|| run(own_write())));
     assert!(holds(|| run(slow_revocation())));
+    #[cfg(feature = "redis")]
+    {
+        assert!(holds(|| run(replaced_behind_the_back())));
+        assert!(holds(|| run(elected_unheard())));
+    }
     for thief in [owners::Thief::Regenerates, owners::Thief::Updates] {
         assert!(holds(|| run(owners::thief(1, thief))));
     }
@@ -144,11 +151,9 @@ needed! {
 #[cfg(feature = "redis")]
 needed! {
     the_history_of_the_data_is_needed: History in histories_over(history_over_redis);
-    the_word_of_the_sentinels_is_needed: SentinelsConfirm in
-        histories_over(history_over_sentinels);
+    the_word_of_the_sentinels_is_needed: SentinelsConfirm in run(replaced_behind_the_back());
     a_proof_of_every_master_is_needed: EveryMaster in histories_over(history_over_a_cluster);
     knowing_all_masters_is_needed: SameMasters in histories_over(history_over_a_cluster);
-    waiting_for_the_winner_of_an_election_is_needed: Election in
-        histories_over(history_over_a_cluster);
+    waiting_for_the_winner_of_an_election_is_needed: Election in run(elected_unheard());
     listening_before_sending_is_needed: NoStranger in histories_over(history_over_a_cluster);
 }

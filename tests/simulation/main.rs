@@ -19,6 +19,8 @@ mod redis;
 mod regeneration;
 #[cfg(feature = "redis")]
 mod rollback;
+#[cfg(feature = "redis")]
+mod topologies;
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

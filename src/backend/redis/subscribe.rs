@@ -59,7 +59,7 @@ const MIN_KEY_TTL: Duration = Duration::from_secs(60);
 
 /// Number of heartbeats per `max_staleness`.
 const HEARTBEATS: u32 = 4;
-/// Shortest time after which the master counts as unconfirmed by the sentinels. They need longer
+/// Shortest time after which a master that the sentinels do not confirm is left. They need longer
 /// themselves to notice a failure, and a shorter time would end subscriptions for nothing.
 const MIN_CONFIRMATION: Duration = Duration::from_secs(1);
 
@@ -127,9 +127,10 @@ fn other_server() -> StoreError {
     inbox::ended("commands and subscription lead to different servers")
 }
 
-/// Returns the time after which the master counts as unconfirmed.
+/// Returns the time after which the master counts as unconfirmed, when that is looked at before each
+/// heartbeat: a whole interval may pass until it is noticed.
 fn confirmation_limit(heartbeat: Duration) -> Duration {
-    (heartbeat * HEARTBEATS).max(MIN_CONFIRMATION)
+    (heartbeat * HEARTBEATS).max(MIN_CONFIRMATION).saturating_sub(heartbeat)
 }
 
 /// Returns the error of a subscription on a master that may have been replaced.

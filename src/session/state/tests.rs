@@ -35,7 +35,7 @@ fn live() -> RequestState<Data> {
 }
 
 fn loaded(loaded: Loaded<Data>) -> RequestState<Data> {
-    let mut state = RequestState::new(Vec::new());
+    let mut state = RequestState::new();
     assert!(state.set_loaded(loaded, Millis(0)).is_none(), "there are no changes to rebase");
     state
 }
@@ -75,7 +75,7 @@ fn data_computed_from_an_older_version_is_not_stored() {
 
 #[test]
 fn a_rebase_that_a_change_overtakes_is_computed_again() {
-    let mut state = RequestState::new(Vec::new());
+    let mut state = RequestState::new();
     push(&mut state, "first");
     let live = Loaded::Live(record_with(id()));
     let rebase = state.set_loaded(live, Millis(0)).unwrap();

@@ -18,7 +18,7 @@ use clustered_sessions::{
 
 pub(crate) use self::cluster::ClusterWorld;
 pub(crate) use self::pair::{PairWorld, Rollback};
-pub(crate) use self::sentinel::SentinelWorld;
+pub(crate) use self::sentinel::{DOUBT, SentinelWorld};
 pub(crate) use self::server::Info;
 use crate::{Counter, MAX_AGE, resilience, with_timeouts};
 

@@ -18,12 +18,13 @@ use crate::{Counter, Dice, MAX_STALENESS, World};
 
 /// A node leaves a master that no sentinel confirms within a second, since its `max_staleness` is
 /// shorter.
-const DOUBT: Duration = Duration::from_secs(1);
+pub(crate) const DOUBT: Duration = Duration::from_secs(1);
 const SERVICE: &str = "sessions";
 /// The ports of the servers and of the sentinels.
 const SERVERS: [u16; 2] = [6379, 6380];
 const SENTINELS: [u16; 3] = [26379, 26380, 26381];
 
+const MINUTE: Duration = Duration::from_secs(60);
 /// The numbers of a node's links.
 const SERVERS_LINK: usize = 0;
 const SENTINELS_LINK: usize = 1;
@@ -101,6 +102,17 @@ impl SentinelWorld {
     }
 }
 
+impl SentinelWorld {
+    /// Cuts a node off from the sentinels, which then agree on another master. The old one goes on
+    /// for a minute.
+    pub(crate) async fn replace_master_behind_the_back_of(&self, node: usize) {
+        self.network.leave_one(node, SERVERS_LINK);
+        let failover = self.service.clone().fail_over(0, [Duration::ZERO; 3], MINUTE);
+        drop(spawn_local(failover));
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
 impl World for SentinelWorld {
     fn layers(&self) -> Vec<SessionLayer<Counter>> {
         self.layers.clone()
@@ -114,7 +126,10 @@ impl World for SentinelWorld {
         let service = &self.service;
         match dice.roll(16) {
             0..5 => self.network.trouble(dice),
-            5..9 => drop(spawn_local(service.clone().fail_over(dice.clone()))),
+            5..9 => {
+                let (lags, survives) = ([(); 3].map(|()| dice.millis(300)), dice.millis(4000));
+                drop(spawn_local(service.clone().fail_over(dice.roll(3) as usize, lags, survives)));
+            }
             // The node still reaches the servers.
             9 | 10 => {
                 let node = dice.roll(self.layers.len() as u64) as usize;
@@ -150,9 +165,9 @@ impl World for SentinelWorld {
 }
 
 impl Service {
-    /// Promotes the replica. Sentinels hear of it one after the other. The old master, which may be
-    /// cut off from them, goes on until somebody demotes it.
-    async fn fail_over(self: Arc<Self>, dice: Dice) {
+    /// Promotes the replica. Sentinels hear of it one after the other, `lags` apart. The old master,
+    /// which may be cut off from them, goes on for some time after that.
+    async fn fail_over(self: Arc<Self>, first: usize, lags: [Duration; 3], survives: Duration) {
         if self.fails_over.swap(true, Ordering::SeqCst) {
             return;
         }
@@ -165,13 +180,12 @@ impl Service {
             // The promise counts from the moment at which the sentinels agree.
             (new.is_master, new.refuses_changes) = (true, true);
         }
-        let first = dice.roll(3) as usize;
-        for it in 0..3 {
+        for (it, lag) in lags.into_iter().enumerate() {
             self.sentinels[(first + it) % 3].lock().unwrap().follow(new.0);
-            sleep(dice.millis(300)).await;
+            sleep(lag).await;
         }
         new.1.lock().unwrap().refuses_changes = false;
-        sleep(dice.millis(4000)).await;
+        sleep(survives).await;
         {
             let mut old = old.1.lock().unwrap();
             (old.is_master, old.refuses_changes) = (false, false);

@@ -192,10 +192,12 @@ mod tests {
         let line = |index: usize| {
             let (id, myself) =
                 (["aaa", "bbb"][index], if index == myself { "myself," } else { "" });
-            format!("{id} 10.0.0.1:1@2 {myself}master - 0 0 1 connected {}\n", slots[index])
+            format!("{id} 10.0.0.1:1@2 {myself}master - 0 0 1 connected {}", slots[index])
+                .trim_end()
+                .to_owned()
         };
         let info = "cluster_state:ok\r\ncluster_current_epoch:1\r\n";
-        View::parse(&format!("{}{}", line(0), line(1)), info).unwrap()
+        View::parse(&format!("{}\n{}\n", line(0), line(1)), info).unwrap()
     }
 
     fn start() -> WalkPosition {

@@ -16,6 +16,8 @@ pub(in super::super) enum Packet {
     /// A message for subscribers.
     Publish(Vec<u8>, Vec<u8>),
     Claim(Claim),
+    /// What a third server says about itself. It is not answered.
+    Update(Claim),
 }
 
 /// The links from each server to each other one.
@@ -101,10 +103,14 @@ impl Bus {
                 link.state.send_modify(|state| state.is_cut = true);
             }
         } else {
-            let delay = dice.millis(900);
-            for link in &self.links[from] {
-                link.state.send_modify(|state| state.delay = delay);
-            }
+            self.delay_from(from, dice.millis(900));
+        }
+    }
+
+    /// Delays what a server tells the others.
+    pub(super) fn delay_from(&self, server: usize, delay: Duration) {
+        for link in &self.links[server] {
+            link.state.send_modify(|state| state.delay = delay);
         }
     }
 

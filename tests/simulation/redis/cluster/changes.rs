@@ -138,6 +138,20 @@ impl Servers {
         self.server(old).refuses_changes = false;
     }
 
+    /// Lets the replica win an election while no other server hears of it: the old master is cut off
+    /// from the others, and what the winner says takes `lag`.
+    pub(super) async fn fail_over_unheard(&self, lag: Duration) {
+        let (old, new) = self.replicated();
+        self.bus.isolate(old, true);
+        let epoch = self.server(new).member_mut().stand();
+        assert_eq!(self.collect_votes(new, epoch).await, 2);
+        self.bus.delay_from(new, lag);
+        self.server(old).refuses_changes = true;
+        let mut winner = self.server(new);
+        winner.member_mut().win(epoch);
+        winner.is_master = true;
+    }
+
     /// Returns the number of servers that vote for a candidate.
     async fn collect_votes(&self, candidate: usize, epoch: u64) -> usize {
         let voters = (0..SERVERS).filter(|voter| *voter != candidate);

@@ -147,16 +147,27 @@ impl Member {
                 continue;
             } else if claim.peer.epoch > epoch {
                 self.owners[*block] = claim.from;
-            } else {
+            } else if claim.peer.epoch < epoch {
                 outdated.push(self.claim_of(owner));
             }
         }
+        self.avoid_collision(claim);
         // It has lost everything to a replica of its own, which has won an election.
         let was_my_replica = before.is_some_and(|peer| peer.replica_of == Some(self.myself));
         if was_my_replica && !self.owners.contains(&self.myself) {
             self.follow(claim.from);
         }
         outdated
+    }
+
+    /// Of two masters with the same configuration epoch, the one with the lower id takes another.
+    fn avoid_collision(&mut self, other: &Claim) {
+        let mine = self.peers[&self.myself];
+        if self.is_master() && mine.epoch == other.peer.epoch && self.myself < other.from {
+            self.current_epoch += 1;
+            let epoch = self.current_epoch;
+            self.peers.insert(self.myself, Peer { epoch, ..mine });
+        }
     }
 
     /// Makes the server a replica.

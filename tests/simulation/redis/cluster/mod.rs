@@ -73,6 +73,15 @@ impl ClusterWorld {
     }
 }
 
+impl ClusterWorld {
+    /// Lets a replica win an election of which no other server hears for some time. One node reaches
+    /// only the winner, and all others reach all servers.
+    pub(crate) async fn elect_unheard(&self, node: usize) {
+        self.cluster.fail_over_unheard(Duration::from_secs(2)).await;
+        self.network.leave_one(node, REPLICA);
+    }
+}
+
 impl World for ClusterWorld {
     fn layers(&self) -> Vec<SessionLayer<Counter>> {
         self.layers.clone()
@@ -172,11 +181,15 @@ impl Servers {
                 return;
             }
             Packet::Claim(claim) => server.member_mut().hear(claim),
+            Packet::Update(claim) => {
+                server.member_mut().hear(claim);
+                Vec::new()
+            }
         };
         server.is_master = server.member().is_master();
         drop(server);
         for claim in outdated {
-            self.bus.send(to, from, Packet::Claim(claim));
+            self.bus.send(to, from, Packet::Update(claim));
         }
     }
 

@@ -7,7 +7,7 @@ use crate::cookie::CookieRefusal;
 use crate::observe::{self, Counter, LogLimit, Metrics};
 
 /// Counts and logs the refused cookies of a layer.
-pub(super) struct RefusedCookies {
+pub(crate) struct RefusedCookies {
     malformed: Counter,
     unknown_key: Counter,
     ambiguous: Counter,
@@ -46,7 +46,7 @@ impl RefusedCookies {
     }
 
     /// Reports a request with the cookies of several sessions.
-    pub(super) fn ambiguous(&self) {
+    pub(crate) fn ambiguous(&self) {
         self.ambiguous.add_one();
         if let Some(suppressed) = self.admits(&self.ambiguous_log) {
             tracing::warn!(

@@ -1,0 +1,25 @@
+//! The state that all requests of a layer share.
+
+use super::refusals::RefusedCookies;
+use crate::config::SessionConfig;
+use crate::cookie::CookieSigner;
+use crate::observe::Metrics;
+use crate::record::SessionData;
+use crate::store::SessionStore;
+
+/// The store, and the signer of the cookies that name its sessions.
+pub(crate) struct LayerState<T> {
+    pub(crate) store: SessionStore<T>,
+    pub(crate) signer: CookieSigner,
+    pub(crate) refused: RefusedCookies,
+}
+
+impl<T: SessionData> LayerState<T> {
+    /// Creates a store and spawns its listener.
+    pub(crate) fn new(config: SessionConfig<T>) -> Self {
+        let signer = CookieSigner::new(config.cookie.clone(), &config.keys);
+        let metrics = Metrics::new(config.metrics_label.as_deref());
+        let refused = RefusedCookies::new(&metrics, config.clock.clone());
+        LayerState { store: SessionStore::new(config), signer, refused }
+    }
+}

@@ -1,0 +1,65 @@
+//! A session is changed on a master that a node has not heard of: the node must not go on answering
+//! from its cache.
+
+use std::time::Duration;
+
+use clustered_sessions::{SessionLayer, SessionStore};
+use tokio::time::{sleep, timeout};
+
+use crate::redis::{ClusterWorld, DOUBT, SentinelWorld};
+use crate::{Counter, MAX_STALENESS, World as _};
+
+/// The node that does not hear of the new master, and the one that changes the session there.
+const BEHIND: usize = 0;
+const AHEAD: usize = 1;
+
+/// A node that no sentinel can tell about another master leaves the old one.
+pub(crate) async fn replaced_behind_the_back() {
+    let world = SentinelWorld::new(2, 1);
+    let layers = world.layers();
+    let id = cached_on_both(&layers).await;
+    world.replace_master_behind_the_back_of(BEHIND).await;
+    change(layers[AHEAD].store(), id).await;
+    sleep(DOUBT.max(MAX_STALENESS)).await;
+    assert_not_outdated(layers[BEHIND].store(), id).await;
+}
+
+/// A node whose masters have voted, and do not know for whom, does not use its cache.
+pub(crate) async fn elected_unheard() {
+    let world = ClusterWorld::new(2, 1);
+    let layers = world.layers();
+    let id = cached_on_both(&layers).await;
+    world.elect_unheard(AHEAD).await;
+    change(layers[AHEAD].store(), id).await;
+    sleep(MAX_STALENESS).await;
+    assert_not_outdated(layers[BEHIND].store(), id).await;
+}
+
+async fn cached_on_both(layers: &[SessionLayer<Counter>]) -> clustered_sessions::SessionId {
+    sleep(Duration::from_secs(2)).await;
+    let id = layers[AHEAD].store().create(Counter::default()).await.unwrap().id;
+    for layer in layers {
+        let store = layer.store();
+        assert!(store.find(id).await.unwrap().is_some());
+        let before = store.cache_stats().hits;
+        assert!(store.find(id).await.unwrap().is_some());
+        assert_eq!(store.cache_stats().hits, before + 1, "the session is not cached");
+    }
+    id
+}
+
+/// Changes a session as soon as that succeeds.
+async fn change(store: &SessionStore<Counter>, id: clustered_sessions::SessionId) {
+    let changing = async {
+        while store.modify(id, |data| data.count += 1).await.is_err() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(30), changing).await.expect("the new master is not found");
+}
+
+async fn assert_not_outdated(store: &SessionStore<Counter>, id: clustered_sessions::SessionId) {
+    if let Ok(found) = store.find(id).await {
+        assert_eq!(found.unwrap().data().count, 1, "a node answers for an outdated session");
+    }
+}
