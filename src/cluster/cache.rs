@@ -13,10 +13,12 @@
 //! A hit takes one load of the lease, one reading of the clock, one read lock on a shard of the map
 //! and one clone of an `Arc`. It allocates nothing.
 
+mod clear;
 mod pending;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use quick_cache::sync::Cache;
@@ -31,6 +33,7 @@ use crate::guards::{self, Guard};
 use crate::id::SessionId;
 use crate::observe::{self, Gauge, Metrics};
 use crate::record::{Absence, Record, Revision};
+use crate::sync::AtomicU32;
 
 /// Time for which a node remembers that a session does not exist, in milliseconds.
 const ABSENT_TTL: u64 = 1000;
@@ -45,6 +48,9 @@ pub struct LocalCache<T> {
     absent: Cache<SessionId, (Absence, Validity)>,
     fence: Fence,
     lease: Lease,
+    /// Number of times that the cache was cleared. What was cached before the last time is
+    /// invisible.
+    clears: AtomicU32,
     clock: Clock,
     /// Time to live of an entry in milliseconds, counted from the beginning of its backend call.
     ttl: u64,
@@ -57,6 +63,8 @@ pub struct LocalCache<T> {
 struct Cached<T> {
     record: Record<T>,
     validity: Validity,
+    /// Number of times that the cache had been cleared when this was inserted.
+    clears: u32,
 }
 
 /// The limits of a cache.
@@ -134,6 +142,7 @@ impl<T> LocalCache<T> {
             absent: Cache::new(capacity.sessions.min(ABSENT_MAX)),
             fence: Fence::new(),
             lease,
+            clears: AtomicU32::new(0),
             clock,
             ttl: millis(ttl),
             counters,
@@ -141,17 +150,8 @@ impl<T> LocalCache<T> {
         }
     }
 
-    /// Evicts all sessions from this node's cache. Other nodes keep theirs, and nothing is deleted.
-    pub fn clear(&self) {
-        self.fence.invalidate_all();
-        self.counters.invalidations.add(self.sessions.len() as u64);
-        self.sessions.clear();
-        self.absent.clear();
-        self.flush();
-    }
-
     /// Returns the number of sessions in the cache, including those that have expired but have not
-    /// been replaced yet.
+    /// been replaced yet, and those that were cleared a moment ago.
     pub fn size(&self) -> usize {
         self.sessions.len()
     }
@@ -241,8 +241,10 @@ impl<T> LocalCache<T> {
     /// through this check.
     fn visible(&self, id: &SessionId, epoch: Epoch, now: Millis, ttl: u64) -> Option<Record<T>> {
         let cached = self.sessions.get(id)?;
-        (cached.validity.covers(epoch, now, ttl) && now < cached.record.expires())
-            .then_some(cached.record)
+        let visible = cached.validity.covers(epoch, now, ttl)
+            && cached.clears == self.clears.load(Ordering::Acquire)
+            && now < cached.record.expires();
+        visible.then_some(cached.record)
     }
 
     /// Evicts a session that was changed or deleted, unless the cached revision is the announced
@@ -275,7 +277,8 @@ impl<T> LocalCache<T> {
     /// Caches a record. Called under the fence's lock for the session.
     fn insert(&self, record: &Record<T>, validity: Validity) {
         self.absent.remove(&record.id());
-        self.sessions.insert(record.id(), Cached { record: record.clone(), validity });
+        let clears = self.clears.load(Ordering::Acquire);
+        self.sessions.insert(record.id(), Cached { record: record.clone(), validity, clears });
         if self.lease.is_permanent() {
             // On a node that listens, the listener does this with every heartbeat.
             self.flush();
@@ -291,7 +294,7 @@ impl<T> fmt::Debug for LocalCache<T> {
 
 impl<T> Clone for Cached<T> {
     fn clone(&self) -> Self {
-        Cached { record: self.record.clone(), validity: self.validity }
+        Cached { record: self.record.clone(), validity: self.validity, clears: self.clears }
     }
 }
 

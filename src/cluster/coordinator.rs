@@ -122,7 +122,7 @@ impl<T: Send + Sync + 'static> Coordinator<T> {
     ///
     /// If the announcement could not be published.
     pub async fn publish_cache_clear(&self) -> Result<(), StoreError> {
-        self.cache.clear();
+        self.cache.clear_soon();
         self.backend.publish(&self.encode(Announcement::CacheClear)).await
     }
 

@@ -14,14 +14,14 @@ use crate::sync::AtomicU64;
 /// above.
 const EXPIRY_BITS: u32 = 40;
 const EXPIRY_MASK: u64 = (1 << EXPIRY_BITS) - 1;
-const EPOCH_MASK: u64 = (1 << (64 - EXPIRY_BITS)) - 1;
+const EPOCH_MASK: u32 = (1 << (64 - EXPIRY_BITS)) - 1;
 
 /// The period of one unbroken subscription.
 ///
 /// A new epoch begins at every loss and at every new subscription. Entries that were cached in
 /// another epoch are invisible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Epoch(u64);
+pub(crate) struct Epoch(u32);
 
 /// The current epoch and the expiry of its lease, in one word, so that no reader sees one without
 /// the other.
@@ -133,12 +133,13 @@ impl Lease {
 
 /// Packs an epoch and an expiry into one word.
 fn pack(epoch: Epoch, expiry: u64) -> u64 {
-    epoch.0 << EXPIRY_BITS | expiry
+    u64::from(epoch.0) << EXPIRY_BITS | expiry
 }
 
 /// The inverse of [`pack`].
 fn unpack(word: u64) -> (Epoch, u64) {
-    (Epoch(word >> EXPIRY_BITS), word & EXPIRY_MASK)
+    // The shift leaves the 24 bits of the epoch.
+    (Epoch((word >> EXPIRY_BITS) as u32), word & EXPIRY_MASK)
 }
 
 #[cfg(test)]

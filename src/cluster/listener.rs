@@ -127,7 +127,7 @@ pub(crate) struct Listener<T> {
     pub(crate) clock: Clock,
 }
 
-impl<T> Listener<T> {
+impl<T: Send + Sync + 'static> Listener<T> {
     /// Subscribes, receives, and subscribes again whenever the subscription is lost. Runs until the
     /// task is dropped.
     pub(crate) async fn run(self) {

@@ -1,5 +1,6 @@
 //! The effect of a subscription's events on a node's cache and lease.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::cache::LocalCache;
@@ -30,9 +31,9 @@ impl Reception {
     }
 
     /// Applies one announcement.
-    pub(crate) fn announced<T>(
+    pub(crate) fn announced<T: Send + Sync + 'static>(
         &self,
-        cache: &LocalCache<T>,
+        cache: &Arc<LocalCache<T>>,
         message: &[u8],
     ) -> Result<(), UnreadableAnnouncement> {
         match interpret(message) {
@@ -40,9 +41,9 @@ impl Reception {
                 cache.evict(&id, revision);
             }
             Action::Evict(..) => {}
-            Action::Clear => cache.clear(),
+            Action::Clear => cache.clear_soon(),
             Action::Unreadable => {
-                cache.clear();
+                cache.clear_soon();
                 return Err(UnreadableAnnouncement);
             }
         }

@@ -421,3 +421,6 @@ impl<T> Drop for RequestSession<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

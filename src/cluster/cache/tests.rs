@@ -16,20 +16,28 @@ pub(super) struct Bench {
 
 /// Creates a cache whose lease is held until a test begins another epoch.
 fn bench() -> Bench {
+    bench_for(100)
+}
+
+fn bench_for(sessions: usize) -> Bench {
     let lease = Lease::new();
     let epoch = lease.bump();
     assert!(lease.extend(epoch, Millis(u64::MAX)));
-    Bench::over(lease)
+    Bench::with_capacity(lease, sessions)
 }
 
 impl Bench {
     pub(super) fn over(lease: Lease) -> Self {
+        Bench::with_capacity(lease, 100)
+    }
+
+    fn with_capacity(lease: Lease, sessions: usize) -> Self {
         let clock = Clock::tokio();
         let cache = Arc::new(LocalCache::new(
             lease,
             clock.clone(),
             TTL,
-            Capacity { sessions: 100, bytes: 10_000 },
+            Capacity { sessions, bytes: sessions as u64 * 100 },
             &Metrics::new(None),
         ));
         Bench { cache, clock, id: SessionId::from_bytes([1; 16]) }
@@ -129,6 +137,43 @@ async fn a_load_that_a_clear_has_overtaken_is_not_cached() {
     bench.cache.clear();
     load.finish(Ok(&bench.record(1)));
     assert_eq!(bench.cached(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_cached_before_a_clear_is_invisible_even_before_it_is_freed() {
+    let bench = bench();
+    bench.fill(&bench.record(1));
+    bench.cache.hide_all();
+    assert_eq!((bench.cached(), bench.cache.size()), (None, 1));
+    let grace = StaleIfError::AfterLease(u64::MAX / 2);
+    assert!(bench.cache.last_known(&bench.id, grace).is_none(), "not in an outage either");
+    bench.cache.free_hidden();
+    assert_eq!(bench.cache.size(), 0);
+    assert_eq!(bench.cache.stats().invalidations, 1);
+
+    bench.fill(&bench.record(2));
+    bench.cache.hide_all();
+    bench.fill(&bench.record(3));
+    bench.cache.free_hidden();
+    assert_eq!(bench.cached(), Some(3), "what was cached after the clear stays");
+}
+
+#[tokio::test]
+async fn a_clear_of_many_sessions_is_over_before_their_memory_is_freed() {
+    let bench = bench_for(10_000);
+    for number in 0..5_000u32 {
+        let mut bytes = [0; 16];
+        bytes[..4].copy_from_slice(&number.to_be_bytes());
+        let id = SessionId::from_bytes(bytes);
+        let record = Record::new(&bench.clock, id, bench.record(0).meta(), Arc::new(number), 0);
+        bench.cache.begin_load(&id).finish(Ok(&record));
+    }
+    bench.fill(&bench.record(1));
+    bench.cache.clear_soon();
+    assert_eq!(bench.cached(), None);
+    while bench.cache.size() > 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -280,7 +325,8 @@ fn an_entry_weighs_its_length_and_at_least_its_share_of_the_cache() {
         let record =
             Record::new(&bench.clock, bench.id, bench.record(0).meta(), Arc::new(0), json_len);
         let (epoch, began) = bench.cache.lease.held(|| bench.clock.now()).unwrap();
-        weigher.weight(&bench.id, &Cached { record, validity: Validity { epoch, began } })
+        let validity = Validity { epoch, began };
+        weigher.weight(&bench.id, &Cached { record, validity, clears: 0 })
     };
     assert_eq!([0, 100, 101, usize::MAX].map(weight), [100, 100, 101, u64::from(u32::MAX)]);
 }

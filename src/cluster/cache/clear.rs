@@ -1,0 +1,57 @@
+//! Clearing the whole cache.
+//!
+//! A walk over a million sessions takes half a second, and the listener must not wait that long. So
+//! a clear is a step of a counter, after which all that was cached before is invisible. The memory
+//! is freed afterwards, session by session, so that no reader waits for it either.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::runtime::Handle;
+
+use super::LocalCache;
+
+/// Maximum number of sessions whose memory is freed at once: it takes less than a millisecond.
+const FREED_AT_ONCE: usize = 1000;
+
+impl<T> LocalCache<T> {
+    /// Evicts all sessions from this node's cache. Other nodes keep theirs, and nothing is deleted.
+    pub fn clear(&self) {
+        self.hide_all();
+        self.free_hidden();
+    }
+
+    /// Makes all that is cached invisible. A fill that comes in between is either refused by the
+    /// fence, or began after the clear was known.
+    pub(super) fn hide_all(&self) {
+        self.fence.invalidate_all();
+        self.clears.fetch_add(1, Ordering::AcqRel);
+        self.absent.clear();
+    }
+
+    /// Frees what was cached before the last clear.
+    pub(super) fn free_hidden(&self) {
+        for (id, _) in self.sessions.iter() {
+            let present = self.clears.load(Ordering::Acquire);
+            if self.sessions.remove_if(&id, |cached| cached.clears != present).is_some() {
+                self.counters.invalidations.add_one();
+            }
+        }
+        self.flush();
+    }
+}
+
+impl<T: Send + Sync + 'static> LocalCache<T> {
+    /// Evicts all sessions from this node's cache. If they are many, their memory is freed in the
+    /// background.
+    pub(crate) fn clear_soon(self: &Arc<Self>) {
+        self.hide_all();
+        match Handle::try_current() {
+            Ok(runtime) if self.sessions.len() > FREED_AT_ONCE => {
+                let cache = self.clone();
+                drop(runtime.spawn_blocking(move || cache.free_hidden()));
+            }
+            _ => self.free_hidden(),
+        }
+    }
+}
