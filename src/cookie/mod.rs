@@ -7,8 +7,8 @@
 //! The signature is checked before the backend is queried, so a guessed or damaged cookie costs no
 //! round trip. A cookie that does not verify is ignored, and the visitor is treated as new.
 //!
-//! A tag that was verified is remembered with the cached session, and the next request's is compared
-//! with it: that takes a third of the time.
+//! A tag that was verified is remembered with the cached session, and that of the next request is
+//! compared with it, which costs less than to compute it again.
 
 mod config;
 mod headers;

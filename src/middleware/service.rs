@@ -1,4 +1,4 @@
-//! The request's side: attaches a session to the request. Its cookie is verified, and the session is
+//! The request's side: attaches a session to the request. The cookie is verified, and the session
 //! loaded, when a handler extracts it. So there is no IO here, and no allocation but those of the
 //! session and the extension.
 

@@ -44,8 +44,8 @@ impl<T: SessionData> SessionStore<T> {
         }
     }
 
-    /// Extends the session in the background if enough of its idle timeout had passed at this moment.
-    /// At most one such task runs for a cached record.
+    /// Extends the session in the background if enough of its idle timeout had passed at this
+    /// moment. At most one such task runs for a cached record.
     pub(crate) fn touch_if_due(&self, record: &Record<T>, at: Millis) {
         let meta = record.meta();
         if !self.inner.lifetimes.of(meta.remembered).should_touch(

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod absolute_timeout;
+mod allocations;
 mod compose;
 #[cfg(feature = "testing")]
 mod conformance;

@@ -127,8 +127,8 @@ fn other_server() -> StoreError {
     inbox::ended("commands and subscription lead to different servers")
 }
 
-/// Returns the time after which the master counts as unconfirmed, when that is looked at before each
-/// heartbeat: a whole interval may pass until it is noticed.
+/// Returns the time after which the master counts as unconfirmed. It is looked at before each
+/// heartbeat, so a whole interval may pass until it is noticed.
 fn confirmation_limit(heartbeat: Duration) -> Duration {
     (heartbeat * HEARTBEATS).max(MIN_CONFIRMATION).saturating_sub(heartbeat)
 }

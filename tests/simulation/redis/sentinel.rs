@@ -165,8 +165,8 @@ impl World for SentinelWorld {
 }
 
 impl Service {
-    /// Promotes the replica. Sentinels hear of it one after the other, `lags` apart. The old master,
-    /// which may be cut off from them, goes on for some time after that.
+    /// Promotes the replica. Sentinels hear of it one after the other, `lags` apart. The old
+    /// master, which may be cut off from them, goes on for some time after that.
     async fn fail_over(self: Arc<Self>, first: usize, lags: [Duration; 3], survives: Duration) {
         if self.fails_over.swap(true, Ordering::SeqCst) {
             return;

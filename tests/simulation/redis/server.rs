@@ -41,8 +41,9 @@ pub(super) struct Server {
     info: Info,
     /// `false` if it refuses writes because it cannot save its data.
     pub(super) can_save: bool,
-    /// `true` while what it would acknowledge might be forgotten, because of a failover that not all
-    /// have heard of. That is allowed, but would confuse the checker, so it acknowledges nothing.
+    /// `true` while what it would acknowledge might be forgotten, because of a failover that not
+    /// all have heard of. That is allowed, but would confuse the checker, so it acknowledges
+    /// nothing.
     pub(super) refuses_changes: bool,
     /// `true` if its process is stopped.
     pub(super) frozen: watch::Sender<bool>,

@@ -138,8 +138,8 @@ impl Servers {
         self.server(old).refuses_changes = false;
     }
 
-    /// Lets the replica win an election while no other server hears of it: the old master is cut off
-    /// from the others, and what the winner says takes `lag`.
+    /// Lets the replica win an election while no other server hears of it: the old master is cut
+    /// off from the others, and what the winner says takes `lag`.
     pub(super) async fn fail_over_unheard(&self, lag: Duration) {
         let (old, new) = self.replicated();
         self.bus.isolate(old, true);

@@ -74,8 +74,8 @@ impl ClusterWorld {
 }
 
 impl ClusterWorld {
-    /// Lets a replica win an election of which no other server hears for some time. One node reaches
-    /// only the winner, and all others reach all servers.
+    /// Lets a replica win an election of which no other server hears for some time. One node
+    /// reaches only the winner, and all others reach all servers.
     pub(crate) async fn elect_unheard(&self, node: usize) {
         self.cluster.fail_over_unheard(Duration::from_secs(2)).await;
         self.network.leave_one(node, REPLICA);
