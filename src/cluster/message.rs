@@ -13,6 +13,9 @@ use crate::record::Revision;
 /// a node id of at most 128.
 const MAX_LEN: usize = 4096;
 
+/// Length of a message without its node id, as a rule.
+const USUAL_LEN: usize = 176;
+
 /// A change that is announced to all nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Announcement {
@@ -42,14 +45,20 @@ struct Wire<'a> {
     #[serde(rename = "type", borrow)]
     kind: Cow<'a, str>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    session_id: Option<Cow<'a, str>>,
+    session_id: Option<Text<'a>>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    revision: Option<Cow<'a, str>>,
+    revision: Option<Text<'a>>,
     #[serde(borrow, default)]
     node_id: Cow<'a, str>,
     #[serde(default)]
     timestamp: u64,
 }
+
+/// A text that is borrowed from the message if it has no escapes. In an `Option`, a `Cow` alone
+/// would always be copied.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 impl Announcement {
     /// Encodes the message. `timestamp` is in milliseconds since the Unix epoch. It and the node id
@@ -62,14 +71,17 @@ impl Announcement {
         };
         let wire = Wire {
             kind: kind.into(),
-            session_id: id.map(|id| id.to_string().into()),
-            revision: revision.map(|revision| URL_SAFE_NO_PAD.encode(revision.as_bytes()).into()),
+            session_id: id.map(|id| Text(id.to_string().into())),
+            revision: revision
+                .map(|revision| Text(URL_SAFE_NO_PAD.encode(revision.as_bytes()).into())),
             node_id: node_id.into(),
             timestamp,
         };
-        // Strings and a number always serialize. If that ever failed, an empty message would clear
-        // every cache, which is safe.
-        serde_json::to_vec(&wire).unwrap_or_default()
+        let mut message = Vec::with_capacity(USUAL_LEN + node_id.len());
+        // Strings and a number always serialize. If that ever failed, an incomplete message would
+        // clear every cache, which is safe.
+        let _ = serde_json::to_writer(&mut message, &wire);
+        message
     }
 }
 
@@ -84,9 +96,9 @@ pub(crate) fn interpret(message: &[u8]) -> Action {
     }
     // A message type of a later version is unknown, but it still names the session that it
     // concerns.
-    match wire.session_id.and_then(|id| id.parse().ok()) {
+    match wire.session_id.and_then(|id| id.0.parse().ok()) {
         Some(id) if wire.kind == "SessionInvalidated" => {
-            Action::Evict(id, wire.revision.and_then(|text| parse_revision(&text)))
+            Action::Evict(id, wire.revision.and_then(|text| parse_revision(&text.0)))
         }
         Some(id) => Action::Evict(id, None),
         None => Action::Unreadable,

@@ -18,6 +18,7 @@ mod tests;
 
 use std::borrow::Cow;
 use std::error::Error;
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -75,7 +76,23 @@ impl<T: Serialize> Encoded<T> {
 
     /// Returns `true` if the other data is stored in the same way.
     pub(crate) fn is_same_as(&self, other: &T) -> bool {
-        serde_json::to_vec(other).is_ok_and(|json| json == self.json)
+        let mut left = Expected(&self.json);
+        serde_json::to_writer(&mut left, other).is_ok() && left.0.is_empty()
+    }
+}
+
+/// A writer that accepts only these bytes, so that data which is stored in another way is not
+/// serialized beyond the first difference, nor copied.
+struct Expected<'a>(&'a [u8]);
+
+impl Write for Expected<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 = self.0.strip_prefix(bytes).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -92,6 +92,11 @@ impl Client {
         Deadline::current_or(self.policy.operation_timeout)
     }
 
+    /// Returns the deadline of an operation that begins now, whatever other operation begins it.
+    pub(crate) fn separate_deadline(&self) -> Deadline {
+        Deadline::after(self.policy.operation_timeout)
+    }
+
     /// Starts to count attempts for a caller that retries by itself, because it changes the call
     /// each time.
     pub(crate) fn attempts(&self) -> Attempts {

@@ -21,11 +21,17 @@ impl Deadline {
     /// Returns the deadline of the operation under way, or the end of `timeout` from now, whichever
     /// is earlier. A part of an operation never has more time than the whole.
     pub(crate) fn current_or(timeout: Duration) -> Self {
-        let own = Deadline(Instant::now() + timeout);
+        let own = Self::after(timeout);
         Self::current().map_or(own, |current| current.min(own))
     }
 
-    fn current() -> Option<Self> {
+    /// Returns the end of `timeout` from now.
+    pub(crate) fn after(timeout: Duration) -> Self {
+        Deadline(Instant::now() + timeout)
+    }
+
+    /// Returns the deadline of the operation under way.
+    pub(crate) fn current() -> Option<Self> {
         DEADLINE.try_with(|deadline| *deadline).ok()
     }
 

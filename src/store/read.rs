@@ -58,8 +58,35 @@ impl<T: SessionData> SessionStore<T> {
                 Lookup::Miss => {}
             }
         }
+        // Boxed, so that the future of a cached read does not contain the whole of a load. Handlers
+        // keep that future in theirs, which is allocated and moved on each request. A load pays for
+        // a round trip, next to which a box costs nothing.
+        Box::pin(self.read_from_backend(id, freshness)).await
+    }
+
+    async fn read_from_backend(
+        &self,
+        id: SessionId,
+        freshness: Freshness,
+    ) -> Result<Result<Record<T>, Absence>, StoreError> {
         self.inner.coordinator.ensure_running();
         let span = tracing::debug_span!("session.load", session = %id);
         self.inner.single_flight.read(self, id, freshness).instrument(span).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::SessionConfig;
+    use crate::secret::Secret;
+
+    #[test]
+    fn the_future_of_a_read_does_not_contain_a_load() {
+        let config = SessionConfig::<u64>::development(Secret::insecure_dev("size"));
+        let store = SessionStore::new(config.build().unwrap());
+        let read = store.find(SessionId::from_bytes([1; 16]));
+        let size = size_of_val(&read);
+        assert!(size <= 192, "{size} bytes");
     }
 }

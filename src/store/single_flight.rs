@@ -5,12 +5,19 @@
 //! the node held the lease at both moments and has received no announcement about the session since
 //! the load began. Otherwise the reader shares the next load, of which there is one per session.
 //!
-//! Each load runs in its own task, so a reader that is cancelled takes nothing from the others.
+//! The readers of a load carry it out themselves, so that one that nobody else waits for needs no
+//! task: whichever of them is woken first goes on with it, and one that is not polled holds up no
+//! other. If the reader that has started a load is cancelled, a task takes its place. So a reader
+//! that goes away takes nothing from the others, and a load that has begun always ends. The next
+//! load has a task of its own, because no reader of the one before waits for it.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
 
-use futures_util::future::{FutureExt as _, Shared};
+use futures_util::future::{FusedFuture as _, FutureExt as _, Shared, WeakShared};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tracing::{Instrument as _, Span};
 
@@ -20,10 +27,13 @@ use crate::error::{StoreError, StoreErrorKind};
 use crate::guards::{self, Guard};
 use crate::id::SessionId;
 use crate::record::{Absence, Record, SessionData};
+use crate::resilience::Deadline;
 use crate::sync::{Mutex, MutexGuard};
 
 type LoadResult<T> = Result<Result<Record<T>, Absence>, StoreError>;
-type SharedResult<T> = Shared<oneshot::Receiver<LoadResult<T>>>;
+/// A load, or the wait for one that a task carries out.
+type Load<T> = Pin<Box<dyn Future<Output = LoadResult<T>> + Send>>;
+type SharedLoad<T> = Shared<Load<T>>;
 
 /// The required freshness of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,25 +49,35 @@ pub(crate) struct SingleFlight<T> {
     flights: Mutex<HashMap<SessionId, Flight<T>>>,
 }
 
-/// The readers that wait for the result of a load.
-struct Waiters<T> {
-    readers: oneshot::Sender<LoadResult<T>>,
-    /// The span of the first of them, which the load is traced in. A task that goes on to another
-    /// load uses the span of that load's first reader.
-    span: Span,
-}
-
 /// The loads of one session: the running one, and the one that starts after it.
 struct Flight<T> {
     mark: FillMark,
-    running: SharedResult<T>,
-    next: Option<(Waiters<T>, SharedResult<T>)>,
+    /// Weak, so that a load is dropped if nobody can continue it, because its runtime has shut
+    /// down. It then removes the flight.
+    running: Option<WeakShared<Load<T>>>,
+    next: Option<NextLoad<T>>,
 }
 
-/// A load under way.
-struct StartedLoad<T> {
-    call: PendingFill<T>,
+/// A load that starts when the running one has ended.
+struct NextLoad<T> {
     waiters: Waiters<T>,
+    /// Weak, because it continues the running load.
+    result: Option<WeakShared<Load<T>>>,
+}
+
+/// The readers that wait for a load that a task carries out.
+struct Waiters<T> {
+    readers: oneshot::Sender<LoadResult<T>>,
+    /// The span of the first of them, which the load is traced in.
+    span: Span,
+}
+
+/// How a reader gets its result.
+enum Joined<T> {
+    /// By a load that it has just started.
+    Started(SharedLoad<T>),
+    /// By the load of another reader.
+    Shared(SharedLoad<T>),
 }
 
 impl<T: SessionData> SingleFlight<T> {
@@ -74,42 +94,51 @@ impl<T: SessionData> SingleFlight<T> {
         id: SessionId,
         freshness: Freshness,
     ) -> LoadResult<T> {
-        let (result, started) = self.join_or_start(&store.inner.cache, id, freshness);
-        if let Some(started) = started {
-            // Made outside the task: a task that is dropped before its first poll must not leave
-            // its flight behind.
-            let abandon = AbandonOnDrop { store: store.clone(), id: Some(id) };
-            store.spawn(run_loads(abandon, id, started));
-        }
-        let (kind, cause) = match store.inner.backend.deadline().wait_for(result).await {
-            Some(Ok(outcome)) => return outcome,
-            // The load panicked in the application's `Deserialize`, or its runtime was shut down.
-            Some(Err(_)) => (StoreErrorKind::Unavailable, "the load was abandoned"),
-            None => (StoreErrorKind::Timeout, "the load did not end in time for this reader"),
+        let start = |call| start_load(store.clone(), id, call);
+        let result = match self.join_or_start(&store.inner.cache, id, freshness, start) {
+            Joined::Started(load) => {
+                let mut own = OwnLoad { store, load };
+                match Deadline::current() {
+                    Some(deadline) => deadline.wait_for(&mut own.load).await,
+                    // The load has the deadline that this reader would have, so its own timers
+                    // suffice.
+                    None => Some((&mut own.load).await),
+                }
+            }
+            Joined::Shared(load) => store.inner.backend.deadline().wait_for(load).await,
         };
-        Err(StoreError::from(kind).with_source(cause).with_session_id(&id))
+        let outcome = result.unwrap_or_else(|| {
+            let cause = "the load did not end in time for this reader";
+            Err(StoreError::from(StoreErrorKind::Timeout).with_source(cause))
+        });
+        outcome.map_err(|error| error.with_session_id(&id))
     }
 
-    /// Joins a load that is fresh enough. If none was running, returns a new one as well, which the
-    /// caller must carry out and [`complete`](Self::complete).
+    /// Joins a load that is fresh enough. If none is running, starts one.
+    ///
+    /// `start` returns the load of a call that begins now, which must [`complete`](Self::complete).
     fn join_or_start(
         &self,
         cache: &Arc<LocalCache<T>>,
         id: SessionId,
         freshness: Freshness,
-    ) -> (SharedResult<T>, Option<StartedLoad<T>>) {
+        start: impl FnOnce(PendingFill<T>) -> Load<T>,
+    ) -> Joined<T> {
         let mut flights = self.flights();
         if let Some(flight) = flights.get_mut(&id) {
             let may_share = freshness == Freshness::Cached && cache.may_share(&flight.mark);
-            if may_share || !guards::enabled(Guard::Sharing) {
-                return (flight.running.clone(), None);
+            if (may_share || !guards::enabled(Guard::Sharing))
+                && let Some(running) = upgrade(flight.running.as_ref())
+            {
+                return Joined::Shared(running);
             }
-            return (flight.next.get_or_insert_with(result).1.clone(), None);
+            return Joined::Shared(flight.join_next());
         }
-        let (waiters, result) = result();
         let call = cache.begin_load(&id);
-        flights.insert(id, Flight { mark: call.mark(), running: result.clone(), next: None });
-        (result, Some(StartedLoad { call, waiters }))
+        let mark = call.mark();
+        let load = start(call).shared();
+        flights.insert(id, Flight { mark, running: load.downgrade(), next: None });
+        Joined::Started(load)
     }
 
     /// Completes the running load and returns the next one if readers wait for it.
@@ -117,11 +146,10 @@ impl<T: SessionData> SingleFlight<T> {
         &self,
         cache: &Arc<LocalCache<T>>,
         id: SessionId,
-        ended: StartedLoad<T>,
-        outcome: LoadResult<T>,
-    ) -> Option<StartedLoad<T>> {
-        let StartedLoad { call, waiters } = ended;
-        match &outcome {
+        call: PendingFill<T>,
+        outcome: &LoadResult<T>,
+    ) -> Option<(PendingFill<T>, Waiters<T>)> {
+        match outcome {
             Ok(loaded) => call.finish(loaded.as_ref().map_err(|absence| *absence)),
             Err(error) => {
                 drop(call);
@@ -131,24 +159,26 @@ impl<T: SessionData> SingleFlight<T> {
                 }
             }
         }
-        // Before the result is sent: a read that begins after it must not find this load running.
-        let next = self.start_next(cache, id);
-        // Fails if all readers have been cancelled.
-        let _ = waiters.readers.send(outcome);
-        next
+        // Before anybody has the result: a read that begins after it must not find this load
+        // running.
+        self.start_next(cache, id)
     }
 
     /// Ends the running flight and starts the next load, if readers wait for one.
-    fn start_next(&self, cache: &Arc<LocalCache<T>>, id: SessionId) -> Option<StartedLoad<T>> {
+    fn start_next(
+        &self,
+        cache: &Arc<LocalCache<T>>,
+        id: SessionId,
+    ) -> Option<(PendingFill<T>, Waiters<T>)> {
         let mut flights = self.flights();
         let flight = flights.get_mut(&id)?;
-        let Some((waiters, result)) = flight.next.take() else {
+        let Some(NextLoad { waiters, result }) = flight.next.take() else {
             flights.remove(&id);
             return None;
         };
         let call = cache.begin_load(&id);
         *flight = Flight { mark: call.mark(), running: result, next: None };
-        Some(StartedLoad { call, waiters })
+        Some((call, waiters))
     }
 
     fn flights(&self) -> MutexGuard<'_, HashMap<SessionId, Flight<T>>> {
@@ -156,28 +186,98 @@ impl<T: SessionData> SingleFlight<T> {
     }
 }
 
-/// Creates a channel for the result of a load.
-fn result<T>() -> (Waiters<T>, SharedResult<T>) {
-    let (readers, result) = oneshot::channel();
-    (Waiters { readers, span: Span::current() }, result.shared())
+impl<T: SessionData> Flight<T> {
+    /// Joins the next load.
+    fn join_next(&mut self) -> SharedLoad<T> {
+        let result = self.next.as_ref().and_then(|next| upgrade(next.result.as_ref()));
+        result.unwrap_or_else(|| {
+            let (readers, sent) = oneshot::channel();
+            let running = upgrade(self.running.as_ref());
+            let result: Load<T> = Box::pin(async move {
+                // The next load starts when the running one ends, whose own readers may not be
+                // polled meanwhile.
+                if let Some(running) = running {
+                    drop(running.await);
+                }
+                sent.await.unwrap_or_else(|_| abandoned())
+            });
+            let result = result.shared();
+            let waiters = Waiters { readers, span: Span::current() };
+            self.next = Some(NextLoad { waiters, result: result.downgrade() });
+            result
+        })
+    }
 }
 
-/// Carries out a load, and those that readers wait for by then. Each is an operation with its own
-/// deadline, whatever the deadlines of its readers.
-async fn run_loads<T: SessionData>(
+/// Returns a load, unless all of its readers have gone.
+fn upgrade<T>(load: Option<&WeakShared<Load<T>>>) -> Option<SharedLoad<T>> {
+    load.and_then(WeakShared::upgrade)
+}
+
+/// Returns a load that has just begun, and that starts the next one when it ends.
+///
+/// It is an operation with its own deadline, whatever the deadlines of its readers.
+fn start_load<T: SessionData>(
+    store: SessionStore<T>,
+    id: SessionId,
+    call: PendingFill<T>,
+) -> Load<T> {
+    let abandon = AbandonOnDrop { store: store.clone(), id: Some(id) };
+    let load = async move {
+        let outcome = store.separate_operation(store.load(&id)).await;
+        let StoreInner { single_flight, cache, .. } = &*store.inner;
+        match single_flight.complete(cache, id, call, &outcome) {
+            Some((call, waiters)) => drop(store.spawn(run_next(abandon, id, call, waiters))),
+            None => abandon.disarm(),
+        }
+        outcome
+    };
+    // A panic is that of the application's `Deserialize`. It must not reach a reader that only
+    // happens to carry the load out.
+    let load = AssertUnwindSafe(load).catch_unwind();
+    Box::pin(load.map(|ended| ended.unwrap_or_else(|_| abandoned())).instrument(Span::current()))
+}
+
+/// Carries out a load that readers wait for, and those that others wait for by then.
+async fn run_next<T: SessionData>(
     abandon: AbandonOnDrop<T>,
     id: SessionId,
-    mut started: StartedLoad<T>,
+    mut call: PendingFill<T>,
+    mut waiters: Waiters<T>,
 ) {
     let store = abandon.store.clone();
     loop {
-        let load = store.load(&id).instrument(started.waiters.span.clone());
-        let outcome = store.operation(load).await;
+        let load = store.load(&id).instrument(waiters.span.clone());
+        let outcome = store.separate_operation(load).await;
         let StoreInner { single_flight, cache, .. } = &*store.inner;
-        let Some(next) = single_flight.complete(cache, id, started, outcome) else {
-            return abandon.disarm();
-        };
-        started = next;
+        let next = single_flight.complete(cache, id, call, &outcome);
+        // Fails if all readers have been cancelled.
+        let _ = waiters.readers.send(outcome);
+        let Some(next) = next else { return abandon.disarm() };
+        (call, waiters) = next;
+    }
+}
+
+/// Returns the result of a load that has panicked in the application's `Deserialize`, or whose
+/// runtime was shut down.
+fn abandoned<T>() -> LoadResult<T> {
+    Err(StoreError::from(StoreErrorKind::Unavailable).with_source("the load was abandoned"))
+}
+
+/// The load of the reader that has started it. If the reader goes away, a task takes its place.
+struct OwnLoad<'a, T: SessionData> {
+    store: &'a SessionStore<T>,
+    load: SharedLoad<T>,
+}
+
+impl<T: SessionData> Drop for OwnLoad<'_, T> {
+    fn drop(&mut self) {
+        // Without a runtime, no task can run: other readers continue the load, or it ends here.
+        if !self.load.is_terminated()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            self.store.inner.tasks.spawn_on(self.load.clone(), &runtime);
+        }
     }
 }
 

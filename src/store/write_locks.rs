@@ -31,8 +31,12 @@ impl WriteLocks {
     /// not wait for all others while the backend is slow.
     pub(crate) async fn lock(&self, id: SessionId, timeout: Duration) -> WriteGuard<'_> {
         let lock = self.locks().entry(id).or_default().clone();
-        let mut guard = WriteGuard { locks: self, id, guard: None };
-        guard.guard = tokio::time::timeout(timeout, lock.lock_owned()).await.ok();
+        // A lock that is free, as nearly all are, needs no timer.
+        let free = lock.clone().try_lock_owned().ok();
+        let mut guard = WriteGuard { locks: self, id, guard: free };
+        if guard.guard.is_none() {
+            guard.guard = tokio::time::timeout(timeout, lock.lock_owned()).await.ok();
+        }
         guard
     }
 

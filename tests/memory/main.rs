@@ -28,6 +28,8 @@ mod resilience;
 mod revocation;
 mod session;
 mod session_faults;
+#[cfg(feature = "testing")]
+mod shared_loads;
 mod timeouts;
 #[cfg_attr(
     not(feature = "testing"),

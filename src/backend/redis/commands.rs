@@ -1,7 +1,7 @@
 //! Commands that need no script, and keys that are no session's.
 
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, Pipeline, RedisResult, Value, cmd};
+use redis::{Cmd, Pipeline, RedisResult, Value};
 
 /// Sends commands with nothing between them, although others use the connection, too. Returns this
 /// number of replies, or the first that is an error.
@@ -20,8 +20,9 @@ pub(super) async fn run_together(
 /// the time to live. So a replica refuses it, and a demoted master cannot answer from outdated
 /// data.
 pub(super) fn get_from_master(key: &str) -> Cmd {
-    let mut command = cmd("GETEX");
-    command.arg(key);
+    const NAME: &str = "GETEX";
+    let mut command = Cmd::with_capacity(2, NAME.len() + key.len());
+    command.arg(NAME).arg(key);
     command
 }
 

@@ -11,7 +11,7 @@
 
 mod load;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join;
@@ -25,8 +25,8 @@ use super::dialer::before;
 use super::endpoint::{Endpoint, Link, ServerId};
 use super::error::{Effect, breaks_the_connection, is_wrong_server};
 use super::loads::Loads;
-use super::request::{Arguments, Request, Work};
-use super::scripts::{Script, is_unknown_script};
+use super::request::{Request, Work};
+use super::scripts::is_unknown_script;
 use crate::error::{StoreError, StoreErrorKind};
 
 /// Minimum age of a connection that is replaced because the server refuses to act as a master, and
@@ -62,7 +62,8 @@ struct ConnectionState {
 /// A connection and its generation, which tells it from its predecessors.
 #[derive(Clone)]
 pub(super) struct Connected {
-    link: Link,
+    /// Shared, because each command clones it.
+    link: Arc<Link>,
     generation: u64,
     since: Instant,
     /// The number of moves when it was made.
@@ -129,9 +130,14 @@ struct Sender {
 
 impl Sender {
     async fn send(mut self, command: &Cmd) -> RedisResult<Value> {
-        if !self.asking {
-            return self.commands.send_packed_command(command).await;
+        if self.asking {
+            // Boxed, because it is rare and larger than the other.
+            return Box::pin(self.ask(command)).await;
         }
+        self.commands.send_packed_command(command).await
+    }
+
+    async fn ask(&mut self, command: &Cmd) -> RedisResult<Value> {
         let mut both = redis::pipe();
         both.cmd("ASKING").add_command(command.clone());
         let mut replies = run_together(&mut self.commands, &both, 2).await?;
@@ -182,7 +188,15 @@ impl SharedConnection {
         match request.work {
             Work::Command(command) => self.send(connected, command, request.effect).await,
             Work::Script(script, arguments) => {
-                self.send_script(connected, script, request.effect, arguments).await
+                let record = request.record.map_or(0, |(_, size)| size);
+                let command = script.by_digest(record, arguments);
+                let reply = self.send(connected, &command, request.effect).await?;
+                let reply = if reply.as_ref().is_err_and(is_unknown_script) {
+                    self.send(connected, &script.by_code(arguments), request.effect).await?
+                } else {
+                    reply
+                };
+                Ok(reply.map_err(|error| script.name_the_command(error)))
             }
             Work::Load(_, without_writing) => {
                 self.send_load(connected, request.key, without_writing).await
@@ -203,20 +217,6 @@ impl SharedConnection {
         let (probed, reply) = join(probe, self.run_on(connected, command, effect)).await;
         probed?;
         reply
-    }
-
-    async fn send_script(
-        &self,
-        connected: &Connected,
-        script: &Script,
-        effect: Effect,
-        arguments: &Arguments<'_>,
-    ) -> Result<RedisResult<Value>, StoreError> {
-        let mut reply = self.send(connected, &script.by_digest(arguments), effect).await?;
-        if reply.as_ref().is_err_and(is_unknown_script) {
-            reply = self.send(connected, &script.by_code(arguments), effect).await?;
-        }
-        Ok(reply.map_err(|error| script.name_the_command(error)))
     }
 
     /// Sends a command and returns the server's reply, which may be an error. Discards a connection
@@ -277,6 +277,13 @@ impl SharedConnection {
             }
             state.attempts
         };
+        // Boxed, because hardly any command has to connect: otherwise the future of each would be
+        // as large as that of making a connection, with TLS and sentinels.
+        Box::pin(self.connect(attempts_before)).await
+    }
+
+    /// Makes a new connection, unless another caller does, or has since this number of attempts.
+    async fn connect(&self, attempts_before: u64) -> Result<Connected, StoreError> {
         let _connecting = self.connecting.lock().await;
         {
             let state = self.lock();
@@ -308,6 +315,7 @@ impl SharedConnection {
                     moves += 1;
                 }
                 let (generation, since) = (state.attempts, Instant::now());
+                let link = Arc::new(link);
                 let connected = Connected { link, generation, since, moves, asking: false };
                 state.current = Some(connected.clone());
                 Ok(connected)

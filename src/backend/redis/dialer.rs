@@ -15,6 +15,7 @@ use super::config::{CredentialsSource, RedisAddress, RedisCredentials};
 use super::connector::BoxStream;
 use super::credentials::{self, not_authenticated};
 use super::error::{not_connected, unreachable};
+use super::gather::Gathered;
 use super::transport::Transport;
 use crate::error::{StoreError, StoreErrorKind};
 
@@ -79,6 +80,7 @@ impl Dialer {
         let received = ReadCounter::default();
         let stream = self.transport.open(address, deadline).await.map_err(not_connected)?;
         let stream = Counted { stream, received: received.clone() };
+        let stream = Gathered::new(stream);
         // The callers have their own timeouts, which cover all that a command does.
         let config = mode
             .config

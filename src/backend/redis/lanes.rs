@@ -7,7 +7,7 @@
 //! A node knows the size of a record that it writes. For one that it reads, it goes by the size at
 //! its last read or write.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use quick_cache::sync::Cache;
 use redis::Value;
@@ -39,8 +39,9 @@ pub(super) struct Lanes {
     commands: SharedConnection,
     /// For large records. It is made at the first of them.
     large_records: SharedConnection,
-    /// Ids of records that were large when this node last read or wrote them.
-    known_large: Cache<SessionId, ()>,
+    /// Ids of records that were large when this node last read or wrote them. Made at the first of
+    /// them, because most nodes never see one: then each request looks at one word, not at a map.
+    known_large: OnceLock<Cache<SessionId, ()>>,
 }
 
 /// A connection of one of the lanes.
@@ -70,7 +71,7 @@ impl Lanes {
             commands: connection(MAX_LOADS, moves),
             // It follows the other one: see `lane_for_large_records`.
             large_records: connection(MAX_LARGE_LOADS, watch::Sender::new(0)),
-            known_large: Cache::new(MAX_KNOWN),
+            known_large: OnceLock::new(),
         }
     }
 
@@ -111,7 +112,9 @@ impl Lanes {
 
     async fn lane(&self, request: &Request<'_>, hop: Hop) -> Result<Lane<'_>, StoreError> {
         let is_large = match (&request.work, request.record) {
-            (Work::Load(id, _), _) => self.known_large.get(*id).is_some(),
+            (Work::Load(id, _), _) => {
+                self.known_large.get().is_some_and(|known| known.get(*id).is_some())
+            }
             (_, Some((id, size))) => {
                 self.note_size(id, size);
                 size >= LARGE
@@ -147,9 +150,9 @@ impl Lanes {
 
     fn note_size(&self, id: &SessionId, size: usize) {
         if size >= LARGE {
-            self.known_large.insert(*id, ());
-        } else if !self.known_large.is_empty() {
-            self.known_large.remove(id);
+            self.known_large.get_or_init(|| Cache::new(MAX_KNOWN)).insert(*id, ());
+        } else if let Some(known) = self.known_large.get() {
+            known.remove(id);
         }
     }
 

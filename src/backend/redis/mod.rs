@@ -10,6 +10,7 @@ mod dialer;
 mod endpoint;
 mod error;
 mod findings;
+mod gather;
 mod heartbeat;
 mod inbox;
 mod keys;

@@ -221,6 +221,11 @@ end
 return redis.call('GET', KEYS[1])
 ";
 
+/// Number of arguments of the command that runs a script, at most.
+const MAX_ARGUMENTS: usize = 10;
+/// Size in bytes of these arguments without a record, if they are as long as usual.
+const OTHER_ARGUMENTS: usize = 512;
+
 /// A script and the digest under which the server caches it.
 pub(super) struct Script {
     code: &'static str,
@@ -233,9 +238,12 @@ impl Script {
     }
 
     /// Returns a command that runs the script if the server has it in its cache.
-    pub(super) fn by_digest(&self, add_arguments: impl FnOnce(&mut Cmd)) -> Cmd {
-        let mut command = cmd("EVALSHA");
-        command.arg(&self.sha);
+    ///
+    /// `record` is the size in bytes of the record among the arguments, if there is one.
+    pub(super) fn by_digest(&self, record: usize, add_arguments: impl FnOnce(&mut Cmd)) -> Cmd {
+        // Room for all arguments from the start: a command that grows is copied several times.
+        let mut command = Cmd::with_capacity(MAX_ARGUMENTS, record + OTHER_ARGUMENTS);
+        command.arg("EVALSHA").arg(&self.sha);
         add_arguments(&mut command);
         command
     }

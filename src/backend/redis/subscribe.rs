@@ -342,7 +342,7 @@ impl Subscriber {
             command.arg(if channels.is_sharded { "SPUBLISH" } else { "PUBLISH" });
         };
         let mut commands = self.link.wire.commands.clone();
-        let by_digest = script.by_digest(arguments);
+        let by_digest = script.by_digest(0, arguments);
         let mut reply =
             commands.send_packed_command(&by_digest).await.and_then(Value::extract_error);
         if reply.as_ref().is_err_and(is_unknown_script) {

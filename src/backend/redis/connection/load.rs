@@ -23,7 +23,7 @@ impl SharedConnection {
             let key = |command: &mut Cmd| {
                 command.arg(1).arg(key);
             };
-            reply = self.send_limited(connected, script.by_digest(key)).await?;
+            reply = self.send_limited(connected, script.by_digest(0, key)).await?;
             if reply.as_ref().is_err_and(is_unknown_script) {
                 reply = self.send_limited(connected, script.by_code(key)).await?;
             }
