@@ -99,16 +99,16 @@ impl<T: SessionData> SessionStore<T> {
     /// Runs an operation, all of whose steps share one deadline.
     ///
     /// This, [`separate_operation`](Self::separate_operation) and
-    /// [`operation_within`](Self::operation_within) alone open a deadline scope. Public
-    /// methods of several steps, the commit of a request and background tasks call it once. Their
-    /// steps, such as backend calls, pauses and waits for a lock, read the deadline, and can
-    /// neither extend nor restart it.
+    /// [`operation_within`](Self::operation_within) alone open a deadline scope. Public methods of
+    /// several steps, the commit of a request and background tasks call it once. Their steps, such
+    /// as backend calls, pauses and waits for a lock, read the deadline, and can neither extend nor
+    /// restart it.
     pub(crate) async fn operation<F: Future>(&self, steps: F) -> F::Output {
         self.inner.backend.deadline().within(steps).await
     }
 
-    /// Like [`operation`](Self::operation), for one that others wait for, too: its deadline does not
-    /// depend on that of the operation that begins it.
+    /// Like [`operation`](Self::operation), for one that others wait for, too: its deadline does
+    /// not depend on that of the operation that begins it.
     pub(super) async fn separate_operation<F: Future>(&self, steps: F) -> F::Output {
         self.inner.backend.separate_deadline().within(steps).await
     }
