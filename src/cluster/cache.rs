@@ -63,8 +63,6 @@ pub struct LocalCache<T> {
 struct Cached<T> {
     record: Record<T>,
     validity: Validity,
-    /// Number of times that the cache had been cleared when this was inserted.
-    clears: u32,
 }
 
 /// The limits of a cache.
@@ -95,6 +93,8 @@ impl<T> Weighter<SessionId, Cached<T>> for ByLength {
 #[derive(Clone, Copy, Debug)]
 struct Validity {
     epoch: Epoch,
+    /// Number of times that the cache had been cleared when the entry was inserted.
+    clears: u32,
     /// The beginning of the backend call. What it returned may be that old.
     began: Millis,
 }
@@ -188,7 +188,7 @@ impl<T> LocalCache<T> {
             return Lookup::Hit(record);
         }
         if let Some((absence, validity)) = self.absent.get(id)
-            && validity.covers(epoch, now, self.ttl.min(ABSENT_TTL))
+            && self.covers(&validity, epoch, now, self.ttl.min(ABSENT_TTL))
         {
             self.counters.hits.add_one();
             return Lookup::Absent(absence);
@@ -241,10 +241,16 @@ impl<T> LocalCache<T> {
     /// through this check.
     fn visible(&self, id: &SessionId, epoch: Epoch, now: Millis, ttl: u64) -> Option<Record<T>> {
         let cached = self.sessions.get(id)?;
-        let visible = cached.validity.covers(epoch, now, ttl)
-            && cached.clears == self.clears.load(Ordering::Acquire)
-            && now < cached.record.expires();
-        visible.then_some(cached.record)
+        (self.covers(&cached.validity, epoch, now, ttl) && now < cached.record.expires())
+            .then_some(cached.record)
+    }
+
+    /// Returns `true` if an entry may be seen at this moment, given its time to live in
+    /// milliseconds.
+    fn covers(&self, validity: &Validity, epoch: Epoch, now: Millis, ttl: u64) -> bool {
+        validity.epoch == epoch
+            && validity.clears == self.clears.load(Ordering::Acquire)
+            && now < validity.began.plus(ttl)
     }
 
     /// Evicts a session that was changed or deleted, unless the cached revision is the announced
@@ -277,8 +283,7 @@ impl<T> LocalCache<T> {
     /// Caches a record. Called under the fence's lock for the session.
     fn insert(&self, record: &Record<T>, validity: Validity) {
         self.absent.remove(&record.id());
-        let clears = self.clears.load(Ordering::Acquire);
-        self.sessions.insert(record.id(), Cached { record: record.clone(), validity, clears });
+        self.sessions.insert(record.id(), Cached { record: record.clone(), validity });
         if self.lease.is_permanent() {
             // On a node that listens, the listener does this with every heartbeat.
             self.flush();
@@ -294,15 +299,7 @@ impl<T> fmt::Debug for LocalCache<T> {
 
 impl<T> Clone for Cached<T> {
     fn clone(&self) -> Self {
-        Cached { record: self.record.clone(), validity: self.validity, clears: self.clears }
-    }
-}
-
-impl Validity {
-    /// Returns `true` if the entry may be seen at this moment, given its time to live in
-    /// milliseconds.
-    fn covers(&self, epoch: Epoch, now: Millis, ttl: u64) -> bool {
-        self.epoch == epoch && now < self.began.plus(ttl)
+        Cached { record: self.record.clone(), validity: self.validity }
     }
 }
 

@@ -102,6 +102,9 @@ pub mod scale {
 pub mod performance {
     //! What each operation costs, compared with others, and where the time goes.
     //!
+    //! [rule-25]: super::protocol#rule-25-remembered-verification
+    //! [rule-29]: super::protocol#rule-29-what-is-cached-is-what-was-written
+    //!
     #![doc = include_str!("../../docs/performance.md")]
 }
 

@@ -33,7 +33,7 @@ impl<T> LocalCache<T> {
     pub(super) fn free_hidden(&self) {
         for (id, _) in self.sessions.iter() {
             let present = self.clears.load(Ordering::Acquire);
-            if self.sessions.remove_if(&id, |cached| cached.clears != present).is_some() {
+            if self.sessions.remove_if(&id, |cached| cached.validity.clears != present).is_some() {
                 self.counters.invalidations.add_one();
             }
         }

@@ -6,6 +6,7 @@
 //! the backend holds is unknown.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::{LocalCache, Validity};
 use crate::clock::Millis;
@@ -89,11 +90,13 @@ struct Pending<T> {
 
 impl<T> Pending<T> {
     /// Returns the validity of this call's result, or `None` if it may not be cached: the lease
-    /// must be held now, in the same epoch as when the call began.
+    /// must be held now, in the same epoch as when the call began. Called under the fence's lock, so
+    /// that a clear which this does not count has marked the call's ticket, or will hide the result.
     fn validity(&self) -> Option<Validity> {
         let (epoch, began) = self.lease?;
         let (present, _) = self.cache.lease.held(|| self.cache.clock.now())?;
-        (epoch == present).then_some(Validity { epoch, began })
+        let clears = self.cache.clears.load(Ordering::Acquire);
+        (epoch == present).then_some(Validity { epoch, clears, began })
     }
 }
 

@@ -325,8 +325,8 @@ fn an_entry_weighs_its_length_and_at_least_its_share_of_the_cache() {
         let record =
             Record::new(&bench.clock, bench.id, bench.record(0).meta(), Arc::new(0), json_len);
         let (epoch, began) = bench.cache.lease.held(|| bench.clock.now()).unwrap();
-        let validity = Validity { epoch, began };
-        weigher.weight(&bench.id, &Cached { record, validity, clears: 0 })
+        let validity = Validity { epoch, clears: 0, began };
+        weigher.weight(&bench.id, &Cached { record, validity })
     };
     assert_eq!([0, 100, 101, usize::MAX].map(weight), [100, 100, 101, u64::from(u32::MAX)]);
 }
