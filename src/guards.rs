@@ -52,9 +52,6 @@ pub enum Guard {
     /// No heartbeat counts while a master may have voted for a server that it does not know yet.
     #[cfg(feature = "redis")]
     Election,
-    /// A subscription ends before a command is sent to a server that it does not listen to.
-    #[cfg(feature = "redis")]
-    NoStranger,
 }
 
 #[cfg(not(feature = "_guards"))]

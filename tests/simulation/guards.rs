@@ -10,11 +10,13 @@ use tokio::time::sleep;
 
 use crate::history::history;
 #[cfg(feature = "redis")]
-use crate::history::{history_over_a_cluster, history_over_redis};
+use crate::history::history_over_redis;
 use crate::owners::{self, Answer};
 use crate::race::race;
 #[cfg(feature = "redis")]
-use crate::topologies::{elected_unheard, replaced_behind_the_back};
+use crate::topologies::{
+    elected_elsewhere, elected_unheard, one_master_is_silent, replaced_behind_the_back,
+};
 use crate::{Counter, nodes, nodes_with, run};
 
 /// Runs up to several hundred thousand operations and panics at the first violation. Without any
@@ -37,11 +39,10 @@ fn owner_histories() {
     }
 }
 
-/// Runs histories over simulated Redis servers until one has a violation, or there are enough.
 #[cfg(feature = "redis")]
-fn histories_over<R, F: Future<Output = R>>(history: impl Fn(u64) -> F) {
+fn histories_over_redis() {
     for seed in 0..400 {
-        run(history(seed));
+        run(history_over_redis(seed));
     }
 }
 
@@ -112,6 +113,8 @@ fn with_all_guards_every_scenario_holds() {
     {
         assert!(holds(|| run(replaced_behind_the_back())));
         assert!(holds(|| run(elected_unheard())));
+        assert!(holds(|| run(elected_elsewhere())));
+        assert!(holds(|| run(one_master_is_silent())));
     }
     for thief in [owners::Thief::Regenerates, owners::Thief::Updates] {
         assert!(holds(|| run(owners::thief(1, thief))));
@@ -150,10 +153,9 @@ needed! {
 
 #[cfg(feature = "redis")]
 needed! {
-    the_history_of_the_data_is_needed: History in histories_over(history_over_redis);
+    the_history_of_the_data_is_needed: History in histories_over_redis();
     the_word_of_the_sentinels_is_needed: SentinelsConfirm in run(replaced_behind_the_back());
-    a_proof_of_every_master_is_needed: EveryMaster in histories_over(history_over_a_cluster);
-    knowing_all_masters_is_needed: SameMasters in histories_over(history_over_a_cluster);
+    a_proof_of_every_master_is_needed: EveryMaster in run(one_master_is_silent());
+    knowing_all_masters_is_needed: SameMasters in run(elected_elsewhere());
     waiting_for_the_winner_of_an_election_is_needed: Election in run(elected_unheard());
-    listening_before_sending_is_needed: NoStranger in histories_over(history_over_a_cluster);
 }

@@ -35,6 +35,28 @@ pub(crate) async fn elected_unheard() {
     assert_not_outdated(layers[BEHIND].store(), id).await;
 }
 
+/// A node does not use its cache while the masters name one that it does not listen to.
+pub(crate) async fn elected_elsewhere() {
+    let world = ClusterWorld::new(2, 1);
+    let layers = world.layers();
+    let id = cached_on_both(&layers).await;
+    world.elect_behind_the_old_master().await;
+    change(layers[AHEAD].store(), id).await;
+    sleep(MAX_STALENESS).await;
+    assert_not_outdated(layers[BEHIND].store(), id).await;
+}
+
+/// A node does not use its cache while it hears from all masters but one.
+pub(crate) async fn one_master_is_silent() {
+    let world = ClusterWorld::new(2, 1);
+    let layers = world.layers();
+    let id = cached_on_both(&layers).await;
+    world.isolate_owner_from(BEHIND);
+    change(layers[AHEAD].store(), id).await;
+    sleep(MAX_STALENESS).await;
+    assert_not_outdated(layers[BEHIND].store(), id).await;
+}
+
 async fn cached_on_both(layers: &[SessionLayer<Counter>]) -> clustered_sessions::SessionId {
     sleep(Duration::from_secs(2)).await;
     let id = layers[AHEAD].store().create(Counter::default()).await.unwrap().id;

@@ -109,7 +109,7 @@ async fn subscribe_to(
         let running = subscribers.iter().map(|subscriber| Box::pin(subscriber.run(heartbeat)));
         let cause = tokio::select! {
             (cause, _, _) = select_all(running) => cause,
-            () = others, if guards::enabled(Guard::NoStranger) => Some(other_server()),
+            () = others => Some(other_server()),
         };
         if let Some(cause) = cause {
             merge.end(cause);

@@ -90,8 +90,10 @@ struct Pending<T> {
 
 impl<T> Pending<T> {
     /// Returns the validity of this call's result, or `None` if it may not be cached: the lease
-    /// must be held now, in the same epoch as when the call began. Called under the fence's lock, so
-    /// that a clear which this does not count has marked the call's ticket, or will hide the result.
+    /// must be held now, in the same epoch as when the call began.
+    ///
+    /// Called under the fence's lock: a clear that is not counted here has marked the call's
+    /// ticket, or will hide its result.
     fn validity(&self) -> Option<Validity> {
         let (epoch, began) = self.lease?;
         let (present, _) = self.cache.lease.held(|| self.cache.clock.now())?;

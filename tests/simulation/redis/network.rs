@@ -101,6 +101,11 @@ impl Network {
         }
     }
 
+    /// Lets nothing pass between a node and a place.
+    pub(super) fn silence(&self, node: usize, place: usize) {
+        self.links[node][place].send_modify(|link| link.silent = true);
+    }
+
     /// Cuts a node off from all places but one.
     pub(super) fn leave_one(&self, node: usize, left: usize) {
         for (_, link) in self.links[node].iter().enumerate().filter(|(place, _)| *place != left) {

@@ -152,6 +152,13 @@ impl Servers {
         winner.is_master = true;
     }
 
+    /// Cuts the master that has the sessions off from the other servers, and returns it.
+    pub(super) fn isolate_owner(&self) -> usize {
+        let owner = self.server(1).member().owner_of_sessions();
+        self.bus.isolate(owner, true);
+        owner
+    }
+
     /// Returns the number of servers that vote for a candidate.
     async fn collect_votes(&self, candidate: usize, epoch: u64) -> usize {
         let voters = (0..SERVERS).filter(|voter| *voter != candidate);

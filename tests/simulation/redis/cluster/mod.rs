@@ -80,6 +80,20 @@ impl ClusterWorld {
         self.cluster.fail_over_unheard(Duration::from_secs(2)).await;
         self.network.leave_one(node, REPLICA);
     }
+
+    /// Lets a replica win an election of which all servers hear but the old master, which goes on.
+    /// After that they hear nothing more from the winner.
+    pub(crate) async fn elect_behind_the_old_master(&self) {
+        self.cluster.fail_over_unheard(Duration::ZERO).await;
+        sleep(GOSSIP * 2).await;
+        self.cluster.bus.isolate(REPLICA, true);
+    }
+
+    /// Cuts the master that has the sessions off from the other servers, and a node off from it.
+    pub(crate) fn isolate_owner_from(&self, node: usize) {
+        let owner = self.cluster.isolate_owner();
+        self.network.silence(node, owner);
+    }
 }
 
 impl World for ClusterWorld {
