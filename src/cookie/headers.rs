@@ -4,9 +4,9 @@ use http::{HeaderMap, HeaderValue, header};
 
 /// The `Cookie` headers of a request, which are looked at when its session is needed. Keeping them
 /// copies nothing.
-#[derive(Clone, Debug, Default)]
+///
+/// There is no `Debug`: they hold the token.
 pub(crate) enum CookieHeaders {
-    #[default]
     None,
     One(HeaderValue),
     /// HTTP/2 allows several.

@@ -1,6 +1,6 @@
 //! The sessions that are attached to a request, in one extension.
 
-use std::any::Any;
+use std::any::{Any, TypeId};
 use std::sync::Arc;
 
 use http::Extensions;
@@ -25,7 +25,7 @@ trait Attachment: Send + Sync {
 
     fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
 
-    fn is(&self, data: std::any::TypeId) -> bool;
+    fn is(&self, data: TypeId) -> bool;
 }
 
 impl<T: SessionData> Attachment for RequestSession<T> {
@@ -41,8 +41,8 @@ impl<T: SessionData> Attachment for RequestSession<T> {
         self
     }
 
-    fn is(&self, data: std::any::TypeId) -> bool {
-        data == std::any::TypeId::of::<T>()
+    fn is(&self, data: TypeId) -> bool {
+        data == TypeId::of::<T>()
     }
 }
 
@@ -62,7 +62,7 @@ impl Attachments {
 
     /// Returns the session of the innermost layer for this type of data.
     pub(super) fn get<T: SessionData>(&self) -> Option<Arc<RequestSession<T>>> {
-        let data = std::any::TypeId::of::<T>();
+        let data = TypeId::of::<T>();
         let found = self.iter().rev().find(|attachment| attachment.is(data))?;
         found.clone().as_any().downcast().ok()
     }

@@ -65,6 +65,7 @@ impl<T: SessionData> RequestSession<T> {
     /// Creates a session that is loaded already, for [`Session::detached`](super::Session).
     pub(super) fn with_record(layer: Arc<LayerState<T>>, record: Record<T>) -> Self {
         let request = Self::new(layer, &HeaderMap::new());
+        let _ = request.verified.set(VerifiedCookies::None);
         request.rebase_onto(Loaded::Live(record), None);
         request
     }
@@ -281,7 +282,7 @@ impl<T: SessionData> RequestSession<T> {
     /// Returns the cookie that must be signed again, with the current secret, if the session which
     /// it names is the one that is loaded.
     fn outdated_cookie(&self, record: &Record<T>) -> Option<&VerifiedCookie> {
-        self.verified().naming(record.id()).filter(|cookie| cookie.needs_resigning)
+        self.verified.get()?.naming(record.id()).filter(|cookie| cookie.needs_resigning)
     }
 
     /// Returns a cookie that must be signed again and whose session has to be looked up for that:
