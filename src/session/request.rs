@@ -92,7 +92,7 @@ impl<T: SessionData> RequestSession<T> {
         let Some(cookie) = signer.only_claim(&self.cookies) else { return false };
         let tag = signer.tag_of(&cookie);
         let Some((record, now)) = self.store().read_cached(&cookie.id, &tag) else { return false };
-        // Only tags of the current secret are remembered.
+        // Tags of previous secrets are not remembered.
         let _ = self.verified.set(VerifiedCookies::One(cookie.verified(false)));
         self.provide(Loaded::Live(record), now);
         true

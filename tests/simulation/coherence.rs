@@ -33,13 +33,13 @@ fn no_history_over_servers_that_refuse_info_breaks_the_contract() {
 #[cfg(feature = "redis")]
 #[test]
 fn no_history_over_sentinels_that_lag_breaks_the_contract() {
-    run_all(200, history_over_sentinels);
+    run_all(100, history_over_sentinels);
 }
 
 #[cfg(feature = "redis")]
 #[test]
 fn no_history_over_a_cluster_whose_masters_disagree_breaks_the_contract() {
-    run_all(100, history_over_a_cluster);
+    run_all(60, history_over_a_cluster);
 }
 
 #[test]
