@@ -194,6 +194,10 @@ async fn a_cookie_under_a_previous_secret_is_resigned_when_its_session_is_used()
     assert_eq!(token(&browser), token(&before), "the same session");
     assert_ne!(browser.cookie(COOKIE), before.cookie(COOKIE));
 
+    // A response that was lost: the browser still has the old cookie, and the session is cached.
+    let page = before.clone().visit(&serve(&new, read)).await;
+    assert_eq!((page.body.as_str(), page.set_cookies().len()), ("Ada", 1));
+
     let page = browser.visit(&serve(&new, read)).await;
     assert_eq!((page.body.as_str(), page.set_cookies().len()), ("Ada", 0));
     assert_eq!(
