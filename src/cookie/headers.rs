@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderValue, header};
 
-/// The `Cookie` headers of a request, which are looked at when its session is needed. Keeping them
+/// The `Cookie` headers of a request, which are looked at when its session is needed. Keeping one
 /// copies nothing.
 ///
 /// There is no `Debug`: they hold the token.

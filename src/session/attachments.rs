@@ -25,7 +25,7 @@ trait Attachment: Send + Sync {
 
     fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
 
-    fn is(&self, data: TypeId) -> bool;
+    fn holds(&self, data: TypeId) -> bool;
 }
 
 impl<T: SessionData> Attachment for RequestSession<T> {
@@ -41,7 +41,7 @@ impl<T: SessionData> Attachment for RequestSession<T> {
         self
     }
 
-    fn is(&self, data: TypeId) -> bool {
+    fn holds(&self, data: TypeId) -> bool {
         data == TypeId::of::<T>()
     }
 }
@@ -63,7 +63,7 @@ impl Attachments {
     /// Returns the session of the innermost layer for this type of data.
     pub(super) fn get<T: SessionData>(&self) -> Option<Arc<RequestSession<T>>> {
         let data = TypeId::of::<T>();
-        let found = self.iter().rev().find(|attachment| attachment.is(data))?;
+        let found = self.iter().rev().find(|attachment| attachment.holds(data))?;
         found.clone().as_any().downcast().ok()
     }
 

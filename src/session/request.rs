@@ -1,25 +1,24 @@
 //! The session that a request shares with its handler, the middleware and the commit: the locks and
 //! awaits around [`RequestState`].
 
+mod load;
+
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
 use http::HeaderMap;
 
-use super::SessionError;
 use super::batch::{Batch, Change, apply_all};
 use super::closures::{self, Running};
 use super::layer_state::LayerState;
 use super::loaded::Loaded;
 use super::logout::Logout;
 use super::state::{CookieChange, Rebase, RequestState, Snapshot};
-use crate::clock::Millis;
 use crate::cookie::{CookieHeaders, VerifiedCookie, VerifiedCookies};
-use crate::error::{StoreError, StoreErrorKind};
+use crate::error::StoreError;
 use crate::id::SessionId;
-use crate::record::{Absence, Record, SessionData};
-use crate::store::{Degraded, Freshness, SessionStore};
+use crate::record::{Record, SessionData};
+use crate::store::SessionStore;
 
 /// The one session of a request. Shared by all clones of the request's
 /// [`Session`](super::Session), the middleware, and the task that commits.
@@ -68,131 +67,6 @@ impl<T: SessionData> RequestSession<T> {
         let _ = request.verified.set(VerifiedCookies::None);
         request.rebase_onto(Loaded::Live(record), None);
         request
-    }
-
-    /// Loads the session unless that was done already.
-    pub(super) async fn load(&self) -> Result<(), SessionError> {
-        if self.lock().is_loaded() || self.load_cached() {
-            return Ok(());
-        }
-        let _one_at_a_time = self.io_lock.lock().await;
-        if self.lock().is_loaded() {
-            // By another extraction, in the meantime.
-            return Ok(());
-        }
-        let loaded = self.load_named(Freshness::Cached).await?;
-        self.provide(loaded, self.store().now());
-        Ok(())
-    }
-
-    /// Loads the session from the cache if its cookie has been verified before, which the cached
-    /// session remembers. Returns `false` if it is not, and nothing was loaded.
-    fn load_cached(&self) -> bool {
-        let signer = &self.layer.signer;
-        let Some(cookie) = signer.only_claim(&self.cookies) else { return false };
-        let tag = signer.tag_of(&cookie);
-        let Some((record, now)) = self.store().read_cached(&cookie.id, &tag) else { return false };
-        // Tags of previous secrets are not remembered.
-        let _ = self.verified.set(VerifiedCookies::One(cookie.verified(false)));
-        self.provide(Loaded::Live(record), now);
-        true
-    }
-
-    /// Sets what is loaded, unless another extraction has done so in the meantime.
-    fn provide(&self, loaded: Loaded<T>, now: Millis) {
-        let mut state = self.lock();
-        if !state.is_loaded() {
-            let rebase = state.set_loaded(loaded, now);
-            drop(state);
-            self.finish_rebases(rebase);
-        }
-    }
-
-    /// Returns the cookies that the layer's signer accepts.
-    fn verified(&self) -> &VerifiedCookies {
-        self.verified.get_or_init(|| {
-            let LayerState { signer, refused, .. } = &*self.layer;
-            let verified = signer.verify(&self.cookies, |refusal| refused.refused(refusal));
-            self.lock().set_named(verified.rivals());
-            verified
-        })
-    }
-
-    /// Loads the session past the cache and applies the uncommitted changes again on top of it.
-    pub(super) async fn reload(&self) -> Result<(), SessionError> {
-        self.lock().begin_io();
-        let _one_at_a_time = self.io_lock.lock().await;
-        let before = self.lock().loaded().clone();
-        self.load_again(before, Freshness::Fresh).await
-    }
-
-    /// Replaces `before`, which was loaded until now. The caller holds `io_lock`.
-    async fn load_again(
-        &self,
-        before: Loaded<T>,
-        freshness: Freshness,
-    ) -> Result<(), SessionError> {
-        let loaded = match (&before, before.id()) {
-            (Loaded::NotYet | Loaded::Ambiguous, _) => self.load_named(freshness).await?,
-            (_, Some(id)) => self.load_one(id, before.was_seen(), freshness).await?,
-            (_, None) => Loaded::NoSession,
-        };
-        self.rebase_onto(loaded, None);
-        Ok(())
-    }
-
-    /// Loads the session that the request's cookies name. Nothing is allocated for a single cookie.
-    async fn load_named(&self, freshness: Freshness) -> Result<Loaded<T>, SessionError> {
-        match self.verified() {
-            VerifiedCookies::None => Ok(Loaded::NoSession),
-            VerifiedCookies::One(cookie) => {
-                let loaded = self.load_one(cookie.id, false, freshness).await?;
-                self.remember_tag(cookie, &loaded);
-                Ok(loaded)
-            }
-            VerifiedCookies::Several(cookies) => {
-                let loads = cookies.iter().map(|cookie| self.load_one(cookie.id, false, freshness));
-                Ok(Loaded::choose(try_join_all(loads).await?))
-            }
-            VerifiedCookies::TooMany(_) => Ok(Loaded::Ambiguous),
-        }
-    }
-
-    /// Remembers the tag of a verified cookie with the session that it names, so that the next
-    /// request need not compute it. A cookie that is to be signed again is not worth it.
-    fn remember_tag(&self, cookie: &VerifiedCookie, loaded: &Loaded<T>) {
-        let signer = &self.layer.signer;
-        if let Loaded::Live(record) = loaded
-            && !cookie.needs_resigning
-            && let Some(claim) = signer.only_claim(&self.cookies)
-        {
-            record.remember_tag(signer.tag_of(&claim));
-        }
-    }
-
-    /// Loads the session with this id. `was_seen` is `true` if it existed earlier in the request.
-    async fn load_one(
-        &self,
-        id: SessionId,
-        was_seen: bool,
-        freshness: Freshness,
-    ) -> Result<Loaded<T>, SessionError> {
-        match self.store().read(id, freshness).await {
-            Ok(Ok(record)) => Ok(Loaded::Live(record)),
-            Ok(Err(_)) if was_seen => Ok(Loaded::EndedMeanwhile(id)),
-            Ok(Err(Absence::Gone)) => Ok(Loaded::Missing(id)),
-            Ok(Err(Absence::Moved)) => Ok(Loaded::Moved(id)),
-            Err(error) if error.kind() == StoreErrorKind::Corrupt => {
-                Ok(Loaded::Unreadable(error, id))
-            }
-            // The outage policy does not apply to callers that want a fresh session.
-            Err(error) if freshness == Freshness::Fresh => Err(error.into()),
-            Err(error) => match self.store().degraded(&id, &error) {
-                Some(Degraded::Default) => Ok(Loaded::Unavailable(error, id)),
-                Some(Degraded::Stale(record)) => Ok(Loaded::Stale(error, record)),
-                None => Err(error.into()),
-            },
-        }
     }
 
     /// Replaces what is loaded, applies the uncommitted changes to it again, and sets the cookie if

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use clustered_sessions::{SessionLayer, SessionStore};
+use clustered_sessions::{SessionId, SessionLayer, SessionStore};
 use tokio::time::{sleep, timeout};
 
 use crate::redis::{ClusterWorld, DOUBT, SentinelWorld};
@@ -16,48 +16,47 @@ const AHEAD: usize = 1;
 /// A node that no sentinel can tell about another master leaves the old one.
 pub(crate) async fn replaced_behind_the_back() {
     let world = SentinelWorld::new(2, 1);
-    let layers = world.layers();
-    let id = cached_on_both(&layers).await;
-    world.replace_master_behind_the_back_of(BEHIND).await;
-    change(layers[AHEAD].store(), id).await;
-    sleep(DOUBT.max(MAX_STALENESS)).await;
-    assert_not_outdated(layers[BEHIND].store(), id).await;
+    let replace = async || world.replace_master_behind_the_back_of(BEHIND).await;
+    change_after(&world.layers(), replace, DOUBT.max(MAX_STALENESS)).await;
 }
 
 /// A node whose masters have voted, and do not know for whom, does not use its cache.
 pub(crate) async fn elected_unheard() {
     let world = ClusterWorld::new(2, 1);
-    let layers = world.layers();
-    let id = cached_on_both(&layers).await;
-    world.elect_unheard(AHEAD).await;
-    change(layers[AHEAD].store(), id).await;
-    sleep(MAX_STALENESS).await;
-    assert_not_outdated(layers[BEHIND].store(), id).await;
+    change_after(&world.layers(), async || world.elect_unheard(AHEAD).await, MAX_STALENESS).await;
 }
 
 /// A node does not use its cache while the masters name one that it does not listen to.
 pub(crate) async fn elected_elsewhere() {
     let world = ClusterWorld::new(2, 1);
-    let layers = world.layers();
-    let id = cached_on_both(&layers).await;
-    world.elect_behind_the_old_master().await;
-    change(layers[AHEAD].store(), id).await;
-    sleep(MAX_STALENESS).await;
-    assert_not_outdated(layers[BEHIND].store(), id).await;
+    let elect = async || world.elect_behind_the_old_master().await;
+    change_after(&world.layers(), elect, MAX_STALENESS).await;
 }
 
 /// A node does not use its cache while it hears from all masters but one.
 pub(crate) async fn one_master_is_silent() {
     let world = ClusterWorld::new(2, 1);
-    let layers = world.layers();
-    let id = cached_on_both(&layers).await;
-    world.isolate_owner_from(BEHIND);
-    change(layers[AHEAD].store(), id).await;
-    sleep(MAX_STALENESS).await;
-    assert_not_outdated(layers[BEHIND].store(), id).await;
+    let isolate = async || world.isolate_owner_from(BEHIND);
+    change_after(&world.layers(), isolate, MAX_STALENESS).await;
 }
 
-async fn cached_on_both(layers: &[SessionLayer<Counter>]) -> clustered_sessions::SessionId {
+/// Changes a session, which both nodes have cached, through one node after this trouble. When the
+/// staleness bound has passed, the other node must not answer with the old version.
+async fn change_after(
+    layers: &[SessionLayer<Counter>],
+    trouble: impl AsyncFnOnce(),
+    bound: Duration,
+) {
+    let id = cached_on_both(layers).await;
+    trouble().await;
+    change(layers[AHEAD].store(), id).await;
+    sleep(bound).await;
+    if let Ok(found) = layers[BEHIND].store().find(id).await {
+        assert_eq!(found.unwrap().data().count, 1, "a node answers for an outdated session");
+    }
+}
+
+async fn cached_on_both(layers: &[SessionLayer<Counter>]) -> SessionId {
     sleep(Duration::from_secs(2)).await;
     let id = layers[AHEAD].store().create(Counter::default()).await.unwrap().id;
     for layer in layers {
@@ -71,17 +70,11 @@ async fn cached_on_both(layers: &[SessionLayer<Counter>]) -> clustered_sessions:
 }
 
 /// Changes a session as soon as that succeeds.
-async fn change(store: &SessionStore<Counter>, id: clustered_sessions::SessionId) {
+async fn change(store: &SessionStore<Counter>, id: SessionId) {
     let changing = async {
         while store.modify(id, |data| data.count += 1).await.is_err() {
             sleep(Duration::from_millis(10)).await;
         }
     };
     timeout(Duration::from_secs(30), changing).await.expect("the new master is not found");
-}
-
-async fn assert_not_outdated(store: &SessionStore<Counter>, id: clustered_sessions::SessionId) {
-    if let Ok(found) = store.find(id).await {
-        assert_eq!(found.unwrap().data().count, 1, "a node answers for an outdated session");
-    }
 }

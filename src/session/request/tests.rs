@@ -1,11 +1,12 @@
 //! The verified tag of a cookie is remembered with its cached session, and nothing else is accepted
 //! in its place.
 
+use http::{HeaderValue, header};
+
 use super::*;
 use crate::cluster::ClusterConfig;
 use crate::config::SessionConfig;
 use crate::secret::Secret;
-use http::{HeaderValue, header};
 
 /// A layer and the cookie of a session.
 async fn layer() -> (Arc<LayerState<u32>>, String) {

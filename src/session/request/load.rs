@@ -1,0 +1,132 @@
+//! Loads the session of a request: from the cache, or after its cookies have been verified.
+
+use futures_util::future::try_join_all;
+
+use super::RequestSession;
+use crate::clock::Millis;
+use crate::cookie::{VerifiedCookie, VerifiedCookies};
+use crate::error::StoreErrorKind;
+use crate::id::SessionId;
+use crate::record::{Absence, SessionData};
+use crate::session::SessionError;
+use crate::session::layer_state::LayerState;
+use crate::session::loaded::Loaded;
+use crate::store::{Degraded, Freshness};
+
+impl<T: SessionData> RequestSession<T> {
+    /// Loads the session unless that was done already.
+    pub(in super::super) async fn load(&self) -> Result<(), SessionError> {
+        if self.lock().is_loaded() || self.load_cached() {
+            return Ok(());
+        }
+        let _one_at_a_time = self.io_lock.lock().await;
+        if self.lock().is_loaded() {
+            // By another extraction, in the meantime.
+            return Ok(());
+        }
+        let loaded = self.load_named(Freshness::Cached).await?;
+        self.provide(loaded, self.store().now());
+        Ok(())
+    }
+
+    /// Loads the session from the cache if its cookie has been verified before, which the cached
+    /// session remembers. Returns `false` if it is not, and nothing was loaded.
+    pub(super) fn load_cached(&self) -> bool {
+        let signer = &self.layer.signer;
+        let Some(cookie) = signer.only_claim(&self.cookies) else { return false };
+        let tag = signer.tag_of(&cookie);
+        let Some((record, now)) = self.store().read_cached(&cookie.id, &tag) else { return false };
+        // Tags of previous secrets are not remembered.
+        let _ = self.verified.set(VerifiedCookies::One(cookie.verified(false)));
+        self.provide(Loaded::Live(record), now);
+        true
+    }
+
+    /// Sets what is loaded, unless another extraction has done so in the meantime.
+    pub(super) fn provide(&self, loaded: Loaded<T>, now: Millis) {
+        let mut state = self.lock();
+        if !state.is_loaded() {
+            let rebase = state.set_loaded(loaded, now);
+            drop(state);
+            self.finish_rebases(rebase);
+        }
+    }
+
+    /// Returns the cookies that the layer's signer accepts.
+    fn verified(&self) -> &VerifiedCookies {
+        self.verified.get_or_init(|| {
+            let LayerState { signer, refused, .. } = &*self.layer;
+            let verified = signer.verify(&self.cookies, |refusal| refused.refused(refusal));
+            self.lock().set_named(verified.rivals());
+            verified
+        })
+    }
+
+    /// Loads the session past the cache and applies the uncommitted changes again on top of it.
+    pub(in super::super) async fn reload(&self) -> Result<(), SessionError> {
+        self.lock().begin_io();
+        let _one_at_a_time = self.io_lock.lock().await;
+        let before = self.lock().loaded().clone();
+        let loaded = match (&before, before.id()) {
+            (Loaded::NotYet | Loaded::Ambiguous, _) => self.load_named(Freshness::Fresh).await?,
+            (_, Some(id)) => self.load_one(id, before.was_seen(), Freshness::Fresh).await?,
+            (_, None) => Loaded::NoSession,
+        };
+        self.rebase_onto(loaded, None);
+        Ok(())
+    }
+
+    /// Loads the session that the request's cookies name. Nothing is allocated for a single cookie.
+    async fn load_named(&self, freshness: Freshness) -> Result<Loaded<T>, SessionError> {
+        match self.verified() {
+            VerifiedCookies::None => Ok(Loaded::NoSession),
+            VerifiedCookies::One(cookie) => {
+                let loaded = self.load_one(cookie.id, false, freshness).await?;
+                self.remember_tag(cookie, &loaded);
+                Ok(loaded)
+            }
+            VerifiedCookies::Several(cookies) => {
+                let loads = cookies.iter().map(|cookie| self.load_one(cookie.id, false, freshness));
+                Ok(Loaded::choose(try_join_all(loads).await?))
+            }
+            VerifiedCookies::TooMany(_) => Ok(Loaded::Ambiguous),
+        }
+    }
+
+    /// Remembers the tag of a verified cookie with the session that it names, so that the next
+    /// request need not compute it. A cookie that is to be signed again is not worth it.
+    fn remember_tag(&self, cookie: &VerifiedCookie, loaded: &Loaded<T>) {
+        let signer = &self.layer.signer;
+        if let Loaded::Live(record) = loaded
+            && !cookie.needs_resigning
+            && let Some(claim) = signer.only_claim(&self.cookies)
+        {
+            record.remember_tag(signer.tag_of(&claim));
+        }
+    }
+
+    /// Loads the session with this id. `was_seen` is `true` if it existed earlier in the request.
+    async fn load_one(
+        &self,
+        id: SessionId,
+        was_seen: bool,
+        freshness: Freshness,
+    ) -> Result<Loaded<T>, SessionError> {
+        match self.store().read(id, freshness).await {
+            Ok(Ok(record)) => Ok(Loaded::Live(record)),
+            Ok(Err(_)) if was_seen => Ok(Loaded::EndedMeanwhile(id)),
+            Ok(Err(Absence::Gone)) => Ok(Loaded::Missing(id)),
+            Ok(Err(Absence::Moved)) => Ok(Loaded::Moved(id)),
+            Err(error) if error.kind() == StoreErrorKind::Corrupt => {
+                Ok(Loaded::Unreadable(error, id))
+            }
+            // The outage policy does not apply to callers that want a fresh session.
+            Err(error) if freshness == Freshness::Fresh => Err(error.into()),
+            Err(error) => match self.store().degraded(&id, &error) {
+                Some(Degraded::Default) => Ok(Loaded::Unavailable(error, id)),
+                Some(Degraded::Stale(record)) => Ok(Loaded::Stale(error, record)),
+                None => Err(error.into()),
+            },
+        }
+    }
+}
