@@ -77,6 +77,11 @@ pub(crate) trait World: 'static {
         true
     }
 
+    /// Describes the backend for the message of a failure.
+    fn describe(&self) -> String {
+        String::new()
+    }
+
     /// Restarts the backend without its data: all sessions are gone, without an announcement.
     fn restart_empty(&self);
 
@@ -251,7 +256,13 @@ pub(crate) async fn calm(world: &(impl World + ?Sized)) {
             return;
         }
     }
-    panic!("a node has not subscribed again");
+    let listening: Vec<_> =
+        layers.iter().map(|layer| layer.store().coordinator().is_listening()).collect();
+    panic!(
+        "the world is not calm ({}), or not every node listens ({listening:?})\n{}",
+        world.is_calm(),
+        world.describe()
+    );
 }
 
 /// Runs one simulation under a paused clock.

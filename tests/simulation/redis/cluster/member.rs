@@ -37,7 +37,7 @@ pub(in super::super) struct Member {
     pub(super) migrating: Option<usize>,
     /// Where the sessions come from.
     pub(super) importing: Option<usize>,
-    /// The server that was forgotten last. It comes back only if an operator says so.
+    /// The server that was forgotten last. It comes back only when it joins again.
     forgotten: Option<usize>,
 }
 
@@ -109,8 +109,12 @@ impl Member {
 
     /// Makes the server know another one, which an operator has named.
     pub(super) fn meet(&mut self, other: usize) {
-        self.forgotten = None;
         self.peers.entry(other).or_insert(Peer { replica_of: None, epoch: 0 });
+    }
+
+    /// Lets a server that was forgotten come back.
+    pub(super) fn forgive(&mut self) {
+        self.forgotten = None;
     }
 
     /// Makes the server forget another one.

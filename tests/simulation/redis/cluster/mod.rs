@@ -9,7 +9,7 @@ mod changes;
 mod member;
 
 use std::future::ready;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
@@ -51,6 +51,8 @@ struct Servers {
     processes: AtomicU64,
     /// `true` while the cluster is being changed.
     changes: AtomicBool,
+    /// Where the operator has moved the sessions.
+    home: AtomicUsize,
 }
 
 impl ClusterWorld {
@@ -130,6 +132,15 @@ impl World for ClusterWorld {
         !self.cluster.changes.load(Ordering::SeqCst)
     }
 
+    fn describe(&self) -> String {
+        let view = |number| {
+            let server = self.cluster.server(number);
+            let member = server.member();
+            format!("server {number}:\n{}{}", member.info(), member.nodes())
+        };
+        (0..SERVERS).map(view).collect()
+    }
+
     fn restart_empty(&self) {
         for number in 0..SERVERS {
             self.cluster.server(number).keys().clear();
@@ -156,12 +167,14 @@ impl Servers {
                 bus: Bus::new(SERVERS, deliver),
                 processes: AtomicU64::new(100),
                 changes: AtomicBool::new(false),
+                home: AtomicUsize::new(0),
             }
         });
         let gossiping = Arc::downgrade(&servers);
         tokio::spawn(async move {
             while let Some(servers) = gossiping.upgrade() {
                 (0..SERVERS).for_each(|number| servers.gossip(number));
+                servers.repair();
                 drop(servers);
                 sleep(GOSSIP).await;
             }
