@@ -157,8 +157,8 @@ pub fn payload(bytes: &[u8]) {
     for Decoded { data, .. } in decoded.into_iter().flatten() {
         for codec in &codecs {
             // Escapes may make the JSON longer than it was, and so too long.
-            if let Ok(encoded) = codec.encode(&*data) {
-                let payload = codec.payload(&id, &meta, &encoded);
+            if let Ok(encoded) = codec.encode(&data) {
+                let payload = codec.payload(&id, &meta, encoded.json());
                 let again = codec.decode::<Data>(&id, &meta, &payload);
                 assert!(again.is_ok_and(|again| again.data == data));
             }

@@ -199,7 +199,7 @@ pub use crate::id::{InvalidSessionId, SessionId, SessionToken};
 pub use crate::middleware::{
     EmptyErrorResponse, ErrorResponse, ResponseFuture, SessionLayer, SessionService,
 };
-pub use crate::record::{NewSession, Record, SessionData};
+pub use crate::record::{NewSession, Record, SessionData, Snapshot};
 pub use crate::resilience::{Circuit, CircuitBreakerConfig, CircuitState, RetryConfig};
 pub use crate::secret::Secret;
 pub use crate::session::{Fresh, Session, SessionError};

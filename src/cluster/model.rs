@@ -145,7 +145,7 @@ impl Model {
             origin: self.id,
             remembered: false,
         };
-        Record::new(&self.clock, self.id, meta, Arc::new(version), 0)
+        Record::new(&self.clock, self.id, meta, version, 0)
     }
 
     fn backend(&self) -> MutexGuard<'_, Backend> {
@@ -207,7 +207,7 @@ impl Model {
     pub(crate) fn change_elsewhere(&self) {
         let changed = || {
             let base = self.stored().unwrap();
-            self.compare_and_set(&base, &self.record(**base.data() + 1))
+            self.compare_and_set(&base, &self.record(*base.data() + 1))
         };
         while !changed() {}
     }
@@ -221,7 +221,7 @@ impl Model {
     /// Changes the session on this node. Returns `false` on a conflict.
     pub(crate) fn change(&self) -> bool {
         let base = self.stored().unwrap();
-        let new = self.record(**base.data() + 1);
+        let new = self.record(*base.data() + 1);
         let write = async { self.compare_and_set(&base, &new) };
         let base = Some(base.revision());
         let saved = run(self.cache.write_through(&new, base, write, |saved| *saved));
@@ -336,5 +336,5 @@ fn run<F: Future>(step: F) -> F::Output {
 
 /// Returns the version of a record, or [`GONE`] if there is none.
 pub(crate) fn version(record: Option<&Record<u32>>) -> u32 {
-    record.map_or(GONE, |record| **record.data())
+    record.map_or(GONE, |record| *record.data())
 }

@@ -19,7 +19,6 @@ mod tests;
 use std::borrow::Cow;
 use std::error::Error;
 use std::io::{self, Write};
-use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -59,14 +58,24 @@ pub(crate) struct Codec {
 #[derive(Debug)]
 pub(crate) struct Encoded<T> {
     json: Vec<u8>,
-    data: Arc<T>,
+    data: T,
 }
 
 impl<T: Serialize> Encoded<T> {
     /// Returns the data as it is read back. It may differ from what was encoded: a field that is
     /// not serialized has its default value.
-    pub(crate) fn data(&self) -> &Arc<T> {
+    pub(crate) fn data(&self) -> &T {
         &self.data
+    }
+
+    /// Returns the data as JSON.
+    pub(crate) fn json(&self) -> &[u8] {
+        &self.json
+    }
+
+    /// Returns the data as JSON, and as it is read back.
+    pub(crate) fn into_parts(self) -> (Vec<u8>, T) {
+        (self.json, self.data)
     }
 
     /// Returns the length of the data as JSON.
@@ -105,7 +114,7 @@ pub(crate) fn is_same<T: Serialize>(one: &T, other: &T) -> bool {
 /// A decoded payload.
 #[derive(Debug)]
 pub(crate) struct Decoded<T> {
-    pub(crate) data: Arc<T>,
+    pub(crate) data: T,
     /// The length of the data as JSON.
     pub(crate) json_len: usize,
     /// `true` if the record is plain, or encrypted under a previous secret, and should be written
@@ -142,7 +151,7 @@ impl Codec {
             return Err(StoreError::from(StoreErrorKind::TooLarge).with_source(message));
         }
         match serde_json::from_slice(&json) {
-            Ok(data) => Ok(Encoded { json, data: Arc::new(data) }),
+            Ok(data) => Ok(Encoded { json, data }),
             Err(error) => Err(refused(
                 format!(
                     "the data is serialized to JSON from which it cannot be deserialized: {}",
@@ -153,16 +162,15 @@ impl Codec {
         }
     }
 
-    /// Returns encoded data as the payload of the record with this id and metadata. If it is
-    /// encrypted, it is valid for no other record.
-    pub(crate) fn payload<T>(&self, id: &SessionId, meta: &Meta, data: &Encoded<T>) -> Bytes {
-        let json = &data.json;
+    /// Returns JSON as the payload of the record with this id and metadata. If it is encrypted, it
+    /// is valid for no other record.
+    pub(crate) fn payload(&self, id: &SessionId, meta: &Meta, json: &[u8]) -> Bytes {
         let compressed = match self.compress_above {
             Some(threshold) if json.len() > threshold => compress::compress(json),
             _ => None,
         };
         let flags = if compressed.is_some() { COMPRESSED } else { 0 };
-        let body = compressed.as_ref().unwrap_or(json);
+        let body = compressed.as_deref().unwrap_or(json);
         if self.encryption == Encryption::Off {
             return [&[flags, 0], &body[..]].concat().into();
         }
@@ -197,7 +205,7 @@ impl Codec {
             self.open(id, meta, payload).map_err(|cause| corrupt(cause.into()))?;
         let data =
             serde_json::from_slice(&json).map_err(|error| corrupt(mismatch(&error).into()))?;
-        Ok(Decoded { data: Arc::new(data), json_len: json.len(), needs_reencryption })
+        Ok(Decoded { data, json_len: json.len(), needs_reencryption })
     }
 
     /// Returns the JSON of a payload, and whether the record needs to be encrypted again.

@@ -3,6 +3,7 @@
 mod binary;
 mod data;
 mod revision;
+mod snapshot;
 mod stored;
 mod verified_tag;
 
@@ -13,6 +14,7 @@ use std::time::SystemTime;
 
 pub use self::data::SessionData;
 pub use self::revision::Revision;
+pub use self::snapshot::Snapshot;
 pub use self::stored::{Content, Meta, Stored};
 pub(crate) use self::verified_tag::VerifiedTag;
 use crate::clock::{Clock, Millis, Timestamp};
@@ -25,38 +27,35 @@ pub struct Record<T> {
     inner: Arc<RecordInner<T>>,
 }
 
+/// In this order, so that what every read of the cache looks at comes first, beside the reference
+/// counts. A record of a large cache is in no cache of the processor.
+#[repr(C)]
 struct RecordInner<T> {
-    id: SessionId,
-    revision: Revision,
-    created_at: Timestamp,
-    origin: SessionId,
-    remembered: bool,
     /// The only metadata that changes: a read extends the session without making a new version.
     /// In milliseconds since the Unix epoch.
     deadline: AtomicU64,
-    /// `true` while a task is extending the session.
-    touching: AtomicBool,
-    /// `true` if the record must be re-encrypted and no task has tried yet.
-    needs_reencryption: AtomicBool,
+    /// Wall clock minus monotonic clock, in milliseconds, when the record was read. A cached read
+    /// needs one clock only because of it.
+    wall_offset: u64,
     /// The tag of the visitor's cookie, once it has been verified.
     verified_tag: OnceLock<VerifiedTag>,
     /// The length of the data as JSON.
     json_len: u32,
-    /// Wall clock minus monotonic clock, in milliseconds, when the record was read. A cached read
-    /// needs one clock only because of it.
-    wall_offset: u64,
-    data: Arc<T>,
+    remembered: bool,
+    /// `true` while a task is extending the session.
+    touching: AtomicBool,
+    /// `true` if the record must be re-encrypted and no task has tried yet.
+    needs_reencryption: AtomicBool,
+    created_at: Timestamp,
+    id: SessionId,
+    revision: Revision,
+    origin: SessionId,
+    data: T,
 }
 
 impl<T> Record<T> {
     /// `json_len` is the length of the data as JSON, by which the cache is limited.
-    pub(crate) fn new(
-        clock: &Clock,
-        id: SessionId,
-        meta: Meta,
-        data: Arc<T>,
-        json_len: usize,
-    ) -> Self {
+    pub(crate) fn new(clock: &Clock, id: SessionId, meta: Meta, data: T, json_len: usize) -> Self {
         let wall_offset = clock.wall().as_millis().wrapping_sub(clock.now().0);
         let Meta { revision, created_at, deadline, origin, remembered } = meta;
         let deadline = AtomicU64::new(deadline.as_millis());
@@ -64,17 +63,17 @@ impl<T> Record<T> {
         let needs_reencryption = AtomicBool::new(false);
         Record {
             inner: Arc::new(RecordInner {
-                id,
-                revision,
-                created_at,
-                origin,
-                remembered,
                 deadline,
-                touching,
-                needs_reencryption,
+                wall_offset,
                 verified_tag: OnceLock::new(),
                 json_len: u32::try_from(json_len).unwrap_or(u32::MAX),
-                wall_offset,
+                remembered,
+                touching,
+                needs_reencryption,
+                created_at,
+                id,
+                revision,
+                origin,
                 data,
             }),
         }
@@ -134,7 +133,7 @@ impl<T> Record<T> {
     }
 
     /// Returns the session's data.
-    pub fn data(&self) -> &Arc<T> {
+    pub fn data(&self) -> &T {
         &self.inner.data
     }
 

@@ -8,6 +8,7 @@ use super::loaded::Loaded;
 use super::logout::Logout;
 use crate::error::StoreErrorKind;
 use crate::id::SessionId;
+use crate::record::Snapshot;
 use crate::store::LastSeen;
 
 /// A change to the data that can be applied again, on top of what another node has written.
@@ -21,9 +22,9 @@ pub(super) struct Batch<T> {
     pub(super) last_seen: Option<LastSeen<T>>,
     /// What the request sees. `None` if that is default data which has not been made, so that
     /// nothing was changed.
-    pub(super) data: Option<Arc<T>>,
+    pub(super) data: Option<Snapshot<T>>,
     /// The default data that the request has seen.
-    pub(super) default_data: Option<Arc<T>>,
+    pub(super) default_data: Option<Snapshot<T>>,
     pub(super) changes: Vec<Change<T>>,
     pub(super) intent: Intent,
     pub(super) remember: Option<bool>,
@@ -34,7 +35,7 @@ pub(super) struct Batch<T> {
 
 impl<T: Clone> Batch<T> {
     /// Appends the change of the commit's caller, which has made `data`.
-    pub(super) fn push_extra(&mut self, extra: Change<T>, data: Arc<T>) {
+    pub(super) fn push_extra(&mut self, extra: Change<T>, data: Snapshot<T>) {
         self.data = Some(data);
         self.changes.push(extra);
         self.has_extra = true;
@@ -99,10 +100,10 @@ impl<T: Clone> Batch<T> {
 }
 
 /// Applies the changes, in order, to a copy of the data.
-pub(super) fn apply_all<T: Clone>(base: &T, changes: &[Change<T>]) -> Arc<T> {
+pub(super) fn apply_all<T: Clone>(base: &T, changes: &[Change<T>]) -> Snapshot<T> {
     let mut data = base.clone();
     for change in changes {
         change(&mut data);
     }
-    Arc::new(data)
+    Snapshot::new(data)
 }

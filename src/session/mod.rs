@@ -28,7 +28,7 @@ pub(crate) use self::request::{HeadChanges, RequestSession};
 pub(crate) use self::state::CookieChange;
 use crate::error::StoreError;
 use crate::id::SessionId;
-use crate::record::SessionData;
+use crate::record::{SessionData, Snapshot};
 use crate::store::{SessionStore, unless_declined};
 
 /// The session of a request. Cloning is cheap: all clones, and all extractions in one request,
@@ -83,7 +83,7 @@ impl<T: SessionData> Session<T> {
     ///
     /// A visitor without a session has `T::default()`.
     #[must_use]
-    pub fn data(&self) -> Arc<T> {
+    pub fn data(&self) -> Snapshot<T> {
         self.request.data()
     }
 

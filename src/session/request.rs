@@ -13,11 +13,11 @@ use super::closures::{self, Running};
 use super::layer_state::LayerState;
 use super::loaded::Loaded;
 use super::logout::Logout;
-use super::state::{CookieChange, Rebase, RequestState, Snapshot};
+use super::state::{CookieChange, Rebase, RequestState, Versioned};
 use crate::cookie::{CookieHeaders, VerifiedCookie, VerifiedCookies};
 use crate::error::StoreError;
 use crate::id::SessionId;
-use crate::record::{Record, SessionData};
+use crate::record::{Record, SessionData, Snapshot};
 use crate::store::SessionStore;
 
 /// The one session of a request. Shared by all clones of the request's
@@ -91,23 +91,23 @@ impl<T: SessionData> RequestSession<T> {
     }
 
     /// Returns the data that the request sees.
-    pub(super) fn data(&self) -> Arc<T> {
-        self.snapshot().data
+    pub(super) fn data(&self) -> Snapshot<T> {
+        self.versioned().data
     }
 
-    fn snapshot(&self) -> Snapshot<T> {
+    fn versioned(&self) -> Versioned<T> {
         loop {
-            if let Some(snapshot) = self.lock().snapshot() {
-                return snapshot;
+            if let Some(versioned) = self.lock().versioned() {
+                return versioned;
             }
             self.default_data();
         }
     }
 
     /// Returns the default data of this request, which is made when it is first needed.
-    fn default_data(&self) -> Arc<T> {
+    fn default_data(&self) -> Snapshot<T> {
         // Not under the lock: `Default` is the application's code.
-        let made = Arc::new(T::default());
+        let made = Snapshot::default();
         self.lock().provide_default(made).clone()
     }
 
@@ -130,7 +130,7 @@ impl<T: SessionData> RequestSession<T> {
     pub(super) fn apply(&self, change: &Change<T>) {
         self.forbid_in_closure();
         loop {
-            let Snapshot { version, data } = self.snapshot();
+            let Versioned { version, data } = self.versioned();
             let data = self.apply_all(&data, std::slice::from_ref(change));
             if self.lock().push_change(version, change, data) {
                 return;
@@ -139,7 +139,7 @@ impl<T: SessionData> RequestSession<T> {
     }
 
     /// Applies changes, in order, to a copy of the data.
-    pub(super) fn apply_all(&self, base: &T, changes: &[Change<T>]) -> Arc<T> {
+    pub(super) fn apply_all(&self, base: &T, changes: &[Change<T>]) -> Snapshot<T> {
         let _running = Running::of(self.address());
         apply_all(base, changes)
     }
@@ -147,7 +147,7 @@ impl<T: SessionData> RequestSession<T> {
     /// Begins a new session with this data.
     pub(super) fn replace(&self, data: T) {
         self.forbid_in_closure();
-        let data = Arc::new(data);
+        let data = Snapshot::new(data);
         let given = data.clone();
         let change: Change<T> = Arc::new(move |data: &mut T| data.clone_from(&given));
         self.lock().replace(data, change);

@@ -3,10 +3,8 @@
 //! `request` keeps a [`RequestState`] behind a lock. `commit` takes a [`Batch`] out of it, carries
 //! out its plan, and either replaces what is loaded or puts the batch back.
 //!
-//! The application's closures run outside that lock. So new data is computed from a [`Snapshot`] or
+//! The application's closures run outside that lock. So new data is computed from [`Versioned`] data or
 //! a [`Rebase`], and it is stored only if the state's version is still the same.
-
-use std::sync::Arc;
 
 use super::batch::{Batch, Change};
 use super::change::{self, Intent, Plan};
@@ -14,7 +12,7 @@ use super::loaded::Loaded;
 use super::logout::Logout;
 use crate::clock::Millis;
 use crate::id::{SessionId, SessionToken};
-use crate::record::Record;
+use crate::record::{Record, Snapshot};
 use crate::store::LastSeen;
 
 /// The session of one request: what was loaded, and what the handler has done to it since.
@@ -24,10 +22,10 @@ pub(super) struct RequestState<T> {
     named: Vec<SessionId>,
     /// The data that the request sees: that of the record, with `changes` applied. `None` if it is
     /// default data that has not been made yet.
-    data: Option<Arc<T>>,
+    data: Option<Snapshot<T>>,
     /// The default data of this request, once it has been needed. Made anew for each session: it
     /// may hold a random value.
-    default_data: Option<Arc<T>>,
+    default_data: Option<Snapshot<T>>,
     /// Number of changes to `data` so far. Data computed from an older version is not stored.
     version: u64,
     /// Uncommitted changes, oldest first.
@@ -54,17 +52,17 @@ pub(crate) enum CookieChange {
     Remove,
 }
 
-/// A copy of what the request sees, from which changed data is computed outside the lock.
-pub(super) struct Snapshot<T> {
+/// What the request sees, from which changed data is computed outside the lock.
+pub(super) struct Versioned<T> {
     pub(super) version: u64,
-    pub(super) data: Arc<T>,
+    pub(super) data: Snapshot<T>,
 }
 
 /// Uncommitted changes and the data to apply them to, outside the lock.
 pub(super) struct Rebase<T> {
     pub(super) version: u64,
     /// `None` for default data that has not been made yet.
-    pub(super) base: Option<Arc<T>>,
+    pub(super) base: Option<Snapshot<T>>,
     pub(super) changes: Vec<Change<T>>,
 }
 
@@ -98,12 +96,12 @@ impl<T> RequestState<T> {
 
     /// Returns the data that the request sees, or `None` if it is default data which the caller
     /// must make and pass to [`provide_default`](Self::provide_default).
-    pub(super) fn data(&self) -> Option<&Arc<T>> {
+    pub(super) fn data(&self) -> Option<&Snapshot<T>> {
         self.data.as_ref()
     }
 
     /// Takes default data, unless there is some already, and returns what there is.
-    pub(super) fn provide_default(&mut self, made: Arc<T>) -> &Arc<T> {
+    pub(super) fn provide_default(&mut self, made: Snapshot<T>) -> &Snapshot<T> {
         let default_data = self.default_data.get_or_insert(made);
         // No version is counted: without data, nothing can have been computed from it.
         self.data.get_or_insert_with(|| default_data.clone());
@@ -156,11 +154,11 @@ impl<T> RequestState<T> {
     }
 
     /// Returns the data that uncommitted changes apply to.
-    fn base_data(&self) -> Option<Arc<T>> {
-        self.record().map(Record::data).or(self.default_data.as_ref()).cloned()
+    fn base_data(&self) -> Option<Snapshot<T>> {
+        self.record().map(Snapshot::of).or_else(|| self.default_data.clone())
     }
 
-    fn set_data(&mut self, data: Option<Arc<T>>) {
+    fn set_data(&mut self, data: Option<Snapshot<T>>) {
         self.data = data;
         self.version += 1;
     }
@@ -185,7 +183,7 @@ impl<T> RequestState<T> {
     /// Stores the data of a computed rebase. If the state has changed in the meantime, stores
     /// nothing and returns the rebase to compute instead.
     #[must_use]
-    pub(super) fn finish_rebase(&mut self, version: u64, data: Arc<T>) -> Option<Rebase<T>> {
+    pub(super) fn finish_rebase(&mut self, version: u64, data: Snapshot<T>) -> Option<Rebase<T>> {
         if self.version != version {
             return self.next_rebase();
         }
@@ -204,14 +202,19 @@ impl<T> RequestState<T> {
     }
 
     /// Returns `None` if default data is needed, as [`data`](Self::data) does.
-    pub(super) fn snapshot(&self) -> Option<Snapshot<T>> {
-        Some(Snapshot { version: self.version, data: self.data.clone()? })
+    pub(super) fn versioned(&self) -> Option<Versioned<T>> {
+        Some(Versioned { version: self.version, data: self.data.clone()? })
     }
 
-    /// Adds a change, with the data that it makes of the snapshot of this version, and returns
+    /// Adds a change, with the data that it makes of the data of this version, and returns
     /// `true`. If the state has changed in the meantime, does nothing.
     #[must_use]
-    pub(super) fn push_change(&mut self, version: u64, change: &Change<T>, data: Arc<T>) -> bool {
+    pub(super) fn push_change(
+        &mut self,
+        version: u64,
+        change: &Change<T>,
+        data: Snapshot<T>,
+    ) -> bool {
         if self.version != version {
             return false;
         }
@@ -236,7 +239,7 @@ impl<T> RequestState<T> {
     }
 
     /// Begins a new session with the data that `change` sets. Earlier changes are dropped.
-    pub(super) fn replace(&mut self, data: Arc<T>, change: Change<T>) {
+    pub(super) fn replace(&mut self, data: Snapshot<T>, change: Change<T>) {
         self.intent = self.intent.replace();
         self.changes = vec![change];
         self.set_data(Some(data));

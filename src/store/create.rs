@@ -1,6 +1,5 @@
 //! Creation of sessions.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -62,7 +61,7 @@ impl<T: SessionData> SessionStore<T> {
             let (meta, ttl) = self.new_meta(origin.unwrap_or(id), remembered);
             let data = encoded.data().clone();
             let record = Record::new(&self.inner.clock, id, meta, data, encoded.json_len());
-            let payload = self.inner.codec.payload(&id, &meta, encoded);
+            let payload = self.inner.codec.payload(&id, &meta, encoded.json());
             let stored = Stored { meta, content: Content::Payload(payload) };
             // Without an index entry, no record is written. An earlier attempt may have written
             // one, though.
@@ -88,9 +87,9 @@ impl<T: SessionData> SessionStore<T> {
         // The first change of the session reports data that cannot be encoded.
         let encoded = self.inner.codec.encode(&data);
         let json_len = encoded.as_ref().map_or(0, Encoded::json_len);
-        let record = Record::new(&self.inner.clock, id, meta, Arc::new(data), json_len);
-        let payload =
-            encoded.map_or_else(|_| Bytes::new(), |it| self.inner.codec.payload(&id, &meta, &it));
+        let record = Record::new(&self.inner.clock, id, meta, data, json_len);
+        let payload = encoded
+            .map_or_else(|_| Bytes::new(), |it| self.inner.codec.payload(&id, &meta, it.json()));
         memory.create_now(&id, &Stored { meta, content: Content::Payload(payload) }, ttl);
         record
     }

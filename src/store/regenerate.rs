@@ -1,7 +1,5 @@
 //! Replacement of a session's token and id.
 
-use std::sync::Arc;
-
 use super::SessionStore;
 use super::tombstone::TOMBSTONE_TTL;
 use super::write::{MAX_ATTEMPTS, Reapply, Written};
@@ -9,7 +7,7 @@ use crate::backend::{Update, Updated};
 use crate::cluster::Announcement;
 use crate::error::StoreError;
 use crate::id::SessionId;
-use crate::record::{Content, Meta, NewSession, Record, SessionData, Stored};
+use crate::record::{Content, Meta, NewSession, Record, SessionData, Snapshot, Stored};
 
 impl<T: SessionData> SessionStore<T> {
     /// Moves a session to a new token and id, with `data`, which was made from `base`. `reapply` is
@@ -23,7 +21,7 @@ impl<T: SessionData> SessionStore<T> {
     pub(crate) async fn regenerate(
         &self,
         base: Record<T>,
-        data: Arc<T>,
+        data: Snapshot<T>,
         reapply: Reapply<'_, T>,
         remember: Option<bool>,
     ) -> Result<NewSession<T>, StoreError> {
@@ -83,8 +81,12 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     /// Replaces the data of a record that no other node knows yet.
-    async fn rewrite(&self, record: &Record<T>, data: Arc<T>) -> Result<Record<T>, StoreError> {
-        match self.compare_and_set(record, &self.inner.codec.encode(&*data)?).await? {
+    async fn rewrite(
+        &self,
+        record: &Record<T>,
+        data: Snapshot<T>,
+    ) -> Result<Record<T>, StoreError> {
+        match self.compare_and_set(record, self.inner.codec.encode(&*data)?).await? {
             Written::Saved(rewritten) => Ok(rewritten),
             Written::Conflict(_) => Err(StoreError::gone(&record.id())),
         }

@@ -1,6 +1,6 @@
 //! Changes of existing sessions: compare-and-set, repeated when another node was faster.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::SessionStore;
@@ -12,7 +12,7 @@ use crate::cluster::Announcement;
 use crate::codec::Encoded;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
-use crate::record::{Content, Meta, Record, SessionData, Stored};
+use crate::record::{Content, Meta, Record, SessionData, Snapshot, Stored};
 use crate::resilience::end_of_step;
 
 /// Maximum number of attempts to write a change on top of concurrent changes.
@@ -24,7 +24,7 @@ pub(super) const MAX_ATTEMPTS: u32 = 64;
 const MAX_PAUSE: Duration = Duration::from_millis(20);
 
 /// Applies a change to data that another node has written meanwhile.
-pub(super) type Reapply<'a, T> = &'a (dyn Fn(&T) -> Arc<T> + Send + Sync);
+pub(super) type Reapply<'a, T> = &'a (dyn Fn(&T) -> Snapshot<T> + Send + Sync);
 
 /// The outcome of an attempt to write.
 pub(super) enum Written<T> {
@@ -46,7 +46,7 @@ impl<T: SessionData> SessionStore<T> {
     /// Fails with [`NotFound`](StoreErrorKind::NotFound) if the session does not exist, so that a
     /// `put` never brings back a deleted session. Otherwise as [`modify`](SessionStore::modify).
     pub async fn put(&self, id: SessionId, data: T) -> Result<(), StoreError> {
-        let data = Arc::new(data);
+        let data = Snapshot::new(data);
         let put = async {
             let base = self.get(id).await?;
             self.write(base, data.clone(), &|_| data.clone()).await
@@ -88,7 +88,7 @@ impl<T: SessionData> SessionStore<T> {
             let mut data = data.clone();
             let returned = change(&mut data);
             *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(returned);
-            Arc::new(data)
+            Snapshot::new(data)
         };
         let modify = async {
             let base = self.get(id).await?;
@@ -122,7 +122,7 @@ impl<T: SessionData> SessionStore<T> {
     pub(crate) async fn write(
         &self,
         base: Record<T>,
-        data: Arc<T>,
+        data: Snapshot<T>,
         reapply: Reapply<'_, T>,
     ) -> Result<Record<T>, StoreError> {
         let id = base.id();
@@ -133,7 +133,7 @@ impl<T: SessionData> SessionStore<T> {
             let written = if encoded.is_same_as(base.data()) {
                 self.confirm(&base).await?
             } else {
-                self.compare_and_set(&base, &encoded).await?
+                self.compare_and_set(&base, encoded).await?
             };
             match written {
                 Written::Saved(record) => return Ok(record),
@@ -170,7 +170,12 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     /// Returns a new version to be written on top of `base`, unless the session has expired.
-    fn next_version(&self, base: &Record<T>, data: &Encoded<T>) -> Result<Record<T>, StoreError> {
+    fn next_version(
+        &self,
+        base: &Record<T>,
+        data: T,
+        json_len: usize,
+    ) -> Result<Record<T>, StoreError> {
         let (id, meta, now) = (base.id(), base.meta(), self.inner.clock.wall());
         let lifetime = self.inner.lifetimes.of(meta.remembered);
         if lifetime.has_expired(meta.created_at, now) {
@@ -178,7 +183,7 @@ impl<T: SessionData> SessionStore<T> {
         }
         let deadline = lifetime.deadline(meta.created_at, now);
         let meta = Meta { revision: base.revision().next(), deadline, ..meta };
-        Ok(Record::new(&self.inner.clock, id, meta, data.data().clone(), data.json_len()))
+        Ok(Record::new(&self.inner.clock, id, meta, data, json_len))
     }
 
     /// Pauses after an attempt that lost against another node. The pause grows with the number of
@@ -195,9 +200,9 @@ impl<T: SessionData> SessionStore<T> {
     pub(super) fn rebase(
         &self,
         base: Record<T>,
-        data: Arc<T>,
+        data: Snapshot<T>,
         reapply: Reapply<'_, T>,
-    ) -> (Record<T>, Arc<T>) {
+    ) -> (Record<T>, Snapshot<T>) {
         match self.inner.cache.peek(&base.id()) {
             Some(newer) if newer.revision() != base.revision() => {
                 let data = reapply(newer.data());
@@ -211,11 +216,12 @@ impl<T: SessionData> SessionStore<T> {
     pub(super) async fn compare_and_set(
         &self,
         base: &Record<T>,
-        data: &Encoded<T>,
+        data: Encoded<T>,
     ) -> Result<Written<T>, StoreError> {
-        let new = self.next_version(base, data)?;
+        let (json, data) = data.into_parts();
+        let new = self.next_version(base, data, json.len())?;
         let (id, meta) = (new.id(), new.meta());
-        let payload = self.inner.codec.payload(&id, &meta, data);
+        let payload = self.inner.codec.payload(&id, &meta, &json);
         let stored = Stored { meta, content: Content::Payload(payload) };
         self.index_before_write(Some(base), &new).await?;
         let revision = new.revision();

@@ -113,11 +113,11 @@ async fn the_node_that_writes_sees_the_same_data_as_the_others() {
         let odd = Odd { ratio, choice: Some(None), scratch: 7 };
         let created = writer.store().create(odd.clone()).await.unwrap();
         let expected = Odd { ratio, choice: None, scratch: 0 };
-        assert_eq!(**created.record.data(), expected);
+        assert_eq!(*created.record.data(), expected);
         writer.store().put(created.id, Odd { ratio: -ratio, ..odd }).await.unwrap();
         for node in [&writer, &reader] {
             let seen = node.store().get(created.id).await.unwrap();
-            assert_eq!(**seen.data(), Odd { ratio: -ratio, ..expected.clone() });
+            assert_eq!(*seen.data(), Odd { ratio: -ratio, ..expected.clone() });
         }
     }
 }
@@ -226,5 +226,5 @@ async fn an_older_build_keeps_fields_that_it_does_not_know_in_a_flattened_map() 
     let id = new.store().create(Data { visits: 7, ..ada() }).await.unwrap().id;
     old.store().modify(id, |data| data.user = Some("Grace".into())).await.unwrap();
     let expected = Data { user: Some("Grace".into()), visits: 7 };
-    assert_eq!(*new.store().find_fresh(id).await.unwrap().unwrap().data().as_ref(), expected);
+    assert_eq!(*new.store().find_fresh(id).await.unwrap().unwrap().data(), expected);
 }

@@ -108,7 +108,7 @@ async fn a_login_that_is_cut_off_never_changes_the_old_session() {
         let cut = cut_off(&app, browser.request(), polls).await;
         settle().await;
         let left = sessions.store().find_fresh(old).await.unwrap();
-        assert!(left.is_none_or(|old| **old.data() == ada()), "cut off after {polls} polls");
+        assert!(left.is_none_or(|old| *old.data() == ada()), "cut off after {polls} polls");
         if !cut {
             break;
         }

@@ -26,7 +26,7 @@ async fn a_handler_sees_the_data_the_id_and_the_store() {
         assert_eq!(session.read(|data| data.user.clone()), ada().user);
         assert_eq!(session.id(), Some(id));
         assert!(!session.is_new());
-        assert_eq!(**session.store().get(id).await.unwrap().data(), ada());
+        assert_eq!(*session.store().get(id).await.unwrap().data(), ada());
     });
     assert_eq!(browser.visit(&app).await.status, StatusCode::OK);
 }

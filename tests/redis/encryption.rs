@@ -337,5 +337,5 @@ async fn a_session_beyond_the_size_limit_is_refused_and_left_unchanged() {
     assert_eq!((error.kind(), error.session_id()), (StoreErrorKind::TooLarge, Some(id)));
     let cause = std::error::Error::source(&error).unwrap().to_string();
     assert!(cause.contains("1024") && cause.contains(&len.to_string()), "{cause}");
-    assert_eq!(**sessions.store().find_fresh(id).await.unwrap().unwrap().data(), ada());
+    assert_eq!(*sessions.store().find_fresh(id).await.unwrap().unwrap().data(), ada());
 }

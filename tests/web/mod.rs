@@ -78,7 +78,7 @@ pub(crate) async fn only_id(sessions: &SessionLayer<Data>) -> SessionId {
 pub(crate) async fn only_data(sessions: &SessionLayer<Data>) -> Data {
     let id = only_id(sessions).await;
     let record = sessions.store().find_fresh(id).await.unwrap().unwrap();
-    record.data().as_ref().clone()
+    record.data().clone()
 }
 
 /// Waits for a condition without advancing a paused clock. Panics after 20 seconds.

@@ -52,7 +52,7 @@ impl Bench {
             origin: self.id,
             remembered: false,
         };
-        Record::new(&self.clock, self.id, meta, Arc::new(data), 0)
+        Record::new(&self.clock, self.id, meta, data, 0)
     }
 
     pub(super) fn fill(&self, record: &Record<u32>) {
@@ -65,7 +65,7 @@ impl Bench {
             let mut bytes = [0; 16];
             bytes[..4].copy_from_slice(&number.to_be_bytes());
             let id = SessionId::from_bytes(bytes);
-            let record = Record::new(&self.clock, id, self.record(0).meta(), Arc::new(number), 0);
+            let record = Record::new(&self.clock, id, self.record(0).meta(), number, 0);
             self.cache.begin_load(&id).finish(Ok(&record));
         }
     }
@@ -76,7 +76,7 @@ impl Bench {
 
     /// Returns the version that is served from the cache.
     pub(super) fn cached(&self) -> Option<u32> {
-        self.cache.peek(&self.id).map(|record| **record.data())
+        self.cache.peek(&self.id).map(|record| *record.data())
     }
 }
 
@@ -101,7 +101,7 @@ async fn a_session_is_cached_until_its_deadline_and_longer_if_it_is_extended() {
         deadline: bench.clock.wall().saturating_add(Duration::from_secs(1)),
         ..record.meta()
     };
-    let record = Record::new(&bench.clock, bench.id, meta, Arc::new(1), 0);
+    let record = Record::new(&bench.clock, bench.id, meta, 1, 0);
     bench.fill(&record);
     tokio::time::advance(Duration::from_millis(999)).await;
     assert_eq!(bench.cached(), Some(1));
@@ -324,8 +324,7 @@ fn an_entry_weighs_its_length_and_at_least_its_share_of_the_cache() {
     let weigher = ByLength { minimum: 100 };
     let bench = bench();
     let weight = |json_len: usize| {
-        let record =
-            Record::new(&bench.clock, bench.id, bench.record(0).meta(), Arc::new(0), json_len);
+        let record = Record::new(&bench.clock, bench.id, bench.record(0).meta(), 0, json_len);
         let (epoch, began) = bench.cache.lease.held(|| bench.clock.now()).unwrap();
         let validity = Validity { epoch, clears: 0, began };
         weigher.weight(&bench.id, &Cached { record, validity })

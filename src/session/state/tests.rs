@@ -1,5 +1,7 @@
 //! State transitions of a request's session, without a runtime.
 
+use std::sync::Arc;
+
 use super::super::SessionError;
 use super::super::batch::apply_all;
 use super::*;
@@ -19,11 +21,11 @@ fn record_with(id: SessionId) -> Record<Data> {
         origin: id,
         remembered: false,
     };
-    Record::new(&Clock::system(), id, meta, Arc::new(vec!["stored"]), 0)
+    Record::new(&Clock::system(), id, meta, vec!["stored"], 0)
 }
 
-fn default_data() -> Arc<Data> {
-    Arc::new(vec!["default"])
+fn default_data() -> Snapshot<Data> {
+    Snapshot::new(vec!["default"])
 }
 
 fn id() -> SessionId {
@@ -48,7 +50,7 @@ fn push(state: &mut RequestState<Data>, name: &'static str) {
     if state.data().is_none() {
         state.provide_default(default_data());
     }
-    let Snapshot { version, data } = state.snapshot().unwrap();
+    let Versioned { version, data } = state.versioned().unwrap();
     let data = apply_all(&*data, &[change(name)]);
     assert!(state.push_change(version, &change(name), data));
 }
@@ -61,12 +63,12 @@ fn take_batch(state: &mut RequestState<Data>) -> Batch<Data> {
 #[test]
 fn data_computed_from_an_older_version_is_not_stored() {
     let mut state = live();
-    let old = state.snapshot().unwrap();
+    let old = state.versioned().unwrap();
     push(&mut state, "first");
     let second = change("second");
     let stale = apply_all(&*old.data, std::slice::from_ref(&second));
     assert!(!state.push_change(old.version, &second, stale));
-    let newer = state.snapshot().unwrap();
+    let newer = state.versioned().unwrap();
     assert_eq!(*newer.data, ["stored", "first"]);
     let data = apply_all(&*newer.data, std::slice::from_ref(&second));
     assert!(state.push_change(newer.version, &second, data));
@@ -188,9 +190,9 @@ fn a_change_during_an_outage_is_refused_with_its_error() {
 #[test]
 fn default_data_is_made_once_for_each_session_of_a_request() {
     let mut state = loaded(Loaded::NoSession);
-    assert!(state.data().is_none() && state.snapshot().is_none());
+    assert!(state.data().is_none() && state.versioned().is_none());
     state.provide_default(default_data());
-    state.provide_default(Arc::new(vec!["another"]));
+    state.provide_default(Snapshot::new(vec!["another"]));
     assert_eq!(state.data(), Some(&default_data()));
     push(&mut state, "change");
     state.discard();
@@ -206,7 +208,7 @@ fn a_replacement_drops_earlier_changes_and_keeps_an_earlier_logout() {
     push(&mut state, "before");
     state.destroy();
     let login: Change<Data> = Arc::new(|data: &mut Data| *data = vec!["login"]);
-    state.replace(Arc::new(vec!["login"]), login);
+    state.replace(Snapshot::new(vec!["login"]), login);
     push(&mut state, "after");
     assert_eq!(**state.data().unwrap(), ["login", "after"]);
     assert_eq!((state.plan(), state.record().is_none()), (Plan::Replace, true));

@@ -27,8 +27,17 @@ pub fn rows(context: &Context) -> Vec<Row> {
 fn of_size(context: &Context, entries: usize, goal: &'static str) -> [Row; 2] {
     // Shards are not filled evenly, and a full one evicts.
     let capacity = entries + entries / 4;
-    let store = nodes::start(&context.runtime, nodes::over(MemoryBackend::new(), capacity));
-    let mut ids = nodes::fill(&context.runtime, &store, entries);
+    // One node creates the sessions, and another loads them. So the records of the backend, which
+    // would be in another process, are not between those of the cache.
+    let (runtime, backend) = (&context.runtime, MemoryBackend::new());
+    let creator = nodes::start(runtime, nodes::over(backend.clone(), 1));
+    let mut ids = nodes::fill(runtime, &creator, entries);
+    let store = nodes::start(runtime, nodes::over::<UserSession>(backend, capacity));
+    runtime.block_on(async {
+        for id in &ids {
+            store.find(*id).await.expect("it is read").expect("it exists");
+        }
+    });
     let cache = Cache::<SessionId, Arc<UserSession>>::new(capacity);
     for (number, id) in ids.iter().enumerate() {
         cache.insert(*id, Arc::new(UserSession::number(number as u64)));
@@ -41,7 +50,7 @@ fn of_size(context: &Context, entries: usize, goal: &'static str) -> [Row; 2] {
         let anchor = |id| drop(black_box(cache.get(&id)));
         let [ours, anchor] = interleave(
             context.rounds * 2,
-            [&mut || look_up(&ids, threads, &ours), &mut || look_up(&ids, threads, &anchor)],
+            [&mut on(&ids, threads, &ours), &mut on(&ids, threads, &anchor)],
         );
         let (ours, anchor) = (median(&ours), median(&anchor));
         let s = if threads == 1 { "" } else { "s" };
@@ -57,20 +66,31 @@ fn of_size(context: &Context, entries: usize, goal: &'static str) -> [Row; 2] {
         }
     });
     assert_eq!(store.cache_stats().misses, before.misses, "all look-ups are hits");
-    context.runtime.block_on(store.shutdown());
+    runtime.block_on(store.shutdown());
     rows
 }
 
-/// Returns nanoseconds for each look-up of a thread, while all threads look up.
-fn look_up(ids: &[SessionId], threads: usize, find: &(impl Fn(SessionId) + Sync)) -> f64 {
-    nanoseconds(BLOCK, || {
-        scope(|scope| {
-            for thread in 0..threads {
-                let start = thread * ids.len() / threads;
-                scope.spawn(move || {
-                    ids.iter().cycle().skip(start).take(BLOCK).for_each(|id| find(*id));
-                });
-            }
-        });
-    })
+/// Returns a function that looks up a block of sessions on each thread, and returns nanoseconds for
+/// each look-up. It goes on where it ended, so that a block does not find what the one before has
+/// brought into the processor's caches.
+fn on(
+    ids: &[SessionId],
+    threads: usize,
+    find: &(impl Fn(SessionId) + Sync),
+) -> impl FnMut() -> f64 {
+    let mut begun = 0;
+    move || {
+        let block = begun;
+        begun += BLOCK;
+        nanoseconds(BLOCK, || {
+            scope(|scope| {
+                for thread in 0..threads {
+                    let start = (block + thread * ids.len() / threads) % ids.len();
+                    scope.spawn(move || {
+                        ids.iter().cycle().skip(start).take(BLOCK).for_each(|id| find(*id));
+                    });
+                }
+            });
+        })
+    }
 }
