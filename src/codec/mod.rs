@@ -172,7 +172,7 @@ impl Codec {
         let flags = if compressed.is_some() { COMPRESSED } else { 0 };
         let body = compressed.as_deref().unwrap_or(json);
         if self.encryption == Encryption::Off {
-            return [&[flags, 0], &body[..]].concat().into();
+            return [&[flags, 0], body].concat().into();
         }
         let head = PREFIX_LEN + encrypt::NONCE_LEN;
         let mut payload = Vec::with_capacity(head + body.len() + encrypt::OVERHEAD);
