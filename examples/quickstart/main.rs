@@ -31,6 +31,7 @@ use clustered_sessions::{
     ClusterConfig, ConfigError, MemoryBackend, RedisConfig, Secret, Session, SessionConfig,
     SessionLayer,
 };
+use futures_util::FutureExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -51,13 +52,17 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let port = std::env::var("PORT").map_or(Ok(3000), |port| port.parse())?;
     let (address_a, listener_a) = listen(port).await?;
     let (address_b, listener_b) = listen(address_a.port().saturating_add(1)).await?;
+    // Polled once before the addresses are known to anybody, so that Ctrl-C is caught from now on.
+    // And shared: two handlers might be registered one before and one after it.
+    let ctrl_c = ctrl_c().shared();
+    let _ = ctrl_c.clone().now_or_never();
     println!("node-a: http://{address_a}");
     println!("node-b: http://{address_b}");
     println!("Open one of them in a browser. Press Ctrl-C to stop.");
 
     tokio::try_join!(
-        axum::serve(listener_a, app(&a, &b)).with_graceful_shutdown(ctrl_c()),
-        axum::serve(listener_b, app(&b, &a)).with_graceful_shutdown(ctrl_c()),
+        axum::serve(listener_a, app(&a, &b)).with_graceful_shutdown(ctrl_c.clone()),
+        axum::serve(listener_b, app(&b, &a)).with_graceful_shutdown(ctrl_c),
     )?;
     tokio::join!(a.store().shutdown(), b.store().shutdown());
     println!("Stopped.");

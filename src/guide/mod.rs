@@ -8,7 +8,7 @@
 //! 4. [`owners`]: the sessions of one user, and "log out everywhere".
 //! 5. [`encryption`]: encryption at rest, rotation of secrets, and compression.
 //! 6. [`deployment`]: several nodes over one Redis, in production.
-//! 7. [`scale`]: what a Redis Cluster costs, and up to where.
+//! 7. [`scale`]: what nodes and writes cost one Redis and a Cluster, and up to where.
 //! 8. [`performance`]: what each operation costs, compared with others, and where the time goes.
 //! 9. [`observability`]: metrics, alerts, spans and log events.
 //! 10. [`testing`]: tests of an application that uses this crate.

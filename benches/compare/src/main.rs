@@ -8,7 +8,8 @@
 //! The two sides of a comparison take turns within one run, so that a busy machine slows both, and
 //! the figures are medians of the rounds.
 //!
-//! `instructions SCENARIO N` sends N requests and measures nothing: see `instructions.sh`.
+//! `scale` prints what nodes cost one Redis server as they become more. `instructions SCENARIO N`
+//! sends N requests and measures nothing: see `instructions.sh`.
 
 mod alloc;
 mod app;
@@ -17,6 +18,7 @@ mod instructions;
 mod measure;
 mod nodes;
 mod rows;
+mod scale;
 mod table;
 
 use std::env::args;
@@ -24,7 +26,7 @@ use std::process::exit;
 
 use crate::rows::{Context, SECTIONS};
 
-const USAGE: &str = "arguments: [--rounds N] [SECTION ...], or: instructions SCENARIO N";
+const USAGE: &str = "arguments: [--rounds N] [SECTION ...], or: scale, or: instructions SCENARIO N";
 /// Rounds of each comparison, unless an argument gives another number.
 const ROUNDS: usize = 11;
 
@@ -39,6 +41,9 @@ fn main() {
             usage()
         };
         return instructions::run(&scenario, requests);
+    }
+    if args.next_if(|arg| arg == "scale").is_some() {
+        return scale::run(&rows::runtime());
     }
     let (mut rounds, mut selected) = (ROUNDS, Vec::new());
     while let Some(arg) = args.next() {

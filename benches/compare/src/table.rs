@@ -17,7 +17,11 @@ pub struct Row {
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Row { what, ours, anchor, goal, .. } = self;
-        let ratio = self.ratio.map_or(String::new(), |ratio| format!("{ratio:.2}"));
+        let ratio = match self.ratio {
+            None => String::new(),
+            Some(ratio) if ratio < 0.01 => format!("{ratio:.4}"),
+            Some(ratio) => format!("{ratio:.2}"),
+        };
         write!(f, "| {what} | {ours} | {anchor} | {ratio} | {goal} |")
     }
 }

@@ -27,15 +27,19 @@ const CONNECTIONS: usize = 6;
 
 /// Over Redis, with sessions cached in moka.
 pub fn tower_sessions_over_redis(runtime: &Runtime, url: &str) -> App {
-    let store = runtime.block_on(async {
+    tower_sessions(runtime, store_over_redis(runtime, url))
+}
+
+/// Its store, which asks Redis each time.
+pub fn store_over_redis(runtime: &Runtime, url: &str) -> RedisStore<Pool> {
+    runtime.block_on(async {
         let config = Config::from_url(url).expect("the server's URL is valid");
         let pool = Pool::new(config, None, None, None, CONNECTIONS).expect("the pool is valid");
         // Its tasks go on without the handle.
         drop(pool.connect());
         pool.wait_for_connect().await.expect("the pool connects");
         RedisStore::new(pool)
-    });
-    tower_sessions(runtime, store)
+    })
 }
 
 /// The same over memory, where nothing runs in the background.

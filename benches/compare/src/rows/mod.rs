@@ -5,6 +5,7 @@ mod by_hand;
 mod clear;
 mod eviction;
 mod flight;
+mod latency;
 mod lookup;
 mod memory;
 mod miss;
@@ -12,6 +13,7 @@ mod redis;
 mod request;
 mod write;
 
+pub use self::redis::connect;
 use support::redis::RedisServer;
 use tokio::runtime::{Builder, Runtime};
 
@@ -24,6 +26,7 @@ type Section = fn(&Context) -> Vec<Row>;
 pub const SECTIONS: &[(&str, Section)] = &[
     ("request", request::rows),
     ("lookup", lookup::rows),
+    ("latency", latency::rows),
     ("miss", miss::rows),
     ("write", write::rows),
     ("eviction", eviction::rows),
@@ -54,7 +57,7 @@ impl Context {
 }
 
 /// A runtime with a worker for each core.
-fn runtime() -> Runtime {
+pub fn runtime() -> Runtime {
     Builder::new_multi_thread().enable_all().build().expect("a runtime starts")
 }
 
