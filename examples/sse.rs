@@ -1,19 +1,20 @@
-//! Server-Sent Events: a stream that ends when its session is revoked.
+//! Server-Sent Events: a stream of the changes of a session that ends with the session.
 //!
 //! ```sh
 //! cargo run --example sse
 //! curl -c jar -X POST localhost:3000/login
-//! curl -b jar -N localhost:3000/events            # one event a second, until the logout below
-//! curl -b jar -X POST localhost:3000/visit        # in another terminal; appears in the stream
+//! curl -b jar -N localhost:3000/events            # in one terminal; stays open
+//! curl -b jar -X POST localhost:3000/visit        # in another; appears in the stream
 //! curl -b jar -X POST localhost:3000/logout       # ends the stream
 //! ```
 //!
-//! Points of interest: [`tick`]. A stream continues after the response head has been sent. From
-//! then on, the layer commits nothing for the request, so the stream calls `reload` to see the
-//! changes made by other requests, and `modify`, which commits immediately.
+//! Points of interest: [`events`]. The stream asks the store for nothing while nothing happens. It
+//! is told of each change and of the end of the session on whatever node that was. `until_ended`
+//! does the same for a stream that has another source, such as a clock or a message queue.
 
 #![allow(clippy::print_stdout, reason = "the example prints its address")]
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::time::Duration;
 
@@ -22,9 +23,9 @@ use axum::http::StatusCode;
 use axum::response::Sse;
 use axum::response::sse::Event;
 use axum::routing::{get, post};
-use clustered_sessions::{Secret, Session, SessionConfig, SessionError, SessionLayer};
+use clustered_sessions::{Secret, Session, SessionConfig, SessionLayer};
 use futures_core::Stream;
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::time::interval;
@@ -32,10 +33,7 @@ use tokio::time::interval;
 /// The data of a session.
 #[derive(Clone, Default, Serialize, Deserialize)]
 struct Viewer {
-    /// Requests to `/visit`.
     visits: u64,
-    /// Events sent, by all streams of the session.
-    ticks: u64,
 }
 
 #[tokio::main]
@@ -46,6 +44,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .route("/visit", post(visit))
         .route("/logout", post(logout))
         .route("/events", get(events))
+        .route("/clock", get(clock))
         .layer(SessionLayer::new(config));
     let listener = TcpListener::bind(("127.0.0.1", 3000)).await?;
     println!("listening on http://{}", listener.local_addr()?);
@@ -66,35 +65,26 @@ async fn logout(session: Session<Viewer>) {
     session.destroy();
 }
 
-/// Requires a session. A stream cannot create one: the cookie must be sent with the response head.
-async fn events(
-    session: Option<Session<Viewer>>,
-) -> Result<Sse<impl Stream<Item = Result<Event, SessionError>>>, StatusCode> {
-    let session = session.ok_or(StatusCode::UNAUTHORIZED)?;
-    let every = interval(Duration::from_secs(1));
-    Ok(Sse::new(stream::try_unfold((session, every), async |(session, mut every)| {
-        every.tick().await;
-        let event = tick(&session).await?;
-        Ok(event.map(|event| (event, (session, every))))
-    })))
+type Events<S> = Result<Sse<S>, StatusCode>;
+
+/// Sends the number of visits whenever it changes. A visitor without a session is refused: a stream
+/// cannot begin one, since the cookie must be sent with the response head.
+async fn events(session: Session<Viewer>) -> Events<impl Stream<Item = Result<Event, Infallible>>> {
+    let watch = session.watch().ok_or(StatusCode::UNAUTHORIZED)?;
+    let changes = stream::unfold(watch, async |mut watch| {
+        let session = watch.changed().await.ok()?;
+        let event = Event::default().data(format!("visits {}", session.data().visits));
+        Some((Ok(event), watch))
+    });
+    Ok(Sse::new(changes))
 }
 
-/// Returns the next event, or `None` if the session has been revoked.
-async fn tick(session: &Session<Viewer>) -> Result<Option<Event>, SessionError> {
-    session.reload().await?;
-    if session.id().is_none() {
-        return Ok(None);
-    }
-    let counted = session.modify(|viewer| {
-        viewer.ticks += 1;
-        viewer.clone()
+/// Sends an event a second, as long as the session lasts.
+async fn clock(session: Session<Viewer>) -> Events<impl Stream<Item = Result<Event, Infallible>>> {
+    session.id().ok_or(StatusCode::UNAUTHORIZED)?;
+    let seconds = stream::unfold(interval(Duration::from_secs(1)), async |mut interval| {
+        interval.tick().await;
+        Some((Event::default().data("tick"), interval))
     });
-    match counted.await {
-        Ok(Viewer { visits, ticks }) => {
-            Ok(Some(Event::default().data(format!("visits {visits}, ticks {ticks}"))))
-        }
-        // The session was revoked after the reload.
-        Err(SessionError::Gone) => Ok(None),
-        Err(error) => Err(error),
-    }
+    Ok(Sse::new(session.until_ended(seconds).map(Ok)))
 }

@@ -28,6 +28,7 @@ pub(crate) use self::pending::{FillMark, PendingFill};
 use super::fence::Fence;
 use super::lease::{Epoch, LastHeld, Lease};
 use super::stats::{CacheStats, Counters};
+use super::watches::Watches;
 use crate::clock::{Clock, Millis, millis};
 use crate::guards::{self, Guard};
 use crate::id::SessionId;
@@ -54,6 +55,8 @@ pub struct LocalCache<T> {
     clock: Clock,
     /// Time to live of an entry in milliseconds, counted from the beginning of its backend call.
     ttl: u64,
+    /// Those who wait for changes of a session, cached or not.
+    watches: Arc<Watches>,
     /// Shared with the map, which counts its evictions.
     counters: Arc<Counters>,
     size: Gauge,
@@ -145,6 +148,7 @@ impl<T> LocalCache<T> {
             clears: AtomicU32::new(0),
             clock,
             ttl: millis(ttl),
+            watches: Arc::new(Watches::new()),
             counters,
             size: metrics.gauge(observe::CACHE_SESSIONS),
         }
@@ -169,6 +173,10 @@ impl<T> LocalCache<T> {
 
     pub(crate) fn lease(&self) -> &Lease {
         &self.lease
+    }
+
+    pub(crate) fn watches(&self) -> &Arc<Watches> {
+        &self.watches
     }
 
     /// Returns `true` if the cache may be used at this moment.
@@ -257,6 +265,7 @@ impl<T> LocalCache<T> {
     /// one.
     pub(crate) fn evict(&self, id: &SessionId, announced: Option<Revision>) {
         self.fence.invalidate(id, announced, || self.remove(id, announced));
+        self.watches.call(id);
     }
 
     /// Removes a session from the map unless its revision is `keep`. Called under the fence's lock

@@ -34,6 +34,7 @@ pub struct ClusterConfig {
     pub(crate) cache_max_size: usize,
     pub(crate) cache_max_bytes: u64,
     pub(crate) max_staleness: Duration,
+    pub(crate) watch_grace: Duration,
 }
 
 impl ClusterConfig {
@@ -50,6 +51,7 @@ impl ClusterConfig {
             cache_max_size: 10_000,
             cache_max_bytes: 64 * MIB,
             max_staleness: Duration::from_secs(2),
+            watch_grace: Duration::from_secs(10),
         }
     }
 
@@ -142,6 +144,23 @@ impl ClusterConfig {
     /// [`RedisConfig::response_timeout`](crate::RedisConfig::response_timeout).
     pub fn max_staleness(mut self, max_staleness: Duration) -> Self {
         self.max_staleness = max_staleness;
+        self
+    }
+
+    /// Sets how long a [`SessionWatch`](crate::SessionWatch) goes on while the node can neither
+    /// prove that it receives announcements nor read the session. Defaults to 10 seconds.
+    ///
+    /// It is counted from the end of the node's last proof, which lasts for
+    /// [`max_staleness`](Self::max_staleness). The watch then ends with
+    /// [`Ended::Unknown`](crate::Ended::Unknown), so that no open socket outlives a revocation for
+    /// long.
+    ///
+    /// # Risk
+    ///
+    /// The longer it is, the longer a socket stays open whose session was revoked while its node
+    /// was cut off. The shorter it is, the more sockets a short outage of the backend closes.
+    pub fn watch_grace(mut self, grace: Duration) -> Self {
+        self.watch_grace = grace;
         self
     }
 

@@ -186,6 +186,7 @@ impl<T: Send + Sync + 'static> Coordinator<T> {
             let _ = listener.await;
         }
         self.cache.lease().bump();
+        self.cache.watches().call_all();
     }
 
     fn lock_task(&self) -> std::sync::MutexGuard<'_, Task> {

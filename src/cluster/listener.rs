@@ -157,6 +157,7 @@ impl<T: Send + Sync + 'static> Listener<T> {
             match event {
                 Event::Connected => {
                     reception.connected(self.cache.lease());
+                    self.cache.watches().call_all();
                     self.status.subscriptions.add_one();
                 }
                 Event::Message(message) => {

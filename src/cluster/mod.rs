@@ -17,6 +17,7 @@ mod message;
 pub(crate) mod model;
 mod reception;
 mod stats;
+mod watches;
 
 pub use self::cache::LocalCache;
 pub(crate) use self::cache::{FillMark, Lookup, PendingFill, StaleIfError};
@@ -28,3 +29,4 @@ pub(crate) use self::message::Announcement;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::message::{Action, interpret};
 pub use self::stats::CacheStats;
+pub(crate) use self::watches::Registration;

@@ -6,14 +6,15 @@
 //! 2. [`protocol`]: the rules by which the nodes keep the contract, and every format on the wire.
 //! 3. [`resilience`]: retries, deadlines, the circuit breaker, and outages of the backend.
 //! 4. [`owners`]: the sessions of one user, and "log out everywhere".
-//! 5. [`encryption`]: encryption at rest, rotation of secrets, and compression.
-//! 6. [`deployment`]: several nodes over one Redis, in production.
-//! 7. [`scale`]: what nodes and writes cost one Redis and a Cluster, and up to where.
-//! 8. [`performance`]: what each operation costs, compared with others, and where the time goes.
-//! 9. [`observability`]: metrics, alerts, spans and log events.
-//! 10. [`testing`]: tests of an application that uses this crate.
-//! 11. [`owasp`]: the OWASP session checklist and ASVS 5.0, requirement by requirement.
-//! 12. [`from_clustered_redis_store`]: from the Crystal library `ClusteredRedisStore` to this one.
+//! 5. [`streams`]: open streams and sockets that end with their session.
+//! 6. [`encryption`]: encryption at rest, rotation of secrets, and compression.
+//! 7. [`deployment`]: several nodes over one Redis, in production.
+//! 8. [`scale`]: what nodes and writes cost one Redis and a Cluster, and up to where.
+//! 9. [`performance`]: what each operation costs, compared with others, and where the time goes.
+//! 10. [`observability`]: metrics, alerts, spans and log events.
+//! 11. [`testing`]: tests of an application that uses this crate.
+//! 12. [`owasp`]: the OWASP session checklist and ASVS 5.0, requirement by requirement.
+//! 13. [`from_clustered_redis_store`]: from the Crystal library `ClusteredRedisStore` to this one.
 
 // On a forge, documents refer to each other by file name. Here each module first defines the same
 // link labels again, as paths to items: of two definitions of a label, Markdown takes the first.
@@ -62,6 +63,14 @@ pub mod owners {
     //! [index]: super::protocol#owner-index
     //!
     #![doc = include_str!("../../docs/owners.md")]
+}
+
+pub mod streams {
+    //! Open streams and sockets that end with their session.
+    //!
+    //! [outage]: super::resilience#outage-policies
+    //!
+    #![doc = include_str!("../../docs/streams.md")]
 }
 
 pub mod encryption {
@@ -135,6 +144,7 @@ pub mod owasp {
     //! [deployment]: super::deployment
     //! [outage]: super::resilience#outage-policies
     //! [owners]: super::owners
+    //! [streams]: super::streams
     //!
     #![doc = include_str!("../../docs/owasp.md")]
 }

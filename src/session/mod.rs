@@ -14,6 +14,7 @@ mod logout;
 mod refusals;
 mod request;
 mod state;
+mod watch;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};

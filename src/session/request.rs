@@ -17,7 +17,7 @@ use super::state::{CookieChange, Rebase, RequestState, Versioned};
 use crate::cookie::{CookieHeaders, VerifiedCookie, VerifiedCookies};
 use crate::error::StoreError;
 use crate::id::SessionId;
-use crate::record::{Record, SessionData, Snapshot};
+use crate::record::{Record, Revision, SessionData, Snapshot};
 use crate::store::SessionStore;
 
 /// The one session of a request. Shared by all clones of the request's
@@ -261,6 +261,12 @@ impl<T> RequestSession<T> {
     /// Returns the session's id, unless the handler has destroyed or replaced the session.
     pub(super) fn id(&self) -> Option<SessionId> {
         self.lock().record().map(Record::id)
+    }
+
+    /// Returns the session's id and the version that the request has seen, unless the handler has
+    /// destroyed or replaced the session.
+    pub(super) fn version(&self) -> Option<(SessionId, Revision)> {
+        self.lock().record().map(|record| (record.id(), record.revision()))
     }
 
     pub(super) fn outage(&self) -> Option<StoreError> {

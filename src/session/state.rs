@@ -3,8 +3,8 @@
 //! `request` keeps a [`RequestState`] behind a lock. `commit` takes a [`Batch`] out of it, carries
 //! out its plan, and either replaces what is loaded or puts the batch back.
 //!
-//! The application's closures run outside that lock. So new data is computed from [`Versioned`] data or
-//! a [`Rebase`], and it is stored only if the state's version is still the same.
+//! The application's closures run outside that lock. So new data is computed from [`Versioned`]
+//! data or a [`Rebase`], and it is stored only if the state's version is still the same.
 
 use super::batch::{Batch, Change};
 use super::change::{self, Intent, Plan};

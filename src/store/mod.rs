@@ -19,6 +19,7 @@ mod scan;
 mod single_flight;
 mod tombstone;
 mod touch;
+mod watch;
 mod write;
 mod write_locks;
 
@@ -36,6 +37,8 @@ use self::outage::Fallback;
 pub use self::revoke::BulkDeletion;
 pub(crate) use self::single_flight::Freshness;
 use self::single_flight::SingleFlight;
+use self::watch::Watching;
+pub use self::watch::{Ended, SessionWatch};
 pub(crate) use self::write::unless_declined;
 use self::write_locks::WriteLocks;
 use crate::backend::BackendInfo;
@@ -60,8 +63,10 @@ use crate::resilience::{Circuit, Client};
 ///
 /// ```
 /// # use clustered_sessions::{Secret, SessionConfig, SessionStore, StoreErrorKind};
-/// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { name: String }
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { name:
+/// String }
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn
+/// std::error::Error>> {
 /// # let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev")).build()?;
 /// let store = SessionStore::new(config);
 /// let session = store.create(UserSession { name: "Ada".into() }).await?;
@@ -92,6 +97,7 @@ struct StoreInner<T> {
     tasks: TaskTracker,
     clock: Clock,
     lifetimes: Lifetimes,
+    watching: Watching,
     fallback: Fallback,
     /// Set by [`shutdown`](SessionStore::shutdown).
     closed: AtomicBool,
@@ -151,6 +157,7 @@ impl<T: SessionData> SessionStore<T> {
         let caches = cluster.cache_enabled;
         let store = SessionStore {
             inner: Arc::new(StoreInner {
+                watching: Watching { pulse: cluster.heartbeat(), grace: cluster.watch_grace },
                 fallback: Fallback::new(on_outage, &cluster),
                 coordinator: Coordinator::new(
                     backend.clone(),
@@ -217,7 +224,8 @@ impl<T: SessionData> SessionStore<T> {
     /// # use clustered_sessions::{Secret, SessionConfig, SessionStore};
     /// use clustered_sessions::backend::HistoryProof;
     /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession;
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn
+    /// std::error::Error>> {
     /// # let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev")).build()?;
     /// let store = SessionStore::new(config);
     /// for server in store.backend_info().servers {

@@ -5,11 +5,14 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use allocation_counter::measure;
-use clustered_sessions::{MemoryBackend, Session, SessionLayer};
+use clustered_sessions::{MemoryBackend, Session, SessionId, SessionLayer};
 use http::{HeaderValue, Request, Response, header};
 use tower::{Layer as _, Service, service_fn};
 
 use crate::web::{Data, ada, node};
+
+/// Spreads consecutive numbers over all ids.
+const ODD: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
 
 /// Sends one request and returns the number of allocations until it is answered.
 fn allocations(
@@ -73,4 +76,18 @@ async fn a_look_up_in_the_cache_allocates_nothing() {
         assert!(matches!(found, Poll::Ready(Ok(Some(_)))));
     });
     assert_eq!(counted.count_total, 0);
+}
+
+/// Nothing but a place in the register, as long as nothing happens.
+#[tokio::test]
+async fn a_waiting_watch_takes_less_than_300_bytes() {
+    const WATCHES: usize = 100_000;
+    let sessions = node(&MemoryBackend::new()).await;
+    let ids: Vec<_> = (0..WATCHES as u128)
+        .map(|number| SessionId::from_bytes(number.wrapping_mul(ODD).to_be_bytes()))
+        .collect();
+    let mut watches = Vec::with_capacity(WATCHES);
+    let counted = measure(|| watches.extend(ids.iter().map(|id| sessions.store().watch(*id))));
+    let each = counted.bytes_current as f64 / WATCHES as f64 + size_of_val(&watches[0]) as f64;
+    assert!(each < 300.0, "{each} bytes");
 }

@@ -31,6 +31,8 @@ mod session_faults;
 #[cfg(feature = "testing")]
 mod shared_loads;
 mod timeouts;
+#[cfg(feature = "testing")]
+mod watch;
 #[cfg_attr(
     not(feature = "testing"),
     allow(dead_code, unused_imports, reason = "tests with faults use the rest")

@@ -41,6 +41,7 @@ mod sentinel;
 mod servers;
 #[cfg(feature = "tls")]
 mod tls;
+mod watch;
 #[allow(dead_code, reason = "only the test binary `memory` uses all of it")]
 #[path = "../web/mod.rs"]
 mod web;

@@ -27,6 +27,7 @@ impl<T> LocalCache<T> {
         self.fence.invalidate_all();
         self.clears.fetch_add(1, Ordering::AcqRel);
         self.absent.clear();
+        self.watches.call_all();
     }
 
     /// Frees what was cached before the last clear.

@@ -183,6 +183,7 @@ impl<T> PendingWrite<T> {
                 None => cache.remove(id, None),
             }
         });
+        cache.watches.call(id);
     }
 }
 
@@ -191,6 +192,7 @@ impl<T> Drop for PendingWrite<T> {
         if let Some(serial) = self.call.serial.take() {
             let Pending { cache, id, .. } = &self.call;
             cache.fence.end_write(id, serial, None, |_| cache.remove(id, None));
+            cache.watches.call(id);
         }
     }
 }

@@ -1,0 +1,275 @@
+//! The sessions that are watched on this node, and the wake-up calls for those who watch them. No
+//! IO, and no timers.
+//!
+//! A wake-up call says that something may have happened, and a watcher then looks at the session.
+//! So a call too many costs a look, and none may be missing: whoever changes what a watcher relies
+//! on, be it the cache, the epoch or the lease, does so first, and then calls. A watcher is
+//! registered before it looks. The lock of a shard orders the two, so one of them notices the
+//! other.
+
+use std::array;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, Semaphore};
+
+use crate::clock::Millis;
+use crate::id::SessionId;
+
+const SHARDS: usize = 16;
+/// Number of watchers that look at their sessions at the same time, after all were woken. So they
+/// do not take all the room that the backend has for requests.
+const LOOKS_AT_ONCE: usize = 64;
+
+/// The watched sessions of a node.
+#[derive(Debug)]
+pub(crate) struct Watches {
+    shards: [Mutex<HashMap<SessionId, Watched>>; SHARDS],
+    /// `true` while a task calls those who are due.
+    has_pulse: AtomicBool,
+    /// Held while a watcher looks at its session.
+    looks: Semaphore,
+}
+
+/// A session that is watched.
+#[derive(Debug)]
+struct Watched {
+    call: Arc<Call>,
+    watchers: usize,
+}
+
+/// What the watchers of one session share.
+#[derive(Debug)]
+pub(crate) struct Call {
+    notify: Notify,
+    /// The moment from which on the watchers are called even if nothing has happened.
+    due: AtomicU64,
+}
+
+impl Watches {
+    pub(crate) fn new() -> Self {
+        Watches {
+            shards: array::from_fn(|_| Mutex::default()),
+            has_pulse: AtomicBool::new(false),
+            looks: Semaphore::new(LOOKS_AT_ONCE),
+        }
+    }
+
+    /// Registers a watcher of a session.
+    pub(crate) fn register(self: &Arc<Self>, id: SessionId) -> Registration {
+        let mut shard = self.shard(&id);
+        let watched = shard.entry(id).or_insert_with(|| Watched {
+            call: Arc::new(Call { notify: Notify::new(), due: AtomicU64::new(u64::MAX) }),
+            watchers: 0,
+        });
+        watched.watchers += 1;
+        let call = watched.call.clone();
+        drop(shard);
+        Registration { watches: self.clone(), id, call }
+    }
+
+    /// Calls the watchers of a session.
+    pub(crate) fn call(&self, id: &SessionId) {
+        if let Some(watched) = self.shard(id).get(id) {
+            watched.call.notify.notify_waiters();
+        }
+    }
+
+    /// Calls all watchers.
+    pub(crate) fn call_all(&self) {
+        self.call_due(Millis(u64::MAX));
+    }
+
+    /// Calls the watchers whose moment has come.
+    pub(crate) fn call_due(&self, now: Millis) {
+        for shard in &self.shards {
+            for watched in lock(shard).values() {
+                if watched.call.due.load(Ordering::Relaxed) <= now.0 {
+                    watched.call.notify.notify_waiters();
+                }
+            }
+        }
+    }
+
+    /// Returns `true` if nobody watches any session.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.shards.iter().all(|shard| lock(shard).is_empty())
+    }
+
+    /// Returns the permission to call those who are due, unless another task has it.
+    pub(crate) fn begin_pulse(self: &Arc<Self>) -> Option<Pulse> {
+        let is_new = !self.has_pulse.swap(true, Ordering::SeqCst);
+        is_new.then(|| Pulse { watches: self.clone(), has_ended: false })
+    }
+
+    /// Limits the number of watchers that look at their sessions at the same time.
+    pub(crate) fn looks(&self) -> &Semaphore {
+        &self.looks
+    }
+
+    fn shard(&self, id: &SessionId) -> MutexGuard<'_, HashMap<SessionId, Watched>> {
+        lock(&self.shards[usize::from(id.as_bytes()[0]) % SHARDS])
+    }
+}
+
+fn lock<T>(shard: &Mutex<T>) -> MutexGuard<'_, T> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A watcher's place in the register. It is left on drop.
+#[derive(Debug)]
+pub(crate) struct Registration {
+    watches: Arc<Watches>,
+    id: SessionId,
+    call: Arc<Call>,
+}
+
+impl Registration {
+    pub(crate) fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// Returns what the watchers of the session are called by.
+    pub(crate) fn call(&self) -> Arc<Call> {
+        self.call.clone()
+    }
+
+    /// Sets the moment from which on this session's watchers are called even if nothing has
+    /// happened.
+    pub(crate) fn call_from(&self, due: Millis) {
+        self.call.due.store(due.0, Ordering::Relaxed);
+    }
+}
+
+impl Call {
+    /// Returns a future that waits for the next call, counted from now and not from its first poll.
+    pub(crate) fn next(&self) -> Notified<'_> {
+        self.notify.notified()
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let mut shard = self.watches.shard(&self.id);
+        if let Entry::Occupied(mut watched) = shard.entry(self.id) {
+            watched.get_mut().watchers -= 1;
+            if watched.get().watchers == 0 {
+                watched.remove();
+            }
+        }
+    }
+}
+
+/// The permission to call those who are due. It is given back on drop, also with the runtime that
+/// its task was spawned on.
+pub(crate) struct Pulse {
+    watches: Arc<Watches>,
+    has_ended: bool,
+}
+
+impl Pulse {
+    /// Gives the permission back if nobody watches any session, and returns `true` then.
+    pub(crate) fn ends_if_idle(&mut self) -> bool {
+        if !self.watches.is_empty() {
+            return false;
+        }
+        self.watches.has_pulse.store(false, Ordering::SeqCst);
+        // A watcher that came just before this line relies on this pulse.
+        self.has_ended =
+            self.watches.is_empty() || self.watches.has_pulse.swap(true, Ordering::SeqCst);
+        self.has_ended
+    }
+}
+
+impl Drop for Pulse {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.watches.has_pulse.store(false, Ordering::SeqCst);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    const ONE: SessionId = SessionId::from_bytes([1; 16]);
+    const TWO: SessionId = SessionId::from_bytes([2; 16]);
+
+    #[test]
+    fn a_call_reaches_all_watchers_of_its_session_and_no_others() {
+        let watches = Arc::new(Watches::new());
+        let [one, again, two] = [ONE, ONE, TWO].map(|id| watches.register(id));
+        let [one, again, two] = [one, again, two].map(|watcher| watcher.call());
+        let [one, again, two] = [&one, &again, &two].map(|call| call.next());
+        let (mut one, mut again, mut two) = (pin!(one), pin!(again), pin!(two));
+        watches.call(&ONE);
+        assert!(one.as_mut().now_or_never().is_some() && again.as_mut().now_or_never().is_some());
+        assert!(two.as_mut().now_or_never().is_none());
+        watches.call_all();
+        assert!(two.now_or_never().is_some());
+    }
+
+    #[test]
+    fn a_call_before_the_first_poll_is_not_missed() {
+        let watches = Arc::new(Watches::new());
+        let watcher = watches.register(ONE);
+        let call = watcher.call();
+        let called = call.next();
+        watches.call(&ONE);
+        assert!(called.now_or_never().is_some());
+        assert!(call.next().now_or_never().is_none(), "each call counts once");
+    }
+
+    #[test]
+    fn watchers_are_called_when_they_are_due() {
+        let watches = Arc::new(Watches::new());
+        let watcher = watches.register(ONE);
+        let call = watcher.call();
+        let mut called = pin!(call.next());
+        watcher.call_from(Millis(10));
+        watches.call_due(Millis(9));
+        assert!(called.as_mut().now_or_never().is_none());
+        watches.call_due(Millis(10));
+        assert!(called.now_or_never().is_some());
+    }
+
+    #[test]
+    fn nothing_is_left_of_watchers_that_have_gone() {
+        let watches = Arc::new(Watches::new());
+        let (one, again) = (watches.register(ONE), watches.register(ONE));
+        drop(one);
+        assert!(!watches.is_empty());
+        drop(again);
+        assert!(watches.is_empty());
+    }
+
+    #[test]
+    fn there_is_one_pulse_at_a_time() {
+        let watches = Arc::new(Watches::new());
+        let pulse = watches.begin_pulse();
+        assert!(pulse.is_some() && watches.begin_pulse().is_none());
+        drop(pulse);
+        assert!(watches.begin_pulse().is_some());
+    }
+
+    #[test]
+    fn a_pulse_ends_when_nobody_watches_any_more() {
+        let watches = Arc::new(Watches::new());
+        let watcher = watches.register(ONE);
+        let mut pulse = watches.begin_pulse().unwrap();
+        assert!(!pulse.ends_if_idle());
+        drop(watcher);
+        assert!(pulse.ends_if_idle());
+        let next = watches.begin_pulse();
+        drop(pulse);
+        assert!(next.is_some() && watches.begin_pulse().is_none(), "it has ended only once");
+    }
+}

@@ -1,0 +1,247 @@
+//! Watching sessions from one change to the next, and to their end.
+//!
+//! A watch rests on what keeps the cache coherent. While the node holds its lease, whatever happens
+//! to a session is announced, and the announcement calls the watch. It is also called when a
+//! new epoch begins, again and again while there is no lease, when the cache is cleared, and at the
+//! session's deadline, which another node may have extended without an announcement. Each time, it looks at
+//! the session as a request would: in the cache, if that is allowed, or in the backend.
+//!
+//! Nothing is done for a watch in between. One task for each store calls those that are due.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::SessionStore;
+use super::single_flight::Freshness;
+use crate::clock::{Millis, millis};
+use crate::cluster::Registration;
+use crate::error::{StoreError, StoreErrorKind};
+use crate::id::SessionId;
+use crate::record::{Absence, Record, Revision, SessionData};
+
+/// The end of a watched session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ended {
+    /// The session was deleted: by a logout, a login that replaced it, or a revocation.
+    Deleted,
+    /// The session has expired, or was past its deadline when it was missed.
+    Expired,
+    /// It is unknown whether the session still exists: the node could neither prove that it
+    /// receives announcements, nor read the session, or its store was shut down. Treat it as an
+    /// end, and let the client connect again.
+    Unknown,
+}
+
+/// A watch on one session: see [`SessionStore::watch`] and [`Session::watch`].
+///
+/// [`Session::watch`]: crate::Session::watch
+#[must_use = "a watch does nothing unless it is asked"]
+pub struct SessionWatch<T> {
+    store: SessionStore<T>,
+    registration: Registration,
+    /// The version that the caller has seen.
+    seen: Option<Revision>,
+    /// The last moment at which the session was seen to exist.
+    seen_at: Millis,
+    /// The deadline that it had then.
+    expires: Option<Millis>,
+    /// The moment up to which the session is known to have existed, while that is in doubt.
+    doubt: Option<Millis>,
+}
+
+/// The result of a look at a session.
+enum Look<T> {
+    /// There is something to tell the caller.
+    Answer(Result<Record<T>, Ended>),
+    /// The session is as it was, or cannot be read now.
+    Nothing,
+    /// The session is now under another id, and is to be looked at there.
+    Moved,
+}
+
+impl<T: SessionData> SessionStore<T> {
+    /// Watches a session, also under the ids that regenerations give it. The first call of
+    /// [`changed`](SessionWatch::changed) returns the session as it is then.
+    ///
+    /// ```
+    /// # use clustered_sessions::{Ended, Secret, SessionConfig, SessionStore};
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev")).build()?;
+    /// # let store = SessionStore::new(config);
+    /// # let session = store.create(UserSession).await?;
+    /// let ended = store.watch(session.id).ended();
+    /// store.delete(session.id).await?;
+    /// assert_eq!(ended.await, Ended::Deleted);
+    /// # Ok(()) }
+    /// ```
+    pub fn watch(&self, id: SessionId) -> SessionWatch<T> {
+        self.watch_from(id, None)
+    }
+
+    /// Watches a session of which the caller has seen this version.
+    pub(crate) fn watch_from(&self, id: SessionId, seen: Option<Revision>) -> SessionWatch<T> {
+        SessionWatch {
+            registration: self.inner.cache.watches().register(id),
+            seen,
+            seen_at: self.now(),
+            expires: None,
+            doubt: None,
+            store: self.clone(),
+        }
+    }
+
+    /// Reads a session under the id that it has by now.
+    async fn read_where_it_is(&self, id: SessionId) -> Result<Option<Record<T>>, StoreError> {
+        match self.read(id, Freshness::Cached).await? {
+            Ok(record) => Ok(Some(record)),
+            Err(Absence::Gone) => Ok(None),
+            Err(Absence::Moved) => {
+                let found = self.operation(self.load_present(id)).await?;
+                Ok(found.filter(|record| !self.has_expired(record)))
+            }
+        }
+    }
+
+    /// Returns up to when a session that was seen at a moment is known to have existed, if nobody
+    /// was told of its end: up to the end of the last lease.
+    fn certain_until(&self, seen_at: Millis, now: Millis) -> Millis {
+        match self.inner.cache.lease().last_held(|| now) {
+            Some(held) => seen_at.max(held.until.min(now)),
+            None => seen_at,
+        }
+    }
+
+    /// Calls watches that are due, until there are none. While the node does not hold its lease,
+    /// all are due: nobody would tell them of a change.
+    fn start_pulse(&self) {
+        let watches = self.inner.cache.watches();
+        let Some(mut pulse) = watches.begin_pulse() else { return };
+        let (watches, store) = (watches.clone(), Arc::downgrade(&self.inner));
+        let mut ticks = interval(self.inner.watching.pulse);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tokio::spawn(async move {
+            loop {
+                ticks.tick().await;
+                let Some(store) = store.upgrade() else { return };
+                if store.cache.is_trusted() {
+                    watches.call_due(store.clock.now());
+                } else {
+                    watches.call_all();
+                }
+                if pulse.ends_if_idle() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+/// The options of watches.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Watching {
+    /// Time between two calls of those that are due.
+    pub(super) pulse: Duration,
+    /// Time for which a watch goes on while its session is in doubt.
+    pub(super) grace: Duration,
+}
+
+impl<T: SessionData> SessionWatch<T> {
+    /// Waits for a version of the session that the caller has not seen, and returns it. If there
+    /// were several meanwhile, returns the last one.
+    ///
+    /// Cancel safe: a call that is dropped before it returns has seen nothing.
+    ///
+    /// # Errors
+    ///
+    /// Fails with the reason once the session has ended.
+    ///
+    /// A change or an end on another node is noticed when its announcement arrives. If the network
+    /// fails silently, it is noticed within [`max_staleness`](crate::ClusterConfig::max_staleness)
+    /// and a quarter of it, or if the session cannot be read then, [`Ended::Unknown`] is returned
+    /// after [`watch_grace`](crate::ClusterConfig::watch_grace). The expiry is noticed within a
+    /// quarter of `max_staleness`.
+    pub async fn changed(&mut self) -> Result<Record<T>, Ended> {
+        self.store.start_pulse();
+        loop {
+            // From before the look on: what happens meanwhile leads to another one.
+            let call = self.registration.call();
+            let called = call.next();
+            match self.look().await {
+                Look::Answer(answer) => return answer,
+                Look::Nothing => called.await,
+                Look::Moved => {}
+            }
+        }
+    }
+
+    /// Waits until the session has ended, and returns the reason. See
+    /// [`changed`](SessionWatch::changed) for how soon it is noticed.
+    pub async fn ended(mut self) -> Ended {
+        loop {
+            if let Err(ended) = self.changed().await {
+                return ended;
+            }
+        }
+    }
+
+    /// Returns the session's id as far as it is known. It changes when the session is regenerated.
+    pub fn id(&self) -> SessionId {
+        self.registration.id()
+    }
+
+    /// Looks at the session, as long as its existence may stay in doubt.
+    async fn look(&mut self) -> Look<T> {
+        let now = self.store.now();
+        let doubt = *self.doubt.get_or_insert_with(|| self.store.certain_until(self.seen_at, now));
+        let end = doubt.plus(millis(self.store.inner.watching.grace));
+        let left = Duration::from_millis(end.0.saturating_sub(now.0));
+        let id = self.id();
+        let read = async {
+            // The semaphore is never closed.
+            let _turn = self.store.inner.cache.watches().looks().acquire().await;
+            self.store.read_where_it_is(id).await
+        };
+        match timeout(left, read).await {
+            Err(_) => Look::Answer(Err(Ended::Unknown)),
+            Ok(Err(error)) if error.kind() == StoreErrorKind::Closed => {
+                Look::Answer(Err(Ended::Unknown))
+            }
+            Ok(Err(_)) => {
+                // At the next pulse.
+                self.registration.call_from(Millis(0));
+                Look::Nothing
+            }
+            Ok(Ok(None)) => {
+                let expired = self.expires.is_some_and(|expires| self.store.now() >= expires);
+                Look::Answer(Err(if expired { Ended::Expired } else { Ended::Deleted }))
+            }
+            Ok(Ok(Some(record))) => {
+                self.doubt = None;
+                (self.seen_at, self.expires) = (now, Some(record.expires()));
+                let is_moved = record.id() != id;
+                if is_moved {
+                    self.registration = self.store.inner.cache.watches().register(record.id());
+                }
+                self.registration.call_from(record.expires());
+                if self.seen.replace(record.revision()) != Some(record.revision()) {
+                    Look::Answer(Ok(record))
+                } else if is_moved {
+                    Look::Moved
+                } else {
+                    Look::Nothing
+                }
+            }
+        }
+    }
+}
+
+impl<T> fmt::Debug for SessionWatch<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionWatch").field("id", &self.registration.id()).finish_non_exhaustive()
+    }
+}

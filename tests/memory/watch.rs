@@ -1,0 +1,358 @@
+//! Watches on sessions: what ends them, how soon, and what does not. Under a paused clock, on two
+//! nodes over one backend; the second one's link has faults.
+
+use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
+
+use axum::body::Body;
+use clustered_sessions::backend::Backend;
+use clustered_sessions::testing::{Faults, FaultyBackend};
+use clustered_sessions::{
+    Clock, ClusterConfig, Ended, MemoryBackend, Session, SessionConfig, SessionId, SessionLayer,
+};
+use futures_util::{StreamExt as _, poll, stream};
+use http::{Request, StatusCode, header};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, advance, sleep, timeout};
+use tower::ServiceExt as _;
+
+use crate::web::{Call, Data, Spy, ada, config, secret, serve, settle, start};
+
+/// The defaults.
+const MAX_STALENESS: Duration = Duration::from_secs(2);
+const GRACE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// How late a watch is that is called by the pulse.
+const PULSE: Duration = Duration::from_millis(500);
+const SECOND: Duration = Duration::from_secs(1);
+
+struct Nodes {
+    here: SessionLayer<Data>,
+    there: SessionLayer<Data>,
+    /// Those of the link of `there`.
+    faults: Faults,
+}
+
+impl Nodes {
+    async fn start() -> Self {
+        Self::with(ClusterConfig::new()).await
+    }
+
+    /// Starts nodes of which the second has this configuration.
+    async fn with(there: ClusterConfig) -> Self {
+        let clock = Clock::tokio();
+        let memory = MemoryBackend::with_clock(clock.clone());
+        let (backend, faults) = FaultyBackend::new(memory.clone(), 1);
+        Nodes {
+            here: node(&clock, memory, ClusterConfig::new()).await,
+            there: node(&clock, backend, there).await,
+            faults,
+        }
+    }
+
+    async fn session(&self) -> SessionId {
+        self.here.store().create(ada()).await.unwrap().id
+    }
+
+    /// Waits for the end of a session on the second node. Returns it with the time that it took.
+    async fn ended(&self, id: SessionId) -> (Ended, Duration) {
+        let begun = Instant::now();
+        (self.there.store().watch(id).ended().await, begun.elapsed())
+    }
+}
+
+async fn node(clock: &Clock, backend: impl Backend, cluster: ClusterConfig) -> SessionLayer<Data> {
+    let config = SessionConfig::builder(secret())
+        .backend(backend)
+        .clock(clock.clone())
+        .timeout(TIMEOUT)
+        .cluster(cluster.local_cache_ttl(TIMEOUT));
+    start(config).await
+}
+
+/// Asserts that a future is not ready for some time.
+async fn lasts(future: impl Future<Output = Ended>, time: Duration) {
+    assert_eq!(timeout(time, future).await.ok(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deletion_on_another_node_ends_a_watch_at_once() {
+    let nodes = Nodes::start().await;
+    let id = nodes.session().await;
+    let mut ended = pin!(nodes.there.store().watch(id).ended());
+    lasts(&mut ended, SECOND * 30).await;
+    let begun = Instant::now();
+    assert!(nodes.here.store().delete(id).await.unwrap());
+    assert_eq!(ended.await, Ended::Deleted);
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_watchers_of_a_session_are_told() {
+    let nodes = Nodes::start().await;
+    let (ended, other) = (nodes.session().await, nodes.session().await);
+    let mut watchers = JoinSet::new();
+    for _ in 0..1000 {
+        watchers.spawn(nodes.there.store().watch(ended).ended());
+    }
+    let mut kept = pin!(nodes.there.store().watch(other).ended());
+    lasts(&mut kept, SECOND).await;
+    assert!(nodes.here.store().delete(ended).await.unwrap());
+    assert_eq!(watchers.join_all().await, [Ended::Deleted; 1000]);
+    lasts(kept, SECOND).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_on_another_node_is_told_once() {
+    let nodes = Nodes::start().await;
+    let id = nodes.session().await;
+    let mut watch = nodes.there.store().watch(id);
+    assert_eq!(*watch.changed().await.unwrap().data(), ada(), "what is there in the beginning");
+    assert!(timeout(SECOND, watch.changed()).await.is_err());
+    nodes.here.store().modify(id, |data| data.visits += 1).await.unwrap();
+    nodes.here.store().modify(id, |data| data.visits += 1).await.unwrap();
+    assert_eq!(watch.changed().await.unwrap().data().visits, 2);
+    assert!(timeout(SECOND, watch.changed()).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_on_this_node_is_told_once() {
+    let nodes = Nodes::start().await;
+    let id = nodes.session().await;
+    let mut watch = nodes.here.store().watch(id);
+    watch.changed().await.unwrap();
+    nodes.here.store().modify(id, |data| data.visits += 1).await.unwrap();
+    assert_eq!(watch.changed().await.unwrap().data().visits, 1);
+    assert!(timeout(SECOND, watch.changed()).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_expiry_ends_a_watch() {
+    let nodes = Nodes::start().await;
+    let (ended, after) = nodes.ended(nodes.session().await).await;
+    assert_eq!(ended, Ended::Expired);
+    assert!((TIMEOUT..=TIMEOUT + PULSE * 2).contains(&after), "after {after:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_used_on_another_node_does_not_end() {
+    let nodes = Nodes::start().await;
+    let id = nodes.session().await;
+    let mut ended = pin!(nodes.there.store().watch(id).ended());
+    lasts(&mut ended, TIMEOUT - SECOND * 10).await;
+    assert!(nodes.here.store().touch(id).await.unwrap());
+    lasts(&mut ended, TIMEOUT - SECOND * 10).await;
+    assert_eq!(ended.await, Ended::Expired);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_follows_a_regeneration() {
+    let nodes = Nodes::start().await;
+    let cookie = nodes.here.cookie_for(ada()).await.unwrap();
+    let old = crate::web::only_id(&nodes.here).await;
+    let mut watch = nodes.there.store().watch(old);
+    watch.changed().await.unwrap();
+    let regenerate = async |session: Session<Data>| session.regenerate();
+    let request = Request::get("/").header(header::COOKIE, cookie).body(Body::empty()).unwrap();
+    let response = serve(&nodes.here, regenerate).oneshot(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+
+    let moved = watch.changed().await.unwrap();
+    assert!(moved.id() != old && moved.origin() == old && watch.id() == moved.id());
+    let mut ended = pin!(watch.ended());
+    lasts(&mut ended, SECOND).await;
+    assert!(nodes.here.store().delete(moved.id()).await.unwrap());
+    assert_eq!(ended.await, Ended::Deleted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn clearing_the_store_ends_all_watches() {
+    let nodes = Nodes::start().await;
+    let mut ended = pin!(nodes.there.store().watch(nodes.session().await).ended());
+    lasts(&mut ended, SECOND).await;
+    nodes.here.store().clear().await.unwrap();
+    assert_eq!(ended.await, Ended::Deleted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deletion_during_a_silent_failure_ends_a_watch_within_the_promise() {
+    let nodes = Nodes::start().await;
+    let id = nodes.session().await;
+    let mut ended = pin!(nodes.there.store().watch(id).ended());
+    lasts(&mut ended, SECOND).await;
+    nodes.faults.stall_subscriptions();
+    assert!(nodes.here.store().delete(id).await.unwrap());
+    let begun = Instant::now();
+    assert_eq!(ended.await, Ended::Deleted);
+    assert!(begun.elapsed() <= MAX_STALENESS + PULSE, "after {:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deletion_whose_announcement_is_lost_ends_a_watch_when_the_node_is_connected_again() {
+    let nodes = Nodes::start().await;
+    let id = nodes.session().await;
+    let mut ended = pin!(nodes.there.store().watch(id).ended());
+    lasts(&mut ended, SECOND).await;
+    nodes.faults.drop_announcements_briefly();
+    settle().await;
+    assert!(nodes.here.store().delete(id).await.unwrap());
+    let begun = Instant::now();
+    assert_eq!(ended.await, Ended::Deleted);
+    assert!(begun.elapsed() <= Duration::from_millis(100), "after {:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_on_a_node_that_is_cut_off_ends_after_the_grace() {
+    let nodes = Nodes::start().await;
+    let mut ended = pin!(nodes.there.store().watch(nodes.session().await).ended());
+    lasts(&mut ended, SECOND).await;
+    nodes.faults.stall_subscriptions();
+    nodes.faults.fail_calls(1.0);
+    let begun = Instant::now();
+    lasts(&mut ended, GRACE).await;
+    assert_eq!(ended.await, Ended::Unknown);
+    assert!(begun.elapsed() <= MAX_STALENESS + GRACE + PULSE, "after {:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_whose_session_cannot_be_read_ends_after_the_grace_although_the_node_listens() {
+    let nodes = Nodes::start().await;
+    let id = nodes.session().await;
+    let mut watch = nodes.there.store().watch(id);
+    watch.changed().await.unwrap();
+    nodes.faults.fail_calls(1.0);
+    nodes.here.store().modify(id, |data| data.visits += 1).await.unwrap();
+    let begun = Instant::now();
+    assert_eq!(watch.changed().await.unwrap_err(), Ended::Unknown);
+    assert!((GRACE..=GRACE + PULSE).contains(&begun.elapsed()), "after {:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_outage_ends_no_watch() {
+    let nodes = Nodes::start().await;
+    let id = nodes.session().await;
+    let mut ended = pin!(nodes.there.store().watch(id).ended());
+    for _ in 0..3 {
+        nodes.faults.cut_subscriptions();
+        nodes.faults.refuse_subscriptions();
+        nodes.faults.fail_calls(1.0);
+        lasts(&mut ended, GRACE - SECOND).await;
+        nodes.faults.heal();
+        lasts(&mut ended, SECOND * 5).await;
+    }
+    assert!(nodes.here.store().delete(id).await.unwrap());
+    assert_eq!(ended.await, Ended::Deleted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_without_a_cache_asks_for_what_it_watches() {
+    let nodes = Nodes::with(ClusterConfig::new().local_cache_enabled(false)).await;
+    let id = nodes.session().await;
+    let mut ended = pin!(nodes.there.store().watch(id).ended());
+    lasts(&mut ended, SECOND * 30).await;
+    assert!(nodes.here.store().delete(id).await.unwrap());
+    let begun = Instant::now();
+    assert_eq!(ended.await, Ended::Deleted);
+    assert!(begun.elapsed() <= PULSE, "after {:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_without_clustering_notices_its_own_changes_and_logouts() {
+    let nodes = Nodes::with(ClusterConfig::new().enabled(false)).await;
+    let id = nodes.session().await;
+    let store = nodes.there.store();
+    let mut watch = store.watch(id);
+    watch.changed().await.unwrap();
+    let mut ended = pin!(store.watch(id).ended());
+    lasts(&mut ended, SECOND).await;
+    {
+        let mut changed = pin!(watch.changed());
+        assert!(poll!(&mut changed).is_pending());
+        store.modify(id, |data| data.visits += 1).await.unwrap();
+        assert_eq!(changed.await.unwrap().data().visits, 1);
+    }
+    assert!(store.delete(id).await.unwrap());
+    assert_eq!(ended.await, Ended::Deleted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_ends_all_watches() {
+    for cluster in [ClusterConfig::new(), ClusterConfig::new().enabled(false)] {
+        let nodes = Nodes::with(cluster).await;
+        let mut ended = pin!(nodes.there.store().watch(nodes.session().await).ended());
+        lasts(&mut ended, SECOND).await;
+        nodes.there.store().shutdown().await;
+        assert_eq!(timeout(SECOND, ended).await, Ok(Ended::Unknown));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_asks_nothing_while_nothing_happens() {
+    let spy = Spy::new();
+    let sessions = start(config(&spy)).await;
+    let id = sessions.store().create(ada()).await.unwrap().id;
+    let mut ended = pin!(sessions.store().watch(id).ended());
+    assert!(poll!(&mut ended).is_pending());
+    spy.take_calls();
+    lasts(&mut ended, SECOND * 50).await;
+    assert_eq!(spy.take_calls(), []);
+    sessions.store().evict_from_cache(id);
+    lasts(&mut ended, SECOND).await;
+    assert_eq!(spy.take_calls(), [Call::Load]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_call_has_seen_nothing() {
+    let nodes = Nodes::start().await;
+    let id = nodes.session().await;
+    let mut watch = nodes.there.store().watch(id);
+    watch.changed().await.unwrap();
+    {
+        let mut dropped = pin!(watch.changed());
+        assert!(poll!(&mut dropped).is_pending());
+        nodes.here.store().modify(id, |data| data.visits += 1).await.unwrap();
+        settle().await;
+    }
+    assert_eq!(watch.changed().await.unwrap().data().visits, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn watches_that_begin_after_all_others_have_ended_work() {
+    let nodes = Nodes::start().await;
+    for _ in 0..3 {
+        assert_eq!(nodes.ended(nodes.session().await).await.0, Ended::Expired);
+        advance(SECOND * 10).await;
+        sleep(SECOND * 10).await;
+    }
+}
+
+#[tokio::test]
+async fn a_visitor_without_a_session_has_nothing_to_wait_for() {
+    let sessions = start(config(&MemoryBackend::new())).await;
+    let handler = async |session: Session<Data>| {
+        assert!(session.watch().is_none());
+        assert_eq!(session.ended().await, Ended::Deleted);
+        let events = session.until_ended(stream::pending::<()>());
+        assert_eq!(events.count().await, 0);
+    };
+    let request = Request::get("/").body(Body::empty()).unwrap();
+    let response = serve(&sessions, handler).oneshot(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_request_that_ends_its_session_ends_its_streams() {
+    let session = Session::detached(ada());
+    let mut watch = session.watch().unwrap();
+    session.modify(|data| data.visits += 1).await.unwrap();
+    assert_eq!(watch.changed().await.unwrap().data().visits, 1);
+    let events = session.until_ended(stream::repeat(()).chain(stream::pending()));
+    let mut events = pin!(events);
+    assert_eq!(events.next().await, Some(()));
+    session.destroy();
+    assert!(session.watch().is_none());
+    session.save().await.unwrap();
+    assert_eq!(events.next().await, None);
+    assert_eq!(watch.changed().await.unwrap_err(), Ended::Deleted);
+}
