@@ -83,15 +83,12 @@
 //!
 //! | the node | *S* |
 //! |---|---|
-//! | receives announcements | the delivery time of an announcement, at most `max_staleness`
-//! (default 2 s) |
+//! | receives announcements | the delivery time of an announcement, at most `max_staleness` (default 2 s) |
 //! | cannot prove that it receives them | 0: it reads from the backend |
 //! | made the write itself | 0 |
 //! | reads with [`Fresh`] or [`Session::reload`] | 0 |
-//! | cannot load the session, under [`OutagePolicy::ServeCached`] | its `max_age`; the session is
-//! read-only |
-//! | is configured not to listen, by [`enabled(false)`](ClusterConfig::enabled) |
-//! [`local_cache_ttl`](ClusterConfig::local_cache_ttl) |
+//! | cannot load the session, under [`OutagePolicy::ServeCached`] | its `max_age`; the session is read-only |
+//! | is configured not to listen, by [`enabled(false)`](ClusterConfig::enabled) | [`local_cache_ttl`](ClusterConfig::local_cache_ttl) |
 //!
 //! Updates are never lost. A change replaces only the revision that it was made from; if another
 //! change came first, it is applied again on top of that one, or reported as a conflict. Only
@@ -112,10 +109,8 @@
 //! | feature | default | adds |
 //! |---|---|---|
 //! | `axum` | yes | the extractors `Session<T>`, `Option<Session<T>>` and `Fresh<Session<T>>` |
-//! | `compression` | yes | compression of records:
-//! [`compress_data`](SessionConfigBuilder::compress_data) |
-//! | `metrics` | no | metrics for Prometheus and others, through the crate `metrics`: see
-//! [`guide::observability`] |
+//! | `compression` | yes | compression of records: [`compress_data`](SessionConfigBuilder::compress_data) |
+//! | `metrics` | no | metrics for Prometheus and others, through the crate `metrics`: see [`guide::observability`] |
 //! | `redis` | yes | [`RedisConfig`] and the Redis backend |
 //! | `testing` | no | a conformance suite for custom backends, and a backend that injects faults |
 //! | `tls` | yes | Redis over TLS: `RedisTls`, and URLs that begin with `rediss:` |

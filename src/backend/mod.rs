@@ -72,12 +72,8 @@ pub use crate::record::{Content, Meta, Revision, Stored};
 ///
 /// | group | needed for | default bodies |
 /// |---|---|---|
-/// | [`add_to_owner`](Backend::add_to_owner), [`remove_from_owner`](Backend::remove_from_owner),
-/// [`sessions_of_owner`](Backend::sessions_of_owner) |
-/// [`SessionConfigBuilder::owner`](crate::SessionConfigBuilder::owner) and all that builds on it |
-/// fail with [`NotConfigured`](crate::StoreErrorKind::NotConfigured) |
-/// | [`expire_in_owner`](Backend::expire_in_owner) | an owner index that forgets the old ids of
-/// regenerated sessions soon | do nothing |
+/// | [`add_to_owner`](Backend::add_to_owner), [`remove_from_owner`](Backend::remove_from_owner), [`sessions_of_owner`](Backend::sessions_of_owner) | [`SessionConfigBuilder::owner`](crate::SessionConfigBuilder::owner) and all that builds on it | fail with [`NotConfigured`](crate::StoreErrorKind::NotConfigured) |
+/// | [`expire_in_owner`](Backend::expire_in_owner) | an owner index that forgets the old ids of regenerated sessions soon | do nothing |
 ///
 /// A backend without the first group supports everything else. If the configuration sets `owner`
 /// over such a backend, each write of a session that has an owner fails with `NotConfigured`, and

@@ -206,9 +206,9 @@ mod tests {
     #[test]
     fn a_call_reaches_all_watchers_of_its_session_and_no_others() {
         let watches = Arc::new(Watches::new());
-        let [one, again, two] = [ONE, ONE, TWO].map(|id| watches.register(id));
-        let [one, again, two] = [one, again, two].map(|watcher| watcher.call());
-        let [one, again, two] = [&one, &again, &two].map(|call| call.next());
+        let watchers = [ONE, ONE, TWO].map(|id| watches.register(id));
+        let calls = watchers.each_ref().map(Registration::call);
+        let [one, again, two] = calls.each_ref().map(|call| call.next());
         let (mut one, mut again, mut two) = (pin!(one), pin!(again), pin!(two));
         watches.call(&ONE);
         assert!(one.as_mut().now_or_never().is_some() && again.as_mut().now_or_never().is_some());

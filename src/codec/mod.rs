@@ -4,8 +4,7 @@
 //! |---|---|
 //! | 0 | flags: 1 compressed, 2 encrypted |
 //! | 1 | id of the key, 0 if not encrypted |
-//! | 2.. | JSON, compressed (see `compress.rs`) and then encrypted (see `encrypt.rs`) as the flags
-//! say |
+//! | 2.. | JSON, compressed (see `compress.rs`) and then encrypted (see `encrypt.rs`) as the flags say |
 //!
 //! A payload of any other form was written by a later version or by an attacker. It is refused
 //! rather than misread.

@@ -17,12 +17,9 @@ use crate::error::ConfigError;
 ///
 /// | policy | a request that reads | that changes | that logs out | a visitor without a cookie |
 /// |---|---|---|---|---|
-/// | [`Reject`](OutagePolicy::Reject) | 503 | 503 | 503 | as always: reads are answered, a login is
-/// tried |
-/// | [`Anonymous`](OutagePolicy::Anonymous) | sees the session of a new visitor | 503 | the
-/// deletion is tried, 503 if it fails | the same |
-/// | [`ServeCached`](OutagePolicy::ServeCached) | sees the last version this node knows, or 503 |
-/// 503 | the deletion is tried, 503 if it fails | the same |
+/// | [`Reject`](OutagePolicy::Reject) | 503 | 503 | 503 | as always: reads are answered, a login is tried |
+/// | [`Anonymous`](OutagePolicy::Anonymous) | sees the session of a new visitor | 503 | the deletion is tried, 503 if it fails | the same |
+/// | [`ServeCached`](OutagePolicy::ServeCached) | sees the last version this node knows, or 503 | 503 | the deletion is tried, 503 if it fails | the same |
 ///
 /// Under the latter two the session is read-only, and [`Session::outage`](crate::Session::outage)
 /// returns the error. A change is refused with

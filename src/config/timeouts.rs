@@ -50,11 +50,14 @@ impl<T> SessionConfigBuilder<T> {
     /// ```
     /// # use std::time::Duration;
     /// # use clustered_sessions::{Secret, Session, SessionConfig};
-    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession {
-    /// user_id: Option<i64> } const DAY: Duration = Duration::from_secs(24 * 3600); let secret =
-    /// Secret::new("at least thirty-two bytes of secret")?; let config =
-    /// SessionConfig::<UserSession>::builder(secret)     .timeout(DAY / 48) // half an hour
-    /// .absolute_timeout(DAY / 3)     .remember_me(14 * DAY, 90 * DAY)     .build()?;
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { user_id: Option<i64> }
+    /// const DAY: Duration = Duration::from_secs(24 * 3600);
+    /// let secret = Secret::new("at least thirty-two bytes of secret")?;
+    /// let config = SessionConfig::<UserSession>::builder(secret)
+    ///     .timeout(DAY / 48) // half an hour
+    ///     .absolute_timeout(DAY / 3)
+    ///     .remember_me(14 * DAY, 90 * DAY)
+    ///     .build()?;
     ///
     /// fn login(session: &Session<UserSession>, user_id: i64, remember: bool) {
     ///     session.replace(UserSession { user_id: Some(user_id) });

@@ -24,8 +24,7 @@ impl Stored {
     /// | bytes | content |
     /// |---|---|
     /// | 0 | format, 2 |
-    /// | 1 | kind: 0 if a payload follows, 1 if the 16 bytes of the id follow to which the session
-    /// has moved |
+    /// | 1 | kind: 0 if a payload follows, 1 if the 16 bytes of the id follow to which the session has moved |
     /// | 2..18 | revision |
     /// | 18..26 | creation time, in milliseconds since the Unix epoch, big-endian |
     /// | 26..34 | deadline, likewise |

@@ -115,8 +115,7 @@ impl<T> Record<T> {
     /// ```
     /// # use clustered_sessions::{Secret, SessionConfig, SessionStore};
     /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession;
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn
-    /// std::error::Error>> {
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev")).build()?;
     /// # let store = SessionStore::new(config);
     /// let session = store.create(UserSession).await?;

@@ -3,10 +3,8 @@
 //! | state | calls | end of the state |
 //! |---|---|---|
 //! | closed | are made | `failure_threshold` faults in a row, or most calls of some seconds: open |
-//! | open | are refused | `reset_timeout` has passed, or a ping or subscription succeeded:
-//! half-open |
-//! | half-open | `half_open_probes` are made, the others are refused | all of them are answered:
-//! closed; one fails: open |
+//! | open | are refused | `reset_timeout` has passed, or a ping or subscription succeeded: half-open |
+//! | half-open | `half_open_probes` are made, the others are refused | all of them are answered: closed; one fails: open |
 //!
 //! Calls that fail together count as one fault. When a connection breaks, all calls under way fail,
 //! which says no more about the server than one failure does. So a fault counts only if its call

@@ -6,14 +6,12 @@
 //! | call | retried | reason |
 //! |---|---|---|
 //! | `load`, `scan`, `sessions_of_owner` | yes | they change nothing |
-//! | `update` | yes, with the same bytes and revision | a retry that finds its own revision reports
-//! success |
+//! | `update` | yes, with the same bytes and revision | a retry that finds its own revision reports success |
 //! | `delete`, `delete_if` | yes | a deleted session does not come back |
 //! | `touch` | yes | it only moves the deadline forward |
 //! | `add_to_owner`, `remove_from_owner` | yes | they are idempotent |
 //! | `publish` | yes | a duplicate announcement costs at most a cache miss |
-//! | `create` | not here | an attempt that is carried out late could bring back a session deleted
-//! since; the store retries under a new id |
+//! | `create` | not here | an attempt that is carried out late could bring back a session deleted since; the store retries under a new id |
 //! | `clear` | no | it returns the number of sessions, and a retry would count only the rest |
 //! | `ping` | no | it reports whether the backend answers now |
 //! | `subscribe` | not here | the listener retries it for as long as the store lives |

@@ -3,15 +3,12 @@
 //! | loaded | no action | changed | regenerated | destroyed | destroyed, then changed | replaced |
 //! |---|---|---|---|---|---|---|
 //! | no cookie that verifies | nothing | create | as without | remove cookie | create | create |
-//! | a cookie whose session was gone, or cookies of several sessions | nothing | create | as
-//! without | delete | replace | replace |
+//! | a cookie whose session was gone, or cookies of several sessions | nothing | create | as without | delete | replace | replace |
 //! | a session | nothing | update | regenerate | delete | replace | replace |
 //! | a session that has ended since | nothing | refuse | refuse | delete | replace | replace |
-//! | a session that was regenerated a moment ago | nothing | refuse | refuse | delete | refuse |
-//! replace |
+//! | a session that was regenerated a moment ago | nothing | refuse | refuse | delete | refuse | replace |
 //! | a record that cannot be decoded | nothing | refuse | refuse | delete | replace | create |
-//! | a session that an outage makes unavailable | nothing | refuse | refuse | delete | replace |
-//! replace |
+//! | a session that an outage makes unavailable | nothing | refuse | refuse | delete | replace | replace |
 //!
 //! The column *regenerated* includes changes made before or after `regenerate`; *as without* means
 //! that `regenerate` has no effect. *Delete* and *replace* do not depend on what was loaded: once

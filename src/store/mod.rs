@@ -63,10 +63,8 @@ use crate::resilience::{Circuit, Client};
 ///
 /// ```
 /// # use clustered_sessions::{Secret, SessionConfig, SessionStore, StoreErrorKind};
-/// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { name:
-/// String }
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn
-/// std::error::Error>> {
+/// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { name: String }
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev")).build()?;
 /// let store = SessionStore::new(config);
 /// let session = store.create(UserSession { name: "Ada".into() }).await?;
@@ -224,8 +222,7 @@ impl<T: SessionData> SessionStore<T> {
     /// # use clustered_sessions::{Secret, SessionConfig, SessionStore};
     /// use clustered_sessions::backend::HistoryProof;
     /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession;
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn
-    /// std::error::Error>> {
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev")).build()?;
     /// let store = SessionStore::new(config);
     /// for server in store.backend_info().servers {

@@ -27,13 +27,13 @@ impl<T: SessionData> SessionStore<T> {
     /// #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
     /// struct UserSession { user_id: Option<i64>, browser: String }
     ///
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn
-    /// std::error::Error>> { let config =
-    /// SessionConfig::<UserSession>::development(Secret::insecure_dev("dev"))     .owner(|session:
-    /// &UserSession| session.user_id.map(|id| id.to_string()))     .build()?; let store =
-    /// SessionStore::new(config); let _ = store.create(UserSession { user_id: Some(42), browser:
-    /// "Firefox".into() }).await?; let _ = store.create(UserSession { user_id: Some(7), browser:
-    /// "Lynx".into() }).await?;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev"))
+    ///     .owner(|session: &UserSession| session.user_id.map(|id| id.to_string()))
+    ///     .build()?;
+    /// let store = SessionStore::new(config);
+    /// let _ = store.create(UserSession { user_id: Some(42), browser: "Firefox".into() }).await?;
+    /// let _ = store.create(UserSession { user_id: Some(7), browser: "Lynx".into() }).await?;
     ///
     /// for session in store.sessions_of("42").await? {
     ///     assert_eq!(session.data().browser, "Firefox");
@@ -72,10 +72,8 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// ```
     /// # use clustered_sessions::{Secret, SessionConfig, SessionStore};
-    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession {
-    /// user_id: Option<i64> }
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn
-    /// std::error::Error>> {
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { user_id: Option<i64> }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev"))
     /// #     .owner(|session: &UserSession| session.user_id.map(|id| id.to_string()))
     /// #     .build()?;
@@ -120,10 +118,8 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// ```
     /// # use clustered_sessions::{Secret, SessionConfig, SessionStore};
-    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession {
-    /// user_id: Option<i64> }
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn
-    /// std::error::Error>> {
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { user_id: Option<i64> }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev"))
     /// #     .owner(|session: &UserSession| session.user_id.map(|id| id.to_string()))
     /// #     .build()?;
@@ -160,15 +156,18 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// ```
     /// # use clustered_sessions::{Session, SessionError};
-    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession {
-    /// user_id: Option<i64> } async fn change_password(session: Session<UserSession>) -> Result<(),
-    /// SessionError> {     // … the new password has been stored.     let Some(user_id) =
-    /// session.read(|data| data.user_id.map(|id| id.to_string())) else { return Ok(()) };
-    /// session.regenerate(); let saved = session.save().await; // from here on, the session has its
-    /// new id     let _ = match session.id().filter(|_| saved.is_ok()) {         Some(this) =>
-    /// session.store().delete_all_of_except(&user_id, this).await?,         None =>
-    /// session.store().delete_all_of(&user_id).await?, // including this one: better than none };
-    /// saved }
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { user_id: Option<i64> }
+    /// async fn change_password(session: Session<UserSession>) -> Result<(), SessionError> {
+    ///     // … the new password has been stored.
+    ///     let Some(user_id) = session.read(|data| data.user_id.map(|id| id.to_string())) else { return Ok(()) };
+    ///     session.regenerate();
+    ///     let saved = session.save().await; // from here on, the session has its new id
+    ///     let _ = match session.id().filter(|_| saved.is_ok()) {
+    ///         Some(this) => session.store().delete_all_of_except(&user_id, this).await?,
+    ///         None => session.store().delete_all_of(&user_id).await?, // including this one: better than none
+    ///     };
+    ///     saved
+    /// }
     /// ```
     ///
     /// The session is kept even if it is regenerated meanwhile.
@@ -211,11 +210,13 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// ```
     /// # use clustered_sessions::{Session, SessionError};
-    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession {
-    /// user_id: Option<i64> } async fn login(session: Session<UserSession>, user_id: i64) ->
-    /// Result<(), SessionError> {     session.replace(UserSession { user_id: Some(user_id) });
-    /// session.save().await?;     let _ =
-    /// session.store().delete_all_but_newest_of(&user_id.to_string()).await?;     Ok(()) }
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { user_id: Option<i64> }
+    /// async fn login(session: Session<UserSession>, user_id: i64) -> Result<(), SessionError> {
+    ///     session.replace(UserSession { user_id: Some(user_id) });
+    ///     session.save().await?;
+    ///     let _ = session.store().delete_all_but_newest_of(&user_id.to_string()).await?;
+    ///     Ok(())
+    /// }
     /// ```
     ///
     /// # Risk

@@ -30,10 +30,8 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// ```
     /// # use clustered_sessions::{Secret, SessionConfig, SessionStore};
-    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { name:
-    /// String }
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn
-    /// std::error::Error>> {
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { name: String }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev")).build()?;
     /// use futures_util::TryStreamExt;
     ///

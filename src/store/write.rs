@@ -68,10 +68,8 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// ```
     /// # use clustered_sessions::{Secret, SessionConfig, SessionStore};
-    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession {
-    /// visits: u64 }
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn
-    /// std::error::Error>> {
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { visits: u64 }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev")).build()?;
     /// let store = SessionStore::new(config);
     /// let session = store.create(UserSession { visits: 1 }).await?;

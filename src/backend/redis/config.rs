@@ -40,8 +40,8 @@ use crate::error::ConfigError;
 /// channel:
 ///
 /// ```text
-/// ACL SETUSER sessions on >password ~session:* &session:invalidate*   +getex +get +set +getrange
-/// +setrange +pexpire +del +unlink +scan +eval +evalsha +publish +subscribe +info +select
+/// ACL SETUSER sessions on >password ~session:* &session:invalidate*
+///   +getex +get +set +getrange +setrange +pexpire +del +unlink +scan +eval +evalsha +publish +subscribe +info +select
 /// ```
 ///
 /// If the configuration sets [`owner`](crate::SessionConfigBuilder::owner), add:
@@ -166,12 +166,9 @@ impl RedisConfig {
     /// | `redis://[user][:password]@host[:port][/database]` | TCP |
     /// | `rediss://…` | TLS with the root certificates of the system; needs the feature `tls` |
     /// | `redis+unix:///path[?db=0&user=…&pass=…]` | a Unix domain socket |
-    /// |
-    /// `redis-sentinel://[user][:password]@host[:port][/database]?sentinelServiceName=name[&node=host[:port]]…`
-    /// | the master that the [sentinels](Self::sentinel) name |
+    /// | `redis-sentinel://[user][:password]@host[:port][/database]?sentinelServiceName=name[&node=host[:port]]…` | the master that the [sentinels](Self::sentinel) name |
     /// | `rediss-sentinel://…` | the same, with TLS to sentinels and servers |
-    /// | `redis-cluster://[user][:password]@host[:port][?node=host[:port]]…` | a
-    /// [cluster](Self::cluster) that these servers belong to |
+    /// | `redis-cluster://[user][:password]@host[:port][?node=host[:port]]…` | a [cluster](Self::cluster) that these servers belong to |
     /// | `rediss-cluster://…` | the same, with TLS |
     ///
     /// `valkey` for `redis`, and `unix` for `redis+unix`, mean the same. The port defaults to 6379,

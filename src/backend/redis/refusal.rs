@@ -2,19 +2,13 @@
 //!
 //! | error | meaning | kind |
 //! |---|---|---|
-//! | `LOADING`, `BUSY`, `TRYAGAIN`, `UNBLOCKED`; `ERR` with `max number of clients`, `max
-//! concurrent connections`, `while the cluster is down` or `Script killed` | not now: the same
-//! server may carry the command out a moment later | `Unavailable` |
-//! | `READONLY`, `MASTERDOWN`, `CLUSTERDOWN`, `NOREPLICAS`, `REDIRECT` | not here: the server takes
-//! no writes; another one may be the master by now | `Unavailable` |
-//! | `MISCONF` | no changes: the server cannot save its data. It is still the master, and can be
-//! read | `Unavailable` |
-//! | `NOAUTH`, `WRONGPASS`, `NOPERM`, `DENIED` | not allowed: an operator must correct the password
-//! or the permissions | `Refused` |
+//! | `LOADING`, `BUSY`, `TRYAGAIN`, `UNBLOCKED`; `ERR` with `max number of clients`, `max concurrent connections`, `while the cluster is down` or `Script killed` | not now: the same server may carry the command out a moment later | `Unavailable` |
+//! | `READONLY`, `MASTERDOWN`, `CLUSTERDOWN`, `NOREPLICAS`, `REDIRECT` | not here: the server takes no writes; another one may be the master by now | `Unavailable` |
+//! | `MISCONF` | no changes: the server cannot save its data. It is still the master, and can be read | `Unavailable` |
+//! | `NOAUTH`, `WRONGPASS`, `NOPERM`, `DENIED` | not allowed: an operator must correct the password or the permissions | `Refused` |
 //! | `OOM` | no memory left: an operator must add some | `Refused` |
 //! | `WRONGTYPE` | the key belongs to another program | `Corrupt` |
-//! | `CROSSSLOT`, also as text within another error | not together: the keys are in several slots,
-//! and each may be accepted alone | `Refused` |
+//! | `CROSSSLOT`, also as text within another error | not together: the keys are in several slots, and each may be accepted alone | `Refused` |
 //! | anything else | the command or the server is not what this crate expects | `Refused` |
 //!
 //! The codes are those of Redis 7 and 8 and of Valkey; the texts of `ERR` include those of managed

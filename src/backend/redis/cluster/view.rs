@@ -1,7 +1,6 @@
 //! What a server knows about its cluster: the replies to `CLUSTER NODES` and `CLUSTER INFO`. Pure.
 //!
-//! Source: the documentation of [`CLUSTER
-//! NODES`](https://redis.io/docs/latest/commands/cluster-nodes/).
+//! Source: the documentation of [`CLUSTER NODES`](https://redis.io/docs/latest/commands/cluster-nodes/).
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
