@@ -37,13 +37,13 @@ pub(crate) struct Watches {
 /// A session that is watched.
 #[derive(Debug)]
 struct Watched {
-    call: Arc<Call>,
+    wake_up: Arc<WakeUp>,
     watchers: usize,
 }
 
 /// What the watchers of one session share.
 #[derive(Debug)]
-pub(crate) struct Call {
+pub(crate) struct WakeUp {
     notify: Notify,
     /// The moment from which on the watchers are called even if nothing has happened.
     due: AtomicU64,
@@ -62,19 +62,19 @@ impl Watches {
     pub(crate) fn register(self: &Arc<Self>, id: SessionId) -> Registration {
         let mut shard = self.shard(&id);
         let watched = shard.entry(id).or_insert_with(|| Watched {
-            call: Arc::new(Call { notify: Notify::new(), due: AtomicU64::new(u64::MAX) }),
+            wake_up: Arc::new(WakeUp { notify: Notify::new(), due: AtomicU64::new(u64::MAX) }),
             watchers: 0,
         });
         watched.watchers += 1;
-        let call = watched.call.clone();
+        let wake_up = watched.wake_up.clone();
         drop(shard);
-        Registration { watches: self.clone(), id, call }
+        Registration { watches: self.clone(), id, wake_up }
     }
 
     /// Calls the watchers of a session.
     pub(crate) fn call(&self, id: &SessionId) {
         if let Some(watched) = self.shard(id).get(id) {
-            watched.call.notify.notify_waiters();
+            watched.wake_up.notify.notify_waiters();
         }
     }
 
@@ -87,8 +87,8 @@ impl Watches {
     pub(crate) fn call_due(&self, now: Millis) {
         for shard in &self.shards {
             for watched in lock(shard).values() {
-                if watched.call.due.load(Ordering::Relaxed) <= now.0 {
-                    watched.call.notify.notify_waiters();
+                if watched.wake_up.due.load(Ordering::Relaxed) <= now.0 {
+                    watched.wake_up.notify.notify_waiters();
                 }
             }
         }
@@ -124,7 +124,7 @@ fn lock<T>(shard: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) struct Registration {
     watches: Arc<Watches>,
     id: SessionId,
-    call: Arc<Call>,
+    wake_up: Arc<WakeUp>,
 }
 
 impl Registration {
@@ -133,18 +133,18 @@ impl Registration {
     }
 
     /// Returns what the watchers of the session are called by.
-    pub(crate) fn call(&self) -> Arc<Call> {
-        self.call.clone()
+    pub(crate) fn wake_up(&self) -> Arc<WakeUp> {
+        self.wake_up.clone()
     }
 
     /// Sets the moment from which on this session's watchers are called even if nothing has
     /// happened.
     pub(crate) fn call_from(&self, due: Millis) {
-        self.call.due.store(due.0, Ordering::Relaxed);
+        self.wake_up.due.store(due.0, Ordering::Relaxed);
     }
 }
 
-impl Call {
+impl WakeUp {
     /// Returns a future that waits for the next call, counted from now and not from its first poll.
     pub(crate) fn next(&self) -> Notified<'_> {
         self.notify.notified()
@@ -207,7 +207,7 @@ mod tests {
     fn a_call_reaches_all_watchers_of_its_session_and_no_others() {
         let watches = Arc::new(Watches::new());
         let watchers = [ONE, ONE, TWO].map(|id| watches.register(id));
-        let calls = watchers.each_ref().map(Registration::call);
+        let calls = watchers.each_ref().map(Registration::wake_up);
         let [one, again, two] = calls.each_ref().map(|call| call.next());
         let (mut one, mut again, mut two) = (pin!(one), pin!(again), pin!(two));
         watches.call(&ONE);
@@ -221,7 +221,7 @@ mod tests {
     fn a_call_before_the_first_poll_is_not_missed() {
         let watches = Arc::new(Watches::new());
         let watcher = watches.register(ONE);
-        let call = watcher.call();
+        let call = watcher.wake_up();
         let called = call.next();
         watches.call(&ONE);
         assert!(called.now_or_never().is_some());
@@ -232,7 +232,7 @@ mod tests {
     fn watchers_are_called_when_they_are_due() {
         let watches = Arc::new(Watches::new());
         let watcher = watches.register(ONE);
-        let call = watcher.call();
+        let call = watcher.wake_up();
         let mut called = pin!(call.next());
         watcher.call_from(Millis(10));
         watches.call_due(Millis(9));

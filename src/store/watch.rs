@@ -1,10 +1,10 @@
 //! Watching sessions from one change to the next, and to their end.
 //!
 //! A watch rests on what keeps the cache coherent. While the node holds its lease, whatever happens
-//! to a session is announced, and the announcement calls the watch. It is also called when a
-//! new epoch begins, again and again while there is no lease, when the cache is cleared, and at the
-//! session's deadline, which another node may have extended without an announcement. Each time, it looks at
-//! the session as a request would: in the cache, if that is allowed, or in the backend.
+//! to a session is announced, and the announcement calls the watch. It is also called when a new
+//! epoch begins, again and again while there is no lease, when the cache is cleared, and at the
+//! session's deadline, which another node may have extended without an announcement. Each time, it
+//! looks at the session as a request would: in the cache, if that is allowed, or in the backend.
 //!
 //! Nothing is done for a watch in between. One task for each store calls those that are due.
 
@@ -169,8 +169,8 @@ impl<T: SessionData> SessionWatch<T> {
         self.store.start_pulse();
         loop {
             // From before the look on: what happens meanwhile leads to another one.
-            let call = self.registration.call();
-            let called = call.next();
+            let wake_up = self.registration.wake_up();
+            let called = wake_up.next();
             match self.look().await {
                 Look::Answer(answer) => return answer,
                 Look::Nothing => called.await,
