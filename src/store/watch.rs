@@ -57,8 +57,10 @@ pub struct SessionWatch<T> {
 enum Look<T> {
     /// There is something to tell the caller.
     Answer(Result<Record<T>, Ended>),
-    /// The session is as it was, or cannot be read now.
+    /// The session is as it was.
     Nothing,
+    /// The session cannot be read now, so whatever led to the look is still unanswered.
+    Unreadable,
     /// The session is now under another id, and is to be looked at there.
     Moved,
 }
@@ -144,7 +146,8 @@ impl<T: SessionData> SessionStore<T> {
 /// The options of watches.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Watching {
-    /// Time between two calls of those that are due.
+    /// Time between two calls of those that are due, and between two looks at a session that cannot
+    /// be read.
     pub(super) pulse: Duration,
     /// Time for which a watch goes on while its session is in doubt.
     pub(super) grace: Duration,
@@ -174,6 +177,10 @@ impl<T: SessionData> SessionWatch<T> {
             match self.look().await {
                 Look::Answer(answer) => return answer,
                 Look::Nothing => called.await,
+                // A timer of its own: other watches of the session may have read it.
+                Look::Unreadable => {
+                    let _ = timeout(self.store.inner.watching.pulse, called).await;
+                }
                 Look::Moved => {}
             }
         }
@@ -211,11 +218,7 @@ impl<T: SessionData> SessionWatch<T> {
             Ok(Err(error)) if error.kind() == StoreErrorKind::Closed => {
                 Look::Answer(Err(Ended::Unknown))
             }
-            Ok(Err(_)) => {
-                // At the next pulse.
-                self.registration.call_from(Millis(0));
-                Look::Nothing
-            }
+            Ok(Err(_)) => Look::Unreadable,
             Ok(Ok(None)) => {
                 let expired = self.expires.is_some_and(|expires| self.store.now() >= expires);
                 Look::Answer(Err(if expired { Ended::Expired } else { Ended::Deleted }))

@@ -3,13 +3,15 @@
 
 use std::future::Future;
 use std::pin::pin;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::Body;
 use clustered_sessions::backend::Backend;
-use clustered_sessions::testing::{Faults, FaultyBackend};
+use clustered_sessions::testing::{BackendMethod, Faults, FaultyBackend, Interposed, Interposer};
 use clustered_sessions::{
     Clock, ClusterConfig, Ended, MemoryBackend, Session, SessionConfig, SessionId, SessionLayer,
+    StoreError,
 };
 use futures_util::{StreamExt as _, poll, stream};
 use http::{Request, StatusCode, header};
@@ -104,27 +106,79 @@ async fn all_watchers_of_a_session_are_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_on_another_node_is_told_once() {
+async fn a_change_is_told_once_on_whatever_node_it_is_made() {
+    let nodes = Nodes::start().await;
+    for writer in [&nodes.here, &nodes.there] {
+        let id = nodes.session().await;
+        let mut watch = nodes.there.store().watch(id);
+        assert_eq!(*watch.changed().await.unwrap().data(), ada(), "what is there in the beginning");
+        assert!(timeout(SECOND, watch.changed()).await.is_err());
+        writer.store().modify(id, |data| data.visits += 1).await.unwrap();
+        writer.store().modify(id, |data| data.visits += 1).await.unwrap();
+        assert_eq!(watch.changed().await.unwrap().data().visits, 2);
+        assert!(timeout(SECOND, watch.changed()).await.is_err());
+    }
+}
+
+/// The first call after a change fails for one of two watches. The other one reads the session.
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_could_not_read_a_change_tries_again_although_another_one_has_read_it() {
     let nodes = Nodes::start().await;
     let id = nodes.session().await;
-    let mut watch = nodes.there.store().watch(id);
-    assert_eq!(*watch.changed().await.unwrap().data(), ada(), "what is there in the beginning");
-    assert!(timeout(SECOND, watch.changed()).await.is_err());
+    let [mut early, mut late] = [(); 2].map(|()| nodes.there.store().watch(id));
+    early.changed().await.unwrap();
+    late.changed().await.unwrap();
+    let mut early = pin!(early.changed());
+    assert!(poll!(&mut early).is_pending());
+    nodes.faults.fail_calls(1.0);
     nodes.here.store().modify(id, |data| data.visits += 1).await.unwrap();
-    nodes.here.store().modify(id, |data| data.visits += 1).await.unwrap();
-    assert_eq!(watch.changed().await.unwrap().data().visits, 2);
-    assert!(timeout(SECOND, watch.changed()).await.is_err());
+    settle().await;
+    assert!(poll!(&mut early).is_pending(), "its look has failed");
+    nodes.faults.heal();
+    assert_eq!(late.changed().await.unwrap().data().visits, 1);
+    assert!(timeout(SECOND, late.changed()).await.is_err());
+    assert_eq!(timeout(SECOND, early).await.unwrap().unwrap().data().visits, 1);
+}
+
+/// Counts the loads that run at the same time.
+#[derive(Clone, Default)]
+struct Crowd(Arc<Mutex<(usize, usize)>>);
+
+impl Interposer for Crowd {
+    async fn around<R: Send + 'static>(
+        &self,
+        _: BackendMethod,
+        call: impl Future<Output = Result<R, StoreError>> + Send + 'static,
+    ) -> Result<R, StoreError> {
+        {
+            let (now, most) = &mut *self.0.lock().unwrap();
+            *now += 1;
+            *most = (*most).max(*now);
+        }
+        sleep(SECOND / 100).await;
+        let result = call.await;
+        self.0.lock().unwrap().0 -= 1;
+        result
+    }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_on_this_node_is_told_once() {
-    let nodes = Nodes::start().await;
-    let id = nodes.session().await;
-    let mut watch = nodes.here.store().watch(id);
-    watch.changed().await.unwrap();
-    nodes.here.store().modify(id, |data| data.visits += 1).await.unwrap();
-    assert_eq!(watch.changed().await.unwrap().data().visits, 1);
-    assert!(timeout(SECOND, watch.changed()).await.is_err());
+async fn when_all_watches_look_at_once_64_of_them_read() {
+    let (clock, crowd) = (Clock::tokio(), Crowd::default());
+    let backend =
+        Interposed::with_interposer(MemoryBackend::with_clock(clock.clone()), crowd.clone());
+    let sessions = node(&clock, backend, ClusterConfig::new()).await;
+    let mut watches = JoinSet::new();
+    for _ in 0..200 {
+        let session = sessions.store().create(ada()).await.unwrap();
+        watches.spawn(sessions.store().watch(session.id).ended());
+    }
+    sleep(SECOND).await;
+    crowd.0.lock().unwrap().1 = 0;
+    sessions.store().coordinator().local_cache().clear();
+    sleep(SECOND).await;
+    assert_eq!(*crowd.0.lock().unwrap(), (0, 64));
+    assert!(watches.try_join_next().is_none());
 }
 
 #[tokio::test(start_paused = true)]
