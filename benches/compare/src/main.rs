@@ -8,8 +8,9 @@
 //! The two sides of a comparison take turns within one run, so that a busy machine slows both, and
 //! the figures are medians of the rounds.
 //!
-//! `scale` prints what nodes cost one Redis server as they become more. `instructions SCENARIO N`
-//! sends N requests and measures nothing: see `instructions.sh`.
+//! `scale` prints what nodes cost one Redis server as they become more, and `scale cluster` what
+//! they cost the masters of a cluster. `instructions SCENARIO N` sends N requests and measures
+//! nothing: see `instructions.sh`.
 
 mod alloc;
 mod app;
@@ -26,7 +27,8 @@ use std::process::exit;
 
 use crate::rows::{Context, SECTIONS};
 
-const USAGE: &str = "arguments: [--rounds N] [SECTION ...], or: scale, or: instructions SCENARIO N";
+const USAGE: &str =
+    "arguments: [--rounds N] [SECTION ...], or: scale [cluster], or: instructions SCENARIO N";
 /// Rounds of each comparison, unless an argument gives another number.
 const ROUNDS: usize = 11;
 
@@ -43,7 +45,11 @@ fn main() {
         return instructions::run(&scenario, requests);
     }
     if args.next_if(|arg| arg == "scale").is_some() {
-        return scale::run(&rows::runtime());
+        return match args.next().as_deref() {
+            None => scale::run(&rows::runtime()),
+            Some("cluster") => scale::run_cluster(&rows::runtime()),
+            Some(_) => usage(),
+        };
     }
     let (mut rounds, mut selected) = (ROUNDS, Vec::new());
     while let Some(arg) = args.next() {

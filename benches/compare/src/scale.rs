@@ -1,8 +1,10 @@
-//! What nodes cost one Redis server, and each other, as they become more.
+//! What nodes cost one Redis server, or the masters of a cluster, and each other, as they become
+//! more.
 //!
-//! All nodes are in this process. CPU time is that of the server's threads and of this process's,
+//! All nodes are in this process. CPU time is that of the servers' threads and of this process's,
 //! less what they take while nobody writes. Elapsed time is not used.
 
+use std::any::Any;
 use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -12,6 +14,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use futures_util::stream::iter;
 use redis::aio::MultiplexedConnection;
+use support::cluster::RedisCluster;
 use support::redis::RedisServer;
 use tokio::runtime::Runtime;
 
@@ -20,9 +23,12 @@ use crate::measure::median;
 use crate::nodes;
 
 const HEAD: &str = "\
-| nodes | server, idle | heartbeats' commands | a node, idle | memory of the server for a node | write in flight | server, for a write | process, for a write |
-|---|---|---|---|---|---|---|---|";
+| masters | nodes | a master, idle | heartbeats' commands at a master | a node, idle | memory of a master for a node | writes in flight | all masters, for a write | process, for a write |
+|---|---|---|---|---|---|---|---|---|";
+/// Nodes on one server.
 const NODES: [usize; 4] = [1, 10, 100, 1000];
+/// Masters of a cluster, and nodes on it. More do not fit into two cores.
+const CLUSTERS: [(usize, usize); 5] = [(3, 1), (3, 10), (3, 100), (30, 1), (30, 10)];
 const ROUNDS: usize = 3;
 /// Sessions that are changed, one after the other.
 const SESSIONS: usize = 1_000;
@@ -37,19 +43,26 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// Prints a table.
 pub fn run(runtime: &Runtime) {
     println!("{HEAD}");
-    NODES.iter().for_each(|nodes| with(runtime, *nodes));
+    NODES.iter().for_each(|nodes| with(runtime, Servers::one(runtime), *nodes));
     println!("\nmemory of the server for a session: {:.0} bytes", bytes_of_a_session(runtime));
 }
 
-fn with(runtime: &Runtime, nodes: usize) {
-    let server = RedisServer::start();
-    let mut redis = Server::of(runtime, &server);
+/// Prints a table.
+pub fn run_cluster(runtime: &Runtime) {
+    println!("{HEAD}");
+    for (masters, nodes) in CLUSTERS {
+        with(runtime, Servers::cluster(runtime, masters), nodes);
+    }
+}
+
+fn with(runtime: &Runtime, mut redis: Servers, nodes: usize) {
     let before = redis.info(runtime, "used_memory");
     let mut stores = Vec::new();
     for _ in 0..nodes {
-        stores.push(nodes::start(runtime, nodes::over_redis(&server.url(), SESSIONS)));
+        stores.push(nodes::start(runtime, nodes::over_redis(&redis.url, SESSIONS)));
     }
-    let memory = (redis.info(runtime, "used_memory") - before) / nodes as f64;
+    let masters = redis.each.len() as f64;
+    let memory = (redis.info(runtime, "used_memory") - before) / nodes as f64 / masters;
     let ids = nodes::fill(runtime, &stores[0], SESSIONS);
     sleep(SETTLE);
 
@@ -71,12 +84,12 @@ fn with(runtime: &Runtime, nodes: usize) {
             median(&rounds.iter().map(cost).collect::<Vec<_>>()) / writes as f64 * 1e6
         };
         println!(
-            "| {nodes} | {:.2} % | {:.0}/s | {:.3} % | {:.1} KB | {in_flight} | {:.1} µs | {:.1} µs |",
-            idle.server / idle.elapsed * 100.0,
-            commands / idle.elapsed,
+            "| {masters} | {nodes} | {:.2} % | {:.0}/s | {:.3} % | {:.1} KB | {in_flight} | {:.1} µs | {:.1} µs |",
+            idle.servers / idle.elapsed / masters * 100.0,
+            commands / idle.elapsed / masters,
             idle.process / idle.elapsed / nodes as f64 * 100.0,
             memory / 1024.0,
-            each(|costs| costs.server),
+            each(|costs| costs.servers),
             each(|costs| costs.process),
         );
     }
@@ -97,9 +110,8 @@ async fn write(
 
 fn bytes_of_a_session(runtime: &Runtime) -> f64 {
     const SESSIONS: usize = 100_000;
-    let server = RedisServer::start();
-    let mut redis = Server::of(runtime, &server);
-    let store = nodes::start(runtime, nodes::over_redis(&server.url(), 1));
+    let mut redis = Servers::one(runtime);
+    let store = nodes::start(runtime, nodes::over_redis(&redis.url, 1));
     let before = redis.info(runtime, "used_memory");
     nodes::fill(runtime, &store, SESSIONS);
     let bytes = redis.info(runtime, "used_memory") - before;
@@ -109,7 +121,7 @@ fn bytes_of_a_session(runtime: &Runtime) -> f64 {
 
 /// Seconds of CPU time, and of the clock.
 struct Costs {
-    server: f64,
+    servers: f64,
     process: f64,
     elapsed: f64,
 }
@@ -119,17 +131,60 @@ impl Costs {
     fn above(&self, idle: &Costs) -> Costs {
         let share = self.elapsed / idle.elapsed;
         Costs {
-            server: self.server - idle.server * share,
+            servers: self.servers - idle.servers * share,
             process: self.process - idle.process * share,
             elapsed: self.elapsed,
         }
     }
 }
 
-/// A server as its operator sees it.
+/// One server, or all masters of a cluster, as their operator sees them.
+struct Servers {
+    url: String,
+    each: Vec<Server>,
+    /// Keeps them running.
+    _processes: Box<dyn Any>,
+}
+
 struct Server {
     connection: MultiplexedConnection,
     process: String,
+}
+
+impl Servers {
+    fn one(runtime: &Runtime) -> Self {
+        let server = RedisServer::start();
+        Servers {
+            url: server.url(),
+            each: vec![Server::of(runtime, &server)],
+            _processes: Box::new(server),
+        }
+    }
+
+    fn cluster(runtime: &Runtime, masters: usize) -> Self {
+        let cluster = runtime.block_on(RedisCluster::start(masters, 0));
+        Servers {
+            url: cluster.url(),
+            each: cluster.servers().map(|(_, server)| Server::of(runtime, server)).collect(),
+            _processes: Box::new(cluster),
+        }
+    }
+
+    /// Returns the sum of a field of `INFO`.
+    fn info(&mut self, runtime: &Runtime, field: &str) -> f64 {
+        self.each.iter_mut().map(|server| server.info(runtime, field)).sum()
+    }
+
+    fn costs(&self, run: impl FnOnce()) -> Costs {
+        let servers = || self.each.iter().map(|server| cpu_time(&server.process)).sum::<f64>();
+        let (before, process, begun) = (servers(), cpu_time("self"), Instant::now());
+        run();
+        Costs {
+            elapsed: begun.elapsed().as_secs_f64(),
+            servers: servers() - before,
+            process: cpu_time("self") - process,
+        }
+    }
 }
 
 impl Server {
@@ -148,16 +203,6 @@ impl Server {
             .expect("the server replies");
         let value = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
         value.and_then(|value| value.parse().ok()).expect("the field is a number")
-    }
-
-    fn costs(&self, run: impl FnOnce()) -> Costs {
-        let (server, process, begun) = (cpu_time(&self.process), cpu_time("self"), Instant::now());
-        run();
-        Costs {
-            elapsed: begun.elapsed().as_secs_f64(),
-            server: cpu_time(&self.process) - server,
-            process: cpu_time("self") - process,
-        }
     }
 }
 
