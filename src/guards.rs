@@ -30,6 +30,10 @@ pub enum Guard {
     Order,
     /// A session served during an outage was proven current at most `max_age` ago.
     MaxAge,
+    /// A change calls those who watch the session.
+    WakeUp,
+    /// Those who watch a session look at it again and again while the node has no lease.
+    Doubt,
     /// A session is entered in an owner's index before the record names that owner.
     IndexFirst,
     /// A deletion by owner or by predicate judges the record that a conflict returns.

@@ -17,6 +17,7 @@ use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::clock::Millis;
+use crate::guards::{self, Guard};
 use crate::id::SessionId;
 
 const SHARDS: usize = 16;
@@ -73,7 +74,9 @@ impl Watches {
 
     /// Calls the watchers of a session.
     pub(crate) fn call(&self, id: &SessionId) {
-        if let Some(watched) = self.shard(id).get(id) {
+        if let Some(watched) = self.shard(id).get(id)
+            && guards::enabled(Guard::WakeUp)
+        {
             watched.wake_up.notify.notify_waiters();
         }
     }

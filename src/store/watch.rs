@@ -19,6 +19,7 @@ use super::single_flight::Freshness;
 use crate::clock::{Millis, millis};
 use crate::cluster::Registration;
 use crate::error::{StoreError, StoreErrorKind};
+use crate::guards::{self, Guard};
 use crate::id::SessionId;
 use crate::record::{Absence, Record, Revision, SessionData};
 
@@ -130,7 +131,7 @@ impl<T: SessionData> SessionStore<T> {
             loop {
                 ticks.tick().await;
                 let Some(store) = store.upgrade() else { return };
-                if store.cache.is_trusted() {
+                if store.cache.is_trusted() || !guards::enabled(Guard::Doubt) {
                     watches.call_due(store.clock.now());
                 } else {
                     watches.call_all();
@@ -215,10 +216,11 @@ impl<T: SessionData> SessionWatch<T> {
         };
         match timeout(left, read).await {
             Err(_) => Look::Answer(Err(Ended::Unknown)),
-            Ok(Err(error)) if error.kind() == StoreErrorKind::Closed => {
-                Look::Answer(Err(Ended::Unknown))
+            Ok(Err(error)) => {
+                // A read that fails at once does not time out.
+                let is_over = error.kind() == StoreErrorKind::Closed || self.store.now() >= end;
+                if is_over { Look::Answer(Err(Ended::Unknown)) } else { Look::Unreadable }
             }
-            Ok(Err(_)) => Look::Unreadable,
             Ok(Ok(None)) => {
                 let expired = self.expires.is_some_and(|expires| self.store.now() >= expires);
                 Look::Answer(Err(if expired { Ended::Expired } else { Ended::Deleted }))

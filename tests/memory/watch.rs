@@ -10,8 +10,8 @@ use axum::body::Body;
 use clustered_sessions::backend::Backend;
 use clustered_sessions::testing::{BackendMethod, Faults, FaultyBackend, Interposed, Interposer};
 use clustered_sessions::{
-    Clock, ClusterConfig, Ended, MemoryBackend, Session, SessionConfig, SessionId, SessionLayer,
-    StoreError,
+    Clock, ClusterConfig, Ended, MemoryBackend, Session, SessionConfig, SessionConfigBuilder,
+    SessionId, SessionLayer, StoreError,
 };
 use futures_util::{StreamExt as _, poll, stream};
 use http::{Request, StatusCode, header};
@@ -65,12 +65,19 @@ impl Nodes {
 }
 
 async fn node(clock: &Clock, backend: impl Backend, cluster: ClusterConfig) -> SessionLayer<Data> {
-    let config = SessionConfig::builder(secret())
+    start(config_of_node(clock, backend, cluster)).await
+}
+
+fn config_of_node(
+    clock: &Clock,
+    backend: impl Backend,
+    cluster: ClusterConfig,
+) -> SessionConfigBuilder<Data> {
+    SessionConfig::builder(secret())
         .backend(backend)
         .clock(clock.clone())
         .timeout(TIMEOUT)
-        .cluster(cluster.local_cache_ttl(TIMEOUT));
-    start(config).await
+        .cluster(cluster.local_cache_ttl(TIMEOUT))
 }
 
 /// Asserts that a future is not ready for some time.
@@ -279,6 +286,22 @@ async fn a_watch_whose_session_cannot_be_read_ends_after_the_grace_although_the_
     let begun = Instant::now();
     assert_eq!(watch.changed().await.unwrap_err(), Ended::Unknown);
     assert!((GRACE..=GRACE + PULSE).contains(&begun.elapsed()), "after {:?}", begun.elapsed());
+}
+
+/// Without retries, a read fails before any time has passed.
+#[tokio::test(start_paused = true)]
+async fn a_watch_whose_reads_fail_at_once_ends_after_the_grace() {
+    let clock = Clock::tokio();
+    let (backend, faults) = FaultyBackend::new(MemoryBackend::with_clock(clock.clone()), 1);
+    let node = start(config_of_node(&clock, backend, ClusterConfig::new()).enable_retry(false));
+    let node = node.await;
+    let id = node.store().create(ada()).await.unwrap().id;
+    let mut ended = pin!(node.store().watch(id).ended());
+    lasts(&mut ended, SECOND).await;
+    faults.cut_subscriptions();
+    faults.fail_calls(1.0);
+    lasts(&mut ended, GRACE - PULSE).await;
+    assert_eq!(timeout(PULSE * 2, ended).await, Ok(Ended::Unknown));
 }
 
 #[tokio::test(start_paused = true)]

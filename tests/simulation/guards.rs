@@ -145,6 +145,8 @@ needed! {
     the_sharing_rule_is_needed: Sharing in histories();
     the_tombstone_is_needed: Tombstone in races();
     the_maximum_age_in_an_outage_is_needed: MaxAge in histories();
+    calling_those_who_watch_is_needed: WakeUp in histories();
+    looking_again_without_a_lease_is_needed: Doubt in histories();
     the_index_before_the_record_is_needed: IndexFirst in owner_histories();
     the_timeout_of_a_revocation_is_needed: RevocationTimeout in run(slow_revocation());
     judging_the_record_of_a_conflict_is_needed: Chase in

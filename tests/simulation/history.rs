@@ -25,6 +25,7 @@ use tower::{Layer as _, ServiceExt as _, service_fn};
 
 #[cfg(feature = "redis")]
 use super::redis::{ClusterWorld, Info, PairWorld, SentinelWorld};
+use super::watching::{self, Watchers};
 use super::{
     Counter, Dice, MAX_AGE, MAX_STALENESS, World, absolute_timeout, as_usual, calm, nodes_with,
     trouble, with_timeouts,
@@ -35,6 +36,8 @@ const CLIENTS: usize = 6;
 const DELETED: u64 = u64::MAX;
 /// Used in place of a node for a change that was not made through any node.
 const NO_NODE: usize = usize::MAX;
+/// Used in place of a node that has made no change.
+const BYSTANDER: usize = usize::MAX - 1;
 
 /// The checker's knowledge of one session.
 #[derive(Default)]
@@ -91,24 +94,28 @@ impl History {
     }
 }
 
-type Histories = Rc<Checker>;
+pub(crate) type Histories = Rc<Checker>;
 
 /// The histories of all sessions, and what they are judged by.
-struct Checker {
+pub(crate) struct Checker {
     histories: RefCell<HashMap<SessionId, History>>,
     /// The bound for a read on a node that has a lease, and did not write what it reads.
     max_staleness: Duration,
     /// The bound for a session that is served in an outage.
     max_age: Duration,
+    /// The bound for a watch.
+    pub(crate) watching: Duration,
 }
 
 impl Checker {
     fn new(world: &impl World) -> Self {
         let doubt = world.max_doubt();
+        let max_staleness = MAX_STALENESS.max(doubt);
         Checker {
             histories: RefCell::default(),
-            max_staleness: MAX_STALENESS.max(doubt),
+            max_staleness,
             max_age: MAX_AGE + doubt,
+            watching: watching::bound(max_staleness),
         }
     }
 
@@ -124,6 +131,16 @@ impl Checker {
 
     fn floor(&self, id: SessionId, node: usize, staleness: Duration) -> u64 {
         self.borrow()[&id].floor(node, staleness)
+    }
+
+    /// Returns the lowest count that a watch must have told by now.
+    pub(crate) fn due(&self, id: SessionId) -> u64 {
+        self.floor(id, BYSTANDER, self.watching)
+    }
+
+    /// Notes that a watch on a node has told the end of a session.
+    pub(crate) fn has_ended(&self, node: usize, id: SessionId) {
+        self.borrow_mut().entry(id).or_default().judge(node, None, 0);
     }
 
     fn borrow(&self) -> Ref<'_, HashMap<SessionId, History>> {
@@ -340,6 +357,14 @@ async fn history_in(world: Rc<impl World>, seed: u64) -> Acknowledgements {
     let histories: Histories = Rc::new(Checker::new(&*world));
     let sessions = Rc::new(RefCell::new(Vec::new()));
     create_sessions(&layers[0], &histories, &sessions, count, seed).await;
+    let mut watchers = Watchers::none();
+    if seed % 3 == 2 {
+        for (node, layer) in layers.iter().enumerate() {
+            for known in sessions.borrow().iter() {
+                watchers.add(node, layer.store().clone(), known.id, histories.clone());
+            }
+        }
+    }
     let mut tasks = vec![tokio::task::spawn_local(trouble(world.clone(), dice.clone(), steps / 5))];
     if seed.is_multiple_of(4) {
         let (world, layers) = (world.clone(), layers.clone());
@@ -388,6 +413,7 @@ async fn history_in(world: Rc<impl World>, seed: u64) -> Acknowledgements {
         task.await.unwrap();
     }
     assert_recovery(&*world, &histories).await;
+    watchers.check().await;
     let histories = histories.borrow();
     let acknowledged = |known: &Known| {
         histories[&known.id]

@@ -21,6 +21,7 @@ mod regeneration;
 mod rollback;
 #[cfg(feature = "redis")]
 mod topologies;
+mod watching;
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -40,6 +41,9 @@ use self::late::Late;
 pub(crate) const MAX_STALENESS: Duration = Duration::from_millis(400);
 /// Maximum age of a session that is served in an outage.
 pub(crate) const MAX_AGE: Duration = Duration::from_millis(600);
+
+/// Time for which a watch tries to read its session while that is in doubt.
+pub(crate) const WATCH_GRACE: Duration = Duration::from_millis(300);
 
 /// The session data: a counter that only increases, so a lower count is an older version, and the
 /// owner.
@@ -145,10 +149,16 @@ pub(crate) fn as_usual(
 ) -> SessionConfigBuilder<Counter> {
     config
         .encrypt_redis_data(if number == 0 { Encryption::Off } else { Encryption::Migrating })
-        .cluster(
-            ClusterConfig::new().node_id(format!("node-{number}")).max_staleness(MAX_STALENESS),
-        )
+        .cluster(cluster(number, MAX_STALENESS))
         .on_outage(OutagePolicy::ServeCached { max_age: MAX_AGE })
+}
+
+/// Returns the options of a node between others.
+pub(crate) fn cluster(number: u64, max_staleness: Duration) -> ClusterConfig {
+    ClusterConfig::new()
+        .node_id(format!("node-{number}"))
+        .max_staleness(max_staleness)
+        .watch_grace(WATCH_GRACE)
 }
 
 /// Sets the timeouts of the sessions in a history.

@@ -12,9 +12,7 @@ mod server;
 use std::time::Duration;
 
 use clustered_sessions::backend::RedisBackend;
-use clustered_sessions::{
-    Clock, ClusterConfig, OutagePolicy, RedisConfig, Secret, SessionConfig, SessionLayer,
-};
+use clustered_sessions::{Clock, OutagePolicy, RedisConfig, Secret, SessionConfig, SessionLayer};
 
 pub(crate) use self::cluster::ClusterWorld;
 pub(crate) use self::pair::{PairWorld, Rollback};
@@ -34,12 +32,10 @@ fn layer(
     seed: u64,
 ) -> SessionLayer<Counter> {
     let redis = redis.response_timeout(RESPONSE_TIMEOUT).connect_timeout(CONNECT_TIMEOUT);
-    let cluster =
-        ClusterConfig::new().node_id(format!("node-{number}")).max_staleness(max_staleness);
     let config = SessionConfig::development(Secret::insecure_dev("simulation"))
         .clock(Clock::tokio())
         .backend(RedisBackend::new(&redis, CHANNEL).unwrap())
-        .cluster(cluster)
+        .cluster(crate::cluster(number as u64, max_staleness))
         .on_outage(OutagePolicy::ServeCached { max_age: MAX_AGE });
     SessionLayer::new(resilience(with_timeouts(config, seed), seed).build().unwrap())
 }
