@@ -97,6 +97,14 @@ impl Watches {
         }
     }
 
+    /// Returns the number of watchers.
+    pub(crate) fn len(&self) -> usize {
+        let of_shard = |shard: &Mutex<HashMap<_, Watched>>| {
+            lock(shard).values().map(|watched| watched.watchers).sum::<usize>()
+        };
+        self.shards.iter().map(of_shard).sum()
+    }
+
     /// Returns `true` if nobody watches any session.
     pub(crate) fn is_empty(&self) -> bool {
         self.shards.iter().all(|shard| lock(shard).is_empty())
@@ -248,10 +256,13 @@ mod tests {
     fn nothing_is_left_of_watchers_that_have_gone() {
         let watches = Arc::new(Watches::new());
         let (one, again) = (watches.register(ONE), watches.register(ONE));
+        assert_eq!(watches.len(), 2);
         drop(one);
         assert!(!watches.is_empty());
+        assert_eq!(watches.len(), 1);
         drop(again);
         assert!(watches.is_empty());
+        assert_eq!(watches.len(), 0);
     }
 
     #[test]

@@ -121,6 +121,7 @@ pub mod observability {
     //! Metrics, alerts, spans and log events.
     //!
     //! [redis]: super::deployment#redis
+    //! [streams]: super::streams
     //!
     #![cfg_attr(
         any(not(doctest), feature = "metrics"),

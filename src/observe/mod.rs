@@ -74,6 +74,9 @@ metrics! {
     ANNOUNCEMENTS_RECEIVED: "announcements_received_total", Count, "Announcements received, including the node's own";
     ANNOUNCEMENTS_UNREADABLE: "announcements_unreadable_total", Count, "Announcements that could not be read, each of which cleared the local cache";
 
+    WATCHES: "watches", Count, "Watches on sessions, such as those of open streams and sockets";
+    ENDED_WATCHES: "ended_watches_total", Count, "Watches that have told the end of their session, by reason";
+
     REFUSED_COOKIES: "refused_cookies_total", Count, "Session cookies that were not accepted, by reason";
     COMMITS: "commits_total", Count, "Commits of session changes by requests, by outcome";
     REAPPLIED_CHANGES: "reapplied_changes_total", Count, "Session changes applied again after a conflict with another writer";

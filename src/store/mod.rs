@@ -20,6 +20,7 @@ mod single_flight;
 mod tombstone;
 mod touch;
 mod watch;
+mod watching;
 mod write;
 mod write_locks;
 
@@ -37,8 +38,8 @@ use self::outage::Fallback;
 pub use self::revoke::BulkDeletion;
 pub(crate) use self::single_flight::Freshness;
 use self::single_flight::SingleFlight;
-use self::watch::Watching;
 pub use self::watch::{Ended, SessionWatch};
+use self::watching::Watching;
 pub(crate) use self::write::unless_declined;
 use self::write_locks::WriteLocks;
 use crate::backend::BackendInfo;
@@ -155,7 +156,7 @@ impl<T: SessionData> SessionStore<T> {
         let caches = cluster.cache_enabled;
         let store = SessionStore {
             inner: Arc::new(StoreInner {
-                watching: Watching { pulse: cluster.heartbeat(), grace: cluster.watch_grace },
+                watching: Watching::new(&cluster, &metrics),
                 fallback: Fallback::new(on_outage, &cluster),
                 coordinator: Coordinator::new(
                     backend.clone(),

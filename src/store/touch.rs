@@ -11,7 +11,40 @@ use crate::id::SessionId;
 use crate::record::{Record, SessionData};
 
 impl<T: SessionData> SessionStore<T> {
-    /// Extends a session as a request that reads it would, and returns `true` if it exists.
+    /// Returns a session as [`find`](SessionStore::find) does, and extends it as a request that
+    /// uses it would: in the background, and only once a part of its idle timeout has passed
+    /// ([`touch_after`](crate::SessionConfigBuilder::touch_after)).
+    ///
+    /// For sessions that are used outside requests, such as by a message queue or another protocol.
+    /// Between two extensions, it costs a cached read.
+    ///
+    /// # Errors
+    ///
+    /// As [`find`](SessionStore::find). An extension that fails is logged, and attempted again by
+    /// the next visit.
+    ///
+    /// ```
+    /// # use clustered_sessions::{Secret, SessionConfig, SessionStore};
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { name: String }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev")).build()?;
+    /// # let store = SessionStore::new(config);
+    /// # let id = store.create(UserSession { name: "Ada".into() }).await?.id;
+    /// if let Some(session) = store.visit(id).await? {
+    ///     println!("a message of {}", session.data().name);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn visit(&self, id: SessionId) -> Result<Option<Record<T>>, StoreError> {
+        let found = self.find(id).await?;
+        if let Some(record) = &found {
+            self.touch_if_due(record, self.now());
+        }
+        Ok(found)
+    }
+
+    /// Extends a session at once, however short the last extension is ago, and returns `true` if it
+    /// exists. See [`visit`](SessionStore::visit) for an extension that costs less.
     ///
     /// # Errors
     ///

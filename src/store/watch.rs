@@ -52,6 +52,7 @@ pub struct SessionWatch<T> {
     expires: Option<Millis>,
     /// The moment up to which the session is known to have existed, while that is in doubt.
     doubt: Option<Millis>,
+    ended: Option<Ended>,
 }
 
 /// The result of a look at a session.
@@ -94,6 +95,7 @@ impl<T: SessionData> SessionStore<T> {
             seen_at: self.now(),
             expires: None,
             doubt: None,
+            ended: None,
             store: self.clone(),
         }
     }
@@ -136,22 +138,13 @@ impl<T: SessionData> SessionStore<T> {
                 } else {
                     watches.call_all();
                 }
+                store.watching.report(watches.len());
                 if pulse.ends_if_idle() {
                     return;
                 }
             }
         });
     }
-}
-
-/// The options of watches.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Watching {
-    /// Time between two calls of those that are due, and between two looks at a session that cannot
-    /// be read.
-    pub(super) pulse: Duration,
-    /// Time for which a watch goes on while its session is in doubt.
-    pub(super) grace: Duration,
 }
 
 impl<T: SessionData> SessionWatch<T> {
@@ -162,7 +155,7 @@ impl<T: SessionData> SessionWatch<T> {
     ///
     /// # Errors
     ///
-    /// Fails with the reason once the session has ended.
+    /// Fails with the reason once the session has ended, and from then on.
     ///
     /// A change or an end on another node is noticed when its announcement arrives. If the network
     /// fails silently, it is noticed within [`max_staleness`](crate::ClusterConfig::max_staleness)
@@ -170,6 +163,18 @@ impl<T: SessionData> SessionWatch<T> {
     /// after [`watch_grace`](crate::ClusterConfig::watch_grace). The expiry is noticed within a
     /// quarter of `max_staleness`.
     pub async fn changed(&mut self) -> Result<Record<T>, Ended> {
+        if let Some(ended) = self.ended {
+            return Err(ended);
+        }
+        let answer = self.next_answer().await;
+        if let Err(ended) = answer {
+            self.ended = Some(ended);
+            self.store.inner.watching.count(ended);
+        }
+        answer
+    }
+
+    async fn next_answer(&mut self) -> Result<Record<T>, Ended> {
         self.store.start_pulse();
         loop {
             // From before the look on: what happens meanwhile leads to another one.
@@ -195,6 +200,53 @@ impl<T: SessionData> SessionWatch<T> {
                 return ended;
             }
         }
+    }
+
+    /// Extends the session as a request that uses it would: in the background, and only once a part
+    /// of its idle timeout has passed
+    /// ([`touch_after`](crate::SessionConfigBuilder::touch_after)). Returns `false` if the session
+    /// has ended.
+    ///
+    /// Call it when the user does something over an open stream, which by itself does not extend
+    /// the session. In between, it costs a cached read.
+    ///
+    /// # Errors
+    ///
+    /// As [`SessionStore::find`].
+    ///
+    /// ```
+    /// # use clustered_sessions::{Ended, Secret, SessionConfig, SessionStore};
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev")).build()?;
+    /// # let store = SessionStore::new(config);
+    /// # let session = store.create(UserSession).await?;
+    /// # use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+    /// # let (socket, mut client) = tokio::io::duplex(64);
+    /// # let mut lines = BufReader::new(socket).lines();
+    /// # client.write_all(b"hello\n").await?;
+    /// let mut watch = store.watch(session.id);
+    /// loop {
+    ///     tokio::select! {
+    ///         changed = watch.changed() => match changed {
+    ///             Ok(session) => { /* show the new version */ }
+    ///             Err(ended) => break,
+    ///         },
+    ///         line = lines.next_line() => {
+    ///             assert!(watch.visit().await?);
+    ///             /* answer it */
+    /// #           break;
+    ///         }
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn visit(&self) -> Result<bool, StoreError> {
+        let found = self.store.read_where_it_is(self.id()).await?;
+        if let Some(record) = &found {
+            self.store.touch_if_due(record, self.store.now());
+        }
+        Ok(found.is_some())
     }
 
     /// Returns the session's id as far as it is known. It changes when the session is regenerated.

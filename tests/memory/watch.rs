@@ -14,7 +14,7 @@ use clustered_sessions::{
     SessionId, SessionLayer, StoreError,
 };
 use futures_util::{StreamExt as _, poll, stream};
-use http::{Request, StatusCode, header};
+use http::{HeaderValue, Request, StatusCode, header};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, advance, sleep, timeout};
 use tower::ServiceExt as _;
@@ -213,10 +213,7 @@ async fn a_watch_follows_a_regeneration() {
     let old = crate::web::only_id(&nodes.here).await;
     let mut watch = nodes.there.store().watch(old);
     watch.changed().await.unwrap();
-    let regenerate = async |session: Session<Data>| session.regenerate();
-    let request = Request::get("/").header(header::COOKIE, cookie).body(Body::empty()).unwrap();
-    let response = serve(&nodes.here, regenerate).oneshot(request).await.unwrap();
-    assert_eq!(response.status(), StatusCode::OK);
+    regenerate(&nodes.here, cookie).await;
 
     let moved = watch.changed().await.unwrap();
     assert!(moved.id() != old && moved.origin() == old && watch.id() == moved.id());
@@ -224,6 +221,81 @@ async fn a_watch_follows_a_regeneration() {
     lasts(&mut ended, SECOND).await;
     assert!(nodes.here.store().delete(moved.id()).await.unwrap());
     assert_eq!(ended.await, Ended::Deleted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_visited_over_a_stream_lives_on() {
+    let nodes = Nodes::start().await;
+    let mut watch = nodes.there.store().watch(nodes.session().await);
+    watch.changed().await.unwrap();
+    for _ in 0..10 {
+        sleep(TIMEOUT / 2).await;
+        assert!(watch.visit().await.unwrap());
+        settle().await;
+    }
+    sleep(TIMEOUT).await;
+    assert!(!watch.visit().await.unwrap());
+    assert_eq!(watch.ended().await, Ended::Expired);
+}
+
+#[tokio::test(start_paused = true)]
+async fn visits_extend_a_session_only_when_a_quarter_of_its_timeout_has_passed() {
+    let spy = Spy::new();
+    let sessions = start(config(&spy).clock(Clock::tokio()).timeout(TIMEOUT)).await;
+    let id = sessions.store().create(ada()).await.unwrap().id;
+    let watch = sessions.store().watch(id);
+    for over_a_stream in [true, false] {
+        let visit = async || {
+            if over_a_stream {
+                assert!(watch.visit().await.unwrap());
+            } else {
+                assert_eq!(*sessions.store().visit(id).await.unwrap().unwrap().data(), ada());
+            }
+            settle().await;
+            spy.take_calls()
+        };
+        spy.take_calls();
+        assert_eq!(visit().await, []);
+        advance(TIMEOUT / 4).await;
+        assert_eq!(visit().await, []);
+        advance(Duration::from_millis(1)).await;
+        assert_eq!(visit().await, [Call::Touch]);
+        assert_eq!(visit().await, []);
+    }
+    assert!(sessions.store().touch(id).await.unwrap());
+    assert_eq!(spy.take_calls(), [Call::Touch], "`touch` extends it each time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_visit_follows_a_session_to_its_new_id() {
+    let nodes = Nodes::start().await;
+    let cookie = nodes.here.cookie_for(ada()).await.unwrap();
+    let old = crate::web::only_id(&nodes.here).await;
+    let watch = nodes.there.store().watch(old);
+    regenerate(&nodes.here, cookie).await;
+    assert!(watch.visit().await.unwrap());
+    assert_eq!(nodes.there.store().visit(old).await.unwrap().map(|record| record.id()), None);
+}
+
+/// Sends a request that gives a session a new id.
+async fn regenerate(node: &SessionLayer<Data>, cookie: HeaderValue) {
+    let regenerate = async |session: Session<Data>| session.regenerate();
+    let request = Request::get("/").header(header::COOKIE, cookie).body(Body::empty()).unwrap();
+    let response = serve(node, regenerate).oneshot(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_ends_once() {
+    let nodes = Nodes::start().await;
+    let mut watch = nodes.there.store().watch(nodes.session().await);
+    watch.changed().await.unwrap();
+    nodes.faults.stall_subscriptions();
+    nodes.faults.fail_calls(1.0);
+    assert_eq!(watch.changed().await.unwrap_err(), Ended::Unknown);
+    nodes.faults.heal();
+    sleep(GRACE).await;
+    assert_eq!(watch.changed().await.unwrap_err(), Ended::Unknown);
 }
 
 #[tokio::test(start_paused = true)]

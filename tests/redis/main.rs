@@ -45,3 +45,4 @@ mod watch;
 #[allow(dead_code, reason = "only the test binary `memory` uses all of it")]
 #[path = "../web/mod.rs"]
 mod web;
+mod websocket;

@@ -11,6 +11,7 @@ mod documents;
 mod on_redis;
 mod secrets;
 mod spans;
+mod watches;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
