@@ -191,18 +191,37 @@ impl<T> LocalCache<T> {
             self.counters.misses.add_one();
             return Lookup::Miss;
         };
-        if let Some(record) = self.visible(id, epoch, now, self.ttl) {
+        let found = self.lookup(id, epoch, now);
+        match found {
+            Lookup::Hit(_) | Lookup::Absent(_) => self.counters.hits.add_one(),
+            Lookup::Miss => self.counters.misses.add_one(),
+        }
+        found
+    }
+
+    /// As [`get`](Self::get), but counts no miss. For a caller who comes back after one.
+    pub(crate) fn get_if_known(&self, id: &SessionId) -> Lookup<T> {
+        let Some((epoch, now)) = self.lease.held(|| self.clock.now()) else { return Lookup::Miss };
+        let found = self.lookup(id, epoch, now);
+        if !matches!(found, Lookup::Miss) {
             self.counters.hits.add_one();
+        }
+        found
+    }
+
+    #[inline]
+    fn lookup(&self, id: &SessionId, epoch: Epoch, now: Millis) -> Lookup<T> {
+        if let Some(record) = self.visible(id, epoch, now, self.ttl) {
             return Lookup::Hit(record);
         }
-        if let Some((absence, validity)) = self.absent.get(id)
-            && self.covers(&validity, epoch, now, self.ttl.min(ABSENT_TTL))
-        {
-            self.counters.hits.add_one();
-            return Lookup::Absent(absence);
+        match self.absent.get(id) {
+            Some((absence, validity))
+                if self.covers(&validity, epoch, now, self.ttl.min(ABSENT_TTL)) =>
+            {
+                Lookup::Absent(absence)
+            }
+            _ => Lookup::Miss,
         }
-        self.counters.misses.add_one();
-        Lookup::Miss
     }
 
     /// Looks up a session that meets a condition, and counts a hit if there is one. Returns it with

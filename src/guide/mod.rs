@@ -69,6 +69,7 @@ pub mod streams {
     //! Open streams and sockets that end with their session.
     //!
     //! [outage]: super::resilience#outage-policies
+    //! [performance]: super::performance#how-to-run-it
     //!
     #![doc = include_str!("../../docs/streams.md")]
 }

@@ -17,7 +17,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use super::SessionStore;
 use super::single_flight::Freshness;
 use crate::clock::{Millis, millis};
-use crate::cluster::Registration;
+use crate::cluster::{Lookup, Registration};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::guards::{self, Guard};
 use crate::id::SessionId;
@@ -109,6 +109,15 @@ impl<T: SessionData> SessionStore<T> {
                 let found = self.operation(self.load_present(id)).await?;
                 Ok(found.filter(|record| !self.has_expired(record)))
             }
+        }
+    }
+
+    /// Returns a session, or that there is none, if the cache says so.
+    fn known(&self, id: SessionId) -> Option<Option<Record<T>>> {
+        match self.inner.cache.get_if_known(&id) {
+            Lookup::Hit(record) => Some(Some(record)),
+            Lookup::Absent(Absence::Gone) => Some(None),
+            Lookup::Absent(Absence::Moved) | Lookup::Miss => None,
         }
     }
 
@@ -254,45 +263,55 @@ impl<T: SessionData> SessionWatch<T> {
         self.registration.id()
     }
 
-    /// Looks at the session, as long as its existence may stay in doubt.
+    /// Looks at the session.
     async fn look(&mut self) -> Look<T> {
-        let now = self.store.now();
+        let (id, now) = (self.id(), self.store.now());
+        // Of many watchers of a session that has changed, one loads it, and most find it here.
+        let found = match self.store.known(id) {
+            Some(found) => found,
+            None => match self.read(id, now).await {
+                Ok(found) => found,
+                Err(look) => return look,
+            },
+        };
+        let Some(record) = found else {
+            let expired = self.expires.is_some_and(|expires| self.store.now() >= expires);
+            return Look::Answer(Err(if expired { Ended::Expired } else { Ended::Deleted }));
+        };
+        self.doubt = None;
+        (self.seen_at, self.expires) = (now, Some(record.expires()));
+        let is_moved = record.id() != id;
+        if is_moved {
+            self.registration = self.store.inner.cache.watches().register(record.id());
+        }
+        self.registration.call_from(record.expires());
+        if self.seen.replace(record.revision()) != Some(record.revision()) {
+            Look::Answer(Ok(record))
+        } else if is_moved {
+            Look::Moved
+        } else {
+            Look::Nothing
+        }
+    }
+
+    /// Reads the session, as long as its existence may stay in doubt. Fails with the result of the
+    /// look.
+    async fn read(&mut self, id: SessionId, now: Millis) -> Result<Option<Record<T>>, Look<T>> {
         let doubt = *self.doubt.get_or_insert_with(|| self.store.certain_until(self.seen_at, now));
         let end = doubt.plus(millis(self.store.inner.watching.grace));
         let left = Duration::from_millis(end.0.saturating_sub(now.0));
-        let id = self.id();
         let read = async {
             // The semaphore is never closed.
             let _turn = self.store.inner.cache.watches().looks().acquire().await;
             self.store.read_where_it_is(id).await
         };
         match timeout(left, read).await {
-            Err(_) => Look::Answer(Err(Ended::Unknown)),
-            Ok(Err(error)) => {
-                // A read that fails at once does not time out.
-                let is_over = error.kind() == StoreErrorKind::Closed || self.store.now() >= end;
-                if is_over { Look::Answer(Err(Ended::Unknown)) } else { Look::Unreadable }
+            Ok(Ok(found)) => Ok(found),
+            // A read that fails at once does not time out.
+            Ok(Err(error)) if error.kind() != StoreErrorKind::Closed && self.store.now() < end => {
+                Err(Look::Unreadable)
             }
-            Ok(Ok(None)) => {
-                let expired = self.expires.is_some_and(|expires| self.store.now() >= expires);
-                Look::Answer(Err(if expired { Ended::Expired } else { Ended::Deleted }))
-            }
-            Ok(Ok(Some(record))) => {
-                self.doubt = None;
-                (self.seen_at, self.expires) = (now, Some(record.expires()));
-                let is_moved = record.id() != id;
-                if is_moved {
-                    self.registration = self.store.inner.cache.watches().register(record.id());
-                }
-                self.registration.call_from(record.expires());
-                if self.seen.replace(record.revision()) != Some(record.revision()) {
-                    Look::Answer(Ok(record))
-                } else if is_moved {
-                    Look::Moved
-                } else {
-                    Look::Nothing
-                }
-            }
+            Ok(Err(_)) | Err(_) => Err(Look::Answer(Err(Ended::Unknown))),
         }
     }
 }

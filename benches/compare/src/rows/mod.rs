@@ -11,6 +11,7 @@ mod memory;
 mod miss;
 mod redis;
 mod request;
+mod watches;
 mod write;
 
 pub use self::redis::connect;
@@ -30,6 +31,7 @@ pub const SECTIONS: &[(&str, Section)] = &[
     ("miss", miss::rows),
     ("write", write::rows),
     ("eviction", eviction::rows),
+    ("watches", watches::rows),
     ("memory", memory::rows),
     ("clear", clear::rows),
     ("flight", flight::rows),
