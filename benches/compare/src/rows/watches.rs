@@ -80,8 +80,8 @@ fn milliseconds(run: impl FnOnce()) -> f64 {
     begun.elapsed().as_secs_f64() * 1e3
 }
 
-/// Returns milliseconds from the beginning of a deletion until a task for each of the sessions knows
-/// of it.
+/// Returns milliseconds from the beginning of a deletion until a task for each of the sessions
+/// knows of it.
 fn ended(
     runtime: &Runtime,
     store: &SessionStore<UserSession>,
