@@ -127,8 +127,8 @@ async fn talk(mut socket: WebSocket, mut watch: SessionWatch<User>) {
             biased;
             changed = watch.changed() => match changed {
                 Ok(session) => format!("you are {}", session.data().name),
-                Err(Ended::Deleted | Ended::Expired) => break LOGGED_OUT,
-                Err(_) => break UNKNOWN,
+                Err(Ended::Unknown) => break UNKNOWN,
+                Err(_) => break LOGGED_OUT,
             },
             message = socket.recv() => match message {
                 Some(Ok(Message::Text(text))) => {

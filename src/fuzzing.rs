@@ -84,6 +84,10 @@ pub fn announcement(bytes: &[u8]) {
             assert!(names(bytes, &id.to_string()));
             Announcement::SessionInvalidated(id, revision)
         }
+        Action::Delete(id, reason) => {
+            assert!(names(bytes, &id.to_string()));
+            Announcement::SessionDeleted(id, reason)
+        }
         Action::Clear => Announcement::CacheClear,
         Action::Unreadable => return,
     };

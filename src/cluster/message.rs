@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
+use super::Deletion;
 use crate::id::SessionId;
 use crate::record::Revision;
 
@@ -19,8 +20,8 @@ const USUAL_LEN: usize = 176;
 /// A change that is announced to all nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Announcement {
-    /// A session was deleted.
-    SessionDeleted(SessionId),
+    /// A session was deleted, or moved to another id, which is no deletion and has no reason.
+    SessionDeleted(SessionId, Option<Deletion>),
     /// A session was changed, to this revision if it is known.
     SessionInvalidated(SessionId, Option<Revision>),
     /// Any session may have changed.
@@ -32,6 +33,8 @@ pub(crate) enum Announcement {
 pub(crate) enum Action {
     /// Evict this session, unless the cached revision is the one given.
     Evict(SessionId, Option<Revision>),
+    /// Evict this session, which may have been deleted.
+    Delete(SessionId, Option<Deletion>),
     /// Evict all sessions.
     Clear,
     /// Evict all sessions, because the message cannot be read and may concern any of them. A node
@@ -48,6 +51,8 @@ struct Wire<'a> {
     session_id: Option<Text<'a>>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     revision: Option<Text<'a>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    reason: Option<Text<'a>>,
     #[serde(borrow, default)]
     node_id: Cow<'a, str>,
     #[serde(default)]
@@ -64,16 +69,19 @@ impl Announcement {
     /// Encodes the message. `timestamp` is in milliseconds since the Unix epoch. It and the node id
     /// are for people who read the channel; no node depends on them.
     pub(crate) fn encode(self, node_id: &str, timestamp: u64) -> Vec<u8> {
-        let (kind, id, revision) = match self {
-            Self::SessionDeleted(id) => ("SessionDeleted", Some(id), None),
-            Self::SessionInvalidated(id, revision) => ("SessionInvalidated", Some(id), revision),
-            Self::CacheClear => ("CacheClear", None, None),
+        let (kind, id, revision, reason) = match self {
+            Self::SessionDeleted(id, reason) => ("SessionDeleted", Some(id), None, reason),
+            Self::SessionInvalidated(id, revision) => {
+                ("SessionInvalidated", Some(id), revision, None)
+            }
+            Self::CacheClear => ("CacheClear", None, None, None),
         };
         let wire = Wire {
             kind: kind.into(),
             session_id: id.map(|id| Text(id.to_string().into())),
             revision: revision
                 .map(|revision| Text(URL_SAFE_NO_PAD.encode(revision.as_bytes()).into())),
+            reason: reason.map(|reason| Text(reason.name().into())),
             node_id: node_id.into(),
             timestamp,
         };
@@ -99,6 +107,9 @@ pub(crate) fn interpret(message: &[u8]) -> Action {
     match wire.session_id.and_then(|id| id.0.parse().ok()) {
         Some(id) if wire.kind == "SessionInvalidated" => {
             Action::Evict(id, wire.revision.and_then(|text| parse_revision(&text.0)))
+        }
+        Some(id) if wire.kind == "SessionDeleted" => {
+            Action::Delete(id, wire.reason.and_then(|reason| Deletion::named(&reason.0)))
         }
         Some(id) => Action::Evict(id, None),
         None => Action::Unreadable,
@@ -130,8 +141,12 @@ mod tests {
         let revision = Revision::from_bytes(*b"0123456789abcdef");
         for (announcement, expected) in [
             (
-                Announcement::SessionDeleted(id()),
+                Announcement::SessionDeleted(id(), None),
                 r#"{"type":"SessionDeleted","session_id":"AAECAwQFBgcICQoLDA0ODw","node_id":"web-1","timestamp":7}"#,
+            ),
+            (
+                Announcement::SessionDeleted(id(), Some(Deletion::OwnerRevoked)),
+                r#"{"type":"SessionDeleted","session_id":"AAECAwQFBgcICQoLDA0ODw","reason":"owner_revoked","node_id":"web-1","timestamp":7}"#,
             ),
             (
                 Announcement::SessionInvalidated(id(), Some(revision)),
@@ -154,6 +169,12 @@ mod tests {
         let message =
             format!(r#"{{"type":"SessionInvalidated","session_id":"{ID}","revision":"!"}}"#);
         assert_eq!(interpret(message.as_bytes()), Action::Evict(id(), None));
+    }
+
+    #[test]
+    fn a_deletion_for_an_unknown_reason_is_a_deletion() {
+        let message = format!(r#"{{"type":"SessionDeleted","session_id":"{ID}","reason":"x"}}"#);
+        assert_eq!(interpret(message.as_bytes()), Action::Delete(id(), None));
     }
 
     #[test]
@@ -180,8 +201,8 @@ mod tests {
 
     fn announcements() -> impl Strategy<Value = Announcement> {
         prop_oneof![
-            any::<[u8; 16]>()
-                .prop_map(|id| Announcement::SessionDeleted(SessionId::from_bytes(id))),
+            (any::<[u8; 16]>(), proptest::option::of(proptest::sample::select(&Deletion::ALL)))
+                .prop_map(|(id, why)| Announcement::SessionDeleted(SessionId::from_bytes(id), why)),
             any::<([u8; 16], Option<[u8; 16]>)>().prop_map(|(id, revision)| {
                 Announcement::SessionInvalidated(
                     SessionId::from_bytes(id),
@@ -197,7 +218,7 @@ mod tests {
         fn encoded_announcements_are_interpreted(announcement in announcements(), node_id: String, timestamp: u64) {
             prop_assume!(node_id.len() <= 128);
             let expected = match announcement {
-                Announcement::SessionDeleted(id) => Action::Evict(id, None),
+                Announcement::SessionDeleted(id, reason) => Action::Delete(id, reason),
                 Announcement::SessionInvalidated(id, revision) => Action::Evict(id, revision),
                 Announcement::CacheClear => Action::Clear,
             };

@@ -9,6 +9,7 @@
 mod cache;
 mod config;
 mod coordinator;
+mod deletion;
 mod fence;
 mod lease;
 mod listener;
@@ -24,6 +25,7 @@ pub(crate) use self::cache::{FillMark, Lookup, PendingFill, StaleIfError};
 pub use self::config::ClusterConfig;
 pub(crate) use self::config::MIB;
 pub use self::coordinator::Coordinator;
+pub(crate) use self::deletion::Deletion;
 pub(crate) use self::lease::Lease;
 pub(crate) use self::message::Announcement;
 #[cfg(any(test, fuzzing))]

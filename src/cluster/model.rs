@@ -234,7 +234,7 @@ impl Model {
 
     /// Deletes the session on this node.
     pub(crate) fn delete(&self) {
-        let announcement = Announcement::SessionDeleted(self.id);
+        let announcement = Announcement::SessionDeleted(self.id, None);
         let delete = async {
             self.put(&mut self.backend(), None, ModelEvent::Announced(GONE, announcement));
         };

@@ -40,7 +40,11 @@ impl Reception {
             Action::Evict(id, revision) if guards::enabled(Guard::Eviction) => {
                 cache.evict(&id, revision);
             }
-            Action::Evict(..) => {}
+            Action::Delete(id, reason) if guards::enabled(Guard::Eviction) => {
+                cache.watches().note(&id, reason);
+                cache.evict(&id, None);
+            }
+            Action::Evict(..) | Action::Delete(..) => {}
             Action::Clear => cache.clear_soon(),
             Action::Unreadable => {
                 cache.clear_soon();

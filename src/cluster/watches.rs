@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, Semaphore};
 
+use super::Deletion;
 use crate::clock::Millis;
 use crate::guards::{self, Guard};
 use crate::id::SessionId;
@@ -48,6 +49,8 @@ pub(crate) struct WakeUp {
     notify: Notify,
     /// The moment from which on the watchers are called even if nothing has happened.
     due: AtomicU64,
+    /// Why the session was deleted, if it was.
+    deletion: Mutex<Option<Deletion>>,
 }
 
 impl Watches {
@@ -63,13 +66,25 @@ impl Watches {
     pub(crate) fn register(self: &Arc<Self>, id: SessionId) -> Registration {
         let mut shard = self.shard(&id);
         let watched = shard.entry(id).or_insert_with(|| Watched {
-            wake_up: Arc::new(WakeUp { notify: Notify::new(), due: AtomicU64::new(u64::MAX) }),
+            wake_up: Arc::new(WakeUp {
+                notify: Notify::new(),
+                due: AtomicU64::new(u64::MAX),
+                deletion: Mutex::default(),
+            }),
             watchers: 0,
         });
         watched.watchers += 1;
         let wake_up = watched.wake_up.clone();
         drop(shard);
         Registration { watches: self.clone(), id, wake_up }
+    }
+
+    /// Notes why a session is deleted, for watchers who then find that it is gone. They are to be
+    /// called afterwards.
+    pub(crate) fn note(&self, id: &SessionId, reason: Option<Deletion>) {
+        if let Some(watched) = self.shard(id).get(id) {
+            *watched.wake_up.deletion() = reason;
+        }
     }
 
     /// Calls the watchers of a session.
@@ -148,6 +163,16 @@ impl Registration {
         self.wake_up.clone()
     }
 
+    /// Returns why the session was deleted, as far as it is known.
+    pub(crate) fn deletion(&self) -> Option<Deletion> {
+        *self.wake_up.deletion()
+    }
+
+    /// Forgets a deletion that was attempted: the session is there.
+    pub(crate) fn is_there(&self) {
+        *self.wake_up.deletion() = None;
+    }
+
     /// Sets the moment from which on this session's watchers are called even if nothing has
     /// happened.
     pub(crate) fn call_from(&self, due: Millis) {
@@ -156,6 +181,10 @@ impl Registration {
 }
 
 impl WakeUp {
+    fn deletion(&self) -> MutexGuard<'_, Option<Deletion>> {
+        self.deletion.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Returns a future that waits for the next call, counted from now and not from its first poll.
     pub(crate) fn next(&self) -> Notified<'_> {
         self.notify.notified()

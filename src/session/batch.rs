@@ -6,6 +6,7 @@ use super::SessionError;
 use super::change::{self, Intent, Plan};
 use super::loaded::Loaded;
 use super::logout::Logout;
+use crate::cluster::Deletion;
 use crate::error::StoreErrorKind;
 use crate::id::SessionId;
 use crate::record::Snapshot;
@@ -65,7 +66,9 @@ impl<T: Clone> Batch<T> {
 
     /// Returns the deletion of what the cookies led to.
     pub(super) fn logout(&self) -> Logout<T> {
-        Logout::new(&self.loaded, &self.named, self.last_seen.clone())
+        let is_replaced = self.plan == Plan::Replace && !self.intent.is_logout();
+        let reason = if is_replaced { Deletion::Replaced } else { Deletion::LoggedOut };
+        Logout::new(&self.loaded, &self.named, self.last_seen.clone(), reason)
     }
 
     /// Returns the error of a plan that cannot be carried out, whatever the backend replies.

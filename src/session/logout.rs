@@ -1,6 +1,7 @@
 //! The deletion of a request's session, in a commit or after the request.
 
 use super::loaded::Loaded;
+use crate::cluster::Deletion;
 use crate::error::StoreError;
 use crate::id::SessionId;
 use crate::record::SessionData;
@@ -10,6 +11,7 @@ use crate::store::{LastSeen, SessionStore};
 pub(super) struct Logout<T> {
     ids: Vec<SessionId>,
     last_seen: Option<LastSeen<T>>,
+    reason: Deletion,
 }
 
 impl<T> Logout<T> {
@@ -19,10 +21,11 @@ impl<T> Logout<T> {
         loaded: &Loaded<T>,
         named: &[SessionId],
         last_seen: Option<LastSeen<T>>,
+        reason: Deletion,
     ) -> Self {
         let id = loaded.id();
         let others = named.iter().copied().filter(|named| Some(*named) != id);
-        Logout { ids: id.into_iter().chain(others).collect(), last_seen }
+        Logout { ids: id.into_iter().chain(others).collect(), last_seen, reason }
     }
 
     #[cfg(test)]
@@ -37,7 +40,7 @@ impl<T: SessionData> Logout<T> {
     pub(super) async fn carry_out(&self, store: &SessionStore<T>) -> Result<(), StoreError> {
         let mut result = Ok(());
         for id in &self.ids {
-            let deleted = store.log_out(*id, self.last_seen.as_ref()).await;
+            let deleted = store.log_out(*id, self.last_seen.as_ref(), self.reason).await;
             result = result.and(deleted);
         }
         result

@@ -11,6 +11,7 @@ use super::change::{self, Intent, Plan};
 use super::loaded::Loaded;
 use super::logout::Logout;
 use crate::clock::Millis;
+use crate::cluster::Deletion;
 use crate::id::{SessionId, SessionToken};
 use crate::record::{Record, Snapshot};
 use crate::store::LastSeen;
@@ -339,7 +340,8 @@ impl<T> RequestState<T> {
         if !std::mem::take(&mut self.intent).is_logout() {
             return None;
         }
-        let logout = Logout::new(&self.loaded, &self.named, self.last_seen.clone());
+        let logout =
+            Logout::new(&self.loaded, &self.named, self.last_seen.clone(), Deletion::LoggedOut);
         self.loaded = self.loaded.id().map_or(Loaded::NoSession, Loaded::EndedMeanwhile);
         Some(logout)
     }

@@ -55,7 +55,7 @@ impl<T: SessionData> Session<T> {
     /// # session.destroy();
     /// # session.save().await?;
     /// tokio::select! {
-    ///     reason = ended => assert_eq!(reason, Ended::Deleted),
+    ///     reason = ended => assert_eq!(reason, Ended::LoggedOut),
     ///     line = socket.read_line(&mut line) => { /* answer it */ }
     /// }
     /// # drop(sender);

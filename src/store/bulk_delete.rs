@@ -6,7 +6,7 @@ use super::SessionStore;
 use super::revoke::{BulkDeletion, Revocation, Unreadable};
 use super::tombstone::TOMBSTONE_TTL;
 use crate::clock::millis;
-use crate::cluster::{Announcement, LocalCache};
+use crate::cluster::{Announcement, Deletion, LocalCache};
 use crate::error::StoreError;
 use crate::record::{Record, SessionData};
 
@@ -45,7 +45,8 @@ impl<T: SessionData> SessionStore<T> {
         let mut deleted = 0;
         loop {
             let began = self.inner.clock.now();
-            let mut revocation = Revocation::new(self, predicate, Unreadable::Keep);
+            let mut revocation =
+                Revocation::new(self, predicate, Deletion::Revoked, Unreadable::Keep);
             revocation.scan_all().await?;
             let total = revocation.total();
             deleted += total.deleted;

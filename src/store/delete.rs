@@ -4,7 +4,7 @@ use super::SessionStore;
 use super::tombstone::{MAX_TOMBSTONES, TOMBSTONE_TTL, too_many_tombstones};
 use crate::backend::Deleted;
 use crate::clock::{Millis, millis};
-use crate::cluster::Announcement;
+use crate::cluster::{Announcement, Deletion};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::guards::{self, Guard};
 use crate::id::SessionId;
@@ -45,7 +45,8 @@ impl<T: SessionData> SessionStore<T> {
     /// Fails if the backend does not confirm that the session is gone.
     pub async fn delete(&self, id: SessionId) -> Result<bool, StoreError> {
         self.begin()?;
-        self.operation(self.delete_following_tombstones(id)).await
+        let delete = self.delete_following_tombstones(id, Some(Deletion::Revoked));
+        self.operation(delete).await
     }
 
     /// Deletes the session that a request has loaded, under whatever id it has by now.
@@ -60,14 +61,15 @@ impl<T: SessionData> SessionStore<T> {
         &self,
         id: SessionId,
         last_seen: Option<&LastSeen<T>>,
+        reason: Deletion,
     ) -> Result<(), StoreError> {
-        if self.delete_following_tombstones(id).await? {
+        if self.delete_following_tombstones(id, Some(reason)).await? {
             return Ok(());
         }
         match last_seen {
             Some(seen)
                 if self.may_have_moved_since(seen.at)
-                    && !self.delete_by_origin(&seen.record).await? =>
+                    && !self.delete_by_origin(&seen.record, reason).await? =>
             {
                 Err(StoreError::gone(&id))
             }
@@ -80,10 +82,11 @@ impl<T: SessionData> SessionStore<T> {
     pub(crate) async fn delete_following_tombstones(
         &self,
         id: SessionId,
+        reason: Option<Deletion>,
     ) -> Result<bool, StoreError> {
         let (mut id, began) = (id, self.inner.clock.now());
         for _ in 0..MAX_TOMBSTONES {
-            let announcement = self.inner.coordinator.encode(Announcement::SessionDeleted(id));
+            let announcement = self.announce_deletion(id, reason);
             let cached = self.inner.cache.peek(&id);
             let delete = self.inner.backend.delete(&id, &announcement);
             let answer = self.inner.cache.evict_through(&id, delete).await;
@@ -104,5 +107,12 @@ impl<T: SessionData> SessionStore<T> {
             }
         }
         Err(too_many_tombstones(&id))
+    }
+
+    /// Returns the announcement of a deletion. Notes its reason for those who watch the session on
+    /// this node, who may find that it is gone before they hear of it.
+    pub(super) fn announce_deletion(&self, id: SessionId, reason: Option<Deletion>) -> Vec<u8> {
+        self.inner.cache.watches().note(&id, reason);
+        self.inner.coordinator.encode(Announcement::SessionDeleted(id, reason))
     }
 }

@@ -10,6 +10,7 @@ use super::SessionStore;
 use super::index::Owners;
 use super::revoke::{BulkDeletion, Revocation, Unreadable, revocation_timeout};
 use super::scan::{Scan, Tombstones, aborts_scan, records};
+use crate::cluster::Deletion;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
 use crate::record::{Record, SessionData};
@@ -252,7 +253,8 @@ impl<T: SessionData> SessionStore<T> {
     ) -> Result<BulkDeletion, StoreError> {
         let owners = self.owners()?;
         let judge = |record: &Record<T>| owners.is_owner(owner, record) && selected(record);
-        let mut revocation = Revocation::new(self, &judge, Unreadable::Delete);
+        let mut revocation =
+            Revocation::new(self, &judge, Deletion::OwnerRevoked, Unreadable::Delete);
         let visit_all = async {
             for tag in owners.tags(owner) {
                 revocation.scan_owner(tag, skip).await?;
@@ -269,11 +271,15 @@ impl<T: SessionData> SessionStore<T> {
 
     /// Deletes the session that `record` is a version of, under whatever id it has by now, if it
     /// still has the same owner. Returns `true` if it was found.
-    pub(super) async fn delete_by_origin(&self, record: &Record<T>) -> Result<bool, StoreError> {
+    pub(super) async fn delete_by_origin(
+        &self,
+        record: &Record<T>,
+        reason: Deletion,
+    ) -> Result<bool, StoreError> {
         let Some(owners) = &self.inner.owners else { return Ok(false) };
         let Some(owner) = owners.owner_of(record) else { return Ok(false) };
         let judge = |found: &Record<T>| found.origin() == record.origin();
-        let mut revocation = Revocation::new(self, &judge, Unreadable::Keep);
+        let mut revocation = Revocation::new(self, &judge, reason, Unreadable::Keep);
         for tag in owners.tags(&owner) {
             revocation.scan_owner(tag, None).await?;
         }

@@ -4,7 +4,6 @@ use super::SessionStore;
 use super::tombstone::TOMBSTONE_TTL;
 use super::write::{MAX_ATTEMPTS, Reapply, Written};
 use crate::backend::{Update, Updated};
-use crate::cluster::Announcement;
 use crate::error::StoreError;
 use crate::id::SessionId;
 use crate::record::{Content, Meta, NewSession, Record, SessionData, Snapshot, Stored};
@@ -67,7 +66,7 @@ impl<T: SessionData> SessionStore<T> {
             ..base.meta()
         };
         let tombstone = Stored { meta, content: Content::MovedTo(new) };
-        let announcement = self.inner.coordinator.encode(Announcement::SessionDeleted(old));
+        let announcement = self.announce_deletion(old, None);
         let update = Update::new(&old, base.revision(), &tombstone, TOMBSTONE_TTL, &announcement);
         let answer = self.inner.cache.evict_through(&old, self.inner.backend.update(update)).await;
         match answer.map_err(|error| self.report_unreadable(&old, error))? {
@@ -100,7 +99,7 @@ impl<T: SessionData> SessionStore<T> {
     async fn undo(&self, new: SessionId, error: StoreError) -> StoreError {
         let store = self.clone();
         let undo = self.spawn(async move {
-            let delete = store.delete_following_tombstones(new);
+            let delete = store.delete_following_tombstones(new, None);
             if let Err(undo) = store.operation(delete).await {
                 // Each attempt was retried. The token was never given out, and the record expires
                 // like any other.

@@ -17,7 +17,7 @@ use super::SessionStore;
 use super::scan::Scan;
 use super::tombstone::{FollowedTombstones, TOMBSTONE_TTL};
 use crate::backend::{Deleted, OwnerTag};
-use crate::cluster::Announcement;
+use crate::cluster::Deletion;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::guards::{self, Guard};
 use crate::id::SessionId;
@@ -49,6 +49,7 @@ const MAX_CONFLICTS: u32 = 8;
 pub(super) struct Revocation<'a, T> {
     store: &'a SessionStore<T>,
     judge: &'a (dyn Fn(&Record<T>) -> bool + Sync),
+    reason: Deletion,
     /// The treatment of a record that cannot be read, and so cannot be judged.
     unreadable: Unreadable,
     /// The tombstones that a chase has followed, to sessions that are visited by that chase.
@@ -90,10 +91,11 @@ impl<'a, T: SessionData> Revocation<'a, T> {
     pub(super) fn new(
         store: &'a SessionStore<T>,
         judge: &'a (dyn Fn(&Record<T>) -> bool + Sync),
+        reason: Deletion,
         unreadable: Unreadable,
     ) -> Self {
         let followed = FollowedTombstones::default();
-        Revocation { store, judge, unreadable, followed, total: BulkDeletion::default() }
+        Revocation { store, judge, reason, unreadable, followed, total: BulkDeletion::default() }
     }
 
     /// Chases the sessions of one page, all at once.
@@ -193,7 +195,7 @@ impl<'a, T: SessionData> Revocation<'a, T> {
         unconditionally: bool,
     ) -> Result<Deleted, StoreError> {
         let (store, id) = (self.store, record.id());
-        let announcement = store.inner.coordinator.encode(Announcement::SessionDeleted(id));
+        let announcement = store.announce_deletion(id, Some(self.reason));
         let backend = &store.inner.backend;
         let delete = async {
             if unconditionally {
@@ -216,7 +218,7 @@ impl<'a, T: SessionData> Revocation<'a, T> {
         if self.unreadable == Unreadable::Keep {
             return Ok(Chased::Unreadable);
         }
-        match self.store.delete_following_tombstones(id).await {
+        match self.store.delete_following_tombstones(id, Some(self.reason)).await {
             Ok(true) => Ok(Chased::Deleted),
             Ok(false) => Ok(Chased::Done),
             // The key holds no record at all.

@@ -17,17 +17,31 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use super::SessionStore;
 use super::single_flight::Freshness;
 use crate::clock::{Millis, millis};
-use crate::cluster::{Lookup, Registration};
+use crate::cluster::{Deletion, Lookup, Registration};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::guards::{self, Guard};
 use crate::id::SessionId;
 use crate::record::{Absence, Record, Revision, SessionData};
 
 /// The end of a watched session.
+///
+/// All but [`Unknown`](Ended::Unknown) mean that the visitor has to log in again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Ended {
-    /// The session was deleted: by a logout, a login that replaced it, or a revocation.
+    /// The visitor has logged out, by [`Session::destroy`](crate::Session::destroy).
+    LoggedOut,
+    /// Another session has taken its place, as at a login, by
+    /// [`Session::replace`](crate::Session::replace).
+    Replaced,
+    /// The application has deleted the session, by [`SessionStore::delete`] or
+    /// [`SessionStore::bulk_delete`].
+    Revoked,
+    /// The application has deleted the session with others of its owner, by
+    /// [`SessionStore::delete_all_of`] or a method like it.
+    OwnerRevoked,
+    /// The session was deleted, and this node has not heard why: it has missed the announcement, or
+    /// all sessions were deleted.
     Deleted,
     /// The session has expired, or was past its deadline when it was missed.
     Expired,
@@ -80,7 +94,7 @@ impl<T: SessionData> SessionStore<T> {
     /// # let session = store.create(UserSession).await?;
     /// let ended = store.watch(session.id).ended();
     /// store.delete(session.id).await?;
-    /// assert_eq!(ended.await, Ended::Deleted);
+    /// assert_eq!(ended.await, Ended::Revoked);
     /// # Ok(()) }
     /// ```
     pub fn watch(&self, id: SessionId) -> SessionWatch<T> {
@@ -274,11 +288,9 @@ impl<T: SessionData> SessionWatch<T> {
                 Err(look) => return look,
             },
         };
-        let Some(record) = found else {
-            let expired = self.expires.is_some_and(|expires| self.store.now() >= expires);
-            return Look::Answer(Err(if expired { Ended::Expired } else { Ended::Deleted }));
-        };
+        let Some(record) = found else { return Look::Answer(Err(self.end_of_what_is_gone())) };
         self.doubt = None;
+        self.registration.is_there();
         (self.seen_at, self.expires) = (now, Some(record.expires()));
         let is_moved = record.id() != id;
         if is_moved {
@@ -291,6 +303,19 @@ impl<T: SessionData> SessionWatch<T> {
             Look::Moved
         } else {
             Look::Nothing
+        }
+    }
+
+    fn end_of_what_is_gone(&self) -> Ended {
+        if self.expires.is_some_and(|expires| self.store.now() >= expires) {
+            return Ended::Expired;
+        }
+        match self.registration.deletion() {
+            Some(Deletion::LoggedOut) => Ended::LoggedOut,
+            Some(Deletion::Replaced) => Ended::Replaced,
+            Some(Deletion::Revoked) => Ended::Revoked,
+            Some(Deletion::OwnerRevoked) => Ended::OwnerRevoked,
+            None => Ended::Deleted,
         }
     }
 

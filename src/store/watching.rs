@@ -15,22 +15,20 @@ pub(super) struct Watching {
     /// Time for which a watch goes on while its session is in doubt.
     pub(super) grace: Duration,
     watches: Gauge,
-    deleted: Counter,
-    expired: Counter,
-    unknown: Counter,
+    /// By reason.
+    ended: [Counter; Ended::ALL.len()],
 }
 
 impl Watching {
     pub(super) fn new(config: &ClusterConfig, metrics: &Metrics) -> Self {
-        let ended =
-            |reason| Counter::with_label(metrics, observe::ENDED_WATCHES, ("reason", reason));
+        let ended = |reason: Ended| {
+            Counter::with_label(metrics, observe::ENDED_WATCHES, ("reason", reason.label()))
+        };
         Watching {
             pulse: config.heartbeat(),
             grace: config.watch_grace,
             watches: metrics.gauge(observe::WATCHES),
-            deleted: ended("deleted"),
-            expired: ended("expired"),
-            unknown: ended("unknown"),
+            ended: Ended::ALL.map(ended),
         }
     }
 
@@ -41,10 +39,35 @@ impl Watching {
 
     /// Counts a watch that has told the end of its session.
     pub(super) fn count(&self, ended: Ended) {
-        match ended {
-            Ended::Deleted => self.deleted.add_one(),
-            Ended::Expired => self.expired.add_one(),
-            Ended::Unknown => self.unknown.add_one(),
+        for (reason, counter) in Ended::ALL.iter().zip(&self.ended) {
+            if *reason == ended {
+                counter.add_one();
+            }
+        }
+    }
+}
+
+impl Ended {
+    const ALL: [Self; 7] = [
+        Self::LoggedOut,
+        Self::Replaced,
+        Self::Revoked,
+        Self::OwnerRevoked,
+        Self::Deleted,
+        Self::Expired,
+        Self::Unknown,
+    ];
+
+    /// Returns the reason in metrics.
+    fn label(self) -> &'static str {
+        match self {
+            Self::LoggedOut => "logged_out",
+            Self::Replaced => "replaced",
+            Self::Revoked => "revoked",
+            Self::OwnerRevoked => "owner_revoked",
+            Self::Deleted => "deleted",
+            Self::Expired => "expired",
+            Self::Unknown => "unknown",
         }
     }
 }

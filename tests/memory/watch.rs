@@ -77,6 +77,7 @@ fn config_of_node(
         .backend(backend)
         .clock(clock.clone())
         .timeout(TIMEOUT)
+        .owner(|data: &Data| data.user.clone())
         .cluster(cluster.local_cache_ttl(TIMEOUT))
 }
 
@@ -93,7 +94,7 @@ async fn a_deletion_on_another_node_ends_a_watch_at_once() {
     lasts(&mut ended, SECOND * 30).await;
     let begun = Instant::now();
     assert!(nodes.here.store().delete(id).await.unwrap());
-    assert_eq!(ended.await, Ended::Deleted);
+    assert_eq!(ended.await, Ended::Revoked);
     assert_eq!(begun.elapsed(), Duration::ZERO);
 }
 
@@ -108,7 +109,7 @@ async fn all_watchers_of_a_session_are_told() {
     let mut kept = pin!(nodes.there.store().watch(other).ended());
     lasts(&mut kept, SECOND).await;
     assert!(nodes.here.store().delete(ended).await.unwrap());
-    assert_eq!(watchers.join_all().await, [Ended::Deleted; 1000]);
+    assert_eq!(watchers.join_all().await, [Ended::Revoked; 1000]);
     lasts(kept, SECOND).await;
 }
 
@@ -220,7 +221,7 @@ async fn a_watch_follows_a_regeneration() {
     let mut ended = pin!(watch.ended());
     lasts(&mut ended, SECOND).await;
     assert!(nodes.here.store().delete(moved.id()).await.unwrap());
-    assert_eq!(ended.await, Ended::Deleted);
+    assert_eq!(ended.await, Ended::Revoked);
 }
 
 #[tokio::test(start_paused = true)]
@@ -279,9 +280,14 @@ async fn a_visit_follows_a_session_to_its_new_id() {
 
 /// Sends a request that gives a session a new id.
 async fn regenerate(node: &SessionLayer<Data>, cookie: HeaderValue) {
-    let regenerate = async |session: Session<Data>| session.regenerate();
+    request(node, cookie, Session::regenerate).await;
+}
+
+/// Sends a request whose handler does this with the session.
+async fn request(node: &SessionLayer<Data>, cookie: HeaderValue, change: fn(&Session<Data>)) {
+    let handler = async move |session: Session<Data>| change(&session);
     let request = Request::get("/").header(header::COOKIE, cookie).body(Body::empty()).unwrap();
-    let response = serve(node, regenerate).oneshot(request).await.unwrap();
+    let response = serve(node, handler).oneshot(request).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
 }
 
@@ -296,6 +302,74 @@ async fn a_watch_ends_once() {
     nodes.faults.heal();
     sleep(GRACE).await;
     assert_eq!(watch.changed().await.unwrap_err(), Ended::Unknown);
+}
+
+/// The ways to end a session.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Destroy,
+    Replace,
+    Delete,
+    BulkDelete,
+    DeleteAllOf,
+    DeleteAllOfExcept,
+}
+
+impl End {
+    /// Ends the only session of a node, whose cookie this is.
+    async fn end(self, node: &SessionLayer<Data>, cookie: HeaderValue, id: SessionId) {
+        let (store, nobody) = (node.store(), SessionId::from_bytes([0; 16]));
+        match self {
+            End::Destroy => request(node, cookie, Session::destroy).await,
+            End::Replace => request(node, cookie, |session| session.replace(ada())).await,
+            End::Delete => assert!(store.delete(id).await.unwrap()),
+            End::BulkDelete => assert_eq!(store.bulk_delete(|_| true).await.unwrap().deleted, 1),
+            End::DeleteAllOf => assert_eq!(store.delete_all_of("Ada").await.unwrap().deleted, 1),
+            End::DeleteAllOfExcept => {
+                let done = store.delete_all_of_except("Ada", nobody).await.unwrap();
+                assert_eq!(done.deleted, 1);
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_reason_of_a_deletion_is_told_on_every_node() {
+    for (end, reason) in [
+        (End::Destroy, Ended::LoggedOut),
+        (End::Replace, Ended::Replaced),
+        (End::Delete, Ended::Revoked),
+        (End::BulkDelete, Ended::Revoked),
+        (End::DeleteAllOf, Ended::OwnerRevoked),
+        (End::DeleteAllOfExcept, Ended::OwnerRevoked),
+    ] {
+        let nodes = Nodes::start().await;
+        let cookie = nodes.here.cookie_for(ada()).await.unwrap();
+        let id = crate::web::only_id(&nodes.here).await;
+        let mut here = pin!(nodes.here.store().watch(id).ended());
+        let mut there = pin!(nodes.there.store().watch(id).ended());
+        lasts(&mut here, SECOND).await;
+        lasts(&mut there, SECOND).await;
+        end.end(&nodes.here, cookie, id).await;
+        assert_eq!((here.await, there.await), (reason, reason), "{end:?}");
+    }
+}
+
+/// The deletion is not carried out, and the session expires later.
+#[tokio::test(start_paused = true)]
+async fn the_reason_of_a_deletion_that_has_failed_is_forgotten() {
+    let nodes = Nodes::start().await;
+    let id = nodes.session().await;
+    let store = nodes.there.store();
+    let mut ended = pin!(store.watch(id).ended());
+    lasts(&mut ended, SECOND).await;
+    nodes.faults.fail_calls(1.0);
+    store.delete(id).await.unwrap_err();
+    nodes.faults.heal();
+    lasts(&mut ended, SECOND).await;
+    nodes.faults.stall_subscriptions();
+    assert_eq!(nodes.here.store().bulk_delete(|_| true).await.unwrap().deleted, 1);
+    assert_eq!(ended.await, Ended::Deleted, "the node has not heard why");
 }
 
 #[tokio::test(start_paused = true)]
@@ -390,7 +464,7 @@ async fn a_short_outage_ends_no_watch() {
         lasts(&mut ended, SECOND * 5).await;
     }
     assert!(nodes.here.store().delete(id).await.unwrap());
-    assert_eq!(ended.await, Ended::Deleted);
+    assert_eq!(ended.await, Ended::Revoked);
 }
 
 #[tokio::test(start_paused = true)]
@@ -421,7 +495,7 @@ async fn a_node_without_clustering_notices_its_own_changes_and_logouts() {
         assert_eq!(changed.await.unwrap().data().visits, 1);
     }
     assert!(store.delete(id).await.unwrap());
-    assert_eq!(ended.await, Ended::Deleted);
+    assert_eq!(ended.await, Ended::Revoked);
 }
 
 #[tokio::test(start_paused = true)]
@@ -502,5 +576,5 @@ async fn a_request_that_ends_its_session_ends_its_streams() {
     assert!(session.watch().is_none());
     session.save().await.unwrap();
     assert_eq!(events.next().await, None);
-    assert_eq!(watch.changed().await.unwrap_err(), Ended::Deleted);
+    assert_eq!(watch.changed().await.unwrap_err(), Ended::LoggedOut);
 }

@@ -32,7 +32,7 @@ async fn each_watch_that_ends_is_counted_once_by_its_reason() {
     let layer = scrape.start(config).await;
     let store = layer.store();
     let ended = || {
-        ["deleted", "expired", "unknown"]
+        ["revoked", "expired", "unknown"]
             .map(|reason| scrape.get(&format!("ended_watches_total{{reason=\"{reason}\"}}")))
     };
     assert_eq!(ended(), [0.0, 0.0, 0.0]);
@@ -42,7 +42,7 @@ async fn each_watch_that_ends_is_counted_once_by_its_reason() {
     watch.changed().await.unwrap();
     store.delete(id).await.unwrap();
     for _ in 0..2 {
-        assert_eq!(watch.changed().await.unwrap_err(), Ended::Deleted);
+        assert_eq!(watch.changed().await.unwrap_err(), Ended::Revoked);
     }
     assert_eq!(ended(), [1.0, 0.0, 0.0]);
 
