@@ -101,8 +101,8 @@
 //!   acknowledged logout. The promise holds for the history that survives.
 //! - A split brain is bounded only by Redis' `min-replicas-to-write`.
 //! - A suspended machine stops its own clock, and with it the expiry of its lease.
-//! - Redis 7.0 or later is required: one master, with or without Sentinel, connected to directly,
-//!   not through a proxy that answers in its place.
+//! - Redis 7.0 or later is required: one master, Sentinel or Cluster, connected to directly, not
+//!   through a proxy that answers in its place.
 //!
 //! # Features
 //!

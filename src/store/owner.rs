@@ -1,5 +1,6 @@
 //! Queries and deletions by owner.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::pin::pin;
 
@@ -10,13 +11,21 @@ use super::SessionStore;
 use super::index::Owners;
 use super::revoke::{BulkDeletion, Revocation, Unreadable, revocation_timeout};
 use super::scan::{Scan, Tombstones, aborts_scan, records};
+use crate::clock::Timestamp;
 use crate::cluster::Deletion;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
 use crate::record::{Record, SessionData};
 
+/// Orders sessions by age. Of two that began in the same millisecond, all nodes take the same one
+/// for the newer.
+fn age<T>(record: &Record<T>) -> (Timestamp, SessionId) {
+    (record.meta().created_at, record.id())
+}
+
 impl<T: SessionData> SessionStore<T> {
-    /// Returns the sessions of one owner, as the backend has them, in no particular order.
+    /// Returns the sessions of one owner, as the backend has them, the newest first: that which was
+    /// created or regenerated last.
     ///
     /// [`SessionConfigBuilder::owner`](crate::SessionConfigBuilder::owner) defines who owns a
     /// session. The cost depends on the number of this owner's sessions, not on the number of all
@@ -57,7 +66,9 @@ impl<T: SessionData> SessionStore<T> {
                 Err(_) => {}
             }
         }
-        Ok(sessions.into_values().collect())
+        let mut sessions: Vec<_> = sessions.into_values().collect();
+        sessions.sort_unstable_by_key(|record| Reverse(age(record)));
+        Ok(sessions)
     }
 
     /// Returns a stream of the sessions of one owner, as the backend has them, in no particular
@@ -146,7 +157,7 @@ impl<T: SessionData> SessionStore<T> {
     /// looked at, which takes time in proportion to their number, and may take more than a minute.
     pub async fn delete_all_of(&self, owner: &str) -> Result<BulkDeletion, StoreError> {
         self.begin()?;
-        let delete = self.delete_owned(owner, None, &|_| true);
+        let delete = self.delete_owned(owner, None, &|_| true, Unreadable::Delete);
         self.operation_within(revocation_timeout(), delete).await
     }
 
@@ -197,7 +208,8 @@ impl<T: SessionData> SessionStore<T> {
             let origin = kept.map(|kept| kept.origin());
             let is_kept =
                 |record: &Record<T>| record.id() == keep || Some(record.origin()) == origin;
-            self.delete_owned(owner, Some(keep), &|record| !is_kept(record)).await
+            let is_other = |record: &Record<T>| !is_kept(record);
+            self.delete_owned(owner, Some(keep), &is_other, Unreadable::Delete).await
         };
         self.operation_within(revocation_timeout(), keep_all).await
     }
@@ -230,16 +242,55 @@ impl<T: SessionData> SessionStore<T> {
     /// As [`delete_all_of`](SessionStore::delete_all_of).
     pub async fn delete_all_but_newest_of(&self, owner: &str) -> Result<BulkDeletion, StoreError> {
         self.begin()?;
-        let age = |record: &Record<T>| (record.meta().created_at, record.id());
         let delete = async {
             // The last one of several logins finds the sessions of all others here. Its call
             // deletes all but the newest of them, which no call deletes.
             let sessions = self.sessions_of(owner).await?;
-            let Some(newest) = sessions.iter().map(age).max() else {
-                return Ok(BulkDeletion::default());
-            };
-            self.delete_owned(owner, Some(newest.1), &|record| age(record) < newest).await
+            let Some(newest) = sessions.first() else { return Ok(BulkDeletion::default()) };
+            let is_older = |record: &Record<T>| age(record) < age(newest);
+            self.delete_owned(owner, Some(newest.id()), &is_older, Unreadable::Delete).await
         };
+        self.operation_within(revocation_timeout(), delete).await
+    }
+
+    /// Deletes those of one owner's sessions for which `predicate` returns `true`, on every node,
+    /// such as those on a device that was lost, or those that began before a change of rights.
+    ///
+    /// A session that changes or is regenerated meanwhile is judged again. A record that cannot be
+    /// read is counted as [`unreadable`](BulkDeletion::unreadable) and stays. Otherwise like
+    /// [`delete_all_of`](SessionStore::delete_all_of).
+    ///
+    /// ```
+    /// # use std::time::{Duration, SystemTime};
+    /// # use clustered_sessions::{Secret, SessionConfig, SessionStore};
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
+    /// # struct UserSession { user_id: Option<i64>, device: String }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev"))
+    /// #     .owner(|session: &UserSession| session.user_id.map(|id| id.to_string()))
+    /// #     .build()?;
+    /// # let store = SessionStore::new(config);
+    /// # for device in ["phone", "laptop"] {
+    /// #     let _ = store.create(UserSession { user_id: Some(42), device: device.into() }).await?;
+    /// # }
+    /// let month_ago = SystemTime::now() - Duration::from_secs(30 * 24 * 3600);
+    /// let done = store
+    ///     .bulk_delete_of("42", |s| s.data().device == "phone" || s.created_at() < month_ago)
+    ///     .await?;
+    /// assert_eq!(done.deleted, 1);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`delete_all_of`](SessionStore::delete_all_of).
+    pub async fn bulk_delete_of(
+        &self,
+        owner: &str,
+        predicate: impl Fn(&Record<T>) -> bool + Send + Sync,
+    ) -> Result<BulkDeletion, StoreError> {
+        self.begin()?;
+        let delete = self.delete_owned(owner, None, &predicate, Unreadable::Keep);
         self.operation_within(revocation_timeout(), delete).await
     }
 
@@ -250,11 +301,11 @@ impl<T: SessionData> SessionStore<T> {
         owner: &str,
         skip: Option<SessionId>,
         selected: &(dyn Fn(&Record<T>) -> bool + Sync),
+        unreadable: Unreadable,
     ) -> Result<BulkDeletion, StoreError> {
         let owners = self.owners()?;
         let judge = |record: &Record<T>| owners.is_owner(owner, record) && selected(record);
-        let mut revocation =
-            Revocation::new(self, &judge, Deletion::OwnerRevoked, Unreadable::Delete);
+        let mut revocation = Revocation::new(self, &judge, Deletion::OwnerRevoked, unreadable);
         let visit_all = async {
             for tag in owners.tags(owner) {
                 revocation.scan_owner(tag, skip).await?;

@@ -18,6 +18,7 @@ mod observability;
 #[cfg(feature = "testing")]
 mod one_session;
 mod outage_policies;
+mod owners;
 mod realms;
 #[cfg(feature = "testing")]
 mod remember;

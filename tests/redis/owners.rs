@@ -601,6 +601,10 @@ async fn unreadable_records_are_not_listed_and_are_deleted_with_the_rest() {
     let () = server.command(&["SADD", &format!("session:{foreign}"), "a set"]);
     assert_eq!(ids_of(&store, "owner-of-ada").await, [good].into());
 
+    let done = store.bulk_delete_of("owner-of-ada", |_| true).await.unwrap();
+    assert_eq!((done.deleted, done.unreadable), (1, 2), "what cannot be judged stays");
+    let _ = create(&store, "ada").await;
+
     let done = store.delete_all_of("owner-of-ada").await.unwrap();
     assert_eq!((done.deleted, done.unreadable), (2, 1));
     assert_eq!(
@@ -617,6 +621,8 @@ async fn owner_operations_fail_if_no_owner_is_configured() {
     let _ = store.create(Data::of("ada")).await.unwrap();
     assert_eq!(store.sessions_of("ada").await.unwrap_err().kind(), StoreErrorKind::NotConfigured);
     assert_eq!(store.delete_all_of("ada").await.unwrap_err().kind(), StoreErrorKind::NotConfigured);
+    let deleted = store.bulk_delete_of("ada", |_| true).await;
+    assert_eq!(deleted.unwrap_err().kind(), StoreErrorKind::NotConfigured);
     assert_eq!(index_keys(&server), [""; 0]);
 }
 
