@@ -140,6 +140,7 @@
 //! - `cluster` — the local cache, its lease and fence, announcements, the listener
 //! - `codec` — encodes data as payloads: JSON, compressed and encrypted
 //! - `cookie` — signs and verifies cookies
+//! - `events` — passes events on to the application's hook
 //! - `resilience` — retries, deadlines and the circuit breaker around a backend that may fail
 //! - [`backend`] — stores records and delivers announcements: the trait, memory, Redis
 //! - `observe` — the metrics: names, units, and outcomes of calls and commits
@@ -155,6 +156,7 @@ mod codec;
 mod config;
 mod cookie;
 mod error;
+mod events;
 mod id;
 mod middleware;
 mod observe;
@@ -195,15 +197,16 @@ pub use crate::codec::Encryption;
 pub use crate::config::{OutagePolicy, SessionConfig, SessionConfigBuilder};
 pub use crate::cookie::{CookieConfig, SameSite};
 pub use crate::error::{ConfigError, StoreError, StoreErrorKind};
+pub use crate::events::SessionEvent;
 pub use crate::id::{InvalidSessionId, SessionId, SessionToken};
 pub use crate::middleware::{
     EmptyErrorResponse, ErrorResponse, ResponseFuture, SessionLayer, SessionService,
 };
-pub use crate::record::{NewSession, Record, SessionData, Snapshot};
+pub use crate::record::{Ended, NewSession, Record, SessionData, Snapshot};
 pub use crate::resilience::{Circuit, CircuitBreakerConfig, CircuitState, RetryConfig};
 pub use crate::secret::Secret;
 pub use crate::session::{Fresh, Session, SessionError};
-pub use crate::store::{BulkDeletion, Ended, SessionStore, SessionWatch};
+pub use crate::store::{BulkDeletion, SessionStore, SessionWatch};
 
 /// Runs the examples of the README as tests.
 #[cfg(all(doctest, feature = "axum", feature = "redis"))]

@@ -56,6 +56,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let config = SessionConfig::development(Secret::insecure_dev("login"))
         .owner(|session: &UserSession| session.name.clone())
+        // The audit log: who has logged in and out, and why.
+        .on_event(async |event| tracing::info!(?event, "session event"))
         .build()?;
     let accounts = Accounts::new().await?;
     accounts.register("ada", "correct horse battery staple").await?;

@@ -1,5 +1,7 @@
 //! The reason of a deletion, for those who watch the session.
 
+use crate::record::Ended;
+
 /// Why a session was deleted. In a message, it is for those who watch the session: it changes
 /// nothing of what a node does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,5 +33,16 @@ impl Deletion {
     /// Returns the reason with this name. A later version may send others.
     pub(super) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.name() == name)
+    }
+}
+
+impl From<Deletion> for Ended {
+    fn from(reason: Deletion) -> Self {
+        match reason {
+            Deletion::LoggedOut => Self::LoggedOut,
+            Deletion::Replaced => Self::Replaced,
+            Deletion::Revoked => Self::Revoked,
+            Deletion::OwnerRevoked => Self::OwnerRevoked,
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The configuration: one builder for everything. Each mistake is a [`ConfigError`].
 
 mod backend;
+mod events;
 mod outage;
 mod presets;
 mod records;
@@ -21,6 +22,7 @@ use crate::cluster::ClusterConfig;
 use crate::codec::CodecConfig;
 use crate::cookie::CookieConfig;
 use crate::error::ConfigError;
+use crate::events::EventHook;
 use crate::resilience::{ResilienceOptions, ResiliencePolicy};
 use crate::secret::{KeyRing, Secret};
 
@@ -51,6 +53,7 @@ pub struct SessionConfig<T> {
     pub(crate) clock: Clock,
     /// `None` if sessions have no owner.
     pub(crate) owner: Option<OwnerOf<T>>,
+    pub(crate) on_event: Option<EventHook>,
     /// Always `None` without the feature `metrics`.
     pub(crate) metrics_label: Option<String>,
 }
@@ -93,6 +96,7 @@ impl<T> SessionConfig<T> {
             redis: None,
             clock: Clock::system(),
             owner: None,
+            on_event: None,
             metrics_label: None,
         }
     }
@@ -115,6 +119,7 @@ impl<T> Clone for SessionConfig<T> {
             backend: self.backend.clone(),
             clock: self.clock.clone(),
             owner: self.owner.clone(),
+            on_event: self.on_event.clone(),
             metrics_label: self.metrics_label.clone(),
         }
     }
@@ -156,6 +161,7 @@ pub struct SessionConfigBuilder<T> {
     redis: Option<RedisConfig>,
     clock: Clock,
     owner: Option<OwnerOf<T>>,
+    on_event: Option<EventHook>,
     metrics_label: Option<String>,
 }
 
@@ -303,6 +309,7 @@ impl<T> SessionConfigBuilder<T> {
             backend,
             clock: self.clock,
             owner: self.owner,
+            on_event: self.on_event,
             metrics_label: self.metrics_label,
         })
     }

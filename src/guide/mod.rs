@@ -144,6 +144,7 @@ pub mod owasp {
     //!
     //! [contract]: super::guarantees#the-contract
     //! [deployment]: super::deployment
+    //! [observability]: super::observability#events-for-audit-logs
     //! [outage]: super::resilience#outage-policies
     //! [owners]: super::owners
     //! [streams]: super::streams

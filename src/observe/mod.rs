@@ -77,6 +77,8 @@ metrics! {
     WATCHES: "watches", Count, "Watches on sessions, such as those of open streams and sockets";
     ENDED_WATCHES: "ended_watches_total", Count, "Watches that have told the end of their session, by reason";
 
+    DROPPED_EVENTS: "dropped_events_total", Count, "Session events that were dropped because the event hook was too slow";
+
     REFUSED_COOKIES: "refused_cookies_total", Count, "Session cookies that were not accepted, by reason";
     COMMITS: "commits_total", Count, "Commits of session changes by requests, by outcome";
     REAPPLIED_CHANGES: "reapplied_changes_total", Count, "Session changes applied again after a conflict with another writer";

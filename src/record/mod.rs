@@ -2,6 +2,7 @@
 
 mod binary;
 mod data;
+mod ended;
 mod revision;
 mod snapshot;
 mod stored;
@@ -13,6 +14,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 pub use self::data::SessionData;
+pub use self::ended::Ended;
 pub use self::revision::Revision;
 pub use self::snapshot::Snapshot;
 pub use self::stored::{Content, Meta, Stored};

@@ -19,7 +19,9 @@ impl<T: SessionData> LayerState<T> {
     pub(crate) fn new(config: SessionConfig<T>) -> Self {
         let signer = CookieSigner::new(config.cookie.clone(), &config.keys);
         let metrics = Metrics::new(config.metrics_label.as_deref());
-        let refused = RefusedCookies::new(&metrics, config.clock.clone());
-        LayerState { store: SessionStore::new(config), signer, refused }
+        let clock = config.clock.clone();
+        let store = SessionStore::new(config);
+        let refused = RefusedCookies::new(&metrics, clock, store.events());
+        LayerState { store, signer, refused }
     }
 }

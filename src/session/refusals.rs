@@ -1,9 +1,10 @@
 //! Cookies that were not accepted: counted, and logged without their values.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::clock::Clock;
 use crate::cookie::CookieRefusal;
+use crate::events::{Events, SessionEvent};
 use crate::observe::{self, Counter, LogLimit, Metrics};
 
 /// Counts and logs the refused cookies of a layer.
@@ -14,10 +15,11 @@ pub(crate) struct RefusedCookies {
     refused_log: Mutex<LogLimit>,
     ambiguous_log: Mutex<LogLimit>,
     clock: Clock,
+    events: Arc<Events>,
 }
 
 impl RefusedCookies {
-    pub(super) fn new(metrics: &Metrics, clock: Clock) -> Self {
+    pub(super) fn new(metrics: &Metrics, clock: Clock, events: Arc<Events>) -> Self {
         let counter =
             |reason| Counter::with_label(metrics, observe::REFUSED_COOKIES, ("reason", reason));
         RefusedCookies {
@@ -27,6 +29,7 @@ impl RefusedCookies {
             refused_log: Mutex::default(),
             ambiguous_log: Mutex::default(),
             clock,
+            events,
         }
     }
 
@@ -37,6 +40,7 @@ impl RefusedCookies {
             CookieRefusal::UnknownKey => self.unknown_key.add_one(),
         }
         if let Some(suppressed) = self.admits(&self.refused_log) {
+            self.events.emit(|| SessionEvent::CookieRefused { suppressed });
             tracing::info!(
                 reason = ?refusal,
                 suppressed,

@@ -6,8 +6,8 @@ use futures_core::Stream;
 use futures_util::StreamExt as _;
 
 use super::Session;
-use crate::record::SessionData;
-use crate::store::{Ended, SessionWatch};
+use crate::record::{Ended, SessionData};
+use crate::store::SessionWatch;
 
 impl<T: SessionData> Session<T> {
     /// Watches the session, from the version that this request has loaded or committed last.

@@ -8,6 +8,7 @@ use super::tombstone::TOMBSTONE_TTL;
 use crate::clock::millis;
 use crate::cluster::{Announcement, Deletion, LocalCache};
 use crate::error::StoreError;
+use crate::events::SessionEvent;
 use crate::record::{Record, SessionData};
 
 /// Time that a bulk deletion may take.
@@ -72,7 +73,9 @@ impl<T: SessionData> SessionStore<T> {
         // Whatever the outcome, the cached sessions can no longer be trusted.
         let _clear = ClearOnDrop(&self.inner.cache);
         let announcement = self.inner.coordinator.encode(Announcement::CacheClear);
-        self.inner.backend.clear(&announcement).await
+        let sessions = self.inner.backend.clear(&announcement).await?;
+        self.inner.events.emit(|| SessionEvent::Cleared { sessions });
+        Ok(sessions)
     }
 }
 

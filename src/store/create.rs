@@ -9,6 +9,7 @@ use super::lifetime::time_to_live;
 use crate::backend::{Created, MemoryBackend};
 use crate::codec::Encoded;
 use crate::error::{StoreError, StoreErrorKind};
+use crate::events::SessionEvent;
 use crate::id::{SessionId, SessionToken};
 use crate::record::{Content, Meta, NewSession, Record, Revision, SessionData, Stored};
 
@@ -71,7 +72,14 @@ impl<T: SessionData> SessionStore<T> {
             let create = self.inner.backend.create(&id, &stored, ttl);
             let created = |answer: &_| matches!(answer, Ok(Created::Created));
             match self.inner.cache.write_through(&record, None, create, created).await {
-                Ok(Created::Created) => return Ok(NewSession { id, token, record }),
+                Ok(Created::Created) => {
+                    if origin.is_none() {
+                        self.inner
+                            .events
+                            .emit(|| SessionEvent::Created { id, owner: self.owner_of(&record) });
+                    }
+                    return Ok(NewSession { id, token, record });
+                }
                 Ok(Created::Exists) => {}
                 // A failed attempt may still be executed later. It then leaves a record whose
                 // token was never given out, and which expires like any other.

@@ -6,6 +6,7 @@ use crate::backend::Deleted;
 use crate::clock::{Millis, millis};
 use crate::cluster::{Announcement, Deletion};
 use crate::error::{StoreError, StoreErrorKind};
+use crate::events::SessionEvent;
 use crate::guards::{self, Guard};
 use crate::id::SessionId;
 use crate::record::{Record, SessionData};
@@ -97,6 +98,9 @@ impl<T: SessionData> SessionStore<T> {
             }
             match answer? {
                 Deleted::Deleted => {
+                    if let Some(reason) = reason {
+                        self.report_end(id, cached.as_ref(), reason);
+                    }
                     self.remove_from_index_in_background(cached);
                     return Ok(true);
                 }
@@ -107,6 +111,15 @@ impl<T: SessionData> SessionStore<T> {
             }
         }
         Err(too_many_tombstones(&id))
+    }
+
+    /// Reports a deletion that was acknowledged, with a version of the session if one is known.
+    pub(super) fn report_end(&self, id: SessionId, known: Option<&Record<T>>, reason: Deletion) {
+        self.inner.events.emit(|| SessionEvent::Ended {
+            id,
+            owner: known.and_then(|record| self.owner_of(record)),
+            reason: reason.into(),
+        });
     }
 
     /// Returns the announcement of a deletion. Notes its reason for those who watch the session on

@@ -77,6 +77,7 @@ impl<T: SessionData> SessionStore<T> {
         self.inner.coordinator.stop().await;
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
+        self.inner.events.close().await;
         self.inner.backend.close().await;
     }
 

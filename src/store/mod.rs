@@ -38,7 +38,7 @@ use self::outage::Fallback;
 pub use self::revoke::BulkDeletion;
 pub(crate) use self::single_flight::Freshness;
 use self::single_flight::SingleFlight;
-pub use self::watch::{Ended, SessionWatch};
+pub use self::watch::SessionWatch;
 use self::watching::Watching;
 pub(crate) use self::write::unless_declined;
 use self::write_locks::WriteLocks;
@@ -47,6 +47,7 @@ use crate::clock::Clock;
 use crate::cluster::{CacheStats, Coordinator, Lease, LocalCache};
 use crate::codec::Codec;
 use crate::config::SessionConfig;
+use crate::events::Events;
 use crate::id::SessionId;
 use crate::observe::{self, Commits, Counter, Metrics, Outcome};
 use crate::record::SessionData;
@@ -106,6 +107,7 @@ struct StoreInner<T> {
     dropped_changes: Counter,
     degraded_reads: Counter,
     commits: Commits,
+    events: Arc<Events>,
 }
 
 impl<T: SessionData> SessionStore<T> {
@@ -125,6 +127,7 @@ impl<T: SessionData> SessionStore<T> {
             remember_me,
             on_outage,
             owner,
+            on_event,
             resilience,
             metrics_label,
             ..
@@ -187,6 +190,7 @@ impl<T: SessionData> SessionStore<T> {
                 dropped_changes: Counter::new(&metrics, observe::DROPPED_CHANGES),
                 degraded_reads: Counter::new(&metrics, observe::DEGRADED_READS),
                 commits: Commits::new(&metrics),
+                events: Arc::new(Events::new(on_event, &metrics)),
             }),
         };
         store.inner.coordinator.ensure_running();
@@ -251,6 +255,12 @@ impl<T: SessionData> SessionStore<T> {
         self.inner.reencrypted.get()
     }
 
+    /// Returns the number of events so far that were dropped, because the function of
+    /// [`on_event`](crate::SessionConfigBuilder::on_event) was too slow.
+    pub fn dropped_events(&self) -> u64 {
+        self.inner.events.dropped()
+    }
+
     /// Returns the number of requests so far that ended with uncommitted changes to their session.
     pub fn dropped_changes(&self) -> u64 {
         self.inner.dropped_changes.get()
@@ -265,6 +275,10 @@ impl<T> SessionStore<T> {
 
     pub(crate) fn count_commit(&self, outcome: Outcome) {
         self.inner.commits.count(outcome);
+    }
+
+    pub(crate) fn events(&self) -> Arc<Events> {
+        self.inner.events.clone()
     }
 
     /// Returns `true` if this node uses its cache whenever it may.

@@ -337,6 +337,11 @@ impl<T: SessionData> SessionStore<T> {
         Ok(revocation.total().deleted > 0)
     }
 
+    /// Returns the owner of a session, if owners are configured and it has one.
+    pub(super) fn owner_of(&self, record: &Record<T>) -> Option<String> {
+        self.inner.owners.as_ref()?.owner_of(record)
+    }
+
     fn owners(&self) -> Result<&Owners<T>, StoreError> {
         self.inner.owners.as_ref().ok_or_else(|| {
             let cause = "no owner is configured: set one with SessionConfigBuilder::owner";

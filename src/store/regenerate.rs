@@ -5,6 +5,7 @@ use super::tombstone::TOMBSTONE_TTL;
 use super::write::{MAX_ATTEMPTS, Reapply, Written};
 use crate::backend::{Update, Updated};
 use crate::error::StoreError;
+use crate::events::SessionEvent;
 use crate::id::SessionId;
 use crate::record::{Content, Meta, NewSession, Record, SessionData, Snapshot, Stored};
 
@@ -34,7 +35,14 @@ impl<T: SessionData> SessionStore<T> {
         let mut new = self.create_session(&data, Some(base.origin()), remembered).await?;
         for attempt in 1..=MAX_ATTEMPTS {
             match self.replace_by_tombstone(&base, new.id).await {
-                Ok(None) => return Ok(new),
+                Ok(None) => {
+                    self.inner.events.emit(|| SessionEvent::Regenerated {
+                        old,
+                        new: new.id,
+                        owner: self.owner_of(&new.record),
+                    });
+                    return Ok(new);
+                }
                 Ok(Some(current)) => {
                     self.inner.reapplied.add_one();
                     let rewritten = self.rewrite(&new.record, reapply(current.data())).await;

@@ -206,6 +206,7 @@ impl<'a, T: SessionData> Revocation<'a, T> {
         };
         let deleted = store.inner.cache.evict_through(&id, delete).await?;
         if deleted == Deleted::Deleted {
+            store.report_end(id, Some(record), self.reason);
             store.remove_from_index(record).await;
         }
         Ok(deleted)

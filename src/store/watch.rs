@@ -17,39 +17,11 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use super::SessionStore;
 use super::single_flight::Freshness;
 use crate::clock::{Millis, millis};
-use crate::cluster::{Deletion, Lookup, Registration};
+use crate::cluster::{Lookup, Registration};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::guards::{self, Guard};
 use crate::id::SessionId;
-use crate::record::{Absence, Record, Revision, SessionData};
-
-/// The end of a watched session.
-///
-/// All but [`Unknown`](Ended::Unknown) mean that the visitor has to log in again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Ended {
-    /// The visitor has logged out, by [`Session::destroy`](crate::Session::destroy).
-    LoggedOut,
-    /// Another session has taken its place, as at a login, by
-    /// [`Session::replace`](crate::Session::replace).
-    Replaced,
-    /// The application has deleted the session, by [`SessionStore::delete`] or
-    /// [`SessionStore::bulk_delete`].
-    Revoked,
-    /// The application has deleted the session with others of its owner, by
-    /// [`SessionStore::delete_all_of`] or a method like it.
-    OwnerRevoked,
-    /// The session was deleted, and this node has not heard why: it has missed the announcement, or
-    /// all sessions were deleted.
-    Deleted,
-    /// The session has expired, or was past its deadline when it was missed.
-    Expired,
-    /// It is unknown whether the session still exists: the node could neither prove that it
-    /// receives announcements, nor read the session, or its store was shut down. Treat it as an
-    /// end, and let the client connect again.
-    Unknown,
-}
+use crate::record::{Absence, Ended, Record, Revision, SessionData};
 
 /// A watch on one session: see [`SessionStore::watch`] and [`Session::watch`].
 ///
@@ -310,13 +282,7 @@ impl<T: SessionData> SessionWatch<T> {
         if self.expires.is_some_and(|expires| self.store.now() >= expires) {
             return Ended::Expired;
         }
-        match self.registration.deletion() {
-            Some(Deletion::LoggedOut) => Ended::LoggedOut,
-            Some(Deletion::Replaced) => Ended::Replaced,
-            Some(Deletion::Revoked) => Ended::Revoked,
-            Some(Deletion::OwnerRevoked) => Ended::OwnerRevoked,
-            None => Ended::Deleted,
-        }
+        self.registration.deletion().map_or(Ended::Deleted, Ended::from)
     }
 
     /// Reads the session, as long as its existence may stay in doubt. Fails with the result of the

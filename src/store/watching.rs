@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::Ended;
 use crate::cluster::ClusterConfig;
 use crate::observe::{self, Counter, Gauge, Metrics};
+use crate::record::Ended;
 
 /// What the watches of a store have in common.
 #[derive(Debug)]
@@ -43,31 +43,6 @@ impl Watching {
             if *reason == ended {
                 counter.add_one();
             }
-        }
-    }
-}
-
-impl Ended {
-    const ALL: [Self; 7] = [
-        Self::LoggedOut,
-        Self::Replaced,
-        Self::Revoked,
-        Self::OwnerRevoked,
-        Self::Deleted,
-        Self::Expired,
-        Self::Unknown,
-    ];
-
-    /// Returns the reason in metrics.
-    fn label(self) -> &'static str {
-        match self {
-            Self::LoggedOut => "logged_out",
-            Self::Replaced => "replaced",
-            Self::Revoked => "revoked",
-            Self::OwnerRevoked => "owner_revoked",
-            Self::Deleted => "deleted",
-            Self::Expired => "expired",
-            Self::Unknown => "unknown",
         }
     }
 }

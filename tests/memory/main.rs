@@ -10,6 +10,7 @@ mod compose;
 mod conformance;
 mod cookies;
 mod data;
+mod events;
 mod handles;
 mod lifecycle;
 mod login;

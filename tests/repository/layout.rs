@@ -11,7 +11,7 @@ const LAYERS: &[&[&str]] = &[
     &["session"],
     &["store", "fuzzing"],
     &["config"],
-    &["cluster", "codec", "cookie", "testing"],
+    &["cluster", "codec", "cookie", "events", "testing"],
     &["resilience"],
     &["backend", "observe", "secret"],
     &["record"],

@@ -1,0 +1,174 @@
+//! Events about sessions, for audit logs: what this node has done, passed on to the application's
+//! hook by a task of its own.
+
+use std::fmt;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::id::SessionId;
+use crate::observe::{self, Counter, Metrics};
+use crate::record::Ended;
+
+/// Number of events that wait for the hook. More are dropped.
+const CAPACITY: usize = 1024;
+/// Time that the hook has for the events that are left at a shutdown.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Something that this node has done to a session: see
+/// [`on_event`](crate::SessionConfigBuilder::on_event).
+///
+/// The owner is that of the session's data, if an [`owner`](crate::SessionConfigBuilder::owner) is
+/// configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SessionEvent {
+    /// A session was created.
+    #[non_exhaustive]
+    Created {
+        /// The session.
+        id: SessionId,
+        /// Its owner.
+        owner: Option<String>,
+    },
+    /// A session was given a new token, and with it a new id.
+    #[non_exhaustive]
+    Regenerated {
+        /// The former id.
+        old: SessionId,
+        /// The new id.
+        new: SessionId,
+        /// The session's owner.
+        owner: Option<String>,
+    },
+    /// A session was deleted.
+    #[non_exhaustive]
+    Ended {
+        /// The session.
+        id: SessionId,
+        /// Its owner, if the node had the session in its cache or has judged it.
+        owner: Option<String>,
+        /// Why it was deleted.
+        reason: Ended,
+    },
+    /// All sessions were deleted, by [`SessionStore::clear`](crate::SessionStore::clear).
+    #[non_exhaustive]
+    Cleared {
+        /// How many there were.
+        sessions: u64,
+    },
+    /// A session cookie was not accepted. Reported once in ten seconds, since anybody can send one.
+    #[non_exhaustive]
+    CookieRefused {
+        /// How many more there were since the last report.
+        suppressed: u64,
+    },
+}
+
+/// The application's hook.
+pub(crate) type EventHook =
+    Arc<dyn Fn(SessionEvent) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+/// The way from those who make events to the hook.
+pub(crate) struct Events {
+    /// `None` if the application has no hook.
+    queue: Option<Queue>,
+    dropped: Counter,
+}
+
+struct Queue {
+    /// `None` is the end.
+    sender: Sender<Option<SessionEvent>>,
+    task: Mutex<Task>,
+}
+
+/// The task that calls the hook. The first event spawns it: a store may be created outside a
+/// runtime.
+enum Task {
+    NotSpawned(EventHook, Receiver<Option<SessionEvent>>),
+    Spawned(JoinHandle<()>),
+    Ended,
+}
+
+impl Events {
+    pub(crate) fn new(hook: Option<EventHook>, metrics: &Metrics) -> Self {
+        let queue = |hook| {
+            let (sender, receiver) = channel(CAPACITY);
+            Queue { sender, task: Mutex::new(Task::NotSpawned(hook, receiver)) }
+        };
+        Events { queue: hook.map(queue), dropped: Counter::new(metrics, observe::DROPPED_EVENTS) }
+    }
+
+    /// Passes an event on, without waiting. Drops it if the hook is too slow.
+    pub(crate) fn emit(&self, event: impl FnOnce() -> SessionEvent) {
+        let Some(queue) = &self.queue else { return };
+        queue.start();
+        if queue.sender.try_send(Some(event())).is_err() {
+            self.dropped.add_one();
+        }
+    }
+
+    /// Returns the number of events that were dropped.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped.get()
+    }
+
+    /// Waits until the hook has been called for all events, for a limited time. Later ones are
+    /// dropped.
+    pub(crate) async fn close(&self) {
+        let Some(queue) = &self.queue else { return };
+        let Task::Spawned(mut task) = std::mem::replace(&mut *queue.lock(), Task::Ended) else {
+            return;
+        };
+        let drain = async {
+            // Fails if the task has ended, which is as well.
+            let _ = queue.sender.send(None).await;
+            let _ = (&mut task).await;
+        };
+        if timeout(DRAIN_TIMEOUT, drain).await.is_err() {
+            task.abort();
+            tracing::warn!("session events are lost: the event hook has not ended in time");
+        }
+    }
+}
+
+impl Queue {
+    /// Spawns the task, unless it has been spawned. Outside a runtime, the events wait.
+    fn start(&self) {
+        let mut task = self.lock();
+        *task = match (std::mem::replace(&mut *task, Task::Ended), Handle::try_current()) {
+            (Task::NotSpawned(hook, receiver), Ok(runtime)) => {
+                Task::Spawned(runtime.spawn(call(hook, receiver)))
+            }
+            (present, _) => present,
+        };
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Task> {
+        self.task.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Calls the hook for one event after the other.
+async fn call(hook: EventHook, mut events: Receiver<Option<SessionEvent>>) {
+    while let Some(Some(event)) = events.recv().await {
+        let called = AssertUnwindSafe(async { hook(event).await }).catch_unwind().await;
+        if called.is_err() {
+            tracing::error!("the event hook has panicked: an event is lost");
+        }
+    }
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Events").field("dropped", &self.dropped()).finish_non_exhaustive()
+    }
+}

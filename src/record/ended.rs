@@ -1,0 +1,55 @@
+//! The end of a session.
+
+/// The end of a session, as a watch tells it and as an event reports it.
+///
+/// All but [`Unknown`](Ended::Unknown) mean that the visitor has to log in again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ended {
+    /// The visitor has logged out, by [`Session::destroy`](crate::Session::destroy).
+    LoggedOut,
+    /// Another session has taken its place, as at a login, by
+    /// [`Session::replace`](crate::Session::replace).
+    Replaced,
+    /// The application has deleted the session, by
+    /// [`SessionStore::delete`](crate::SessionStore::delete) or
+    /// [`SessionStore::bulk_delete`](crate::SessionStore::bulk_delete).
+    Revoked,
+    /// The application has deleted the session with others of its owner, by
+    /// [`SessionStore::delete_all_of`](crate::SessionStore::delete_all_of) or a method like it.
+    OwnerRevoked,
+    /// The session was deleted, and this node has not heard why: it has missed the announcement, or
+    /// all sessions were deleted.
+    Deleted,
+    /// The session has expired, or was past its deadline when it was missed.
+    Expired,
+    /// It is unknown whether the session still exists: the node could neither prove that it
+    /// receives announcements, nor read the session, or its store was shut down. Treat it as an
+    /// end, and let the client connect again.
+    Unknown,
+}
+
+impl Ended {
+    pub(crate) const ALL: [Self; 7] = [
+        Self::LoggedOut,
+        Self::Replaced,
+        Self::Revoked,
+        Self::OwnerRevoked,
+        Self::Deleted,
+        Self::Expired,
+        Self::Unknown,
+    ];
+
+    /// Returns the reason in metrics.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::LoggedOut => "logged_out",
+            Self::Replaced => "replaced",
+            Self::Revoked => "revoked",
+            Self::OwnerRevoked => "owner_revoked",
+            Self::Deleted => "deleted",
+            Self::Expired => "expired",
+            Self::Unknown => "unknown",
+        }
+    }
+}

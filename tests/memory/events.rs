@@ -1,0 +1,205 @@
+//! Events for the application's hook: which there are, and what happens if the hook is slow.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use clustered_sessions::testing::FaultyBackend;
+use clustered_sessions::{
+    Ended, MemoryBackend, Session, SessionConfigBuilder, SessionEvent, SessionId, SessionLayer,
+};
+use http::{HeaderValue, Request, header};
+use tokio::sync::Semaphore;
+use tower::ServiceExt as _;
+
+use crate::web::{Data, ada, config, only_id, serve, settle, start};
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<SessionEvent>>>);
+
+impl Log {
+    async fn take(&self) -> Vec<SessionEvent> {
+        settle().await;
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+
+    /// Takes what was logged, as `Debug` shows it.
+    async fn texts(&self) -> Vec<String> {
+        self.take().await.iter().map(|event| format!("{event:?}")).collect()
+    }
+}
+
+fn owned(config: SessionConfigBuilder<Data>) -> SessionConfigBuilder<Data> {
+    config.owner(|data: &Data| data.user.clone())
+}
+
+fn logged(config: SessionConfigBuilder<Data>, log: &Log) -> SessionConfigBuilder<Data> {
+    let log = log.clone();
+    config.on_event(move |event| {
+        let log = log.clone();
+        async move { log.0.lock().unwrap().push(event) }
+    })
+}
+
+async fn node(log: &Log) -> SessionLayer<Data> {
+    start(logged(owned(config(&MemoryBackend::new())), log)).await
+}
+
+/// Sends a request whose handler does this with the session.
+async fn request(node: &SessionLayer<Data>, cookie: HeaderValue, change: fn(&Session<Data>)) {
+    let handler = async move |session: Session<Data>| change(&session);
+    let request = Request::get("/").header(header::COOKIE, cookie);
+    let request = request.body(axum::body::Body::empty()).unwrap();
+    serve(node, handler).oneshot(request).await.unwrap();
+}
+
+fn created(id: SessionId) -> String {
+    format!("Created {{ id: {id:?}, owner: Some(\"Ada\") }}")
+}
+
+fn ended(id: SessionId, reason: Ended) -> String {
+    format!("Ended {{ id: {id:?}, owner: Some(\"Ada\"), reason: {reason:?} }}")
+}
+
+#[tokio::test]
+async fn a_login_a_new_token_and_a_logout_are_reported_once_each() {
+    let log = Log::default();
+    let node = node(&log).await;
+    let cookie = node.cookie_for(ada()).await.unwrap();
+    let id = only_id(&node).await;
+    assert_eq!(log.texts().await, [created(id)]);
+
+    request(&node, cookie.clone(), |session| session.update(|data| data.visits += 1)).await;
+    assert_eq!(log.take().await, [], "a change is no event");
+
+    request(&node, cookie.clone(), Session::regenerate).await;
+    let new = only_id(&node).await;
+    let expected = format!("Regenerated {{ old: {id:?}, new: {new:?}, owner: Some(\"Ada\") }}");
+    assert_eq!(log.texts().await, [expected]);
+
+    // The old cookie still leads to the session.
+    request(&node, cookie, Session::destroy).await;
+    assert_eq!(log.texts().await, [ended(new, Ended::LoggedOut)]);
+}
+
+#[tokio::test]
+async fn a_login_that_replaces_a_session_is_an_end_and_a_beginning() {
+    let log = Log::default();
+    let node = node(&log).await;
+    let cookie = node.cookie_for(ada()).await.unwrap();
+    let old = only_id(&node).await;
+    log.take().await;
+    request(&node, cookie, |session| session.replace(ada())).await;
+    let new = only_id(&node).await;
+    assert_eq!(log.texts().await, [ended(old, Ended::Replaced), created(new)]);
+}
+
+#[tokio::test]
+async fn each_deletion_by_the_application_is_reported_with_its_reason() {
+    let log = Log::default();
+    let node = node(&log).await;
+    let store = node.store();
+    let create = async || {
+        let id = store.create(ada()).await.unwrap().id;
+        log.take().await;
+        id
+    };
+    let id = create().await;
+    assert!(store.delete(id).await.unwrap());
+    assert_eq!(log.texts().await, [ended(id, Ended::Revoked)]);
+    assert!(!store.delete(id).await.unwrap());
+    assert_eq!(log.take().await, [], "there was nothing to delete");
+
+    let id = create().await;
+    assert_eq!(store.delete_all_of("Ada").await.unwrap().deleted, 1);
+    assert_eq!(log.texts().await, [ended(id, Ended::OwnerRevoked)]);
+
+    let id = create().await;
+    assert_eq!(store.bulk_delete(|_| true).await.unwrap().deleted, 1);
+    assert_eq!(log.texts().await, [ended(id, Ended::Revoked)]);
+
+    create().await;
+    assert_eq!(store.clear().await.unwrap(), 1);
+    assert_eq!(log.texts().await, ["Cleared { sessions: 1 }"]);
+}
+
+#[tokio::test]
+async fn what_has_failed_is_no_event() {
+    let log = Log::default();
+    let (backend, faults) = FaultyBackend::new(MemoryBackend::new(), 1);
+    let config = owned(config(&MemoryBackend::new()).backend(backend)).enable_retry(false);
+    let node = start(logged(config, &log)).await;
+    let id = node.store().create(ada()).await.unwrap().id;
+    log.take().await;
+    faults.fail_calls(1.0);
+    node.store().create(ada()).await.unwrap_err();
+    node.store().delete(id).await.unwrap_err();
+    node.store().clear().await.unwrap_err();
+    assert_eq!(log.take().await, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_cookies_are_reported_once_in_ten_seconds() {
+    let log = Log::default();
+    let node = node(&log).await;
+    let forged = HeaderValue::from_static("__Host-session=AAAAAAAAAAAAAAAAAAAAAA.AAAA");
+    for _ in 0..5 {
+        request(&node, forged.clone(), |_| ()).await;
+    }
+    assert_eq!(log.texts().await, ["CookieRefused { suppressed: 0 }"]);
+}
+
+#[tokio::test]
+async fn a_hook_that_is_slow_delays_nobody_and_what_does_not_fit_is_dropped_and_counted() {
+    let (log, gate) = (Log::default(), Arc::new(Semaphore::new(0)));
+    let config = config(&MemoryBackend::new()).on_event({
+        let (log, gate) = (log.clone(), gate.clone());
+        move |event| {
+            let (log, gate) = (log.clone(), gate.clone());
+            async move {
+                gate.acquire().await.unwrap().forget();
+                log.0.lock().unwrap().push(event);
+            }
+        }
+    });
+    let node = start(config).await;
+    let store = node.store();
+    for _ in 0..1030 {
+        let _ = store.create(ada()).await.unwrap();
+        settle().await;
+    }
+    assert_eq!(store.dropped_events(), 5, "one is being handled and 1024 wait");
+    gate.add_permits(10_000);
+    store.shutdown().await;
+    assert_eq!(log.take().await.len(), 1025, "a shutdown waits for those that wait");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hook_that_hangs_does_not_hold_up_a_shutdown_for_ever() {
+    let config = config(&MemoryBackend::new()).on_event(|_| std::future::pending());
+    let node = start(config).await;
+    let _ = node.store().create(ada()).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    node.store().shutdown().await;
+    assert_eq!(begun.elapsed(), Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn a_hook_that_panics_is_called_for_the_next_event() {
+    let log = Log::default();
+    let config = config(&MemoryBackend::new()).on_event({
+        let log = log.clone();
+        move |event| {
+            let log = log.clone();
+            async move {
+                let is_first = log.0.lock().unwrap().is_empty();
+                log.0.lock().unwrap().push(event);
+                assert!(!is_first, "the first event");
+            }
+        }
+    });
+    let node = start(config).await;
+    for _ in 0..2 {
+        let _ = node.store().create(ada()).await.unwrap();
+    }
+    assert_eq!(log.take().await.len(), 2);
+}
