@@ -11,7 +11,7 @@
 //! 7. [`deployment`]: several nodes over one Redis, in production.
 //! 8. [`scale`]: what nodes and writes cost one Redis and a Cluster, and up to where.
 //! 9. [`performance`]: what each operation costs, compared with others, and where the time goes.
-//! 10. [`observability`]: metrics, alerts, spans and log events.
+//! 10. [`observability`]: metrics, alerts, spans, log events, and events for audit logs.
 //! 11. [`testing`]: tests of an application that uses this crate.
 //! 12. [`owasp`]: the OWASP session checklist and ASVS 5.0, requirement by requirement.
 //! 13. [`from_clustered_redis_store`]: from the Crystal library `ClusteredRedisStore` to this one.
