@@ -21,7 +21,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 const SESSIONS: usize = 334;
 const REVOKED: usize = 100;
 const MAX_STALENESS: Duration = Duration::from_millis(500);
-const GRACE: Duration = Duration::from_secs(3);
+const GRACE: Duration = Duration::from_secs(6);
 
 /// The codes with which the example closes a socket.
 const LOGGED_OUT: u16 = 4001;
