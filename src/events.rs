@@ -65,7 +65,7 @@ pub enum SessionEvent {
         /// How many there were.
         sessions: u64,
     },
-    /// A session cookie was not accepted. Reported once in ten seconds, since anybody can send one.
+    /// A session cookie did not verify. Reported once in ten seconds, since anybody can send one.
     #[non_exhaustive]
     CookieRefused {
         /// How many more there were since the last report.
@@ -80,38 +80,32 @@ pub(crate) type EventHook =
 /// The way from those who make events to the hook.
 pub(crate) struct Events {
     /// `None` if the application has no hook.
-    queue: Option<Queue>,
+    queue: Option<Mutex<Queue>>,
     dropped: Counter,
 }
 
-struct Queue {
-    /// `None` is the end.
-    sender: Sender<Option<SessionEvent>>,
-    task: Mutex<Task>,
-}
-
-/// The task that calls the hook. The first event spawns it: a store may be created outside a
-/// runtime.
-enum Task {
-    NotSpawned(EventHook, Receiver<Option<SessionEvent>>),
-    Spawned(JoinHandle<()>),
-    Ended,
+enum Queue {
+    /// There was no event yet. The first one spawns the task: a store may be created outside a
+    /// runtime.
+    Idle(EventHook),
+    Open(Sender<SessionEvent>, JoinHandle<()>),
+    Closed,
 }
 
 impl Events {
     pub(crate) fn new(hook: Option<EventHook>, metrics: &Metrics) -> Self {
-        let queue = |hook| {
-            let (sender, receiver) = channel(CAPACITY);
-            Queue { sender, task: Mutex::new(Task::NotSpawned(hook, receiver)) }
-        };
-        Events { queue: hook.map(queue), dropped: Counter::new(metrics, observe::DROPPED_EVENTS) }
+        Events {
+            queue: hook.map(|hook| Mutex::new(Queue::Idle(hook))),
+            dropped: Counter::new(metrics, observe::DROPPED_EVENTS),
+        }
     }
 
     /// Passes an event on, without waiting. Drops it if the hook is too slow.
     pub(crate) fn emit(&self, event: impl FnOnce() -> SessionEvent) {
         let Some(queue) = &self.queue else { return };
-        queue.start();
-        if queue.sender.try_send(Some(event())).is_err() {
+        // Before the lock is taken: this calls the application's owner function.
+        let event = event();
+        if !lock(queue).accept(event) {
             self.dropped.add_one();
         }
     }
@@ -125,15 +119,13 @@ impl Events {
     /// dropped.
     pub(crate) async fn close(&self) {
         let Some(queue) = &self.queue else { return };
-        let Task::Spawned(mut task) = std::mem::replace(&mut *queue.lock(), Task::Ended) else {
+        let Queue::Open(sender, mut task) = std::mem::replace(&mut *lock(queue), Queue::Closed)
+        else {
             return;
         };
-        let drain = async {
-            // Fails if the task has ended, which is as well.
-            let _ = queue.sender.send(None).await;
-            let _ = (&mut task).await;
-        };
-        if timeout(DRAIN_TIMEOUT, drain).await.is_err() {
+        // The task ends after the events that are left.
+        drop(sender);
+        if timeout(DRAIN_TIMEOUT, &mut task).await.is_err() {
             task.abort();
             tracing::warn!("session events are lost: the event hook has not ended in time");
         }
@@ -141,25 +133,27 @@ impl Events {
 }
 
 impl Queue {
-    /// Spawns the task, unless it has been spawned. Outside a runtime, the events wait.
-    fn start(&self) {
-        let mut task = self.lock();
-        *task = match (std::mem::replace(&mut *task, Task::Ended), Handle::try_current()) {
-            (Task::NotSpawned(hook, receiver), Ok(runtime)) => {
-                Task::Spawned(runtime.spawn(call(hook, receiver)))
-            }
-            (present, _) => present,
-        };
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Task> {
-        self.task.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Takes an event, and returns `false` if there is no room.
+    fn accept(&mut self, event: SessionEvent) -> bool {
+        if let (Queue::Idle(hook), Ok(runtime)) = (&*self, Handle::try_current()) {
+            let (sender, receiver) = channel(CAPACITY);
+            let task = runtime.spawn(call(hook.clone(), receiver));
+            *self = Queue::Open(sender, task);
+        }
+        match self {
+            Queue::Open(sender, _) => sender.try_send(event).is_ok(),
+            Queue::Idle(_) | Queue::Closed => false,
+        }
     }
 }
 
+fn lock(queue: &Mutex<Queue>) -> MutexGuard<'_, Queue> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Calls the hook for one event after the other.
-async fn call(hook: EventHook, mut events: Receiver<Option<SessionEvent>>) {
-    while let Some(Some(event)) = events.recv().await {
+async fn call(hook: EventHook, mut events: Receiver<SessionEvent>) {
+    while let Some(event) = events.recv().await {
         let called = AssertUnwindSafe(async { hook(event).await }).catch_unwind().await;
         if called.is_err() {
             tracing::error!("the event hook has panicked: an event is lost");

@@ -6,9 +6,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
-use super::Deletion;
 use crate::id::SessionId;
-use crate::record::Revision;
+use crate::record::{Ended, Revision};
 
 /// Maximum length of a message in bytes. Longer ones are not parsed: ours have some 200 bytes, plus
 /// a node id of at most 128.
@@ -21,7 +20,7 @@ const USUAL_LEN: usize = 176;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Announcement {
     /// A session was deleted, or moved to another id, which is no deletion and has no reason.
-    SessionDeleted(SessionId, Option<Deletion>),
+    SessionDeleted(SessionId, Option<Ended>),
     /// A session was changed, to this revision if it is known.
     SessionInvalidated(SessionId, Option<Revision>),
     /// Any session may have changed.
@@ -34,7 +33,7 @@ pub(crate) enum Action {
     /// Evict this session, unless the cached revision is the one given.
     Evict(SessionId, Option<Revision>),
     /// Evict this session, which may have been deleted.
-    Delete(SessionId, Option<Deletion>),
+    Delete(SessionId, Option<Ended>),
     /// Evict all sessions.
     Clear,
     /// Evict all sessions, because the message cannot be read and may concern any of them. A node
@@ -109,7 +108,7 @@ pub(crate) fn interpret(message: &[u8]) -> Action {
             Action::Evict(id, wire.revision.and_then(|text| parse_revision(&text.0)))
         }
         Some(id) if wire.kind == "SessionDeleted" => {
-            Action::Delete(id, wire.reason.and_then(|reason| Deletion::named(&reason.0)))
+            Action::Delete(id, wire.reason.and_then(|reason| Ended::deletion_named(&reason.0)))
         }
         Some(id) => Action::Evict(id, None),
         None => Action::Unreadable,
@@ -145,7 +144,7 @@ mod tests {
                 r#"{"type":"SessionDeleted","session_id":"AAECAwQFBgcICQoLDA0ODw","node_id":"web-1","timestamp":7}"#,
             ),
             (
-                Announcement::SessionDeleted(id(), Some(Deletion::OwnerRevoked)),
+                Announcement::SessionDeleted(id(), Some(Ended::OwnerRevoked)),
                 r#"{"type":"SessionDeleted","session_id":"AAECAwQFBgcICQoLDA0ODw","reason":"owner_revoked","node_id":"web-1","timestamp":7}"#,
             ),
             (
@@ -172,9 +171,12 @@ mod tests {
     }
 
     #[test]
-    fn a_deletion_for_an_unknown_reason_is_a_deletion() {
-        let message = format!(r#"{{"type":"SessionDeleted","session_id":"{ID}","reason":"x"}}"#);
-        assert_eq!(interpret(message.as_bytes()), Action::Delete(id(), None));
+    fn a_deletion_for_another_reason_is_a_deletion() {
+        for reason in ["x", "expired", "unknown", "deleted"] {
+            let message =
+                format!(r#"{{"type":"SessionDeleted","session_id":"{ID}","reason":"{reason}"}}"#);
+            assert_eq!(interpret(message.as_bytes()), Action::Delete(id(), None));
+        }
     }
 
     #[test]
@@ -201,7 +203,7 @@ mod tests {
 
     fn announcements() -> impl Strategy<Value = Announcement> {
         prop_oneof![
-            (any::<[u8; 16]>(), proptest::option::of(proptest::sample::select(&Deletion::ALL)))
+            (any::<[u8; 16]>(), proptest::option::of(proptest::sample::select(&Ended::DELETIONS)))
                 .prop_map(|(id, why)| Announcement::SessionDeleted(SessionId::from_bytes(id), why)),
             any::<([u8; 16], Option<[u8; 16]>)>().prop_map(|(id, revision)| {
                 Announcement::SessionInvalidated(

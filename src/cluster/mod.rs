@@ -9,7 +9,6 @@
 mod cache;
 mod config;
 mod coordinator;
-mod deletion;
 mod fence;
 mod lease;
 mod listener;
@@ -25,7 +24,6 @@ pub(crate) use self::cache::{FillMark, Lookup, PendingFill, StaleIfError};
 pub use self::config::ClusterConfig;
 pub(crate) use self::config::MIB;
 pub use self::coordinator::Coordinator;
-pub(crate) use self::deletion::Deletion;
 pub(crate) use self::lease::Lease;
 pub(crate) use self::message::Announcement;
 #[cfg(any(test, fuzzing))]

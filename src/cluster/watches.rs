@@ -16,10 +16,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, Semaphore};
 
-use super::Deletion;
 use crate::clock::Millis;
 use crate::guards::{self, Guard};
 use crate::id::SessionId;
+use crate::record::Ended;
 
 const SHARDS: usize = 16;
 /// Number of watchers that look at their sessions at the same time, after all were woken. So they
@@ -50,7 +50,7 @@ pub(crate) struct WakeUp {
     /// The moment from which on the watchers are called even if nothing has happened.
     due: AtomicU64,
     /// Why the session was deleted, if it was.
-    deletion: Mutex<Option<Deletion>>,
+    deletion: Mutex<Option<Ended>>,
 }
 
 impl Watches {
@@ -81,7 +81,7 @@ impl Watches {
 
     /// Notes why a session is deleted, for watchers who then find that it is gone. They are to be
     /// called afterwards.
-    pub(crate) fn note(&self, id: &SessionId, reason: Option<Deletion>) {
+    pub(crate) fn note(&self, id: &SessionId, reason: Option<Ended>) {
         if let Some(watched) = self.shard(id).get(id) {
             *watched.wake_up.deletion() = reason;
         }
@@ -164,7 +164,7 @@ impl Registration {
     }
 
     /// Returns why the session was deleted, as far as it is known.
-    pub(crate) fn deletion(&self) -> Option<Deletion> {
+    pub(crate) fn deletion(&self) -> Option<Ended> {
         *self.wake_up.deletion()
     }
 
@@ -181,7 +181,7 @@ impl Registration {
 }
 
 impl WakeUp {
-    fn deletion(&self) -> MutexGuard<'_, Option<Deletion>> {
+    fn deletion(&self) -> MutexGuard<'_, Option<Ended>> {
         self.deletion.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

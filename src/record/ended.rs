@@ -39,9 +39,12 @@ impl Ended {
         Self::Expired,
         Self::Unknown,
     ];
+    /// What can be the reason of a deletion that is announced.
+    pub(crate) const DELETIONS: [Self; 4] =
+        [Self::LoggedOut, Self::Replaced, Self::Revoked, Self::OwnerRevoked];
 
-    /// Returns the reason in metrics.
-    pub(crate) fn label(self) -> &'static str {
+    /// Returns the name in metrics and announcements.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::LoggedOut => "logged_out",
             Self::Replaced => "replaced",
@@ -51,5 +54,10 @@ impl Ended {
             Self::Expired => "expired",
             Self::Unknown => "unknown",
         }
+    }
+
+    /// Returns the reason of a deletion by its name. A later version may announce others.
+    pub(crate) fn deletion_named(name: &str) -> Option<Self> {
+        Self::DELETIONS.into_iter().find(|reason| reason.name() == name)
     }
 }

@@ -6,10 +6,9 @@ use super::SessionError;
 use super::change::{self, Intent, Plan};
 use super::loaded::Loaded;
 use super::logout::Logout;
-use crate::cluster::Deletion;
 use crate::error::StoreErrorKind;
 use crate::id::SessionId;
-use crate::record::Snapshot;
+use crate::record::{Ended, Snapshot};
 use crate::store::LastSeen;
 
 /// A change to the data that can be applied again, on top of what another node has written.
@@ -67,7 +66,7 @@ impl<T: Clone> Batch<T> {
     /// Returns the deletion of what the cookies led to.
     pub(super) fn logout(&self) -> Logout<T> {
         let is_replaced = self.plan == Plan::Replace && !self.intent.is_logout();
-        let reason = if is_replaced { Deletion::Replaced } else { Deletion::LoggedOut };
+        let reason = if is_replaced { Ended::Replaced } else { Ended::LoggedOut };
         Logout::new(&self.loaded, &self.named, self.last_seen.clone(), reason)
     }
 

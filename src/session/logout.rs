@@ -1,17 +1,16 @@
 //! The deletion of a request's session, in a commit or after the request.
 
 use super::loaded::Loaded;
-use crate::cluster::Deletion;
 use crate::error::StoreError;
 use crate::id::SessionId;
-use crate::record::SessionData;
+use crate::record::{Ended, SessionData};
 use crate::store::{LastSeen, SessionStore};
 
 /// The sessions that a logout deletes.
 pub(super) struct Logout<T> {
     ids: Vec<SessionId>,
     last_seen: Option<LastSeen<T>>,
-    reason: Deletion,
+    reason: Ended,
 }
 
 impl<T> Logout<T> {
@@ -21,7 +20,7 @@ impl<T> Logout<T> {
         loaded: &Loaded<T>,
         named: &[SessionId],
         last_seen: Option<LastSeen<T>>,
-        reason: Deletion,
+        reason: Ended,
     ) -> Self {
         let id = loaded.id();
         let others = named.iter().copied().filter(|named| Some(*named) != id);

@@ -11,9 +11,8 @@ use super::change::{self, Intent, Plan};
 use super::loaded::Loaded;
 use super::logout::Logout;
 use crate::clock::Millis;
-use crate::cluster::Deletion;
 use crate::id::{SessionId, SessionToken};
-use crate::record::{Record, Snapshot};
+use crate::record::{Ended, Record, Snapshot};
 use crate::store::LastSeen;
 
 /// The session of one request: what was loaded, and what the handler has done to it since.
@@ -341,7 +340,7 @@ impl<T> RequestState<T> {
             return None;
         }
         let logout =
-            Logout::new(&self.loaded, &self.named, self.last_seen.clone(), Deletion::LoggedOut);
+            Logout::new(&self.loaded, &self.named, self.last_seen.clone(), Ended::LoggedOut);
         self.loaded = self.loaded.id().map_or(Loaded::NoSession, Loaded::EndedMeanwhile);
         Some(logout)
     }

@@ -1,4 +1,4 @@
-//! Deletion of many sessions.
+//! Ended of many sessions.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use super::SessionStore;
 use super::revoke::{BulkDeletion, Revocation, Unreadable};
 use super::tombstone::TOMBSTONE_TTL;
 use crate::clock::millis;
-use crate::cluster::{Announcement, Deletion, LocalCache};
+use crate::cluster::{Announcement, LocalCache};
 use crate::error::StoreError;
 use crate::events::SessionEvent;
-use crate::record::{Record, SessionData};
+use crate::record::{Ended, Record, SessionData};
 
 /// Time that a bulk deletion may take.
 const TIMEOUT: Duration = Duration::from_secs(600);
@@ -46,8 +46,7 @@ impl<T: SessionData> SessionStore<T> {
         let mut deleted = 0;
         loop {
             let began = self.inner.clock.now();
-            let mut revocation =
-                Revocation::new(self, predicate, Deletion::Revoked, Unreadable::Keep);
+            let mut revocation = Revocation::new(self, predicate, Ended::Revoked, Unreadable::Keep);
             revocation.scan_all().await?;
             let total = revocation.total();
             deleted += total.deleted;

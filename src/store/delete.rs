@@ -1,15 +1,15 @@
-//! Deletion of one session, even if it has been regenerated meanwhile.
+//! Ended of one session, even if it has been regenerated meanwhile.
 
 use super::SessionStore;
 use super::tombstone::{MAX_TOMBSTONES, TOMBSTONE_TTL, too_many_tombstones};
 use crate::backend::Deleted;
 use crate::clock::{Millis, millis};
-use crate::cluster::{Announcement, Deletion};
+use crate::cluster::Announcement;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::events::SessionEvent;
 use crate::guards::{self, Guard};
 use crate::id::SessionId;
-use crate::record::{Record, SessionData};
+use crate::record::{Ended, Record, SessionData};
 
 /// The last version of a session that a request has seen.
 pub(crate) struct LastSeen<T> {
@@ -46,7 +46,7 @@ impl<T: SessionData> SessionStore<T> {
     /// Fails if the backend does not confirm that the session is gone.
     pub async fn delete(&self, id: SessionId) -> Result<bool, StoreError> {
         self.begin()?;
-        let delete = self.delete_following_tombstones(id, Some(Deletion::Revoked));
+        let delete = self.delete_following_tombstones(id, Some(Ended::Revoked));
         self.operation(delete).await
     }
 
@@ -62,7 +62,7 @@ impl<T: SessionData> SessionStore<T> {
         &self,
         id: SessionId,
         last_seen: Option<&LastSeen<T>>,
-        reason: Deletion,
+        reason: Ended,
     ) -> Result<(), StoreError> {
         if self.delete_following_tombstones(id, Some(reason)).await? {
             return Ok(());
@@ -83,7 +83,7 @@ impl<T: SessionData> SessionStore<T> {
     pub(crate) async fn delete_following_tombstones(
         &self,
         id: SessionId,
-        reason: Option<Deletion>,
+        reason: Option<Ended>,
     ) -> Result<bool, StoreError> {
         let (mut id, began) = (id, self.inner.clock.now());
         for _ in 0..MAX_TOMBSTONES {
@@ -114,17 +114,17 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     /// Reports a deletion that was acknowledged, with a version of the session if one is known.
-    pub(super) fn report_end(&self, id: SessionId, known: Option<&Record<T>>, reason: Deletion) {
+    pub(super) fn report_end(&self, id: SessionId, known: Option<&Record<T>>, reason: Ended) {
         self.inner.events.emit(|| SessionEvent::Ended {
             id,
             owner: known.and_then(|record| self.owner_of(record)),
-            reason: reason.into(),
+            reason,
         });
     }
 
     /// Returns the announcement of a deletion. Notes its reason for those who watch the session on
     /// this node, who may find that it is gone before they hear of it.
-    pub(super) fn announce_deletion(&self, id: SessionId, reason: Option<Deletion>) -> Vec<u8> {
+    pub(super) fn announce_deletion(&self, id: SessionId, reason: Option<Ended>) -> Vec<u8> {
         self.inner.cache.watches().note(&id, reason);
         self.inner.coordinator.encode(Announcement::SessionDeleted(id, reason))
     }

@@ -12,10 +12,9 @@ use super::index::Owners;
 use super::revoke::{BulkDeletion, Revocation, Unreadable, revocation_timeout};
 use super::scan::{Scan, Tombstones, aborts_scan, records};
 use crate::clock::Timestamp;
-use crate::cluster::Deletion;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
-use crate::record::{Record, SessionData};
+use crate::record::{Ended, Record, SessionData};
 
 /// Orders sessions by age. Of two that began in the same millisecond, all nodes take the same one
 /// for the newer.
@@ -305,7 +304,7 @@ impl<T: SessionData> SessionStore<T> {
     ) -> Result<BulkDeletion, StoreError> {
         let owners = self.owners()?;
         let judge = |record: &Record<T>| owners.is_owner(owner, record) && selected(record);
-        let mut revocation = Revocation::new(self, &judge, Deletion::OwnerRevoked, unreadable);
+        let mut revocation = Revocation::new(self, &judge, Ended::OwnerRevoked, unreadable);
         let visit_all = async {
             for tag in owners.tags(owner) {
                 revocation.scan_owner(tag, skip).await?;
@@ -325,7 +324,7 @@ impl<T: SessionData> SessionStore<T> {
     pub(super) async fn delete_by_origin(
         &self,
         record: &Record<T>,
-        reason: Deletion,
+        reason: Ended,
     ) -> Result<bool, StoreError> {
         let Some(owners) = &self.inner.owners else { return Ok(false) };
         let Some(owner) = owners.owner_of(record) else { return Ok(false) };

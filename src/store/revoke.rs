@@ -17,11 +17,10 @@ use super::SessionStore;
 use super::scan::Scan;
 use super::tombstone::{FollowedTombstones, TOMBSTONE_TTL};
 use crate::backend::{Deleted, OwnerTag};
-use crate::cluster::Deletion;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::guards::{self, Guard};
 use crate::id::SessionId;
-use crate::record::{Content, Record, SessionData};
+use crate::record::{Content, Ended, Record, SessionData};
 
 /// The result of a [`bulk_delete`](SessionStore::bulk_delete) or a
 /// [`delete_all_of`](SessionStore::delete_all_of).
@@ -49,7 +48,7 @@ const MAX_CONFLICTS: u32 = 8;
 pub(super) struct Revocation<'a, T> {
     store: &'a SessionStore<T>,
     judge: &'a (dyn Fn(&Record<T>) -> bool + Sync),
-    reason: Deletion,
+    reason: Ended,
     /// The treatment of a record that cannot be read, and so cannot be judged.
     unreadable: Unreadable,
     /// The tombstones that a chase has followed, to sessions that are visited by that chase.
@@ -91,7 +90,7 @@ impl<'a, T: SessionData> Revocation<'a, T> {
     pub(super) fn new(
         store: &'a SessionStore<T>,
         judge: &'a (dyn Fn(&Record<T>) -> bool + Sync),
-        reason: Deletion,
+        reason: Ended,
         unreadable: Unreadable,
     ) -> Self {
         let followed = FollowedTombstones::default();

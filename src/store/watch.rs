@@ -282,7 +282,7 @@ impl<T: SessionData> SessionWatch<T> {
         if self.expires.is_some_and(|expires| self.store.now() >= expires) {
             return Ended::Expired;
         }
-        self.registration.deletion().map_or(Ended::Deleted, Ended::from)
+        self.registration.deletion().unwrap_or(Ended::Deleted)
     }
 
     /// Reads the session, as long as its existence may stay in doubt. Fails with the result of the

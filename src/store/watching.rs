@@ -22,7 +22,7 @@ pub(super) struct Watching {
 impl Watching {
     pub(super) fn new(config: &ClusterConfig, metrics: &Metrics) -> Self {
         let ended = |reason: Ended| {
-            Counter::with_label(metrics, observe::ENDED_WATCHES, ("reason", reason.label()))
+            Counter::with_label(metrics, observe::ENDED_WATCHES, ("reason", reason.name()))
         };
         Watching {
             pulse: config.heartbeat(),

@@ -7,11 +7,10 @@ use clustered_sessions::testing::FaultyBackend;
 use clustered_sessions::{
     Ended, MemoryBackend, Session, SessionConfigBuilder, SessionEvent, SessionId, SessionLayer,
 };
-use http::{HeaderValue, Request, header};
+use http::HeaderValue;
 use tokio::sync::Semaphore;
-use tower::ServiceExt as _;
 
-use crate::web::{Data, ada, config, only_id, serve, settle, start};
+use crate::web::{Data, ada, config, only_id, request, settle, start};
 
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<SessionEvent>>>);
@@ -42,14 +41,6 @@ fn logged(config: SessionConfigBuilder<Data>, log: &Log) -> SessionConfigBuilder
 
 async fn node(log: &Log) -> SessionLayer<Data> {
     start(logged(owned(config(&MemoryBackend::new())), log)).await
-}
-
-/// Sends a request whose handler does this with the session.
-async fn request(node: &SessionLayer<Data>, cookie: HeaderValue, change: fn(&Session<Data>)) {
-    let handler = async move |session: Session<Data>| change(&session);
-    let request = Request::get("/").header(header::COOKIE, cookie);
-    let request = request.body(axum::body::Body::empty()).unwrap();
-    serve(node, handler).oneshot(request).await.unwrap();
 }
 
 fn created(id: SessionId) -> String {
@@ -106,6 +97,11 @@ async fn each_deletion_by_the_application_is_reported_with_its_reason() {
     let id = create().await;
     assert!(store.delete(id).await.unwrap());
     assert_eq!(log.texts().await, [ended(id, Ended::Revoked)]);
+    let uncached = create().await;
+    store.evict_from_cache(uncached);
+    assert!(store.delete(uncached).await.unwrap());
+    let expected = ended(uncached, Ended::Revoked).replace("Some(\"Ada\")", "None");
+    assert_eq!(log.texts().await, [expected], "the owner is not known");
     assert!(!store.delete(id).await.unwrap());
     assert_eq!(log.take().await, [], "there was nothing to delete");
 

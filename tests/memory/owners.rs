@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use clustered_sessions::{Clock, MemoryBackend, SessionId, SessionLayer};
-use http::header;
+use clustered_sessions::{Clock, MemoryBackend, Session, SessionId, SessionLayer};
 use tokio::time::sleep;
-use tower::ServiceExt as _;
 
-use crate::web::{Data, config, serve, start};
+use crate::web::{Data, config, request, start};
 
 async fn node() -> SessionLayer<Data> {
     let clock = Clock::tokio();
@@ -46,9 +44,7 @@ async fn a_session_that_was_regenerated_is_the_newest() {
     let newer = create(&node, "ada", 1).await;
     assert_eq!(ids(&node, "ada").await[0], newer);
     sleep(Duration::from_secs(1)).await;
-    let app = serve(&node, async |session: clustered_sessions::Session<Data>| session.regenerate());
-    let request = http::Request::get("/").header(header::COOKIE, cookie);
-    app.oneshot(request.body(axum::body::Body::empty()).unwrap()).await.unwrap();
+    request(&node, cookie, Session::regenerate).await;
     let now = ids(&node, "ada").await;
     assert_eq!((now.len(), now[1]), (2, newer));
 }

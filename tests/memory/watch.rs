@@ -14,12 +14,12 @@ use clustered_sessions::{
     SessionId, SessionLayer, StoreError,
 };
 use futures_util::{StreamExt as _, poll, stream};
-use http::{HeaderValue, Request, StatusCode, header};
+use http::{HeaderValue, Request, StatusCode};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, advance, sleep, timeout};
 use tower::ServiceExt as _;
 
-use crate::web::{Call, Data, Spy, ada, config, secret, serve, settle, start};
+use crate::web::{Call, Data, Spy, ada, config, request, secret, serve, settle, start};
 
 /// The defaults.
 const MAX_STALENESS: Duration = Duration::from_secs(2);
@@ -281,14 +281,6 @@ async fn a_visit_follows_a_session_to_its_new_id() {
 /// Sends a request that gives a session a new id.
 async fn regenerate(node: &SessionLayer<Data>, cookie: HeaderValue) {
     request(node, cookie, Session::regenerate).await;
-}
-
-/// Sends a request whose handler does this with the session.
-async fn request(node: &SessionLayer<Data>, cookie: HeaderValue, change: fn(&Session<Data>)) {
-    let handler = async move |session: Session<Data>| change(&session);
-    let request = Request::get("/").header(header::COOKIE, cookie).body(Body::empty()).unwrap();
-    let response = serve(node, handler).oneshot(request).await.unwrap();
-    assert_eq!(response.status(), StatusCode::OK);
 }
 
 #[tokio::test(start_paused = true)]

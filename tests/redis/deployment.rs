@@ -2,12 +2,13 @@
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clustered_sessions::backend::HistoryProof;
 use clustered_sessions::{SessionId, SessionStore};
 use redis::Value;
 use support::redis::RedisServer;
+use support::wait::eventually;
 
 use crate::nodes::{Data, config, store};
 use crate::web::RedisAddress as _;
@@ -69,7 +70,9 @@ async fn errors_of_all_operations(server: &RedisServer, store: &SessionStore<Dat
     for id in store.all_session_ids().await.unwrap_or_default() {
         perform!(store.find_fresh(id), store.modify(id, |data| data.visits += 1));
         // Within the same millisecond, the deadline would not change.
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        let written = Instant::now();
+        let has_passed = async || written.elapsed() >= Duration::from_millis(1);
+        eventually(has_passed, "the clock moves").await;
         perform!(store.touch(id), store.delete(id));
     }
     let _ = store.create(Data::of("ada")).await;

@@ -20,13 +20,13 @@ use support::tls::Authority;
 const VISITORS: usize = 4;
 
 /// A cluster that is about to fail, and what nodes need to connect to it.
-struct Ground {
+struct Setup {
     cluster: RedisCluster,
     variables: Vec<(&'static str, String)>,
     _files: Files,
 }
 
-impl Ground {
+impl Setup {
     async fn start(masters: usize, replicas_of_each: usize) -> Self {
         Self::with(masters, replicas_of_each, Options::default()).await
     }
@@ -37,7 +37,7 @@ impl Ground {
         }
         let cluster = RedisCluster::with(masters, replicas_of_each, options).await;
         let variables = vec![("REDIS_URL", cluster.url())];
-        Ground { cluster, variables, _files: Files::new() }
+        Setup { cluster, variables, _files: Files::new() }
     }
 
     async fn over_tls(masters: usize, replicas_of_each: usize, options: Options<'_>) -> Self {
@@ -49,7 +49,7 @@ impl Ground {
             ("REDIS_URL", format!("rediss-cluster://{}", cluster.address(""))),
             ("SSL_CERT_FILE", files.write("roots.pem", authority.root())),
         ];
-        Ground { cluster, variables, _files: files }
+        Setup { cluster, variables, _files: files }
     }
 
     async fn trial(&self) -> FailoverTrial {
@@ -61,34 +61,34 @@ impl Ground {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_follow_the_cluster_when_a_master_is_killed() {
-    let mut ground = Ground::start(3, 1).await;
-    let trial = ground.trial().await;
-    ground.cluster.server_mut(0).kill();
+    let mut setup = Setup::start(3, 1).await;
+    let trial = setup.trial().await;
+    setup.cluster.server_mut(0).kill();
     let began = Instant::now();
-    ground.cluster.has_failed_over(0).await;
+    setup.cluster.has_failed_over(0).await;
     trial.end("Cluster: a master is killed", began, Instant::now()).await.check();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_follow_the_cluster_when_a_master_is_frozen_and_stay_when_it_resumes() {
-    let ground = Ground::start(3, 1).await;
-    let trial = ground.trial().await;
-    ground.cluster.server(0).freeze();
+    let setup = Setup::start(3, 1).await;
+    let trial = setup.trial().await;
+    setup.cluster.server(0).freeze();
     let began = Instant::now();
-    ground.cluster.has_failed_over(0).await;
+    setup.cluster.has_failed_over(0).await;
     let switched = Instant::now();
     // Until the others reach it, it takes itself for a master.
-    ground.cluster.server(0).thaw();
+    setup.cluster.server(0).thaw();
     trial.end("Cluster: a master is frozen, and resumes", began, switched).await.check();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_lose_no_acknowledged_change_when_a_failover_is_ordered() {
-    let ground = Ground::start(3, 1).await;
-    let trial = ground.trial().await;
+    let setup = Setup::start(3, 1).await;
+    let trial = setup.trial().await;
     let began = Instant::now();
-    ground.cluster.fail_over(3);
-    ground.cluster.has_failed_over(0).await;
+    setup.cluster.fail_over(3);
+    setup.cluster.has_failed_over(0).await;
     let cost = trial.end("Cluster: a failover is ordered", began, Instant::now()).await;
     assert_eq!(cost.check(), 0, "acknowledged changes are forgotten");
 }
@@ -96,21 +96,21 @@ async fn nodes_lose_no_acknowledged_change_when_a_failover_is_ordered() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_leave_a_master_that_only_the_other_masters_have_lost() {
     let options = Options { can_cut_bus: true, ..Options::default() };
-    let ground = Ground::with(3, 1, options).await;
-    let trial = ground.trial().await;
+    let setup = Setup::with(3, 1, options).await;
+    let trial = setup.trial().await;
     // Clients still reach it, and it accepts writes until it notices.
-    ground.cluster.isolate(0);
+    setup.cluster.isolate(0);
     let began = Instant::now();
-    ground.cluster.has_failed_over(0).await;
+    setup.cluster.has_failed_over(0).await;
     trial.end("Cluster: a master is cut off", began, Instant::now()).await.check();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_cache_is_used_while_the_link_between_two_masters_is_cut() {
     let options = Options { can_cut_bus: true, ..Options::default() };
-    let ground = Ground::with(3, 0, options).await;
-    let trial = ground.trial().await;
-    ground.cluster.cut_bus(0, 1);
+    let setup = Setup::with(3, 0, options).await;
+    let trial = setup.trial().await;
+    setup.cluster.cut_bus(0, 1);
     let began = Instant::now();
     let cost = trial.settle("Cluster: two masters lose each other", began, began).await;
     assert_eq!(cost.check(), 0, "acknowledged changes are forgotten");
@@ -118,39 +118,39 @@ async fn the_cache_is_used_while_the_link_between_two_masters_is_cut() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_follow_slots_that_migrate() {
-    let ground = Ground::start(3, 0).await;
-    let trial = ground.trial().await;
+    let setup = Setup::start(3, 0).await;
+    let trial = setup.trial().await;
     let began = Instant::now();
-    ground.cluster.migrate(0..=1499, 0, 1).await;
-    ground.cluster.migrate(8000..=9499, 1, 2).await;
+    setup.cluster.migrate(0..=1499, 0, 1).await;
+    setup.cluster.migrate(8000..=9499, 1, 2).await;
     let cost = trial.settle("Cluster: 3,000 slots migrate", began, Instant::now()).await;
     assert_eq!(cost.check(), 0, "acknowledged changes are forgotten");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_follow_slots_that_migrate_in_one_step() {
-    let ground = Ground::start(3, 0).await;
-    if !ground.cluster.can_migrate_atomically() {
+    let setup = Setup::start(3, 0).await;
+    if !setup.cluster.can_migrate_atomically() {
         skipped("these servers cannot migrate slots in one step, as those of Valkey 9 can");
         return;
     }
-    let trial = ground.trial().await;
+    let trial = setup.trial().await;
     let began = Instant::now();
-    ground.cluster.migrate_atomically(0..=1499, 0, 1).await;
-    ground.cluster.migrate_atomically(8000..=9499, 1, 2).await;
+    setup.cluster.migrate_atomically(0..=1499, 0, 1).await;
+    setup.cluster.migrate_atomically(8000..=9499, 1, 2).await;
     let cost = trial.settle("Cluster: 3,000 slots migrate in one step", began, Instant::now());
     assert_eq!(cost.await.check(), 0, "acknowledged changes are forgotten");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_follow_a_master_that_joins_and_leaves() {
-    let mut ground = Ground::start(3, 0).await;
-    let trial = ground.trial().await;
+    let mut setup = Setup::start(3, 0).await;
+    let trial = setup.trial().await;
     let began = Instant::now();
-    let new = ground.cluster.add_master().await;
-    ground.cluster.migrate(0..=999, 0, new).await;
-    ground.cluster.migrate(0..=999, new, 1).await;
-    ground.cluster.remove_master(new).await;
+    let new = setup.cluster.add_master().await;
+    setup.cluster.migrate(0..=999, 0, new).await;
+    setup.cluster.migrate(0..=999, new, 1).await;
+    setup.cluster.remove_master(new).await;
     let cost = trial.end("Cluster: a master joins and leaves", began, Instant::now());
     assert_eq!(cost.await.check(), 0, "acknowledged changes are forgotten");
 }
@@ -159,10 +159,10 @@ async fn nodes_follow_a_master_that_joins_and_leaves() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_wait_for_a_master_that_pauses() {
     let pause = Duration::from_millis(1500);
-    let ground = Ground::start(3, 1).await;
-    let trial = ground.trial().await;
+    let setup = Setup::start(3, 1).await;
+    let trial = setup.trial().await;
     let milliseconds = pause.as_millis().to_string();
-    let () = ground.cluster.server(0).command(&["CLIENT", "PAUSE", &milliseconds, "ALL"]);
+    let () = setup.cluster.server(0).command(&["CLIENT", "PAUSE", &milliseconds, "ALL"]);
     let began = Instant::now();
     let end = began + pause;
     tokio::time::sleep_until(end.into()).await;
@@ -176,10 +176,10 @@ async fn nodes_follow_the_cluster_over_tls() {
     if !has_tls() {
         return;
     }
-    let mut ground = Ground::over_tls(3, 1, Options::default()).await;
-    let trial = ground.trial().await;
-    ground.cluster.server_mut(0).kill();
+    let mut setup = Setup::over_tls(3, 1, Options::default()).await;
+    let trial = setup.trial().await;
+    setup.cluster.server_mut(0).kill();
     let began = Instant::now();
-    ground.cluster.has_failed_over(0).await;
+    setup.cluster.has_failed_over(0).await;
     trial.end("Cluster over TLS: a master is killed", began, Instant::now()).await.check();
 }

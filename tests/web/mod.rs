@@ -12,9 +12,9 @@ use axum::body::{Body, HttpBody};
 use axum::handler::Handler;
 use axum::routing::get;
 use clustered_sessions::{
-    ClusterConfig, Secret, SessionConfig, SessionConfigBuilder, SessionId, SessionLayer,
+    ClusterConfig, Secret, Session, SessionConfig, SessionConfigBuilder, SessionId, SessionLayer,
 };
-use http::{Extensions, HeaderMap, Request, Response, StatusCode, header};
+use http::{Extensions, HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use serde::{Deserialize, Serialize};
 use tower::{Service, ServiceExt as _};
@@ -65,6 +65,18 @@ where
     X: 'static,
 {
     Router::new().route("/", get(handler)).layer(sessions.clone())
+}
+
+/// Sends a request whose handler does this with the session.
+pub(crate) async fn request(
+    sessions: &SessionLayer<Data>,
+    cookie: HeaderValue,
+    change: fn(&Session<Data>),
+) {
+    let handler = async move |session: Session<Data>| change(&session);
+    let request = Request::get("/").header(header::COOKIE, cookie).body(Body::empty()).unwrap();
+    let response = serve(sessions, handler).oneshot(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
 }
 
 /// Returns the id of the only session. Panics if there is not exactly one.
