@@ -170,6 +170,16 @@ async fn a_hook_that_is_slow_delays_nobody_and_what_does_not_fit_is_dropped_and_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_shutdown_ends_as_soon_as_all_events_are_handled() {
+    let log = Log::default();
+    let node = node(&log).await;
+    let _ = node.store().create(ada()).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    node.store().shutdown().await;
+    assert_eq!((begun.elapsed(), log.take().await.len()), (Duration::ZERO, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_hook_that_hangs_does_not_hold_up_a_shutdown_for_ever() {
     let config = config(&MemoryBackend::new()).on_event(|_| std::future::pending());
     let node = start(config).await;
