@@ -59,6 +59,13 @@ pub enum SessionEvent {
         /// Why it was deleted.
         reason: Ended,
     },
+    /// A login was refused, because its owner has as many sessions as
+    /// [`max_sessions_of_owner`](crate::SessionConfigBuilder::max_sessions_of_owner) allows.
+    #[non_exhaustive]
+    LimitReached {
+        /// The owner.
+        owner: String,
+    },
     /// All sessions were deleted, by [`SessionStore::clear`](crate::SessionStore::clear).
     #[non_exhaustive]
     Cleared {

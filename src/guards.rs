@@ -36,6 +36,8 @@ pub enum Guard {
     Doubt,
     /// A session is entered in an owner's index before the record names that owner.
     IndexFirst,
+    /// The limit of an owner's sessions is applied to what is found after a login was written.
+    LimitAfterWrite,
     /// A deletion by owner or by predicate judges the record that a conflict returns.
     Chase,
     /// A deletion by owner takes no longer than a tombstone lives.

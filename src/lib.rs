@@ -194,7 +194,7 @@ pub use crate::backend::{
 pub use crate::clock::Clock;
 pub use crate::cluster::{CacheStats, ClusterConfig, Coordinator, LocalCache};
 pub use crate::codec::Encryption;
-pub use crate::config::{OutagePolicy, SessionConfig, SessionConfigBuilder};
+pub use crate::config::{LimitPolicy, OutagePolicy, SessionConfig, SessionConfigBuilder};
 pub use crate::cookie::{CookieConfig, SameSite};
 pub use crate::error::{ConfigError, StoreError, StoreErrorKind};
 pub use crate::events::SessionEvent;

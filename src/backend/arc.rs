@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Backend, BackendInfo, Created, Cursor, Deleted, OwnerTag, Page, Revision, Stored, Subscription,
-    Timestamp, Touched, Update, Updated,
+    Backend, BackendInfo, Created, Cursor, Deleted, Extension, OwnerTag, Page, Revision, Stored,
+    Subscription, Timestamp, Touched, Update, Updated,
 };
 use crate::error::StoreError;
 use crate::id::SessionId;
@@ -44,13 +44,8 @@ impl<B: Backend> Backend for Arc<B> {
         B::delete_if(self, id, revision, announcement).await
     }
 
-    async fn touch(
-        &self,
-        id: &SessionId,
-        deadline: Timestamp,
-        ttl: Duration,
-    ) -> Result<Touched, StoreError> {
-        B::touch(self, id, deadline, ttl).await
+    async fn touch(&self, id: &SessionId, extension: Extension) -> Result<Touched, StoreError> {
+        B::touch(self, id, extension).await
     }
 
     async fn clear(&self, announcement: &[u8]) -> Result<u64, StoreError> {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::clock::Timestamp;
 use crate::id::SessionId;
 use crate::record::{Revision, Stored};
 
@@ -31,6 +32,25 @@ impl<'a> Update<'a> {
         announcement: &'a [u8],
     ) -> Self {
         Update { id, expected, stored, ttl, announcement }
+    }
+}
+
+/// The argument of [`Backend::touch`](super::Backend::touch).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Extension {
+    /// The new deadline of the record, unless it is later already.
+    pub deadline: Timestamp,
+    /// The time at which the session was used.
+    pub used_at: Timestamp,
+    /// The time to live of the record, from now on, unless more of it is left.
+    pub ttl: Duration,
+}
+
+impl Extension {
+    /// Creates the extension of a session that was used at `used_at`.
+    pub fn new(deadline: Timestamp, used_at: Timestamp, ttl: Duration) -> Self {
+        Extension { deadline, used_at, ttl }
     }
 }
 

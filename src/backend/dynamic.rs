@@ -8,8 +8,8 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use super::{
-    Backend, BackendInfo, Created, Cursor, Deleted, OwnerTag, Page, Revision, StoreError, Stored,
-    Subscription, Timestamp, Touched, Update, Updated,
+    Backend, BackendInfo, Created, Cursor, Deleted, Extension, OwnerTag, Page, Revision,
+    StoreError, Stored, Subscription, Timestamp, Touched, Update, Updated,
 };
 use crate::id::SessionId;
 
@@ -54,7 +54,7 @@ dyn_backend! {
     fn update(&self, update: Update<'a>) -> Updated;
     fn delete(&self, id: &'a SessionId, announcement: &'a [u8]) -> Deleted;
     fn delete_if(&self, id: &'a SessionId, revision: Revision, announcement: &'a [u8]) -> Deleted;
-    fn touch(&self, id: &'a SessionId, deadline: Timestamp, ttl: Duration) -> Touched;
+    fn touch(&self, id: &'a SessionId, extension: Extension) -> Touched;
     fn clear(&self, announcement: &'a [u8]) -> u64;
     fn scan(&self, cursor: Option<&'a Cursor>) -> Page;
     fn add_to_owner(&self, owner: &'a OwnerTag, id: &'a SessionId, until: Timestamp) -> ();

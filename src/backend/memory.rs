@@ -11,8 +11,9 @@ use bytes::Bytes;
 
 use self::owners::OwnerIndex;
 use super::{
-    Backend, BackendInfo, Content, Created, Cursor, Deleted, Event, OwnerTag, Page, Revision,
-    StoreError, Stored, Subscription, SubscriptionSender, Timestamp, Touched, Update, Updated,
+    Backend, BackendInfo, Content, Created, Cursor, Deleted, Event, Extension, OwnerTag, Page,
+    Revision, StoreError, Stored, Subscription, SubscriptionSender, Timestamp, Touched, Update,
+    Updated,
 };
 use crate::clock::{Clock, Millis, millis};
 use crate::guards::{self, Guard};
@@ -232,12 +233,7 @@ impl Backend for MemoryBackend {
         }
     }
 
-    async fn touch(
-        &self,
-        id: &SessionId,
-        deadline: Timestamp,
-        ttl: Duration,
-    ) -> Result<Touched, StoreError> {
+    async fn touch(&self, id: &SessionId, extension: Extension) -> Result<Touched, StoreError> {
         let now = self.shared.clock.now();
         let mut state = self.shared.lock();
         let Some(kept) = state.records.get_mut(id).filter(|kept| kept.expires > now) else {
@@ -246,8 +242,10 @@ impl Backend for MemoryBackend {
         if matches!(kept.stored.content, Content::MovedTo(_)) {
             return Ok(Touched::Gone);
         }
-        kept.expires = kept.expires.max(now.plus(millis(ttl)));
-        kept.stored.meta.deadline = kept.stored.meta.deadline.max(deadline);
+        kept.expires = kept.expires.max(now.plus(millis(extension.ttl)));
+        let meta = &mut kept.stored.meta;
+        meta.deadline = meta.deadline.max(extension.deadline);
+        meta.used_at = extension.used_at;
         Ok(Touched::Extended)
     }
 

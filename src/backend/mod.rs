@@ -17,7 +17,7 @@ mod subscription;
 use std::future::{Future, ready};
 use std::time::Duration;
 
-pub use self::call::{Created, Cursor, Deleted, Page, Touched, Update, Updated};
+pub use self::call::{Created, Cursor, Deleted, Extension, Page, Touched, Update, Updated};
 pub(crate) use self::dynamic::{Answer, DynBackend};
 pub use self::info::{BackendInfo, HistoryProof, ServerInfo};
 pub use self::memory::MemoryBackend;
@@ -136,14 +136,14 @@ pub trait Backend: Send + Sync + 'static {
         announcement: &[u8],
     ) -> impl Future<Output = Result<Deleted, StoreError>> + Send;
 
-    /// Moves the deadline and the time to live of a record forward, never back.
+    /// Moves the deadline and the time to live of a record forward, never back, and records the
+    /// time at which it was used.
     ///
     /// The revision stays, and no announcement is made. A tombstone is not extended.
     fn touch(
         &self,
         id: &SessionId,
-        deadline: Timestamp,
-        ttl: Duration,
+        extension: Extension,
     ) -> impl Future<Output = Result<Touched, StoreError>> + Send;
 
     /// Removes all records and returns the number of sessions among them, without tombstones.

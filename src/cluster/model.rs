@@ -138,13 +138,8 @@ impl Model {
         let mut revision = [0; 16];
         revision[..4].copy_from_slice(&version.to_be_bytes());
         let now = self.clock.wall();
-        let meta = Meta {
-            revision: Revision::from_bytes(revision),
-            created_at: now,
-            deadline: now.saturating_add(Duration::from_secs(3600)),
-            origin: self.id,
-            remembered: false,
-        };
+        let deadline = now.saturating_add(Duration::from_secs(3600));
+        let meta = Meta::new(Revision::from_bytes(revision), now, deadline, self.id);
         Record::new(&self.clock, self.id, meta, version, 0)
     }
 

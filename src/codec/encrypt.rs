@@ -17,12 +17,13 @@
 //! | 3..19 | session id |
 //! | 19..35 | revision |
 //! | 35..43 | time of creation, milliseconds since the Unix epoch, big-endian |
-//! | 43..59 | id under which the session was first created |
-//! | 59 | 1 if the session has the timeouts of "remember me", else 0 |
+//! | 43..51 | time of the login, likewise |
+//! | 51..67 | id under which the session was first created |
+//! | 67 | 1 if the session has the timeouts of "remember me", else 0 |
 //!
-//! The deadline is left out, because reading a session extends it without writing the record again.
-//! An attacker who changes it can keep an idle session from expiring, but cannot extend its
-//! absolute timeout.
+//! The deadline and the time of the last use are left out, because reading a session changes them
+//! without writing the record again. An attacker who changes the deadline can keep an idle session
+//! from expiring, but cannot extend its absolute timeout.
 //!
 //! A key has an id of one byte, derived from its secret like the key itself. It therefore stays the
 //! same when the ring is rotated, and all nodes agree on it whatever the order of their rings. Two
@@ -47,7 +48,7 @@ const TAG_LEN: usize = 16;
 /// Difference in length between an encrypted body and its plaintext.
 pub(super) const OVERHEAD: usize = NONCE_LEN + TAG_LEN;
 /// Length of the associated data; see the table above.
-const AAD_LEN: usize = 60;
+const AAD_LEN: usize = 68;
 
 const NOT_AUTHENTIC: &str =
     "the encrypted record was altered, or was written for another session or revision";
@@ -149,7 +150,8 @@ fn associated_data(flags: u8, key_id: u8, id: &SessionId, meta: &Meta) -> [u8; A
     data[3..19].copy_from_slice(id.as_bytes());
     data[19..35].copy_from_slice(meta.revision.as_bytes());
     data[35..43].copy_from_slice(&meta.created_at.as_millis().to_be_bytes());
-    data[43..59].copy_from_slice(meta.origin.as_bytes());
-    data[59] = meta.remembered.into();
+    data[43..51].copy_from_slice(&meta.logged_in_at.as_millis().to_be_bytes());
+    data[51..67].copy_from_slice(meta.origin.as_bytes());
+    data[67] = meta.remembered.into();
     data
 }

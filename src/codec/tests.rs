@@ -23,6 +23,8 @@ fn meta() -> Meta {
     Meta {
         revision: Revision::from_bytes(*b"RRRRRRRRRRRRRRRR"),
         created_at: Timestamp::from_millis(0x0102_0304_0506_0708),
+        logged_in_at: Timestamp::from_millis(0x1112_1314_1516_1718),
+        used_at: Timestamp::from_millis(2),
         deadline: Timestamp::from_millis(1),
         origin: SessionId::from_bytes(*b"OOOOOOOOOOOOOOOO"),
         remembered: false,
@@ -92,10 +94,10 @@ mod frozen {
 
     use super::*;
 
-    const ENCRYPTED: &str = "020f4e4e4e4e4e4e4e4e4e4e4e4eec53f4c2009ceb6a8fa77b50150e4785cfefda2885097ba3e8c7122508f05c7af672f4e72412443705";
+    const ENCRYPTED: &str = "020f4e4e4e4e4e4e4e4e4e4e4e4ef24ea5e3b447f0f9d65918bdd504d01156f3031226fa3367d67b554d577b7fef035c0b80b534705296";
     const COMPRESSED: &str =
         "010000000066ab56ca4bcc4d55b252724c4954a02656d2512acb2cce2c2956b232ae0500";
-    const BOTH: &str = "030f4e4e4e4e4e4e4e4e4e4e4e4ee5c7cf21af214bb94b86ff83e08c2144dc30c70d769fadcf5ace1473b1a72198d3632e7c4faaf5507c925e65e335aedec3e6";
+    const BOTH: &str = "030f4e4e4e4e4e4e4e4e4e4e4e4eb170836e7d61b7ad4f2ceac1742343ef2810473ef19372a397a2cbb8e6af88f787edf0f3a31c22fbc32540a207beabce1065";
 
     #[test]
     fn a_plain_payload() {
@@ -283,9 +285,10 @@ fn secrets_whose_key_ids_collide_are_all_tried() {
 }
 
 #[test]
-fn the_deadline_may_move() {
+fn the_deadline_and_the_time_of_the_last_use_may_move() {
     let payload = encode(&required(), &ada());
-    let extended = Meta { deadline: Timestamp::from_millis(u64::MAX), ..meta() };
+    let later = Timestamp::from_millis(u64::MAX);
+    let extended = Meta { deadline: later, used_at: later, ..meta() };
     assert!(required().decode::<Data>(&ID, &extended, &payload).is_ok());
 }
 
@@ -350,17 +353,17 @@ proptest! {
     }
 
     #[test]
-    fn an_encrypted_payload_is_good_in_its_own_place_alone(data in any_data(), at in 0usize..57, bit in 0..8) {
+    fn an_encrypted_payload_is_good_in_its_own_place_alone(data in any_data(), at in 0usize..65, bit in 0..8) {
         let payload = encode(&required(), &data);
-        let mut place = [ID.as_bytes(), &meta().revision.as_bytes()[..], &meta().created_at.as_millis().to_be_bytes(), meta().origin.as_bytes()].concat();
+        let mut place = [ID.as_bytes(), &meta().revision.as_bytes()[..], &meta().created_at.as_millis().to_be_bytes(), &meta().logged_in_at.as_millis().to_be_bytes(), meta().origin.as_bytes()].concat();
         place.push(0);
-        place[at] ^= if at == 56 { 1 } else { 1u8 << bit };
+        place[at] ^= if at == 64 { 1 } else { 1u8 << bit };
         let id = SessionId::from_bytes(place[..16].try_into().unwrap());
         let revision = Revision::from_bytes(place[16..32].try_into().unwrap());
-        let created_at = u64::from_be_bytes(place[32..40].try_into().unwrap());
-        let created_at = Timestamp::from_millis(created_at);
-        let origin = SessionId::from_bytes(place[40..56].try_into().unwrap());
-        let moved = Meta { revision, created_at, origin, remembered: place[56] == 1, ..meta() };
+        let time = |at: usize| u64::from_be_bytes(place[at..at + 8].try_into().unwrap());
+        let [created_at, logged_in_at] = [time(32), time(40)].map(Timestamp::from_millis);
+        let origin = SessionId::from_bytes(place[48..64].try_into().unwrap());
+        let moved = Meta { revision, created_at, logged_in_at, origin, remembered: place[64] == 1, ..meta() };
         prop_assert!(required().decode::<Data>(&id, &moved, &payload).is_err());
     }
 }

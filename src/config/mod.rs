@@ -3,6 +3,7 @@
 mod backend;
 mod events;
 mod outage;
+mod owners;
 mod presets;
 mod records;
 mod resilience;
@@ -14,6 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::outage::OutagePolicy;
+pub use self::owners::LimitPolicy;
+pub(crate) use self::owners::{OwnerLimit, OwnerOf};
 use crate::backend::DynBackend;
 #[cfg(feature = "redis")]
 use crate::backend::RedisConfig;
@@ -25,9 +28,6 @@ use crate::error::ConfigError;
 use crate::events::EventHook;
 use crate::resilience::{ResilienceOptions, ResiliencePolicy};
 use crate::secret::{KeyRing, Secret};
-
-/// Extracts the owner of a session from its data.
-pub(crate) type OwnerOf<T> = Arc<dyn Fn(&T) -> Option<String> + Send + Sync>;
 
 /// A checked configuration.
 ///
@@ -53,6 +53,7 @@ pub struct SessionConfig<T> {
     pub(crate) clock: Clock,
     /// `None` if sessions have no owner.
     pub(crate) owner: Option<OwnerOf<T>>,
+    pub(crate) owner_limit: Option<OwnerLimit>,
     pub(crate) on_event: Option<EventHook>,
     /// Always `None` without the feature `metrics`.
     pub(crate) metrics_label: Option<String>,
@@ -96,6 +97,7 @@ impl<T> SessionConfig<T> {
             redis: None,
             clock: Clock::system(),
             owner: None,
+            owner_limit: None,
             on_event: None,
             metrics_label: None,
         }
@@ -119,6 +121,7 @@ impl<T> Clone for SessionConfig<T> {
             backend: self.backend.clone(),
             clock: self.clock.clone(),
             owner: self.owner.clone(),
+            owner_limit: self.owner_limit,
             on_event: self.on_event.clone(),
             metrics_label: self.metrics_label.clone(),
         }
@@ -161,6 +164,7 @@ pub struct SessionConfigBuilder<T> {
     redis: Option<RedisConfig>,
     clock: Clock,
     owner: Option<OwnerOf<T>>,
+    owner_limit: Option<OwnerLimit>,
     on_event: Option<EventHook>,
     metrics_label: Option<String>,
 }
@@ -190,49 +194,6 @@ impl<T> SessionConfigBuilder<T> {
     /// [`Clock::tokio`].
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
-        self
-    }
-
-    /// Sets the closure that extracts a session's owner, such as a user id. By default, sessions
-    /// have no owner.
-    ///
-    /// An owner is what [`SessionStore::sessions_of`](crate::SessionStore::sessions_of) and
-    /// [`SessionStore::delete_all_of`](crate::SessionStore::delete_all_of) ("log out everywhere")
-    /// look up. Owners are compared byte for byte. The closure must be deterministic and fast, and
-    /// must not panic. It returns `None` for a session without an owner.
-    ///
-    /// For each owner the backend keeps an index of sessions, under a keyed hash of the owner. A
-    /// session with an owner costs one more round trip when it is created, when its owner changes,
-    /// and when it is extended for the first time in an hour. A session without an owner costs
-    /// nothing. An entry takes 40 to 140 bytes in Redis, until its session is deleted or, at the
-    /// latest, three hours after it has expired.
-    ///
-    /// # Risk
-    ///
-    /// Sessions that were created before all nodes had this setting are found once they have been
-    /// extended: all of them after a session timeout and an hour. Until then,
-    /// [`bulk_delete`](crate::SessionStore::bulk_delete) finds them. The same applies if the
-    /// closure is changed.
-    ///
-    /// Redis must not evict keys (`maxmemory-policy noeviction`), or an index may be lost before
-    /// its sessions are. A node whose clock is more than an hour behind the server's may lose
-    /// entries, too.
-    ///
-    /// ```
-    /// use clustered_sessions::{Secret, SessionConfig};
-    ///
-    /// #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
-    /// struct UserSession { user_id: Option<i64> }
-    ///
-    /// let secret = Secret::new("at least thirty-two bytes of secret")?;
-    /// let config = SessionConfig::<UserSession>::builder(secret)
-    ///     .owner(|session: &UserSession| session.user_id.map(|id| id.to_string()))
-    ///     .build()?;
-    /// # let _ = config;
-    /// # Ok::<(), clustered_sessions::ConfigError>(())
-    /// ```
-    pub fn owner(mut self, owner: impl Fn(&T) -> Option<String> + Send + Sync + 'static) -> Self {
-        self.owner = Some(Arc::new(owner));
         self
     }
 
@@ -283,6 +244,7 @@ impl<T> SessionConfigBuilder<T> {
             return Err(ConfigError::InsecureSecret);
         }
         self.check_timeouts()?;
+        self.check_owner_limit()?;
         self.cookie.check()?;
         self.cluster.check(self.timeout)?;
         self.on_outage.check(&self.cluster, self.timeout)?;
@@ -309,6 +271,7 @@ impl<T> SessionConfigBuilder<T> {
             backend,
             clock: self.clock,
             owner: self.owner,
+            owner_limit: self.owner_limit,
             on_event: self.on_event,
             metrics_label: self.metrics_label,
         })

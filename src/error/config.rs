@@ -162,6 +162,10 @@ pub enum ConfigError {
     FormerCookie,
     /// The metrics label is empty or longer than 128 bytes.
     MetricsLabel,
+    /// The limit of sessions of one owner is zero.
+    OwnerLimitZero,
+    /// There is a limit of sessions of one owner, and no `owner`.
+    OwnerLimitWithoutOwner,
     /// More than one of `redis(…)`, `backend(…)` and `in_memory()` is configured.
     TwoBackends,
     /// The preset is for production, and neither `redis(…)`, `backend(…)` nor `in_memory()` is
@@ -308,6 +312,12 @@ impl fmt::Display for ConfigError {
             Self::MetricsLabel => {
                 f.write_str("metrics label must have 1 to 128 bytes: give each store of the process a short name")
             }
+            Self::OwnerLimitZero => {
+                f.write_str("max_sessions_of_owner is zero, so nobody could log in: use 1 or more")
+            }
+            Self::OwnerLimitWithoutOwner => f.write_str(
+                "max_sessions_of_owner needs to know the owners: set one with SessionConfigBuilder::owner",
+            ),
             Self::TwoBackends => f.write_str(
                 "more than one of redis(…), backend(…) and in_memory() is configured: keep one",
             ),

@@ -56,6 +56,10 @@ pub enum StoreErrorKind {
     /// The operation needs a setting that is not configured; the source names it. Nothing was
     /// changed.
     NotConfigured,
+    /// The owner has as many sessions as
+    /// [`max_sessions_of_owner`](crate::SessionConfigBuilder::max_sessions_of_owner) allows. The
+    /// session was not given to the owner.
+    LimitReached,
     /// The store has been shut down.
     Closed,
 }
@@ -171,6 +175,9 @@ impl fmt::Display for StoreError {
             StoreErrorKind::TooLarge => f.write_str("the session data is too large")?,
             StoreErrorKind::NotConfigured => {
                 f.write_str("the session store is not configured for this")?;
+            }
+            StoreErrorKind::LimitReached => {
+                f.write_str("the owner has as many sessions as are allowed")?;
             }
             StoreErrorKind::Closed => f.write_str("the session store has been shut down")?,
         }

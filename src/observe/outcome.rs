@@ -103,6 +103,8 @@ pub(crate) enum Outcome {
     Encode,
     /// The data exceeds the size limit.
     TooLarge,
+    /// The owner has as many sessions as are allowed.
+    LimitReached,
     /// A session can no longer be created, because the response head has been sent.
     HeadSent,
     /// The session could not be loaded, and the outage policy allows only reading it.
@@ -131,6 +133,7 @@ impl Outcome {
             Outcome::Closed => "closed",
             Outcome::Encode => "encode",
             Outcome::TooLarge => "too_large",
+            Outcome::LimitReached => "limit_reached",
             Outcome::HeadSent => "head_sent",
             Outcome::ReadOnly => "read_only",
             Outcome::Cancelled => "cancelled",
@@ -154,6 +157,7 @@ impl From<StoreErrorKind> for Outcome {
             StoreErrorKind::Corrupt => Outcome::Corrupt,
             StoreErrorKind::Encode => Outcome::Encode,
             StoreErrorKind::TooLarge => Outcome::TooLarge,
+            StoreErrorKind::LimitReached => Outcome::LimitReached,
             StoreErrorKind::Closed => Outcome::Closed,
             // The store did not call the backend, or the backend keeps no owner index.
             StoreErrorKind::NotConfigured => Outcome::Other,

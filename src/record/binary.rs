@@ -14,7 +14,7 @@ use crate::id::SessionId;
 const FORMAT: u8 = 2;
 const PAYLOAD: u8 = 0;
 const MOVED: u8 = 1;
-const HEADER_LEN: usize = 51;
+const HEADER_LEN: usize = 67;
 /// Flag of a session with the timeouts of "remember me".
 const REMEMBERED: u8 = 1;
 
@@ -28,12 +28,14 @@ impl Stored {
     /// | 2..18 | revision |
     /// | 18..26 | creation time, in milliseconds since the Unix epoch, big-endian |
     /// | 26..34 | deadline, likewise |
-    /// | 34..50 | id under which the session was first created |
-    /// | 50 | flags: 1 if the session has the timeouts of "remember me"; others are refused |
-    /// | 51.. | payload or id |
+    /// | 34..42 | time of the last use, likewise |
+    /// | 42..50 | time of the login, likewise |
+    /// | 50..66 | id under which the session was first created |
+    /// | 66 | flags: 1 if the session has the timeouts of "remember me"; others are refused |
+    /// | 67.. | payload or id |
     ///
     /// The offsets of a format never change, so a script may compare the revision or replace the
-    /// deadline in place.
+    /// deadline and the time of the last use in place.
     ///
     /// ```
     /// # use clustered_sessions::SessionId;
@@ -59,6 +61,8 @@ impl Stored {
         value.put_slice(self.meta.revision.as_bytes());
         value.put_u64(self.meta.created_at.as_millis());
         value.put_u64(self.meta.deadline.as_millis());
+        value.put_u64(self.meta.used_at.as_millis());
+        value.put_u64(self.meta.logged_in_at.as_millis());
         value.put_slice(self.meta.origin.as_bytes());
         value.put_u8(if self.meta.remembered { REMEMBERED } else { 0 });
         value.put_slice(content);
@@ -84,6 +88,8 @@ fn parse(value: &Bytes) -> Option<Stored> {
     let (revision, rest) = rest.split_first_chunk()?;
     let (created_at, rest) = rest.split_first_chunk()?;
     let (deadline, rest) = rest.split_first_chunk()?;
+    let (used_at, rest) = rest.split_first_chunk()?;
+    let (logged_in_at, rest) = rest.split_first_chunk()?;
     let (origin, rest) = rest.split_first_chunk()?;
     let (&flags, content) = rest.split_first()?;
     if flags & !REMEMBERED != 0 {
@@ -98,6 +104,8 @@ fn parse(value: &Bytes) -> Option<Stored> {
     let meta = Meta {
         revision: Revision::from_bytes(*revision),
         created_at: millis(created_at),
+        logged_in_at: millis(logged_in_at),
+        used_at: millis(used_at),
         deadline: millis(deadline),
         origin: SessionId::from_bytes(*origin),
         remembered: flags & REMEMBERED != 0,
@@ -116,7 +124,10 @@ mod tests {
         let created_at = Timestamp::from_millis(0x0102_0304_0506_0708);
         let deadline = Timestamp::from_millis(0x1112_1314_1516_1718);
         let origin = SessionId::from_bytes(*b"OOOOOOOOOOOOOOOO");
-        Stored::new(Meta::new(revision, created_at, deadline, origin), content)
+        let mut meta = Meta::new(revision, created_at, deadline, origin);
+        meta.used_at = Timestamp::from_millis(0x2122_2324_2526_2728);
+        meta.logged_in_at = Timestamp::from_millis(0x3132_3334_3536_3738);
+        Stored::new(meta, content)
     }
 
     #[test]
@@ -127,6 +138,8 @@ mod tests {
                 b"RRRRRRRRRRRRRRRR",
                 &[1, 2, 3, 4, 5, 6, 7, 8],
                 &[17, 18, 19, 20, 21, 22, 23, 24],
+                &[33, 34, 35, 36, 37, 38, 39, 40],
+                &[49, 50, 51, 52, 53, 54, 55, 56],
                 b"OOOOOOOOOOOOOOOO",
                 &[0],
             ]
@@ -151,8 +164,8 @@ mod tests {
             good.slice(..HEADER_LEN - 1),
             changed(0, 1),
             changed(0, 3),
-            changed(50, 2),
-            changed(50, 128),
+            changed(66, 2),
+            changed(66, 128),
             changed(1, 2),
             changed(1, MOVED),
         ] {
@@ -167,6 +180,8 @@ mod tests {
             revision: [u8; 16],
             created_at: u64,
             deadline: u64,
+            used_at: u64,
+            logged_in_at: u64,
             origin: [u8; 16],
             remembered: bool,
             payload: Vec<u8>,
@@ -178,6 +193,7 @@ mod tests {
             let origin = SessionId::from_bytes(origin);
             let mut meta = Meta::new(Revision::from_bytes(revision), created_at, deadline, origin);
             meta.remembered = remembered;
+            [meta.used_at, meta.logged_in_at] = [used_at, logged_in_at].map(Timestamp::from_millis);
             let stored = Stored::new(meta, content);
             prop_assert_eq!(Stored::from_bytes(stored.to_bytes()).unwrap(), stored);
         }

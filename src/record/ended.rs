@@ -18,6 +18,10 @@ pub enum Ended {
     /// The application has deleted the session with others of its owner, by
     /// [`SessionStore::delete_all_of`](crate::SessionStore::delete_all_of) or a method like it.
     OwnerRevoked,
+    /// The owner has logged in elsewhere, and had as many sessions as
+    /// [`max_sessions_of_owner`](crate::SessionConfigBuilder::max_sessions_of_owner) allows. This
+    /// was the oldest.
+    LimitReached,
     /// The session was deleted, and this node has not heard why: it has missed the announcement, or
     /// all sessions were deleted.
     Deleted,
@@ -30,18 +34,19 @@ pub enum Ended {
 }
 
 impl Ended {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::LoggedOut,
         Self::Replaced,
         Self::Revoked,
         Self::OwnerRevoked,
+        Self::LimitReached,
         Self::Deleted,
         Self::Expired,
         Self::Unknown,
     ];
     /// What can be the reason of a deletion that is announced.
-    pub(crate) const DELETIONS: [Self; 4] =
-        [Self::LoggedOut, Self::Replaced, Self::Revoked, Self::OwnerRevoked];
+    pub(crate) const DELETIONS: [Self; 5] =
+        [Self::LoggedOut, Self::Replaced, Self::Revoked, Self::OwnerRevoked, Self::LimitReached];
 
     /// Returns the name in metrics and announcements.
     pub(crate) fn name(self) -> &'static str {
@@ -50,6 +55,7 @@ impl Ended {
             Self::Replaced => "replaced",
             Self::Revoked => "revoked",
             Self::OwnerRevoked => "owner_revoked",
+            Self::LimitReached => "limit_reached",
             Self::Deleted => "deleted",
             Self::Expired => "expired",
             Self::Unknown => "unknown",

@@ -33,9 +33,10 @@ pub struct Record<T> {
 /// counts. A record of a large cache is in no cache of the processor.
 #[repr(C)]
 struct RecordInner<T> {
-    /// The only metadata that changes: a read extends the session without making a new version.
-    /// In milliseconds since the Unix epoch.
+    /// This and the time of the last use are the only metadata that change: a read extends the
+    /// session without making a new version. In milliseconds since the Unix epoch.
     deadline: AtomicU64,
+    used_at: AtomicU64,
     /// Wall clock minus monotonic clock, in milliseconds, when the record was read. A cached read
     /// needs one clock only because of it.
     wall_offset: u64,
@@ -49,6 +50,7 @@ struct RecordInner<T> {
     /// `true` if the record must be re-encrypted and no task has tried yet.
     needs_reencryption: AtomicBool,
     created_at: Timestamp,
+    logged_in_at: Timestamp,
     id: SessionId,
     revision: Revision,
     origin: SessionId,
@@ -59,13 +61,15 @@ impl<T> Record<T> {
     /// `json_len` is the length of the data as JSON, by which the cache is limited.
     pub(crate) fn new(clock: &Clock, id: SessionId, meta: Meta, data: T, json_len: usize) -> Self {
         let wall_offset = clock.wall().as_millis().wrapping_sub(clock.now().0);
-        let Meta { revision, created_at, deadline, origin, remembered } = meta;
-        let deadline = AtomicU64::new(deadline.as_millis());
+        let Meta { revision, created_at, logged_in_at, used_at, deadline, origin, remembered } =
+            meta;
+        let [deadline, used_at] = [deadline, used_at].map(|time| AtomicU64::new(time.as_millis()));
         let touching = AtomicBool::new(false);
         let needs_reencryption = AtomicBool::new(false);
         Record {
             inner: Arc::new(RecordInner {
                 deadline,
+                used_at,
                 wall_offset,
                 verified_tag: OnceLock::new(),
                 json_len: u32::try_from(json_len).unwrap_or(u32::MAX),
@@ -73,6 +77,7 @@ impl<T> Record<T> {
                 touching,
                 needs_reencryption,
                 created_at,
+                logged_in_at,
                 id,
                 revision,
                 origin,
@@ -144,6 +149,20 @@ impl<T> Record<T> {
         self.inner.created_at.into()
     }
 
+    /// Returns the time at which the session began to belong to its present owner: the login. A
+    /// regeneration keeps it. For a session without an owner, it is the time at which the session
+    /// was first created, or at which its last owner logged in.
+    pub fn logged_in_at(&self) -> SystemTime {
+        self.inner.logged_in_at.into()
+    }
+
+    /// Returns the time at which the session was last used, as far as it was recorded: at each
+    /// change, and at a read once a part of the idle timeout has passed since
+    /// ([`touch_after`](crate::SessionConfigBuilder::touch_after), by default a quarter).
+    pub fn last_used_at(&self) -> SystemTime {
+        self.meta().used_at.into()
+    }
+
     /// Returns the time at which the session expires unless it is used before.
     pub fn expires_at(&self) -> SystemTime {
         self.deadline().into()
@@ -162,6 +181,8 @@ impl<T> Record<T> {
         Meta {
             revision: self.inner.revision,
             created_at: self.inner.created_at,
+            logged_in_at: self.inner.logged_in_at,
+            used_at: Timestamp::from_millis(self.inner.used_at.load(Ordering::Relaxed)),
             deadline: self.deadline(),
             origin: self.inner.origin,
             remembered: self.inner.remembered,
@@ -189,8 +210,10 @@ impl<T> Record<T> {
         (!self.inner.touching.swap(true, Ordering::Relaxed)).then(|| Touch(self.clone()))
     }
 
-    pub(crate) fn extend(&self, deadline: Timestamp) {
+    /// Takes over an extension that the backend has carried out.
+    pub(crate) fn extend(&self, deadline: Timestamp, used_at: Timestamp) {
         self.inner.deadline.fetch_max(deadline.as_millis(), Ordering::Relaxed);
+        self.inner.used_at.fetch_max(used_at.as_millis(), Ordering::Relaxed);
     }
 }
 

@@ -10,15 +10,21 @@ use crate::id::SessionId;
 
 /// The metadata of a record.
 ///
-/// A backend must return all but the deadline exactly as they were given: an encrypted payload is
-/// bound to them.
+/// A backend changes the deadline and the time of the last use, in [`Backend::touch`]. It must
+/// return all else exactly as it was given: an encrypted payload is bound to it.
+///
+/// [`Backend::touch`]: crate::backend::Backend::touch
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Meta {
     /// The version of the record.
     pub revision: Revision,
-    /// The time at which the session was created.
+    /// The time at which the session was created or last regenerated.
     pub created_at: Timestamp,
+    /// The time at which the session began to belong to its present owner.
+    pub logged_in_at: Timestamp,
+    /// The time at which the session was last used, as far as it was recorded.
+    pub used_at: Timestamp,
     /// The time at which the session ends if it is not used until then. A backend does not act on
     /// it: it removes a record at the end of the time to live that was given with it.
     pub deadline: Timestamp,
@@ -30,14 +36,22 @@ pub struct Meta {
 }
 
 impl Meta {
-    /// Creates the metadata of a record that is not remembered.
+    /// Creates the metadata of a session that begins at `created_at`, and is not remembered.
     pub fn new(
         revision: Revision,
         created_at: Timestamp,
         deadline: Timestamp,
         origin: SessionId,
     ) -> Self {
-        Meta { revision, created_at, deadline, origin, remembered: false }
+        Meta {
+            revision,
+            created_at,
+            logged_in_at: created_at,
+            used_at: created_at,
+            deadline,
+            origin,
+            remembered: false,
+        }
     }
 }
 

@@ -14,8 +14,8 @@ use super::deadline::Deadline;
 use super::failures::Failures;
 use super::retry::Attempts;
 use crate::backend::{
-    Answer, BackendInfo, Created, Cursor, Deleted, DynBackend, OwnerTag, Page, Subscription,
-    Timestamp, Touched, Update, Updated,
+    Answer, BackendInfo, Created, Cursor, Deleted, DynBackend, Extension, OwnerTag, Page,
+    Subscription, Timestamp, Touched, Update, Updated,
 };
 use crate::clock::Clock;
 use crate::error::{StoreError, StoreErrorKind};
@@ -244,10 +244,9 @@ impl Client {
     pub(crate) async fn touch(
         &self,
         id: &SessionId,
-        deadline: Timestamp,
-        ttl: Duration,
+        extension: Extension,
     ) -> Result<Touched, StoreError> {
-        Ok(self.call(Operation::Touch, || self.inner.touch(id, deadline, ttl)).await?.0)
+        Ok(self.call(Operation::Touch, || self.inner.touch(id, extension)).await?.0)
     }
 
     /// Runs without a time limit: it takes time in proportion to the number of sessions, in steps

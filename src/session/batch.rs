@@ -84,10 +84,14 @@ impl<T: Clone> Batch<T> {
     /// Returns what the request sees after a commit that failed with this error and must not be
     /// tried again, or `None` if the batch may be put back.
     ///
-    /// A retry must neither apply a change twice nor bring back a deleted session. A logout can
-    /// always be retried, and it stays pending until it is carried out.
+    /// A retry must neither apply a change twice nor bring back a deleted session. A login that was
+    /// refused is not tried again with the response, so that the handler can explain it. A logout
+    /// can always be retried, and it stays pending until it is carried out.
     pub(super) fn give_up_after(&self, error: StoreErrorKind) -> Option<Loaded<T>> {
         match (error, &self.loaded) {
+            (StoreErrorKind::LimitReached, loaded) if !self.intent.is_logout() => {
+                Some(loaded.clone())
+            }
             _ if self.intent.hides_loaded() => None,
             (StoreErrorKind::Gone, Loaded::Live(record)) => {
                 Some(Loaded::EndedMeanwhile(record.id()))

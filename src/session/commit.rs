@@ -147,6 +147,9 @@ impl<T: SessionData> RequestSession<T> {
                 let remembered = remember == Some(true);
                 // Before the deletion: a login that cannot succeed must not log the visitor out.
                 let encoded = store.encode_new(&data(), remembered)?;
+                if !batch.intent.is_logout() {
+                    store.ensure_place(encoded.data(), batch.loaded.record()).await?;
+                }
                 match batch.logout().carry_out(store).await {
                     // A login does not depend on what became of the session before it.
                     Err(error)

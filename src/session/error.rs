@@ -38,6 +38,10 @@ pub enum SessionError {
     /// made it read-only. Nothing was written. After a successful
     /// [`reload`](crate::Session::reload) it can be changed.
     ReadOnly(StoreError),
+    /// The owner has as many sessions as
+    /// [`max_sessions_of_owner`](crate::SessionConfigBuilder::max_sessions_of_owner) allows, so the
+    /// login was refused. The visitor's session is as it was before.
+    LimitReached,
     /// The data cannot be serialized to JSON, or is too large. Nothing was written.
     Encode(StoreError),
     /// The store failed.
@@ -45,8 +49,9 @@ pub enum SessionError {
 }
 
 impl SessionError {
-    /// Returns the status of the response: 503 if a retry may succeed, 500 for a mistake in the
-    /// application or a record that cannot be decoded. It tells the client nothing else.
+    /// Returns the status of the response: 503 if a retry may succeed, 409 for a login that was
+    /// refused because of the limit of sessions, 500 for a mistake in the application or a record
+    /// that cannot be decoded. It tells the client nothing else.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::MissingLayer { .. } | Self::ClashingLayers | Self::HeadSent | Self::Encode(_) => {
@@ -60,6 +65,7 @@ impl SessionError {
             {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
+            Self::LimitReached => StatusCode::CONFLICT,
             Self::Conflict { .. } | Self::Gone | Self::ReadOnly(_) | Self::Store(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -72,6 +78,7 @@ impl SessionError {
             Self::Gone => Outcome::Gone,
             Self::HeadSent => Outcome::HeadSent,
             Self::ReadOnly(_) => Outcome::ReadOnly,
+            Self::LimitReached => Outcome::LimitReached,
             Self::Encode(error) | Self::Store(error) => error.kind().into(),
             Self::MissingLayer { .. } | Self::ClashingLayers => Outcome::Other,
         }
@@ -97,6 +104,7 @@ impl From<StoreError> for SessionError {
                 SessionError::Conflict { attempts: error.attempts().unwrap_or(1) }
             }
             StoreErrorKind::Gone => SessionError::Gone,
+            StoreErrorKind::LimitReached => SessionError::LimitReached,
             StoreErrorKind::Encode | StoreErrorKind::TooLarge => SessionError::Encode(error),
             _ => SessionError::Store(error),
         }
@@ -128,6 +136,7 @@ impl fmt::Display for SessionError {
             Self::ReadOnly(error) => {
                 write!(f, "the session is read-only because it could not be loaded: {error}")
             }
+            Self::LimitReached => f.write_str("the owner has as many sessions as are allowed"),
             Self::Encode(error) | Self::Store(error) => error.fmt(f),
         }
     }

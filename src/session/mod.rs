@@ -8,6 +8,7 @@ mod commit;
 mod detached;
 mod error;
 mod extract;
+mod inspect;
 mod layer_state;
 mod loaded;
 mod logout;
@@ -27,10 +28,8 @@ pub use self::extract::Fresh;
 pub(crate) use self::layer_state::LayerState;
 pub(crate) use self::request::{HeadChanges, RequestSession};
 pub(crate) use self::state::CookieChange;
-use crate::error::StoreError;
-use crate::id::SessionId;
 use crate::record::{SessionData, Snapshot};
-use crate::store::{SessionStore, unless_declined};
+use crate::store::unless_declined;
 
 /// The session of a request. Cloning is cheap: all clones, and all extractions in one request,
 /// refer to the same session.
@@ -322,53 +321,6 @@ impl<T: SessionData> Session<T> {
     /// A [`SessionError::Store`] if the backend cannot be queried. The session is unchanged.
     pub async fn reload(&self) -> Result<(), SessionError> {
         self.request.reload().await
-    }
-
-    /// Returns the session's id, or `None` for a visitor without a session and after
-    /// [`destroy`](Session::destroy). The id is not a credential and may be logged.
-    #[must_use]
-    pub fn id(&self) -> Option<SessionId> {
-        self.request.id()
-    }
-
-    /// Returns `true` if the visitor has no session. Under
-    /// [`OutagePolicy::Anonymous`](crate::OutagePolicy::Anonymous), also `true` while the backend
-    /// is unreachable: see [`outage`](Session::outage).
-    #[must_use]
-    pub fn is_new(&self) -> bool {
-        self.id().is_none()
-    }
-
-    /// Returns the error with which loading this request's session failed, if the
-    /// [outage policy](crate::OutagePolicy) has replaced the session by default data or by the last
-    /// record that this node knew. Such a session is read-only.
-    ///
-    /// Always `None` under [`OutagePolicy::Reject`](crate::OutagePolicy::Reject), which rejects
-    /// such a request, and after a successful [`reload`](Session::reload).
-    ///
-    /// ```
-    /// # use clustered_sessions::Session;
-    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
-    /// # struct UserSession { name: Option<String> }
-    /// async fn home(session: Session<UserSession>) -> String {
-    ///     if session.outage().is_some() {
-    ///         return "Some functions are unavailable. You are still logged in.".into();
-    ///     }
-    ///     session.read(|s| format!("Hello {}", s.name.as_deref().unwrap_or("stranger")))
-    /// }
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() {
-    /// # assert_eq!(home(Session::detached(UserSession::default())).await, "Hello stranger");
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn outage(&self) -> Option<StoreError> {
-        self.request.outage()
-    }
-
-    /// Returns the store that this session lives in.
-    pub fn store(&self) -> &SessionStore<T> {
-        self.request.store()
     }
 }
 

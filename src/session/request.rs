@@ -263,6 +263,10 @@ impl<T> RequestSession<T> {
         self.lock().record().map(Record::id)
     }
 
+    pub(super) fn record(&self) -> Option<Record<T>> {
+        self.lock().record().cloned()
+    }
+
     /// Returns the session's id and the version that the request has seen, unless the handler has
     /// destroyed or replaced the session.
     pub(super) fn version(&self) -> Option<(SessionId, Revision)> {

@@ -1,4 +1,4 @@
-//! Ended of many sessions.
+//! Deletion of many sessions.
 
 use std::time::Duration;
 

@@ -5,7 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::SessionStore;
+use super::index::Ownership;
 use super::lifetime::time_to_live;
+use super::limit::Admission;
 use crate::backend::{Created, MemoryBackend};
 use crate::codec::Encoded;
 use crate::error::{StoreError, StoreErrorKind};
@@ -13,29 +15,34 @@ use crate::events::SessionEvent;
 use crate::id::{SessionId, SessionToken};
 use crate::record::{Content, Meta, NewSession, Record, Revision, SessionData, Stored};
 
+/// Number of times that a login is attempted under a limit of sessions, while others compete with
+/// it for the last place.
+const MAX_LOGIN_ATTEMPTS: u32 = 8;
+
 impl<T: SessionData> SessionStore<T> {
     /// Creates a session with a new token and id.
     ///
     /// # Errors
     ///
     /// Fails with [`Encode`](crate::StoreErrorKind::Encode) or
-    /// [`TooLarge`](crate::StoreErrorKind::TooLarge) if the data cannot be stored, or with the
-    /// backend's error.
+    /// [`TooLarge`](crate::StoreErrorKind::TooLarge) if the data cannot be stored, with
+    /// [`LimitReached`](crate::StoreErrorKind::LimitReached) if its owner may have no more sessions,
+    /// or with the backend's error.
     pub async fn create(&self, data: T) -> Result<NewSession<T>, StoreError> {
         self.begin()?;
         self.operation(self.create_session(&data, None, false)).await
     }
 
-    /// Creates a session. `origin` is that of the session which it continues, or `None` for a new
-    /// one. A `remembered` session has the timeouts of "remember me".
+    /// Creates a session, which goes on from `continues` under a new id. A `remembered` session has
+    /// the timeouts of "remember me".
     pub(crate) async fn create_session(
         &self,
         data: &T,
-        origin: Option<SessionId>,
+        continues: Option<&Record<T>>,
         remembered: bool,
     ) -> Result<NewSession<T>, StoreError> {
         let encoded = self.encode_new(data, remembered)?;
-        self.create_encoded(&encoded, origin, remembered).await
+        self.create_encoded(&encoded, continues, remembered).await
     }
 
     /// Encodes the data of a new session, and checks that it can be created.
@@ -50,7 +57,39 @@ impl<T: SessionData> SessionStore<T> {
     pub(crate) async fn create_encoded(
         &self,
         encoded: &Encoded<T>,
-        origin: Option<SessionId>,
+        continues: Option<&Record<T>>,
+        remembered: bool,
+    ) -> Result<NewSession<T>, StoreError> {
+        let ownership = self.ownership(continues, encoded.data());
+        let ownership = ownership.as_ref();
+        for attempt in 1..=MAX_LOGIN_ATTEMPTS {
+            let new = self.write_new(encoded, continues, ownership, remembered).await?;
+            match self.admit(&new.record, ownership).await {
+                Ok(Admission::Admitted) => {
+                    if continues.is_none() {
+                        let owner = || ownership.map(|it| it.owner.clone());
+                        let id = new.id;
+                        self.inner.events.emit(|| SessionEvent::Created { id, owner: owner() });
+                    }
+                    return Ok(new);
+                }
+                Ok(Admission::Contended) => self.undo(new.id).await,
+                Err(error) => {
+                    self.undo(new.id).await;
+                    return Err(error);
+                }
+            }
+            self.pause_after_conflict(attempt).await;
+        }
+        Err(self.refuse(ownership.map_or("", |it| &it.owner)))
+    }
+
+    /// Writes the record of a new session.
+    async fn write_new(
+        &self,
+        encoded: &Encoded<T>,
+        continues: Option<&Record<T>>,
+        ownership: Option<&Ownership>,
         remembered: bool,
     ) -> Result<NewSession<T>, StoreError> {
         let mut attempts = self.inner.backend.attempts();
@@ -59,27 +98,26 @@ impl<T: SessionData> SessionStore<T> {
             // bring back a session that has been deleted meanwhile.
             let token = SessionToken::random();
             let id = token.session_id();
-            let (meta, ttl) = self.new_meta(origin.unwrap_or(id), remembered);
+            let (mut meta, ttl) = self.new_meta(id, remembered);
+            if let Some(base) = continues {
+                meta.origin = base.origin();
+                if !ownership.is_some_and(|it| it.is_new) {
+                    meta.logged_in_at = base.meta().logged_in_at;
+                }
+            }
             let data = encoded.data().clone();
             let record = Record::new(&self.inner.clock, id, meta, data, encoded.json_len());
             let payload = self.inner.codec.payload(&id, &meta, encoded.json());
             let stored = Stored { meta, content: Content::Payload(payload) };
             // Without an index entry, no record is written. An earlier attempt may have written
             // one, though.
-            self.index_before_write(None, &record)
+            self.index_before_write(ownership, &id, None, record.deadline())
                 .await
                 .map_err(|error| attempts.ended_by(error))?;
             let create = self.inner.backend.create(&id, &stored, ttl);
             let created = |answer: &_| matches!(answer, Ok(Created::Created));
             match self.inner.cache.write_through(&record, None, create, created).await {
-                Ok(Created::Created) => {
-                    if origin.is_none() {
-                        self.inner
-                            .events
-                            .emit(|| SessionEvent::Created { id, owner: self.owner_of(&record) });
-                    }
-                    return Ok(NewSession { id, token, record });
-                }
+                Ok(Created::Created) => return Ok(NewSession { id, token, record }),
                 Ok(Created::Exists) => {}
                 // A failed attempt may still be executed later. It then leaves a record whose
                 // token was never given out, and which expires like any other.
@@ -106,9 +144,7 @@ impl<T: SessionData> SessionStore<T> {
     fn new_meta(&self, origin: SessionId, remembered: bool) -> (Meta, Duration) {
         let now = self.inner.clock.wall();
         let deadline = self.inner.lifetimes.of(remembered).deadline(now, now);
-        (
-            Meta { revision: Revision::first(), created_at: now, deadline, origin, remembered },
-            time_to_live(deadline, now),
-        )
+        let meta = Meta { remembered, ..Meta::new(Revision::first(), now, deadline, origin) };
+        (meta, time_to_live(deadline, now))
     }
 }

@@ -1,4 +1,4 @@
-//! Ended of one session, even if it has been regenerated meanwhile.
+//! Deletion of one session, even if it has been regenerated meanwhile.
 
 use super::SessionStore;
 use super::tombstone::{MAX_TOMBSTONES, TOMBSTONE_TTL, too_many_tombstones};

@@ -21,7 +21,7 @@ use sha2::Sha256;
 use super::SessionStore;
 use super::tombstone::TOMBSTONE_TTL;
 use crate::backend::{OwnerTag, Timestamp};
-use crate::config::OwnerOf;
+use crate::config::{OwnerLimit, OwnerOf};
 use crate::error::StoreError;
 use crate::guards::{self, Guard};
 use crate::id::SessionId;
@@ -34,16 +34,18 @@ const PURPOSE: &str = "clustered-sessions/owner/v2";
 /// the session by two hours.
 const HOUR: u64 = 3_600_000;
 
-/// The owner function of a store, and the keys for the tags of owners.
+/// The owner function of a store, the keys for the tags of owners, and the limit of an owner's
+/// sessions.
 pub(super) struct Owners<T> {
     owner_of: OwnerOf<T>,
+    limit: Option<OwnerLimit>,
     /// One keyed MAC per secret of the ring, the current secret first.
     macs: Vec<Hmac<Sha256>>,
 }
 
 impl<T> Owners<T> {
     #[expect(clippy::expect_used, reason = "HMAC takes keys of any length")]
-    pub(super) fn new(owner_of: OwnerOf<T>, ring: &KeyRing) -> Self {
+    pub(super) fn new(owner_of: OwnerOf<T>, limit: Option<OwnerLimit>, ring: &KeyRing) -> Self {
         let macs = ring.derive(PURPOSE).map(|key| {
             let mut mac =
                 Hmac::<Sha256>::new_from_slice(&key.bytes).expect("HMAC takes keys of any length");
@@ -51,15 +53,19 @@ impl<T> Owners<T> {
             mac.update(&[0]);
             mac
         });
-        Owners { macs: macs.collect(), owner_of }
+        Owners { owner_of, limit, macs: macs.collect() }
     }
 
-    pub(super) fn owner_of(&self, record: &Record<T>) -> Option<String> {
-        (self.owner_of)(record.data())
+    pub(super) fn limit(&self) -> Option<OwnerLimit> {
+        self.limit
+    }
+
+    pub(super) fn owner_of(&self, data: &T) -> Option<String> {
+        (self.owner_of)(data)
     }
 
     pub(super) fn is_owner(&self, owner: &str, record: &Record<T>) -> bool {
-        self.owner_of(record).is_some_and(|its| its == owner)
+        self.owner_of(record.data()).is_some_and(|its| its == owner)
     }
 
     /// Returns an owner's tag under each secret. New entries are written under the first.
@@ -70,6 +76,13 @@ impl<T> Owners<T> {
             OwnerTag::from_bytes(mac.finalize().into_bytes().into())
         })
     }
+}
+
+/// The owner of a version of a session that is about to be written.
+pub(super) struct Ownership {
+    pub(super) owner: String,
+    /// `true` if the version before had another owner or none, or there is none: a login.
+    pub(super) is_new: bool,
 }
 
 /// Returns the expiry of an entry for a session with this deadline: the end of the deadline's hour,
@@ -87,24 +100,29 @@ fn entry_expiry(deadline: Timestamp) -> Timestamp {
 }
 
 impl<T: SessionData> SessionStore<T> {
-    /// Adds a session to the index of its owner, as must be done before `new` is written on top of
-    /// `base`.
+    /// Returns the owner of `data`, which is about to be written on top of `base`, if it has one.
+    pub(super) fn ownership(&self, base: Option<&Record<T>>, data: &T) -> Option<Ownership> {
+        let owners = self.inner.owners.as_ref()?;
+        let owner = owners.owner_of(data)?;
+        let is_new = !base.is_some_and(|base| owners.is_owner(&owner, base));
+        Some(Ownership { owner, is_new })
+    }
+
+    /// Adds a session to the index of its owner, as must be done before a version with this
+    /// deadline is written. `base` is the version under the same id before.
     pub(super) async fn index_before_write(
         &self,
+        ownership: Option<&Ownership>,
+        id: &SessionId,
         base: Option<&Record<T>>,
-        new: &Record<T>,
+        deadline: Timestamp,
     ) -> Result<(), StoreError> {
-        let Some(owners) = &self.inner.owners else { return Ok(()) };
-        let Some(owner) = owners.owner_of(new) else { return Ok(()) };
-        match base {
-            Some(base) if owners.is_owner(&owner, base) => {
-                self.add_to_index(owners, &owner, &new.id(), base.deadline(), new.deadline()).await
-            }
-            _ => {
-                let never = Timestamp::from_millis(0);
-                self.add_to_index(owners, &owner, &new.id(), never, new.deadline()).await
-            }
-        }
+        let (Some(owners), Some(ownership)) = (&self.inner.owners, ownership) else {
+            return Ok(());
+        };
+        let base = base.filter(|_| !ownership.is_new);
+        let before = base.map_or(Timestamp::from_millis(0), Record::deadline);
+        self.add_to_index(owners, &ownership.owner, id, before, deadline).await
     }
 
     /// Adds a session to the index of its owner, as must be done before it is extended to a
@@ -120,7 +138,7 @@ impl<T: SessionData> SessionStore<T> {
             None => self.load(id).await?.ok(),
         };
         let Some(record) = record else { return Ok(()) };
-        let Some(owner) = owners.owner_of(&record) else { return Ok(()) };
+        let Some(owner) = owners.owner_of(record.data()) else { return Ok(()) };
         self.add_to_index(owners, &owner, id, record.deadline(), deadline).await
     }
 
@@ -158,7 +176,7 @@ impl<T: SessionData> SessionStore<T> {
     /// is only logged.
     pub(super) async fn remove_from_index(&self, record: &Record<T>) {
         let Some(owners) = &self.inner.owners else { return };
-        let Some(owner) = owners.owner_of(record) else { return };
+        let Some(owner) = owners.owner_of(record.data()) else { return };
         for tag in owners.tags(&owner) {
             if let Err(error) = self.inner.backend.remove_from_owner(&tag, &record.id()).await {
                 tracing::debug!(
@@ -175,7 +193,7 @@ impl<T: SessionData> SessionStore<T> {
     /// the tombstone by it.
     pub(super) fn expire_index_entry_in_background(&self, old: &Record<T>) {
         let Some(owners) = &self.inner.owners else { return };
-        let Some(owner) = owners.owner_of(old) else { return };
+        let Some(owner) = owners.owner_of(old.data()) else { return };
         let tags: Vec<_> = owners.tags(&owner).collect();
         let (store, id) = (self.clone(), old.id());
         drop(self.spawn(async move {
@@ -217,7 +235,7 @@ mod tests {
         for secret in rest {
             ring.push_previous(Secret::insecure_dev(secret));
         }
-        Owners::new(Arc::new(|name: &String| Some(name.clone())), &ring)
+        Owners::new(Arc::new(|name: &String| Some(name.clone())), None, &ring)
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::{Timestamp, millis};
+use crate::record::Meta;
 
 /// The timeouts of sessions. A session ends when it has been idle for the idle timeout, or, if one
 /// is configured, when the absolute timeout after its creation has passed.
@@ -10,7 +11,8 @@ use crate::clock::{Timestamp, millis};
 pub(crate) struct Lifetime {
     idle: Duration,
     absolute: Option<Duration>,
-    /// A session is extended only if that moves its deadline by more than this.
+    /// A session is extended only if that moves its deadline or its time of the last use by more
+    /// than this.
     min_gain: Duration,
 }
 
@@ -40,18 +42,15 @@ impl Lifetime {
         self.absolute_deadline(created_at).is_some_and(|end| end <= now)
     }
 
-    /// Returns `true` if using a session now moves its deadline by enough to be written to the
-    /// backend. Up to its absolute deadline it is extended for any gain, since that happens once.
-    pub(super) fn should_touch(
-        &self,
-        created_at: Timestamp,
-        deadline: Timestamp,
-        now: Timestamp,
-    ) -> bool {
-        let extended = self.deadline(created_at, now);
-        let is_last = Some(extended) == self.absolute_deadline(created_at);
-        let min_gain = if is_last { Duration::ZERO } else { self.min_gain };
-        extended.saturating_duration_since(deadline) > min_gain
+    /// Returns `true` if using a session now moves its deadline, or its time of the last use, by
+    /// enough to be written to the backend. Up to its absolute deadline it is extended for any
+    /// gain, since that happens once.
+    pub(super) fn should_touch(&self, meta: &Meta, now: Timestamp) -> bool {
+        let extended = self.deadline(meta.created_at, now);
+        let is_last = Some(extended) == self.absolute_deadline(meta.created_at);
+        let gain = extended.saturating_duration_since(meta.deadline);
+        let unused = now.saturating_duration_since(meta.used_at);
+        gain.max(unused) > self.min_gain || (is_last && gain > Duration::ZERO)
     }
 }
 
@@ -88,6 +87,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::id::SessionId;
+    use crate::record::Revision;
 
     fn at(millis: u64) -> Timestamp {
         Timestamp::from_millis(millis)
@@ -110,19 +111,31 @@ mod tests {
 
     #[test]
     fn a_session_is_extended_if_a_share_of_the_idle_timeout_is_gained() {
+        let should_touch = |lifetime: Lifetime, used_at, now| {
+            let deadline = lifetime.deadline(at(0), at(used_at));
+            let id = SessionId::from_bytes([1; 16]);
+            let meta =
+                Meta { used_at: at(used_at), ..Meta::new(Revision::first(), at(0), deadline, id) };
+            lifetime.should_touch(&meta, at(now))
+        };
         let idle = lifetime(10, None);
-        assert!(!idle.should_touch(at(0), at(10_000), at(2_500)));
-        assert!(idle.should_touch(at(0), at(10_000), at(2_501)));
+        assert!(!should_touch(idle, 0, 2_500));
+        assert!(should_touch(idle, 0, 2_501));
         let bounded = lifetime(10, Some(25));
-        assert!(!bounded.should_touch(at(0), at(24_000), at(14_999)));
+        assert!(!should_touch(bounded, 14_000, 14_999));
         assert!(
-            bounded.should_touch(at(0), at(24_999), at(15_000)),
+            should_touch(bounded, 14_999, 15_000),
             "any gain counts up to the absolute deadline"
         );
-        assert!(
-            !bounded.should_touch(at(0), at(25_000), at(24_999)),
-            "an extension past it would gain nothing"
-        );
+        assert!(!should_touch(bounded, 15_001, 17_501), "past it there is nothing to gain");
+        assert!(should_touch(bounded, 15_001, 17_502), "the time of the last use is recorded");
+    }
+
+    #[test]
+    fn a_session_is_extended_at_once_after_the_idle_timeout_was_raised() {
+        let id = SessionId::from_bytes([1; 16]);
+        let meta = Meta::new(Revision::first(), at(0), at(10_000), id);
+        assert!(lifetime(20, None).should_touch(&meta, at(0)));
     }
 
     proptest! {

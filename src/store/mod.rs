@@ -9,6 +9,7 @@ mod delete;
 mod index;
 mod lifecycle;
 mod lifetime;
+mod limit;
 mod outage;
 mod owner;
 mod read;
@@ -127,6 +128,7 @@ impl<T: SessionData> SessionStore<T> {
             remember_me,
             on_outage,
             owner,
+            owner_limit,
             on_event,
             resilience,
             metrics_label,
@@ -174,7 +176,7 @@ impl<T: SessionData> SessionStore<T> {
                 codec: Codec::new(&codec, &keys),
                 single_flight: SingleFlight::new(),
                 write_locks: WriteLocks::default(),
-                owners: owner.map(|of| Owners::new(of, &keys)),
+                owners: owner.map(|of| Owners::new(of, owner_limit, &keys)),
                 tasks: TaskTracker::new(),
                 lifetimes: Lifetimes::new(
                     Lifetime::new(timeout, absolute_timeout, touch_after),

@@ -1,30 +1,21 @@
 //! Queries and deletions by owner.
 
-use std::cmp::Reverse;
-use std::collections::HashMap;
-use std::pin::pin;
+use std::collections::BTreeMap;
 
 use futures_core::Stream;
-use futures_util::StreamExt as _;
 
 use super::SessionStore;
 use super::index::Owners;
+use super::limit::Login;
 use super::revoke::{BulkDeletion, Revocation, Unreadable, revocation_timeout};
-use super::scan::{Scan, Tombstones, aborts_scan, records};
-use crate::clock::Timestamp;
+use super::scan::{Scan, Tombstones, records};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
 use crate::record::{Ended, Record, SessionData};
 
-/// Orders sessions by age. Of two that began in the same millisecond, all nodes take the same one
-/// for the newer.
-fn age<T>(record: &Record<T>) -> (Timestamp, SessionId) {
-    (record.meta().created_at, record.id())
-}
-
 impl<T: SessionData> SessionStore<T> {
-    /// Returns the sessions of one owner, as the backend has them, the newest first: that which was
-    /// created or regenerated last.
+    /// Returns the sessions of one owner, as the backend has them, the last login first
+    /// ([`Record::logged_in_at`]).
     ///
     /// [`SessionConfigBuilder::owner`](crate::SessionConfigBuilder::owner) defines who owns a
     /// session. The cost depends on the number of this owner's sessions, not on the number of all
@@ -55,19 +46,10 @@ impl<T: SessionData> SessionStore<T> {
     /// Fails with [`NotConfigured`](StoreErrorKind::NotConfigured) without an `owner`, or with the
     /// backend's error.
     pub async fn sessions_of(&self, owner: &str) -> Result<Vec<Record<T>>, StoreError> {
-        // A session that is regenerated meanwhile may be returned twice.
-        let mut sessions = HashMap::new();
-        let mut stream = pin!(self.each_session_of(owner));
-        while let Some(session) = stream.next().await {
-            match session {
-                Ok(record) => drop(sessions.insert(record.id(), record)),
-                Err(error) if aborts_scan(&error) => return Err(error),
-                Err(_) => {}
-            }
-        }
-        let mut sessions: Vec<_> = sessions.into_values().collect();
-        sessions.sort_unstable_by_key(|record| Reverse(age(record)));
-        Ok(sessions)
+        let listed = self.list(owner).await?;
+        // The later one of two versions of a session.
+        let sessions: BTreeMap<_, _> = listed.into_iter().map(|it| (Login::of(&it), it)).collect();
+        Ok(sessions.into_values().rev().collect())
     }
 
     /// Returns a stream of the sessions of one owner, as the backend has them, in no particular
@@ -216,9 +198,12 @@ impl<T: SessionData> SessionStore<T> {
     /// Deletes all sessions of one owner except the newest, on every node: for applications that
     /// allow one session per owner. Call it after each login has been committed.
     ///
-    /// Of several logins at once, each of which calls this, exactly one survives, the newest. The
-    /// age of a session counts from its creation or its last regeneration. Of two that were created
-    /// in the same millisecond, one is taken for the newer, and all calls take the same one.
+    /// Of several logins at once, each of which calls this, exactly one survives, the newest: that
+    /// of the last login ([`Record::logged_in_at`]). Of two logins in the same millisecond, one is
+    /// taken for the newer, and all calls take the same one.
+    ///
+    /// [`max_sessions_of_owner`](crate::SessionConfigBuilder::max_sessions_of_owner) does the same
+    /// at each login by itself, for any number of sessions.
     ///
     /// ```
     /// # use clustered_sessions::{Session, SessionError};
@@ -246,7 +231,7 @@ impl<T: SessionData> SessionStore<T> {
             // deletes all but the newest of them, which no call deletes.
             let sessions = self.sessions_of(owner).await?;
             let Some(newest) = sessions.first() else { return Ok(BulkDeletion::default()) };
-            let is_older = |record: &Record<T>| age(record) < age(newest);
+            let is_older = |record: &Record<T>| Login::of(record) < Login::of(newest);
             self.delete_owned(owner, Some(newest.id()), &is_older, Unreadable::Delete).await
         };
         self.operation_within(revocation_timeout(), delete).await
@@ -327,7 +312,7 @@ impl<T: SessionData> SessionStore<T> {
         reason: Ended,
     ) -> Result<bool, StoreError> {
         let Some(owners) = &self.inner.owners else { return Ok(false) };
-        let Some(owner) = owners.owner_of(record) else { return Ok(false) };
+        let Some(owner) = owners.owner_of(record.data()) else { return Ok(false) };
         let judge = |found: &Record<T>| found.origin() == record.origin();
         let mut revocation = Revocation::new(self, &judge, reason, Unreadable::Keep);
         for tag in owners.tags(&owner) {
@@ -338,7 +323,7 @@ impl<T: SessionData> SessionStore<T> {
 
     /// Returns the owner of a session, if owners are configured and it has one.
     pub(super) fn owner_of(&self, record: &Record<T>) -> Option<String> {
-        self.inner.owners.as_ref()?.owner_of(record)
+        self.inner.owners.as_ref()?.owner_of(record.data())
     }
 
     fn owners(&self) -> Result<&Owners<T>, StoreError> {

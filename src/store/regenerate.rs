@@ -32,7 +32,7 @@ impl<T: SessionData> SessionStore<T> {
             return Err(StoreError::gone(&old));
         }
         let remembered = remember.unwrap_or(base.is_remembered());
-        let mut new = self.create_session(&data, Some(base.origin()), remembered).await?;
+        let mut new = self.create_session(&data, Some(&base), remembered).await?;
         for attempt in 1..=MAX_ATTEMPTS {
             match self.replace_by_tombstone(&base, new.id).await {
                 Ok(None) => {
@@ -48,16 +48,22 @@ impl<T: SessionData> SessionStore<T> {
                     let rewritten = self.rewrite(&new.record, reapply(current.data())).await;
                     match rewritten {
                         Ok(record) => new.record = record,
-                        Err(error) => return Err(self.undo(new.id, error).await),
+                        Err(error) => {
+                            self.undo(new.id).await;
+                            return Err(error);
+                        }
                     }
                     base = current;
                 }
-                Err(error) => return Err(self.undo(new.id, error).await),
+                Err(error) => {
+                    self.undo(new.id).await;
+                    return Err(error);
+                }
             }
             self.pause_after_conflict(attempt).await;
         }
-        let error = StoreError::conflict(MAX_ATTEMPTS).with_session_id(&old);
-        Err(self.undo(new.id, error).await)
+        self.undo(new.id).await;
+        Err(StoreError::conflict(MAX_ATTEMPTS).with_session_id(&old))
     }
 
     /// Replaces the old record by a tombstone if the backend still has the revision of `base`.
@@ -99,18 +105,19 @@ impl<T: SessionData> SessionStore<T> {
         }
     }
 
-    /// Deletes the new record of a regeneration that has failed. Returns the error.
+    /// Deletes a session that must not stay: the new record of a regeneration that has failed, or
+    /// that of a login which exceeds the limit of its owner's sessions.
     ///
-    /// The deletion is an operation with its own deadline, in its own task, since the regeneration
+    /// The deletion is an operation with its own deadline, in its own task, since the present one
     /// may have failed because its deadline has passed. The caller waits for it no longer than
     /// until its own deadline; the task continues.
-    async fn undo(&self, new: SessionId, error: StoreError) -> StoreError {
+    pub(super) async fn undo(&self, new: SessionId) {
         let store = self.clone();
         let undo = self.spawn(async move {
             let delete = store.delete_following_tombstones(new, None);
             if let Err(undo) = store.operation(delete).await {
-                // Each attempt was retried. The token was never given out, and the record expires
-                // like any other.
+                // Each attempt was retried. Nobody was told that the session exists, and the record
+                // expires like any other.
                 tracing::warn!(
                     session = %new,
                     error = &undo as &dyn std::error::Error,
@@ -120,6 +127,5 @@ impl<T: SessionData> SessionStore<T> {
         });
         // For the caller it makes no difference whether the deletion has ended by then.
         let _ = self.inner.backend.deadline().wait_for(undo).await;
-        error
     }
 }

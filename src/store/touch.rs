@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::SessionStore;
 use super::lifetime::time_to_live;
-use crate::backend::Touched;
+use crate::backend::{Extension, Touched};
 use crate::clock::Millis;
 use crate::error::StoreError;
 use crate::id::SessionId;
@@ -65,9 +65,10 @@ impl<T: SessionData> SessionStore<T> {
         let meta = record.meta();
         let deadline = self.inner.lifetimes.of(meta.remembered).deadline(meta.created_at, now);
         self.index_before_touch(&id, deadline).await?;
-        match self.inner.backend.touch(&id, deadline, time_to_live(deadline, now)).await? {
+        let extension = Extension::new(deadline, now, time_to_live(deadline, now));
+        match self.inner.backend.touch(&id, extension).await? {
             Touched::Extended => {
-                record.extend(deadline);
+                record.extend(deadline, now);
                 Ok(true)
             }
             Touched::Gone => {
@@ -81,11 +82,7 @@ impl<T: SessionData> SessionStore<T> {
     /// moment. At most one such task runs for a cached record.
     pub(crate) fn touch_if_due(&self, record: &Record<T>, at: Millis) {
         let meta = record.meta();
-        if !self.inner.lifetimes.of(meta.remembered).should_touch(
-            meta.created_at,
-            meta.deadline,
-            record.wall(at),
-        ) {
+        if !self.inner.lifetimes.of(meta.remembered).should_touch(&meta, record.wall(at)) {
             return;
         }
         let Some(touch) = record.begin_touch() else { return };

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::SessionStore;
 use super::lifetime::time_to_live;
+use super::limit::Admission;
 use super::single_flight::Freshness;
 use super::write_locks::WriteGuard;
 use crate::backend::{Update, Updated};
@@ -175,14 +176,18 @@ impl<T: SessionData> SessionStore<T> {
         base: &Record<T>,
         data: T,
         json_len: usize,
+        is_login: bool,
     ) -> Result<Record<T>, StoreError> {
-        let (id, meta, now) = (base.id(), base.meta(), self.inner.clock.wall());
+        let (id, mut meta, now) = (base.id(), base.meta(), self.inner.clock.wall());
         let lifetime = self.inner.lifetimes.of(meta.remembered);
         if lifetime.has_expired(meta.created_at, now) {
             return Err(StoreError::gone(&id));
         }
         let deadline = lifetime.deadline(meta.created_at, now);
-        let meta = Meta { revision: base.revision().next(), deadline, ..meta };
+        if is_login {
+            meta.logged_in_at = now;
+        }
+        let meta = Meta { revision: base.revision().next(), used_at: now, deadline, ..meta };
         Ok(Record::new(&self.inner.clock, id, meta, data, json_len))
     }
 
@@ -219,11 +224,17 @@ impl<T: SessionData> SessionStore<T> {
         data: Encoded<T>,
     ) -> Result<Written<T>, StoreError> {
         let (json, data) = data.into_parts();
-        let new = self.next_version(base, data, json.len())?;
+        let ownership = self.ownership(Some(base), &data);
+        let ownership = ownership.as_ref();
+        let is_login = ownership.is_some_and(|it| it.is_new);
+        if is_login {
+            self.ensure_place(&data, Some(base)).await?;
+        }
+        let new = self.next_version(base, data, json.len(), is_login)?;
         let (id, meta) = (new.id(), new.meta());
         let payload = self.inner.codec.payload(&id, &meta, &json);
         let stored = Stored { meta, content: Content::Payload(payload) };
-        self.index_before_write(Some(base), &new).await?;
+        self.index_before_write(ownership, &id, Some(base), new.deadline()).await?;
         let revision = new.revision();
         let announcement = Announcement::SessionInvalidated(id, Some(revision));
         let announcement = self.inner.coordinator.encode(announcement);
@@ -237,7 +248,16 @@ impl<T: SessionData> SessionStore<T> {
         let saved = |answer: &_| matches!(answer, Ok(Updated::Saved));
         let answer = self.inner.cache.write_through(&new, Some(base), update, saved).await;
         match answer.map_err(|error| self.report_unreadable(&id, error))? {
-            Updated::Saved => Ok(Written::Saved(new)),
+            Updated::Saved => match self.admit(&new, ownership).await {
+                Ok(Admission::Admitted) => Ok(Written::Saved(new)),
+                // What was there before cannot be brought back: others may have seen the new
+                // version already.
+                refused => {
+                    self.undo(id).await;
+                    let owner = ownership.map_or("", |it| &it.owner);
+                    Err(refused.err().unwrap_or_else(|| self.refuse(owner)))
+                }
+            },
             Updated::Gone => Err(StoreError::gone(&id)),
             Updated::Conflict(current) => self.decode_conflict(&id, current).map(Written::Conflict),
         }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{LONG, PATIENCE, any_id, any_record, later, ok, same, tombstone, with_payload};
+use super::{
+    LONG, PATIENCE, any_id, any_record, extension, later, ok, same, tombstone, with_payload,
+};
 use crate::backend::{Backend, Event, Subscription, Update};
 use crate::record::Revision;
 
@@ -66,7 +68,7 @@ pub(super) async fn calls_that_change_nothing_are_not_announced(backend: &impl B
     ok(backend.update(Update::new(&any_id(), base.meta.revision, &new, LONG, b"of nothing")).await);
     ok(backend.update(Update::new(&id, Revision::first(), &new, LONG, b"conflict")).await);
     ok(backend.delete_if(&id, Revision::first(), b"conflict").await);
-    ok(backend.touch(&id, later(base.meta.deadline), LONG).await);
+    ok(backend.touch(&id, extension(later(base.meta.deadline), LONG)).await);
     ok(backend.update(Update::new(&id, base.meta.revision, &new, LONG, b"saved")).await);
     ok(backend.update(Update::new(&id, base.meta.revision, &new, LONG, b"repeated")).await);
     ok(backend.publish(b"end").await);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::{
-    Backend, BackendInfo, Created, Cursor, Deleted, OwnerTag, Page, Revision, Stored, Subscription,
-    Timestamp, Touched, Update, Updated,
+    Backend, BackendInfo, Created, Cursor, Deleted, Extension, OwnerTag, Page, Revision, Stored,
+    Subscription, Timestamp, Touched, Update, Updated,
 };
 use crate::error::StoreError;
 use crate::id::SessionId;
@@ -188,14 +188,9 @@ impl<B: Backend, I: Interposer> Backend for Interposed<B, I> {
         self.call(BackendMethod::DeleteIf, delete).await
     }
 
-    async fn touch(
-        &self,
-        id: &SessionId,
-        deadline: Timestamp,
-        ttl: Duration,
-    ) -> Result<Touched, StoreError> {
+    async fn touch(&self, id: &SessionId, extension: Extension) -> Result<Touched, StoreError> {
         let id = *id;
-        let touch = |backend: Arc<B>| async move { backend.touch(&id, deadline, ttl).await };
+        let touch = |backend: Arc<B>| async move { backend.touch(&id, extension).await };
         self.call(BackendMethod::Touch, touch).await
     }
 

@@ -25,7 +25,7 @@ use bytes::Bytes;
 
 pub use self::faulty::{Faults, FaultyBackend};
 pub use self::interposed::{BackendMethod, Interposed, Interposer};
-use crate::backend::{Backend, Timestamp};
+use crate::backend::{Backend, Extension, Timestamp};
 use crate::error::StoreError;
 use crate::id::SessionId;
 use crate::random::random_bytes;
@@ -123,6 +123,11 @@ fn any_meta(revision: Revision) -> Meta {
         Timestamp::from_millis(1_700_000_600_000),
         SessionId::from_bytes(*b"conformance-test"),
     )
+}
+
+/// Returns an extension whose time of use no other has.
+fn extension(deadline: Timestamp, ttl: Duration) -> Extension {
+    Extension::new(deadline, deadline.saturating_sub(Duration::from_millis(1234)), ttl)
 }
 
 /// Returns the moment one millisecond later.

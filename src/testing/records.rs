@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{LONG, PATIENCE, any_id, any_record, later, ok, same, tombstone, with_payload};
+use super::{
+    LONG, PATIENCE, any_id, any_record, extension, later, ok, same, tombstone, with_payload,
+};
 use crate::backend::{Backend, Created, Deleted, Page, Timestamp, Touched, Update, Updated};
 use crate::id::SessionId;
 use crate::record::{Content, Revision, Stored};
@@ -15,7 +17,7 @@ const ANNOUNCEMENT: &[u8] = b"announcement";
 pub(super) async fn an_unknown_id_has_no_record(backend: &impl Backend) {
     same(&ok(backend.load(&any_id()).await), &None, "an unknown id is `None` and no error");
     same(
-        &ok(backend.touch(&any_id(), Timestamp::from_millis(1), LONG).await),
+        &ok(backend.touch(&any_id(), extension(Timestamp::from_millis(1), LONG)).await),
         &Touched::Gone,
         "an unknown id cannot be touched",
     );
@@ -162,7 +164,7 @@ pub(super) async fn a_deletion_reports_a_tombstone_and_keeps_it(backend: &impl B
     );
     same(&ok(backend.load(&id).await), &Some(moved), "a deletion keeps a tombstone");
     same(
-        &ok(backend.touch(&id, Timestamp::from_millis(u64::MAX), LONG).await),
+        &ok(backend.touch(&id, extension(Timestamp::from_millis(u64::MAX), LONG)).await),
         &Touched::Gone,
         "a tombstone is not extended",
     );
@@ -194,7 +196,7 @@ pub(super) async fn a_record_ends_with_its_time_to_live(backend: &impl Backend) 
     ok(backend
         .update(Update::new(&updated, stored.meta.revision, &new, short, ANNOUNCEMENT))
         .await);
-    ok(backend.touch(&touched, later(stored.meta.deadline), LONG).await);
+    ok(backend.touch(&touched, extension(later(stored.meta.deadline), LONG)).await);
     for id in [created, updated] {
         let begin = Instant::now();
         while ok(backend.load(&id).await).is_some() {
@@ -207,7 +209,7 @@ pub(super) async fn a_record_ends_with_its_time_to_live(backend: &impl Backend) 
         "a touched record lives for its new time to live"
     );
     same(
-        &ok(backend.touch(&created, Timestamp::from_millis(u64::MAX), LONG).await),
+        &ok(backend.touch(&created, extension(Timestamp::from_millis(u64::MAX), LONG)).await),
         &Touched::Gone,
         "an expired record cannot be touched",
     );
@@ -219,20 +221,32 @@ pub(super) async fn a_touch_extends_and_never_shortens(backend: &impl Backend) {
     let deadline = stored.meta.deadline;
     ok(backend.create(&id, &stored, LONG).await);
 
+    let forward = extension(later(deadline), LONG * 2);
     same(
-        &ok(backend.touch(&id, later(deadline), LONG * 2).await),
+        &ok(backend.touch(&id, forward).await),
         &Touched::Extended,
         "an existing record is extended",
     );
-    stored.meta.deadline = later(deadline);
-    same(&ok(backend.load(&id).await), &Some(stored.clone()), "a touch changes only the deadline");
-
+    stored.meta.deadline = forward.deadline;
+    stored.meta.used_at = forward.used_at;
     same(
-        &ok(backend.touch(&id, deadline.saturating_sub(Duration::from_millis(1)), LONG / 2).await),
+        &ok(backend.load(&id).await),
+        &Some(stored.clone()),
+        "a touch changes only the deadline and the time of the last use",
+    );
+
+    let back = extension(deadline.saturating_sub(Duration::from_millis(1)), LONG / 2);
+    same(
+        &ok(backend.touch(&id, back).await),
         &Touched::Extended,
         "a touch with an earlier deadline is no error",
     );
-    same(&ok(backend.load(&id).await), &Some(stored), "a touch does not move the deadline back");
+    stored.meta.used_at = back.used_at;
+    same(
+        &ok(backend.load(&id).await),
+        &Some(stored),
+        "a touch does not move the deadline back, and records the time of use all the same",
+    );
 }
 
 pub(super) async fn a_scan_finds_each_session_and_reports_tombstones_apart(backend: &impl Backend) {

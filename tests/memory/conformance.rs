@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clustered_sessions::backend::{
-    Backend, Created, Cursor, Deleted, Page, Revision, Stored, Subscription, Timestamp, Touched,
+    Backend, Created, Cursor, Deleted, Extension, Page, Revision, Stored, Subscription, Touched,
     Update, Updated,
 };
 use clustered_sessions::{
@@ -62,13 +62,8 @@ impl Backend for Minimal {
         self.0.delete_if(id, revision, announcement).await
     }
 
-    async fn touch(
-        &self,
-        id: &SessionId,
-        deadline: Timestamp,
-        ttl: Duration,
-    ) -> Result<Touched, StoreError> {
-        self.0.touch(id, deadline, ttl).await
+    async fn touch(&self, id: &SessionId, extension: Extension) -> Result<Touched, StoreError> {
+        self.0.touch(id, extension).await
     }
 
     async fn clear(&self, announcement: &[u8]) -> Result<u64, StoreError> {

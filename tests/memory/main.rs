@@ -19,6 +19,8 @@ mod observability;
 #[cfg(feature = "testing")]
 mod one_session;
 mod outage_policies;
+#[cfg(feature = "testing")]
+mod owner_limit;
 mod owners;
 mod realms;
 #[cfg(feature = "testing")]

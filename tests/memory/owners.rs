@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use clustered_sessions::{Clock, MemoryBackend, Session, SessionId, SessionLayer};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::web::{Data, config, request, start};
+use crate::web::{Data, config, request, settle, start};
 
 async fn node() -> SessionLayer<Data> {
     let clock = Clock::tokio();
@@ -37,7 +37,7 @@ async fn sessions_are_listed_from_the_newest_to_the_oldest() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_was_regenerated_is_the_newest() {
+async fn sessions_are_listed_by_their_logins_however_they_change() {
     let node = node().await;
     let data = Data { user: Some("ada".to_owned()), visits: 0 };
     let cookie = node.cookie_for(data).await.unwrap();
@@ -46,7 +46,42 @@ async fn a_session_that_was_regenerated_is_the_newest() {
     sleep(Duration::from_secs(1)).await;
     request(&node, cookie, Session::regenerate).await;
     let now = ids(&node, "ada").await;
-    assert_eq!((now.len(), now[1]), (2, newer));
+    assert_eq!((now.len(), now[0]), (2, newer));
+    sleep(Duration::from_secs(1)).await;
+    let log_in = |data: &mut Data| data.user = Some("bob".to_owned());
+    node.store().modify(now[1], log_in).await.unwrap();
+    create(&node, "bob", 1).await;
+    node.store().modify(newer, log_in).await.unwrap();
+    assert_eq!(ids(&node, "bob").await[0], newer, "the latest login, although not the newest");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_of_the_last_use_is_that_of_the_last_extension() {
+    let clock = Clock::tokio();
+    let memory = MemoryBackend::with_clock(clock.clone());
+    let hour = Duration::from_secs(3600);
+    let config = config(&memory).clock(clock).timeout(hour).absolute_timeout(hour * 2);
+    let node = start(config).await;
+    let start = Instant::now();
+    let new = node.store().create(Data::default()).await.unwrap();
+    let began = new.record.created_at();
+    assert_eq!((new.record.logged_in_at(), new.record.last_used_at()), (began, began));
+    // Near the absolute timeout, a visit extends nothing, and is recorded all the same.
+    for minutes in [10, 20, 30, 70, 80, 100] {
+        sleep_until(start + Duration::from_secs(minutes * 60)).await;
+        node.store().visit(new.id).await.unwrap().unwrap();
+        settle().await;
+        let expected = match minutes {
+            10 => 0,
+            30 => 20,
+            80 => 70,
+            visited => visited,
+        };
+        for record in [node.store().find(new.id).await, node.store().find_fresh(new.id).await] {
+            let used = record.unwrap().unwrap().last_used_at().duration_since(began).unwrap();
+            assert_eq!(used.as_secs() / 60, expected, "after {minutes} minutes");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -52,10 +52,10 @@ fn value(server: &RedisServer, id: SessionId) -> Vec<u8> {
     server.command(&["GET", &key(id)])
 }
 
-/// Returns the flags and the key number of a record, which follow its header of 51 bytes.
+/// Returns the flags and the key number of a record, which follow its header of 67 bytes.
 fn flags(server: &RedisServer, id: SessionId) -> (u8, u8) {
     let value = value(server, id);
-    (value[51], value[52])
+    (value[67], value[68])
 }
 
 /// Returns `true` if the record in Redis is encrypted.
@@ -74,7 +74,7 @@ async fn no_session_data_is_readable_in_redis() {
         !words.iter().any(|word| value.windows(word.len()).any(|window| window == *word))
     };
     let created = value(&server, id);
-    assert_eq!(created.len(), 51 + 2 + 12 + serde_json::to_vec(&ada()).unwrap().len() + 16);
+    assert_eq!(created.len(), 67 + 2 + 12 + serde_json::to_vec(&ada()).unwrap().len() + 16);
     assert!(clean(&created));
 
     assert_eq!(browser.visit(&serve(&sessions, visit)).await.body, "1");
@@ -95,7 +95,7 @@ async fn an_encrypted_record_under_another_id_or_revision_is_refused() {
 
     // The victim's record under the attacker's id, with the victim's header or the attacker's own.
     let (mine, theirs) = (value(&server, own), value(&server, victim));
-    for forged in [theirs.clone(), [&mine[..51], &theirs[51..]].concat()] {
+    for forged in [theirs.clone(), [&mine[..67], &theirs[67..]].concat()] {
         set(&server, own, &forged);
         assert_eq!(seen(&sessions, &mut mallory).await, "", "the visitor has no session");
         assert_eq!(store.find_fresh(own).await.unwrap_err().kind(), StoreErrorKind::Corrupt);
@@ -106,19 +106,24 @@ async fn an_encrypted_record_under_another_id_or_revision_is_refused() {
     // An older version of the data under the current revision. The creation time is the same.
     store.modify(own, |data| data.visits += 1).await.unwrap();
     let today = value(&server, own);
-    set(&server, own, &[&today[..51], &mine[51..]].concat());
+    set(&server, own, &[&today[..67], &mine[67..]].concat());
     assert_eq!(store.find_fresh(own).await.unwrap_err().kind(), StoreErrorKind::Corrupt);
 
-    // A changed creation time is refused. A changed deadline is not, since an extension changes it.
+    // A changed time of creation or login is refused. A changed deadline or last use is not, since
+    // an extension changes them.
     let with_byte = |at: usize| {
         let mut value = today.clone();
         value[at] ^= 1;
         value
     };
-    set(&server, own, &with_byte(18 + 7));
-    assert_eq!(store.find_fresh(own).await.unwrap_err().kind(), StoreErrorKind::Corrupt);
-    set(&server, own, &with_byte(26 + 7));
-    assert_eq!(store.find_fresh(own).await.unwrap().unwrap().data().visits, 1);
+    for at in [18 + 7, 42 + 7] {
+        set(&server, own, &with_byte(at));
+        assert_eq!(store.find_fresh(own).await.unwrap_err().kind(), StoreErrorKind::Corrupt);
+    }
+    for at in [26 + 7, 34 + 7] {
+        set(&server, own, &with_byte(at));
+        assert_eq!(store.find_fresh(own).await.unwrap().unwrap().data().visits, 1);
+    }
 }
 
 fn set(server: &RedisServer, id: SessionId, value: &[u8]) {

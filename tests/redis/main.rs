@@ -24,6 +24,7 @@ mod faults_server;
 mod guards;
 mod nodes;
 mod overload;
+mod owner_limit;
 mod owners;
 mod production;
 mod quickstart;

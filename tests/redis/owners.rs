@@ -594,7 +594,7 @@ async fn unreadable_records_are_not_listed_and_are_deleted_with_the_rest() {
     let () = server.command(&[
         "SETRANGE",
         &format!("session:{spoilt}"),
-        "36",
+        "70",
         "not the JSON of a session",
     ]);
     let () = server.command(&["DEL", &format!("session:{foreign}")]);

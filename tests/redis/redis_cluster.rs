@@ -13,7 +13,7 @@ use support::wait::eventually;
 
 use crate::nodes::{Data, config, store};
 
-fn redis(cluster: &RedisCluster) -> RedisConfig {
+pub(crate) fn redis(cluster: &RedisCluster) -> RedisConfig {
     RedisConfig::from_url(&cluster.url()).unwrap()
 }
 

@@ -138,7 +138,9 @@ async fn a_record_has_the_documented_layout() {
     // The server's time, as the node has observed it, which is accurate to half a round trip.
     assert!((begun - 1000..=now() + 1000).contains(&created_at), "created at");
     assert_eq!(number(&value[26..34]), created_at + 3_600_000, "deadline");
-    assert_eq!(value[51..], *b"\0\0{\"user\":\"ada\",\"visits\":0}");
+    assert_eq!(number(&value[34..42]), created_at, "last use");
+    assert_eq!(number(&value[42..50]), created_at, "login");
+    assert_eq!(value[67..], *b"\0\0{\"user\":\"ada\",\"visits\":0}");
 
     let left: u64 = server.command(&["PTTL", &key]);
     assert!((3_590_000..=3_600_000).contains(&left), "{left}");
@@ -147,7 +149,9 @@ async fn a_record_has_the_documented_layout() {
     let updated: Vec<u8> = server.command(&["GET", &key]);
     assert_eq!(number(&updated[2..10]), 2, "the revision's counter");
     assert_eq!(number(&updated[18..26]), created_at, "created at");
-    assert_eq!(updated[51..], *b"\0\0{\"user\":\"ada\",\"visits\":1}");
+    assert!(number(&updated[34..42]) >= created_at, "last use");
+    assert_eq!(number(&updated[42..50]), created_at, "login");
+    assert_eq!(updated[67..], *b"\0\0{\"user\":\"ada\",\"visits\":1}");
 }
 
 #[tokio::test]
@@ -190,7 +194,7 @@ async fn the_configured_prefix_and_database_are_used() {
 }
 
 #[tokio::test]
-async fn a_touch_moves_the_time_to_live_and_nothing_else() {
+async fn a_touch_moves_the_time_to_live_and_the_last_use_and_nothing_else() {
     let server = RedisServer::start();
     let mut channel = server.listen("session:invalidate").await;
     let store = store(config().timeout(HOUR).cluster(silent()).redis(server.config())).await;
@@ -198,18 +202,24 @@ async fn a_touch_moves_the_time_to_live_and_nothing_else() {
     let key = format!("session:{id}");
     let before: Vec<u8> = server.command(&["GET", &key]);
     let () = server.command(&["PEXPIRE", &key, "60000"]);
+    let () = server.command(&["SETRANGE", &key, "34", "an older"]);
 
     assert!(store.touch(id).await.unwrap());
     let left: u64 = server.command(&["PTTL", &key]);
     assert!((3_590_000..=3_600_000).contains(&left), "{left}");
     let after: Vec<u8> = server.command(&["GET", &key]);
-    assert_eq!((&after[..26], &after[34..]), (&before[..26], &before[34..]));
+    assert_eq!((&after[..26], &after[42..]), (&before[..26], &before[42..]));
     assert!(number(&after[26..34]) >= number(&before[26..34]), "the deadline moves forward");
+    assert_eq!(number(&after[34..42]) + 3_600_000, number(&after[26..34]), "last use");
 
     // A touch never moves the deadline back: another node with a longer timeout may have set it.
     let () = server.command(&["PEXPIRE", &key, "7200000"]);
+    let () = server.command(&["SETRANGE", &key, "34", "an older"]);
     assert!(store.touch(id).await.unwrap());
     assert!(server.command::<u64>(&["PTTL", &key]) > 7_100_000);
+    let late: Vec<u8> = server.command(&["GET", &key]);
+    assert_eq!(late[26..34], after[26..34], "the deadline stays");
+    assert!(number(&late[34..42]) >= number(&after[34..42]), "the last use is recorded");
 
     // The deletion is the first announcement: touches are not announced.
     store.delete(id).await.unwrap();

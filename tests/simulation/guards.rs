@@ -11,6 +11,7 @@ use tokio::time::sleep;
 use crate::history::history;
 #[cfg(feature = "redis")]
 use crate::history::history_over_redis;
+use crate::limits::limits;
 use crate::owners::{self, Answer};
 use crate::race::race;
 #[cfg(feature = "redis")]
@@ -43,6 +44,12 @@ fn owner_histories() {
 fn histories_over_redis() {
     for seed in 0..400 {
         run(history_over_redis(seed));
+    }
+}
+
+fn limit_histories() {
+    for seed in 0..100 {
+        run(limits(seed));
     }
 }
 
@@ -148,6 +155,7 @@ needed! {
     calling_those_who_watch_is_needed: WakeUp in histories();
     looking_again_without_a_lease_is_needed: Doubt in histories();
     the_index_before_the_record_is_needed: IndexFirst in owner_histories();
+    applying_the_limit_after_the_write_is_needed: LimitAfterWrite in limit_histories();
     the_timeout_of_a_revocation_is_needed: RevocationTimeout in run(slow_revocation());
     judging_the_record_of_a_conflict_is_needed: Chase in
         run(owners::thief(1, owners::Thief::Updates));

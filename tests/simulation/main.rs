@@ -11,6 +11,7 @@ mod guards;
 mod history;
 mod late;
 mod lifetimes;
+mod limits;
 mod owners;
 mod owners_simulated;
 mod race;

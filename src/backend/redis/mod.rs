@@ -47,8 +47,8 @@ use self::script_reply::{ScriptReply, parse_id};
 use self::scripts::{Script, Scripts};
 use self::topology::Topology;
 use super::{
-    Backend, BackendInfo, Created, Cursor, Deleted, OwnerTag, Page, Revision, Stored, Subscription,
-    Timestamp, Touched, Update, Updated,
+    Backend, BackendInfo, Created, Cursor, Deleted, Extension, OwnerTag, Page, Revision, Stored,
+    Subscription, Timestamp, Touched, Update, Updated,
 };
 use crate::clock::{ServerTime, millis};
 use crate::error::{ConfigError, StoreError, StoreErrorKind};
@@ -213,16 +213,13 @@ impl Backend for RedisBackend {
         }
     }
 
-    async fn touch(
-        &self,
-        id: &SessionId,
-        deadline: Timestamp,
-        ttl: Duration,
-    ) -> Result<Touched, StoreError> {
+    async fn touch(&self, id: &SessionId, extension: Extension) -> Result<Touched, StoreError> {
         let key = self.shared.key(id);
+        let Extension { deadline, used_at, ttl } = extension;
+        let [deadline, used_at] = [deadline, used_at].map(|it| it.as_millis().to_be_bytes());
         let answer: i64 = self
             .run_script(&key, &self.shared.scripts.touch, Effect::Mutating, &|command| {
-                command.arg(&deadline.as_millis().to_be_bytes()).arg(millis(ttl));
+                command.arg(&deadline).arg(&used_at).arg(millis(ttl));
             })
             .await?;
         Ok(if answer == 1 { Touched::Extended } else { Touched::Gone })

@@ -45,7 +45,7 @@ return 1
 const DELETE: &str = r"#!lua flags=allow-oom
 local kind = redis.call('GETRANGE', KEYS[1], 1, 1)
 redis.call('PUBLISH', ARGV[1], ARGV[2])
-if kind == '\1' then return redis.call('GETRANGE', KEYS[1], 51, -1) end
+if kind == '\1' then return redis.call('GETRANGE', KEYS[1], 67, -1) end
 return redis.call('DEL', KEYS[1])
 ";
 
@@ -58,13 +58,15 @@ redis.call('PUBLISH', ARGV[2], ARGV[3])
 return redis.call('DEL', KEYS[1])
 ";
 
-/// Key: the record. Arguments: deadline in 8 bytes, time to live.
+/// Key: the record. Arguments: deadline and time of use in 8 bytes each, time to live.
 /// Returns 1 if the record now lives at least that long, 0 if gone.
 const TOUCH: &str = r"#!lua flags=allow-oom
 local kind = redis.call('GETRANGE', KEYS[1], 1, 1)
 if kind ~= '\0' then return 0 end
-if redis.call('PEXPIRE', KEYS[1], ARGV[2], 'GT') == 1 then
-  redis.call('SETRANGE', KEYS[1], 26, ARGV[1])
+if redis.call('PEXPIRE', KEYS[1], ARGV[3], 'GT') == 1 then
+  redis.call('SETRANGE', KEYS[1], 26, ARGV[1] .. ARGV[2])
+else
+  redis.call('SETRANGE', KEYS[1], 34, ARGV[2])
 end
 return 1
 ";
@@ -102,7 +104,7 @@ for i, key in ipairs(KEYS) do
   elseif head == '' then
     kinds[i] = 0
   elseif string.sub(head, 2) == '\1' then
-    kinds[i] = redis.call('GETRANGE', key, 51, -1)
+    kinds[i] = redis.call('GETRANGE', key, 67, -1)
   else
     kinds[i] = 1
   end

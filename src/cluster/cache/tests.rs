@@ -45,13 +45,8 @@ impl Bench {
 
     pub(super) fn record(&self, data: u32) -> Record<u32> {
         let now = self.clock.wall();
-        let meta = Meta {
-            revision: Revision::first(),
-            created_at: now,
-            deadline: now.saturating_add(Duration::from_secs(3600)),
-            origin: self.id,
-            remembered: false,
-        };
+        let deadline = now.saturating_add(Duration::from_secs(3600));
+        let meta = Meta::new(Revision::first(), now, deadline, self.id);
         Record::new(&self.clock, self.id, meta, data, 0)
     }
 
@@ -107,7 +102,7 @@ async fn a_session_is_cached_until_its_deadline_and_longer_if_it_is_extended() {
     assert_eq!(bench.cached(), Some(1));
     tokio::time::advance(Duration::from_millis(1)).await;
     assert_eq!(bench.cached(), None);
-    record.extend(meta.deadline.saturating_add(Duration::from_secs(1)));
+    record.extend(meta.deadline.saturating_add(Duration::from_secs(1)), bench.clock.wall());
     assert_eq!(bench.cached(), Some(1), "an extension moves the deadline of the cached record");
 }
 

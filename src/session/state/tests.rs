@@ -14,13 +14,8 @@ use crate::record::{Meta, Revision};
 type Data = Vec<&'static str>;
 
 fn record_with(id: SessionId) -> Record<Data> {
-    let meta = Meta {
-        revision: Revision::first(),
-        created_at: Timestamp::from_millis(0),
-        deadline: Timestamp::from_millis(0),
-        origin: id,
-        remembered: false,
-    };
+    let start = Timestamp::from_millis(0);
+    let meta = Meta::new(Revision::first(), start, start, id);
     Record::new(&Clock::system(), id, meta, vec!["stored"], 0)
 }
 

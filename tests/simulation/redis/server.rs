@@ -368,7 +368,7 @@ impl Server {
             Script::Delete => {
                 self.publish(&args[0], &args[1]);
                 match current {
-                    Some(tombstone) if tombstone[1] == 1 => bulk(&tombstone[51..]),
+                    Some(tombstone) if tombstone[1] == 1 => bulk(&tombstone[67..]),
                     current => {
                         self.keys().remove(key);
                         integer(current.is_some().into())
@@ -386,12 +386,15 @@ impl Server {
                 let Some(mut value) = current.filter(|value| value[1] == 0) else {
                     return integer(0);
                 };
-                let expires = Instant::now() + Duration::from_millis(number(&args[1]));
+                let mut expires = Instant::now() + Duration::from_millis(number(&args[2]));
                 let mut keys = self.keys();
                 if expires > keys[key].expires {
                     value[26..34].copy_from_slice(&args[0]);
-                    keys.insert(key.to_vec(), Entry { value, expires });
+                } else {
+                    expires = keys[key].expires;
                 }
+                value[34..42].copy_from_slice(&args[1]);
+                keys.insert(key.to_vec(), Entry { value, expires });
                 integer(1)
             }
             Script::Clear => {

@@ -1,0 +1,82 @@
+//! What a handler can learn about its session, apart from the data.
+
+use super::Session;
+use crate::error::StoreError;
+use crate::id::SessionId;
+use crate::record::{Record, SessionData};
+use crate::store::SessionStore;
+
+impl<T: SessionData> Session<T> {
+    /// Returns the session's id, or `None` for a visitor without a session and after
+    /// [`destroy`](Session::destroy). The id is not a credential and may be logged.
+    #[must_use]
+    pub fn id(&self) -> Option<SessionId> {
+        self.request.id()
+    }
+
+    /// Returns the session's data with its id and times, as they were loaded or last committed, or
+    /// `None` for a visitor without a session and after [`destroy`](Session::destroy) or
+    /// [`replace`](Session::replace).
+    ///
+    /// The times tell, for example, if the login is so long ago that the visitor should be asked
+    /// for the password again (OWASP ASVS 5.0, 7.5.1):
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use clustered_sessions::Session;
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
+    /// # struct UserSession { user_id: Option<i64> }
+    /// fn needs_password(session: &Session<UserSession>) -> bool {
+    ///     let Some(record) = session.record() else { return true };
+    ///     !record.logged_in_at().elapsed().is_ok_and(|age| age < Duration::from_secs(15 * 60))
+    /// }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// # assert!(!needs_password(&Session::detached(UserSession { user_id: Some(42) })));
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn record(&self) -> Option<Record<T>> {
+        self.request.record()
+    }
+
+    /// Returns `true` if the visitor has no session. Under
+    /// [`OutagePolicy::Anonymous`](crate::OutagePolicy::Anonymous), also `true` while the backend
+    /// is unreachable: see [`outage`](Session::outage).
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.id().is_none()
+    }
+
+    /// Returns the error with which loading this request's session failed, if the
+    /// [outage policy](crate::OutagePolicy) has replaced the session by default data or by the last
+    /// record that this node knew. Such a session is read-only.
+    ///
+    /// Always `None` under [`OutagePolicy::Reject`](crate::OutagePolicy::Reject), which rejects
+    /// such a request, and after a successful [`reload`](Session::reload).
+    ///
+    /// ```
+    /// # use clustered_sessions::Session;
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
+    /// # struct UserSession { name: Option<String> }
+    /// async fn home(session: Session<UserSession>) -> String {
+    ///     if session.outage().is_some() {
+    ///         return "Some functions are unavailable. You are still logged in.".into();
+    ///     }
+    ///     session.read(|s| format!("Hello {}", s.name.as_deref().unwrap_or("stranger")))
+    /// }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// # assert_eq!(home(Session::detached(UserSession::default())).await, "Hello stranger");
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn outage(&self) -> Option<StoreError> {
+        self.request.outage()
+    }
+
+    /// Returns the store that this session lives in.
+    pub fn store(&self) -> &SessionStore<T> {
+        self.request.store()
+    }
+}

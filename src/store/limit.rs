@@ -1,0 +1,244 @@
+//! The limit on the sessions of one owner.
+//!
+//! A session that comes to an owner is written first. Then the owner's sessions are listed, and the
+//! limit is applied to what was found. Of logins that run at the same time, the one that is the
+//! last to begin its list finds the sessions of all others, and leaves no more than the limit.
+//!
+//! All nodes agree on the order of an owner's sessions, that of their logins. It does not change
+//! while they live, whatever is done to them. So of several logins, no two end each other.
+
+use std::collections::BTreeSet;
+use std::pin::pin;
+
+use futures_util::StreamExt as _;
+
+use super::SessionStore;
+use super::index::Ownership;
+use super::revoke::{Revocation, Unreadable};
+use super::scan::aborts_scan;
+use super::tombstone::TOMBSTONE_TTL;
+use crate::clock::{Timestamp, millis};
+use crate::config::{LimitPolicy, OwnerLimit};
+use crate::error::{StoreError, StoreErrorKind};
+use crate::events::SessionEvent;
+use crate::guards::{self, Guard};
+use crate::id::SessionId;
+use crate::record::{Ended, Record, SessionData};
+
+/// A session's place among those of its owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Login {
+    at: Timestamp,
+    /// Tells logins of the same millisecond apart. A regeneration keeps it.
+    origin: SessionId,
+}
+
+impl Login {
+    pub(super) fn of<T>(record: &Record<T>) -> Self {
+        Login { at: record.meta().logged_in_at, origin: record.origin() }
+    }
+}
+
+/// The outcome of a login under a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// The session may stay.
+    Admitted,
+    /// The session must not stay, but there may be a place for it: the sessions that have taken the
+    /// last ones are those of later logins, which may have to go for the same reason.
+    Contended,
+}
+
+/// What is to be done about the limit.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// The session may stay, and these must end.
+    Admit {
+        end: BTreeSet<Login>,
+    },
+    Contended,
+    Refuse,
+}
+
+impl OwnerLimit {
+    /// Decides on a login, given all sessions of the owner.
+    fn judge(self, own: Login, mut all: BTreeSet<Login>) -> Verdict {
+        match self.policy {
+            LimitPolicy::EndOldest => {
+                let kept = all.iter().rev().nth(self.max - 1).copied();
+                let end = kept.map_or_else(BTreeSet::new, |oldest_kept| {
+                    all.split_off(&oldest_kept);
+                    all
+                });
+                Verdict::Admit { end }
+            }
+            LimitPolicy::RefuseNew => {
+                all.remove(&own);
+                if all.len() < self.max {
+                    Verdict::Admit { end: BTreeSet::new() }
+                } else if all.range(..own).count() < self.max {
+                    Verdict::Contended
+                } else {
+                    Verdict::Refuse
+                }
+            }
+        }
+    }
+}
+
+impl<T: SessionData> SessionStore<T> {
+    /// Applies the limit to a session that has just been written, if it is new to its owner.
+    ///
+    /// # Errors
+    ///
+    /// The session must not stay.
+    pub(super) async fn admit(
+        &self,
+        record: &Record<T>,
+        ownership: Option<&Ownership>,
+    ) -> Result<Admission, StoreError> {
+        let (Some(limit), Some(Ownership { owner, is_new: true })) =
+            (self.owner_limit(), ownership)
+        else {
+            return Ok(Admission::Admitted);
+        };
+        if !guards::enabled(Guard::LimitAfterWrite) {
+            return Ok(Admission::Admitted);
+        }
+        let began = self.inner.clock.now();
+        let all = self.list(owner).await?;
+        let logins = all.iter().map(Login::of).collect();
+        match limit.judge(Login::of(record), logins) {
+            Verdict::Contended => return Ok(Admission::Contended),
+            Verdict::Refuse => return Err(self.refuse(owner)),
+            Verdict::Admit { end } if end.is_empty() => {}
+            Verdict::Admit { end } => {
+                let ids = all.iter().filter(|record| end.contains(&Login::of(record)));
+                let ids = ids.map(Record::id).collect();
+                let judge = |found: &Record<T>| {
+                    self.owner_of(found).as_deref() == Some(owner)
+                        && end.contains(&Login::of(found))
+                };
+                let reason = Ended::LimitReached;
+                Revocation::new(self, &judge, reason, Unreadable::Keep).chase_all(ids).await?;
+            }
+        }
+        // A session that was regenerated meanwhile has been found by its tombstone.
+        if self.inner.clock.now().0 - began.0 >= millis(TOMBSTONE_TTL) {
+            return Err(StoreErrorKind::Timeout.into());
+        }
+        Ok(Admission::Admitted)
+    }
+
+    /// Fails if the policy is to refuse a login, and the owner of this data has as many sessions as
+    /// are allowed, without the one which the login continues or replaces.
+    ///
+    /// [`admit`](Self::admit) decides. This spares a visitor the loss of the session before, if
+    /// that is known not to help.
+    pub(crate) async fn ensure_place(
+        &self,
+        data: &T,
+        except: Option<&Record<T>>,
+    ) -> Result<(), StoreError> {
+        let Some(OwnerLimit { max, policy: LimitPolicy::RefuseNew }) = self.owner_limit() else {
+            return Ok(());
+        };
+        let Some(owner) = self.inner.owners.as_ref().and_then(|owners| owners.owner_of(data))
+        else {
+            return Ok(());
+        };
+        let mut origins: BTreeSet<_> =
+            self.list(&owner).await?.iter().map(Record::origin).collect();
+        if let Some(except) = except {
+            origins.remove(&except.origin());
+        }
+        if origins.len() < max { Ok(()) } else { Err(self.refuse(&owner)) }
+    }
+
+    /// Reports a login that is refused, and returns its error.
+    pub(super) fn refuse(&self, owner: &str) -> StoreError {
+        self.inner.events.emit(|| SessionEvent::LimitReached { owner: owner.to_owned() });
+        StoreErrorKind::LimitReached.into()
+    }
+
+    /// Returns an owner's sessions, as the backend has them. One that is regenerated meanwhile may
+    /// be there twice. Records that cannot be read are left out.
+    pub(super) async fn list(&self, owner: &str) -> Result<Vec<Record<T>>, StoreError> {
+        let mut sessions = Vec::new();
+        let mut stream = pin!(self.each_session_of(owner));
+        while let Some(session) = stream.next().await {
+            match session {
+                Ok(record) => sessions.push(record),
+                Err(error) if aborts_scan(&error) => return Err(error),
+                Err(_) => {}
+            }
+        }
+        Ok(sessions)
+    }
+
+    fn owner_limit(&self) -> Option<OwnerLimit> {
+        self.inner.owners.as_ref()?.limit()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn login(at: u64, origin: u8) -> Login {
+        Login { at: Timestamp::from_millis(at), origin: SessionId::from_bytes([origin; 16]) }
+    }
+
+    fn judge(policy: LimitPolicy, max: usize, own: Login, all: &[Login]) -> Verdict {
+        OwnerLimit { max, policy }.judge(own, all.iter().copied().collect())
+    }
+
+    fn ends<const N: usize>(end: [Login; N]) -> Verdict {
+        Verdict::Admit { end: end.into() }
+    }
+
+    #[test]
+    fn the_oldest_logins_end() {
+        let [a, b, c] = [login(1, 9), login(2, 1), login(2, 2)];
+        let end_oldest = |max, own, all: &[Login]| judge(LimitPolicy::EndOldest, max, own, all);
+        assert_eq!(end_oldest(2, b, &[b, a]), ends([]));
+        assert_eq!(end_oldest(2, c, &[c, a, b]), ends([a]));
+        assert_eq!(end_oldest(1, c, &[c, a, b]), ends([a, b]));
+        assert_eq!(end_oldest(1, a, &[c, a, b]), ends([a, b]), "a later login has overtaken it");
+    }
+
+    #[test]
+    fn a_login_is_refused_if_there_are_enough_earlier_ones() {
+        let [a, b, c] = [login(1, 9), login(2, 1), login(2, 2)];
+        let refuse_new = |max, own, all: &[Login]| judge(LimitPolicy::RefuseNew, max, own, all);
+        assert_eq!(refuse_new(2, b, &[a, b]), ends([]));
+        assert_eq!(refuse_new(2, c, &[a, b, c]), Verdict::Refuse);
+        assert_eq!(refuse_new(2, b, &[a, b, c]), Verdict::Contended, "the later one may go");
+        assert_eq!(refuse_new(1, a, &[a, b, c]), Verdict::Contended);
+        assert_eq!(refuse_new(2, c, &[a, b]), Verdict::Refuse, "its own session has ended already");
+    }
+
+    proptest! {
+        /// Several logins at once: each sees the sessions of those that were written before it.
+        #[test]
+        fn no_more_than_the_limit_remain(times in prop::collection::vec(0u64..4, 1..8), max in 1usize..4, ends_oldest: bool) {
+            let policy = if ends_oldest { LimitPolicy::EndOldest } else { LimitPolicy::RefuseNew };
+            let (mut present, mut admitted) = (BTreeSet::new(), 0);
+            for (origin, at) in times.into_iter().enumerate() {
+                let own = login(at, origin as u8);
+                present.insert(own);
+                match (OwnerLimit { max, policy }).judge(own, present.clone()) {
+                    Verdict::Admit { end } => {
+                        present.retain(|it| !end.contains(it));
+                        admitted += 1;
+                    }
+                    Verdict::Contended | Verdict::Refuse => drop(present.remove(&own)),
+                }
+                prop_assert!(present.len() <= max);
+                prop_assert_eq!(present.len(), admitted.min(max), "no place is left free");
+            }
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! The limit on the sessions of one owner: which sessions end, which logins are refused, and how
+//! visitors and handlers see that. `tests/simulation/limits.rs` has logins at the same time.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use clustered_sessions::backend::{Content, Stored};
+use clustered_sessions::testing::FaultyBackend;
+use clustered_sessions::{
+    Clock, Ended, LimitPolicy, MemoryBackend, Session, SessionConfigBuilder, SessionError,
+    SessionEvent, SessionId, SessionLayer, StoreErrorKind,
+};
+use http::StatusCode;
+use tokio::time::sleep;
+
+use crate::web::{Browser, Data, HasBackend, config, only_id, serve, settle, start};
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn limited(
+    backend: &impl HasBackend,
+    clock: &Clock,
+    max: usize,
+    policy: LimitPolicy,
+) -> SessionConfigBuilder<Data> {
+    config(backend)
+        .clock(clock.clone())
+        .timeout(HOUR)
+        .owner(|data: &Data| data.user.clone())
+        .max_sessions_of_owner(max, policy)
+}
+
+async fn node(max: usize, policy: LimitPolicy) -> SessionLayer<Data> {
+    let clock = Clock::tokio();
+    let memory = MemoryBackend::with_clock(clock.clone());
+    start(limited(&memory, &clock, max, policy)).await
+}
+
+fn of(user: &str) -> Data {
+    Data { user: Some(user.to_owned()), visits: 0 }
+}
+
+/// Creates a session a second later than the one before.
+async fn create(node: &SessionLayer<Data>, user: &str) -> SessionId {
+    sleep(SECOND).await;
+    node.store().create(of(user)).await.unwrap().id
+}
+
+async fn refusal(node: &SessionLayer<Data>, user: &str) -> StoreErrorKind {
+    sleep(SECOND).await;
+    node.store().create(of(user)).await.unwrap_err().kind()
+}
+
+/// Returns the ids of the user's sessions, the newest first.
+async fn ids(node: &SessionLayer<Data>, user: &str) -> Vec<SessionId> {
+    node.store().sessions_of(user).await.unwrap().iter().map(|record| record.id()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_beyond_the_limit_ends_the_oldest_session_on_every_node() {
+    let clock = Clock::tokio();
+    let memory = MemoryBackend::with_clock(clock.clone());
+    let events: Arc<Mutex<Vec<String>>> = Arc::default();
+    let log = events.clone();
+    let config = limited(&memory, &clock, 2, LimitPolicy::EndOldest).on_event(move |event| {
+        log.lock().unwrap().push(format!("{event:?}"));
+        async {}
+    });
+    let here = start(config).await;
+    let there = start(limited(&memory, &clock, 2, LimitPolicy::EndOldest)).await;
+    let [first, second] = [create(&there, "ada").await, create(&there, "ada").await];
+    let of_bob = create(&there, "bob").await;
+    let watch = there.store().watch(first);
+
+    let third = create(&here, "ada").await;
+    assert_eq!(ids(&here, "ada").await, [third, second]);
+    assert_eq!(ids(&here, "bob").await, [of_bob], "others are not concerned");
+    assert_eq!(watch.ended().await, Ended::LimitReached);
+    assert!(there.store().find(first).await.unwrap().is_none());
+    settle().await;
+    let expected = [
+        format!("Ended {{ id: {first:?}, owner: Some(\"ada\"), reason: LimitReached }}"),
+        format!("Created {{ id: {third:?}, owner: Some(\"ada\") }}"),
+    ];
+    assert_eq!(*events.lock().unwrap(), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_keeps_its_place_when_it_is_regenerated() {
+    let node = node(2, LimitPolicy::EndOldest).await;
+    let mut browser = Browser::with(&node, of("ada")).await;
+    let second = create(&node, "ada").await;
+    sleep(SECOND).await;
+    let app = serve(&node, async |session: Session<Data>| session.regenerate());
+    browser.visit(&app).await;
+    let [newest, regenerated] = ids(&node, "ada").await[..] else { panic!("two sessions") };
+    assert_eq!(newest, second, "the order is that of the logins");
+    let third = create(&node, "ada").await;
+    assert_eq!(ids(&node, "ada").await, [third, second]);
+    assert!(node.store().find(regenerated).await.unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_was_lowered_lets_those_who_are_logged_in_regenerate() {
+    let clock = Clock::tokio();
+    let memory = MemoryBackend::with_clock(clock.clone());
+    let before = start(limited(&memory, &clock, 3, LimitPolicy::RefuseNew)).await;
+    let mut browser = Browser::with(&before, of("ada")).await;
+    for _ in 0..2 {
+        create(&before, "ada").await;
+    }
+    let now = start(limited(&memory, &clock, 1, LimitPolicy::RefuseNew)).await;
+    let app = serve(&now, async |session: Session<Data>| {
+        session.update(|data| data.visits += 1);
+        session.regenerate();
+    });
+    assert_eq!(browser.visit(&app).await.status, StatusCode::OK);
+    assert_eq!(ids(&now, "ada").await.len(), 3);
+    assert_eq!(refusal(&now, "ada").await, StoreErrorKind::LimitReached);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_beyond_the_limit_is_refused_until_a_place_is_free() {
+    let node = node(2, LimitPolicy::RefuseNew).await;
+    let first = create(&node, "ada").await;
+    let second = create(&node, "ada").await;
+    assert_eq!(refusal(&node, "ada").await, StoreErrorKind::LimitReached);
+    assert_eq!(ids(&node, "ada").await, [second, first], "nothing is left of it");
+    create(&node, "bob").await;
+
+    node.store().delete(first).await.unwrap();
+    create(&node, "ada").await;
+    assert_eq!(refusal(&node, "ada").await, StoreErrorKind::LimitReached);
+    sleep(HOUR).await;
+    // The entries of expired sessions stay in the index for some time.
+    create(&node, "ada").await;
+    create(&node, "ada").await;
+    assert_eq!(refusal(&node, "ada").await, StoreErrorKind::LimitReached);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_can_explain_a_refused_login_and_the_visitor_keeps_the_session_before() {
+    let node = node(1, LimitPolicy::RefuseNew).await;
+    create(&node, "ada").await;
+    let mut browser = Browser::with(&node, Data { user: None, visits: 7 }).await;
+    let app = serve(&node, async |session: Session<Data>| {
+        session.replace(of("ada"));
+        match session.save().await {
+            Err(SessionError::LimitReached) => {
+                format!("too many; visits: {}", session.data().visits)
+            }
+            saved => panic!("{saved:?}"),
+        }
+    });
+    let page = browser.visit(&app).await;
+    assert_eq!((page.status, page.body.as_str()), (StatusCode::OK, "too many; visits: 7"));
+    assert_eq!(page.set_cookies().len(), 0);
+
+    // A handler that does not ask gets an error response.
+    let app = serve(&node, async |session: Session<Data>| session.replace(of("ada")));
+    let page = browser.visit(&app).await;
+    assert_eq!((page.status, page.body.as_str()), (StatusCode::CONFLICT, ""));
+    assert!(matches!(page.extensions.get(), Some(SessionError::LimitReached)));
+
+    let app = serve(&node, async |session: Session<Data>| session.data().visits.to_string());
+    assert_eq!(browser.visit(&app).await.body, "7");
+    assert_eq!(ids(&node, "ada").await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_login_on_the_same_device_takes_the_place_of_the_first() {
+    for policy in [LimitPolicy::RefuseNew, LimitPolicy::EndOldest] {
+        let node = node(1, policy).await;
+        let mut browser = Browser::with(&node, of("ada")).await;
+        let before = only_id(&node).await;
+        let app = serve(&node, async |session: Session<Data>| session.replace(of("ada")));
+        assert_eq!(browser.visit(&app).await.status, StatusCode::OK);
+        assert_ne!(only_id(&node).await, before);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_logout_is_carried_out_even_if_the_login_after_it_is_refused() {
+    let node = node(1, LimitPolicy::RefuseNew).await;
+    let other = create(&node, "ada").await;
+    let mut browser = Browser::with(&node, of("bob")).await;
+    let app = serve(&node, async |session: Session<Data>| {
+        session.destroy();
+        session.replace(of("ada"));
+    });
+    assert_eq!(browser.visit(&app).await.status, StatusCode::CONFLICT);
+    settle().await;
+    assert_eq!(only_id(&node).await, other);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_given_an_owner_counts_from_then_on() {
+    // Older than those of the owner, but its login is the latest.
+    let ending = node(1, LimitPolicy::EndOldest).await;
+    let mut browser = Browser::with(&ending, Data { user: None, visits: 1 }).await;
+    let anonymous = only_id(&ending).await;
+    create(&ending, "ada").await;
+    sleep(SECOND).await;
+    let log_in = async |session: Session<Data>| {
+        session.update(|data| data.user = Some("ada".to_owned()));
+    };
+    assert_eq!(browser.visit(&serve(&ending, log_in)).await.status, StatusCode::OK);
+    assert_eq!(only_id(&ending).await, anonymous);
+
+    let refusing = node(1, LimitPolicy::RefuseNew).await;
+    let mut browser = Browser::with(&refusing, Data { user: None, visits: 1 }).await;
+    create(&refusing, "ada").await;
+    assert_eq!(browser.visit(&serve(&refusing, log_in)).await.status, StatusCode::CONFLICT);
+    let app = serve(&refusing, async |session: Session<Data>| format!("{:?}", *session.data()));
+    assert_eq!(
+        browser.visit(&app).await.body,
+        "Data { user: None, visits: 1 }",
+        "the session is as it was before"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_login_is_an_event() {
+    let events: Arc<Mutex<Vec<String>>> = Arc::default();
+    let log = events.clone();
+    let clock = Clock::tokio();
+    let memory = MemoryBackend::with_clock(clock.clone());
+    let config = limited(&memory, &clock, 1, LimitPolicy::RefuseNew).on_event(move |event| {
+        if let SessionEvent::LimitReached { owner, .. } = event {
+            log.lock().unwrap().push(owner);
+        }
+        async {}
+    });
+    let node = start(config).await;
+    create(&node, "ada").await;
+    assert_eq!(refusal(&node, "ada").await, StoreErrorKind::LimitReached);
+    settle().await;
+    assert_eq!(*events.lock().unwrap(), ["ada"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_fails_if_the_oldest_session_cannot_be_read_from_the_backend() {
+    let clock = Clock::tokio();
+    let memory = MemoryBackend::with_clock(clock.clone());
+    let (backend, faults) = FaultyBackend::new(memory.clone(), 1);
+    let config = limited(&memory, &clock, 1, LimitPolicy::EndOldest).backend(backend);
+    let node = start(config).await;
+    let first = create(&node, "ada").await;
+    faults.fail_calls(0.3);
+    for _ in 0..50 {
+        let before = ids_in(&memory).await;
+        if node.store().create(of("ada")).await.is_err() {
+            settle().await;
+            continue;
+        }
+        assert_eq!(ids_in(&memory).await.len(), 1, "before: {before:?}");
+    }
+    faults.heal();
+    create(&node, "ada").await;
+    assert_eq!(ids(&node, "ada").await.len(), 1);
+    assert!(node.store().find(first).await.unwrap().is_none());
+}
+
+/// Returns the ids of all sessions in memory.
+async fn ids_in(memory: &MemoryBackend) -> Vec<SessionId> {
+    use clustered_sessions::backend::{Backend as _, Page};
+    let Page::Ids { ids, .. } = memory.scan(None).await.unwrap() else { panic!("the first page") };
+    let mut sessions = Vec::new();
+    for id in ids {
+        if let Some(Stored { content: Content::Payload(_), .. }) = memory.load(&id).await.unwrap() {
+            sessions.push(id);
+        }
+    }
+    sessions
+}
