@@ -6,7 +6,8 @@
 //!
 //! Open <http://127.0.0.1:3000> and log in as `ada` with `correct horse battery staple`. Log in
 //! again in a private window, then change the password or choose "Log out everywhere": the other
-//! window is logged out at its next request. `PORT` sets another port; 0 picks a free one.
+//! window is logged out at its next request. "Where you are logged in" ends one of them. `PORT`
+//! sets another port; 0 picks a free one.
 //!
 //! Points of interest:
 //!
@@ -19,6 +20,8 @@
 //! - [`change_password`] ends all other sessions of the account. A concurrent login or password
 //!   change that verified the old password fails. If the other sessions cannot be deleted because
 //!   the backend is unreachable, the response is 503 and the user must try again.
+//! - An account has five sessions at most: a sixth login ends the oldest.
+//! - `devices.rs` lists an account's sessions, with their devices and times, and ends any of them.
 //! - [`router`] rejects forms posted by other sites with `CsrfLayer`, in addition to
 //!   `SameSite=Lax`.
 //! - `pages.rs` has the HTML, and escapes what it inserts.
@@ -28,27 +31,29 @@
 #![allow(clippy::print_stdout, reason = "the example prints its address")]
 
 mod accounts;
+mod devices;
 mod pages;
 
 use std::error::Error;
 
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use axum::{Form, Router};
-use clustered_sessions::{Secret, Session, SessionConfig, SessionError, SessionLayer};
+use clustered_sessions::{LimitPolicy, Secret, Session, SessionConfig, SessionError, SessionLayer};
 use serde::{Deserialize, Serialize};
 use tower_http::csrf::CsrfLayer;
 
 use crate::accounts::{Accounts, HashError};
 
-/// The data of a session: the account's name. Everything else about the account is looked up by
-/// name, so nothing here can become stale.
+/// The data of a session: the account's name, and the device. Everything else about the account is
+/// looked up by name, so nothing here can become stale.
 #[derive(Clone, Default, Serialize, Deserialize)]
 struct UserSession {
     name: Option<String>,
+    device: String,
 }
 
 #[tokio::main]
@@ -56,6 +61,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let config = SessionConfig::development(Secret::insecure_dev("login"))
         .owner(|session: &UserSession| session.name.clone())
+        .max_sessions_of_owner(5, LimitPolicy::EndOldest)
         // The audit log: who has logged in and out, and why.
         .on_event(async |event| tracing::info!(?event, "session event"))
         .build()?;
@@ -72,6 +78,7 @@ fn router(sessions: SessionLayer<UserSession>, accounts: Accounts) -> Router {
     let members = Router::new()
         .route("/", get(home))
         .route("/password", post(change_password))
+        .route("/devices", get(devices::show).post(devices::end))
         .route("/logout", post(logout))
         .route("/logout-everywhere", post(logout_everywhere))
         .route_layer(from_fn(require_login));
@@ -115,13 +122,15 @@ struct Login {
 async fn login(
     session: Session<UserSession>,
     State(accounts): State<Accounts>,
+    headers: HeaderMap,
     Form(form): Form<Login>,
 ) -> Result<Response, Failure> {
     let unauthorized = |note| (StatusCode::UNAUTHORIZED, pages::login(note)).into_response();
     let Some(version) = accounts.verify(&form.name, form.password).await? else {
         return Ok(unauthorized("The name or the password is wrong."));
     };
-    session.replace(UserSession { name: Some(form.name.clone()) });
+    let device = devices::describe(&headers);
+    session.replace(UserSession { name: Some(form.name.clone()), device });
     session.save().await?;
     // A password change between `verify` and `save` has ended all sessions except this one, which
     // did not exist yet.

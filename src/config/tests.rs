@@ -85,3 +85,15 @@ fn max_staleness_must_not_be_below_the_response_timeout() {
     assert_eq!(slow(strict()).unwrap_err(), expected);
     assert!(slow(strict().enabled(false)).is_ok(), "without a listener there is no heartbeat");
 }
+
+#[test]
+fn a_limit_of_sessions_needs_an_owner_and_a_place() {
+    let limited = |max| {
+        SessionConfig::<()>::development(Secret::insecure_dev("dev"))
+            .max_sessions_of_owner(max, LimitPolicy::EndOldest)
+    };
+    assert_eq!(limited(1).build().unwrap_err(), ConfigError::OwnerLimitWithoutOwner);
+    let owned = |max| limited(max).owner(|_| Some("ada".to_owned())).build();
+    assert_eq!(owned(0).unwrap_err(), ConfigError::OwnerLimitZero);
+    assert!(owned(1).is_ok());
+}

@@ -61,6 +61,8 @@ pub mod owners {
     //! The sessions of one user, and "log out everywhere".
     //!
     //! [index]: super::protocol#owner-index
+    //! [rule-36]: super::protocol#rule-36-the-limit-of-an-owner
+    //! [`touch_after`]: crate::SessionConfigBuilder::touch_after
     //!
     #![doc = include_str!("../../docs/owners.md")]
 }
@@ -68,6 +70,7 @@ pub mod owners {
 pub mod streams {
     //! Open streams and sockets that end with their session.
     //!
+    //! [limit]: super::owners#a-limit
     //! [outage]: super::resilience#outage-policies
     //! [performance]: super::performance#how-to-run-it
     //!
@@ -121,6 +124,7 @@ pub mod performance {
 pub mod observability {
     //! Metrics, alerts, spans and log events.
     //!
+    //! [limit]: super::owners#a-limit
     //! [redis]: super::deployment#redis
     //! [streams]: super::streams
     //!
@@ -145,6 +149,7 @@ pub mod owasp {
     //! [contract]: super::guarantees#the-contract
     //! [deployment]: super::deployment
     //! [observability]: super::observability#events-for-audit-logs
+    //! [limit]: super::owners#a-limit
     //! [outage]: super::resilience#outage-policies
     //! [owners]: super::owners
     //! [streams]: super::streams

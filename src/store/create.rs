@@ -24,10 +24,9 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// # Errors
     ///
-    /// Fails with [`Encode`](crate::StoreErrorKind::Encode) or
-    /// [`TooLarge`](crate::StoreErrorKind::TooLarge) if the data cannot be stored, with
-    /// [`LimitReached`](crate::StoreErrorKind::LimitReached) if its owner may have no more sessions,
-    /// or with the backend's error.
+    /// Fails with [`Encode`](StoreErrorKind::Encode) or [`TooLarge`](StoreErrorKind::TooLarge) if
+    /// the data cannot be stored, with [`LimitReached`](StoreErrorKind::LimitReached) if its owner
+    /// may have no more sessions, or with the backend's error.
     pub async fn create(&self, data: T) -> Result<NewSession<T>, StoreError> {
         self.begin()?;
         self.operation(self.create_session(&data, None, false)).await

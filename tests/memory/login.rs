@@ -14,6 +14,7 @@ struct Browser<'a> {
     node: &'a Node,
     client: Client<HttpConnector, Full<Bytes>>,
     cookie: Option<String>,
+    agent: &'static str,
 }
 
 struct Page {
@@ -24,7 +25,8 @@ struct Page {
 
 impl<'a> Browser<'a> {
     fn new(node: &'a Node) -> Self {
-        Browser { node, client: Client::builder(TokioExecutor::new()).build_http(), cookie: None }
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        Browser { node, client, cookie: None, agent: "a test" }
     }
 
     async fn send(&mut self, method: &str, path: &str, form: &[(&str, &str)], site: &str) -> Page {
@@ -36,6 +38,7 @@ impl<'a> Browser<'a> {
             .method(method)
             .uri(self.node.url(path))
             .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .header(header::USER_AGENT, self.agent)
             .header("sec-fetch-site", site);
         if let Some(cookie) = &self.cookie {
             request = request.header(header::COOKIE, cookie);
@@ -144,11 +147,49 @@ async fn a_member_logs_out_here_or_everywhere() {
 }
 
 #[tokio::test]
+async fn a_member_sees_where_the_account_is_logged_in_and_ends_one_of_the_sessions() {
+    let node = start();
+    let (mut here, mut elsewhere) = (Browser::new(&node), Browser::new(&node));
+    elsewhere.agent = "<Phone>";
+    elsewhere.login("ada", PASSWORD).await;
+    here.login("ada", PASSWORD).await;
+    let page = here.get("/devices").await.body;
+    let devices: Vec<_> =
+        page.split("<label>").filter(|part| part.contains("name=\"origin\"")).collect();
+    let [this, other] = devices[..] else { panic!("two devices: {page}") };
+    assert!(this.contains("a test") && this.contains("logged in just now"), "{this}");
+    assert!(this.contains("this one") && !other.contains("this one"), "{page}");
+    assert!(other.contains("&lt;Phone>"), "what a client sends is escaped: {other}");
+
+    let origin = other.split("value=\"").nth(1).unwrap().split('"').next().unwrap();
+    let wrong = here.post("/devices", &[("origin", origin), ("password", "wrong")]).await;
+    assert_eq!(wrong.status, StatusCode::FORBIDDEN);
+    assert!(elsewhere.is_logged_in().await);
+    let ended = here.post("/devices", &[("origin", origin), ("password", PASSWORD)]).await;
+    assert!(ended.body.contains("That device is logged out."), "{}", ended.body);
+    assert!(!elsewhere.is_logged_in().await && here.is_logged_in().await);
+    let again = here.post("/devices", &[("origin", origin), ("password", PASSWORD)]).await;
+    assert!(again.body.contains("had ended already"), "{}", again.body);
+}
+
+#[tokio::test]
+async fn a_sixth_login_ends_the_oldest() {
+    let node = start();
+    let mut browsers: Vec<_> = (0..6).map(|_| Browser::new(&node)).collect();
+    for browser in &mut browsers {
+        assert_eq!(browser.login("ada", PASSWORD).await.status, StatusCode::SEE_OTHER);
+    }
+    for (number, browser) in browsers.iter_mut().enumerate() {
+        assert_eq!(browser.is_logged_in().await, number > 0, "{number}");
+    }
+}
+
+#[tokio::test]
 async fn form_posts_from_another_site_are_refused() {
     let node = start();
     let mut ada = Browser::new(&node);
     ada.login("ada", PASSWORD).await;
-    for path in ["/logout", "/logout-everywhere", "/password", "/login"] {
+    for path in ["/logout", "/logout-everywhere", "/password", "/devices", "/login"] {
         let answer = ada.send("POST", path, &[], "cross-site").await;
         assert_eq!(answer.status, StatusCode::FORBIDDEN, "{path}");
     }

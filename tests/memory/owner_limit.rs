@@ -4,16 +4,15 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use clustered_sessions::backend::{Content, Stored};
-use clustered_sessions::testing::FaultyBackend;
+use clustered_sessions::testing::{FaultyBackend, Interposed, Interposer};
 use clustered_sessions::{
     Clock, Ended, LimitPolicy, MemoryBackend, Session, SessionConfigBuilder, SessionError,
-    SessionEvent, SessionId, SessionLayer, StoreErrorKind,
+    SessionEvent, SessionId, SessionLayer, StoreError, StoreErrorKind,
 };
 use http::StatusCode;
 use tokio::time::sleep;
 
-use crate::web::{Browser, Data, HasBackend, config, only_id, serve, settle, start};
+use crate::web::{Browser, Call, Data, HasBackend, config, only_id, serve, settle, start};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -239,38 +238,52 @@ async fn a_refused_login_is_an_event() {
     assert_eq!(*events.lock().unwrap(), ["ada"]);
 }
 
+/// Fails each call of one method.
+struct Failing(Call);
+
+impl Interposer for Failing {
+    async fn around<R: Send + 'static>(
+        &self,
+        method: Call,
+        call: impl Future<Output = Result<R, StoreError>> + Send + 'static,
+    ) -> Result<R, StoreError> {
+        if method == self.0 { Err(StoreErrorKind::Unavailable.into()) } else { call.await }
+    }
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_login_fails_if_the_oldest_session_cannot_be_read_from_the_backend() {
+async fn a_login_fails_and_is_undone_if_the_limit_cannot_be_applied() {
+    let clock = Clock::tokio();
+    let memory = MemoryBackend::with_clock(clock.clone());
+    let limited = || limited(&memory, &clock, 1, LimitPolicy::EndOldest);
+    let healthy = start(limited()).await;
+    let first = create(&healthy, "ada").await;
+    // The list of the sessions, a look at one of them, and its deletion.
+    for method in [Call::SessionsOfOwner, Call::Load, Call::DeleteIf] {
+        let backend = Interposed::with_interposer(memory.clone(), Failing(method));
+        let failing = start(limited().backend(backend)).await;
+        assert_eq!(refusal(&failing, "ada").await, StoreErrorKind::Unavailable);
+        assert_eq!(healthy.store().all_session_ids().await.unwrap(), [first], "{method:?}");
+    }
+    let backend = Interposed::with_interposer(memory.clone(), Failing(Call::SessionsOfOwner));
+    let failing = start(limited().backend(backend)).await;
+    let anonymous = failing.store().create(Data::default()).await.unwrap().id;
+    let log_in = |data: &mut Data| data.user = Some("ada".to_owned());
+    let error = failing.store().modify(anonymous, log_in).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Unavailable);
+    assert_eq!(healthy.store().all_session_ids().await.unwrap(), [first]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_takes_longer_than_a_tombstone_lives_fails() {
     let clock = Clock::tokio();
     let memory = MemoryBackend::with_clock(clock.clone());
     let (backend, faults) = FaultyBackend::new(memory.clone(), 1);
     let config = limited(&memory, &clock, 1, LimitPolicy::EndOldest).backend(backend);
-    let node = start(config).await;
-    let first = create(&node, "ada").await;
-    faults.fail_calls(0.3);
-    for _ in 0..50 {
-        let before = ids_in(&memory).await;
-        if node.store().create(of("ada")).await.is_err() {
-            settle().await;
-            continue;
-        }
-        assert_eq!(ids_in(&memory).await.len(), 1, "before: {before:?}");
+    let node = start(config.attempt_timeout(HOUR).operation_timeout(HOUR)).await;
+    for (delay, expected) in [(10, Ok(())), (40, Err(StoreErrorKind::Timeout))] {
+        faults.delay_calls_by(SECOND * delay..SECOND * delay);
+        let created = node.store().create(of("ada")).await;
+        assert_eq!(created.map(drop).map_err(|error| error.kind()), expected, "{delay} s");
     }
-    faults.heal();
-    create(&node, "ada").await;
-    assert_eq!(ids(&node, "ada").await.len(), 1);
-    assert!(node.store().find(first).await.unwrap().is_none());
-}
-
-/// Returns the ids of all sessions in memory.
-async fn ids_in(memory: &MemoryBackend) -> Vec<SessionId> {
-    use clustered_sessions::backend::{Backend as _, Page};
-    let Page::Ids { ids, .. } = memory.scan(None).await.unwrap() else { panic!("the first page") };
-    let mut sessions = Vec::new();
-    for id in ids {
-        if let Some(Stored { content: Content::Payload(_), .. }) = memory.load(&id).await.unwrap() {
-            sessions.push(id);
-        }
-    }
-    sessions
 }

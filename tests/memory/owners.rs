@@ -51,6 +51,7 @@ async fn sessions_are_listed_by_their_logins_however_they_change() {
     let log_in = |data: &mut Data| data.user = Some("bob".to_owned());
     node.store().modify(now[1], log_in).await.unwrap();
     create(&node, "bob", 1).await;
+    sleep(Duration::from_secs(1)).await;
     node.store().modify(newer, log_in).await.unwrap();
     assert_eq!(ids(&node, "bob").await[0], newer, "the latest login, although not the newest");
 }
