@@ -100,11 +100,12 @@ fn entry_expiry(deadline: Timestamp) -> Timestamp {
 }
 
 impl<T: SessionData> SessionStore<T> {
-    /// Returns the owner of `data`, which is about to be written on top of `base`, if it has one.
-    pub(super) fn ownership(&self, base: Option<&Record<T>>, data: &T) -> Option<Ownership> {
+    /// Returns the owner of `data`, if it has one. `continues` is the version that the data was made
+    /// from.
+    pub(super) fn ownership(&self, continues: Option<&Record<T>>, data: &T) -> Option<Ownership> {
         let owners = self.inner.owners.as_ref()?;
         let owner = owners.owner_of(data)?;
-        let is_new = !base.is_some_and(|base| owners.is_owner(&owner, base));
+        let is_new = !continues.is_some_and(|before| owners.is_owner(&owner, before));
         Some(Ownership { owner, is_new })
     }
 
@@ -120,7 +121,7 @@ impl<T: SessionData> SessionStore<T> {
         let (Some(owners), Some(ownership)) = (&self.inner.owners, ownership) else {
             return Ok(());
         };
-        let base = base.filter(|_| !ownership.is_new);
+        let base = base.filter(|base| owners.is_owner(&ownership.owner, base));
         let before = base.map_or(Timestamp::from_millis(0), Record::deadline);
         self.add_to_index(owners, &ownership.owner, id, before, deadline).await
     }

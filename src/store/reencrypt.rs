@@ -43,7 +43,8 @@ impl<T: SessionData> SessionStore<T> {
         if newer.is_some_and(|newer| newer.revision() != record.revision()) {
             return Ok(false);
         }
-        let written = self.compare_and_set(record, self.inner.codec.encode(record.data())?).await?;
+        let data = self.inner.codec.encode(record.data())?;
+        let written = self.compare_and_set(record, record, data).await?;
         Ok(matches!(written, Written::Saved(_)))
     }
 }

@@ -45,7 +45,8 @@ impl<T: SessionData> SessionStore<T> {
                 }
                 Ok(Some(current)) => {
                     self.inner.reapplied.add_one();
-                    let rewritten = self.rewrite(&new.record, reapply(current.data())).await;
+                    let data = reapply(current.data());
+                    let rewritten = self.rewrite(&new.record, &current, data).await;
                     match rewritten {
                         Ok(record) => new.record = record,
                         Err(error) => {
@@ -93,13 +94,15 @@ impl<T: SessionData> SessionStore<T> {
         }
     }
 
-    /// Replaces the data of a record that no other node knows yet.
+    /// Replaces the data of a record that no other node knows yet by `data`, which was made from
+    /// `current`.
     async fn rewrite(
         &self,
         record: &Record<T>,
+        current: &Record<T>,
         data: Snapshot<T>,
     ) -> Result<Record<T>, StoreError> {
-        match self.compare_and_set(record, self.inner.codec.encode(&*data)?).await? {
+        match self.compare_and_set(record, current, self.inner.codec.encode(&*data)?).await? {
             Written::Saved(rewritten) => Ok(rewritten),
             Written::Conflict(_) => Err(StoreError::gone(&record.id())),
         }

@@ -8,7 +8,7 @@ use super::lifetime::time_to_live;
 use super::limit::Admission;
 use super::single_flight::Freshness;
 use super::write_locks::WriteGuard;
-use crate::backend::{Update, Updated};
+use crate::backend::{Timestamp, Update, Updated};
 use crate::cluster::Announcement;
 use crate::codec::Encoded;
 use crate::error::{StoreError, StoreErrorKind};
@@ -134,7 +134,7 @@ impl<T: SessionData> SessionStore<T> {
             let written = if encoded.is_same_as(base.data()) {
                 self.confirm(&base).await?
             } else {
-                self.compare_and_set(&base, encoded).await?
+                self.compare_and_set(&base, &base, encoded).await?
             };
             match written {
                 Written::Saved(record) => return Ok(record),
@@ -176,18 +176,16 @@ impl<T: SessionData> SessionStore<T> {
         base: &Record<T>,
         data: T,
         json_len: usize,
-        is_login: bool,
+        logged_in_at: Timestamp,
     ) -> Result<Record<T>, StoreError> {
-        let (id, mut meta, now) = (base.id(), base.meta(), self.inner.clock.wall());
+        let (id, meta, now) = (base.id(), base.meta(), self.inner.clock.wall());
         let lifetime = self.inner.lifetimes.of(meta.remembered);
         if lifetime.has_expired(meta.created_at, now) {
             return Err(StoreError::gone(&id));
         }
         let deadline = lifetime.deadline(meta.created_at, now);
-        if is_login {
-            meta.logged_in_at = now;
-        }
-        let meta = Meta { revision: base.revision().next(), used_at: now, deadline, ..meta };
+        let revision = base.revision().next();
+        let meta = Meta { revision, logged_in_at, used_at: now, deadline, ..meta };
         Ok(Record::new(&self.inner.clock, id, meta, data, json_len))
     }
 
@@ -217,20 +215,24 @@ impl<T: SessionData> SessionStore<T> {
         }
     }
 
-    /// Writes a new version if the backend still has the revision of `base`.
+    /// Writes a new version if the backend still has the revision of `base`. The data was made from
+    /// `continues`: that is `base` itself, unless this is the new record of a regeneration.
     pub(super) async fn compare_and_set(
         &self,
         base: &Record<T>,
+        continues: &Record<T>,
         data: Encoded<T>,
     ) -> Result<Written<T>, StoreError> {
         let (json, data) = data.into_parts();
-        let ownership = self.ownership(Some(base), &data);
+        let ownership = self.ownership(Some(continues), &data);
         let ownership = ownership.as_ref();
-        let is_login = ownership.is_some_and(|it| it.is_new);
-        if is_login {
+        let logged_in_at = if ownership.is_some_and(|it| it.is_new) {
             self.ensure_place(&data, Some(base)).await?;
-        }
-        let new = self.next_version(base, data, json.len(), is_login)?;
+            self.inner.clock.wall()
+        } else {
+            continues.meta().logged_in_at
+        };
+        let new = self.next_version(base, data, json.len(), logged_in_at)?;
         let (id, meta) = (new.id(), new.meta());
         let payload = self.inner.codec.payload(&id, &meta, &json);
         let stored = Stored { meta, content: Content::Payload(payload) };

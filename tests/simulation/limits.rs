@@ -3,16 +3,18 @@
 //! sessions whose login was acknowledged.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
 use clustered_sessions::backend::{Backend as _, Content, Page, Stored};
-use clustered_sessions::{LimitPolicy, SessionId, StoreError, StoreErrorKind};
-use http::HeaderValue;
+use clustered_sessions::{LimitPolicy, Session, SessionId, StoreError, StoreErrorKind};
+use http::{HeaderValue, Request, Response, header};
 use tokio::time::{sleep, timeout};
+use tower::{Layer as _, ServiceExt as _, service_fn};
 
-use crate::owners::{Answer, OWNERS, request};
+use crate::owners::{Answer, OWNERS, cookie_pair, request};
 use crate::{
     Counter, Dice, MAX_STALENESS, Node, calm, cluster, nodes_with, run_all, trouble, with_timeouts,
 };
@@ -21,6 +23,8 @@ const NODES: u64 = 3;
 const CLIENTS: usize = 6;
 const STEPS: usize = 20;
 const MAX: usize = 2;
+/// Number of sessions that clients know of.
+const SEEN: usize = 6;
 
 #[test]
 fn no_owner_has_more_sessions_than_the_limit_allows() {
@@ -28,17 +32,39 @@ fn no_owner_has_more_sessions_than_the_limit_allows() {
 }
 
 /// A session of an owner, by the id under which it was first created.
-type Session = (SessionId, &'static str);
+type Owned = (SessionId, &'static str);
 
 #[derive(Default)]
 struct World {
     /// The sessions whose login was acknowledged.
-    acknowledged: RefCell<BTreeSet<Session>>,
-    /// The cookies and ids of sessions, whether they still exist or not.
-    seen: RefCell<Vec<(HeaderValue, SessionId)>>,
+    acknowledged: RefCell<BTreeSet<Owned>>,
+    /// The last sessions, whether they still exist or not.
+    seen: RefCell<VecDeque<Visit>>,
+    changes: RefCell<HashMap<SessionId, Changes>>,
     /// The number of steps that clients have begun, and of those that have ended.
     begun: Cell<u64>,
     ended: Cell<u64>,
+}
+
+/// What clients know of a session.
+#[derive(Clone)]
+struct Visit {
+    origin: SessionId,
+    id: SessionId,
+    /// `None` if no response had one.
+    cookie: Option<HeaderValue>,
+}
+
+/// The changes of a session's owner. Of two at the same time, it is unknown which comes last.
+#[derive(Clone, Copy, Default)]
+struct Changes {
+    begun: u64,
+    ended: u64,
+    /// Regenerations that are under way. One that finds the session gone deletes its new record,
+    /// which nobody has the token of.
+    regenerations: u64,
+    /// `true` once a change or a regeneration has failed, which may yet be carried out.
+    failed: bool,
 }
 
 #[derive(Clone)]
@@ -56,9 +82,17 @@ impl Client {
         self.dice.pick(&self.nodes)
     }
 
-    fn seen(&self) -> Option<(HeaderValue, SessionId)> {
+    fn seen(&self) -> Option<Visit> {
         let seen = self.world.seen.borrow();
-        (!seen.is_empty()).then(|| self.dice.pick(&seen).clone())
+        (!seen.is_empty()).then(|| seen[self.dice.roll(seen.len() as u64) as usize].clone())
+    }
+
+    fn see(&self, visit: Visit) {
+        let mut seen = self.world.seen.borrow_mut();
+        seen.push_back(visit);
+        if seen.len() > SEEN {
+            seen.pop_front();
+        }
     }
 
     fn owner(&self) -> &'static str {
@@ -69,18 +103,16 @@ impl Client {
         let seen = self.seen();
         self.world.begun.set(self.world.begun.get() + 1);
         match (self.dice.roll(10), seen) {
-            (..4, _) | (_, None) => self.create().await,
-            (4..6, Some((cookie, _))) => self.log_in(Some(cookie)).await,
-            (6, Some((_, id))) => self.change_owner(id).await,
-            (7, Some((cookie, _))) => {
-                if let Answer::Saved(id, Some(cookie)) =
-                    request(self.node(), Some(cookie), None).await
-                {
-                    self.world.seen.borrow_mut().push((cookie, id));
+            (..3, _) | (_, None) => self.create().await,
+            (3..5, Some(visit)) => self.change(&visit, self.log_in(Some(&visit))).await,
+            (5..8, Some(visit)) => self.change(&visit, self.change_owner(&visit)).await,
+            (8, Some(visit @ Visit { cookie: Some(_), .. })) => self.regenerate(visit).await,
+            (8, Some(visit)) => drop(self.node().store().delete(visit.id).await),
+            (_, Some(_)) => {
+                if let Some(login) = self.log_in(None).await {
+                    self.acknowledge(login).await;
                 }
             }
-            (8, Some((_, id))) => drop(self.node().store().delete(id).await),
-            (_, Some(_)) => self.log_in(None).await,
         }
         self.world.ended.set(self.world.ended.get() + 1);
     }
@@ -102,10 +134,12 @@ impl Client {
         let is_alone = only_step.is_some() && self.only_step() == only_step;
         match created {
             Ok(new) => {
-                self.acknowledge((new.record.origin(), owner)).await;
+                let origin = new.record.origin();
+                self.see(Visit { origin, id: new.id, cookie: None });
+                self.acknowledge((origin, owner)).await;
                 if is_alone && !self.faults && self.policy == LimitPolicy::EndOldest {
                     let after = self.sessions_of(owner).await;
-                    assert!(after.contains(&new.record.origin()), "the newest session has ended");
+                    assert!(after.contains(&origin), "the newest session has ended");
                     assert_eq!(after.len(), MAX.min(before.len() + 1), "wrong ones were ended");
                 }
             }
@@ -120,40 +154,90 @@ impl Client {
         assert!(!is_alone || before >= MAX, "refused, although there was a place");
     }
 
-    /// Logs in by a request, which regenerates the session of the cookie or creates one.
-    async fn log_in(&self, cookie: Option<HeaderValue>) {
-        let owner = self.owner();
-        let Answer::Saved(id, Some(cookie)) = request(self.node(), cookie, Some(owner)).await
-        else {
-            return;
-        };
-        self.world.seen.borrow_mut().push((cookie, id));
-        if let Some((origin, _)) = self.stored(id).await {
-            self.acknowledge((origin, owner)).await;
+    /// Updates what is known of the changes of a session, and returns it.
+    fn note(&self, origin: SessionId, update: impl FnOnce(&mut Changes)) -> Changes {
+        let mut changes = self.world.changes.borrow_mut();
+        let changes = changes.entry(origin).or_default();
+        update(changes);
+        if changes.failed {
+            self.forget(origin);
+        }
+        *changes
+    }
+
+    fn forget(&self, origin: SessionId) {
+        self.world.acknowledged.borrow_mut().retain(|session| session.0 != origin);
+    }
+
+    /// Makes a change to the owner of a session, and notes the login if it was one. While it runs,
+    /// it is unknown who the owner is.
+    async fn change(&self, visit: &Visit, change: impl Future<Output = Option<Owned>>) {
+        let number = self.note(visit.origin, |changes| changes.begun += 1).begun;
+        self.forget(visit.origin);
+        let login = change.await;
+        let Changes { begun, ended, failed, .. } = self.note(visit.origin, |changes| {
+            changes.ended += 1;
+            changes.failed |= login.is_none();
+        });
+        let is_known = begun == number && ended == number && !failed;
+        if let Some(login) = login.filter(|login| login.0 != visit.origin || is_known) {
+            self.acknowledge(login).await;
         }
     }
 
-    async fn change_owner(&self, id: SessionId) {
+    async fn regenerate(&self, visit: Visit) {
+        self.note(visit.origin, |changes| changes.regenerations += 1);
+        let answer = request(self.node(), visit.cookie.clone(), None).await;
+        self.note(visit.origin, |changes| {
+            changes.regenerations -= 1;
+            changes.failed |= !matches!(answer, Answer::Saved(..));
+        });
+        if let Answer::Saved(id, cookie) = answer {
+            self.see(Visit { id, cookie, ..visit });
+        }
+    }
+
+    /// Logs in by a request, which regenerates the visitor's session or creates one.
+    async fn log_in(&self, visit: Option<&Visit>) -> Option<Owned> {
         let owner = self.owner();
-        let Some((origin, before)) = self.stored(id).await else { return };
-        if before == Some(owner) {
-            return;
+        let service = self.node().layer.layer(service_fn(async |request: Request<()>| {
+            let session = Session::<Counter>::from_extensions(request.extensions()).await;
+            let Ok(session) = session else { return Ok(Response::new(None)) };
+            session.regenerate();
+            let change = move |data: &mut Counter| data.owner.replace(owner.to_owned());
+            let before = session.modify(change).await;
+            let found = session.record().map(|record| (record.id(), record.origin()));
+            Ok::<_, Infallible>(Response::new(before.ok().zip(found)))
+        }));
+        let mut request = Request::new(());
+        if let Some(cookie) = visit.and_then(|visit| visit.cookie.clone()) {
+            request.headers_mut().insert(header::COOKIE, cookie);
         }
-        // From now on, it is unknown who owns it.
-        self.world.acknowledged.borrow_mut().retain(|session| session.0 != origin);
-        let change = |data: &mut Counter| data.owner = Some(owner.to_owned());
-        if self.node().store().modify(id, change).await.is_ok() {
-            self.acknowledge((origin, owner)).await;
-        }
+        let response = service.oneshot(request).await.unwrap();
+        let cookie = response.headers().get(header::SET_COOKIE).map(cookie_pair);
+        let (before, (id, origin)) = response.into_body()?;
+        self.see(Visit { origin, id, cookie });
+        is_login(before.as_deref(), owner).then_some((origin, owner))
+    }
+
+    async fn change_owner(&self, visit: &Visit) -> Option<Owned> {
+        let owner = self.owner();
+        let change = |data: &mut Counter| data.owner.replace(owner.to_owned());
+        let before = self.node().store().modify(visit.id, change).await.ok()?;
+        is_login(before.as_deref(), owner).then_some((visit.origin, owner))
     }
 
     /// Notes a login that was acknowledged, and checks the limit.
-    async fn acknowledge(&self, session: Session) {
+    async fn acknowledge(&self, session: Owned) {
         self.world.acknowledged.borrow_mut().insert(session);
         let (origins, owner) = (self.sessions_of(session.1).await, session.1);
         let acknowledged = self.world.acknowledged.borrow();
-        let count = origins.iter().filter(|origin| acknowledged.contains(&(**origin, owner)));
-        let count = count.count();
+        let changes = self.world.changes.borrow();
+        let counts = |origin: &&SessionId| {
+            let regenerations = changes.get(origin).map_or(0, |it| it.regenerations);
+            acknowledged.contains(&(**origin, owner)) && regenerations == 0
+        };
+        let count = origins.iter().filter(counts).count();
         assert!(count <= MAX, "{owner} has {count} sessions");
     }
 
@@ -188,6 +272,12 @@ impl Client {
         let owner = data.owner.and_then(|its| OWNERS.into_iter().find(|owner| **owner == its));
         Some((meta.origin, owner))
     }
+}
+
+/// Returns `true` if a change of the owner was a login. Whoever finds that the session has the owner
+/// already may have found a login that is yet to be judged.
+fn is_login(before: Option<&str>, owner: &str) -> bool {
+    before != Some(owner)
 }
 
 /// Runs one history.

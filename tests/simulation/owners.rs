@@ -337,10 +337,7 @@ pub(crate) async fn request(
     if !response.status().is_success() {
         return Answer::Unknown;
     }
-    let set = response.headers().get(header::SET_COOKIE).map(|set| {
-        let text = set.to_str().unwrap();
-        HeaderValue::from_str(text.split(';').next().unwrap()).unwrap()
-    });
+    let set = response.headers().get(header::SET_COOKIE).map(cookie_pair);
     match response.into_body() {
         Some(Ok(Some(id))) => Answer::Saved(id, set),
         // A regeneration writes more than once, so a failure may leave the outcome of the last step
@@ -348,6 +345,12 @@ pub(crate) async fn request(
         Some(Err(Some(_)) | Ok(None)) => Answer::Unknown,
         Some(Err(None)) | None => Answer::Refused,
     }
+}
+
+/// Returns the `Cookie` that a browser sends after this `Set-Cookie`.
+pub(crate) fn cookie_pair(set: &HeaderValue) -> HeaderValue {
+    let text = set.to_str().unwrap();
+    HeaderValue::from_str(text.split(';').next().unwrap()).unwrap()
 }
 
 /// Returns an owner's sessions according to the owner index.
