@@ -195,22 +195,31 @@ async fn a_logout_is_carried_out_even_if_the_login_after_it_is_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn a_session_that_is_given_an_owner_counts_from_then_on() {
-    // Older than those of the owner, but its login is the latest.
-    let ending = node(1, LimitPolicy::EndOldest).await;
-    let mut browser = Browser::with(&ending, Data { user: None, visits: 1 }).await;
-    let anonymous = only_id(&ending).await;
-    create(&ending, "ada").await;
-    sleep(SECOND).await;
-    let log_in = async |session: Session<Data>| {
-        session.update(|data| data.user = Some("ada".to_owned()));
+    let log_in = |regenerate: bool| {
+        async move |session: Session<Data>| {
+            session.update(|data| data.user = Some("ada".to_owned()));
+            if regenerate {
+                session.regenerate();
+            }
+        }
     };
-    assert_eq!(browser.visit(&serve(&ending, log_in)).await.status, StatusCode::OK);
-    assert_eq!(only_id(&ending).await, anonymous);
+    // Older than that of the owner, but its login is the latest.
+    for regenerate in [false, true] {
+        let ending = node(1, LimitPolicy::EndOldest).await;
+        let mut browser = Browser::with(&ending, Data { user: None, visits: 1 }).await;
+        let anonymous = only_id(&ending).await;
+        create(&ending, "ada").await;
+        sleep(SECOND).await;
+        let page = browser.visit(&serve(&ending, log_in(regenerate))).await;
+        assert_eq!(page.status, StatusCode::OK);
+        let left = ending.store().find(only_id(&ending).await).await.unwrap().unwrap();
+        assert_eq!((left.origin(), left.data().visits), (anonymous, 1));
+    }
 
     let refusing = node(1, LimitPolicy::RefuseNew).await;
     let mut browser = Browser::with(&refusing, Data { user: None, visits: 1 }).await;
     create(&refusing, "ada").await;
-    assert_eq!(browser.visit(&serve(&refusing, log_in)).await.status, StatusCode::CONFLICT);
+    assert_eq!(browser.visit(&serve(&refusing, log_in(false))).await.status, StatusCode::CONFLICT);
     let app = serve(&refusing, async |session: Session<Data>| format!("{:?}", *session.data()));
     assert_eq!(
         browser.visit(&app).await.body,
