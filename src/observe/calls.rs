@@ -132,7 +132,7 @@ pub(crate) struct Commits(ByOutcome);
 
 impl Commits {
     /// The outcomes that a commit can have.
-    const OUTCOMES: [Outcome; 16] = [
+    const OUTCOMES: [Outcome; 17] = [
         Outcome::Ok,
         Outcome::Gone,
         Outcome::Conflict,
@@ -146,6 +146,7 @@ impl Commits {
         Outcome::Closed,
         Outcome::Encode,
         Outcome::TooLarge,
+        Outcome::LimitReached,
         Outcome::HeadSent,
         Outcome::ReadOnly,
         Outcome::Other,

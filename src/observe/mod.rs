@@ -77,6 +77,7 @@ metrics! {
     WATCHES: "watches", Count, "Watches on sessions, such as those of open streams and sockets";
     ENDED_WATCHES: "ended_watches_total", Count, "Watches that have told the end of their session, by reason";
 
+    LIMITED_LOGINS: "limited_logins_total", Count, "Logins of owners who had as many sessions as are allowed";
     DROPPED_EVENTS: "dropped_events_total", Count, "Session events that were dropped because the event hook was too slow";
 
     REFUSED_COOKIES: "refused_cookies_total", Count, "Session cookies that were not accepted, by reason";

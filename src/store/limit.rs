@@ -113,6 +113,7 @@ impl<T: SessionData> SessionStore<T> {
             Verdict::Refuse => return Err(self.refuse(owner)),
             Verdict::Admit { end } if end.is_empty() => {}
             Verdict::Admit { end } => {
+                self.inner.limited_logins.add_one();
                 let ids = all.iter().filter(|record| end.contains(&Login::of(record)));
                 let ids = ids.map(Record::id).collect();
                 let judge = |found: &Record<T>| {
@@ -157,6 +158,7 @@ impl<T: SessionData> SessionStore<T> {
 
     /// Reports a login that is refused, and returns its error.
     pub(super) fn refuse(&self, owner: &str) -> StoreError {
+        self.inner.limited_logins.add_one();
         self.inner.events.emit(|| SessionEvent::LimitReached { owner: owner.to_owned() });
         StoreErrorKind::LimitReached.into()
     }

@@ -107,6 +107,7 @@ struct StoreInner<T> {
     reapplied: Counter,
     dropped_changes: Counter,
     degraded_reads: Counter,
+    limited_logins: Counter,
     commits: Commits,
     events: Arc<Events>,
 }
@@ -191,6 +192,7 @@ impl<T: SessionData> SessionStore<T> {
                 reapplied: Counter::new(&metrics, observe::REAPPLIED_CHANGES),
                 dropped_changes: Counter::new(&metrics, observe::DROPPED_CHANGES),
                 degraded_reads: Counter::new(&metrics, observe::DEGRADED_READS),
+                limited_logins: Counter::new(&metrics, observe::LIMITED_LOGINS),
                 commits: Commits::new(&metrics),
                 events: Arc::new(Events::new(on_event, &metrics)),
             }),

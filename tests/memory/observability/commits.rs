@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use clustered_sessions::{
-    Encryption, MemoryBackend, OutagePolicy, Secret, Session, SessionConfigBuilder, SessionLayer,
-    StoreErrorKind,
+    Encryption, LimitPolicy, MemoryBackend, OutagePolicy, Secret, Session, SessionConfigBuilder,
+    SessionLayer, StoreErrorKind,
 };
 use http::StatusCode;
 
@@ -174,4 +174,21 @@ async fn unreadable_and_reencrypted_records_are_counted() {
     let reencrypted = rises(&scrape, request).await;
     assert_eq!(reencrypted["reencrypted_records_total"], 1.0);
     assert_eq!(rotated.store().reencrypted_records(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn logins_beyond_the_limit_are_counted_under_each_policy() {
+    for (policy, outcome) in
+        [(LimitPolicy::EndOldest, "ok"), (LimitPolicy::RefuseNew, "limit_reached")]
+    {
+        let scrape = Scrape::new();
+        let owned = config(&MemoryBackend::new()).owner(|data| data.user.clone());
+        let layer = scrape.start(owned.max_sessions_of_owner(1, policy)).await;
+        let app = serve(&layer, async |session: Session<Data>| session.replace(ada()));
+        let log_in = async || drop(Browser::new().visit(&app).await);
+        assert_eq!(rises(&scrape, log_in()).await, committed("ok"), "within the limit");
+        let mut expected = committed(outcome);
+        expected.insert("limited_logins_total".to_owned(), 1.0);
+        assert_eq!(rises(&scrape, log_in()).await, expected);
+    }
 }
