@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::clock::{Timestamp, millis};
-use crate::record::Meta;
 
 /// The timeouts of sessions. A session ends when it has been idle for the idle timeout, or, if one
 /// is configured, when the absolute timeout after its creation has passed.
@@ -45,11 +44,17 @@ impl Lifetime {
     /// Returns `true` if using a session now moves its deadline, or its time of the last use, by
     /// enough to be written to the backend. Up to its absolute deadline it is extended for any
     /// gain, since that happens once.
-    pub(super) fn should_touch(&self, meta: &Meta, now: Timestamp) -> bool {
-        let extended = self.deadline(meta.created_at, now);
-        let is_last = Some(extended) == self.absolute_deadline(meta.created_at);
-        let gain = extended.saturating_duration_since(meta.deadline);
-        let unused = now.saturating_duration_since(meta.used_at);
+    pub(super) fn should_touch(
+        &self,
+        created_at: Timestamp,
+        deadline: Timestamp,
+        used_at: Timestamp,
+        now: Timestamp,
+    ) -> bool {
+        let extended = self.deadline(created_at, now);
+        let is_last = Some(extended) == self.absolute_deadline(created_at);
+        let gain = extended.saturating_duration_since(deadline);
+        let unused = now.saturating_duration_since(used_at);
         gain.max(unused) > self.min_gain || (is_last && gain > Duration::ZERO)
     }
 }
@@ -87,8 +92,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::id::SessionId;
-    use crate::record::Revision;
 
     fn at(millis: u64) -> Timestamp {
         Timestamp::from_millis(millis)
@@ -113,10 +116,7 @@ mod tests {
     fn a_session_is_extended_if_a_share_of_the_idle_timeout_is_gained() {
         let should_touch = |lifetime: Lifetime, used_at, now| {
             let deadline = lifetime.deadline(at(0), at(used_at));
-            let id = SessionId::from_bytes([1; 16]);
-            let meta =
-                Meta { used_at: at(used_at), ..Meta::new(Revision::first(), at(0), deadline, id) };
-            lifetime.should_touch(&meta, at(now))
+            lifetime.should_touch(at(0), deadline, at(used_at), at(now))
         };
         let idle = lifetime(10, None);
         assert!(!should_touch(idle, 0, 2_500));
@@ -133,9 +133,7 @@ mod tests {
 
     #[test]
     fn a_session_is_extended_at_once_after_the_idle_timeout_was_raised() {
-        let id = SessionId::from_bytes([1; 16]);
-        let meta = Meta::new(Revision::first(), at(0), at(10_000), id);
-        assert!(lifetime(20, None).should_touch(&meta, at(0)));
+        assert!(lifetime(20, None).should_touch(at(0), at(10_000), at(0), at(0)));
     }
 
     proptest! {

@@ -82,7 +82,12 @@ impl<T: SessionData> SessionStore<T> {
     /// moment. At most one such task runs for a cached record.
     pub(crate) fn touch_if_due(&self, record: &Record<T>, at: Millis) {
         let meta = record.meta();
-        if !self.inner.lifetimes.of(meta.remembered).should_touch(&meta, record.wall(at)) {
+        if !self.inner.lifetimes.of(meta.remembered).should_touch(
+            meta.created_at,
+            meta.deadline,
+            meta.used_at,
+            record.wall(at),
+        ) {
             return;
         }
         let Some(touch) = record.begin_touch() else { return };
