@@ -28,16 +28,42 @@ impl SessionToken {
         SessionToken(random_bytes())
     }
 
+    /// Creates the token with these 128 bits, such as that of a session which is taken over from
+    /// another library, or one that a client without cookies has sent.
+    ///
+    /// ```
+    /// use clustered_sessions::SessionToken;
+    ///
+    /// let token = SessionToken::from_bytes(*b"0123456789abcdef");
+    /// assert_eq!(token.session_id().to_string(), "n59REfeyengfHx3d5evC3Q");
+    /// assert_eq!(format!("{token:?}"), "SessionToken(redacted)");
+    /// ```
+    ///
+    /// # Risk
+    ///
+    /// The token of a session must come from a random generator made for cryptography: see
+    /// [`SessionStore::create_with_token`](crate::SessionStore::create_with_token).
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        SessionToken(bytes)
+    }
+
+    /// Returns the 128 bits: the credential itself, to be given to the visitor in another way than
+    /// by the cookie, such as to a mobile app.
+    ///
+    /// # Risk
+    ///
+    /// Whoever reads them has the session. They belong in no log, no URL and no database; the
+    /// [`session_id`](SessionToken::session_id) does.
+    pub const fn expose_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
     /// Returns the id of the session that this token gives access to.
     pub fn session_id(&self) -> SessionId {
         let digest = Sha256::digest(self.0);
         let mut id = [0; 16];
         id.copy_from_slice(&digest[..16]);
         SessionId(id)
-    }
-
-    pub(crate) fn as_bytes(&self) -> &[u8; 16] {
-        &self.0
     }
 
     /// Parses a token. Accepts only its one canonical spelling.

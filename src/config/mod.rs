@@ -64,6 +64,9 @@ impl<T> SessionConfig<T> {
     /// named `__Host-session`, the cache of [`ClusterConfig::new`], retries as in
     /// [`RetryConfig::new`](crate::RetryConfig::new), and no circuit breaker.
     ///
+    /// Name the type of the data, as below. Handlers do not tell the compiler which one it is, and
+    /// without it the error is *type annotations needed* (E0283).
+    ///
     /// ```
     /// use std::time::Duration;
     /// use clustered_sessions::{Secret, SessionConfig};

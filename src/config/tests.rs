@@ -97,3 +97,10 @@ fn a_limit_of_sessions_needs_an_owner_and_a_place() {
     assert_eq!(owned(0).unwrap_err(), ConfigError::OwnerLimitZero);
     assert!(owned(1).is_ok());
 }
+
+#[test]
+fn the_debug_form_of_an_error_is_its_sentence() {
+    let error: Box<dyn std::error::Error> =
+        builder().timeout(Duration::ZERO).build().unwrap_err().into();
+    assert_eq!(format!("{error:?}"), "timeout is 0ns but must be between 1 second and 400 days");
+}

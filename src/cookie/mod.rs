@@ -218,7 +218,11 @@ impl CookieSigner {
     ) -> Result<VerifiedCookie, CookieRefusal> {
         // `verify_slice` compares in constant time.
         let key = self.keys.iter().find(|key| {
-            key.mac.clone().chain_update(cookie.token.as_bytes()).verify_slice(&cookie.tag).is_ok()
+            key.mac
+                .clone()
+                .chain_update(cookie.token.expose_bytes())
+                .verify_slice(&cookie.tag)
+                .is_ok()
         });
         let key = key.ok_or(CookieRefusal::UnknownKey)?;
         Ok(cookie.verified(key.retiring))
@@ -226,7 +230,7 @@ impl CookieSigner {
 
     /// Returns the cookie's value, signed with the current secret.
     fn sign(&self, token: &SessionToken) -> String {
-        let mac = self.keys[0].mac.clone().chain_update(token.as_bytes());
+        let mac = self.keys[0].mac.clone().chain_update(token.expose_bytes());
         let tag = mac.finalize().into_bytes();
         format!("{}.{}", token.to_text(), URL_SAFE_NO_PAD.encode(tag))
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 /// A mistake in the configuration. Each message says how to fix it.
 ///
 /// No message contains a secret, a password or a URL.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// An environment variable is unset or not Unicode.
@@ -171,6 +171,13 @@ pub enum ConfigError {
     /// The preset is for production, and neither `redis(…)`, `backend(…)` nor `in_memory()` is
     /// configured.
     NoBackend,
+}
+
+/// Prints the message, since this is what `main() -> Result<(), Box<dyn Error>>` shows.
+impl fmt::Debug for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl fmt::Display for ConfigError {

@@ -25,6 +25,8 @@ pub struct StoreError {
 pub enum StoreErrorKind {
     /// The session does not exist.
     NotFound,
+    /// There is a session with this token already. Nothing was changed.
+    AlreadyExists,
     /// The session existed when the change began and is gone now. Nothing was written.
     Gone,
     /// Concurrent changes were faster at every attempt. This change was not written;
@@ -151,6 +153,7 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
             StoreErrorKind::NotFound => f.write_str("no such session")?,
+            StoreErrorKind::AlreadyExists => f.write_str("the session exists already")?,
             StoreErrorKind::Gone => f.write_str("the session is gone")?,
             StoreErrorKind::Conflict => {
                 f.write_str("concurrent changes were faster at every attempt")?;

@@ -159,8 +159,9 @@ impl From<StoreErrorKind> for Outcome {
             StoreErrorKind::TooLarge => Outcome::TooLarge,
             StoreErrorKind::LimitReached => Outcome::LimitReached,
             StoreErrorKind::Closed => Outcome::Closed,
-            // The store did not call the backend, or the backend keeps no owner index.
-            StoreErrorKind::NotConfigured => Outcome::Other,
+            // No commit ends with the first. For the second, the store did not call the backend, or
+            // the backend keeps no owner index.
+            StoreErrorKind::AlreadyExists | StoreErrorKind::NotConfigured => Outcome::Other,
         }
     }
 }

@@ -10,7 +10,8 @@ use crate::observe::Outcome;
 
 /// The reason why a session could not be read or changed.
 ///
-/// With the feature `axum` it implements `IntoResponse`, as [`response`](SessionError::response).
+/// With the feature `axum` it implements `IntoResponse`, as [`response`](SessionError::response); in
+/// a debug build, the text of a [`MissingLayer`](SessionError::MissingLayer) is in the body.
 /// When the middleware replaces a response, it puts the error into the extensions of the new one,
 /// where an outer layer can read and log it.
 #[derive(Clone, Debug)]
@@ -60,7 +61,9 @@ impl SessionError {
             Self::Store(error)
                 if matches!(
                     error.kind(),
-                    StoreErrorKind::Corrupt | StoreErrorKind::NotConfigured
+                    StoreErrorKind::Corrupt
+                        | StoreErrorKind::NotConfigured
+                        | StoreErrorKind::AlreadyExists
                 ) =>
             {
                 StatusCode::INTERNAL_SERVER_ERROR
@@ -70,6 +73,12 @@ impl SessionError {
                 StatusCode::SERVICE_UNAVAILABLE
             }
         }
+    }
+
+    /// Returns `true` if the routes and layers of the application do not fit together.
+    #[cfg(feature = "axum")]
+    fn is_mistake(&self) -> bool {
+        matches!(self, Self::MissingLayer { .. } | Self::ClashingLayers)
     }
 
     pub(crate) fn outcome(&self) -> Outcome {
@@ -151,10 +160,17 @@ impl Error for SessionError {
     }
 }
 
+/// With debug assertions, a mistake in the application is answered with its text, as no visitor
+/// will see it. Otherwise the body is empty.
 #[cfg(feature = "axum")]
 impl axum_core::response::IntoResponse for SessionError {
     fn into_response(self) -> axum_core::response::Response {
-        self.response()
+        let text = (cfg!(debug_assertions) && self.is_mistake()).then(|| self.to_string());
+        let mut response = self.response();
+        if let Some(text) = text {
+            *response.body_mut() = text.into();
+        }
+        response
     }
 }
 

@@ -44,7 +44,7 @@ use crate::store::unless_declined;
 /// Two compile errors are common:
 ///
 /// - *cannot move out of `name`, a captured variable in an `Fn` closure*: clone inside the closure,
-///   as in `s.name = name.clone()`.
+///   as in `s.name = name.clone()`, or call [`update_with`](Session::update_with).
 /// - *closure may outlive the current function, but it borrows `name`*: the closure is applied
 ///   after the handler has returned, so write `move |s| …`.
 ///
@@ -106,6 +106,31 @@ impl<T: SessionData> Session<T> {
         self.request.apply(&change);
     }
 
+    /// Like [`update`](Session::update), with a value that the closure takes. Each time that the
+    /// closure is called, it is given a clone of it.
+    ///
+    /// ```
+    /// # use clustered_sessions::Session;
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
+    /// # struct UserSession { name: Option<String> }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # let session = Session::detached(UserSession::default());
+    /// let name = String::from("Ada");
+    /// session.update_with(name, |s, name| s.name = Some(name));
+    /// # assert_eq!(session.data().name.as_deref(), Some("Ada"));
+    /// # }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// As [`update`](Session::update).
+    pub fn update_with<V>(&self, value: V, change: impl Fn(&mut T, V) + Send + Sync + 'static)
+    where
+        V: Clone + Send + Sync + 'static,
+    {
+        self.update(move |data| change(data, value.clone()));
+    }
+
     /// Changes the data, commits it now, and returns the closure's result from the application that
     /// was committed: of concurrent requests that count something, each gets a different number.
     ///
@@ -134,6 +159,28 @@ impl<T: SessionData> Session<T> {
         // Each application overwrites the result; the last one is the committed one.
         let result = result.lock().unwrap_or_else(PoisonError::into_inner).take();
         result.ok_or(SessionError::Gone)
+    }
+
+    /// Like [`modify`](Session::modify), with a value that the closure takes. Each time that the
+    /// closure is called, it is given a clone of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`modify`](Session::modify).
+    ///
+    /// # Panics
+    ///
+    /// As [`modify`](Session::modify).
+    pub async fn modify_with<V, R>(
+        &self,
+        value: V,
+        change: impl Fn(&mut T, V) -> R + Send + Sync + 'static,
+    ) -> Result<R, SessionError>
+    where
+        V: Clone + Send + Sync + 'static,
+        R: Send + 'static,
+    {
+        self.modify(move |data| change(data, value.clone())).await
     }
 
     /// Like [`modify`](Session::modify), with a closure that may decline: if it returns `None`,

@@ -15,6 +15,13 @@ use crate::events::SessionEvent;
 use crate::id::{SessionId, SessionToken};
 use crate::record::{Content, Meta, NewSession, Record, Revision, SessionData, Stored};
 
+/// A session that is yet to be written.
+struct Draft<T> {
+    new: NewSession<T>,
+    stored: Stored,
+    ttl: Duration,
+}
+
 /// Number of times that a login is attempted under a limit of sessions, while others compete with
 /// it for the last place.
 const MAX_LOGIN_ATTEMPTS: u32 = 8;
@@ -30,6 +37,71 @@ impl<T: SessionData> SessionStore<T> {
     pub async fn create(&self, data: T) -> Result<NewSession<T>, StoreError> {
         self.begin()?;
         self.operation(self.create_session(&data, None, false)).await
+    }
+
+    /// Creates a session whose token the application has chosen, such as one that is taken over from
+    /// another library, so that nobody has to log in again.
+    ///
+    /// ```
+    /// # use clustered_sessions::{Secret, SessionConfig, SessionStore, SessionToken};
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { name: String }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev")).build()?;
+    /// # let store = SessionStore::new(config);
+    /// # let former: u128 = 0x1fd0_55a9_7d2c_4f0e_9d3b_0c1a_2b4d_6e8f;
+    /// let token = SessionToken::from_bytes(former.to_be_bytes());
+    /// let session = store.create_with_token(token, UserSession { name: "Ada".into() }).await?;
+    /// assert_eq!(store.get(session.id).await?.data().name, "Ada");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Risk
+    ///
+    /// Whoever can guess the token has the session. It must be 128 bits from a random generator made
+    /// for cryptography, and nobody but the visitor may know it.
+    ///
+    /// Use each token once. The call is not repeated if it fails, since that could bring back a
+    /// session which has been deleted meanwhile. Nor should the caller do that after a deletion.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`AlreadyExists`](StoreErrorKind::AlreadyExists) if there is a session with this
+    /// token, or was one that has been regenerated a moment ago. Otherwise as
+    /// [`create`](SessionStore::create).
+    pub async fn create_with_token(
+        &self,
+        token: SessionToken,
+        data: T,
+    ) -> Result<NewSession<T>, StoreError> {
+        self.begin()?;
+        self.operation(self.create_under(token, &data)).await
+    }
+
+    async fn create_under(
+        &self,
+        token: SessionToken,
+        data: &T,
+    ) -> Result<NewSession<T>, StoreError> {
+        let encoded = self.encode_new(data, false)?;
+        let ownership = self.ownership(None, encoded.data());
+        let ownership = ownership.as_ref();
+        let draft = self.draft(token, &encoded, None, ownership, false);
+        let Draft { new, .. } = &draft;
+        self.index_before_write(ownership, &new.id, None, new.record.deadline()).await?;
+        if self.write_draft(&draft).await? == Created::Exists {
+            return Err(StoreError::from(StoreErrorKind::AlreadyExists).with_session_id(&new.id));
+        }
+        match self.admit(&new.record, ownership).await {
+            Ok(Admission::Admitted) => {
+                self.report_creation(new.id, ownership);
+                Ok(draft.new)
+            }
+            refused => {
+                self.undo(new.id).await;
+                let owner = ownership.map_or("", |it| &it.owner);
+                Err(refused.err().unwrap_or_else(|| self.refuse(owner)))
+            }
+        }
     }
 
     /// Creates a session, which goes on from `continues` under a new id. A `remembered` session has
@@ -66,9 +138,7 @@ impl<T: SessionData> SessionStore<T> {
             match self.admit(&new.record, ownership).await {
                 Ok(Admission::Admitted) => {
                     if continues.is_none() {
-                        let owner = || ownership.map(|it| it.owner.clone());
-                        let id = new.id;
-                        self.inner.events.emit(|| SessionEvent::Created { id, owner: owner() });
+                        self.report_creation(new.id, ownership);
                     }
                     return Ok(new);
                 }
@@ -83,6 +153,11 @@ impl<T: SessionData> SessionStore<T> {
         Err(self.refuse(ownership.map_or("", |it| &it.owner)))
     }
 
+    fn report_creation(&self, id: SessionId, ownership: Option<&Ownership>) {
+        let owner = || ownership.map(|it| it.owner.clone());
+        self.inner.events.emit(|| SessionEvent::Created { id, owner: owner() });
+    }
+
     /// Writes the record of a new session.
     async fn write_new(
         &self,
@@ -95,34 +170,51 @@ impl<T: SessionData> SessionStore<T> {
         loop {
             // Each attempt has its own token. Under the same id, a delayed first attempt could
             // bring back a session that has been deleted meanwhile.
-            let token = SessionToken::random();
-            let id = token.session_id();
-            let (mut meta, ttl) = self.new_meta(id, remembered);
-            if let Some(base) = continues {
-                meta.origin = base.origin();
-                if !ownership.is_some_and(|it| it.is_new) {
-                    meta.logged_in_at = base.meta().logged_in_at;
-                }
-            }
-            let data = encoded.data().clone();
-            let record = Record::new(&self.inner.clock, id, meta, data, encoded.json_len());
-            let payload = self.inner.codec.payload(&id, &meta, encoded.json());
-            let stored = Stored { meta, content: Content::Payload(payload) };
+            let draft =
+                self.draft(SessionToken::random(), encoded, continues, ownership, remembered);
             // Without an index entry, no record is written. An earlier attempt may have written
             // one, though.
-            self.index_before_write(ownership, &id, None, record.deadline())
+            self.index_before_write(ownership, &draft.new.id, None, draft.new.record.deadline())
                 .await
                 .map_err(|error| attempts.ended_by(error))?;
-            let create = self.inner.backend.create(&id, &stored, ttl);
-            let created = |answer: &_| matches!(answer, Ok(Created::Created));
-            match self.inner.cache.write_through(&record, None, create, created).await {
-                Ok(Created::Created) => return Ok(NewSession { id, token, record }),
+            match self.write_draft(&draft).await {
+                Ok(Created::Created) => return Ok(draft.new),
                 Ok(Created::Exists) => {}
                 // A failed attempt may still be executed later. It then leaves a record whose
                 // token was never given out, and which expires like any other.
                 Err(error) => self.inner.backend.pause_after(&mut attempts, error).await?,
             }
         }
+    }
+
+    fn draft(
+        &self,
+        token: SessionToken,
+        encoded: &Encoded<T>,
+        continues: Option<&Record<T>>,
+        ownership: Option<&Ownership>,
+        remembered: bool,
+    ) -> Draft<T> {
+        let id = token.session_id();
+        let (mut meta, ttl) = self.new_meta(id, remembered);
+        if let Some(base) = continues {
+            meta.origin = base.origin();
+            if !ownership.is_some_and(|it| it.is_new) {
+                meta.logged_in_at = base.meta().logged_in_at;
+            }
+        }
+        let data = encoded.data().clone();
+        let record = Record::new(&self.inner.clock, id, meta, data, encoded.json_len());
+        let payload = self.inner.codec.payload(&id, &meta, encoded.json());
+        let stored = Stored { meta, content: Content::Payload(payload) };
+        Draft { new: NewSession { id, token, record }, stored, ttl }
+    }
+
+    async fn write_draft(&self, draft: &Draft<T>) -> Result<Created, StoreError> {
+        let Draft { new, stored, ttl } = draft;
+        let create = self.inner.backend.create(&new.id, stored, *ttl);
+        let created = |answer: &_| matches!(answer, Ok(Created::Created));
+        self.inner.cache.write_through(&new.record, None, create, created).await
     }
 
     /// Creates a session in memory without waiting. The store must use this backend.

@@ -35,6 +35,7 @@ mod session_faults;
 #[cfg(feature = "testing")]
 mod shared_loads;
 mod timeouts;
+mod tokens;
 #[cfg(feature = "testing")]
 mod watch;
 #[cfg_attr(

@@ -385,3 +385,23 @@ async fn the_cache_is_limited_in_bytes_and_in_sessions() {
     let few = cached(limited().local_cache_max_size(50), 5).await;
     assert!((1..=50).contains(&few), "{few} of at most 50 sessions are cached");
 }
+
+#[tokio::test]
+async fn a_change_with_a_value_is_applied_again_to_what_another_request_has_written() {
+    let memory = MemoryBackend::new();
+    let (here, there) = (node(&memory).await, node(&memory).await);
+    let mut browser = Browser::with(&here, ada()).await;
+    let id = only_id(&here).await;
+    let app = serve(&here, async move |session: Session<Data>| {
+        session.update_with("Eve".to_owned(), |data, name| data.user = Some(name));
+        there.store().modify(id, |data| data.visits += 1).await.unwrap();
+        session
+            .modify_with(vec![1, 2], |data, more| {
+                data.visits += more.iter().sum::<u64>();
+                data.visits.to_string()
+            })
+            .await
+    });
+    assert_eq!(browser.visit(&app).await.body, "4");
+    assert_eq!(only_data(&here).await, Data { user: Some("Eve".to_owned()), visits: 4 });
+}

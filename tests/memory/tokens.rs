@@ -1,0 +1,67 @@
+//! Sessions whose token the application chooses, and tokens that go other ways than the cookie.
+
+use clustered_sessions::{
+    LimitPolicy, MemoryBackend, Session, SessionLayer, SessionToken, StoreErrorKind,
+};
+use http::{Request, header};
+
+use crate::web::{Browser, Call, Data, Spy, ada, config, node, send, serve, start};
+
+fn token(number: u8) -> SessionToken {
+    SessionToken::from_bytes([number; 16])
+}
+
+#[tokio::test]
+async fn a_session_is_created_under_a_token_and_found_by_its_cookie() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let session = sessions.store().create_with_token(token(7), ada()).await.unwrap();
+    assert_eq!(session.id, token(7).session_id());
+    assert_eq!(session.token.expose_bytes(), &[7; 16]);
+    let cookie = sessions.set_cookie(&session);
+    let cookie = cookie.to_str().unwrap().split(';').next().unwrap().to_owned();
+    let app = serve(&sessions, async |session: Session<Data>| session.data().user.clone().unwrap());
+    let request = Request::get("/").header(header::COOKIE, cookie).body(Default::default());
+    assert_eq!(send(&app, request.unwrap()).await.body, "Ada");
+}
+
+#[tokio::test]
+async fn a_token_is_used_once() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let store = sessions.store();
+    let id = store.create_with_token(token(7), ada()).await.unwrap().id;
+    let again = store.create_with_token(token(7), Data::default()).await.unwrap_err();
+    assert_eq!((again.kind(), again.session_id()), (StoreErrorKind::AlreadyExists, Some(id)));
+    assert_eq!(*store.get(id).await.unwrap().data(), ada());
+
+    // Nor is it free at once after a regeneration.
+    let cookie = sessions.set_cookie(&store.create_with_token(token(8), ada()).await.unwrap());
+    let mut browser = Browser::new();
+    let (name, value) =
+        cookie.to_str().unwrap().split(';').next().unwrap().split_once('=').unwrap();
+    browser.set_cookie(name, value);
+    browser.visit(&serve(&sessions, async |session: Session<Data>| session.regenerate())).await;
+    let moved = store.create_with_token(token(8), ada()).await.unwrap_err();
+    assert_eq!(moved.kind(), StoreErrorKind::AlreadyExists);
+}
+
+#[tokio::test]
+async fn a_creation_under_a_token_is_not_repeated() {
+    let spy = Spy::new();
+    let sessions: SessionLayer<Data> = start(config(&spy).enable_retry(true)).await;
+    spy.take_calls();
+    spy.fail_next(1, StoreErrorKind::Unavailable);
+    let error = sessions.store().create_with_token(token(7), ada()).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Unavailable);
+    assert_eq!(spy.take_calls(), [Call::Create]);
+}
+
+#[tokio::test]
+async fn a_session_under_a_token_counts_against_the_limit_of_its_owner() {
+    let owned = config(&MemoryBackend::new()).owner(|data: &Data| data.user.clone());
+    let sessions = start(owned.max_sessions_of_owner(1, LimitPolicy::RefuseNew)).await;
+    let store = sessions.store();
+    let _ = store.create_with_token(token(7), ada()).await.unwrap();
+    let refused = store.create_with_token(token(8), ada()).await.unwrap_err();
+    assert_eq!(refused.kind(), StoreErrorKind::LimitReached);
+    assert_eq!(store.all_session_ids().await.unwrap(), [token(7).session_id()]);
+}
