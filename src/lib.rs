@@ -205,7 +205,7 @@ pub use crate::middleware::{
 pub use crate::record::{Ended, NewSession, Record, SessionData, Snapshot};
 pub use crate::resilience::{Circuit, CircuitBreakerConfig, CircuitState, RetryConfig};
 pub use crate::secret::Secret;
-pub use crate::session::{Fresh, Session, SessionError};
+pub use crate::session::{Fresh, KeyValues, Session, SessionError, ValueError};
 pub use crate::store::{BulkDeletion, SessionStore, SessionWatch};
 
 /// Runs the examples of the README as tests.

@@ -163,9 +163,10 @@ fn error_response<B>(error: SessionError, on_commit_error: &impl ErrorResponse<B
 fn log_failed_commit(error: &SessionError) {
     let cause = error as &dyn std::error::Error;
     let expected = match error {
-        // `Gone` is ordinary: a logout came first. So is `LimitReached`, which is counted. During an outage, every request may fail as
-        // `ReadOnly` or with an open circuit. The listener and the circuit log its start and end.
-        // Under overload, a line per request would only add to it.
+        // `Gone` is ordinary: a logout came first. So is `LimitReached`, which is counted. During
+        // an outage, every request may fail as `ReadOnly` or with an open circuit. The listener and
+        // the circuit log its start and end. Under overload, a line per request would only add to
+        // it.
         SessionError::Gone | SessionError::LimitReached | SessionError::ReadOnly(_) => true,
         SessionError::Store(error) => {
             matches!(error.kind(), StoreErrorKind::CircuitOpen | StoreErrorKind::Overloaded)

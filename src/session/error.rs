@@ -10,8 +10,8 @@ use crate::observe::Outcome;
 
 /// The reason why a session could not be read or changed.
 ///
-/// With the feature `axum` it implements `IntoResponse`, as [`response`](SessionError::response); in
-/// a debug build, the text of a [`MissingLayer`](SessionError::MissingLayer) is in the body.
+/// With the feature `axum` it implements `IntoResponse`, as [`response`](SessionError::response);
+/// in a debug build, the text of a [`MissingLayer`](SessionError::MissingLayer) is in the body.
 /// When the middleware replaces a response, it puts the error into the extensions of the new one,
 /// where an outer layer can read and log it.
 #[derive(Clone, Debug)]

@@ -39,8 +39,8 @@ impl<T: SessionData> SessionStore<T> {
         self.operation(self.create_session(&data, None, false)).await
     }
 
-    /// Creates a session whose token the application has chosen, such as one that is taken over from
-    /// another library, so that nobody has to log in again.
+    /// Creates a session whose token the application has chosen, such as one that is taken over
+    /// from another library, so that nobody has to log in again.
     ///
     /// ```
     /// # use clustered_sessions::{Secret, SessionConfig, SessionStore, SessionToken};
@@ -57,8 +57,8 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// # Risk
     ///
-    /// Whoever can guess the token has the session. It must be 128 bits from a random generator made
-    /// for cryptography, and nobody but the visitor may know it.
+    /// Whoever can guess the token has the session. It must be 128 bits from a random generator
+    /// made for cryptography, and nobody but the visitor may know it.
     ///
     /// Use each token once. The call is not repeated if it fails, since that could bring back a
     /// session which has been deleted meanwhile. Nor should the caller do that after a deletion.

@@ -100,8 +100,8 @@ fn entry_expiry(deadline: Timestamp) -> Timestamp {
 }
 
 impl<T: SessionData> SessionStore<T> {
-    /// Returns the owner of `data`, if it has one. `continues` is the version that the data was made
-    /// from.
+    /// Returns the owner of `data`, if it has one. `continues` is the version that the data was
+    /// made from.
     pub(super) fn ownership(&self, continues: Option<&Record<T>>, data: &T) -> Option<Ownership> {
         let owners = self.inner.owners.as_ref()?;
         let owner = owners.owner_of(data)?;

@@ -12,6 +12,7 @@ mod cookies;
 mod data;
 mod events;
 mod handles;
+mod key_values;
 mod lifecycle;
 mod login;
 #[cfg(all(feature = "metrics", feature = "testing"))]

@@ -274,8 +274,8 @@ impl Client {
     }
 }
 
-/// Returns `true` if a change of the owner was a login. Whoever finds that the session has the owner
-/// already may have found a login that is yet to be judged.
+/// Returns `true` if a change of the owner was a login. Whoever finds that the session has the
+/// owner already may have found a login that is yet to be judged.
 fn is_login(before: Option<&str>, owner: &str) -> bool {
     before != Some(owner)
 }
