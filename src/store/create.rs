@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::SessionStore;
 use super::index::Ownership;
 use super::lifetime::time_to_live;
-use super::limit::Admission;
+use super::limit::NotAdmitted;
 use crate::backend::{Created, MemoryBackend};
 use crate::codec::Encoded;
 use crate::error::{StoreError, StoreErrorKind};
@@ -63,6 +63,9 @@ impl<T: SessionData> SessionStore<T> {
     /// Use each token once. The call is not repeated if it fails, since that could bring back a
     /// session which has been deleted meanwhile. Nor should the caller do that after a deletion.
     ///
+    /// It costs one round trip more than [`create`](SessionStore::create): the other nodes are
+    /// told, since they may know that there was no session with this token.
+    ///
     /// # Errors
     ///
     /// Fails with [`AlreadyExists`](StoreErrorKind::AlreadyExists) if there is a session with this
@@ -91,17 +94,15 @@ impl<T: SessionData> SessionStore<T> {
         if self.write_draft(&draft).await? == Created::Exists {
             return Err(StoreError::from(StoreErrorKind::AlreadyExists).with_session_id(&new.id));
         }
-        match self.admit(&new.record, ownership).await {
-            Ok(Admission::Admitted) => {
-                self.report_creation(new.id, ownership);
-                Ok(draft.new)
-            }
-            refused => {
-                self.undo(new.id).await;
-                let owner = ownership.map_or("", |it| &it.owner);
-                Err(refused.err().unwrap_or_else(|| self.refuse(owner)))
-            }
+        self.admit_or_undo(&new.record, ownership).await?;
+        // Another node may have looked for the session a moment ago, and remember that there is
+        // none.
+        if let Err(error) = self.inner.coordinator.publish_invalidation(new.id).await {
+            self.undo(new.id).await;
+            return Err(error);
         }
+        self.report_creation(new.id, ownership);
+        Ok(draft.new)
     }
 
     /// Creates a session, which goes on from `continues` under a new id. A `remembered` session has
@@ -133,24 +134,25 @@ impl<T: SessionData> SessionStore<T> {
     ) -> Result<NewSession<T>, StoreError> {
         let ownership = self.ownership(continues, encoded.data());
         let ownership = ownership.as_ref();
-        for attempt in 1..=MAX_LOGIN_ATTEMPTS {
+        let mut attempt = 1;
+        loop {
             let new = self.write_new(encoded, continues, ownership, remembered).await?;
-            match self.admit(&new.record, ownership).await {
-                Ok(Admission::Admitted) => {
+            let reason = match self.admit(&new.record, ownership).await {
+                Ok(()) => {
                     if continues.is_none() {
                         self.report_creation(new.id, ownership);
                     }
                     return Ok(new);
                 }
-                Ok(Admission::Contended) => self.undo(new.id).await,
-                Err(error) => {
-                    self.undo(new.id).await;
-                    return Err(error);
-                }
+                Err(reason) => reason,
+            };
+            self.undo(new.id).await;
+            if attempt == MAX_LOGIN_ATTEMPTS || matches!(reason, NotAdmitted::Failed(_)) {
+                return Err(self.give_up(reason));
             }
             self.pause_after_conflict(attempt).await;
+            attempt += 1;
         }
-        Err(self.refuse(ownership.map_or("", |it| &it.owner)))
     }
 
     fn report_creation(&self, id: SessionId, ownership: Option<&Ownership>) {

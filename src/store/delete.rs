@@ -113,6 +113,30 @@ impl<T: SessionData> SessionStore<T> {
         Err(too_many_tombstones(&id))
     }
 
+    /// Deletes a session that must not stay: the new record of a regeneration that has failed, or
+    /// that of a login which exceeds the limit of its owner's sessions.
+    ///
+    /// The deletion is an operation with its own deadline, in its own task, since the present one
+    /// may have failed because its deadline has passed. The caller waits for it no longer than
+    /// until its own deadline; the task continues.
+    pub(super) async fn undo(&self, new: SessionId) {
+        let store = self.clone();
+        let undo = self.spawn(async move {
+            let delete = store.delete_following_tombstones(new, None);
+            if let Err(undo) = store.operation(delete).await {
+                // Each attempt was retried. Nobody was told that the session exists, and the record
+                // expires like any other.
+                tracing::warn!(
+                    session = %new,
+                    error = &undo as &dyn std::error::Error,
+                    "an unused session record is left behind"
+                );
+            }
+        });
+        // For the caller it makes no difference whether the deletion has ended by then.
+        let _ = self.inner.backend.deadline().wait_for(undo).await;
+    }
+
     /// Reports a deletion that was acknowledged, with a version of the session if one is known.
     pub(super) fn report_end(&self, id: SessionId, known: Option<&Record<T>>, reason: Ended) {
         self.inner.events.emit(|| SessionEvent::Ended {

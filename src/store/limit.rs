@@ -39,14 +39,20 @@ impl Login {
     }
 }
 
-/// The outcome of a login under a limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Admission {
-    /// The session may stay.
-    Admitted,
-    /// The session must not stay, but there may be a place for it: the sessions that have taken the
-    /// last ones are those of later logins, which may have to go for the same reason.
-    Contended,
+/// Why a session must not stay.
+#[derive(Debug)]
+pub(super) enum NotAdmitted {
+    /// There is no place for it, but there may be one soon: the sessions that have taken the last
+    /// ones are those of later logins, which may have to go for the same reason.
+    Contended { owner: String },
+    /// It is refused, or the limit could not be applied.
+    Failed(StoreError),
+}
+
+impl From<StoreError> for NotAdmitted {
+    fn from(error: StoreError) -> Self {
+        NotAdmitted::Failed(error)
+    }
 }
 
 /// What is to be done about the limit.
@@ -87,30 +93,44 @@ impl OwnerLimit {
 }
 
 impl<T: SessionData> SessionStore<T> {
+    /// Applies the limit to a session that has just been written, and deletes it if it must not
+    /// stay.
+    pub(super) async fn admit_or_undo(
+        &self,
+        record: &Record<T>,
+        ownership: Option<&Ownership>,
+    ) -> Result<(), StoreError> {
+        match self.admit(record, ownership).await {
+            Ok(()) => Ok(()),
+            Err(reason) => {
+                self.undo(record.id()).await;
+                Err(self.give_up(reason))
+            }
+        }
+    }
+
     /// Applies the limit to a session that has just been written, if it is new to its owner.
-    ///
-    /// # Errors
-    ///
-    /// The session must not stay.
     pub(super) async fn admit(
         &self,
         record: &Record<T>,
         ownership: Option<&Ownership>,
-    ) -> Result<Admission, StoreError> {
+    ) -> Result<(), NotAdmitted> {
         let (Some(limit), Some(Ownership { owner, is_new: true })) =
             (self.owner_limit(), ownership)
         else {
-            return Ok(Admission::Admitted);
+            return Ok(());
         };
         if !guards::enabled(Guard::LimitAfterWrite) {
-            return Ok(Admission::Admitted);
+            return Ok(());
         }
         let began = self.inner.clock.now();
         let all = self.list(owner).await?;
         let logins = all.iter().map(Login::of).collect();
         match limit.judge(Login::of(record), logins) {
-            Verdict::Contended => return Ok(Admission::Contended),
-            Verdict::Refuse => return Err(self.refuse(owner)),
+            Verdict::Contended => {
+                return Err(NotAdmitted::Contended { owner: owner.clone() });
+            }
+            Verdict::Refuse => return Err(self.refuse(owner).into()),
             Verdict::Admit { end } if end.is_empty() => {}
             Verdict::Admit { end } => {
                 self.inner.limited_logins.add_one();
@@ -126,9 +146,17 @@ impl<T: SessionData> SessionStore<T> {
         }
         // A session that was regenerated meanwhile has been found by its tombstone.
         if self.inner.clock.now().0 - began.0 >= millis(TOMBSTONE_TTL) {
-            return Err(StoreErrorKind::Timeout.into());
+            return Err(StoreError::from(StoreErrorKind::Timeout).into());
         }
-        Ok(Admission::Admitted)
+        Ok(())
+    }
+
+    /// Returns the error of a login that is not tried again.
+    pub(super) fn give_up(&self, reason: NotAdmitted) -> StoreError {
+        match reason {
+            NotAdmitted::Contended { owner } => self.refuse(&owner),
+            NotAdmitted::Failed(error) => error,
+        }
     }
 
     /// Fails if the policy is to refuse a login, and the owner of this data has as many sessions as
@@ -157,7 +185,7 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     /// Reports a login that is refused, and returns its error.
-    pub(super) fn refuse(&self, owner: &str) -> StoreError {
+    fn refuse(&self, owner: &str) -> StoreError {
         self.inner.limited_logins.add_one();
         self.inner.events.emit(|| SessionEvent::LimitReached { owner: owner.to_owned() });
         StoreErrorKind::LimitReached.into()

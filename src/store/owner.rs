@@ -47,8 +47,10 @@ impl<T: SessionData> SessionStore<T> {
     /// backend's error.
     pub async fn sessions_of(&self, owner: &str) -> Result<Vec<Record<T>>, StoreError> {
         let listed = self.list(owner).await?;
-        // The later one of two versions of a session.
-        let sessions: BTreeMap<_, _> = listed.into_iter().map(|it| (Login::of(&it), it)).collect();
+        // The last one of several versions of a record. A regeneration that has failed may have
+        // left a second record of the same login.
+        let sessions: BTreeMap<_, _> =
+            listed.into_iter().map(|it| ((Login::of(&it), it.id()), it)).collect();
         Ok(sessions.into_values().rev().collect())
     }
 

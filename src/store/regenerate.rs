@@ -27,44 +27,46 @@ impl<T: SessionData> SessionStore<T> {
     ) -> Result<NewSession<T>, StoreError> {
         let old = base.id();
         let _guard = self.write_lock(old).await;
-        let (mut base, data) = self.rebase(base, data, reapply);
+        let (base, data) = self.rebase(base, data, reapply);
         if self.has_expired(&base) {
             return Err(StoreError::gone(&old));
         }
         let remembered = remember.unwrap_or(base.is_remembered());
         let mut new = self.create_session(&data, Some(&base), remembered).await?;
-        for attempt in 1..=MAX_ATTEMPTS {
-            match self.replace_by_tombstone(&base, new.id).await {
-                Ok(None) => {
-                    self.inner.events.emit(|| SessionEvent::Regenerated {
-                        old,
-                        new: new.id,
-                        owner: self.owner_of(&new.record),
-                    });
-                    return Ok(new);
-                }
-                Ok(Some(current)) => {
-                    self.inner.reapplied.add_one();
-                    let data = reapply(current.data());
-                    let rewritten = self.rewrite(&new.record, &current, data).await;
-                    match rewritten {
-                        Ok(record) => new.record = record,
-                        Err(error) => {
-                            self.undo(new.id).await;
-                            return Err(error);
-                        }
-                    }
-                    base = current;
-                }
-                Err(error) => {
-                    self.undo(new.id).await;
-                    return Err(error);
-                }
+        match self.move_to(&mut new, base, reapply).await {
+            Ok(()) => {
+                self.inner.events.emit(|| SessionEvent::Regenerated {
+                    old,
+                    new: new.id,
+                    owner: self.owner_of(&new.record),
+                });
+                Ok(new)
             }
+            Err(error) => {
+                self.undo(new.id).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Replaces the old record by a tombstone that names the new one, and takes over what others
+    /// change in it meanwhile.
+    async fn move_to(
+        &self,
+        new: &mut NewSession<T>,
+        mut base: Record<T>,
+        reapply: Reapply<'_, T>,
+    ) -> Result<(), StoreError> {
+        for attempt in 1..=MAX_ATTEMPTS {
+            let Some(current) = self.replace_by_tombstone(&base, new.id).await? else {
+                return Ok(());
+            };
+            self.inner.reapplied.add_one();
+            new.record = self.rewrite(&new.record, &current, reapply(current.data())).await?;
+            base = current;
             self.pause_after_conflict(attempt).await;
         }
-        self.undo(new.id).await;
-        Err(StoreError::conflict(MAX_ATTEMPTS).with_session_id(&old))
+        Err(StoreError::conflict(MAX_ATTEMPTS).with_session_id(&base.id()))
     }
 
     /// Replaces the old record by a tombstone if the backend still has the revision of `base`.
@@ -106,29 +108,5 @@ impl<T: SessionData> SessionStore<T> {
             Written::Saved(rewritten) => Ok(rewritten),
             Written::Conflict(_) => Err(StoreError::gone(&record.id())),
         }
-    }
-
-    /// Deletes a session that must not stay: the new record of a regeneration that has failed, or
-    /// that of a login which exceeds the limit of its owner's sessions.
-    ///
-    /// The deletion is an operation with its own deadline, in its own task, since the present one
-    /// may have failed because its deadline has passed. The caller waits for it no longer than
-    /// until its own deadline; the task continues.
-    pub(super) async fn undo(&self, new: SessionId) {
-        let store = self.clone();
-        let undo = self.spawn(async move {
-            let delete = store.delete_following_tombstones(new, None);
-            if let Err(undo) = store.operation(delete).await {
-                // Each attempt was retried. Nobody was told that the session exists, and the record
-                // expires like any other.
-                tracing::warn!(
-                    session = %new,
-                    error = &undo as &dyn std::error::Error,
-                    "an unused session record is left behind"
-                );
-            }
-        });
-        // For the caller it makes no difference whether the deletion has ended by then.
-        let _ = self.inner.backend.deadline().wait_for(undo).await;
     }
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use super::SessionStore;
 use super::lifetime::time_to_live;
-use super::limit::Admission;
 use super::single_flight::Freshness;
 use super::write_locks::WriteGuard;
 use crate::backend::{Timestamp, Update, Updated};
@@ -250,16 +249,12 @@ impl<T: SessionData> SessionStore<T> {
         let saved = |answer: &_| matches!(answer, Ok(Updated::Saved));
         let answer = self.inner.cache.write_through(&new, Some(base), update, saved).await;
         match answer.map_err(|error| self.report_unreadable(&id, error))? {
-            Updated::Saved => match self.admit(&new, ownership).await {
-                Ok(Admission::Admitted) => Ok(Written::Saved(new)),
+            Updated::Saved => {
                 // What was there before cannot be brought back: others may have seen the new
                 // version already.
-                refused => {
-                    self.undo(id).await;
-                    let owner = ownership.map_or("", |it| &it.owner);
-                    Err(refused.err().unwrap_or_else(|| self.refuse(owner)))
-                }
-            },
+                self.admit_or_undo(&new, ownership).await?;
+                Ok(Written::Saved(new))
+            }
             Updated::Gone => Err(StoreError::gone(&id)),
             Updated::Conflict(current) => self.decode_conflict(&id, current).map(Written::Conflict),
         }

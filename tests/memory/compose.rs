@@ -178,12 +178,26 @@ async fn the_layer_works_around_a_route_a_nested_router_and_a_fallback() {
 }
 
 #[tokio::test]
-async fn extracting_a_session_outside_the_layer_is_an_internal_server_error() {
+async fn extracting_a_session_outside_the_layer_is_explained_in_a_debug_build_only() {
     let sessions = node(&MemoryBackend::new()).await;
     let app =
         Router::new().route("/inside", get(count)).layer(sessions).route("/outside", get(count));
     let page = Browser::new().visit_path(&app, "/outside").await;
-    assert_eq!((page.status, page.body.as_str()), (StatusCode::INTERNAL_SERVER_ERROR, ""));
+    assert_eq!(page.status, StatusCode::INTERNAL_SERVER_ERROR);
+    let text =
+        if cfg!(debug_assertions) { "add .layer(SessionLayer) after the routes" } else { "" };
+    assert!(page.body.contains(text) && page.body.is_empty() == text.is_empty(), "{}", page.body);
+}
+
+#[tokio::test]
+async fn an_error_at_run_time_is_never_explained_to_the_visitor() {
+    let spy = Spy::new();
+    let sessions = node(&spy).await;
+    let mut browser = Browser::with(&sessions, ada()).await;
+    let app = serve(&sessions, async |session: Session<Data>| session.reload().await);
+    spy.fail_next(1, StoreErrorKind::Refused);
+    let page = browser.visit(&app).await;
+    assert_eq!((page.status, page.body.as_str()), (StatusCode::SERVICE_UNAVAILABLE, ""));
 }
 
 #[tokio::test]

@@ -36,6 +36,7 @@ mod session_faults;
 #[cfg(feature = "testing")]
 mod shared_loads;
 mod timeouts;
+#[cfg(feature = "testing")]
 mod tokens;
 #[cfg(feature = "testing")]
 mod watch;

@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use clustered_sessions::backend::Backend;
 use clustered_sessions::testing::{FaultyBackend, Interposed, Interposer};
 use clustered_sessions::{
     Clock, Ended, LimitPolicy, MemoryBackend, Session, SessionConfigBuilder, SessionError,
@@ -247,7 +248,11 @@ async fn a_refused_login_is_an_event() {
     assert_eq!(*events.lock().unwrap(), ["ada"]);
 }
 
-/// Fails each call of one method.
+/// Returns a backend that fails each call of one method.
+pub(crate) fn failing(memory: &MemoryBackend, method: Call) -> impl Backend {
+    Interposed::with_interposer(memory.clone(), Failing(method))
+}
+
 struct Failing(Call);
 
 impl Interposer for Failing {
@@ -269,16 +274,16 @@ async fn a_login_fails_and_is_undone_if_the_limit_cannot_be_applied() {
     let first = create(&healthy, "ada").await;
     // The list of the sessions, a look at one of them, and its deletion.
     for method in [Call::SessionsOfOwner, Call::Load, Call::DeleteIf] {
-        let backend = Interposed::with_interposer(memory.clone(), Failing(method));
-        let failing = start(limited().backend(backend)).await;
-        assert_eq!(refusal(&failing, "ada").await, StoreErrorKind::Unavailable);
+        let backend = failing(&memory, method);
+        let broken = start(limited().backend(backend)).await;
+        assert_eq!(refusal(&broken, "ada").await, StoreErrorKind::Unavailable);
         assert_eq!(healthy.store().all_session_ids().await.unwrap(), [first], "{method:?}");
     }
-    let backend = Interposed::with_interposer(memory.clone(), Failing(Call::SessionsOfOwner));
-    let failing = start(limited().backend(backend)).await;
-    let anonymous = failing.store().create(Data::default()).await.unwrap().id;
+    let backend = failing(&memory, Call::SessionsOfOwner);
+    let broken = start(limited().backend(backend)).await;
+    let anonymous = broken.store().create(Data::default()).await.unwrap().id;
     let log_in = |data: &mut Data| data.user = Some("ada".to_owned());
-    let error = failing.store().modify(anonymous, log_in).await.unwrap_err();
+    let error = broken.store().modify(anonymous, log_in).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Unavailable);
     assert_eq!(healthy.store().all_session_ids().await.unwrap(), [first]);
 }

@@ -306,26 +306,3 @@ async fn a_change_of_unknown_outcome_is_not_repeated() {
     assert_eq!(browser.visit(&app).await.status, StatusCode::OK);
     assert_eq!(spy.take_calls(), [Call::Update]);
 }
-
-#[tokio::test]
-async fn a_mistake_in_the_application_is_explained_in_a_debug_build() {
-    let app = axum::Router::new().route("/", axum::routing::get(async |_: Session<Data>| ()));
-    let page = send(&app, Browser::new().request()).await;
-    assert_eq!(page.status, StatusCode::INTERNAL_SERVER_ERROR);
-    assert_eq!(
-        page.body.contains("add .layer(SessionLayer) after the routes"),
-        cfg!(debug_assertions)
-    );
-
-    // An error at run time is never explained to the visitor.
-    let spy = Spy::new();
-    let sessions = node(&spy).await;
-    let mut browser = Browser::with(&sessions, ada()).await;
-    let app = serve(&sessions, async |session: Session<Data>| {
-        session.store().evict_from_cache(session.id().unwrap());
-        session.reload().await.map_err(axum::response::IntoResponse::into_response)
-    });
-    spy.fail_next(1, StoreErrorKind::Refused);
-    let page = browser.visit(&app).await;
-    assert_eq!((page.status, page.body.as_str()), (StatusCode::SERVICE_UNAVAILABLE, ""));
-}

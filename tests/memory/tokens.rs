@@ -5,7 +5,8 @@ use clustered_sessions::{
 };
 use http::{Request, header};
 
-use crate::web::{Browser, Call, Data, Spy, ada, config, node, send, serve, start};
+use crate::owner_limit::failing;
+use crate::web::{Browser, Call, Data, Spy, ada, config, node, send, serve, settle, start};
 
 fn token(number: u8) -> SessionToken {
     SessionToken::from_bytes([number; 16])
@@ -42,6 +43,26 @@ async fn a_token_is_used_once() {
     browser.visit(&serve(&sessions, async |session: Session<Data>| session.regenerate())).await;
     let moved = store.create_with_token(token(8), ada()).await.unwrap_err();
     assert_eq!(moved.kind(), StoreErrorKind::AlreadyExists);
+}
+
+#[tokio::test]
+async fn nodes_that_have_looked_for_a_token_see_the_session_once_it_is_created() {
+    let memory = MemoryBackend::new();
+    let (here, there) = (node(&memory).await, node(&memory).await);
+    let id = token(7).session_id();
+    assert!(there.store().find(id).await.unwrap().is_none());
+    let _ = here.store().create_with_token(token(7), ada()).await.unwrap();
+    settle().await;
+    assert!(there.store().find(id).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_session_under_a_token_that_cannot_be_announced_is_not_created() {
+    let memory = MemoryBackend::new();
+    let sessions = start(config(&memory).backend(failing(&memory, Call::Publish))).await;
+    let error = sessions.store().create_with_token(token(7), ada()).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Unavailable);
+    assert_eq!(sessions.store().size().await.unwrap(), 0);
 }
 
 #[tokio::test]

@@ -459,7 +459,9 @@ pub(crate) async fn thief(seed: u64, thief: Thief) {
     .await;
     let began = Instant::now();
     let done = nodes[2].store().delete_all_of("ada").await.expect("the revocation completes");
-    assert_eq!(done.deleted, 6);
+    // A regeneration that was under way had two records.
+    let expected = if matches!(thief, Thief::Regenerates) { 6..=7 } else { 6..=6 };
+    assert!(expected.contains(&done.deleted), "{} sessions were deleted", done.deleted);
     assert!(began.elapsed() < Duration::from_secs(20), "the revocation took {:?}", began.elapsed());
     for client in clients {
         timeout(Duration::from_secs(1), client).await.expect("the stolen session ends").unwrap();
