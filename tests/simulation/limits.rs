@@ -40,6 +40,9 @@ struct World {
     acknowledged: RefCell<BTreeSet<Owned>>,
     /// The last sessions, whether they still exist or not.
     seen: RefCell<VecDeque<Visit>>,
+    /// The ids of all records whose token a client was given. A write whose reply was lost may
+    /// leave another one, which is nobody's.
+    given: RefCell<BTreeSet<SessionId>>,
     changes: RefCell<HashMap<SessionId, Changes>>,
     /// The number of steps that clients have begun, and of those that have ended.
     begun: Cell<u64>,
@@ -88,6 +91,7 @@ impl Client {
     }
 
     fn see(&self, visit: Visit) {
+        self.world.given.borrow_mut().insert(visit.id);
         let mut seen = self.world.seen.borrow_mut();
         seen.push_back(visit);
         if seen.len() > SEEN {
@@ -230,22 +234,29 @@ impl Client {
     /// Notes a login that was acknowledged, and checks the limit.
     async fn acknowledge(&self, session: Owned) {
         self.world.acknowledged.borrow_mut().insert(session);
-        let (origins, owner) = (self.sessions_of(session.1).await, session.1);
+        let (records, owner) = (self.records_of(session.1).await, session.1);
         let acknowledged = self.world.acknowledged.borrow();
         let changes = self.world.changes.borrow();
-        let counts = |origin: &&SessionId| {
-            let regenerations = changes.get(origin).map_or(0, |it| it.regenerations);
-            acknowledged.contains(&(**origin, owner)) && regenerations == 0
+        let given = self.world.given.borrow();
+        let counts = |&(id, origin): &(SessionId, SessionId)| {
+            let regenerations = changes.get(&origin).map_or(0, |it| it.regenerations);
+            given.contains(&id) && acknowledged.contains(&(origin, owner)) && regenerations == 0
         };
-        let count = origins.iter().filter(counts).count();
+        let counted = records.into_iter().filter(counts).map(|(_, origin)| origin);
+        let count = counted.collect::<BTreeSet<_>>().len();
         assert!(count <= MAX, "{owner} has {count} sessions");
     }
 
-    /// Returns an owner's sessions by their origins, as the backend has them, without faults and
-    /// index.
+    /// Returns an owner's sessions by their origins.
     async fn sessions_of(&self, owner: &str) -> BTreeSet<SessionId> {
+        self.records_of(owner).await.into_iter().map(|(_, origin)| origin).collect()
+    }
+
+    /// Returns the ids and origins of an owner's records, as the backend has them, without faults
+    /// and index.
+    async fn records_of(&self, owner: &str) -> Vec<(SessionId, SessionId)> {
         let memory = &self.nodes[0].memory;
-        let (mut sessions, mut cursor) = (BTreeSet::new(), None);
+        let (mut records, mut cursor) = (Vec::new(), None);
         loop {
             let Page::Ids { ids, next, .. } = memory.scan(cursor.as_ref()).await.unwrap() else {
                 unreachable!("memory is never replaced")
@@ -254,12 +265,12 @@ impl Client {
                 if let Some((origin, Some(its))) = self.stored(id).await
                     && its == owner
                 {
-                    sessions.insert(origin);
+                    records.push((id, origin));
                 }
             }
             cursor = next;
             if cursor.is_none() {
-                return sessions;
+                return records;
             }
         }
     }
