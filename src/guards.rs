@@ -36,8 +36,9 @@ pub enum Guard {
     Doubt,
     /// A session is entered in an owner's index before the record names that owner.
     IndexFirst,
-    /// The limit of an owner's sessions is applied to what is found after a login was written.
-    LimitAfterWrite,
+    /// A login under a limit also counts the sessions of later logins, which may have been written
+    /// before it.
+    LaterLogins,
     /// A deletion by owner or by predicate judges the record that a conflict returns.
     Chase,
     /// A deletion by owner takes no longer than a tombstone lives.

@@ -86,8 +86,8 @@ impl<T> SessionConfigBuilder<T> {
     /// answered, the owner has no more than `max` sessions that anybody was given a token for,
     /// however many nodes they were on. A session keeps its place when it is regenerated.
     ///
-    /// Each login reads the owner's index and its sessions: one round trip for the index, one for
-    /// each page of sessions, and one for each session that is ended.
+    /// Each login reads the owner's index and then the sessions that it names, all at once: two
+    /// round trips more. If sessions are ended, it takes three more.
     ///
     /// ```
     /// use clustered_sessions::{LimitPolicy, Secret, SessionConfig, SessionStore};

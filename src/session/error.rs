@@ -41,7 +41,9 @@ pub enum SessionError {
     ReadOnly(StoreError),
     /// The owner has as many sessions as
     /// [`max_sessions_of_owner`](crate::SessionConfigBuilder::max_sessions_of_owner) allows, so the
-    /// login was refused. The visitor's session is as it was before.
+    /// login was refused. The visitor's session is as it was before. The exception is a session
+    /// that was to get its owner by a plain change, at the same moment as another login: it has
+    /// ended.
     LimitReached,
     /// The data cannot be serialized to JSON, or is too large. Nothing was written.
     Encode(StoreError),

@@ -274,11 +274,14 @@ mod tests {
                 values.insert(key, value).unwrap();
             }
             let json = serde_json::to_vec(&values).unwrap();
-            let values: KeyValues = serde_json::from_slice(&json).unwrap();
+            let mut values: KeyValues = serde_json::from_slice(&json).unwrap();
             prop_assert_eq!(values.len(), pairs.len());
             for (key, value) in pairs {
+                prop_assert!(values.contains_key(&key));
                 prop_assert_eq!(values.get(&key).unwrap(), Some(value));
+                prop_assert!(values.remove(&key) && !values.remove(&key));
             }
+            prop_assert!(values.is_empty());
         }
     }
 }

@@ -94,13 +94,13 @@ impl<T: SessionData> SessionStore<T> {
         if self.write_draft(&draft).await? == Created::Exists {
             return Err(StoreError::from(StoreErrorKind::AlreadyExists).with_session_id(&new.id));
         }
-        self.admit_or_undo(&new.record, ownership).await?;
         // Another node may have looked for the session a moment ago, and remember that there is
-        // none.
+        // none. Before the limit is applied: a login that fails must not end other sessions.
         if let Err(error) = self.inner.coordinator.publish_invalidation(new.id).await {
             self.undo(new.id).await;
             return Err(error);
         }
+        self.admit_or_undo(&new.record, ownership).await?;
         self.report_creation(new.id, ownership);
         Ok(draft.new)
     }

@@ -120,13 +120,12 @@ impl<T: SessionData> SessionStore<T> {
         else {
             return Ok(());
         };
-        if !guards::enabled(Guard::LimitAfterWrite) {
-            return Ok(());
-        }
         let began = self.inner.clock.now();
-        let all = self.list(owner).await?;
-        let logins = all.iter().map(Login::of).collect();
-        match limit.judge(Login::of(record), logins) {
+        let all = self.load_sessions_of(owner).await?;
+        let own = Login::of(record);
+        let counts = |login: &Login| *login <= own || guards::enabled(Guard::LaterLogins);
+        let logins = all.iter().map(Login::of).filter(counts).collect();
+        match limit.judge(own, logins) {
             Verdict::Contended => {
                 return Err(NotAdmitted::Contended { owner: owner.clone() });
             }
@@ -177,7 +176,7 @@ impl<T: SessionData> SessionStore<T> {
             return Ok(());
         };
         let mut origins: BTreeSet<_> =
-            self.list(&owner).await?.iter().map(Record::origin).collect();
+            self.load_sessions_of(&owner).await?.iter().map(Record::origin).collect();
         if let Some(except) = except {
             origins.remove(&except.origin());
         }
@@ -193,7 +192,7 @@ impl<T: SessionData> SessionStore<T> {
 
     /// Returns an owner's sessions, as the backend has them. One that is regenerated meanwhile may
     /// be there twice. Records that cannot be read are left out.
-    pub(super) async fn list(&self, owner: &str) -> Result<Vec<Record<T>>, StoreError> {
+    pub(super) async fn load_sessions_of(&self, owner: &str) -> Result<Vec<Record<T>>, StoreError> {
         let mut sessions = Vec::new();
         let mut stream = pin!(self.each_session_of(owner));
         while let Some(session) = stream.next().await {

@@ -46,7 +46,7 @@ impl<T: SessionData> SessionStore<T> {
     /// Fails with [`NotConfigured`](StoreErrorKind::NotConfigured) without an `owner`, or with the
     /// backend's error.
     pub async fn sessions_of(&self, owner: &str) -> Result<Vec<Record<T>>, StoreError> {
-        let listed = self.list(owner).await?;
+        let listed = self.load_sessions_of(owner).await?;
         // The last one of several versions of a record. A regeneration that has failed may have
         // left a second record of the same login.
         let sessions: BTreeMap<_, _> =

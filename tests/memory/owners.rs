@@ -83,6 +83,11 @@ async fn the_time_of_the_last_use_is_that_of_the_last_extension() {
             assert_eq!(used.as_secs() / 60, expected, "after {minutes} minutes");
         }
     }
+    sleep_until(start + Duration::from_secs(101 * 60)).await;
+    node.store().modify(new.id, |data| data.visits += 1).await.unwrap();
+    let record = node.store().find_fresh(new.id).await.unwrap().unwrap();
+    let used = record.last_used_at().duration_since(began).unwrap();
+    assert_eq!(used.as_secs() / 60, 101, "a change is a use at any time");
 }
 
 #[tokio::test(start_paused = true)]

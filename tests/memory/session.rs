@@ -405,3 +405,23 @@ async fn a_change_with_a_value_is_applied_again_to_what_another_request_has_writ
     assert_eq!(browser.visit(&app).await.body, "4");
     assert_eq!(only_data(&here).await, Data { user: Some("Eve".to_owned()), visits: 4 });
 }
+
+#[tokio::test]
+async fn a_request_sees_the_record_of_its_session_unless_it_ends_or_replaces_it() {
+    let node = node(&MemoryBackend::new()).await;
+    let mut browser = Browser::with(&node, ada()).await;
+    let id = only_id(&node).await;
+    let app = serve(&node, async move |session: Session<Data>| {
+        let record = session.record().unwrap();
+        assert_eq!((record.id(), record.origin(), record.data()), (id, id, &ada()));
+        session.replace(ada());
+        assert!(session.record().is_none());
+        session.save().await.unwrap();
+        assert_ne!(session.record().unwrap().id(), id);
+        session.destroy();
+        assert!(session.record().is_none());
+    });
+    assert_eq!(browser.visit(&app).await.status, StatusCode::OK);
+    let app = serve(&node, async |session: Session<Data>| assert!(session.record().is_none()));
+    assert_eq!(browser.visit(&app).await.status, StatusCode::OK);
+}

@@ -155,7 +155,7 @@ needed! {
     calling_those_who_watch_is_needed: WakeUp in histories();
     looking_again_without_a_lease_is_needed: Doubt in histories();
     the_index_before_the_record_is_needed: IndexFirst in owner_histories();
-    applying_the_limit_after_the_write_is_needed: LimitAfterWrite in limit_histories();
+    counting_later_logins_is_needed: LaterLogins in limit_histories();
     the_timeout_of_a_revocation_is_needed: RevocationTimeout in run(slow_revocation());
     judging_the_record_of_a_conflict_is_needed: Chase in
         run(owners::thief(1, owners::Thief::Updates));

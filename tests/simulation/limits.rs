@@ -16,7 +16,8 @@ use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use crate::owners::{Answer, OWNERS, cookie_pair, request};
 use crate::{
-    Counter, Dice, MAX_STALENESS, Node, calm, cluster, nodes_with, run_all, trouble, with_timeouts,
+    Counter, Dice, MAX_STALENESS, Node, clients_in_trouble, cluster, nodes_with, run_all,
+    with_timeouts,
 };
 
 const NODES: u64 = 3;
@@ -308,22 +309,16 @@ pub(crate) async fn limits(seed: u64) {
     for node in nodes.iter() {
         node.faults.delay_by(Duration::ZERO..Duration::from_millis(20));
     }
-    let mut tasks = vec![tokio::task::spawn_local(trouble(nodes.clone(), dice, rounds))];
-    for _ in 0..CLIENTS {
-        let client = client.clone();
-        tasks.push(tokio::task::spawn_local(async move {
-            for _ in 0..STEPS {
-                client.step().await;
-                sleep(client.dice.millis(60)).await;
-            }
-        }));
-    }
-    for task in tasks {
-        task.await.unwrap();
-    }
-    calm(&*nodes).await;
+    let stepping = client.clone();
+    let step = move || {
+        let client = stepping.clone();
+        async move { client.step().await }
+    };
+    clients_in_trouble(&nodes, &dice, rounds, (CLIENTS, STEPS), step).await;
     // Closes the circuit.
-    while nodes[2].store().sessions_of(OWNERS[0]).await.is_err() {}
+    while nodes[2].store().sessions_of(OWNERS[0]).await.is_err() {
+        sleep(Duration::from_secs(1)).await;
+    }
     if policy == LimitPolicy::EndOldest {
         // One more login also ends what failed logins have left behind.
         let data = Counter { count: 0, owner: Some(OWNERS[0].to_owned()) };

@@ -250,6 +250,30 @@ pub(crate) async fn trouble<W: World + ?Sized>(world: Rc<W>, dice: Dice, rounds:
     }
 }
 
+/// Lets clients take `steps` steps each while `rounds` faults occur, and ends the faults.
+pub(crate) async fn clients_in_trouble<F: Future<Output = ()> + 'static>(
+    nodes: &Rc<Vec<Node>>,
+    dice: &Dice,
+    rounds: usize,
+    (clients, steps): (usize, usize),
+    step: impl Fn() -> F + Clone + 'static,
+) {
+    let mut tasks = vec![tokio::task::spawn_local(trouble(nodes.clone(), dice.clone(), rounds))];
+    for _ in 0..clients {
+        let (step, dice) = (step.clone(), dice.clone());
+        tasks.push(tokio::task::spawn_local(async move {
+            for _ in 0..steps {
+                step().await;
+                sleep(dice.millis(60)).await;
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    calm(&**nodes).await;
+}
+
 /// Ends all faults and waits until the nodes have recovered.
 pub(crate) async fn calm(world: &(impl World + ?Sized)) {
     world.heal();

@@ -16,7 +16,7 @@ use http::{HeaderValue, Request, Response, header};
 use tokio::time::{Instant, sleep, timeout};
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
-use super::{Counter, Dice, MAX_STALENESS, Node, calm, nodes, nodes_with, trouble};
+use super::{Counter, Dice, MAX_STALENESS, Node, clients_in_trouble, nodes, nodes_with};
 
 const NODES: usize = 3;
 const CLIENTS: usize = 6;
@@ -375,20 +375,12 @@ pub(crate) async fn owners(seed: u64) {
     for node in nodes.iter() {
         node.faults.delay_by(Duration::ZERO..Duration::from_millis(50));
     }
-    let mut tasks = vec![tokio::task::spawn_local(trouble(nodes.clone(), dice, rounds))];
-    for _ in 0..CLIENTS {
-        let client = client.clone();
-        tasks.push(tokio::task::spawn_local(async move {
-            for _ in 0..STEPS {
-                client.step().await;
-                sleep(client.dice.millis(60)).await;
-            }
-        }));
-    }
-    for task in tasks {
-        task.await.unwrap();
-    }
-    calm(&*nodes).await;
+    let stepping = client.clone();
+    let step = move || {
+        let client = stepping.clone();
+        async move { client.step().await }
+    };
+    clients_in_trouble(&nodes, &dice, rounds, (CLIENTS, STEPS), step).await;
     for owner in OWNERS {
         let recorded = recorded(nodes[0].store(), owner).await;
         for node in nodes.iter() {
