@@ -114,6 +114,7 @@
 //! | `redis` | yes | [`RedisConfig`] and the Redis backend |
 //! | `testing` | no | a conformance suite for custom backends, and a backend that injects faults |
 //! | `tls` | yes | Redis over TLS: `RedisTls`, and URLs that begin with `rediss:` |
+//! | `tower-sessions-0-14`, `tower-sessions-0-15` | no | `TowerSessionsStore`: a store for these versions of tower-sessions, and for libraries built on them |
 //!
 //! # Guide
 //!
@@ -131,6 +132,7 @@
 //! For contributors: the modules from the top down. Each imports only from those below it, which
 //! `tests/repository/layout.rs` checks.
 //!
+//! - `tower_sessions` — the adapter for tower-sessions
 //! - `middleware` — the tower layer, its service and its response future
 //! - `session` — the handle that an application uses; `change` decides what a response does to the
 //!   session, and `commit` carries it out
@@ -167,6 +169,8 @@ mod secret;
 mod session;
 mod store;
 mod sync;
+#[cfg(feature = "_tower-sessions")]
+mod tower_sessions;
 
 pub mod backend;
 #[cfg(fuzzing)]
@@ -207,6 +211,8 @@ pub use crate::resilience::{Circuit, CircuitBreakerConfig, CircuitState, RetryCo
 pub use crate::secret::Secret;
 pub use crate::session::{Fresh, KeyValues, Session, SessionError, ValueError};
 pub use crate::store::{BulkDeletion, SessionStore, SessionWatch};
+#[cfg(feature = "_tower-sessions")]
+pub use crate::tower_sessions::TowerSessionsStore;
 
 /// Runs the examples of the README as tests.
 #[cfg(all(doctest, feature = "axum", feature = "redis"))]

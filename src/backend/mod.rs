@@ -32,7 +32,7 @@ pub use self::subscription::{Event, Subscription, SubscriptionSender};
 pub use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
-pub use crate::record::{Content, Meta, Revision, Stored};
+pub use crate::record::{Content, Lifespan, Meta, Revision, Stored};
 
 /// Storage of records and delivery of announcements.
 ///

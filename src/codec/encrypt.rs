@@ -152,6 +152,6 @@ fn associated_data(flags: u8, key_id: u8, id: &SessionId, meta: &Meta) -> [u8; A
     data[35..43].copy_from_slice(&meta.created_at.as_millis().to_be_bytes());
     data[43..51].copy_from_slice(&meta.logged_in_at.as_millis().to_be_bytes());
     data[51..67].copy_from_slice(meta.origin.as_bytes());
-    data[67] = meta.remembered.into();
+    data[67] = meta.lifespan.code();
     data
 }

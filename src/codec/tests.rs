@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::*;
 use crate::clock::Timestamp;
-use crate::record::Revision;
+use crate::record::{Lifespan, Revision};
 use crate::secret::Secret;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -27,7 +27,7 @@ fn meta() -> Meta {
         used_at: Timestamp::from_millis(2),
         deadline: Timestamp::from_millis(1),
         origin: SessionId::from_bytes(*b"OOOOOOOOOOOOOOOO"),
-        remembered: false,
+        lifespan: Lifespan::Ordinary,
     }
 }
 
@@ -357,13 +357,17 @@ proptest! {
         let payload = encode(&required(), &data);
         let mut place = [ID.as_bytes(), &meta().revision.as_bytes()[..], &meta().created_at.as_millis().to_be_bytes(), &meta().logged_in_at.as_millis().to_be_bytes(), meta().origin.as_bytes()].concat();
         place.push(0);
-        place[at] ^= if at == 64 { 1 } else { 1u8 << bit };
+        if at == 64 {
+            place[64] = 1 + (bit % 2) as u8;
+        } else {
+            place[at] ^= 1u8 << bit;
+        }
         let id = SessionId::from_bytes(place[..16].try_into().unwrap());
         let revision = Revision::from_bytes(place[16..32].try_into().unwrap());
         let time = |at: usize| u64::from_be_bytes(place[at..at + 8].try_into().unwrap());
         let [created_at, logged_in_at] = [time(32), time(40)].map(Timestamp::from_millis);
         let origin = SessionId::from_bytes(place[48..64].try_into().unwrap());
-        let moved = Meta { revision, created_at, logged_in_at, origin, remembered: place[64] == 1, ..meta() };
+        let moved = Meta { revision, created_at, logged_in_at, origin, lifespan: Lifespan::from_code(place[64]).unwrap(), ..meta() };
         prop_assert!(required().decode::<Data>(&id, &moved, &payload).is_err());
     }
 }

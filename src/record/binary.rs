@@ -6,7 +6,7 @@
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
-use super::{Content, Meta, Revision, Stored};
+use super::{Content, Lifespan, Meta, Revision, Stored};
 use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
@@ -15,8 +15,6 @@ const FORMAT: u8 = 2;
 const PAYLOAD: u8 = 0;
 const MOVED: u8 = 1;
 const HEADER_LEN: usize = 67;
-/// Flag of a session with the timeouts of "remember me".
-const REMEMBERED: u8 = 1;
 
 impl Stored {
     /// Returns the binary form of the record, as Redis keeps it.
@@ -31,7 +29,7 @@ impl Stored {
     /// | 34..42 | time of the last use, likewise |
     /// | 42..50 | time of the login, likewise |
     /// | 50..66 | id under which the session was first created |
-    /// | 66 | flags: 1 if the session has the timeouts of "remember me"; others are refused |
+    /// | 66 | timeouts: 0 the ordinary ones, 1 those of "remember me", 2 the deadline alone; others are refused |
     /// | 67.. | payload or id |
     ///
     /// The offsets of a format never change, so a script may compare the revision or replace the
@@ -64,7 +62,7 @@ impl Stored {
         value.put_u64(self.meta.used_at.as_millis());
         value.put_u64(self.meta.logged_in_at.as_millis());
         value.put_slice(self.meta.origin.as_bytes());
-        value.put_u8(if self.meta.remembered { REMEMBERED } else { 0 });
+        value.put_u8(self.meta.lifespan.code());
         value.put_slice(content);
         value.freeze()
     }
@@ -91,10 +89,7 @@ fn parse(value: &Bytes) -> Option<Stored> {
     let (used_at, rest) = rest.split_first_chunk()?;
     let (logged_in_at, rest) = rest.split_first_chunk()?;
     let (origin, rest) = rest.split_first_chunk()?;
-    let (&flags, content) = rest.split_first()?;
-    if flags & !REMEMBERED != 0 {
-        return None;
-    }
+    let (&lifespan, content) = rest.split_first()?;
     let content = match (format, kind) {
         (FORMAT, PAYLOAD) => Content::Payload(value.slice(HEADER_LEN..)),
         (FORMAT, MOVED) => Content::MovedTo(SessionId::from_bytes(content.try_into().ok()?)),
@@ -108,7 +103,7 @@ fn parse(value: &Bytes) -> Option<Stored> {
         used_at: millis(used_at),
         deadline: millis(deadline),
         origin: SessionId::from_bytes(*origin),
-        remembered: flags & REMEMBERED != 0,
+        lifespan: Lifespan::from_code(lifespan)?,
     };
     Some(Stored { meta, content })
 }
@@ -164,7 +159,7 @@ mod tests {
             good.slice(..HEADER_LEN - 1),
             changed(0, 1),
             changed(0, 3),
-            changed(66, 2),
+            changed(66, 3),
             changed(66, 128),
             changed(1, 2),
             changed(1, MOVED),
@@ -183,7 +178,7 @@ mod tests {
             used_at: u64,
             logged_in_at: u64,
             origin: [u8; 16],
-            remembered: bool,
+            lifespan in 0..3u8,
             payload: Vec<u8>,
             moved: Option<[u8; 16]>,
         ) {
@@ -192,7 +187,7 @@ mod tests {
             let [created_at, deadline] = [created_at, deadline].map(Timestamp::from_millis);
             let origin = SessionId::from_bytes(origin);
             let mut meta = Meta::new(Revision::from_bytes(revision), created_at, deadline, origin);
-            meta.remembered = remembered;
+            meta.lifespan = Lifespan::from_code(lifespan).unwrap();
             [meta.used_at, meta.logged_in_at] = [used_at, logged_in_at].map(Timestamp::from_millis);
             let stored = Stored::new(meta, content);
             prop_assert_eq!(Stored::from_bytes(stored.to_bytes()).unwrap(), stored);

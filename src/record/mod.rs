@@ -3,6 +3,7 @@
 mod binary;
 mod data;
 mod ended;
+mod lifespan;
 mod revision;
 mod snapshot;
 mod stored;
@@ -15,6 +16,7 @@ use std::time::SystemTime;
 
 pub use self::data::SessionData;
 pub use self::ended::Ended;
+pub use self::lifespan::Lifespan;
 pub use self::revision::Revision;
 pub use self::snapshot::Snapshot;
 pub use self::stored::{Content, Meta, Stored};
@@ -44,7 +46,7 @@ struct RecordInner<T> {
     verified_tag: OnceLock<VerifiedTag>,
     /// The length of the data as JSON.
     json_len: u32,
-    remembered: bool,
+    lifespan: Lifespan,
     /// `true` while a task is extending the session.
     touching: AtomicBool,
     /// `true` if the record must be re-encrypted and no task has tried yet.
@@ -69,8 +71,7 @@ impl<T> Record<T> {
     /// `json_len` is the length of the data as JSON, by which the cache is limited.
     pub(crate) fn new(clock: &Clock, id: SessionId, meta: Meta, data: T, json_len: usize) -> Self {
         let wall_offset = clock.wall().as_millis().wrapping_sub(clock.now().0);
-        let Meta { revision, created_at, logged_in_at, used_at, deadline, origin, remembered } =
-            meta;
+        let Meta { revision, created_at, logged_in_at, used_at, deadline, origin, lifespan } = meta;
         let [deadline, used_at] = [deadline, used_at].map(|time| AtomicU64::new(time.as_millis()));
         let past = Past { origin, logged_in_at };
         let touching = AtomicBool::new(false);
@@ -82,7 +83,7 @@ impl<T> Record<T> {
                 wall_offset,
                 verified_tag: OnceLock::new(),
                 json_len: u32::try_from(json_len).unwrap_or(u32::MAX),
-                remembered,
+                lifespan,
                 touching,
                 needs_reencryption,
                 created_at,
@@ -150,7 +151,7 @@ impl<T> Record<T> {
     /// Returns `true` if the session is kept when the browser is closed, with the timeouts of
     /// [`remember_me`](crate::SessionConfigBuilder::remember_me).
     pub fn is_remembered(&self) -> bool {
-        self.inner.remembered
+        self.inner.lifespan == Lifespan::Remembered
     }
 
     /// Returns the session's data.
@@ -200,7 +201,7 @@ impl<T> Record<T> {
             used_at: Timestamp::from_millis(self.inner.used_at.load(Ordering::Relaxed)),
             deadline: self.deadline(),
             origin,
-            remembered: self.inner.remembered,
+            lifespan: self.inner.lifespan,
         }
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::Revision;
+use super::{Lifespan, Revision};
 use crate::clock::Timestamp;
 use crate::id::SessionId;
 
@@ -31,12 +31,12 @@ pub struct Meta {
     /// The id under which the session was first created. A regeneration changes the session's id
     /// and keeps its origin.
     pub origin: SessionId,
-    /// `true` if the session has the timeouts of "remember me".
-    pub remembered: bool,
+    /// The timeouts that apply to the session.
+    pub lifespan: Lifespan,
 }
 
 impl Meta {
-    /// Creates the metadata of a session that begins at `created_at`, and is not remembered.
+    /// Creates the metadata of a session that begins at `created_at`, with the ordinary timeouts.
     pub fn new(
         revision: Revision,
         created_at: Timestamp,
@@ -50,7 +50,7 @@ impl Meta {
             used_at: created_at,
             deadline,
             origin,
-            remembered: false,
+            lifespan: Lifespan::Ordinary,
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::codec;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::observe::Outcome;
 use crate::record::{NewSession, SessionData};
-use crate::store::Freshness;
+use crate::store::{Freshness, Term};
 
 /// A running commit. Awaiting it returns its result, and resumes a panic of the application's
 /// closures in the caller.
@@ -125,7 +125,9 @@ impl<T: SessionData> RequestSession<T> {
                 Ok(Committed { cookie: self.confirm_cookie(loaded).await, loaded: loaded.clone() })
             }
             (Plan::Create, _) => Ok(Committed::new_token(
-                store.create_session(&data(), None, remember == Some(true)).await?,
+                store
+                    .create_session(&data(), None, Term::remembered(remember == Some(true)))
+                    .await?,
             )),
             (Plan::Update, Loaded::Live(base)) => {
                 let record = store.write(base.clone(), data(), &reapply).await?;
@@ -144,9 +146,9 @@ impl<T: SessionData> RequestSession<T> {
                 })
             }
             (Plan::Replace, _) => {
-                let remembered = remember == Some(true);
+                let term = Term::remembered(remember == Some(true));
                 // Before the deletion: a login that cannot succeed must not log the visitor out.
-                let encoded = store.encode_new(&data(), remembered)?;
+                let encoded = store.encode_new(&data(), term)?;
                 if !batch.intent.is_logout() {
                     store.ensure_place(encoded.data(), batch.loaded.record()).await?;
                 }
@@ -156,7 +158,7 @@ impl<T: SessionData> RequestSession<T> {
                         if error.kind() == StoreErrorKind::Gone && !batch.intent.is_logout() => {}
                     deleted => deleted?,
                 }
-                Ok(Committed::new_token(store.create_encoded(&encoded, None, remembered).await?))
+                Ok(Committed::new_token(store.create_encoded(&encoded, None, term).await?))
             }
             (Plan::RemoveCookie, _) => Ok(Committed::deleted()),
             (Plan::Refuse, Loaded::Unreadable(error, _)) => Err(error.clone()),

@@ -46,8 +46,16 @@ use super::{Session, SessionError};
 /// Whoever uses the session chooses names for the keys. Begin those of a library with its name, as
 /// in `flash.messages`.
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct KeyValues(BTreeMap<String, Value>);
+pub struct KeyValues {
+    values: BTreeMap<String, Value>,
+    /// The number of the request that has written or removed a value, where `TowerSessionsStore`
+    /// did: see `src/tower_sessions/merge.rs`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    writers: BTreeMap<String, u64>,
+    #[cfg(feature = "_tower-sessions")]
+    #[serde(skip)]
+    digests: super::digests::Digests,
+}
 
 impl KeyValues {
     /// Creates data without values.
@@ -61,7 +69,7 @@ impl KeyValues {
     ///
     /// A [`ValueError`] if the value is not of this type.
     pub fn get<V: DeserializeOwned>(&self, key: &str) -> Result<Option<V>, ValueError> {
-        self.0.get(key).map(|value| from_json(key, value)).transpose()
+        self.values.get(key).map(|value| from_json(key, value)).transpose()
     }
 
     /// Puts a value under a key, in place of the one that was there.
@@ -70,45 +78,104 @@ impl KeyValues {
     ///
     /// A [`ValueError`] if the value cannot be serialized to JSON.
     pub fn insert(&mut self, key: &str, value: impl Serialize) -> Result<(), ValueError> {
-        self.0.insert(key.to_owned(), to_json(key, value)?);
+        self.put(key, to_json(key, value)?, None);
         Ok(())
     }
 
     /// Removes the value under a key, and returns `true` if there was one.
     pub fn remove(&mut self, key: &str) -> bool {
-        self.0.remove(key).is_some()
+        self.take(key).is_some()
     }
 
     /// Returns `true` if there is a value under this key.
     pub fn contains_key(&self, key: &str) -> bool {
-        self.0.contains_key(key)
+        self.values.contains_key(key)
     }
 
     /// Returns the keys, in alphabetical order.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
+        self.values.keys().map(String::as_str)
     }
 
     /// Returns the number of values.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.values.len()
     }
 
     /// Returns `true` if there are no values.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.values.is_empty()
     }
 
     /// Removes all values.
     pub fn clear(&mut self) {
-        self.0.clear();
+        *self = KeyValues::default();
+    }
+
+    /// Puts a value under a key, on behalf of the request with this number.
+    pub(crate) fn put(&mut self, key: &str, value: Value, writer: Option<u64>) {
+        match writer {
+            Some(writer) => self.writers.insert(key.to_owned(), writer),
+            None => self.writers.remove(key),
+        };
+        self.values_mut().insert(key.to_owned(), value);
+    }
+
+    fn take(&mut self, key: &str) -> Option<Value> {
+        self.writers.remove(key);
+        self.values_mut().remove(key)
+    }
+
+    fn values_mut(&mut self) -> &mut BTreeMap<String, Value> {
+        #[cfg(feature = "_tower-sessions")]
+        {
+            self.digests = Default::default();
+        }
+        &mut self.values
+    }
+}
+
+/// For `TowerSessionsStore`.
+#[cfg(feature = "_tower-sessions")]
+impl KeyValues {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.values.iter().map(|(key, value)| (key.as_str(), value))
+    }
+
+    pub(crate) fn value(&self, key: &str) -> Option<&Value> {
+        self.values.get(key)
+    }
+
+    /// Returns the digest of each value, as JSON.
+    pub(crate) fn digests(&self) -> &str {
+        self.digests.of(&self.values)
+    }
+
+    /// Returns the number of the request that has put the value under a key or removed it, if it is
+    /// known.
+    pub(crate) fn writer(&self, key: &str) -> Option<u64> {
+        self.writers.get(key).copied()
+    }
+
+    /// Removes the value under a key, on behalf of the request with this number.
+    pub(crate) fn remove_for(&mut self, key: &str, writer: Option<u64>) {
+        self.take(key);
+        if let Some(writer) = writer {
+            self.writers.insert(key.to_owned(), writer);
+        }
+    }
+
+    /// Forgets who has removed values, but for this request.
+    pub(crate) fn forget_removals(&mut self, but_of: Option<u64>) {
+        let KeyValues { values, writers, .. } = self;
+        writers.retain(|key, writer| values.contains_key(key) || Some(*writer) == but_of);
     }
 }
 
 /// Prints the keys. The values may be private.
 impl fmt::Debug for KeyValues {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("KeyValues").field(&self.0.keys()).finish()
+        f.debug_tuple("KeyValues").field(&self.values.keys()).finish()
     }
 }
 
@@ -139,14 +206,14 @@ impl Session<KeyValues> {
     /// A [`ValueError`] if the value cannot be serialized to JSON.
     pub fn insert(&self, key: &str, value: impl Serialize) -> Result<(), ValueError> {
         let entry = (key.to_owned(), to_json(key, value)?);
-        self.update_with(entry, |KeyValues(values), (key, value)| drop(values.insert(key, value)));
+        self.update_with(entry, |values, (key, value)| values.put(&key, value, None));
         Ok(())
     }
 
     /// Removes the value under a key. This request sees that at once; it is committed with the
     /// response.
     pub fn remove(&self, key: &str) {
-        self.update_with(key.to_owned(), |KeyValues(values), key| drop(values.remove(&key)));
+        self.update_with(key.to_owned(), |values, key| drop(values.take(&key)));
     }
 
     /// Removes the value under a key now, and returns it: of concurrent requests, one gets it. For
@@ -169,7 +236,7 @@ impl Session<KeyValues> {
     /// A [`ValueError`]. A value that is not of this type is removed all the same.
     pub async fn take<V: DeserializeOwned>(&self, key: &str) -> Result<Option<V>, ValueError> {
         let taken = key.to_owned();
-        let value = self.modify(move |KeyValues(values)| values.remove(&taken)).await?;
+        let value = self.modify(move |values| values.take(&taken)).await?;
         value.map(|value| from_json(key, &value)).transpose()
     }
 }
@@ -263,7 +330,17 @@ mod tests {
         let mut values = KeyValues::new();
         values.insert("visits", 3).unwrap();
         values.insert("name", "Ada").unwrap();
-        assert_eq!(serde_json::to_string(&values).unwrap(), r#"{"name":"Ada","visits":3}"#);
+        assert_eq!(
+            serde_json::to_string(&values).unwrap(),
+            r#"{"values":{"name":"Ada","visits":3}}"#
+        );
+        values.put("visits", 4.into(), Some(7));
+        let json = r#"{"values":{"name":"Ada","visits":4},"writers":{"visits":7}}"#;
+        assert_eq!(serde_json::to_string(&values).unwrap(), json);
+        assert_eq!(serde_json::from_str::<KeyValues>(json).unwrap(), values);
+        // A native change is nobody's.
+        values.insert("visits", 4).unwrap();
+        assert!(values.writers.is_empty());
     }
 
     proptest! {

@@ -6,6 +6,8 @@ mod change;
 mod closures;
 mod commit;
 mod detached;
+#[cfg(feature = "_tower-sessions")]
+mod digests;
 mod error;
 mod extract;
 mod inspect;
@@ -24,6 +26,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(crate) use self::attachments::Attachments;
 use self::batch::Change;
 pub(crate) use self::commit::CommitHandle;
+#[cfg(feature = "_tower-sessions")]
+pub(crate) use self::digests::{digest, digests};
 pub use self::error::SessionError;
 pub use self::extract::Fresh;
 pub use self::key_values::{KeyValues, ValueError};

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::SessionStore;
 use super::index::Ownership;
-use super::lifetime::time_to_live;
+use super::lifetime::{Term, time_to_live};
 use super::limit::NotAdmitted;
 use crate::backend::{Created, MemoryBackend};
 use crate::codec::Encoded;
@@ -36,7 +36,7 @@ impl<T: SessionData> SessionStore<T> {
     /// may have no more sessions, or with the backend's error.
     pub async fn create(&self, data: T) -> Result<NewSession<T>, StoreError> {
         self.begin()?;
-        self.operation(self.create_session(&data, None, false)).await
+        self.operation(self.create_session(&data, None, Term::Ordinary)).await
     }
 
     /// Creates a session whose token the application has chosen, such as one that is taken over
@@ -85,10 +85,10 @@ impl<T: SessionData> SessionStore<T> {
         token: SessionToken,
         data: &T,
     ) -> Result<NewSession<T>, StoreError> {
-        let encoded = self.encode_new(data, false)?;
+        let encoded = self.encode_new(data, Term::Ordinary)?;
         let ownership = self.ownership(None, encoded.data());
         let ownership = ownership.as_ref();
-        let draft = self.draft(token, &encoded, None, ownership, false);
+        let draft = self.draft(token, &encoded, None, ownership, Term::Ordinary);
         let Draft { new, .. } = &draft;
         self.index_before_write(ownership, &new.id, None, new.record.deadline()).await?;
         if self.write_draft(&draft).await? == Created::Exists {
@@ -105,21 +105,20 @@ impl<T: SessionData> SessionStore<T> {
         Ok(draft.new)
     }
 
-    /// Creates a session, which goes on from `continues` under a new id. A `remembered` session has
-    /// the timeouts of "remember me".
+    /// Creates a session, which goes on from `continues` under a new id.
     pub(crate) async fn create_session(
         &self,
         data: &T,
         continues: Option<&Record<T>>,
-        remembered: bool,
+        term: Term,
     ) -> Result<NewSession<T>, StoreError> {
-        let encoded = self.encode_new(data, remembered)?;
-        self.create_encoded(&encoded, continues, remembered).await
+        let encoded = self.encode_new(data, term)?;
+        self.create_encoded(&encoded, continues, term).await
     }
 
     /// Encodes the data of a new session, and checks that it can be created.
-    pub(crate) fn encode_new(&self, data: &T, remembered: bool) -> Result<Encoded<T>, StoreError> {
-        if remembered && !self.inner.lifetimes.can_remember() {
+    pub(crate) fn encode_new(&self, data: &T, term: Term) -> Result<Encoded<T>, StoreError> {
+        if term == Term::Remembered && !self.inner.lifetimes.can_remember() {
             let cause = "sessions cannot be remembered: set SessionConfigBuilder::remember_me";
             return Err(StoreError::from(StoreErrorKind::NotConfigured).with_source(cause));
         }
@@ -130,13 +129,13 @@ impl<T: SessionData> SessionStore<T> {
         &self,
         encoded: &Encoded<T>,
         continues: Option<&Record<T>>,
-        remembered: bool,
+        term: Term,
     ) -> Result<NewSession<T>, StoreError> {
         let ownership = self.ownership(continues, encoded.data());
         let ownership = ownership.as_ref();
         let mut attempt = 1;
         loop {
-            let new = self.write_new(encoded, continues, ownership, remembered).await?;
+            let new = self.write_new(encoded, continues, ownership, term).await?;
             let reason = match self.admit(&new.record, ownership).await {
                 Ok(()) => {
                     if continues.is_none() {
@@ -166,14 +165,13 @@ impl<T: SessionData> SessionStore<T> {
         encoded: &Encoded<T>,
         continues: Option<&Record<T>>,
         ownership: Option<&Ownership>,
-        remembered: bool,
+        term: Term,
     ) -> Result<NewSession<T>, StoreError> {
         let mut attempts = self.inner.backend.attempts();
         loop {
             // Each attempt has its own token. Under the same id, a delayed first attempt could
             // bring back a session that has been deleted meanwhile.
-            let draft =
-                self.draft(SessionToken::random(), encoded, continues, ownership, remembered);
+            let draft = self.draft(SessionToken::random(), encoded, continues, ownership, term);
             // Without an index entry, no record is written. An earlier attempt may have written
             // one, though.
             self.index_before_write(ownership, &draft.new.id, None, draft.new.record.deadline())
@@ -195,10 +193,10 @@ impl<T: SessionData> SessionStore<T> {
         encoded: &Encoded<T>,
         continues: Option<&Record<T>>,
         ownership: Option<&Ownership>,
-        remembered: bool,
+        term: Term,
     ) -> Draft<T> {
         let id = token.session_id();
-        let (mut meta, ttl) = self.new_meta(id, remembered);
+        let (mut meta, ttl) = self.new_meta(id, term);
         if let Some(base) = continues {
             meta.origin = base.origin();
             if !ownership.is_some_and(|it| it.is_new) {
@@ -222,7 +220,7 @@ impl<T: SessionData> SessionStore<T> {
     /// Creates a session in memory without waiting. The store must use this backend.
     pub(crate) fn create_in_memory(&self, memory: &MemoryBackend, data: T) -> Record<T> {
         let id = SessionToken::random().session_id();
-        let (meta, ttl) = self.new_meta(id, false);
+        let (meta, ttl) = self.new_meta(id, Term::Ordinary);
         // The first change of the session reports data that cannot be encoded.
         let encoded = self.inner.codec.encode(&data);
         let json_len = encoded.as_ref().map_or(0, Encoded::json_len);
@@ -234,10 +232,13 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     /// Returns the metadata of a session created now, and its time to live.
-    fn new_meta(&self, origin: SessionId, remembered: bool) -> (Meta, Duration) {
+    fn new_meta(&self, origin: SessionId, term: Term) -> (Meta, Duration) {
         let now = self.inner.clock.wall();
-        let deadline = self.inner.lifetimes.of(remembered).deadline(now, now);
-        let meta = Meta { remembered, ..Meta::new(Revision::first(), now, deadline, origin) };
+        let deadline = self.inner.lifetimes.first_deadline(term, now);
+        let meta = Meta {
+            lifespan: term.lifespan(),
+            ..Meta::new(Revision::first(), now, deadline, origin)
+        };
         (meta, time_to_live(deadline, now))
     }
 }

@@ -5,7 +5,7 @@ use super::tombstone::{FollowedTombstones, MAX_TOMBSTONES};
 use crate::codec::Decoded;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
-use crate::record::{Absence, Content, Meta, Record, SessionData, Stored};
+use crate::record::{Absence, Content, Record, SessionData, Stored};
 
 impl<T: SessionData> SessionStore<T> {
     /// Loads a session from the backend. Neither reads nor fills the cache.
@@ -77,9 +77,7 @@ impl<T: SessionData> SessionStore<T> {
         if matches!(stored.content, Content::MovedTo(_)) {
             return Ok(Err(Absence::Moved));
         }
-        let Meta { created_at, remembered, .. } = stored.meta;
-        let lifetime = self.inner.lifetimes.of(remembered);
-        if lifetime.has_expired(created_at, self.inner.clock.wall()) {
+        if self.inner.lifetimes.has_expired(&stored.meta, self.inner.clock.wall()) {
             return Ok(Err(Absence::Gone));
         }
         Ok(self.decode_expired(id, stored)?.ok_or(Absence::Gone))
@@ -94,9 +92,7 @@ impl<T: SessionData> SessionStore<T> {
     ) -> Result<Option<Record<T>>, StoreError> {
         let Stored { mut meta, content } = stored;
         let Content::Payload(payload) = content else { return Ok(None) };
-        if let Some(end) =
-            self.inner.lifetimes.of(meta.remembered).absolute_deadline(meta.created_at)
-        {
+        if let Some(end) = self.inner.lifetimes.absolute_deadline(&meta) {
             meta.deadline = meta.deadline.min(end);
         }
         let decoded = self.inner.codec.decode(id, &meta, &payload);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::{Timestamp, millis};
+use crate::record::{Lifespan, Meta};
 
 /// The timeouts of sessions. A session ends when it has been idle for the idle timeout, or, if one
 /// is configured, when the absolute timeout after its creation has passed.
@@ -25,7 +26,7 @@ impl Lifetime {
 
     /// Returns the deadline of a session that is used now: the end of the idle timeout, but not
     /// beyond the absolute deadline.
-    pub(super) fn deadline(&self, created_at: Timestamp, now: Timestamp) -> Timestamp {
+    fn deadline(&self, created_at: Timestamp, now: Timestamp) -> Timestamp {
         let idle_until = now.saturating_add(self.idle);
         self.absolute_deadline(created_at).map_or(idle_until, |end| end.min(idle_until))
     }
@@ -36,15 +37,10 @@ impl Lifetime {
         self.absolute.map(|absolute| created_at.saturating_add(absolute))
     }
 
-    /// Returns `true` if the absolute deadline has passed.
-    pub(super) fn has_expired(&self, created_at: Timestamp, now: Timestamp) -> bool {
-        self.absolute_deadline(created_at).is_some_and(|end| end <= now)
-    }
-
     /// Returns `true` if using a session now moves its deadline, or its time of the last use, by
     /// enough to be written to the backend. Up to its absolute deadline it is extended for any
     /// gain, since that happens once.
-    pub(super) fn should_touch(
+    fn should_touch(
         &self,
         created_at: Timestamp,
         deadline: Timestamp,
@@ -56,6 +52,30 @@ impl Lifetime {
         let gain = extended.saturating_duration_since(deadline);
         let unused = now.saturating_duration_since(used_at);
         gain.max(unused) > self.min_gain || (is_last && gain > Duration::ZERO)
+    }
+}
+
+/// How long a new session is to last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Term {
+    Ordinary,
+    Remembered,
+    /// Until this time, whether it is used or not.
+    #[cfg_attr(not(feature = "_tower-sessions"), expect(dead_code, reason = "for adapters"))]
+    Until(Timestamp),
+}
+
+impl Term {
+    pub(crate) fn remembered(remember: bool) -> Self {
+        if remember { Term::Remembered } else { Term::Ordinary }
+    }
+
+    pub(super) fn lifespan(self) -> Lifespan {
+        match self {
+            Term::Ordinary => Lifespan::Ordinary,
+            Term::Remembered => Lifespan::Remembered,
+            Term::Until(_) => Lifespan::Fixed,
+        }
     }
 }
 
@@ -75,9 +95,65 @@ impl Lifetimes {
         self.remembered.is_some()
     }
 
+    /// Returns the deadline of a session that is created now.
+    pub(super) fn first_deadline(&self, term: Term, now: Timestamp) -> Timestamp {
+        let ordinary = self.of(term.lifespan());
+        match (term, ordinary.absolute_deadline(now)) {
+            (Term::Until(end), Some(latest)) => end.min(latest),
+            (Term::Until(end), None) => end,
+            _ => ordinary.deadline(now, now),
+        }
+    }
+
+    /// Returns the deadline of a session that is changed or used now.
+    pub(super) fn deadline(&self, meta: &Meta, now: Timestamp) -> Timestamp {
+        match (meta.lifespan, self.absolute_deadline(meta)) {
+            (Lifespan::Fixed, Some(end)) => meta.deadline.min(end),
+            (Lifespan::Fixed, None) => meta.deadline,
+            (lifespan, _) => self.of(lifespan).deadline(meta.created_at, now),
+        }
+    }
+
+    /// Returns the time at which a session ends even if it is used, or `None` without an absolute
+    /// timeout.
+    pub(super) fn absolute_deadline(&self, meta: &Meta) -> Option<Timestamp> {
+        self.of(meta.lifespan).absolute_deadline(meta.created_at)
+    }
+
+    /// Returns `true` if the absolute deadline of a session has passed.
+    pub(super) fn has_expired(&self, meta: &Meta, now: Timestamp) -> bool {
+        self.absolute_deadline(meta).is_some_and(|end| end <= now)
+    }
+
+    /// Returns `true` if a session that is used now should be extended. One with a deadline of its
+    /// own never is: an extension that is late could undo that its deadline was brought forward.
+    pub(super) fn should_touch(&self, meta: &Meta, now: Timestamp) -> bool {
+        let Meta { created_at, deadline, used_at, lifespan, .. } = *meta;
+        lifespan != Lifespan::Fixed
+            && self.of(lifespan).should_touch(created_at, deadline, used_at, now)
+    }
+
+    /// Returns `true` if a session whose data stays as it is should be written to move its deadline
+    /// to `until`: to extend it once a part of that time has passed, as for any other session, or
+    /// to bring its end forward.
+    #[cfg(feature = "_tower-sessions")]
+    pub(super) fn should_move(&self, meta: &Meta, until: Timestamp, now: Timestamp) -> bool {
+        /// Requests at the same time, each of which asks for an end so long after its own time,
+        /// must not take turns to write it.
+        const TOLERANCE: Duration = Duration::from_secs(1);
+
+        let until = self.absolute_deadline(meta).map_or(until, |end| end.min(until));
+        let Lifetime { idle, min_gain, .. } = self.of(meta.lifespan);
+        let min_gain = time_to_live(until, now).mul_f64(min_gain.div_duration_f64(*idle));
+        meta.lifespan != Lifespan::Fixed
+            || until.saturating_duration_since(meta.deadline) > min_gain
+            || meta.deadline.saturating_duration_since(until) > TOLERANCE
+    }
+
     /// Returns the timeouts of a session. On a node without "remember me", a session that another
     /// node remembers has the ordinary ones.
-    pub(super) fn of(&self, remembered: bool) -> &Lifetime {
+    fn of(&self, lifespan: Lifespan) -> &Lifetime {
+        let remembered = lifespan == Lifespan::Remembered;
         self.remembered.as_ref().filter(|_| remembered).unwrap_or(&self.ordinary)
     }
 }
@@ -92,9 +168,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::id::SessionId;
+    use crate::record::Revision;
 
     fn at(millis: u64) -> Timestamp {
         Timestamp::from_millis(millis)
+    }
+
+    fn meta(lifespan: Lifespan, deadline: u64) -> Meta {
+        let origin = SessionId::from_bytes([0; 16]);
+        Meta { lifespan, ..Meta::new(Revision::first(), at(0), at(deadline), origin) }
     }
 
     fn lifetime(idle: u64, absolute: Option<u64>) -> Lifetime {
@@ -107,9 +190,39 @@ mod tests {
         assert_eq!(lifetime.deadline(at(0), at(0)), at(10_000));
         assert_eq!(lifetime.deadline(at(0), at(14_000)), at(24_000));
         assert_eq!(lifetime.deadline(at(0), at(16_000)), at(25_000));
-        assert!(!lifetime.has_expired(at(0), at(24_999)));
-        assert!(lifetime.has_expired(at(0), at(25_000)));
-        assert!(!self::lifetime(10, None).has_expired(at(0), at(u64::MAX)));
+        let lifetimes = Lifetimes::new(lifetime, None);
+        let meta = meta(Lifespan::Ordinary, 10_000);
+        assert!(!lifetimes.has_expired(&meta, at(24_999)));
+        assert!(lifetimes.has_expired(&meta, at(25_000)));
+        let unbounded = Lifetimes::new(self::lifetime(10, None), None);
+        assert!(!unbounded.has_expired(&meta, at(u64::MAX)));
+    }
+
+    #[test]
+    fn use_does_not_move_a_deadline_of_its_own_which_the_absolute_timeout_bounds() {
+        let lifetimes = Lifetimes::new(lifetime(10, Some(25)), None);
+        let meta = meta(Lifespan::Fixed, 20_000);
+        assert_eq!(lifetimes.deadline(&meta, at(15_000)), at(20_000));
+        assert!(!lifetimes.should_touch(&meta, at(15_000)));
+        assert_eq!(lifetimes.deadline(&self::meta(Lifespan::Fixed, 90_000), at(0)), at(25_000));
+        assert_eq!(lifetimes.first_deadline(Term::Until(at(20_000)), at(1_000)), at(20_000));
+        assert_eq!(lifetimes.first_deadline(Term::Until(at(90_000)), at(1_000)), at(26_000));
+        assert!(lifetimes.has_expired(&meta, at(25_000)));
+    }
+
+    #[cfg(feature = "_tower-sessions")]
+    #[test]
+    fn a_deadline_of_its_own_is_moved_if_enough_is_gained_or_it_is_brought_forward() {
+        let lifetimes = Lifetimes::new(lifetime(10, Some(100)), None);
+        let should_move = |lifespan, deadline, until| {
+            lifetimes.should_move(&meta(lifespan, deadline), at(until), at(20_000))
+        };
+        assert!(should_move(Lifespan::Ordinary, 60_000, 60_000), "it gets a deadline of its own");
+        assert!(!should_move(Lifespan::Fixed, 50_000, 60_000));
+        assert!(should_move(Lifespan::Fixed, 49_999, 60_000));
+        assert!(!should_move(Lifespan::Fixed, 60_000, 59_000));
+        assert!(should_move(Lifespan::Fixed, 60_000, 58_999));
+        assert!(!should_move(Lifespan::Fixed, 100_000, 900_000), "the absolute timeout bounds it");
     }
 
     #[test]

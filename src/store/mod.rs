@@ -11,6 +11,8 @@ mod lifecycle;
 mod lifetime;
 mod limit;
 mod outage;
+#[cfg(feature = "_tower-sessions")]
+mod own_deadline;
 mod owner;
 mod read;
 mod reencrypt;
@@ -33,6 +35,7 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use self::delete::LastSeen;
 use self::index::Owners;
+pub(crate) use self::lifetime::Term;
 use self::lifetime::{Lifetime, Lifetimes};
 pub(crate) use self::outage::Degraded;
 use self::outage::Fallback;

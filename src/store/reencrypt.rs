@@ -44,7 +44,7 @@ impl<T: SessionData> SessionStore<T> {
             return Ok(false);
         }
         let data = self.inner.codec.encode(record.data())?;
-        let written = self.compare_and_set(record, record, data).await?;
+        let written = self.compare_and_set(record, record, data, None).await?;
         Ok(matches!(written, Written::Saved(_)))
     }
 }

@@ -1,6 +1,7 @@
 //! Replacement of a session's token and id.
 
 use super::SessionStore;
+use super::lifetime::Term;
 use super::tombstone::TOMBSTONE_TTL;
 use super::write::{MAX_ATTEMPTS, Reapply, Written};
 use crate::backend::{Update, Updated};
@@ -31,8 +32,8 @@ impl<T: SessionData> SessionStore<T> {
         if self.has_expired(&base) {
             return Err(StoreError::gone(&old));
         }
-        let remembered = remember.unwrap_or(base.is_remembered());
-        let mut new = self.create_session(&data, Some(&base), remembered).await?;
+        let term = Term::remembered(remember.unwrap_or(base.is_remembered()));
+        let mut new = self.create_session(&data, Some(&base), term).await?;
         match self.move_to(&mut new, base, reapply).await {
             Ok(()) => {
                 self.inner.events.emit(|| SessionEvent::Regenerated {
@@ -104,7 +105,7 @@ impl<T: SessionData> SessionStore<T> {
         current: &Record<T>,
         data: Snapshot<T>,
     ) -> Result<Record<T>, StoreError> {
-        match self.compare_and_set(record, current, self.inner.codec.encode(&*data)?).await? {
+        match self.compare_and_set(record, current, self.inner.codec.encode(&*data)?, None).await? {
             Written::Saved(rewritten) => Ok(rewritten),
             Written::Conflict(_) => Err(StoreError::gone(&record.id())),
         }

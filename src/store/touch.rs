@@ -8,7 +8,7 @@ use crate::backend::{Extension, Touched};
 use crate::clock::Millis;
 use crate::error::StoreError;
 use crate::id::SessionId;
-use crate::record::{Record, SessionData};
+use crate::record::{Lifespan, Record, SessionData};
 
 impl<T: SessionData> SessionStore<T> {
     /// Returns a session as [`find`](SessionStore::find) does, and extends it as a request that
@@ -63,7 +63,10 @@ impl<T: SessionData> SessionStore<T> {
     async fn extend(&self, record: &Record<T>) -> Result<bool, StoreError> {
         let (id, now) = (record.id(), self.inner.clock.wall());
         let meta = record.meta();
-        let deadline = self.inner.lifetimes.of(meta.remembered).deadline(meta.created_at, now);
+        if meta.lifespan == Lifespan::Fixed {
+            return Ok(self.find_fresh(id).await?.is_some());
+        }
+        let deadline = self.inner.lifetimes.deadline(&meta, now);
         self.index_before_touch(&id, deadline).await?;
         let extension = Extension::new(deadline, now, time_to_live(deadline, now));
         match self.inner.backend.touch(&id, extension).await? {
@@ -81,13 +84,7 @@ impl<T: SessionData> SessionStore<T> {
     /// Extends the session in the background if enough of its idle timeout had passed at this
     /// moment. At most one such task runs for a cached record.
     pub(crate) fn touch_if_due(&self, record: &Record<T>, at: Millis) {
-        let meta = record.meta();
-        if !self.inner.lifetimes.of(meta.remembered).should_touch(
-            meta.created_at,
-            meta.deadline,
-            meta.used_at,
-            record.wall(at),
-        ) {
+        if !self.inner.lifetimes.should_touch(&record.meta(), record.wall(at)) {
             return;
         }
         let Some(touch) = record.begin_touch() else { return };
@@ -106,15 +103,12 @@ impl<T: SessionData> SessionStore<T> {
 
     /// Returns `true` if the session is past its absolute timeout.
     pub(crate) fn has_expired(&self, record: &Record<T>) -> bool {
-        let meta = record.meta();
-        let lifetime = self.inner.lifetimes.of(meta.remembered);
-        lifetime.has_expired(meta.created_at, self.inner.clock.wall())
+        self.inner.lifetimes.has_expired(&record.meta(), self.inner.clock.wall())
     }
 
     /// Returns the time until the absolute timeout; `Duration::MAX` without one.
     pub(crate) fn remaining_lifetime(&self, record: &Record<T>) -> Duration {
-        let meta = record.meta();
-        let end = self.inner.lifetimes.of(meta.remembered).absolute_deadline(meta.created_at);
+        let end = self.inner.lifetimes.absolute_deadline(&record.meta());
         end.map_or(Duration::MAX, |end| time_to_live(end, record.wall(self.inner.clock.now())))
     }
 }

@@ -12,7 +12,7 @@ use crate::cluster::Announcement;
 use crate::codec::Encoded;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
-use crate::record::{Content, Meta, Record, SessionData, Snapshot, Stored};
+use crate::record::{Content, Lifespan, Meta, Record, SessionData, Snapshot, Stored};
 use crate::resilience::end_of_step;
 
 /// Maximum number of attempts to write a change on top of concurrent changes.
@@ -125,15 +125,27 @@ impl<T: SessionData> SessionStore<T> {
         data: Snapshot<T>,
         reapply: Reapply<'_, T>,
     ) -> Result<Record<T>, StoreError> {
+        self.write_version(base, data, None, reapply).await
+    }
+
+    /// Like [`write`](Self::write). A session that gets a deadline of its own is written even if its
+    /// data does not change.
+    pub(super) async fn write_version(
+        &self,
+        base: Record<T>,
+        data: Snapshot<T>,
+        until: Option<Timestamp>,
+        reapply: Reapply<'_, T>,
+    ) -> Result<Record<T>, StoreError> {
         let id = base.id();
         let _guard = self.write_lock(id).await;
         let (mut base, mut data) = self.rebase(base, data, reapply);
         for attempt in 1..=MAX_ATTEMPTS {
             let encoded = self.inner.codec.encode(&*data).map_err(|it| it.with_session_id(&id))?;
-            let written = if encoded.is_same_as(base.data()) {
+            let written = if until.is_none() && encoded.is_same_as(base.data()) {
                 self.confirm(&base).await?
             } else {
-                self.compare_and_set(&base, &base, encoded).await?
+                self.compare_and_set(&base, &base, encoded, until).await?
             };
             match written {
                 Written::Saved(record) => return Ok(record),
@@ -169,22 +181,23 @@ impl<T: SessionData> SessionStore<T> {
         Ok(Written::Saved(current))
     }
 
-    /// Returns a new version to be written on top of `base`, unless the session has expired.
+    /// Returns a new version to be written on top of `base`, unless the session has expired. `meta`
+    /// is that of `base`, or what it changes to.
     fn next_version(
         &self,
         base: &Record<T>,
+        meta: Meta,
         data: T,
         json_len: usize,
-        logged_in_at: Timestamp,
     ) -> Result<Record<T>, StoreError> {
-        let (id, meta, now) = (base.id(), base.meta(), self.inner.clock.wall());
-        let lifetime = self.inner.lifetimes.of(meta.remembered);
-        if lifetime.has_expired(meta.created_at, now) {
+        let (id, now) = (base.id(), self.inner.clock.wall());
+        let lifetimes = &self.inner.lifetimes;
+        if lifetimes.has_expired(&meta, now) {
             return Err(StoreError::gone(&id));
         }
-        let deadline = lifetime.deadline(meta.created_at, now);
+        let deadline = lifetimes.deadline(&meta, now);
         let revision = base.revision().next();
-        let meta = Meta { revision, logged_in_at, used_at: now, deadline, ..meta };
+        let meta = Meta { revision, used_at: now, deadline, ..meta };
         Ok(Record::new(&self.inner.clock, id, meta, data, json_len))
     }
 
@@ -215,23 +228,27 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     /// Writes a new version if the backend still has the revision of `base`. The data was made from
-    /// `continues`: that is `base` itself, unless this is the new record of a regeneration.
+    /// `continues`: that is `base` itself, unless this is the new record of a regeneration. `until`
+    /// becomes the session's own deadline.
     pub(super) async fn compare_and_set(
         &self,
         base: &Record<T>,
         continues: &Record<T>,
         data: Encoded<T>,
+        until: Option<Timestamp>,
     ) -> Result<Written<T>, StoreError> {
         let (json, data) = data.into_parts();
         let ownership = self.ownership(Some(continues), &data);
         let ownership = ownership.as_ref();
-        let logged_in_at = if ownership.is_some_and(|it| it.is_new) {
+        let mut meta = Meta { logged_in_at: continues.meta().logged_in_at, ..base.meta() };
+        if ownership.is_some_and(|it| it.is_new) {
             self.ensure_place(&data, Some(base)).await?;
-            self.inner.clock.wall()
-        } else {
-            continues.meta().logged_in_at
-        };
-        let new = self.next_version(base, data, json.len(), logged_in_at)?;
+            meta.logged_in_at = self.inner.clock.wall();
+        }
+        if let Some(deadline) = until {
+            meta = Meta { lifespan: Lifespan::Fixed, deadline, ..meta };
+        }
+        let new = self.next_version(base, meta, data, json.len())?;
         let (id, meta) = (new.id(), new.meta());
         let payload = self.inner.codec.payload(&id, &meta, &json);
         let stored = Stored { meta, content: Content::Payload(payload) };

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// The layers from the top down. Modules of one layer do not import from each other.
 const LAYERS: &[&[&str]] = &[
     &["lib"],
-    &["middleware"],
+    &["middleware", "tower_sessions"],
     &["session"],
     &["store", "fuzzing"],
     &["config"],

@@ -20,7 +20,9 @@ use clustered_sessions::{Session, SessionConfig, SessionLayer};
 use tokio::runtime::Runtime;
 use tower::Service;
 
-pub use self::peers::{store_over_redis, tower_sessions_in_memory, tower_sessions_over_redis};
+pub use self::peers::{
+    store_over_redis, tower_sessions_in_memory, tower_sessions_over_ours, tower_sessions_over_redis,
+};
 use crate::data::UserSession;
 
 /// Number of visitors, who take turns.

@@ -1,4 +1,5 @@
-//! The same application over tower-sessions: a signed cookie, and a cache in front of the store.
+//! The same application over tower-sessions: a signed cookie, and a cache in front of its store, or
+//! our adapter as the store.
 //!
 //! Its cache is not told about changes on other nodes, so it promises less than ours.
 
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::http::{HeaderValue, StatusCode};
 use axum::routing::get;
+use clustered_sessions::{KeyValues, SessionConfig, TowerSessionsStore};
 use tokio::runtime::Runtime;
 use tower_sessions::cookie::{Cookie, CookieJar, Key};
 use tower_sessions::{
@@ -19,6 +21,7 @@ use tower_sessions_redis_store::fred::prelude::{ClientLike as _, Config, Pool};
 
 use super::{AT_ONCE, App, VISITORS, WAITING, wait};
 use crate::data::UserSession;
+use crate::nodes;
 
 const COOKIE: &str = "id";
 const DATA: &str = "user";
@@ -27,7 +30,13 @@ const CONNECTIONS: usize = 6;
 
 /// Over Redis, with sessions cached in moka.
 pub fn tower_sessions_over_redis(runtime: &Runtime, url: &str) -> App {
-    tower_sessions(runtime, store_over_redis(runtime, url))
+    tower_sessions(runtime, cached(store_over_redis(runtime, url)))
+}
+
+/// Over our store, which caches by itself.
+pub fn tower_sessions_over_ours(runtime: &Runtime, config: SessionConfig<KeyValues>) -> App {
+    let _guard = runtime.enter();
+    tower_sessions(runtime, TowerSessionsStore::new(nodes::start(runtime, config)))
 }
 
 /// Its store, which asks Redis each time.
@@ -44,11 +53,14 @@ pub fn store_over_redis(runtime: &Runtime, url: &str) -> RedisStore<Pool> {
 
 /// The same over memory, where nothing runs in the background.
 pub fn tower_sessions_in_memory(runtime: &Runtime) -> App {
-    tower_sessions(runtime, MemoryStore::default())
+    tower_sessions(runtime, cached(MemoryStore::default()))
+}
+
+fn cached<S: SessionStore>(store: S) -> CachingSessionStore<MokaStore, S> {
+    CachingSessionStore::new(MokaStore::new(Some(VISITORS * 2)), store)
 }
 
 fn tower_sessions<S: SessionStore + Clone>(runtime: &Runtime, store: S) -> App {
-    let store = CachingSessionStore::new(MokaStore::new(Some(VISITORS * 2)), store);
     let key = Key::from(&[7; 64]);
     let cookies = (0..VISITORS).map(|visitor| log_in(runtime, &store, &key, visitor)).collect();
     let router = Router::new().route(AT_ONCE, get(at_once)).route(WAITING, get(waiting));

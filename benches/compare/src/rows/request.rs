@@ -20,6 +20,7 @@ struct Costs {
     read: f64,
     unused: f64,
     peer: f64,
+    adapter: f64,
 }
 
 pub fn rows(context: &Context) -> Vec<Row> {
@@ -29,7 +30,11 @@ pub fn rows(context: &Context) -> Vec<Row> {
     let (read, unused) =
         app::ours(runtime, nodes::over_redis(&server.url(), VISITORS as usize * 2));
     let peer = app::tower_sessions_over_redis(runtime, &server.url());
-    let apps = [&app::bare(), &app::noop(), &app::floor(), &read, &unused, &peer];
+    let adapter = app::tower_sessions_over_ours(
+        runtime,
+        nodes::over_redis(&server.url(), VISITORS as usize * 2),
+    );
+    let apps = [&app::bare(), &app::noop(), &app::floor(), &read, &unused, &peer, &adapter];
     let alone = costs(context, apps, |app| app.one_at_a_time(BLOCK));
     let together = costs(context, apps, |app| app.in_flight(BLOCK, IN_FLIGHT));
 
@@ -45,10 +50,13 @@ pub fn rows(context: &Context) -> Vec<Row> {
     let one = "one at a time";
     let many = "64 in flight";
     let read = "cached read through layer and `Session<T>`";
+    let adapter = "the same by tower-sessions 0.14, signed, over `TowerSessionsStore`";
     let unused = "a route that extracts nothing";
     vec![
         row(&format!("{read}, {one}"), alone.read, peer, alone.peer, "≤ 0.16"),
         row(&format!("{read}, {many}"), together.read, peer, together.peer, "≤ 0.16"),
+        row(&format!("{adapter}, {one}"), alone.adapter, peer, alone.peer, ""),
+        row(&format!("{adapter}, {many}"), together.adapter, peer, together.peer, ""),
         row(&format!("{read}, {one}"), alone.read, floor, alone.floor, "≤ 1.7"),
         row(&format!("{read}, {many}"), together.read, floor, together.floor, "≤ 1.7"),
         row(&format!("{unused}, {one}"), alone.unused, "the read", alone.read, "≤ 0.35"),
@@ -72,16 +80,18 @@ pub fn rows(context: &Context) -> Vec<Row> {
 
 /// Measures all applications in turn. The costs of layers are above those of the no-op layer in the
 /// same round.
-fn costs(context: &Context, apps: [&App; 6], send: fn(&App)) -> Costs {
+fn costs(context: &Context, apps: [&App; 7], send: fn(&App)) -> Costs {
     let mut subjects = apps.map(|app| move || nanoseconds(BLOCK, || send(app)));
     let subjects = subjects.each_mut().map(|it| it as &mut dyn FnMut() -> f64);
-    let [bare, noop, floor, read, unused, peer] = interleave(context.rounds * BLOCKS, subjects);
+    let [bare, noop, floor, read, unused, peer, adapter] =
+        interleave(context.rounds * BLOCKS, subjects);
     Costs {
         bare: median(&bare),
         floor: median_above(&floor, &noop),
         read: median_above(&read, &noop),
         unused: median_above(&unused, &noop),
         peer: median_above(&peer, &noop),
+        adapter: median_above(&adapter, &noop),
         noop: median(&noop),
     }
 }
