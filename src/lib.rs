@@ -212,7 +212,7 @@ pub use crate::secret::Secret;
 pub use crate::session::{Fresh, KeyValues, Session, SessionError, ValueError};
 pub use crate::store::{BulkDeletion, SessionStore, SessionWatch};
 #[cfg(feature = "_tower-sessions")]
-pub use crate::tower_sessions::TowerSessionsStore;
+pub use crate::tower_sessions::{MigratingStore, MigrationStage, TowerSessionsStore};
 
 /// Runs the examples of the README as tests.
 #[cfg(all(doctest, feature = "axum", feature = "redis"))]

@@ -77,18 +77,19 @@ impl<T: SessionData> SessionStore<T> {
         data: T,
     ) -> Result<NewSession<T>, StoreError> {
         self.begin()?;
-        self.operation(self.create_under(token, &data)).await
+        self.operation(self.create_under(token, &data, Term::Ordinary)).await
     }
 
-    async fn create_under(
+    pub(super) async fn create_under(
         &self,
         token: SessionToken,
         data: &T,
+        term: Term,
     ) -> Result<NewSession<T>, StoreError> {
-        let encoded = self.encode_new(data, Term::Ordinary)?;
+        let encoded = self.encode_new(data, term)?;
         let ownership = self.ownership(None, encoded.data());
         let ownership = ownership.as_ref();
-        let draft = self.draft(token, &encoded, None, ownership, Term::Ordinary);
+        let draft = self.draft(token, &encoded, None, ownership, term);
         let Draft { new, .. } = &draft;
         self.index_before_write(ownership, &new.id, None, new.record.deadline()).await?;
         if self.write_draft(&draft).await? == Created::Exists {

@@ -128,8 +128,8 @@ impl<T: SessionData> SessionStore<T> {
         self.write_version(base, data, None, reapply).await
     }
 
-    /// Like [`write`](Self::write). A session that gets a deadline of its own is written even if its
-    /// data does not change.
+    /// Like [`write`](Self::write). A session that gets a deadline of its own is written even if
+    /// its data does not change.
     pub(super) async fn write_version(
         &self,
         base: Record<T>,

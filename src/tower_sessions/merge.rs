@@ -22,6 +22,20 @@ pub(super) type Data = HashMap<String, Value>;
 /// The key of the digests. Sessions cannot have values of their own under it.
 const LOADED: &str = "clustered-sessions.loaded";
 
+/// Returns values to be stored.
+pub(super) fn values(data: &Data) -> KeyValues {
+    let mut values = KeyValues::new();
+    for (key, value) in data {
+        values.put(key, value.clone(), None);
+    }
+    values
+}
+
+/// Returns `true` if the data of a record was loaded from a store of this crate, or stored in it.
+pub(super) fn is_loaded(data: &Data) -> bool {
+    data.contains_key(LOADED)
+}
+
 /// The state in which a request has loaded or created its session.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Loaded {

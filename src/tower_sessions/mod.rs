@@ -1,221 +1,25 @@
 //! The adapter for tower-sessions: its sessions, kept in a store of this crate.
+//!
+//! What it does is the same for all versions of tower-sessions. The macro below implements the
+//! trait of each.
 
 mod merge;
+mod migrating;
 mod requests;
+mod store;
 
 use std::error::Error as _;
-use std::sync::Arc;
+use std::iter;
 use std::time::SystemTime;
-use std::{fmt, iter};
 
 use async_trait::async_trait;
 
-use self::merge::{Data, Loaded, Saved};
-use self::requests::Requests;
+pub use self::migrating::{MigratingStore, MigrationStage};
+pub use self::store::TowerSessionsStore;
 use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionToken;
-use crate::observe::Outcome;
-use crate::record::{Ended, Snapshot};
-use crate::session::KeyValues;
-use crate::store::SessionStore;
-
-/// A store for [tower-sessions](https://docs.rs/tower-sessions) and the libraries built on it, such
-/// as axum-login, over a [`SessionStore<KeyValues>`](SessionStore).
-///
-/// An application that uses `tower_sessions::Session` goes on as it is, and gets what this crate
-/// promises: sessions are read from memory, a session that one node ends has ended on all, requests
-/// at the same time that change different keys keep both changes, and
-/// [`delete_all_of`](SessionStore::delete_all_of) logs a user out everywhere. The feature
-/// `tower-sessions-0-14` implements the trait `SessionStore` of that version, `tower-sessions-0-15`
-/// that of the next; both may be enabled.
-///
-/// ```
-/// # #[cfg(feature = "tower-sessions-0-14")] mod app {
-/// # use tower_sessions_0_14 as tower_sessions;
-/// use clustered_sessions::{KeyValues, Secret, SessionConfig, SessionStore, TowerSessionsStore};
-/// use tower_sessions::{Session, SessionManagerLayer};
-///
-/// async fn visit(session: Session) -> String {
-///     let visits = session.get::<u64>("visits").await.unwrap().unwrap_or_default() + 1;
-///     session.insert("visits", visits).await.unwrap();
-///     format!("visit {visits}")
-/// }
-///
-/// # pub async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let secret = Secret::insecure_dev("dev");
-/// let config = SessionConfig::<KeyValues>::builder(secret)
-///     .owner(|values| values.get::<String>("user").ok().flatten()) // for "log out everywhere"
-///     .build()?;
-/// let store = SessionStore::new(config);
-/// let app = axum::Router::new()
-///     .route("/", axum::routing::get(visit))
-///     .layer(SessionManagerLayer::new(TowerSessionsStore::new(store.clone())));
-/// # let _: axum::Router = app;
-/// # Ok(()) }
-/// # }
-/// # #[cfg(feature = "tower-sessions-0-14")]
-/// # #[tokio::main(flavor = "current_thread")] async fn main() { app::main().await.unwrap() }
-/// # #[cfg(not(feature = "tower-sessions-0-14"))] fn main() {}
-/// ```
-///
-/// # Ids
-///
-/// Their session id is this crate's [`SessionToken`]: the credential, which is in the cookie and
-/// nowhere else. The [`SessionId`](crate::SessionId) under which the session is kept is its hash.
-/// New sessions get a token from the operating system's random generator, whatever id the record
-/// had.
-///
-/// # What a save does
-///
-/// It applies what the request has changed since it loaded the session to the session as it is by
-/// then. Of two requests that change the same key, the later save counts. A request that has
-/// cleared the session replaces all of it.
-///
-/// - A save that changes nothing writes nothing.
-/// - A session that has ended stays ended: what a request saves to it is dropped, as by their store
-///   for Redis, and the visitor's next request has no session. It is counted in
-///   `commits_total{outcome="gone"}`.
-/// - After `cycle_id` of a session that somebody else has ended meanwhile, the new session has
-///   nothing but what this request has put into it.
-///
-/// # Expiry
-///
-/// A session ends at the time that their `Expiry` says, or at the
-/// [`absolute_timeout`](crate::SessionConfigBuilder::absolute_timeout) if that is earlier. The idle
-/// [`timeout`](crate::SessionConfigBuilder::timeout) of this crate does not apply, and reading a
-/// session does not extend it. As with their other stores, `Expiry::OnInactivity` counts from the
-/// last save, so it takes `with_always_save(true)` to count from the last request. A save that only
-/// extends the session is written once a quarter of the time has passed
-/// ([`touch_after`](crate::SessionConfigBuilder::touch_after)).
-///
-/// # Limits
-///
-/// - `cycle_id` ends the session at once, and the new one begins with the response. "Log out
-///   everywhere" between the two does not reach it. [`Session::regenerate`](crate::Session) has no
-///   such gap.
-/// - The data that is loaded has one key more than the session, under which the adapter notes what
-///   was loaded: `clustered-sessions.loaded`. It is not stored. Thus `cycle_id` of a session
-///   without values begins a new one, where it would otherwise remove the cookie.
-/// - Do not wrap it in their `CachingSessionStore`, whose cache does not learn of changes on other
-///   nodes.
-/// - [`SessionConfigBuilder::cookie`](crate::SessionConfigBuilder::cookie) has no effect: their
-///   layer writes the cookie.
-/// - Errors become their `session_store::Error`, which keeps the text alone. Their layer answers a
-///   save that fails by an empty 500.
-#[derive(Clone)]
-pub struct TowerSessionsStore {
-    store: SessionStore<KeyValues>,
-    requests: Arc<Requests>,
-}
-
-impl TowerSessionsStore {
-    /// Creates an adapter for a store. Clones, and adapters for clones of the store, share its
-    /// sessions.
-    pub fn new(store: SessionStore<KeyValues>) -> Self {
-        TowerSessionsStore { store, requests: Arc::default() }
-    }
-
-    /// Returns the store: to list and end sessions, and to
-    /// [shut it down](SessionStore::shutdown).
-    pub fn store(&self) -> &SessionStore<KeyValues> {
-        &self.store
-    }
-
-    /// Creates a session and returns its token.
-    async fn create_session(
-        &self,
-        data: &mut Data,
-        until: Timestamp,
-    ) -> Result<SessionToken, StoreError> {
-        // Only `cycle_id` leaves the digests of another session in the data of a new one.
-        if let Some(former) = Loaded::take_from(data)
-            && !self.requests.take_ended(former.session())
-        {
-            former.keep_changes_only(data);
-        }
-        if self.store.has_passed(until) {
-            return Ok(SessionToken::random());
-        }
-        let mut values = KeyValues::new();
-        for (key, value) in &*data {
-            values.put(key, value.clone(), None);
-        }
-        let create = self.store.create_until(&values, until);
-        let new = self.commit(create).await?;
-        Loaded::note_in(data, self.requests.begin(), new.id);
-        Ok(new.token)
-    }
-
-    /// Applies to the session what a request has changed. If the session has ended, the changes are
-    /// dropped.
-    async fn save_session(
-        &self,
-        token: &SessionToken,
-        data: &Data,
-        until: Timestamp,
-    ) -> Result<(), StoreError> {
-        if self.store.has_passed(until) {
-            return self.delete_session(token).await;
-        }
-        let id = token.session_id();
-        let saved = Saved::new(data);
-        let save = async {
-            let base = self.store.find(id).await?.ok_or_else(|| StoreError::gone(&id))?;
-            let values = saved.apply_to(base.data());
-            if values == *base.data() && !self.store.should_move(&base, until) {
-                return Ok(());
-            }
-            let reapply = |current: &KeyValues| Snapshot::new(saved.apply_to(current));
-            let write = self.store.write_until(base, Snapshot::new(values), until, &reapply);
-            write.await.map(drop)
-        };
-        match self.commit(save).await {
-            Err(error) if error.kind() == StoreErrorKind::Gone => {
-                tracing::debug!(session = %id, "a request has changed a session that has ended");
-                Ok(())
-            }
-            saved => saved,
-        }
-    }
-
-    /// Returns the data of a session for a request, and its deadline.
-    async fn load_session(
-        &self,
-        token: &SessionToken,
-    ) -> Result<Option<(Data, Timestamp)>, StoreError> {
-        let id = token.session_id();
-        let Some(record) = self.store.find(id).await? else { return Ok(None) };
-        let data = Loaded::give_out(self.requests.begin(), id, record.data());
-        Ok(Some((data, record.deadline())))
-    }
-
-    async fn delete_session(&self, token: &SessionToken) -> Result<(), StoreError> {
-        let id = token.session_id();
-        let delete = self.store.delete_following_tombstones(id, Some(Ended::LoggedOut));
-        let was_alive = self.commit(delete).await?;
-        self.requests.note_end(id, was_alive);
-        Ok(())
-    }
-
-    /// Carries out a change as an operation of its own, and counts it among the commits.
-    async fn commit<R>(
-        &self,
-        change: impl Future<Output = Result<R, StoreError>>,
-    ) -> Result<R, StoreError> {
-        self.store.begin()?;
-        let result = self.store.operation(change).await;
-        let outcome = result.as_ref().map_or_else(|error| error.kind().into(), |_| Outcome::Ok);
-        self.store.count_commit(outcome);
-        result
-    }
-}
-
-impl fmt::Debug for TowerSessionsStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("TowerSessionsStore").field(&self.store).finish()
-    }
-}
+use crate::store::Freshness;
 
 /// Returns the text of an error and its causes, which is all that their error keeps.
 fn text_of(error: &StoreError) -> String {
@@ -223,11 +27,12 @@ fn text_of(error: &StoreError) -> String {
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
-/// Implements the trait of a version of tower-sessions.
+/// Implements the trait of a version of tower-sessions for both stores.
 macro_rules! implement_for {
     ($feature:literal, $core:ident) => {
         #[cfg(feature = $feature)]
         const _: () = {
+            use $core::SessionStore;
             use $core::session::{Id, Record};
             use $core::session_store::{Error, Result};
 
@@ -248,8 +53,20 @@ macro_rules! implement_for {
                 }
             }
 
+            async fn load(
+                store: &TowerSessionsStore,
+                id: &Id,
+                freshness: Freshness,
+            ) -> Result<Option<Record>> {
+                let loaded = store.load_session(&token(id), freshness).await.map_err(to_error)?;
+                Ok(loaded.map(|(data, deadline)| {
+                    let expiry_date = SystemTime::from(deadline).into();
+                    Record { id: *id, data, expiry_date }
+                }))
+            }
+
             #[async_trait]
-            impl $core::SessionStore for TowerSessionsStore {
+            impl SessionStore for TowerSessionsStore {
                 async fn create(&self, record: &mut Record) -> Result<()> {
                     let until = until(record);
                     let token = self.create_session(&mut record.data, until).await;
@@ -263,16 +80,86 @@ macro_rules! implement_for {
                 }
 
                 async fn load(&self, id: &Id) -> Result<Option<Record>> {
-                    let loaded = self.load_session(&token(id)).await.map_err(to_error)?;
-                    Ok(loaded.map(|(data, deadline)| {
-                        let expiry_date = SystemTime::from(deadline).into();
-                        Record { id: *id, data, expiry_date }
-                    }))
+                    load(self, id, Freshness::Cached).await
                 }
 
                 async fn delete(&self, id: &Id) -> Result<()> {
                     self.delete_session(&token(id)).await.map_err(to_error)
                 }
+            }
+
+            #[async_trait]
+            impl<Old: SessionStore> SessionStore for MigratingStore<Old> {
+                async fn create(&self, record: &mut Record) -> Result<()> {
+                    let continues_a_moved_one = merge::is_loaded(&record.data);
+                    if self.stage == MigrationStage::Move || continues_a_moved_one {
+                        self.new.create(record).await
+                    } else {
+                        self.old.create(record).await
+                    }
+                }
+
+                async fn save(&self, record: &Record) -> Result<()> {
+                    let id = &record.id;
+                    let has_moved = merge::is_loaded(&record.data)
+                        || self.new.load(id).await?.is_some()
+                        || self.stage == MigrationStage::Move && take_over(self, id).await?;
+                    if has_moved {
+                        self.new.save(record).await
+                    } else {
+                        self.old.save(record).await
+                    }
+                }
+
+                async fn load(&self, id: &Id) -> Result<Option<Record>> {
+                    if let Some(moved) = self.new.load(id).await? {
+                        return Ok(Some(moved));
+                    }
+                    match self.stage {
+                        MigrationStage::Prepare => {
+                            if let Some(record) = self.old.load(id).await? {
+                                return Ok(Some(record));
+                            }
+                        }
+                        MigrationStage::Move => {
+                            take_over(self, id).await?;
+                        }
+                    }
+                    // It may have been moved a moment ago.
+                    load(&self.new, id, Freshness::Fresh).await
+                }
+
+                /// In this order: a node that is moving the session looks for it in the old store
+                /// once it is in the new one.
+                async fn delete(&self, id: &Id) -> Result<()> {
+                    self.old.delete(id).await?;
+                    self.new.delete(id).await
+                }
+            }
+
+            /// Moves a session to the new store if the old one has it. Returns `true` if it may be
+            /// in the new store now.
+            async fn take_over<Old: SessionStore>(
+                store: &MigratingStore<Old>,
+                id: &Id,
+            ) -> Result<bool> {
+                let MigratingStore { old, new, .. } = store;
+                let Some(record) = old.load(id).await? else { return Ok(false) };
+                let deadline = until(&record);
+                let imported = new.import(token(id), record.data, deadline).await;
+                if !imported.map_err(to_error)? {
+                    return Ok(true);
+                }
+                // It may have been moved and ended between the first look and the import.
+                let removed = match old.load(id).await {
+                    Ok(Some(_)) => old.delete(id).await.map(|()| true),
+                    Ok(None) => Ok(false),
+                    Err(error) => Err(error),
+                };
+                if !matches!(removed, Ok(true)) {
+                    new.delete(id).await?;
+                }
+                removed
             }
         };
     };

@@ -6,5 +6,7 @@ use tower_sessions_0_15 as tower_sessions;
 mod coherence;
 #[path = "expiry.rs"]
 mod expiry;
+#[path = "migration.rs"]
+mod migration;
 #[path = "routes.rs"]
 mod routes;

@@ -1,0 +1,77 @@
+//! The move from another store of tower-sessions, during which nobody is logged out.
+
+use super::TowerSessionsStore;
+
+/// A store for the time in which sessions move from another store of tower-sessions to a
+/// [`TowerSessionsStore`], with their ids, so that the visitors keep their cookies and their
+/// logins.
+///
+/// A visitor's session moves at its next request, and expires in the old store otherwise. Nodes are
+/// replaced one by one, three times:
+///
+/// 1. With [`MigrationStage::Prepare`]: the nodes know both stores. Sessions stay in the old one.
+/// 2. With [`MigrationStage::Move`]: sessions move, and new ones begin in the new store. The nodes
+///    that are not yet replaced find them there.
+/// 3. When the longest session of the old store has expired: with the `TowerSessionsStore` alone.
+///
+/// ```
+/// # #[cfg(feature = "tower-sessions-0-14")] mod app {
+/// # use tower_sessions_0_14::{self as tower_sessions, MemoryStore};
+/// use clustered_sessions::{MigratingStore, MigrationStage, SessionStore, TowerSessionsStore};
+/// use tower_sessions::SessionManagerLayer;
+///
+/// # pub async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let config = clustered_sessions::SessionConfig::builder(clustered_sessions::Secret::insecure_dev("dev")).build()?;
+/// # let (old, stage) = (MemoryStore::default(), MigrationStage::Move);
+/// let new = TowerSessionsStore::new(SessionStore::new(config));
+/// let layer = SessionManagerLayer::new(MigratingStore::new(old, new, stage));
+/// # let _: axum::Router = axum::Router::new().layer(layer);
+/// # Ok(()) }
+/// # }
+/// # #[cfg(feature = "tower-sessions-0-14")]
+/// # #[tokio::main(flavor = "current_thread")] async fn main() { app::main().await.unwrap() }
+/// # #[cfg(not(feature = "tower-sessions-0-14"))] fn main() {}
+/// ```
+///
+/// # What is promised
+///
+/// A session that has been ended by a node of any stage does not come back: it is written to the
+/// new store first, then looked for in the old store once more, and removed from there before it is
+/// used. If one of these steps fails, so does the request, and the session stays where it was.
+///
+/// Two things are not: what a node of the stage `Prepare` saves to a session in the moment in which
+/// another one moves it may be lost, and a node that does not know the new store yet cannot find a
+/// session that has moved. Hence the first stage.
+///
+/// # Costs
+///
+/// A session that has moved is read from memory. One that has not is looked for in the new store
+/// first, which the node answers from memory after the first time. Moving it takes two reads, a
+/// deletion in the old store, and a creation in the new one.
+///
+/// To the new store, a move is the creation of a session: it emits
+/// [`SessionEvent::Created`](crate::SessionEvent::Created), and counts as a login for
+/// [`max_sessions_of_owner`](crate::SessionConfigBuilder::max_sessions_of_owner), which is better
+/// introduced afterwards.
+#[derive(Clone, Debug)]
+pub struct MigratingStore<Old> {
+    pub(super) old: Old,
+    pub(super) new: TowerSessionsStore,
+    pub(super) stage: MigrationStage,
+}
+
+/// What a [`MigratingStore`] does with the sessions of the old store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MigrationStage {
+    /// It leaves them there, and finds those that other nodes have moved.
+    Prepare,
+    /// It moves them to the new store when they are used.
+    Move,
+}
+
+impl<Old> MigratingStore<Old> {
+    /// Creates a store over the one in which the sessions have been and the one to which they move.
+    pub fn new(old: Old, new: TowerSessionsStore, stage: MigrationStage) -> Self {
+        MigratingStore { old, new, stage }
+    }
+}

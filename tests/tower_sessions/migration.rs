@@ -1,0 +1,243 @@
+//! Sessions that move from another store while nodes of all stages run.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use clustered_sessions::{MemoryBackend, MigratingStore, MigrationStage, TowerSessionsStore};
+use time::OffsetDateTime;
+
+use super::tower_sessions::session::{Id, Record};
+use super::tower_sessions::session_store::{Error, Result};
+use super::tower_sessions::{Expiry, MemoryStore, Session, SessionStore};
+use crate::node::node;
+use crate::web::settle;
+
+/// What happens at a call of the old store, instead of it or just before it.
+#[derive(Debug)]
+enum Fault {
+    Fails,
+    /// Another node deletes the session.
+    Deleted,
+}
+
+/// The old store, which all nodes share.
+#[derive(Clone, Debug, Default)]
+struct Old {
+    memory: MemoryStore,
+    /// What happens at the next loads, and at the next deletions.
+    loads: Arc<Mutex<VecDeque<Option<Fault>>>>,
+    deletions: Arc<Mutex<VecDeque<Option<Fault>>>>,
+}
+
+impl Old {
+    async fn meet(&self, faults: &Mutex<VecDeque<Option<Fault>>>, id: &Id) -> Result<()> {
+        let fault = faults.lock().unwrap().pop_front().flatten();
+        match fault {
+            Some(Fault::Fails) => Err(Error::Backend("out of order".to_owned())),
+            Some(Fault::Deleted) => self.memory.delete(id).await,
+            None => Ok(()),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl SessionStore for Old {
+    async fn create(&self, record: &mut Record) -> Result<()> {
+        self.memory.create(record).await
+    }
+
+    async fn save(&self, record: &Record) -> Result<()> {
+        self.memory.save(record).await
+    }
+
+    async fn load(&self, id: &Id) -> Result<Option<Record>> {
+        self.meet(&self.loads, id).await?;
+        self.memory.load(id).await
+    }
+
+    async fn delete(&self, id: &Id) -> Result<()> {
+        self.meet(&self.deletions, id).await?;
+        self.memory.delete(id).await
+    }
+}
+
+type Node = MigratingStore<Old>;
+
+/// Two nodes, of which one has been replaced by the next stage, and their stores.
+struct Cluster {
+    old: Old,
+    new: TowerSessionsStore,
+    preparing: Node,
+    moving: Node,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let (old, memory) = (Old::default(), MemoryBackend::new());
+        let new = node(&memory).await;
+        let preparing =
+            MigratingStore::new(old.clone(), node(&memory).await, MigrationStage::Prepare);
+        let moving = MigratingStore::new(old.clone(), new.clone(), MigrationStage::Move);
+        Cluster { old, new, preparing, moving }
+    }
+
+    /// Returns whether the session is in the old store and in the new one.
+    async fn places(&self, id: Id) -> (bool, bool) {
+        settle().await;
+        let old = self.old.memory.load(&id).await.unwrap().is_some();
+        (old, self.new.load(&id).await.unwrap().is_some())
+    }
+}
+
+fn request(store: &(impl SessionStore + Clone), id: Id) -> Session {
+    Session::new(Some(id), Arc::new(store.clone()), None)
+}
+
+async fn stored(store: &(impl SessionStore + Clone)) -> Id {
+    let session = Session::new(None, Arc::new(store.clone()), None);
+    session.insert("a", 1).await.unwrap();
+    session.save().await.unwrap();
+    session.id().unwrap()
+}
+
+/// Returns the values of a session under `a` and `b`, as a request finds them.
+async fn read(store: &Node, id: Id) -> [Option<u64>; 2] {
+    settle().await;
+    let session = request(store, id);
+    [session.get("a").await.unwrap(), session.get("b").await.unwrap()]
+}
+
+#[tokio::test]
+async fn a_session_moves_with_its_id_when_it_is_used() {
+    let cluster = Cluster::start().await;
+    let id = stored(&cluster.old).await;
+    assert_eq!(read(&cluster.preparing, id).await, [Some(1), None]);
+    assert_eq!(cluster.places(id).await, (true, false));
+
+    assert_eq!(read(&cluster.moving, id).await, [Some(1), None]);
+    assert_eq!(cluster.places(id).await, (false, true));
+    for (node, expected) in [(&cluster.preparing, 2), (&cluster.moving, 3)] {
+        let session = request(node, id);
+        session.insert("b", expected).await.unwrap();
+        session.save().await.unwrap();
+        assert_eq!(read(&cluster.preparing, id).await, [Some(1), Some(expected)]);
+        assert_eq!(read(&cluster.moving, id).await, [Some(1), Some(expected)]);
+    }
+    assert_eq!(cluster.places(id).await, (false, true));
+}
+
+#[tokio::test]
+async fn new_sessions_begin_where_the_nodes_of_the_stage_look() {
+    let cluster = Cluster::start().await;
+    assert_eq!(cluster.places(stored(&cluster.preparing).await).await, (true, false));
+    assert_eq!(cluster.places(stored(&cluster.moving).await).await, (false, true));
+}
+
+#[tokio::test]
+async fn a_session_that_does_not_move_is_saved_where_it_is() {
+    let cluster = Cluster::start().await;
+    let id = stored(&cluster.preparing).await;
+    let session = request(&cluster.preparing, id);
+    session.insert("b", 2).await.unwrap();
+    session.save().await.unwrap();
+    session.cycle_id().await.unwrap();
+    session.save().await.unwrap();
+    let new = session.id().unwrap();
+    assert_eq!(cluster.places(id).await, (false, false));
+    assert_eq!(cluster.places(new).await, (true, false));
+    let data = cluster.old.memory.load(&new).await.unwrap().unwrap().data;
+    assert_eq!(data.len(), 2, "{data:?}");
+}
+
+#[tokio::test]
+async fn a_moved_session_that_gets_a_new_id_stays_in_the_new_store() {
+    let cluster = Cluster::start().await;
+    for node in [&cluster.preparing, &cluster.moving] {
+        let id = stored(&cluster.moving).await;
+        let session = request(node, id);
+        session.cycle_id().await.unwrap();
+        session.save().await.unwrap();
+        let new = session.id().unwrap();
+        assert_eq!(cluster.places(id).await, (false, false));
+        assert_eq!(cluster.places(new).await, (false, true));
+        assert_eq!(read(node, new).await, [Some(1), None]);
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_is_cleared_before_it_is_loaded_moves_as_well() {
+    let cluster = Cluster::start().await;
+    let id = stored(&cluster.old).await;
+    let session = request(&cluster.moving, id);
+    session.clear().await;
+    session.insert("b", 2).await.unwrap();
+    session.save().await.unwrap();
+    assert_eq!(cluster.places(id).await, (false, true));
+    assert_eq!(read(&cluster.moving, id).await, [None, Some(2)]);
+}
+
+#[tokio::test]
+async fn a_logout_ends_a_session_wherever_it_is() {
+    let cluster = Cluster::start().await;
+    for node in [&cluster.preparing, &cluster.moving] {
+        let (left, moved) = (stored(&cluster.old).await, stored(&cluster.moving).await);
+        for id in [left, moved] {
+            request(node, id).flush().await.unwrap();
+            assert_eq!(cluster.places(id).await, (false, false));
+            assert_eq!(read(&cluster.moving, id).await, [None, None]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_ends_while_it_is_moved_does_not_come_back() {
+    let cluster = Cluster::start().await;
+    let id = stored(&cluster.old).await;
+    // Another node deletes it after this one has read it.
+    cluster.old.loads.lock().unwrap().extend([None, Some(Fault::Deleted)]);
+    assert_eq!(read(&cluster.moving, id).await, [None, None]);
+    assert_eq!(cluster.places(id).await, (false, false));
+}
+
+#[tokio::test]
+async fn a_session_that_another_node_is_moving_is_found() {
+    let cluster = Cluster::start().await;
+    let id = stored(&cluster.old).await;
+    let copy = cluster.old.memory.load(&id).await.unwrap().unwrap();
+    assert_eq!(read(&cluster.moving, id).await, [Some(1), None]);
+    // As this node reads it from the old store, the other one has not deleted it yet.
+    cluster.old.memory.save(&copy).await.unwrap();
+    cluster.new.store().evict_from_cache(cluster.new.store().all_session_ids().await.unwrap()[0]);
+    assert_eq!(read(&cluster.preparing, id).await, [Some(1), None]);
+    assert_eq!(read(&cluster.moving, id).await, [Some(1), None]);
+}
+
+#[tokio::test]
+async fn a_move_that_fails_leaves_the_session_where_it_was() {
+    let cluster = Cluster::start().await;
+    let id = stored(&cluster.old).await;
+    let fails = || Some(Fault::Fails);
+    for (loads, deletions) in
+        [(vec![fails()], vec![]), (vec![None, fails()], vec![]), (vec![], vec![fails()])]
+    {
+        cluster.old.loads.lock().unwrap().extend(loads);
+        cluster.old.deletions.lock().unwrap().extend(deletions);
+        assert!(cluster.moving.load(&id).await.is_err());
+        assert_eq!(cluster.places(id).await, (true, false));
+    }
+    assert_eq!(read(&cluster.moving, id).await, [Some(1), None]);
+}
+
+#[tokio::test]
+async fn a_moved_session_keeps_its_expiry() {
+    let cluster = Cluster::start().await;
+    let expiry = Expiry::AtDateTime(OffsetDateTime::now_utc() + Duration::from_secs(86_400));
+    let session = Session::new(None, Arc::new(cluster.old.clone()), Some(expiry));
+    session.insert("a", 1).await.unwrap();
+    session.save().await.unwrap();
+    let id = session.id().unwrap();
+    let before = cluster.old.memory.load(&id).await.unwrap().unwrap().expiry_date;
+    let moved = cluster.moving.load(&id).await.unwrap().unwrap();
+    assert!((moved.expiry_date - before).abs() < Duration::from_millis(1));
+}
