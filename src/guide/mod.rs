@@ -14,7 +14,8 @@
 //! 10. [`observability`]: metrics, alerts, spans, log events, and events for audit logs.
 //! 11. [`testing`]: tests of an application that uses this crate.
 //! 12. [`owasp`]: the OWASP session checklist and ASVS 5.0, requirement by requirement.
-//! 13. [`from_clustered_redis_store`]: from the Crystal library `ClusteredRedisStore` to this one.
+//! 13. [`coming_from_tower_sessions`]: from tower-sessions and others, while users are logged in.
+//! 14. [`from_clustered_redis_store`]: from the Crystal library `ClusteredRedisStore` to this one.
 
 // On a forge, documents refer to each other by file name. Here each module first defines the same
 // link labels again, as paths to items: of two definitions of a label, Markdown takes the first.
@@ -155,6 +156,25 @@ pub mod owasp {
     //! [streams]: super::streams
     //!
     #![doc = include_str!("../../docs/owasp.md")]
+}
+
+pub mod coming_from_tower_sessions {
+    //! From tower-sessions, axum-login and others to this crate, while users are logged in.
+    //!
+    //! [adapter]: https://docs.rs/clustered-sessions/latest/clustered_sessions/struct.TowerSessionsStore.html
+    //! [encryption]: super::encryption
+    //! [error]: crate::SessionError
+    //! [key-values]: crate::KeyValues
+    //! [migrating]: https://docs.rs/clustered-sessions/latest/clustered_sessions/struct.MigratingStore.html
+    //! [performance]: super::performance
+    //! [resilience]: super::resilience#outage-policies
+    //! [streams]: super::streams
+    //!
+    // Its examples need these features, and nothing else does.
+    #![cfg_attr(
+        any(not(doctest), all(feature = "axum", feature = "redis", feature = "tower-sessions-0-15")),
+        doc = include_str!("../../docs/coming-from-tower-sessions.md")
+    )]
 }
 
 pub mod from_clustered_redis_store {

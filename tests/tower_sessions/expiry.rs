@@ -137,9 +137,24 @@ async fn an_earlier_expiry_counts_at_once_on_every_node() {
 async fn a_session_that_begins_expired_is_not_stored() {
     let cluster = Cluster::new();
     let node = cluster.node().await;
+    cluster.spy.take_calls();
     let id = stored(&node, past()).await;
+    assert_eq!(cluster.spy.take_calls(), []);
     assert!(!is_alive(&node, id).await);
-    assert_eq!(node.store().size().await.unwrap(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_has_missed_an_earlier_expiry_does_not_undo_it() {
+    let cluster = Cluster::new();
+    let (here, there) = (cluster.node().await, cluster.node().await);
+    let id = stored(&here, after(60 * MINUTE)).await;
+    assert!(is_alive(&there, id).await);
+    cluster.spy.drop_messages();
+    save(&here, id, after(10 * MINUTE)).await;
+    let native = SessionToken::from_bytes(id.0.to_le_bytes()).session_id();
+    assert!(there.store().touch(native).await.unwrap());
+    pass(11 * MINUTE).await;
+    assert!(here.store().find_fresh(native).await.unwrap().is_none());
 }
 
 #[tokio::test(start_paused = true)]

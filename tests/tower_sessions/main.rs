@@ -7,6 +7,7 @@ mod login;
 mod node;
 #[cfg(feature = "redis")]
 mod redis;
+mod side_by_side;
 mod v14;
 mod v15;
 #[allow(dead_code, unused_imports, reason = "other tests use the rest")]

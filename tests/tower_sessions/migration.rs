@@ -11,7 +11,7 @@ use super::tower_sessions::session::{Id, Record};
 use super::tower_sessions::session_store::{Error, Result};
 use super::tower_sessions::{Expiry, MemoryStore, Session, SessionStore};
 use crate::node::node;
-use crate::web::settle;
+use crate::web::{Spy, settle};
 
 /// What happens at a call of the old store, instead of it or just before it.
 #[derive(Debug)]
@@ -188,6 +188,30 @@ async fn a_logout_ends_a_session_wherever_it_is() {
             assert_eq!(read(&cluster.moving, id).await, [None, None]);
         }
     }
+}
+
+#[tokio::test]
+async fn a_session_that_has_moved_and_ended_is_not_saved_to_the_old_store() {
+    let cluster = Cluster::start().await;
+    let id = stored(&cluster.moving).await;
+    let slow = request(&cluster.preparing, id);
+    slow.insert("b", 2).await.unwrap();
+    request(&cluster.moving, id).flush().await.unwrap();
+    slow.save().await.unwrap();
+    assert_eq!(cluster.places(id).await, (false, false));
+}
+
+#[tokio::test]
+async fn a_session_is_found_by_a_node_that_has_not_heard_of_its_move() {
+    let memory = MemoryBackend::new();
+    let (old, spy) = (Old::default(), Spy::over(&memory));
+    let preparing = MigratingStore::new(old.clone(), node(&spy).await, MigrationStage::Prepare);
+    let moving = MigratingStore::new(old.clone(), node(&memory).await, MigrationStage::Move);
+    let id = stored(&old).await;
+    assert_eq!(read(&preparing, id).await, [Some(1), None]);
+    spy.drop_messages();
+    assert_eq!(read(&moving, id).await, [Some(1), None]);
+    assert_eq!(read(&preparing, id).await, [Some(1), None]);
 }
 
 #[tokio::test]

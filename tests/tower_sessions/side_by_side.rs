@@ -1,0 +1,162 @@
+//! The move to typed sessions, with both layers on one application: see
+//! `docs/coming-from-tower-sessions.md`.
+
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
+use axum::response::Response;
+use axum::routing::get;
+use clustered_sessions::{ClusterConfig, MemoryBackend, Session, SessionConfig, SessionLayer};
+use http::StatusCode;
+use tower_sessions_0_15 as tower_sessions;
+use tower_sessions_0_15::SessionManagerLayer;
+
+use crate::node::node;
+use crate::web::{Browser, secret, settle};
+
+#[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
+struct UserSession {
+    user: Option<String>,
+}
+
+// In the guide, word for word:
+
+/// Makes the typed session agree with that of tower-sessions, before and after the handler.
+async fn follow(
+    theirs: tower_sessions::Session,
+    ours: Session<UserSession>,
+    request: Request,
+    next: Next,
+) -> Result<Response, StatusCode> {
+    agree(&theirs, &ours).await?;
+    let response = next.run(request).await;
+    agree(&theirs, &ours).await?;
+    Ok(response)
+}
+
+async fn agree(
+    theirs: &tower_sessions::Session,
+    ours: &Session<UserSession>,
+) -> Result<(), StatusCode> {
+    let user = theirs.get("user").await.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
+    match user {
+        Some(user) if ours.read(|s| s.user.as_ref() != Some(&user)) => {
+            ours.replace(UserSession { user: Some(user) });
+        }
+        None if ours.read(|s| s.user.is_some()) => ours.destroy(),
+        _ => {}
+    }
+    Ok(())
+}
+
+// End of the quotation.
+
+#[test]
+fn the_guide_has_this_code() {
+    let source = include_str!("side_by_side.rs");
+    let (_, rest) = source.split_once("word for word:\n\n").unwrap();
+    let (code, _) = rest.split_once("\n// End of").unwrap();
+    assert!(include_str!("../../docs/coming-from-tower-sessions.md").contains(code));
+}
+
+async fn their_login(theirs: tower_sessions::Session) {
+    theirs.cycle_id().await.unwrap();
+    theirs.insert("user", "ada").await.unwrap();
+}
+
+async fn their_logout(theirs: tower_sessions::Session) {
+    theirs.flush().await.unwrap();
+}
+
+async fn their_user(theirs: tower_sessions::Session) -> String {
+    theirs.get("user").await.unwrap().unwrap_or_default()
+}
+
+async fn both_login(theirs: tower_sessions::Session, ours: Session<UserSession>) {
+    ours.replace(UserSession { user: Some("ada".to_owned()) });
+    their_login(theirs).await;
+}
+
+async fn both_logout(theirs: tower_sessions::Session, ours: Session<UserSession>) {
+    ours.destroy();
+    their_logout(theirs).await;
+}
+
+async fn our_login(ours: Session<UserSession>) {
+    ours.replace(UserSession { user: Some("ada".to_owned()) });
+}
+
+async fn our_logout(ours: Session<UserSession>) {
+    ours.destroy();
+}
+
+async fn our_user(ours: Session<UserSession>) -> String {
+    ours.read(|s| s.user.clone()).unwrap_or_default()
+}
+
+/// Returns nodes from before the move, of each of its stages, and their common stores.
+async fn stages() -> [Router; 4] {
+    let theirs = SessionManagerLayer::new(node(&MemoryBackend::new()).await);
+    let cluster = ClusterConfig::new();
+    let config = SessionConfig::<UserSession>::builder(secret()).cluster(cluster);
+    let ours = SessionLayer::new(config.build().unwrap());
+
+    let before = Router::new()
+        .route("/", get(their_user))
+        .route("/login", get(their_login))
+        .route("/logout", get(their_logout))
+        .layer(theirs.clone());
+    let first = Router::new()
+        .route("/", get(our_user))
+        .route("/login", get(their_login))
+        .route("/logout", get(their_logout))
+        .layer(from_fn(follow))
+        .layer(ours.clone())
+        .layer(theirs.clone());
+    let second = Router::new()
+        .route("/", get(our_user))
+        .route("/login", get(both_login))
+        .route("/logout", get(both_logout))
+        .layer(ours.clone())
+        .layer(theirs);
+    let third = Router::new()
+        .route("/", get(our_user))
+        .route("/login", get(our_login))
+        .route("/logout", get(our_logout))
+        .layer(ours);
+    [before, first, second, third]
+}
+
+#[tokio::test]
+async fn a_visitor_of_nodes_of_all_stages_is_logged_in_on_all_or_on_none() {
+    let stages = stages().await;
+    // While one stage replaces another, nodes of these two run.
+    for pair in stages.windows(2) {
+        for login in pair {
+            for logout in pair {
+                let mut browser = Browser::new();
+                browser.visit_path(login, "/login").await;
+                let mut order = [&pair[0], &pair[1], &pair[0], &pair[1]];
+                for app in order {
+                    assert_eq!(browser.visit(app).await.body, "ada");
+                }
+                browser.visit_path(logout, "/logout").await;
+                settle().await;
+                order.reverse();
+                for app in order {
+                    assert_eq!(browser.visit(app).await.body, "");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_login_from_before_the_move_lasts_until_after_it() {
+    let stages = stages().await;
+    let mut browser = Browser::new();
+    browser.visit_path(&stages[0], "/login").await;
+    for app in &stages {
+        assert_eq!(browser.visit(app).await.body, "ada");
+    }
+}
