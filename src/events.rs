@@ -23,7 +23,7 @@ const CAPACITY: usize = 1024;
 /// Time that the hook has for the events that are left at a shutdown.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Something that this node has done to a session: see
+/// Something that this node has done to a session, or noticed: see
 /// [`on_event`](crate::SessionConfigBuilder::on_event).
 ///
 /// The owner is that of the session's data, if an [`owner`](crate::SessionConfigBuilder::owner) is
@@ -49,14 +49,14 @@ pub enum SessionEvent {
         /// The session's owner.
         owner: Option<String>,
     },
-    /// A session was deleted.
+    /// A session was deleted, or this node has noticed that it has expired.
     #[non_exhaustive]
     Ended {
         /// The session.
         id: SessionId,
         /// Its owner, if the node had the session in its cache or has judged it.
         owner: Option<String>,
-        /// Why it was deleted.
+        /// Why it has ended.
         reason: Ended,
     },
     /// A login was refused, because its owner has as many sessions as

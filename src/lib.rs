@@ -209,7 +209,7 @@ pub use crate::middleware::{
 pub use crate::record::{Ended, NewSession, Record, SessionData, Snapshot};
 pub use crate::resilience::{Circuit, CircuitBreakerConfig, CircuitState, RetryConfig};
 pub use crate::secret::Secret;
-pub use crate::session::{Fresh, KeyValues, Session, SessionError, ValueError};
+pub use crate::session::{Fresh, KeyValues, Part, Session, SessionError, ValueError};
 pub use crate::store::{BulkDeletion, SessionStore, SessionWatch};
 #[cfg(feature = "_tower-sessions")]
 pub use crate::tower_sessions::{MigratingStore, MigrationStage, TowerSessionsStore};

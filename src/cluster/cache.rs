@@ -243,6 +243,14 @@ impl<T> LocalCache<T> {
         self.visible(id, epoch, now, self.ttl)
     }
 
+    /// Returns a record whose deadline has passed, and of which no announcement has said otherwise.
+    pub(crate) fn expired(&self, id: &SessionId) -> Option<Record<T>> {
+        let (epoch, now) = self.lease.held(|| self.clock.now())?;
+        let cached = self.sessions.peek(id)?;
+        (self.covers(&cached.validity, epoch, now, u64::MAX) && cached.record.expires() <= now)
+            .then_some(cached.record)
+    }
+
     /// Returns the last known version of a session whose load has failed. It may be stale: it may
     /// be displayed, but nothing may be written on top of it.
     ///

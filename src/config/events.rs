@@ -42,8 +42,9 @@ impl<T> SessionConfigBuilder<T> {
     ///
     /// An event is delivered at most once. It is lost if the process ends before the function has
     /// been called, if the change was made although its reply was lost
-    /// ([`OutcomeUnknown`](crate::StoreErrorKind::OutcomeUnknown)), and if the function panics. A
-    /// session that expires makes no event: the backend forgets it by itself.
+    /// ([`OutcomeUnknown`](crate::StoreErrorKind::OutcomeUnknown)), and if the function panics.
+    /// Expiry is reported when it is noticed, by each node that had the session in its cache; if
+    /// nobody asks for the session again, it is not.
     pub fn on_event<F, R>(mut self, hook: F) -> Self
     where
         F: Fn(SessionEvent) -> R + Send + Sync + 'static,

@@ -137,13 +137,21 @@ impl<T: SessionData> SessionStore<T> {
         let _ = self.inner.backend.deadline().wait_for(undo).await;
     }
 
-    /// Reports a deletion that was acknowledged, with a version of the session if one is known.
+    /// Reports the end of a session, with a version of the session if one is known.
     pub(super) fn report_end(&self, id: SessionId, known: Option<&Record<T>>, reason: Ended) {
         self.inner.events.emit(|| SessionEvent::Ended {
             id,
             owner: known.and_then(|record| self.owner_of(record)),
             reason,
         });
+    }
+
+    /// Reports the expiry of a session that the backend does not have any more, if this node had it
+    /// in its cache until its deadline. Called before that is forgotten, by one load at a time.
+    pub(super) fn report_expiry(&self, id: SessionId) {
+        if let Some(record) = self.inner.cache.expired(&id) {
+            self.report_end(id, Some(&record), Ended::Expired);
+        }
     }
 
     /// Returns the announcement of a deletion. Notes its reason for those who watch the session on

@@ -21,7 +21,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tracing::{Instrument as _, Span};
 
-use super::{SessionStore, StoreInner};
+use super::SessionStore;
 use crate::cluster::{FillMark, LocalCache, PendingFill};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::guards::{self, Guard};
@@ -144,13 +144,19 @@ impl<T: SessionData> SingleFlight<T> {
     /// Completes the running load and returns the next one if readers wait for it.
     fn complete(
         &self,
-        cache: &Arc<LocalCache<T>>,
+        store: &SessionStore<T>,
         id: SessionId,
         call: PendingFill<T>,
         outcome: &LoadResult<T>,
     ) -> Option<(PendingFill<T>, Waiters<T>)> {
+        let cache = &store.inner.cache;
         match outcome {
-            Ok(loaded) => call.finish(loaded.as_ref().map_err(|absence| *absence)),
+            Ok(loaded) => {
+                if let Err(Absence::Gone) = loaded {
+                    store.report_expiry(id);
+                }
+                call.finish(loaded.as_ref().map_err(|absence| *absence));
+            }
             Err(error) => {
                 drop(call);
                 if error.kind() == StoreErrorKind::Corrupt {
@@ -225,8 +231,7 @@ fn start_load<T: SessionData>(
     let abandon = AbandonOnDrop { store: store.clone(), id: Some(id) };
     let load = async move {
         let outcome = store.separate_operation(store.load(&id)).await;
-        let StoreInner { single_flight, cache, .. } = &*store.inner;
-        match single_flight.complete(cache, id, call, &outcome) {
+        match store.inner.single_flight.complete(&store, id, call, &outcome) {
             Some((call, waiters)) => drop(store.spawn(run_next(abandon, id, call, waiters))),
             None => abandon.disarm(),
         }
@@ -249,8 +254,7 @@ async fn run_next<T: SessionData>(
     loop {
         let load = store.load(&id).instrument(waiters.span.clone());
         let outcome = store.separate_operation(load).await;
-        let StoreInner { single_flight, cache, .. } = &*store.inner;
-        let next = single_flight.complete(cache, id, call, &outcome);
+        let next = store.inner.single_flight.complete(&store, id, call, &outcome);
         // Fails if all readers have been cancelled.
         let _ = waiters.readers.send(outcome);
         let Some(next) = next else { return abandon.disarm() };

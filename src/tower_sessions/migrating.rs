@@ -21,7 +21,7 @@ use super::TowerSessionsStore;
 /// use tower_sessions::SessionManagerLayer;
 ///
 /// # pub async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let config = clustered_sessions::SessionConfig::builder(clustered_sessions::Secret::insecure_dev("dev")).build()?;
+/// # let config = clustered_sessions::SessionConfig::builder(clustered_sessions::Secret::new([7; 32])?).build()?;
 /// # let (old, stage) = (MemoryStore::default(), MigrationStage::Move);
 /// let new = TowerSessionsStore::new(SessionStore::new(config));
 /// let layer = SessionManagerLayer::new(MigratingStore::new(old, new, stage));

@@ -36,7 +36,7 @@ use crate::store::{Freshness, SessionStore};
 /// }
 ///
 /// # pub async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let secret = Secret::insecure_dev("dev");
+/// # let secret = Secret::new([7; 32])?;
 /// let config = SessionConfig::<KeyValues>::builder(secret)
 ///     .owner(|values| values.get::<String>("user").ok().flatten()) // for "log out everywhere"
 ///     .build()?;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clustered_sessions::testing::FaultyBackend;
 use clustered_sessions::{
-    Ended, MemoryBackend, Session, SessionConfigBuilder, SessionEvent, SessionId, SessionLayer,
+    Clock, Ended, MemoryBackend, Session, SessionConfigBuilder, SessionEvent, SessionId,
+    SessionLayer,
 };
 use http::HeaderValue;
 use tokio::sync::Semaphore;
@@ -116,6 +117,47 @@ async fn each_deletion_by_the_application_is_reported_with_its_reason() {
     create().await;
     assert_eq!(store.clear().await.unwrap(), 1);
     assert_eq!(log.texts().await, ["Cleared { sessions: 1 }"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_expiry_is_reported_once_by_each_node_that_notices_it() {
+    let clock = Clock::tokio();
+    let memory = MemoryBackend::with_clock(clock.clone());
+    let [here, there, other] = [(); 3].map(|()| Log::default());
+    let mut nodes = Vec::new();
+    for log in [&here, &there, &other] {
+        let config = config(&memory).clock(clock.clone()).timeout(Duration::from_secs(60));
+        nodes.push(start(logged(owned(config), log)).await);
+    }
+    let store = nodes[0].store();
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(store.create(ada()).await.unwrap().id);
+    }
+    let [id, deleted, _nobody_asks_for_it] = ids[..] else { panic!() };
+    assert_eq!(here.texts().await.len(), 3);
+    // Two nodes have them in their caches.
+    for &id in &ids {
+        nodes[1].store().get(id).await.unwrap();
+    }
+    let watch = tokio::spawn(nodes[1].store().watch(id).ended());
+    nodes[2].store().delete(deleted).await.unwrap();
+    assert_eq!(other.texts().await.len(), 1);
+
+    settle().await;
+    tokio::time::advance(Duration::from_secs(61)).await;
+    assert_eq!(watch.await.unwrap(), Ended::Expired);
+    for _ in 0..2 {
+        for node in &nodes {
+            assert!(node.store().find(id).await.unwrap().is_none());
+            assert!(node.store().find(deleted).await.unwrap().is_none());
+        }
+        tokio::time::advance(Duration::from_secs(2)).await;
+    }
+    for log in [&here, &there] {
+        assert_eq!(log.texts().await, [ended(id, Ended::Expired)]);
+    }
+    assert_eq!(other.texts().await, [""; 0], "it has not known the session");
 }
 
 #[tokio::test]

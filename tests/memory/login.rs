@@ -10,26 +10,32 @@ use support::node::Node;
 
 const PASSWORD: &str = "correct horse battery staple";
 
-struct Browser<'a> {
+pub(crate) struct Browser<'a> {
     node: &'a Node,
     client: Client<HttpConnector, Full<Bytes>>,
     cookie: Option<String>,
     agent: &'static str,
 }
 
-struct Page {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: String,
+pub(crate) struct Page {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
 }
 
 impl<'a> Browser<'a> {
-    fn new(node: &'a Node) -> Self {
+    pub(crate) fn new(node: &'a Node) -> Self {
         let client = Client::builder(TokioExecutor::new()).build_http();
         Browser { node, client, cookie: None, agent: "a test" }
     }
 
-    async fn send(&mut self, method: &str, path: &str, form: &[(&str, &str)], site: &str) -> Page {
+    pub(crate) async fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        form: &[(&str, &str)],
+        site: &str,
+    ) -> Page {
         let form: Vec<_> = form
             .iter()
             .map(|(name, value)| format!("{name}={}", value.replace(' ', "+")))
@@ -55,11 +61,11 @@ impl<'a> Browser<'a> {
         Page { status: head.status, headers: head.headers, body }
     }
 
-    async fn get(&mut self, path: &str) -> Page {
+    pub(crate) async fn get(&mut self, path: &str) -> Page {
         self.send("GET", path, &[], "same-origin").await
     }
 
-    async fn post(&mut self, path: &str, form: &[(&str, &str)]) -> Page {
+    pub(crate) async fn post(&mut self, path: &str, form: &[(&str, &str)]) -> Page {
         self.send("POST", path, form, "same-origin").await
     }
 

@@ -11,6 +11,7 @@ mod conformance;
 mod cookies;
 mod data;
 mod events;
+mod form;
 mod handles;
 mod key_values;
 mod lifecycle;
@@ -23,6 +24,7 @@ mod outage_policies;
 #[cfg(feature = "testing")]
 mod owner_limit;
 mod owners;
+mod parts;
 mod realms;
 #[cfg(feature = "testing")]
 mod remember;
