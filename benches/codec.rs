@@ -1,7 +1,7 @@
-//! The cost that encryption and compression add to a write and to a cache miss: over the backend in
-//! memory, next to plain `serde_json`, for sessions of three sizes.
+//! The cost that encryption, compression and MessagePack add to a write and to a cache miss: over
+//! the backend in memory, next to plain `serde_json`, for sessions of three sizes.
 //!
-//! Run it with `cargo bench --bench codec`.
+//! Run it with `cargo bench --features messagepack --bench codec`.
 #![allow(clippy::print_stdout, reason = "a benchmark prints its results")]
 #![allow(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 
@@ -10,7 +10,8 @@ use std::hint::black_box;
 
 use clustered_sessions::backend::{Backend as _, Content};
 use clustered_sessions::{
-    ClusterConfig, Encryption, MemoryBackend, Secret, SessionConfig, SessionId, SessionStore,
+    ClusterConfig, DataFormat, Encryption, MemoryBackend, Secret, SessionConfig, SessionId,
+    SessionStore,
 };
 use divan::{Bencher, bench};
 use serde::{Deserialize, Serialize};
@@ -97,9 +98,18 @@ enum Form {
     Encrypted,
     Compressed,
     Both,
+    Packed,
+    PackedAndCompressed,
 }
 
-const FORMS: [Form; 4] = [Form::Plain, Form::Encrypted, Form::Compressed, Form::Both];
+const FORMS: [Form; 6] = [
+    Form::Plain,
+    Form::Encrypted,
+    Form::Compressed,
+    Form::Both,
+    Form::Packed,
+    Form::PackedAndCompressed,
+];
 /// Items in the cart that make about 300 bytes, 2 KB and 16 KB of JSON.
 const ITEMS: [usize; 3] = [1, 17, 152];
 
@@ -125,15 +135,20 @@ impl Case {
     fn session(self) -> Session {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let backend = MemoryBackend::new();
-        let (encrypts, compresses) = match self.form {
-            Form::Plain => (Encryption::Off, false),
-            Form::Encrypted => (Encryption::Required, false),
-            Form::Compressed => (Encryption::Off, true),
-            Form::Both => (Encryption::Required, true),
+        let encrypts = match self.form {
+            Form::Encrypted | Form::Both => Encryption::Required,
+            _ => Encryption::Off,
+        };
+        let compresses =
+            matches!(self.form, Form::Compressed | Form::Both | Form::PackedAndCompressed);
+        let format = match self.form {
+            Form::Packed | Form::PackedAndCompressed => DataFormat::MessagePack,
+            _ => DataFormat::Json,
         };
         let config = SessionConfig::builder(Secret::new([7; 32]).unwrap())
             .cluster(ClusterConfig::new().enabled(false))
             .backend(backend.clone())
+            .data_format(format)
             .encrypt_redis_data(encrypts)
             .compress_data(compresses)
             .compression_threshold(0)

@@ -110,6 +110,7 @@
 //! |---|---|---|
 //! | `axum` | yes | the extractors `Session<T>`, `Option<Session<T>>` and `Fresh<Session<T>>` |
 //! | `compression` | yes | compression of records: [`compress_data`](SessionConfigBuilder::compress_data) |
+//! | `messagepack` | no | `DataFormat::MessagePack`, for records that are shorter than JSON |
 //! | `metrics` | no | metrics for Prometheus and others, through the crate `metrics`: see [`guide::observability`] |
 //! | `redis` | yes | [`RedisConfig`] and the Redis backend |
 //! | `testing` | no | a conformance suite for custom backends, and a backend that injects faults |
@@ -197,6 +198,8 @@ pub use crate::backend::{
 };
 pub use crate::clock::Clock;
 pub use crate::cluster::{CacheStats, ClusterConfig, Coordinator, LocalCache};
+#[cfg(feature = "messagepack")]
+pub use crate::codec::DataFormat;
 pub use crate::codec::Encryption;
 pub use crate::config::{LimitPolicy, OutagePolicy, SessionConfig, SessionConfigBuilder};
 pub use crate::cookie::{CookieConfig, SameSite};

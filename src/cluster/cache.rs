@@ -72,11 +72,11 @@ struct Cached<T> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Capacity {
     pub(crate) sessions: usize,
-    /// Of the data, as JSON.
+    /// Of the data, as bytes.
     pub(crate) bytes: u64,
 }
 
-/// Weighs an entry by the length of its data as JSON.
+/// Weighs an entry by the length of its data as bytes.
 ///
 /// No entry weighs less than its share of the bytes if the cache is full of sessions. So the limit
 /// of the weight is also one of the number of sessions.
@@ -87,7 +87,7 @@ struct ByLength {
 
 impl<T> Weighter<SessionId, Cached<T>> for ByLength {
     fn weight(&self, _: &SessionId, cached: &Cached<T>) -> u64 {
-        u64::from(cached.record.json_len()).max(self.minimum)
+        u64::from(cached.record.data_len()).max(self.minimum)
     }
 }
 

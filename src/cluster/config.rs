@@ -118,10 +118,10 @@ impl ClusterConfig {
         self
     }
 
-    /// Sets the maximum total length of the cached sessions in bytes, as JSON. At least 1; defaults
-    /// to 64 MiB.
+    /// Sets the maximum total length of the cached sessions in bytes, as encoded. At least 1;
+    /// defaults to 64 MiB.
     ///
-    /// In memory, a session takes more than its length as JSON: some 200 bytes, and what your types
+    /// In memory, a session takes more than its encoded length: some 200 bytes, and what your types
     /// need beyond their text. A session that is longer than a few percent of the limit may not be
     /// cached at all, because the cache consists of several parts, each with its share of it.
     pub fn local_cache_max_bytes(mut self, bytes: u64) -> Self {

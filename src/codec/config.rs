@@ -1,5 +1,6 @@
 //! Configuration of the codec: encryption, compression and the size limit.
 
+use super::DataFormat;
 use crate::error::ConfigError;
 
 const KIB: usize = 1024;
@@ -13,7 +14,7 @@ const MIB: usize = 1024 * KIB;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Encryption {
-    /// Writes plain JSON. Reads plain and encrypted records.
+    /// Writes plain records. Reads plain and encrypted records.
     #[default]
     Off,
     /// Writes encrypted records. Reads plain ones as well, and encrypts them when a request uses
@@ -32,11 +33,13 @@ pub enum Encryption {
 #[derive(Clone, Debug)]
 pub(crate) struct CodecConfig {
     pub(crate) encryption: Encryption,
+    /// Always JSON without the feature `messagepack`.
+    pub(crate) format: DataFormat,
     /// Always `false` without the feature `compression`.
     pub(crate) compress: bool,
-    /// In bytes of JSON.
+    /// In bytes of data.
     pub(crate) compression_threshold: usize,
-    /// In bytes of JSON.
+    /// In bytes of data.
     pub(crate) max_record_size: usize,
 }
 
@@ -45,6 +48,7 @@ impl CodecConfig {
     pub(crate) fn new() -> Self {
         CodecConfig {
             encryption: Encryption::Off,
+            format: DataFormat::Json,
             compress: false,
             compression_threshold: KIB,
             max_record_size: MIB,

@@ -2,9 +2,9 @@
 //!
 //! | bytes | content |
 //! |---|---|
-//! | 0 | flags: 1 compressed, 2 encrypted |
+//! | 0 | flags: 1 compressed, 2 encrypted, 4 MessagePack |
 //! | 1 | id of the key, 0 if not encrypted |
-//! | 2.. | JSON, compressed (see `compress.rs`) and then encrypted (see `encrypt.rs`) as the flags say |
+//! | 2.. | JSON or MessagePack (see `format.rs`), compressed (see `compress.rs`) and then encrypted (see `encrypt.rs`) as the flags say |
 //!
 //! A payload of any other form was written by a later version or by an attacker. It is refused
 //! rather than misread.
@@ -13,6 +13,7 @@
 mod compress;
 mod config;
 mod encrypt;
+mod format;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +28,12 @@ use serde::de::DeserializeOwned;
 pub(crate) use self::config::CodecConfig;
 pub use self::config::Encryption;
 use self::encrypt::RecordKeys;
+#[cfg_attr(
+    not(feature = "messagepack"),
+    allow(unreachable_pub, reason = "the feature exports it")
+)]
+pub use self::format::DataFormat;
+use self::format::MESSAGE_PACK;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
 use crate::record::Meta;
@@ -46,18 +53,21 @@ const NOT_ENCRYPTED: &str =
 /// Encodes and decodes the payloads of one store.
 pub(crate) struct Codec {
     encryption: Encryption,
+    /// What is written. All formats are read.
+    format: DataFormat,
     /// Present even with encryption off: other nodes may write encrypted records.
     keys: RecordKeys,
-    /// Length of JSON, in bytes, above which compression is tried. `None` disables it.
+    /// Length of data, in bytes, above which compression is tried. `None` disables it.
     compress_above: Option<usize>,
-    /// Maximum length of JSON, in bytes.
+    /// Maximum length of data, in bytes.
     max_len: usize,
 }
 
 /// Data as it is stored, and as every node will read it.
 #[derive(Debug)]
 pub(crate) struct Encoded<T> {
-    json: Vec<u8>,
+    format: DataFormat,
+    bytes: Vec<u8>,
     data: T,
 }
 
@@ -68,25 +78,25 @@ impl<T: Serialize> Encoded<T> {
         &self.data
     }
 
-    /// Returns the data as JSON.
-    pub(crate) fn json(&self) -> &[u8] {
-        &self.json
+    /// Returns the data as bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
-    /// Returns the data as JSON, and as it is read back.
+    /// Returns the data as bytes, and as it is read back.
     pub(crate) fn into_parts(self) -> (Vec<u8>, T) {
-        (self.json, self.data)
+        (self.bytes, self.data)
     }
 
-    /// Returns the length of the data as JSON.
-    pub(crate) fn json_len(&self) -> usize {
-        self.json.len()
+    /// Returns the length of the data as bytes.
+    pub(crate) fn data_len(&self) -> usize {
+        self.bytes.len()
     }
 
     /// Returns `true` if the other data is stored in the same way.
     pub(crate) fn is_same_as(&self, other: &T) -> bool {
-        let mut left = Expected(&self.json);
-        serde_json::to_writer(&mut left, other).is_ok() && left.0.is_empty()
+        let mut left = Expected(&self.bytes);
+        self.format.write(&mut left, other).is_ok() && left.0.is_empty()
     }
 }
 
@@ -105,31 +115,39 @@ impl Write for Expected<'_> {
     }
 }
 
-/// Returns `true` if both are stored in the same way.
-pub(crate) fn is_same<T: Serialize>(one: &T, other: &T) -> bool {
-    let json = |data| serde_json::to_vec(data).ok();
-    json(one).is_some_and(|one| Some(one) == json(other))
-}
-
 /// A decoded payload.
 #[derive(Debug)]
 pub(crate) struct Decoded<T> {
     pub(crate) data: T,
-    /// The length of the data as JSON.
-    pub(crate) json_len: usize,
+    /// The length of the data as bytes.
+    pub(crate) data_len: usize,
     /// `true` if the record is plain, or encrypted under a previous secret, and should be written
     /// again.
     pub(crate) needs_reencryption: bool,
+}
+
+/// A payload that was decrypted and decompressed.
+struct Opened<'a> {
+    format: DataFormat,
+    bytes: Cow<'a, [u8]>,
+    needs_reencryption: bool,
 }
 
 impl Codec {
     pub(crate) fn new(config: &CodecConfig, ring: &KeyRing) -> Self {
         Codec {
             encryption: config.encryption,
+            format: config.format,
             keys: RecordKeys::new(ring),
             compress_above: config.compress.then_some(config.compression_threshold),
             max_len: config.max_record_size,
         }
+    }
+
+    /// Returns `true` if both are stored in the same way.
+    pub(crate) fn is_same<T: Serialize>(&self, one: &T, other: &T) -> bool {
+        let bytes = |data| self.format.to_bytes(data).ok();
+        bytes(one).is_some_and(|one| Some(one) == bytes(other))
     }
 
     /// Encodes data and decodes it again, so that nothing is stored that cannot be read back, and
@@ -141,36 +159,38 @@ impl Codec {
         let refused = |cause: Box<dyn Error + Send + Sync>| {
             StoreError::from(StoreErrorKind::Encode).with_source(cause)
         };
-        let json = serde_json::to_vec(data).map_err(|error| refused(error.into()))?;
-        if json.len() > self.max_len {
+        let format = self.format;
+        let bytes = format.to_bytes(data).map_err(refused)?;
+        if bytes.len() > self.max_len {
             let message = format!(
-                "the data has {} bytes as JSON, but at most {} can be stored (max_record_size)",
-                json.len(),
+                "the data has {} bytes as {}, but at most {} can be stored (max_record_size)",
+                bytes.len(),
+                format.name(),
                 self.max_len
             );
             return Err(StoreError::from(StoreErrorKind::TooLarge).with_source(message));
         }
-        match serde_json::from_slice(&json) {
-            Ok(data) => Ok(Encoded { json, data }),
-            Err(error) => Err(refused(
+        match format.read(&bytes) {
+            Ok(data) => Ok(Encoded { format, bytes, data }),
+            Err(mismatch) => Err(refused(
                 format!(
-                    "the data is serialized to JSON from which it cannot be deserialized: {}",
-                    mismatch(&error)
+                    "the data is serialized to {} from which it cannot be deserialized: {mismatch}",
+                    format.name()
                 )
                 .into(),
             )),
         }
     }
 
-    /// Returns JSON as the payload of the record with this id and metadata. If it is encrypted, it
-    /// is valid for no other record.
-    pub(crate) fn payload(&self, id: &SessionId, meta: &Meta, json: &[u8]) -> Bytes {
+    /// Returns encoded data as the payload of the record with this id and metadata. If it is
+    /// encrypted, it is valid for no other record.
+    pub(crate) fn payload(&self, id: &SessionId, meta: &Meta, bytes: &[u8]) -> Bytes {
         let compressed = match self.compress_above {
-            Some(threshold) if json.len() > threshold => compress::compress(json),
+            Some(threshold) if bytes.len() > threshold => compress::compress(bytes),
             _ => None,
         };
-        let flags = if compressed.is_some() { COMPRESSED } else { 0 };
-        let body = compressed.as_deref().unwrap_or(json);
+        let flags = self.format.flag() | if compressed.is_some() { COMPRESSED } else { 0 };
+        let body = compressed.as_deref().unwrap_or(bytes);
         if self.encryption == Encryption::Off {
             return [&[flags, 0], body].concat().into();
         }
@@ -201,20 +221,19 @@ impl Codec {
         let corrupt = |cause: Box<dyn Error + Send + Sync>| {
             StoreError::from(StoreErrorKind::Corrupt).with_source(cause)
         };
-        let (json, needs_reencryption) =
+        let Opened { format, bytes, needs_reencryption } =
             self.open(id, meta, payload).map_err(|cause| corrupt(cause.into()))?;
-        let data =
-            serde_json::from_slice(&json).map_err(|error| corrupt(mismatch(&error).into()))?;
-        Ok(Decoded { data, json_len: json.len(), needs_reencryption })
+        let data = format.read(&bytes).map_err(|mismatch| corrupt(mismatch.into()))?;
+        Ok(Decoded { data, data_len: bytes.len(), needs_reencryption })
     }
 
-    /// Returns the JSON of a payload, and whether the record needs to be encrypted again.
+    /// Decrypts and decompresses a payload.
     fn open<'a>(
         &self,
         id: &SessionId,
         meta: &Meta,
         payload: &'a [u8],
-    ) -> Result<(Cow<'a, [u8]>, bool), Cow<'static, str>> {
+    ) -> Result<Opened<'a>, Cow<'static, str>> {
         let max_payload = PREFIX_LEN + encrypt::OVERHEAD + self.max_len;
         if payload.len() > max_payload {
             return Err(self.too_long(payload.len()));
@@ -223,7 +242,7 @@ impl Codec {
             return Err(UNKNOWN_FORMAT.into());
         };
         let encrypted = flags & ENCRYPTED != 0;
-        if flags & !(COMPRESSED | ENCRYPTED) != 0 || (!encrypted && key_id != 0) {
+        if flags & !(COMPRESSED | ENCRYPTED | MESSAGE_PACK) != 0 || (!encrypted && key_id != 0) {
             return Err(UNKNOWN_FORMAT.into());
         }
         let (body, needs_reencryption) = match self.encryption {
@@ -237,15 +256,15 @@ impl Codec {
                 return Err(NOT_ENCRYPTED.into());
             }
         };
-        let json = if flags & COMPRESSED == 0 {
+        let bytes = if flags & COMPRESSED == 0 {
             body
         } else {
             compress::decompress(&body, self.max_len)?.into()
         };
-        if json.len() > self.max_len {
-            return Err(self.too_long(json.len()));
+        if bytes.len() > self.max_len {
+            return Err(self.too_long(bytes.len()));
         }
-        Ok((json, needs_reencryption))
+        Ok(Opened { format: DataFormat::of(flags)?, bytes, needs_reencryption })
     }
 
     /// The error for a record that exceeds `max_record_size`.
@@ -256,13 +275,6 @@ impl Codec {
         )
         .into()
     }
-}
-
-/// Describes why JSON was not deserialized. Only the position is kept, because serde's message may
-/// quote the data.
-fn mismatch(error: &serde_json::Error) -> String {
-    let (line, column) = (error.line(), error.column());
-    format!("the JSON does not match the session type at line {line}, column {column}")
 }
 
 /// Omits the keys.

@@ -67,7 +67,7 @@ fn adas() -> Data {
 }
 
 fn encode(codec: &Codec, data: &Data) -> Bytes {
-    codec.payload(&ID, &meta(), codec.encode(data).unwrap().json())
+    codec.payload(&ID, &meta(), codec.encode(data).unwrap().bytes())
 }
 
 fn decode(codec: &Codec, payload: &[u8]) -> Result<Decoded<Data>, StoreError> {
@@ -135,6 +135,91 @@ mod frozen {
     }
 }
 
+#[cfg(not(feature = "messagepack"))]
+#[test]
+fn a_messagepack_payload_is_refused_with_the_reason() {
+    let reason = refusal(&off(), &hex("040082"));
+    assert!(reason.contains("built without the feature `messagepack`"), "{reason}");
+}
+
+#[cfg(feature = "messagepack")]
+mod messagepack {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn packing(codec: Codec) -> Codec {
+        Codec { format: DataFormat::MessagePack, ..codec }
+    }
+
+    #[test]
+    fn the_payload_is_frozen() {
+        let expected = "040082a46e616d65a3416461a676697369747303";
+        assert_eq!(encode(&packing(off()), &ada()), hex(expected));
+        assert_eq!(decode(&off(), &hex(expected)).unwrap().data, ada());
+    }
+
+    #[test]
+    fn a_payload_that_is_cut_or_lengthened_is_refused_without_quoting_it() {
+        let payload = encode(&packing(off()), &ada());
+        for len in 2..payload.len() {
+            refusal(&off(), &payload[..len]);
+        }
+        let reason = refusal(&off(), &[&payload[..], &[0]].concat());
+        assert!(reason.contains("does not match the session type at byte"), "{reason}");
+        let mut other = payload.to_vec();
+        other[4..8].copy_from_slice(b"card");
+        let reason = refusal(&off(), &other);
+        assert!(!reason.contains("card") && !reason.contains("Ada"), "{reason}");
+        // JSON under the flag of MessagePack, and the other way round.
+        let mut json = encode(&off(), &ada()).to_vec();
+        json[0] = MESSAGE_PACK;
+        refusal(&off(), &json);
+        let mut packed = payload.to_vec();
+        packed[0] = 0;
+        refusal(&off(), &packed);
+    }
+
+    #[test]
+    fn a_payload_that_claims_more_than_it_has_takes_no_memory_for_it() {
+        // An array, a string and a map of 4 billion.
+        for bytes in ["0400ddffffffff", "0400dbffffffff", "0400dfffffffff"] {
+            refusal(&off(), &hex(bytes));
+        }
+        let deep = [&[MESSAGE_PACK, 0], &[0x91; 60_000][..]].concat();
+        refusal(&off(), &deep);
+    }
+
+    #[test]
+    fn data_that_is_no_json_can_be_stored() {
+        let data = BTreeMap::from([((1u8, 2u8), 3u8)]);
+        assert_eq!(off().encode(&data).unwrap_err().kind(), StoreErrorKind::Encode);
+        let encoded = packing(off()).encode(&data).unwrap();
+        assert!(encoded.is_same_as(&data) && !encoded.is_same_as(&BTreeMap::new()));
+        let payload = packing(off()).payload(&ID, &meta(), encoded.bytes());
+        let decoded = off().decode::<BTreeMap<(u8, u8), u8>>(&ID, &meta(), &payload);
+        assert_eq!(decoded.unwrap().data, data);
+    }
+
+    proptest! {
+        #[test]
+        fn each_node_reads_what_others_write_in_either_format(codec in any_codec(), data in any_data()) {
+            let format = codec.format;
+            let payload = encode(&codec, &data);
+            for other in [DataFormat::Json, DataFormat::MessagePack] {
+                let reader = Codec { format: other, ..any_reader() };
+                prop_assert_eq!(&decode(&reader, &payload).unwrap().data, &data);
+            }
+            prop_assert_eq!(payload[0] & MESSAGE_PACK != 0, format == DataFormat::MessagePack);
+        }
+    }
+
+    /// A node that reads plain and encrypted records.
+    fn any_reader() -> Codec {
+        codec(Encryption::Off, &ring(SECRET, &[]))
+    }
+}
+
 #[test]
 fn nothing_is_accepted_that_was_not_written_like_this() {
     let good = encode(&off(), &Data::default());
@@ -150,6 +235,7 @@ fn nothing_is_accepted_that_was_not_written_like_this() {
         &flagged(1),
         &flagged(2),
         &flagged(4),
+        &flagged(8),
         &keyed,
         &trailing,
     ] {
@@ -169,7 +255,7 @@ fn an_error_does_not_quote_the_data() {
             visits: String,
         }
         let other = Other { name: "Ada".into(), visits: "secret".into() };
-        let payload = codec.payload(&ID, &meta(), codec.encode(&other).unwrap().json());
+        let payload = codec.payload(&ID, &meta(), codec.encode(&other).unwrap().bytes());
         let error = decode(&codec, &payload).unwrap_err();
         let text = format!("{error} {error:?} {}", error.source().unwrap());
         assert!(!text.contains("secret") && !text.contains("Ada"), "{text}");
@@ -301,10 +387,23 @@ fn keys_do_not_print() {
 fn any_codec() -> impl Strategy<Value = Codec> {
     let encryption =
         prop_oneof![Just(Encryption::Off), Just(Encryption::Migrating), Just(Encryption::Required)];
-    (encryption, prop::option::of(0usize..100)).prop_map(|(encryption, compress_above)| Codec {
-        compress_above: compress_above.filter(|_| cfg!(feature = "compression")),
-        ..codec(encryption, &ring(SECRET, &[]))
-    })
+    (encryption, any_format(), prop::option::of(0usize..100)).prop_map(
+        |(encryption, format, compress_above)| Codec {
+            format,
+            compress_above: compress_above.filter(|_| cfg!(feature = "compression")),
+            ..codec(encryption, &ring(SECRET, &[]))
+        },
+    )
+}
+
+#[cfg(not(feature = "messagepack"))]
+fn any_format() -> impl Strategy<Value = DataFormat> {
+    Just(DataFormat::Json)
+}
+
+#[cfg(feature = "messagepack")]
+fn any_format() -> impl Strategy<Value = DataFormat> {
+    prop_oneof![Just(DataFormat::Json), Just(DataFormat::MessagePack)]
 }
 
 fn any_data() -> impl Strategy<Value = Data> {
@@ -318,7 +417,7 @@ proptest! {
         let id = SessionId::from_bytes(id);
         let [created_at, deadline] = [created_at, 0].map(Timestamp::from_millis);
         let meta = Meta::new(Revision::from_bytes(revision), created_at, deadline, id);
-        let decoded = codec.decode::<Data>(&id, &meta, &codec.payload(&id, &meta, codec.encode(&data).unwrap().json())).unwrap();
+        let decoded = codec.decode::<Data>(&id, &meta, &codec.payload(&id, &meta, codec.encode(&data).unwrap().bytes())).unwrap();
         prop_assert_eq!(&decoded.data, &data);
         prop_assert!(!decoded.needs_reencryption || codec.encryption == Encryption::Migrating);
     }

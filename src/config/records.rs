@@ -1,6 +1,8 @@
-//! Setters for how records are written: encryption, compression and the size limit.
+//! Setters for how records are written: encryption, compression, format and the size limit.
 
 use super::SessionConfigBuilder;
+#[cfg(feature = "messagepack")]
+use crate::codec::DataFormat;
 use crate::codec::Encryption;
 
 impl<T> SessionConfigBuilder<T> {
@@ -47,7 +49,7 @@ impl<T> SessionConfigBuilder<T> {
         self
     }
 
-    /// Sets the length of JSON, in bytes, above which records are compressed. Defaults to 1024.
+    /// Sets the length of data, in bytes, above which records are compressed. Defaults to 1024.
     /// Must be less than [`max_record_size`](Self::max_record_size).
     ///
     /// It applies if [`compress_data`](Self::compress_data) is on. A record that compression does
@@ -59,7 +61,27 @@ impl<T> SessionConfigBuilder<T> {
         self
     }
 
-    /// Sets the maximum length of a session's JSON, in bytes. Defaults to 1 MiB; at least 1 KiB, at
+    /// Sets the format in which data is written. Defaults to JSON. All formats are read.
+    ///
+    /// ```
+    /// # use clustered_sessions::{DataFormat, Secret, SessionConfig, SessionStore};
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { seen: Vec<u64> }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev"))
+    ///     .data_format(DataFormat::MessagePack)
+    ///     .build()?;
+    /// # let store = SessionStore::new(config);
+    /// # let id = store.create(UserSession { seen: vec![1, 2, 3] }).await?.id;
+    /// # assert_eq!(store.find_fresh(id).await?.unwrap().data().seen, [1, 2, 3]);
+    /// # Ok(()) }
+    /// ```
+    #[cfg(feature = "messagepack")]
+    pub fn data_format(mut self, format: DataFormat) -> Self {
+        self.codec.format = format;
+        self
+    }
+
+    /// Sets the maximum length of a session's data, in bytes. Defaults to 1 MiB; at least 1 KiB, at
     /// most 16 MiB.
     ///
     /// A larger session is refused when it is written, with

@@ -50,9 +50,9 @@ pub enum StoreErrorKind {
     /// encrypted under another secret, or is plain text where encryption is required. Only a logout
     /// removes it.
     Corrupt,
-    /// The data cannot be serialized to JSON. Nothing was written.
+    /// The data cannot be serialized. Nothing was written.
     Encode,
-    /// The data, as JSON, is larger than
+    /// The data, as encoded, is larger than
     /// [`max_record_size`](crate::SessionConfigBuilder::max_record_size). Nothing was written.
     TooLarge,
     /// The operation needs a setting that is not configured; the source names it. Nothing was

@@ -44,8 +44,8 @@ struct RecordInner<T> {
     wall_offset: u64,
     /// The tag of the visitor's cookie, once it has been verified.
     verified_tag: OnceLock<VerifiedTag>,
-    /// The length of the data as JSON.
-    json_len: u32,
+    /// The length of the data as bytes.
+    data_len: u32,
     lifespan: Lifespan,
     /// `true` while a task is extending the session.
     touching: AtomicBool,
@@ -68,8 +68,8 @@ struct Past {
 }
 
 impl<T> Record<T> {
-    /// `json_len` is the length of the data as JSON, by which the cache is limited.
-    pub(crate) fn new(clock: &Clock, id: SessionId, meta: Meta, data: T, json_len: usize) -> Self {
+    /// `data_len` is the length of the data as bytes, by which the cache is limited.
+    pub(crate) fn new(clock: &Clock, id: SessionId, meta: Meta, data: T, data_len: usize) -> Self {
         let wall_offset = clock.wall().as_millis().wrapping_sub(clock.now().0);
         let Meta { revision, created_at, logged_in_at, used_at, deadline, origin, lifespan } = meta;
         let [deadline, used_at] = [deadline, used_at].map(|time| AtomicU64::new(time.as_millis()));
@@ -82,7 +82,7 @@ impl<T> Record<T> {
                 used_at,
                 wall_offset,
                 verified_tag: OnceLock::new(),
-                json_len: u32::try_from(json_len).unwrap_or(u32::MAX),
+                data_len: u32::try_from(data_len).unwrap_or(u32::MAX),
                 lifespan,
                 touching,
                 needs_reencryption,
@@ -183,9 +183,9 @@ impl<T> Record<T> {
         self.deadline().into()
     }
 
-    /// Returns the length of the data as JSON.
-    pub(crate) fn json_len(&self) -> u32 {
-        self.inner.json_len
+    /// Returns the length of the data as bytes.
+    pub(crate) fn data_len(&self) -> u32 {
+        self.inner.data_len
     }
 
     pub(crate) fn revision(&self) -> Revision {

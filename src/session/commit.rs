@@ -15,7 +15,6 @@ use super::change::Plan;
 use super::loaded::Loaded;
 use super::request::RequestSession;
 use super::state::CookieChange;
-use crate::codec;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::observe::Outcome;
 use crate::record::{NewSession, SessionData};
@@ -93,7 +92,10 @@ impl<T: SessionData> RequestSession<T> {
                 }
             }
         }
-        if batch.changed_default().is_some_and(|(data, default)| codec::is_same(data, default)) {
+        if batch
+            .changed_default()
+            .is_some_and(|(data, default)| self.store().is_same(data, default))
+        {
             batch.plan_without_changes();
         }
         if let Err(error) = batch.check() {

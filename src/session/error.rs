@@ -45,7 +45,7 @@ pub enum SessionError {
     /// that was to get its owner by a plain change, at the same moment as another login: it has
     /// ended.
     LimitReached,
-    /// The data cannot be serialized to JSON, or is too large. Nothing was written.
+    /// The data cannot be serialized, or is too large. Nothing was written.
     Encode(StoreError),
     /// The store failed.
     Store(StoreError),

@@ -205,8 +205,8 @@ impl<T: SessionData> SessionStore<T> {
             }
         }
         let data = encoded.data().clone();
-        let record = Record::new(&self.inner.clock, id, meta, data, encoded.json_len());
-        let payload = self.inner.codec.payload(&id, &meta, encoded.json());
+        let record = Record::new(&self.inner.clock, id, meta, data, encoded.data_len());
+        let payload = self.inner.codec.payload(&id, &meta, encoded.bytes());
         let stored = Stored { meta, content: Content::Payload(payload) };
         Draft { new: NewSession { id, token, record }, stored, ttl }
     }
@@ -224,10 +224,10 @@ impl<T: SessionData> SessionStore<T> {
         let (meta, ttl) = self.new_meta(id, Term::Ordinary);
         // The first change of the session reports data that cannot be encoded.
         let encoded = self.inner.codec.encode(&data);
-        let json_len = encoded.as_ref().map_or(0, Encoded::json_len);
-        let record = Record::new(&self.inner.clock, id, meta, data, json_len);
+        let data_len = encoded.as_ref().map_or(0, Encoded::data_len);
+        let record = Record::new(&self.inner.clock, id, meta, data, data_len);
         let payload = encoded
-            .map_or_else(|_| Bytes::new(), |it| self.inner.codec.payload(&id, &meta, it.json()));
+            .map_or_else(|_| Bytes::new(), |it| self.inner.codec.payload(&id, &meta, it.bytes()));
         memory.create_now(&id, &Stored { meta, content: Content::Payload(payload) }, ttl);
         record
     }

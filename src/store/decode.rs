@@ -96,9 +96,9 @@ impl<T: SessionData> SessionStore<T> {
             meta.deadline = meta.deadline.min(end);
         }
         let decoded = self.inner.codec.decode(id, &meta, &payload);
-        let Decoded { data, json_len, needs_reencryption } =
+        let Decoded { data, data_len, needs_reencryption } =
             decoded.map_err(|error| self.report_unreadable(id, error))?;
-        let record = Record::new(&self.inner.clock, *id, meta, data, json_len);
+        let record = Record::new(&self.inner.clock, *id, meta, data, data_len);
         Ok(Some(if needs_reencryption { record.needs_reencryption() } else { record }))
     }
 

@@ -117,6 +117,11 @@ impl<T: SessionData> SessionStore<T> {
         self.modify(id, |data| unless_declined(data, &change)).await
     }
 
+    /// Returns `true` if both are stored in the same way.
+    pub(crate) fn is_same(&self, one: &T, other: &T) -> bool {
+        self.inner.codec.is_same(one, other)
+    }
+
     /// Writes `data`, which was made from `base`. On a conflict, writes what `reapply` makes from
     /// the data of the other version.
     pub(crate) async fn write(
@@ -188,7 +193,7 @@ impl<T: SessionData> SessionStore<T> {
         base: &Record<T>,
         meta: Meta,
         data: T,
-        json_len: usize,
+        data_len: usize,
     ) -> Result<Record<T>, StoreError> {
         let (id, now) = (base.id(), self.inner.clock.wall());
         let lifetimes = &self.inner.lifetimes;
@@ -198,7 +203,7 @@ impl<T: SessionData> SessionStore<T> {
         let deadline = lifetimes.deadline(&meta, now);
         let revision = base.revision().next();
         let meta = Meta { revision, used_at: now, deadline, ..meta };
-        Ok(Record::new(&self.inner.clock, id, meta, data, json_len))
+        Ok(Record::new(&self.inner.clock, id, meta, data, data_len))
     }
 
     /// Pauses after an attempt that lost against another node. The pause grows with the number of
@@ -237,7 +242,7 @@ impl<T: SessionData> SessionStore<T> {
         data: Encoded<T>,
         until: Option<Timestamp>,
     ) -> Result<Written<T>, StoreError> {
-        let (json, data) = data.into_parts();
+        let (bytes, data) = data.into_parts();
         let ownership = self.ownership(Some(continues), &data);
         let ownership = ownership.as_ref();
         let mut meta = Meta { logged_in_at: continues.meta().logged_in_at, ..base.meta() };
@@ -248,9 +253,9 @@ impl<T: SessionData> SessionStore<T> {
         if let Some(deadline) = until {
             meta = Meta { lifespan: Lifespan::Fixed, deadline, ..meta };
         }
-        let new = self.next_version(base, meta, data, json.len())?;
+        let new = self.next_version(base, meta, data, bytes.len())?;
         let (id, meta) = (new.id(), new.meta());
-        let payload = self.inner.codec.payload(&id, &meta, &json);
+        let payload = self.inner.codec.payload(&id, &meta, &bytes);
         let stored = Stored { meta, content: Content::Payload(payload) };
         self.index_before_write(ownership, &id, Some(base), new.deadline()).await?;
         let revision = new.revision();

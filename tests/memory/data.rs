@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use crate::web::{
     Browser, Call, Data, HasBackend, Spy, ada, node, only_data, only_id, secret, serve,
 };
+#[cfg(feature = "messagepack")]
+use crate::web::{config, start};
 
 /// Starts a node for sessions with data of any type.
 async fn node_for<T: SessionData>(backend: &impl HasBackend) -> SessionLayer<T> {
@@ -227,4 +229,31 @@ async fn an_older_build_keeps_fields_that_it_does_not_know_in_a_flattened_map() 
     old.store().modify(id, |data| data.user = Some("Grace".into())).await.unwrap();
     let expected = Data { user: Some("Grace".into()), visits: 7 };
     assert_eq!(*new.store().find_fresh(id).await.unwrap().unwrap().data(), expected);
+}
+
+#[cfg(feature = "messagepack")]
+#[tokio::test]
+async fn nodes_that_write_different_formats_share_sessions() {
+    use clustered_sessions::DataFormat;
+
+    let memory = MemoryBackend::new();
+    let json = node(&memory).await;
+    let packing = start(config(&memory).data_format(DataFormat::MessagePack)).await;
+    let id = json.store().create(ada()).await.unwrap().id;
+    for (node, visits) in [(&packing, 1), (&json, 2), (&packing, 3)] {
+        assert_eq!(
+            node.store()
+                .modify(id, |data| {
+                    data.visits += 1;
+                    data.visits
+                })
+                .await
+                .unwrap(),
+            visits
+        );
+        for reader in [&json, &packing] {
+            let record = reader.store().find_fresh(id).await.unwrap().unwrap();
+            assert_eq!(*record.data(), Data { visits, ..ada() });
+        }
+    }
 }

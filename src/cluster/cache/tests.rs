@@ -318,8 +318,8 @@ async fn the_size_is_bounded_and_evictions_are_counted() {
 fn an_entry_weighs_its_length_and_at_least_its_share_of_the_cache() {
     let weigher = ByLength { minimum: 100 };
     let bench = bench();
-    let weight = |json_len: usize| {
-        let record = Record::new(&bench.clock, bench.id, bench.record(0).meta(), 0, json_len);
+    let weight = |data_len: usize| {
+        let record = Record::new(&bench.clock, bench.id, bench.record(0).meta(), 0, data_len);
         let (epoch, began) = bench.cache.lease.held(|| bench.clock.now()).unwrap();
         let validity = Validity { epoch, clears: 0, began };
         weigher.weight(&bench.id, &Cached { record, validity })

@@ -1,0 +1,111 @@
+//! The formats in which data is serialized. The flags of a payload name its format, so nodes read
+//! all formats, whichever they write.
+
+use std::error::Error;
+use std::io::Write;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Flag of a body in MessagePack.
+pub(super) const MESSAGE_PACK: u8 = 4;
+
+/// The format in which a session's data is written.
+///
+/// Nodes read every format, so it can be changed while sessions are live: a session changes its
+/// format when it is written the next time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+#[cfg_attr(not(feature = "messagepack"), allow(unreachable_pub, reason = "the feature exports it"))]
+pub enum DataFormat {
+    /// JSON (RFC 8259). Can be read with any tool, if records are not encrypted.
+    #[default]
+    Json,
+    /// [MessagePack](https://msgpack.org), with the names of fields. Shorter than JSON above all
+    /// for numbers and bytes, which JSON writes as text.
+    ///
+    /// It is no human-readable format to serde, so some types are serialized in another way than to
+    /// JSON, such as addresses and times: as numbers or bytes.
+    ///
+    /// # Risk
+    ///
+    /// A node that was built without the feature `messagepack` cannot read such records. Deploy
+    /// the feature on all nodes before the first one writes the format.
+    #[cfg(feature = "messagepack")]
+    MessagePack,
+}
+
+impl DataFormat {
+    /// Returns the flag that names the format.
+    pub(super) fn flag(self) -> u8 {
+        match self {
+            DataFormat::Json => 0,
+            #[cfg(feature = "messagepack")]
+            DataFormat::MessagePack => MESSAGE_PACK,
+        }
+    }
+
+    /// Returns the format that the flags of a payload name.
+    pub(super) fn of(flags: u8) -> Result<Self, &'static str> {
+        if flags & MESSAGE_PACK == 0 {
+            return Ok(DataFormat::Json);
+        }
+        #[cfg(feature = "messagepack")]
+        return Ok(DataFormat::MessagePack);
+        #[cfg(not(feature = "messagepack"))]
+        Err("the record is MessagePack, and this node was built without the feature `messagepack`")
+    }
+
+    /// Returns the name of the format, for texts.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            DataFormat::Json => "JSON",
+            #[cfg(feature = "messagepack")]
+            DataFormat::MessagePack => "MessagePack",
+        }
+    }
+
+    pub(super) fn to_bytes<T: Serialize>(
+        self,
+        data: &T,
+    ) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
+        let mut bytes = Vec::new();
+        self.write(&mut bytes, data)?;
+        Ok(bytes)
+    }
+
+    pub(super) fn write<T: Serialize>(
+        self,
+        writer: &mut impl Write,
+        data: &T,
+    ) -> Result<(), Box<dyn Error + Send + Sync>> {
+        match self {
+            DataFormat::Json => serde_json::to_writer(writer, data)?,
+            #[cfg(feature = "messagepack")]
+            DataFormat::MessagePack => {
+                data.serialize(&mut rmp_serde::Serializer::new(writer).with_struct_map())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads data, which must be all of the bytes. The error says where they do not match the type,
+    /// and nothing of what they are: serde's own message may quote the data.
+    pub(super) fn read<T: DeserializeOwned>(self, bytes: &[u8]) -> Result<T, String> {
+        match self {
+            DataFormat::Json => serde_json::from_slice(bytes).map_err(|error| {
+                let (line, column) = (error.line(), error.column());
+                format!("the JSON does not match the session type at line {line}, column {column}")
+            }),
+            #[cfg(feature = "messagepack")]
+            DataFormat::MessagePack => {
+                let mut rest = bytes;
+                let data = T::deserialize(&mut rmp_serde::Deserializer::new(&mut rest));
+                data.ok().filter(|_| rest.is_empty()).ok_or_else(|| {
+                    let position = bytes.len() - rest.len();
+                    format!("the MessagePack does not match the session type at byte {position}")
+                })
+            }
+        }
+    }
+}
