@@ -14,8 +14,9 @@
 //! 10. [`observability`]: metrics, alerts, spans, log events, and events for audit logs.
 //! 11. [`testing`]: tests of an application that uses this crate.
 //! 12. [`owasp`]: the OWASP session checklist and ASVS 5.0, requirement by requirement.
-//! 13. [`coming_from_tower_sessions`]: from tower-sessions and others, while users are logged in.
-//! 14. [`from_clustered_redis_store`]: from the Crystal library `ClusteredRedisStore` to this one.
+//! 13. [`other_frameworks`]: sessions in hyper, tonic, warp and salvo.
+//! 14. [`coming_from_tower_sessions`]: from tower-sessions and others, while users are logged in.
+//! 15. [`from_clustered_redis_store`]: from the Crystal library `ClusteredRedisStore` to this one.
 
 // On a forge, documents refer to each other by file name. Here each module first defines the same
 // link labels again, as paths to items: of two definitions of a label, Markdown takes the first.
@@ -158,10 +159,21 @@ pub mod owasp {
     #![doc = include_str!("../../docs/owasp.md")]
 }
 
+pub mod other_frameworks {
+    //! Sessions in hyper, tonic, warp and salvo.
+    //!
+    //! [example]: https://docs.rs/crate/clustered-sessions/latest/source/examples/hyper.rs
+    //! [on-commit-error]: crate::SessionLayer::on_commit_error
+    //!
+    // Its code is compiled and run in `tests/frameworks`, which has the frameworks.
+    #![cfg_attr(not(doctest), doc = include_str!("../../docs/other-frameworks.md"))]
+}
+
 pub mod coming_from_tower_sessions {
     //! From tower-sessions, axum-login and others to this crate, while users are logged in.
     //!
     //! [adapter]: https://docs.rs/clustered-sessions/latest/clustered_sessions/struct.TowerSessionsStore.html
+    //! [crystal]: super::from_clustered_redis_store
     //! [encryption]: super::encryption
     //! [error]: crate::SessionError
     //! [key-values]: crate::KeyValues

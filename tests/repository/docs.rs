@@ -264,3 +264,22 @@ fn links_between_chapters_work_on_docs_rs_too() {
         }
     }
 }
+
+#[test]
+fn what_guides_quote_is_the_code_that_is_tested() {
+    let frameworks = "docs/other-frameworks.md";
+    for (source, guide) in [
+        ("tests/tower_sessions/side_by_side.rs", "docs/coming-from-tower-sessions.md"),
+        ("tests/frameworks/tests/salvo.rs", frameworks),
+        ("tests/frameworks/tests/tonic.rs", frameworks),
+        ("tests/frameworks/tests/warp.rs", frameworks),
+    ] {
+        let text = read(source);
+        let (_, rest) = text.split_once("// In the guide, word for word:\n\n").unwrap();
+        let (code, _) = rest.split_once("\n// End of the quotation.").unwrap();
+        assert!(
+            read(guide).contains(code.trim_end()),
+            "{guide} does not have the code of {source}"
+        );
+    }
+}

@@ -51,14 +51,6 @@ async fn agree(
 
 // End of the quotation.
 
-#[test]
-fn the_guide_has_this_code() {
-    let source = include_str!("side_by_side.rs");
-    let (_, rest) = source.split_once("word for word:\n\n").unwrap();
-    let (code, _) = rest.split_once("\n// End of").unwrap();
-    assert!(include_str!("../../docs/coming-from-tower-sessions.md").contains(code));
-}
-
 async fn their_login(theirs: tower_sessions::Session) {
     theirs.cycle_id().await.unwrap();
     theirs.insert("user", "ada").await.unwrap();
