@@ -126,6 +126,7 @@ pub mod performance {
 pub mod observability {
     //! Metrics, alerts, spans and log events.
     //!
+    //! [adapter]: super::coming_from_tower_sessions#keep-the-code-change-the-store
     //! [limit]: super::owners#a-limit
     //! [redis]: super::deployment#redis
     //! [streams]: super::streams

@@ -25,10 +25,15 @@ const LOADED: &str = "clustered-sessions.loaded";
 /// Returns values to be stored.
 pub(super) fn values(data: &Data) -> KeyValues {
     let mut values = KeyValues::new();
-    for (key, value) in data {
+    for (key, value) in own(data) {
         values.put(key, value.clone(), None);
     }
     values
+}
+
+/// Returns the values without the digests.
+fn own(data: &Data) -> impl Iterator<Item = (&String, &Value)> {
+    data.iter().filter(|(key, _)| *key != LOADED)
 }
 
 /// Returns `true` if the data of a record was loaded from a store of this crate, or stored in it.
@@ -123,7 +128,7 @@ impl<'a> Saved<'a> {
     /// Returns the present values with the changes of the request.
     pub(super) fn apply_to(&self, current: &KeyValues) -> KeyValues {
         let mut values = current.clone();
-        for (key, value) in self.data.iter().filter(|(key, _)| *key != LOADED) {
+        for (key, value) in own(self.data) {
             if self.has_changed(current, key, value) {
                 values.put(key, value.clone(), self.request());
             }

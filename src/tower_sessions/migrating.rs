@@ -35,13 +35,15 @@ use super::TowerSessionsStore;
 ///
 /// # What is promised
 ///
-/// A session that has been ended by a node of any stage does not come back: it is written to the
-/// new store first, then looked for in the old store once more, and removed from there before it is
-/// used. If one of these steps fails, so does the request, and the session stays where it was.
+/// A session that a node of any stage has ended does not come back. A node that moves a session
+/// writes it to the new store, looks for it in the old store once more, and removes it there,
+/// before it uses it. If one of these steps fails, so does the request, and the session stays where
+/// it was. (Under `Prepare`, the old store is as good as it was before: some stores of
+/// tower-sessions write a session that has ended.)
 ///
-/// Two things are not: what a node of the stage `Prepare` saves to a session in the moment in which
-/// another one moves it may be lost, and a node that does not know the new store yet cannot find a
-/// session that has moved. Hence the first stage.
+/// Two things are not promised. What a node of the stage `Prepare` saves to a session in the moment
+/// in which another node moves it may be lost. And a node that does not know the new store cannot
+/// find a session that has moved: hence the first stage.
 ///
 /// # Costs
 ///

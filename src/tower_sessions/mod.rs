@@ -101,13 +101,16 @@ macro_rules! implement_for {
 
                 async fn save(&self, record: &Record) -> Result<()> {
                     let id = &record.id;
-                    let has_moved = merge::is_loaded(&record.data)
-                        || self.new.load(id).await?.is_some()
-                        || self.stage == MigrationStage::Move && take_over(self, id).await?;
-                    if has_moved {
-                        self.new.save(record).await
-                    } else {
-                        self.old.save(record).await
+                    let has_moved =
+                        merge::is_loaded(&record.data) || self.new.load(id).await?.is_some();
+                    match self.stage {
+                        MigrationStage::Prepare if !has_moved => self.old.save(record).await,
+                        // A request may clear a session that it has not loaded.
+                        MigrationStage::Move if !has_moved => {
+                            take_over(self, id).await?;
+                            self.new.save(record).await
+                        }
+                        _ => self.new.save(record).await,
                     }
                 }
 
@@ -137,18 +140,17 @@ macro_rules! implement_for {
                 }
             }
 
-            /// Moves a session to the new store if the old one has it. Returns `true` if it may be
-            /// in the new store now.
+            /// Moves a session to the new store if the old one has it.
             async fn take_over<Old: SessionStore>(
                 store: &MigratingStore<Old>,
                 id: &Id,
-            ) -> Result<bool> {
+            ) -> Result<()> {
                 let MigratingStore { old, new, .. } = store;
-                let Some(record) = old.load(id).await? else { return Ok(false) };
+                let Some(record) = old.load(id).await? else { return Ok(()) };
                 let deadline = until(&record);
                 let imported = new.import(token(id), record.data, deadline).await;
                 if !imported.map_err(to_error)? {
-                    return Ok(true);
+                    return Ok(());
                 }
                 // It may have been moved and ended between the first look and the import.
                 let removed = match old.load(id).await {
@@ -159,7 +161,7 @@ macro_rules! implement_for {
                 if !matches!(removed, Ok(true)) {
                     new.delete(id).await?;
                 }
-                removed
+                removed.map(drop)
             }
         };
     };

@@ -178,6 +178,18 @@ async fn a_session_that_is_cleared_before_it_is_loaded_moves_as_well() {
 }
 
 #[tokio::test]
+async fn a_session_that_has_ended_before_it_is_cleared_is_not_saved_again() {
+    let cluster = Cluster::start().await;
+    let id = stored(&cluster.old).await;
+    let session = request(&cluster.moving, id);
+    request(&cluster.preparing, id).flush().await.unwrap();
+    session.clear().await;
+    session.insert("b", 2).await.unwrap();
+    session.save().await.unwrap();
+    assert_eq!(cluster.places(id).await, (false, false));
+}
+
+#[tokio::test]
 async fn a_logout_ends_a_session_wherever_it_is() {
     let cluster = Cluster::start().await;
     for node in [&cluster.preparing, &cluster.moving] {
