@@ -21,7 +21,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tracing::{Instrument as _, Span};
 
-use super::SessionStore;
+use super::{SessionStore, StoreInner};
 use crate::cluster::{FillMark, LocalCache, PendingFill};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::guards::{self, Guard};
@@ -144,19 +144,13 @@ impl<T: SessionData> SingleFlight<T> {
     /// Completes the running load and returns the next one if readers wait for it.
     fn complete(
         &self,
-        store: &SessionStore<T>,
+        cache: &Arc<LocalCache<T>>,
         id: SessionId,
         call: PendingFill<T>,
         outcome: &LoadResult<T>,
     ) -> Option<(PendingFill<T>, Waiters<T>)> {
-        let cache = &store.inner.cache;
         match outcome {
-            Ok(loaded) => {
-                if let Err(Absence::Gone) = loaded {
-                    store.report_expiry(id);
-                }
-                call.finish(loaded.as_ref().map_err(|absence| *absence));
-            }
+            Ok(loaded) => call.finish(loaded.as_ref().map_err(|absence| *absence)),
             Err(error) => {
                 drop(call);
                 if error.kind() == StoreErrorKind::Corrupt {
@@ -230,8 +224,9 @@ fn start_load<T: SessionData>(
 ) -> Load<T> {
     let abandon = AbandonOnDrop { store: store.clone(), id: Some(id) };
     let load = async move {
-        let outcome = store.separate_operation(store.load(&id)).await;
-        match store.inner.single_flight.complete(&store, id, call, &outcome) {
+        let outcome = load_for_readers(&store, id).await;
+        let StoreInner { single_flight, cache, .. } = &*store.inner;
+        match single_flight.complete(cache, id, call, &outcome) {
             Some((call, waiters)) => drop(store.spawn(run_next(abandon, id, call, waiters))),
             None => abandon.disarm(),
         }
@@ -243,6 +238,15 @@ fn start_load<T: SessionData>(
     Box::pin(load.map(|ended| ended.unwrap_or_else(|_| abandoned())).instrument(Span::current()))
 }
 
+/// Loads a session, as an operation with its own deadline, and notices if it has expired.
+async fn load_for_readers<T: SessionData>(store: &SessionStore<T>, id: SessionId) -> LoadResult<T> {
+    let outcome = store.separate_operation(store.load(&id)).await;
+    if let Ok(Err(Absence::Gone)) = &outcome {
+        store.report_expiry(id);
+    }
+    outcome
+}
+
 /// Carries out a load that readers wait for, and those that others wait for by then.
 async fn run_next<T: SessionData>(
     abandon: AbandonOnDrop<T>,
@@ -252,9 +256,9 @@ async fn run_next<T: SessionData>(
 ) {
     let store = abandon.store.clone();
     loop {
-        let load = store.load(&id).instrument(waiters.span.clone());
-        let outcome = store.separate_operation(load).await;
-        let next = store.inner.single_flight.complete(&store, id, call, &outcome);
+        let outcome = load_for_readers(&store, id).instrument(waiters.span.clone()).await;
+        let StoreInner { single_flight, cache, .. } = &*store.inner;
+        let next = single_flight.complete(cache, id, call, &outcome);
         // Fails if all readers have been cancelled.
         let _ = waiters.readers.send(outcome);
         let Some(next) = next else { return abandon.disarm() };
