@@ -61,7 +61,7 @@ pub(crate) enum Term {
     Ordinary,
     Remembered,
     /// Until this time, whether it is used or not.
-    #[cfg_attr(not(feature = "_tower-sessions"), expect(dead_code, reason = "for adapters"))]
+    #[cfg_attr(not(feature = "_tower-sessions"), allow(dead_code, reason = "for adapters"))]
     Until(Timestamp),
 }
 
@@ -97,11 +97,11 @@ impl Lifetimes {
 
     /// Returns the deadline of a session that is created now.
     pub(super) fn first_deadline(&self, term: Term, now: Timestamp) -> Timestamp {
-        let ordinary = self.of(term.lifespan());
-        match (term, ordinary.absolute_deadline(now)) {
+        let lifetime = self.of(term.lifespan());
+        match (term, lifetime.absolute_deadline(now)) {
             (Term::Until(end), Some(latest)) => end.min(latest),
             (Term::Until(end), None) => end,
-            _ => ordinary.deadline(now, now),
+            _ => lifetime.deadline(now, now),
         }
     }
 
