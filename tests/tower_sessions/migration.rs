@@ -209,6 +209,7 @@ async fn a_session_that_has_moved_and_ended_is_not_saved_to_the_old_store() {
     let slow = request(&cluster.preparing, id);
     slow.insert("b", 2).await.unwrap();
     request(&cluster.moving, id).flush().await.unwrap();
+    settle().await;
     slow.save().await.unwrap();
     assert_eq!(cluster.places(id).await, (false, false));
 }
