@@ -67,8 +67,7 @@ use crate::store::{Freshness, SessionStore};
 ///
 /// - A save that changes nothing writes nothing.
 /// - A session that has ended stays ended: what a request saves to it is dropped, as by their store
-///   for Redis, and the visitor's next request has no session. It is counted in
-///   `clustered_sessions_commits_total{outcome="gone"}`.
+///   for Redis, and the visitor's next request has no session.
 /// - After `cycle_id` of a session that somebody else has ended meanwhile, the new session has
 ///   nothing but what this request has put into it.
 ///
