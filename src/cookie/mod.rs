@@ -327,7 +327,7 @@ impl ClaimedCookie {
     }
 
     /// Returns the cookie as one that has been verified.
-    pub(crate) fn verified(&self, needs_resigning: bool) -> VerifiedCookie {
+    fn verified(&self, needs_resigning: bool) -> VerifiedCookie {
         VerifiedCookie { token: self.token.clone(), id: self.id, needs_resigning }
     }
 }

@@ -6,14 +6,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use http::Response;
+use http::{HeaderMap, Response};
 use pin_project_lite::pin_project;
 
 use super::error_response::{EmptyErrorResponse, ErrorResponse};
 use super::headers;
 use crate::error::StoreErrorKind;
 use crate::record::SessionData;
-use crate::session::{CommitHandle, LayerState, RequestSession, SessionError};
+use crate::session::{CommitHandle, HeadChanges, LayerState, RequestSession, SessionError};
 
 pin_project! {
     /// The response future of a [`SessionService`](crate::SessionService).
@@ -83,19 +83,17 @@ where
         loop {
             match this.stage.as_mut().project() {
                 StageProjection::Inner { inner } => {
-                    let response = ready!(inner.poll(cx))?;
-                    let Some(session) =
-                        this.request.session().filter(|session| session.needs_commit())
+                    let mut response = ready!(inner.poll(cx))?;
+                    let Some(commit) = this.request.send_head_or_commit(response.headers_mut())
                     else {
-                        return Poll::Ready(Ok(this.request.send_head(response)));
+                        return Poll::Ready(Ok(response));
                     };
-                    let commit = session.commit(None);
                     this.stage.set(Stage::Commit { commit, response: Some(response) });
                 }
                 StageProjection::Commit { commit, response } => {
                     let committed = ready!(Pin::new(commit).poll(cx));
                     let Some(response) = response.take() else { polled_after_completion() };
-                    let response = match committed {
+                    let mut response = match committed {
                         Ok(()) => response,
                         Err(error) => {
                             this.request.discard();
@@ -103,7 +101,8 @@ where
                             error_response(error, this.on_commit_error)
                         }
                     };
-                    return Poll::Ready(Ok(this.request.send_head(response)));
+                    this.request.send_head(response.headers_mut());
+                    return Poll::Ready(Ok(response));
                 }
                 StageProjection::Refused { error } => {
                     let Some(error) = error.take() else { polled_after_completion() };
@@ -115,29 +114,39 @@ where
 }
 
 impl<T: SessionData> AbortOnDrop<T> {
-    fn session(&self) -> Option<&Arc<RequestSession<T>>> {
-        self.0.as_ref()
-    }
-
     /// Discards the changes of a failed commit: the client gets an error, so they must not be made
     /// later. A logout is tried again.
     fn discard(&self) {
-        if let Some(session) = self.session() {
+        if let Some(session) = &self.0 {
             session.discard_failed();
         }
     }
 
-    fn send_head<B>(&mut self, mut response: Response<B>) -> Response<B> {
-        if let Some(session) = self.0.take() {
-            let changes = session.send_head();
-            let LayerState { signer, refused, .. } = session.layer();
-            if changes.ambiguous {
-                refused.ambiguous();
+    /// Adds the session to the response head, or begins the commit that the head must wait for.
+    fn send_head_or_commit(&mut self, headers: &mut HeaderMap) -> Option<CommitHandle> {
+        let session = self.0.as_ref()?;
+        match session.send_head_unless_busy() {
+            Some(changes) => {
+                apply(headers, &changes, session.layer());
+                self.0 = None;
+                None
             }
-            headers::apply(response.headers_mut(), &changes, signer);
+            None => Some(session.commit(None)),
         }
-        response
     }
+
+    fn send_head(&mut self, headers: &mut HeaderMap) {
+        if let Some(session) = self.0.take() {
+            apply(headers, &session.send_head(), session.layer());
+        }
+    }
+}
+
+fn apply<T>(headers: &mut HeaderMap, changes: &HeadChanges, layer: &LayerState<T>) {
+    if changes.ambiguous {
+        layer.refused.ambiguous();
+    }
+    headers::apply(headers, changes, &layer.signer);
 }
 
 impl<T> Drop for AbortOnDrop<T> {

@@ -1,6 +1,7 @@
 //! The session's response headers: `Set-Cookie`, and `Vary` and `Cache-Control` for caches.
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::header::{self, Entry};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::cookie::CookieSigner;
 use crate::session::{CookieChange, HeadChanges};
@@ -28,8 +29,16 @@ fn vary_on_cookie(headers: &mut HeaderMap) {
         let names = value.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
         names.into_iter().any(|name| name == b"*" || name.eq_ignore_ascii_case(b"cookie"))
     };
-    if !headers.get_all(header::VARY).iter().any(varies) {
-        headers.append(header::VARY, HeaderValue::from_static("cookie"));
+    let cookie = HeaderValue::from_static("cookie");
+    match headers.entry(header::VARY) {
+        Entry::Vacant(entry) => {
+            entry.insert(cookie);
+        }
+        Entry::Occupied(mut entry) => {
+            if !entry.iter().any(varies) {
+                entry.append(cookie);
+            }
+        }
     }
 }
 

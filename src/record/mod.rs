@@ -97,16 +97,19 @@ impl<T> Record<T> {
     }
 
     /// Marks the record as one that must be re-encrypted.
-    pub(crate) fn needs_reencryption(self) -> Self {
+    pub(crate) fn mark_for_reencryption(self) -> Self {
         self.inner.needs_reencryption.store(true, Ordering::Relaxed);
         self
+    }
+
+    pub(crate) fn needs_reencryption(&self) -> bool {
+        self.inner.needs_reencryption.load(Ordering::Relaxed)
     }
 
     /// Returns `true` once if the record must be re-encrypted. The caller must then do that.
     pub(crate) fn take_needs_reencryption(&self) -> bool {
         // Every request reads the flag, and only one writes it.
-        self.inner.needs_reencryption.load(Ordering::Relaxed)
-            && self.inner.needs_reencryption.swap(false, Ordering::Relaxed)
+        self.needs_reencryption() && self.inner.needs_reencryption.swap(false, Ordering::Relaxed)
     }
 
     /// Remembers the tag of a cookie that names this session and has been verified, unless there is

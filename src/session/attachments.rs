@@ -1,6 +1,6 @@
 //! The sessions that are attached to a request, in one extension.
 
-use std::any::{Any, TypeId};
+use std::any::Any;
 use std::sync::Arc;
 
 use http::Extensions;
@@ -17,15 +17,11 @@ pub(crate) struct Attachments {
 }
 
 /// A [`RequestSession`] of any data type.
-trait Attachment: Send + Sync {
+trait Attachment: Any + Send + Sync {
     /// Returns the address of the store, which tells stores apart whatever their data type.
     fn store_address(&self) -> usize;
 
     fn cookie_name(&self) -> &str;
-
-    fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
-
-    fn holds(&self, data: TypeId) -> bool;
 }
 
 impl<T: SessionData> Attachment for RequestSession<T> {
@@ -35,14 +31,6 @@ impl<T: SessionData> Attachment for RequestSession<T> {
 
     fn cookie_name(&self) -> &str {
         self.layer().signer.name()
-    }
-
-    fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
-        self
-    }
-
-    fn holds(&self, data: TypeId) -> bool {
-        data == TypeId::of::<T>()
     }
 }
 
@@ -62,9 +50,12 @@ impl Attachments {
 
     /// Returns the session of the innermost layer for this type of data.
     pub(super) fn get<T: SessionData>(&self) -> Option<Arc<RequestSession<T>>> {
-        let data = TypeId::of::<T>();
-        let found = self.iter().rev().find(|attachment| attachment.holds(data))?;
-        found.clone().as_any().downcast().ok()
+        let of_type = |attachment: &&Arc<dyn Attachment>| {
+            let any: &dyn Any = &***attachment;
+            any.is::<RequestSession<T>>()
+        };
+        let found: Arc<dyn Any + Send + Sync> = self.iter().rev().find(of_type)?.clone();
+        found.downcast().ok()
     }
 
     /// Returns `true` if a layer with this store has attached its session.

@@ -25,8 +25,9 @@ use crate::store::SessionStore;
 pub(crate) struct RequestSession<T> {
     layer: Arc<LayerState<T>>,
     cookies: CookieHeaders,
-    /// Of these, the cookies that the layer's signer accepts, once the session was needed.
-    verified: OnceLock<VerifiedCookies>,
+    /// Of these, the cookies that the layer's signer accepts, once they have been verified. A cached
+    /// session needs no verification, unless a handler has it read again.
+    verified: OnceLock<Box<VerifiedCookies>>,
     state: Mutex<RequestState<T>>,
     /// Held while the session is loaded or committed, so that these run one at a time.
     pub(super) io_lock: tokio::sync::Mutex<()>,
@@ -64,7 +65,7 @@ impl<T: SessionData> RequestSession<T> {
     /// Creates a session that is loaded already, for [`Session::detached`](super::Session).
     pub(super) fn with_record(layer: Arc<LayerState<T>>, record: Record<T>) -> Self {
         let request = Self::new(layer, &HeaderMap::new());
-        let _ = request.verified.set(VerifiedCookies::None);
+        let _ = request.verified.set(Box::new(VerifiedCookies::None));
         request.rebase_onto(Loaded::Live(record), None);
         request
     }
@@ -168,47 +169,56 @@ impl<T: SessionData> RequestSession<T> {
         }
     }
 
-    /// Returns `true` if the response must wait for a commit that is planned, pending or running.
-    pub(crate) fn needs_commit(&self) -> bool {
+    /// Marks the response head as sent and returns what the session adds to it, unless the response
+    /// must wait for a commit that is planned, pending or running.
+    pub(crate) fn send_head_unless_busy(&self) -> Option<HeadChanges> {
         let state = self.lock();
         // A session that was not extracted has no handle that could commit it.
-        state.is_loaded() && state.has_work()
+        let must_wait = state.is_loaded() && state.has_work()
             || state.has_begun_io() && self.io_lock.try_lock().is_err()
-            || self.cookie_to_confirm(state.loaded()).is_some()
+            || self.cookie_to_confirm(state.loaded()).is_some();
+        (!must_wait).then(|| self.head_changes(state))
     }
 
     /// Marks the response head as sent and returns what the session adds to it.
-    ///
+    pub(crate) fn send_head(&self) -> HeadChanges {
+        self.head_changes(self.lock())
+    }
+
     /// A session that is due for it is extended or encrypted again, in the background. A cookie
     /// that is signed with a previous secret is signed again, but only if the session is still
     /// cached: a request that has outlived a login must not undo it by sending the old token.
-    pub(crate) fn send_head(&self) -> HeadChanges {
-        let (extracted, ambiguous, extends, mut cookie, live, seen_at) = {
-            let mut state = self.lock();
-            let cookie = state.send_head();
-            let ambiguous = matches!(state.loaded(), Loaded::Ambiguous);
-            let live = state.live_record().cloned();
-            (state.is_loaded(), ambiguous, state.extends(), cookie, live, state.seen_at())
+    fn head_changes(&self, mut state: MutexGuard<'_, RequestState<T>>) -> HeadChanges {
+        let mut head = HeadChanges {
+            extracted: state.is_loaded(),
+            ambiguous: matches!(state.loaded(), Loaded::Ambiguous),
+            cookie: state.send_head(),
+            lifetime: Duration::MAX,
+            remembered: false,
         };
-        let (mut lifetime, mut remembered) = (Duration::MAX, false);
-        if let Some(record) = live {
-            if cookie.is_none()
-                && let Some(outdated) = self.outdated_cookie(&record)
-                && self.store().is_cached(&record.id())
-            {
-                cookie = Some(CookieChange::Set(outdated.token.clone()));
-            }
-            if matches!(cookie, Some(CookieChange::Set(_))) {
-                lifetime = self.store().remaining_lifetime(&record);
-                remembered = record.is_remembered();
-            }
-            if extends {
-                // The session was in use when it was loaded: the clock need not be read again.
-                self.store().touch_if_due(&record, seen_at.unwrap_or_else(|| self.store().now()));
-                self.store().reencrypt_if_needed(&record);
-            }
+        let Some((record, seen_at)) = state.live_record() else { return head };
+        // The session was in use when it was loaded: the clock need not be read again.
+        let is_due = state.extends() && self.store().is_due(record, seen_at);
+        let outdated = self.outdated_cookie(record).filter(|_| head.cookie.is_none());
+        if !is_due && outdated.is_none() && head.cookie.is_none() {
+            return head;
         }
-        HeadChanges { extracted, ambiguous, cookie, lifetime, remembered }
+        let record = record.clone();
+        drop(state);
+        if let Some(outdated) = outdated
+            && self.store().is_cached(&record.id())
+        {
+            head.cookie = Some(CookieChange::Set(outdated.token.clone()));
+        }
+        if matches!(head.cookie, Some(CookieChange::Set(_))) {
+            head.lifetime = self.store().remaining_lifetime(&record);
+            head.remembered = record.is_remembered();
+        }
+        if is_due {
+            self.store().touch_if_due(&record, seen_at);
+            self.store().reencrypt_if_needed(&record);
+        }
+        head
     }
 }
 

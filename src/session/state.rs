@@ -20,13 +20,11 @@ pub(super) struct RequestState<T> {
     loaded: Loaded<T>,
     /// The ids that the request's cookies name, if there are several. Known once they are verified.
     named: Vec<SessionId>,
-    /// The data that the request sees: that of the record, with `changes` applied. `None` if it is
-    /// default data that has not been made yet.
-    data: Option<Snapshot<T>>,
+    view: View<T>,
     /// The default data of this request, once it has been needed. Made anew for each session: it
     /// may hold a random value.
     default_data: Option<Snapshot<T>>,
-    /// Number of changes to `data` so far. Data computed from an older version is not stored.
+    /// Number of changes to `view` so far. Data computed from an older version is not stored.
     version: u64,
     /// Uncommitted changes, oldest first.
     changes: Vec<Change<T>>,
@@ -35,7 +33,10 @@ pub(super) struct RequestState<T> {
     remember: Option<bool>,
     /// The cookie that the response head must carry.
     cookie: Option<CookieChange>,
-    last_seen: Option<LastSeen<T>>,
+    /// When the loaded record, if there is one, was last known to be current.
+    seen_at: Option<Millis>,
+    /// The record that was loaded before, if none is now.
+    ended: Option<LastSeen<T>>,
     /// Number of commits that were requested and have not taken their batch yet.
     pending_commits: u32,
     head_sent: bool,
@@ -43,6 +44,16 @@ pub(super) struct RequestState<T> {
     has_begun_io: bool,
     /// `false` if the request does not extend the session.
     extends: bool,
+}
+
+/// The data that the request sees.
+enum View<T> {
+    /// That of the loaded record, of which there is one.
+    Record,
+    /// The default data, which may not have been made yet.
+    Default,
+    /// Either of the two with `changes` applied.
+    Changed(Snapshot<T>),
 }
 
 /// A change to the visitor's cookie.
@@ -71,14 +82,15 @@ impl<T> RequestState<T> {
         RequestState {
             loaded: Loaded::NotYet,
             named: Vec::new(),
-            data: None,
+            view: View::Default,
             default_data: None,
             version: 0,
             changes: Vec::new(),
             intent: Intent::Keep,
             remember: None,
             cookie: None,
-            last_seen: None,
+            seen_at: None,
+            ended: None,
             pending_commits: 0,
             head_sent: false,
             has_begun_io: false,
@@ -96,16 +108,18 @@ impl<T> RequestState<T> {
 
     /// Returns the data that the request sees, or `None` if it is default data which the caller
     /// must make and pass to [`provide_default`](Self::provide_default).
-    pub(super) fn data(&self) -> Option<&Snapshot<T>> {
-        self.data.as_ref()
+    pub(super) fn data(&self) -> Option<Snapshot<T>> {
+        match &self.view {
+            View::Record => self.loaded.record().map(Snapshot::of),
+            View::Default => self.default_data.clone(),
+            View::Changed(data) => Some(data.clone()),
+        }
     }
 
     /// Takes default data, unless there is some already, and returns what there is.
     pub(super) fn provide_default(&mut self, made: Snapshot<T>) -> &Snapshot<T> {
-        let default_data = self.default_data.get_or_insert(made);
         // No version is counted: without data, nothing can have been computed from it.
-        self.data.get_or_insert_with(|| default_data.clone());
-        default_data
+        self.default_data.get_or_insert(made)
     }
 
     /// Returns the session that the request sees, unless the handler has destroyed or replaced it.
@@ -113,16 +127,19 @@ impl<T> RequestState<T> {
         self.loaded.record().filter(|_| !self.intent.hides_loaded())
     }
 
-    /// Returns when the record was last known to be current, if it is one.
-    pub(super) fn seen_at(&self) -> Option<Millis> {
-        self.last_seen.as_ref()?.at()
+    /// Returns the record if it is known to be current, and when it was last known to be.
+    pub(super) fn live_record(&self) -> Option<(&Record<T>, Millis)> {
+        match &self.loaded {
+            Loaded::Live(record) => Some((record, self.seen_at?)),
+            _ => None,
+        }
     }
 
-    /// Returns the record if it is known to be current.
-    pub(super) fn live_record(&self) -> Option<&Record<T>> {
-        match &self.loaded {
-            Loaded::Live(record) => Some(record),
-            _ => None,
+    /// Returns the record that is or was loaded.
+    fn last_seen(&self) -> Option<LastSeen<T>> {
+        match self.loaded.record() {
+            Some(record) => Some(LastSeen::new(record.clone(), self.seen_at)),
+            None => self.ended.clone(),
         }
     }
 
@@ -158,26 +175,40 @@ impl<T> RequestState<T> {
         self.record().map(Snapshot::of).or_else(|| self.default_data.clone())
     }
 
-    fn set_data(&mut self, data: Option<Snapshot<T>>) {
-        self.data = data;
+    fn set_view(&mut self, view: View<T>) {
+        self.view = view;
         self.version += 1;
+    }
+
+    /// Lets the request see the session without changes.
+    fn reset_view(&mut self) {
+        self.set_view(if self.record().is_some() { View::Record } else { View::Default });
     }
 
     /// Replaces what is loaded. If there are uncommitted changes, returns the rebase that the
     /// caller must compute and pass to [`finish_rebase`](Self::finish_rebase).
     #[must_use]
     pub(super) fn set_loaded(&mut self, loaded: Loaded<T>, now: Millis) -> Option<Rebase<T>> {
-        match &loaded {
-            Loaded::Live(record) => {
-                self.last_seen = Some(LastSeen::new(record.clone(), Some(now)));
-                // A later session of this request does not inherit from this one.
-                self.default_data = None;
+        let is_live = matches!(loaded, Loaded::Live(_));
+        if is_live {
+            // A later session of this request does not inherit from this one.
+            self.default_data = None;
+        }
+        self.replace_loaded(loaded);
+        self.seen_at = is_live.then_some(now);
+        self.next_rebase()
+    }
+
+    fn replace_loaded(&mut self, loaded: Loaded<T>) {
+        if loaded.record().is_some() {
+            self.ended = None;
+        } else {
+            self.ended = self.last_seen();
+            if matches!(self.view, View::Record) {
+                self.view = View::Default;
             }
-            Loaded::Stale(_, record) => self.last_seen = Some(LastSeen::new(record.clone(), None)),
-            _ => {}
         }
         self.loaded = loaded;
-        self.next_rebase()
     }
 
     /// Stores the data of a computed rebase. If the state has changed in the meantime, stores
@@ -187,23 +218,22 @@ impl<T> RequestState<T> {
         if self.version != version {
             return self.next_rebase();
         }
-        self.set_data(Some(data));
+        self.set_view(View::Changed(data));
         None
     }
 
     fn next_rebase(&mut self) -> Option<Rebase<T>> {
-        let base = self.base_data();
         if self.changes.is_empty() {
-            // Without changes the record's data is shared, not copied.
-            self.set_data(base);
+            self.reset_view();
             return None;
         }
-        Some(Rebase { version: self.version, base, changes: self.changes.clone() })
+        let (base, changes) = (self.base_data(), self.changes.clone());
+        Some(Rebase { version: self.version, base, changes })
     }
 
     /// Returns `None` if default data is needed, as [`data`](Self::data) does.
     pub(super) fn versioned(&self) -> Option<Versioned<T>> {
-        Some(Versioned { version: self.version, data: self.data.clone()? })
+        Some(Versioned { version: self.version, data: self.data()? })
     }
 
     /// Adds a change, with the data that it makes of the data of this version, and returns
@@ -219,7 +249,7 @@ impl<T> RequestState<T> {
             return false;
         }
         self.changes.push(change.clone());
-        self.set_data(Some(data));
+        self.set_view(View::Changed(data));
         true
     }
 
@@ -242,7 +272,7 @@ impl<T> RequestState<T> {
     pub(super) fn replace(&mut self, data: Snapshot<T>, change: Change<T>) {
         self.intent = self.intent.replace();
         self.changes = vec![change];
-        self.set_data(Some(data));
+        self.set_view(View::Changed(data));
     }
 
     /// Drops what is not committed, except for a logout.
@@ -254,7 +284,7 @@ impl<T> RequestState<T> {
 
     fn drop_changes(&mut self) {
         self.changes.clear();
-        self.set_data(self.base_data());
+        self.reset_view();
     }
 
     pub(super) fn do_not_extend(&mut self) {
@@ -281,8 +311,8 @@ impl<T> RequestState<T> {
             plan: self.plan(),
             loaded: self.loaded.clone(),
             named: self.named.clone(),
-            last_seen: self.last_seen.clone(),
-            data: self.data.clone(),
+            last_seen: self.last_seen(),
+            data: self.data(),
             default_data: self.default_data.clone(),
             changes: std::mem::take(&mut self.changes),
             intent: std::mem::take(&mut self.intent),
@@ -313,7 +343,6 @@ impl<T> RequestState<T> {
     }
 
     /// Marks the response head as sent and returns the cookie change that it carries.
-    ///
     pub(super) fn send_head(&mut self) -> Option<CookieChange> {
         self.head_sent = true;
         self.cookie.take()
@@ -339,9 +368,9 @@ impl<T> RequestState<T> {
         if !std::mem::take(&mut self.intent).is_logout() {
             return None;
         }
-        let logout =
-            Logout::new(&self.loaded, &self.named, self.last_seen.clone(), Ended::LoggedOut);
-        self.loaded = self.loaded.id().map_or(Loaded::NoSession, Loaded::EndedMeanwhile);
+        let logout = Logout::new(&self.loaded, &self.named, self.last_seen(), Ended::LoggedOut);
+        let ended = self.loaded.id().map_or(Loaded::NoSession, Loaded::EndedMeanwhile);
+        self.replace_loaded(ended);
         Some(logout)
     }
 }

@@ -99,7 +99,7 @@ impl<T: SessionData> SessionStore<T> {
         let Decoded { data, data_len, needs_reencryption } =
             decoded.map_err(|error| self.report_unreadable(id, error))?;
         let record = Record::new(&self.inner.clock, *id, meta, data, data_len);
-        Ok(Some(if needs_reencryption { record.needs_reencryption() } else { record }))
+        Ok(Some(if needs_reencryption { record.mark_for_reencryption() } else { record }))
     }
 
     /// Counts and logs the error if it is about a record that the backend or the codec cannot read.

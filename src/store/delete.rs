@@ -23,10 +23,6 @@ impl<T> LastSeen<T> {
     pub(crate) fn new(record: Record<T>, at: Option<Millis>) -> Self {
         LastSeen { record, at }
     }
-
-    pub(crate) fn at(&self) -> Option<Millis> {
-        self.at
-    }
 }
 
 impl<T> Clone for LastSeen<T> {

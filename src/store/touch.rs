@@ -81,10 +81,19 @@ impl<T: SessionData> SessionStore<T> {
         }
     }
 
+    /// Returns `true` if the session was to be extended at this moment, or must be encrypted again.
+    pub(crate) fn is_due(&self, record: &Record<T>, at: Millis) -> bool {
+        self.should_touch(record, at) || record.needs_reencryption()
+    }
+
+    fn should_touch(&self, record: &Record<T>, at: Millis) -> bool {
+        self.inner.lifetimes.should_touch(&record.meta(), record.wall(at))
+    }
+
     /// Extends the session in the background if enough of its idle timeout had passed at this
     /// moment. At most one such task runs for a cached record.
     pub(crate) fn touch_if_due(&self, record: &Record<T>, at: Millis) {
-        if !self.inner.lifetimes.should_touch(&record.meta(), record.wall(at)) {
+        if !self.should_touch(record, at) {
             return;
         }
         let Some(touch) = record.begin_touch() else { return };

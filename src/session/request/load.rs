@@ -16,9 +16,15 @@ use crate::store::{Degraded, Freshness};
 impl<T: SessionData> RequestSession<T> {
     /// Loads the session unless that was done already.
     pub(in super::super) async fn load(&self) -> Result<(), SessionError> {
-        if self.lock().is_loaded() || self.load_cached() {
+        if self.load_cached() {
             return Ok(());
         }
+        // Boxed, since most requests do not need it, and axum moves the future that contains it.
+        Box::pin(self.load_verified()).await
+    }
+
+    /// Verifies the request's cookies and loads the session that they name.
+    async fn load_verified(&self) -> Result<(), SessionError> {
         let _one_at_a_time = self.io_lock.lock().await;
         if self.lock().is_loaded() {
             // By another extraction, in the meantime.
@@ -33,12 +39,16 @@ impl<T: SessionData> RequestSession<T> {
     /// session remembers. Returns `false` if it is not, and nothing was loaded.
     pub(super) fn load_cached(&self) -> bool {
         let signer = &self.layer.signer;
+        let mut state = self.lock();
+        if state.is_loaded() {
+            return true;
+        }
         let Some(cookie) = signer.only_claim(&self.cookies) else { return false };
         let tag = signer.tag_of(&cookie);
         let Some((record, now)) = self.store().read_cached(&cookie.id, &tag) else { return false };
-        // Tags of previous secrets are not remembered.
-        let _ = self.verified.set(VerifiedCookies::One(cookie.verified(false)));
-        self.provide(Loaded::Live(record), now);
+        let rebase = state.set_loaded(Loaded::Live(record), now);
+        drop(state);
+        self.finish_rebases(rebase);
         true
     }
 
@@ -58,7 +68,7 @@ impl<T: SessionData> RequestSession<T> {
             let LayerState { signer, refused, .. } = &*self.layer;
             let verified = signer.verify(&self.cookies, |refusal| refused.refused(refusal));
             self.lock().set_named(verified.rivals());
-            verified
+            Box::new(verified)
         })
     }
 

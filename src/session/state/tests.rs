@@ -67,7 +67,7 @@ fn data_computed_from_an_older_version_is_not_stored() {
     assert_eq!(*newer.data, ["stored", "first"]);
     let data = apply_all(&*newer.data, std::slice::from_ref(&second));
     assert!(state.push_change(newer.version, &second, data));
-    assert_eq!(**state.data().unwrap(), ["stored", "first", "second"]);
+    assert_eq!(*state.data().unwrap(), ["stored", "first", "second"]);
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn a_rebase_that_a_change_overtakes_is_computed_again() {
     let rebase = state.finish_rebase(rebase.version, data).unwrap();
     let data = apply_all(&*rebase.base.unwrap(), &rebase.changes);
     assert!(state.finish_rebase(rebase.version, data).is_none());
-    assert_eq!(**state.data().unwrap(), ["stored", "first", "second"]);
+    assert_eq!(*state.data().unwrap(), ["stored", "first", "second"]);
 }
 
 #[test]
@@ -188,10 +188,10 @@ fn default_data_is_made_once_for_each_session_of_a_request() {
     assert!(state.data().is_none() && state.versioned().is_none());
     state.provide_default(default_data());
     state.provide_default(Snapshot::new(vec!["another"]));
-    assert_eq!(state.data(), Some(&default_data()));
+    assert_eq!(state.data(), Some(default_data()));
     push(&mut state, "change");
     state.discard();
-    assert_eq!(state.data(), Some(&default_data()), "the visitor has seen it");
+    assert_eq!(state.data(), Some(default_data()), "the visitor has seen it");
     assert!(state.set_loaded(Loaded::Live(record_with(id())), Millis(0)).is_none());
     state.destroy();
     assert_eq!(state.data(), None, "a later session does not inherit from the earlier one");
