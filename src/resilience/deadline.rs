@@ -37,8 +37,10 @@ impl Deadline {
 
     /// Runs a step of the operation under this deadline. The step itself is not cut off; the calls
     /// in it are.
-    pub(crate) async fn within<F: Future>(self, step: F) -> F::Output {
-        DEADLINE.scope(self, step).await
+    ///
+    /// No async function: its future would hold the step twice, and moving it would copy both.
+    pub(crate) fn within<F: Future>(self, step: F) -> impl Future<Output = F::Output> {
+        DEADLINE.scope(self, step)
     }
 
     /// Waits for an event in another task. Returns `None` if the deadline passes first.

@@ -104,25 +104,33 @@ impl<T: SessionData> SessionStore<T> {
     /// several steps, the commit of a request and background tasks call it once. Their steps, such
     /// as backend calls, pauses and waits for a lock, read the deadline, and can neither extend nor
     /// restart it.
-    pub(crate) async fn operation<F: Future>(&self, steps: F) -> F::Output {
-        self.inner.backend.deadline().within(steps).await
+    ///
+    /// The time runs from this call on, before the future is polled.
+    pub(crate) fn operation<F: Future>(
+        &self,
+        steps: F,
+    ) -> impl Future<Output = F::Output> + use<F, T> {
+        self.inner.backend.deadline().within(steps)
     }
 
     /// Like [`operation`](Self::operation), for one that others wait for, too: its deadline does
     /// not depend on that of the operation that begins it.
-    pub(super) async fn separate_operation<F: Future>(&self, steps: F) -> F::Output {
-        self.inner.backend.separate_deadline().within(steps).await
+    pub(super) fn separate_operation<F: Future>(
+        &self,
+        steps: F,
+    ) -> impl Future<Output = F::Output> + use<F, T> {
+        self.inner.backend.separate_deadline().within(steps)
     }
 
     /// Like [`operation`](Self::operation), for one that takes longer the more sessions there are,
     /// and therefore has a timeout of its own. Each of its calls has no more time than an
     /// operation.
-    pub(super) async fn operation_within<F: Future>(
+    pub(super) fn operation_within<F: Future>(
         &self,
         timeout: Duration,
         steps: F,
-    ) -> F::Output {
-        Deadline::current_or(timeout).within(steps).await
+    ) -> impl Future<Output = F::Output> + use<F, T> {
+        Deadline::current_or(timeout).within(steps)
     }
 
     /// Spawns a task that runs to its end even if the request that needed it is cancelled.
