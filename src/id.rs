@@ -1,6 +1,7 @@
 //! The token, which is the credential, and the session id, which is not.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
 use base64::Engine as _;
@@ -98,7 +99,7 @@ impl fmt::Debug for SessionToken {
 /// assert!("not an id".parse::<SessionId>().is_err());
 /// # Ok::<(), clustered_sessions::InvalidSessionId>(())
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SessionId([u8; 16]);
 
 impl SessionId {
@@ -111,14 +112,24 @@ impl SessionId {
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         SessionId(bytes)
     }
+
+    /// Writes the id as text into a buffer and returns the text. For what is written often.
+    pub(crate) fn write_text<'a>(&self, buffer: &'a mut [u8; TEXT_LEN]) -> &'a str {
+        encode_128(&self.0, buffer)
+    }
+}
+
+/// An id is a hash of random bits itself, so half of it is enough to tell ids apart.
+impl Hash for SessionId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        state.write_u64(u64::from_ne_bytes([a, b, c, d, e, f, g, h]));
+    }
 }
 
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = [0; TEXT_LEN];
-        // This cannot fail: 16 bytes are 22 characters.
-        let written = URL_SAFE_NO_PAD.encode_slice(self.0, &mut text).map_err(|_| fmt::Error)?;
-        f.write_str(std::str::from_utf8(&text[..written]).map_err(|_| fmt::Error)?)
+        f.write_str(self.write_text(&mut [0; TEXT_LEN]))
     }
 }
 
@@ -147,6 +158,13 @@ impl fmt::Display for InvalidSessionId {
 }
 
 impl std::error::Error for InvalidSessionId {}
+
+/// Writes 128 bits as 22 characters of base64url into a buffer, and returns them.
+#[expect(clippy::expect_used, reason = "16 bytes are 22 characters of ASCII")]
+pub(crate) fn encode_128<'a>(bits: &[u8; 16], buffer: &'a mut [u8; TEXT_LEN]) -> &'a str {
+    let written = URL_SAFE_NO_PAD.encode_slice(bits, buffer).expect("the buffer is long enough");
+    std::str::from_utf8(&buffer[..written]).expect("base64 is ASCII")
+}
 
 /// Decodes 22 characters of base64url.
 fn decode_128(text: &[u8]) -> Option<[u8; 16]> {

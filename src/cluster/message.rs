@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
-use crate::id::SessionId;
+use crate::id::{SessionId, TEXT_LEN, encode_128};
 use crate::record::{Ended, Revision};
 
 /// Maximum length of a message in bytes. Longer ones are not parsed: ours have some 200 bytes, plus
@@ -75,11 +75,12 @@ impl Announcement {
             }
             Self::CacheClear => ("CacheClear", None, None, None),
         };
+        let (mut id_text, mut revision_text) = ([0; TEXT_LEN], [0; TEXT_LEN]);
         let wire = Wire {
             kind: kind.into(),
-            session_id: id.map(|id| Text(id.to_string().into())),
+            session_id: id.as_ref().map(|id| Text(id.write_text(&mut id_text).into())),
             revision: revision
-                .map(|revision| Text(URL_SAFE_NO_PAD.encode(revision.as_bytes()).into())),
+                .map(|revision| Text(encode_128(revision.as_bytes(), &mut revision_text).into())),
             reason: reason.map(|reason| Text(reason.name().into())),
             node_id: node_id.into(),
             timestamp,

@@ -10,6 +10,9 @@ use serde::de::DeserializeOwned;
 /// Flag of a body in MessagePack.
 pub(super) const MESSAGE_PACK: u8 = 4;
 
+/// Number of bytes that the data of a session seldom exceeds. So much is allocated at first.
+const USUAL_LEN: usize = 512;
+
 /// The format in which a session's data is written.
 ///
 /// Nodes read every format, so it can be changed while sessions are live: a session changes its
@@ -69,7 +72,7 @@ impl DataFormat {
         self,
         data: &T,
     ) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(USUAL_LEN);
         self.write(&mut bytes, data)?;
         Ok(bytes)
     }

@@ -1,6 +1,6 @@
 //! The version of a record.
 
-use crate::random::random_bytes;
+use crate::random::random_u64;
 
 /// The version of a record: an 8-byte counter and 8 random bytes, new at every write and compared
 /// for equality only.
@@ -26,7 +26,7 @@ impl Revision {
     fn with_counter(counter: u64) -> Self {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&counter.to_be_bytes());
-        bytes[8..].copy_from_slice(&random_bytes::<8>());
+        bytes[8..].copy_from_slice(&random_u64().to_ne_bytes());
         Revision(bytes)
     }
 

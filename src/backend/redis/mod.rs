@@ -52,7 +52,7 @@ use super::{
 };
 use crate::clock::{ServerTime, millis};
 use crate::error::{ConfigError, StoreError, StoreErrorKind};
-use crate::id::SessionId;
+use crate::id::{SessionId, TEXT_LEN};
 
 /// Sessions in Redis (7.0 or later).
 ///
@@ -115,7 +115,7 @@ impl fmt::Debug for RedisBackend {
 
 impl RedisInner {
     fn key(&self, id: &SessionId) -> String {
-        format!("{}{id}", self.key_prefix)
+        [&self.key_prefix, id.write_text(&mut [0; TEXT_LEN])].concat()
     }
 
     /// Returns a key that is longer than that of a session, so that a scan does not mistake it for
