@@ -48,9 +48,9 @@ pub(super) struct RequestState<T> {
 
 /// The data that the request sees.
 enum View<T> {
-    /// That of the loaded record, of which there is one.
+    /// That of the loaded record or, if none is loaded, the default data.
     Record,
-    /// The default data, which may not have been made yet.
+    /// The default data, whatever is loaded. It may not have been made yet.
     Default,
     /// Either of the two with `changes` applied.
     Changed(Snapshot<T>),
@@ -109,11 +109,12 @@ impl<T> RequestState<T> {
     /// Returns the data that the request sees, or `None` if it is default data which the caller
     /// must make and pass to [`provide_default`](Self::provide_default).
     pub(super) fn data(&self) -> Option<Snapshot<T>> {
-        match &self.view {
-            View::Record => self.loaded.record().map(Snapshot::of),
-            View::Default => self.default_data.clone(),
-            View::Changed(data) => Some(data.clone()),
-        }
+        let record = match &self.view {
+            View::Record => self.loaded.record(),
+            View::Default => None,
+            View::Changed(data) => return Some(data.clone()),
+        };
+        record.map(Snapshot::of).or_else(|| self.default_data.clone())
     }
 
     /// Takes default data, unless there is some already, and returns what there is.
@@ -182,7 +183,7 @@ impl<T> RequestState<T> {
 
     /// Lets the request see the session without changes.
     fn reset_view(&mut self) {
-        self.set_view(if self.record().is_some() { View::Record } else { View::Default });
+        self.set_view(if self.intent.hides_loaded() { View::Default } else { View::Record });
     }
 
     /// Replaces what is loaded. If there are uncommitted changes, returns the rebase that the
@@ -200,14 +201,7 @@ impl<T> RequestState<T> {
     }
 
     fn replace_loaded(&mut self, loaded: Loaded<T>) {
-        if loaded.record().is_some() {
-            self.ended = None;
-        } else {
-            self.ended = self.last_seen();
-            if matches!(self.view, View::Record) {
-                self.view = View::Default;
-            }
-        }
+        self.ended = if loaded.record().is_some() { None } else { self.last_seen() };
         self.loaded = loaded;
     }
 

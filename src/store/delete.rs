@@ -23,6 +23,11 @@ impl<T> LastSeen<T> {
     pub(crate) fn new(record: Record<T>, at: Option<Millis>) -> Self {
         LastSeen { record, at }
     }
+
+    #[cfg(test)]
+    pub(crate) fn at(&self) -> Option<Millis> {
+        self.at
+    }
 }
 
 impl<T> Clone for LastSeen<T> {

@@ -164,6 +164,18 @@ fn a_failed_commit_is_given_up_if_a_retry_could_do_harm() {
 }
 
 #[test]
+fn the_record_that_was_seen_is_kept_with_the_time_at_which_it_existed() {
+    let seen_at = |state: &mut _| take_batch(state).last_seen.map(|seen| seen.at());
+    let mut state = live();
+    assert_eq!(seen_at(&mut state), Some(Some(Millis(0))));
+    assert!(state.set_loaded(Loaded::EndedMeanwhile(id()), Millis(1)).is_none());
+    assert_eq!(seen_at(&mut state), Some(Some(Millis(0))), "it did not exist later");
+    let error = StoreError::from(StoreErrorKind::Unavailable);
+    let mut state = loaded(Loaded::Stale(error, record_with(id())));
+    assert_eq!(seen_at(&mut state), Some(None), "it may have ended long ago");
+}
+
+#[test]
 fn a_plan_that_needs_a_cookie_fails_after_the_head() {
     let mut state = live();
     assert_eq!(state.send_head(), None);
