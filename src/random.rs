@@ -20,8 +20,8 @@ pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
 /// Returns 64 random bits that need not be secret: those of a revision.
 ///
 /// They come from the operating system's generator as well, but many at a time: a system call for
-/// each would be a noticeable part of a write. Tokens, keys and nonces take [`random_bytes`], so that
-/// none is in memory before it is needed.
+/// each would be a noticeable part of a write. Tokens, keys and nonces take [`random_bytes`], so
+/// that none is in memory before it is needed.
 pub(crate) fn random_u64() -> u64 {
     const DRAWN_AT_A_TIME: usize = 256;
     thread_local! {

@@ -25,8 +25,8 @@ use crate::store::SessionStore;
 pub(crate) struct RequestSession<T> {
     layer: Arc<LayerState<T>>,
     cookies: CookieHeaders,
-    /// Of these, the cookies that the layer's signer accepts, once they have been verified. A cached
-    /// session needs no verification, unless a handler has it read again.
+    /// Of these, the cookies that the layer's signer accepts, once they have been verified. A
+    /// cached session needs no verification, unless a handler has it read again.
     verified: OnceLock<Box<VerifiedCookies>>,
     state: Mutex<RequestState<T>>,
     /// Held while the session is loaded or committed, so that these run one at a time.

@@ -228,7 +228,7 @@ impl SharedConnection {
         effect: Effect,
     ) -> Result<RedisResult<Value>, StoreError> {
         let received_before = connected.link.wire.received.get();
-        // Boxed, because it is large, and each request contains the futures of all that it may send.
+        // Boxed, because it is large, and a request contains the futures of all that it may send.
         let reply = Box::pin(connected.sender().send(command));
         match tokio::time::timeout(self.response_timeout, reply).await {
             Ok(reply) => Ok(self.replied(connected, reply)),
