@@ -102,6 +102,7 @@ impl<T> Record<T> {
         self
     }
 
+    /// Returns `true` if the record must be re-encrypted and no task has tried yet.
     pub(crate) fn needs_reencryption(&self) -> bool {
         self.inner.needs_reencryption.load(Ordering::Relaxed)
     }

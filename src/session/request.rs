@@ -185,6 +185,8 @@ impl<T: SessionData> RequestSession<T> {
         self.head_changes(self.lock())
     }
 
+    /// Marks the response head as sent and returns what the session adds to it.
+    ///
     /// A session that is due for it is extended or encrypted again, in the background. A cookie
     /// that is signed with a previous secret is signed again, but only if the session is still
     /// cached: a request that has outlived a login must not undo it by sending the old token.
