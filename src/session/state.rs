@@ -33,8 +33,8 @@ pub(super) struct RequestState<T> {
     remember: Option<bool>,
     /// The cookie that the response head must carry.
     cookie: Option<CookieChange>,
-    /// When the loaded record was last known to be current. `None` if none is loaded, or if it may be
-    /// stale.
+    /// When the loaded record was last known to be current. `None` if there is none, or if it may
+    /// be stale.
     seen_at: Option<Millis>,
     /// The record that was loaded before, if none is now.
     ended: Option<LastSeen<T>>,
