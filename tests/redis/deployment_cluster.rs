@@ -19,6 +19,10 @@ use crate::deployment::with_sources;
 use crate::deployment_sentinel::{deploys_the_same_nodes, permissions, read};
 use crate::nodes::{Data, config, store};
 
+/// A node waits for 45 seconds if an election may have an unknown winner: three times the
+/// `cluster-node-timeout` that it assumes for a URL. Servers that start together may hold one.
+const READY: Duration = Duration::from_secs(60);
+
 /// Returns what the URL in the Compose file says, with the authority of a deployment.
 fn redis(deployment: &DeployedCluster) -> RedisConfig {
     let authority = fs::read(deployment.authority()).unwrap();
@@ -29,7 +33,9 @@ fn redis(deployment: &DeployedCluster) -> RedisConfig {
 
 async fn start_store(deployment: &DeployedCluster) -> SessionStore<Data> {
     let config = config().redis(redis(deployment)).enable_retry(false);
-    store(config.owner(|data: &Data| data.user.clone())).await
+    let started = SessionStore::new(config.owner(|data: &Data| data.user.clone()).build().unwrap());
+    started.wait_until_ready(READY).await.unwrap();
+    started
 }
 
 fn key(id: SessionId) -> String {
