@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// The longest time that a test waits for anything.
+/// The longest time that a test waits for anything that does not say otherwise.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -30,7 +30,16 @@ impl<T> Condition for Option<T> {
 }
 
 /// Polls `probe` until its condition is met. Panics with `what` after [`DEADLINE`].
-pub async fn eventually<C: Condition>(mut probe: impl AsyncFnMut() -> C, what: &str) -> C::Value {
+pub async fn eventually<C: Condition>(probe: impl AsyncFnMut() -> C, what: &str) -> C::Value {
+    eventually_within(DEADLINE, probe, what).await
+}
+
+/// Polls `probe` until its condition is met. Panics with `what` after `limit`.
+pub async fn eventually_within<C: Condition>(
+    limit: Duration,
+    mut probe: impl AsyncFnMut() -> C,
+    what: &str,
+) -> C::Value {
     let polling = async {
         loop {
             if let Some(value) = probe().await.met() {
@@ -39,8 +48,8 @@ pub async fn eventually<C: Condition>(mut probe: impl AsyncFnMut() -> C, what: &
             tokio::time::sleep(PAUSE).await;
         }
     };
-    match tokio::time::timeout(DEADLINE, polling).await {
+    match tokio::time::timeout(limit, polling).await {
         Ok(value) => value,
-        Err(_) => panic!("within {DEADLINE:?} it did not happen that {what}"),
+        Err(_) => panic!("within {limit:?} it did not happen that {what}"),
     }
 }
