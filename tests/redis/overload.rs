@@ -16,8 +16,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use crate::nodes::{Data, config, store};
 use crate::web::RedisAddress as _;
 
-/// A load that goes on slows the recovery down, and so do other tests on the same processors. A node
-/// whose loads are not limited does not recover at all.
+/// A load that goes on slows the recovery down, and so do other tests on the same processors. A
+/// node whose loads are not limited does not recover within this time either.
 const RECOVERY: Duration = Duration::from_secs(40);
 
 /// Reads the sessions in turn at a constant rate, however long each read takes. It ends on drop.
