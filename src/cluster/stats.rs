@@ -1,6 +1,6 @@
 //! Counters of the local cache.
 
-use crate::observe::{self, BufferedCounter, Counter, Metrics};
+use crate::observe::{self, Counter, Metrics, StripedCounter};
 
 /// Metrics of the local cache since the store was created.
 ///
@@ -38,8 +38,8 @@ impl CacheStats {
 /// The counters behind [`CacheStats`], which are exported as metrics as well.
 #[derive(Debug)]
 pub(crate) struct Counters {
-    /// Buffered, because a hit is on the hot path of every request.
-    pub(crate) hits: BufferedCounter,
+    /// Striped, because a hit is on the hot path of every request.
+    pub(crate) hits: StripedCounter,
     pub(crate) misses: Counter,
     pub(crate) bypasses: Counter,
     pub(crate) evictions: Counter,
@@ -50,7 +50,7 @@ pub(crate) struct Counters {
 impl Counters {
     pub(crate) fn new(metrics: &Metrics) -> Self {
         Counters {
-            hits: BufferedCounter::new(metrics, observe::CACHE_HITS),
+            hits: StripedCounter::new(metrics, observe::CACHE_HITS),
             misses: Counter::new(metrics, observe::CACHE_MISSES),
             bypasses: Counter::new(metrics, observe::CACHE_BYPASSES),
             evictions: Counter::new(metrics, observe::CACHE_EVICTIONS),

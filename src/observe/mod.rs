@@ -14,6 +14,7 @@ mod recorder;
 #[cfg(not(feature = "metrics"))]
 #[path = "noop.rs"]
 mod recorder;
+mod striped;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,6 +22,7 @@ pub(crate) use self::calls::{Calls, Commits};
 pub(crate) use self::log_limit::LogLimit;
 pub(crate) use self::outcome::{Operation, Outcome};
 pub(crate) use self::recorder::{Gauge, Metrics};
+pub(crate) use self::striped::StripedCounter;
 
 /// The name, unit and description of a metric.
 #[cfg_attr(not(feature = "metrics"), allow(dead_code, reason = "`metrics` exports it"))]
@@ -87,45 +89,6 @@ metrics! {
     DEGRADED_READS: "degraded_reads_total", Count, "Requests served by the outage policy because their session could not be loaded";
     UNREADABLE_RECORDS: "unreadable_records_total", Count, "Session records that could not be decoded or decrypted";
     REENCRYPTED_RECORDS: "reencrypted_records_total", Count, "Session records encrypted again because they were plain or under a previous secret";
-}
-
-/// A counter for the hot path, exported in batches.
-///
-/// Exporting each hit at once would add a virtual call and a write to a cache line of the recorder
-/// that all threads contend for, on a path without any IO that could hide them; `benches/hit.rs`
-/// measures that path with one and two threads. Differences are exported rather than totals,
-/// because stores without a label share one series of the recorder.
-#[derive(Debug)]
-pub(crate) struct BufferedCounter {
-    count: AtomicU64,
-    /// The part of `count` that has been exported.
-    flushed: AtomicU64,
-    exported: recorder::Counter,
-}
-
-impl BufferedCounter {
-    pub(crate) fn new(metrics: &Metrics, metric: Metric) -> Self {
-        BufferedCounter {
-            count: AtomicU64::new(0),
-            flushed: AtomicU64::new(0),
-            exported: metrics.counter(metric, &[]),
-        }
-    }
-
-    pub(crate) fn add_one(&self) {
-        self.count.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn get(&self) -> u64 {
-        self.count.load(Ordering::Relaxed)
-    }
-
-    /// Exports what was counted since the last flush. Concurrent calls export nothing twice.
-    pub(crate) fn flush(&self) {
-        let count = self.get();
-        let flushed = self.flushed.fetch_max(count, Ordering::Relaxed);
-        self.exported.increment(count.saturating_sub(flushed));
-    }
 }
 
 /// A counter that is both readable here and exported at once. No other memory access is ordered by

@@ -326,3 +326,19 @@ fn an_entry_weighs_its_length_and_at_least_its_share_of_the_cache() {
     };
     assert_eq!([0, 100, 101, usize::MAX].map(weight), [100, 100, 101, u64::from(u32::MAX)]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn hits_of_different_sessions_are_not_all_counted_in_the_same_cache_line() {
+    let bench = bench();
+    for number in 0..16 {
+        let mut bytes = [1; 16];
+        bytes[15] = number;
+        let id = SessionId::from_bytes(bytes);
+        let record = Record::new(&bench.clock, id, bench.record(0).meta(), 0, 0);
+        bench.cache.begin_load(&id).finish(Ok(&record));
+        assert!(matches!(bench.cache.get(&id), Lookup::Hit(_)));
+        assert!(matches!(bench.cache.get_if_known(&id), Lookup::Hit(_)));
+        assert!(bench.cache.get_if(&id, |_| true).is_some());
+    }
+    assert_eq!(bench.cache.counters.hits.counts(), [3; 16]);
+}
