@@ -139,8 +139,21 @@ impl Clock {
 
     /// Returns the wall-clock time.
     pub(crate) fn wall(&self) -> Timestamp {
+        self.wall_given(|| self.now())
+    }
+
+    /// Returns the difference between the wall-clock time and the monotonic time, in milliseconds,
+    /// modulo 2⁶⁴. The clock of the server costs one reading of the monotonic clock, and no other.
+    pub(crate) fn wall_offset(&self) -> u64 {
+        let now = self.now();
+        self.wall_given(|| now).as_millis().wrapping_sub(now.0)
+    }
+
+    /// Returns the wall-clock time, given the monotonic time.
+    #[cfg_attr(not(feature = "redis"), expect(unused_variables, reason = "only servers need it"))]
+    fn wall_given(&self, now: impl FnOnce() -> Millis) -> Timestamp {
         #[cfg(feature = "redis")]
-        if let Some(time) = self.server.as_ref().and_then(|server| server.at(self.now())) {
+        if let Some(time) = self.server.as_ref().and_then(|server| server.at(now())) {
             return time;
         }
         self.own_wall()
@@ -162,8 +175,9 @@ impl Clock {
 
     /// Converts a recent moment to wall-clock time.
     pub(crate) fn wall_at(&self, moment: Millis) -> Timestamp {
-        let ago = self.now().0.saturating_sub(moment.0);
-        self.wall().saturating_sub(Duration::from_millis(ago))
+        let now = self.now();
+        let ago = now.0.saturating_sub(moment.0);
+        self.wall_given(|| now).saturating_sub(Duration::from_millis(ago))
     }
 }
 
@@ -246,5 +260,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(86_400)).await;
         assert_eq!(clock.wall().as_millis() - wall.as_millis(), 86_400_000);
         assert_eq!(clock.now().0 - now.0, 86_400_000);
+        let offset = clock.wall().as_millis().wrapping_sub(clock.now().0);
+        assert_eq!(clock.wall_offset(), offset);
     }
 }

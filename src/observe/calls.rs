@@ -1,5 +1,6 @@
 //! Counts and durations of backend calls and of commits, by outcome.
 
+use tokio::time::Instant;
 use tracing::Span;
 
 use super::outcome::{Operation, Outcome};
@@ -76,14 +77,20 @@ impl Calls {
         }
     }
 
-    /// Begins to measure a call.
-    pub(crate) fn begin(&self, operation: Operation) -> Call<'_> {
+    /// Begins to measure a call that begins now.
+    pub(crate) fn begin(&self, operation: Operation, now: Instant) -> Call<'_> {
         let span = tracing::trace_span!(
             "session.backend",
             operation = operation.name(),
             outcome = tracing::field::Empty
         );
-        Call { calls: self, operation, timer: Timer::start(), span, outcome: Outcome::Cancelled }
+        Call {
+            calls: self,
+            operation,
+            timer: Timer::started(now),
+            span,
+            outcome: Outcome::Cancelled,
+        }
     }
 
     /// Counts a call that was not made because the circuit is open.

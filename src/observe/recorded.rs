@@ -110,7 +110,7 @@ impl Durations {
 pub(super) struct Timer(Instant);
 
 impl Timer {
-    pub(super) fn start() -> Self {
-        Timer(Instant::now())
+    pub(super) fn started(at: Instant) -> Self {
+        Timer(at)
     }
 }

@@ -70,7 +70,7 @@ struct Past {
 impl<T> Record<T> {
     /// `data_len` is the length of the data as bytes, by which the cache is limited.
     pub(crate) fn new(clock: &Clock, id: SessionId, meta: Meta, data: T, data_len: usize) -> Self {
-        let wall_offset = clock.wall().as_millis().wrapping_sub(clock.now().0);
+        let wall_offset = clock.wall_offset();
         let Meta { revision, created_at, logged_in_at, used_at, deadline, origin, lifespan } = meta;
         let [deadline, used_at] = [deadline, used_at].map(|time| AtomicU64::new(time.as_millis()));
         let past = Past { origin, logged_in_at };

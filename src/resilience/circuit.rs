@@ -59,9 +59,9 @@ impl Circuit {
         self.with(Breaker::reset);
     }
 
-    /// Returns a permit for one call, or fails with `CircuitOpen`.
-    pub(super) fn admit(&self) -> Result<Permit<'_>, StoreError> {
-        match self.with(|breaker| breaker.admit(Instant::now())) {
+    /// Returns a permit for one call that begins now, or fails with `CircuitOpen`.
+    pub(super) fn admit(&self, now: Instant) -> Result<Permit<'_>, StoreError> {
+        match self.with(|breaker| breaker.admit(now)) {
             None => Ok(Permit { circuit: self, ticket: None }),
             Some(Some(ticket)) => Ok(Permit { circuit: self, ticket: Some(ticket) }),
             Some(None) => Err(StoreErrorKind::CircuitOpen.into()),

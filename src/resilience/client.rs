@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio::time::error::Elapsed;
-use tokio::time::timeout_at;
 use tracing::Instrument as _;
 
 use super::answer::{HasOutcome, outcome};
@@ -22,6 +22,7 @@ use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
 use crate::observe::{self, Calls, Counter, Metrics, Operation};
 use crate::record::{Revision, Stored};
+use crate::timeout::timeout_at;
 
 /// Longest pause of a load that waits until fewer loads are in flight.
 const OVERLOAD_PAUSE: Duration = Duration::from_millis(50);
@@ -162,14 +163,17 @@ impl Client {
         deadline: Deadline,
         call: impl FnOnce() -> Answer<'a, R> + Send,
     ) -> Result<R, StoreError> {
-        if deadline.left().is_zero() {
+        // Read once for all that begins here: a reading costs as much as a look-up in the cache.
+        let now = Instant::now();
+        let end = deadline.of_step(now, self.policy.attempt_timeout);
+        if end <= now {
             return Err(StoreError::from(StoreErrorKind::Timeout)
                 .with_source("the operation had no time left for this call"));
         }
-        let permit = self.admit(operation)?;
-        let watched = self.calls.begin(operation);
+        let permit = self.admit(operation, now)?;
+        let watched = self.calls.begin(operation, now);
         let call = call().instrument(watched.span());
-        let answer = timeout_at(deadline.of_step(self.policy.attempt_timeout), call).await;
+        let answer = timeout_at(end, call).await;
         let answer = answer.unwrap_or_else(|elapsed| Err(unanswered(operation, elapsed)));
         watched.end(outcome(&answer));
         self.failures.note(operation, &answer, &self.clock);
@@ -177,8 +181,8 @@ impl Client {
         answer
     }
 
-    fn admit(&self, operation: Operation) -> Result<Permit<'_>, StoreError> {
-        self.circuit.admit().inspect_err(|_| self.calls.refused(operation))
+    fn admit(&self, operation: Operation, now: Instant) -> Result<Permit<'_>, StoreError> {
+        self.circuit.admit(now).inspect_err(|_| self.calls.refused(operation))
     }
 
     pub(crate) async fn load(&self, id: &SessionId) -> Result<Option<Stored>, StoreError> {
@@ -254,8 +258,9 @@ impl Client {
     pub(crate) async fn clear(&self, announcement: &[u8]) -> Result<u64, StoreError> {
         // The permit is returned at once: as a probe, a long `clear` would keep the circuit
         // half-open.
-        drop(self.admit(Operation::Clear)?);
-        let watched = self.calls.begin(Operation::Clear);
+        let now = Instant::now();
+        drop(self.admit(Operation::Clear, now)?);
+        let watched = self.calls.begin(Operation::Clear, now);
         let answer = self.inner.clear(announcement).instrument(watched.span()).await;
         watched.end(outcome(&answer));
         answer
@@ -317,8 +322,9 @@ impl Client {
     }
 
     pub(crate) async fn ping(&self) -> Result<(), StoreError> {
-        let end = self.deadline().of_step(self.policy.attempt_timeout);
-        let watched = self.calls.begin(Operation::Ping);
+        let now = Instant::now();
+        let end = self.deadline().of_step(now, self.policy.attempt_timeout);
+        let watched = self.calls.begin(Operation::Ping, now);
         let answer = timeout_at(end, self.inner.ping().instrument(watched.span())).await;
         let answer = answer.unwrap_or_else(|elapsed| Err(unanswered(Operation::Ping, elapsed)));
         watched.end(outcome(&answer));

@@ -50,8 +50,8 @@ impl Deadline {
 
     /// Returns the end of a step that begins now and has this timeout, but not later than the
     /// deadline.
-    pub(crate) fn of_step(self, timeout: Duration) -> Instant {
-        self.0.min(Instant::now() + timeout)
+    pub(super) fn of_step(self, now: Instant, timeout: Duration) -> Instant {
+        self.0.min(now + timeout)
     }
 
     /// Returns the time left.
@@ -63,7 +63,7 @@ impl Deadline {
 /// Returns the end of a step that begins now and has this timeout, but not later than the deadline
 /// of the operation under way.
 pub(crate) fn end_of_step(timeout: Duration) -> Instant {
-    Deadline::current_or(timeout).of_step(timeout)
+    Deadline::current_or(timeout).0
 }
 
 #[cfg(test)]

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use clustered_sessions::{RedisConfig, RedisTls, SessionId, SessionStore, StoreErrorKind};
 use http::StatusCode;
-use support::client::Client;
 use support::cluster::RedisCluster;
 use support::deployment::cluster::{DeployedCluster, rule};
 use support::node::Node;

@@ -28,6 +28,7 @@ use super::loads::Loads;
 use super::request::{Request, Work};
 use super::scripts::is_unknown_script;
 use crate::error::{StoreError, StoreErrorKind};
+use crate::timeout::timeout_at;
 
 /// Minimum age of a connection that is replaced because the server refuses to act as a master, and
 /// minimum pause between attempts to connect to a server that refuses them.
@@ -230,7 +231,7 @@ impl SharedConnection {
         let received_before = connected.link.wire.received.get();
         // Boxed, because it is large, and a request contains the futures of all that it may send.
         let reply = Box::pin(connected.sender().send(command));
-        match tokio::time::timeout(self.response_timeout, reply).await {
+        match timeout_at(Instant::now() + self.response_timeout, reply).await {
             Ok(reply) => Ok(self.replied(connected, reply)),
             Err(elapsed) => {
                 self.has_not_replied(connected, received_before);

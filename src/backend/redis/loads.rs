@@ -23,9 +23,9 @@ impl Loads {
         Loads(Arc::new(Mutex::new(LoadLimiter::new(max))))
     }
 
-    /// Begins a load, or fails with `Overloaded`.
-    pub(super) fn begin(&self) -> Result<LoadInFlight, StoreError> {
-        let ticket = self.limiter().begin(Instant::now()).ok_or(StoreErrorKind::Overloaded)?;
+    /// Begins a load now, or fails with `Overloaded`.
+    pub(super) fn begin(&self, now: Instant) -> Result<LoadInFlight, StoreError> {
+        let ticket = self.limiter().begin(now).ok_or(StoreErrorKind::Overloaded)?;
         Ok(LoadInFlight { loads: self.clone(), ticket: Some(ticket) })
     }
 

@@ -1,12 +1,14 @@
 //! Reads values. Only so many reads are in flight at once.
 
 use redis::{Cmd, RedisResult, Value};
+use tokio::time::Instant;
 
 use super::super::commands::get_from_master;
 use super::super::error::{Effect, cannot_save};
 use super::super::scripts::{Script, is_unknown_script};
 use super::{Connected, SharedConnection};
 use crate::error::StoreError;
+use crate::timeout::timeout_at;
 
 impl SharedConnection {
     /// Reads a value, by a script if the server refuses writes and takes the usual command for one.
@@ -37,11 +39,12 @@ impl SharedConnection {
         connected: &Connected,
         command: Cmd,
     ) -> Result<RedisResult<Value>, StoreError> {
-        let load = self.loads.begin()?;
+        let now = Instant::now();
+        let load = self.loads.begin(now)?;
         let received_before = connected.link.wire.received.get();
         let sender = connected.sender();
         let mut reply = Box::pin(async move { sender.send(&command).await });
-        match tokio::time::timeout(self.response_timeout, &mut reply).await {
+        match timeout_at(now + self.response_timeout, &mut reply).await {
             Ok(reply) => {
                 load.ended_with(&reply);
                 Ok(self.replied(connected, reply))
