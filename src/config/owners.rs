@@ -84,8 +84,8 @@ impl<T> SessionConfigBuilder<T> {
     /// It is applied whenever a session comes to an owner: when it is created with one, replaced,
     /// or changed so that it has another one. Once all logins that run at the same time have been
     /// answered, the owner has no more than `max` sessions that anybody was given a token for,
-    /// however many nodes they were on. A session keeps its place when it is regenerated. Logins are
-    /// ordered by their milliseconds; which of two in the same millisecond is older is arbitrary.
+    /// however many nodes they were on. A session keeps its place when it is regenerated. Logins
+    /// are ordered by their milliseconds; the order of two in the same millisecond is arbitrary.
     ///
     /// Each login reads the owner's index and then the sessions that it names, all at once: two
     /// round trips more. If sessions are ended, it takes three more.
