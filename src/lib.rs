@@ -149,8 +149,8 @@
 //! - `observe` — the metrics: names, units, and outcomes of calls and commits
 //! - `secret` — the secrets, their rotation, and the keys derived from them
 //! - `record`, `error` — the types that all modules share: sessions and failures
-//! - `id`, `random`, `clock`, `sync`, `timeout`, `guards` — tokens and ids; and randomness, time,
-//!   locks, timeouts, and guards, which tests control
+//! - `id`, `random`, `clock`, `sync`, `timeout`, `guards` — tokens and ids; randomness, time, locks
+//!   and guards, which tests control; and timeouts that share a timer
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod clock;

@@ -40,7 +40,7 @@ pin_project! {
         timer: Unconstrained<tokio::time::Timeout<Pending<Infallible>>>,
     }
 
-    /// The task may go on to wait for something else, and the timer wakes it no more.
+    /// From now on, the timer does not wake the task, which may go on to wait for something else.
     impl<F> PinnedDrop for Timeout<F> {
         fn drop(_this: Pin<&mut Self>) {
             WAKES_AT.set(None);

@@ -35,10 +35,10 @@ impl StripedCounter {
         }
     }
 
-    /// Adds one in the stripe that a byte chooses. Callers on different threads should pass
-    /// different bytes.
-    pub(crate) fn add_one(&self, chooser: u8) {
-        self.stripes[usize::from(chooser) % STRIPES].0.fetch_add(1, Ordering::Relaxed);
+    /// Adds one, in the stripe that `byte` selects: a byte of what is counted that is evenly
+    /// distributed, so that threads seldom meet in one stripe.
+    pub(crate) fn add_one(&self, byte: u8) {
+        self.stripes[usize::from(byte) % STRIPES].0.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Returns the total. A later call never returns less.
@@ -69,8 +69,8 @@ mod tests {
     #[test]
     fn hits_are_counted_in_different_stripes_and_summed() {
         let counter = StripedCounter::new(&Metrics::new(None), observe::CACHE_HITS);
-        for chooser in 0..=255 {
-            counter.add_one(chooser);
+        for byte in 0..=255 {
+            counter.add_one(byte);
         }
         assert_eq!(counter.get(), 256);
         assert_eq!(counter.counts(), [16; STRIPES]);
