@@ -1,5 +1,5 @@
-//! Locks and atomics of the cache, the fence, the lease and the single flight of loads. The model
-//! checker replaces them with its own: see `cluster/model.rs`.
+//! Locks and atomics of the cache, the fence, the lease and the shared loads. The model checker
+//! replaces them with its own: see `cluster/model.rs`.
 
 #[cfg(all(test, shuttle))]
 pub(crate) use shuttle::sync::{

@@ -1,7 +1,7 @@
 //! Building blocks of the models of interleavings: one session, a backend, and the cache of one
 //! node.
 //!
-//! The models are in `cache/interleavings.rs` and `store/single_flight/interleavings.rs`.
+//! The models are in `cache/interleavings.rs`, and in `shared` and `single_flight` of the store.
 //! `tests/run.sh` runs them with `RUSTFLAGS="--cfg shuttle" cargo test --lib interleavings`. At
 //! each lock and each atomic, [shuttle](https://docs.rs/shuttle) decides which thread continues,
 //! and it prints the schedule of a failed run. Locks and atomics are treated as sequentially

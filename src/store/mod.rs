@@ -19,6 +19,7 @@ mod reencrypt;
 mod regenerate;
 mod revoke;
 mod scan;
+mod shared;
 mod single_flight;
 mod tombstone;
 mod touch;

@@ -13,14 +13,14 @@
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
 
-use futures_util::future::{FusedFuture as _, FutureExt as _, Shared, WeakShared};
+use futures_util::future::FutureExt as _;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tracing::{Instrument as _, Span};
 
+use super::shared::{Shared, WeakShared, Work};
 use super::{SessionStore, StoreInner};
 use crate::cluster::{FillMark, LocalCache, PendingFill};
 use crate::error::{StoreError, StoreErrorKind};
@@ -32,8 +32,8 @@ use crate::sync::{Mutex, MutexGuard};
 
 type LoadResult<T> = Result<Result<Record<T>, Absence>, StoreError>;
 /// A load, or the wait for one that a task carries out.
-type Load<T> = Pin<Box<dyn Future<Output = LoadResult<T>> + Send>>;
-type SharedLoad<T> = Shared<Load<T>>;
+type Load<T> = Work<LoadResult<T>>;
+type SharedLoad<T> = Shared<LoadResult<T>>;
 
 /// The required freshness of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ struct Flight<T> {
     mark: FillMark,
     /// Weak, so that a load is dropped if nobody can continue it, because its runtime has shut
     /// down. It then removes the flight.
-    running: Option<WeakShared<Load<T>>>,
+    running: WeakShared<LoadResult<T>>,
     next: Option<NextLoad<T>>,
 }
 
@@ -62,7 +62,7 @@ struct Flight<T> {
 struct NextLoad<T> {
     waiters: Waiters<T>,
     /// Weak, because it continues the running load.
-    result: Option<WeakShared<Load<T>>>,
+    result: WeakShared<LoadResult<T>>,
 }
 
 /// The readers that wait for a load that a task carries out.
@@ -128,7 +128,7 @@ impl<T: SessionData> SingleFlight<T> {
         if let Some(flight) = flights.get_mut(&id) {
             let may_share = freshness == Freshness::Cached && cache.may_share(&flight.mark);
             if (may_share || !guards::enabled(Guard::Sharing))
-                && let Some(running) = upgrade(flight.running.as_ref())
+                && let Some(running) = flight.running.upgrade()
             {
                 return Joined::Shared(running);
             }
@@ -136,7 +136,7 @@ impl<T: SessionData> SingleFlight<T> {
         }
         let call = cache.begin_load(&id);
         let mark = call.mark();
-        let load = start(call).shared();
+        let load = Shared::new(start(call));
         flights.insert(id, Flight { mark, running: load.downgrade(), next: None });
         Joined::Started(load)
     }
@@ -189,10 +189,10 @@ impl<T: SessionData> SingleFlight<T> {
 impl<T: SessionData> Flight<T> {
     /// Joins the next load.
     fn join_next(&mut self) -> SharedLoad<T> {
-        let result = self.next.as_ref().and_then(|next| upgrade(next.result.as_ref()));
+        let result = self.next.as_ref().and_then(|next| next.result.upgrade());
         result.unwrap_or_else(|| {
             let (readers, sent) = oneshot::channel();
-            let running = upgrade(self.running.as_ref());
+            let running = self.running.upgrade();
             let result: Load<T> = Box::pin(async move {
                 // The next load starts when the running one ends, whose own readers may not be
                 // polled meanwhile.
@@ -201,17 +201,12 @@ impl<T: SessionData> Flight<T> {
                 }
                 sent.await.unwrap_or_else(|_| abandoned())
             });
-            let result = result.shared();
+            let result = Shared::new(result);
             let waiters = Waiters { readers, span: Span::current() };
             self.next = Some(NextLoad { waiters, result: result.downgrade() });
             result
         })
     }
-}
-
-/// Returns a load, unless all of its readers have gone.
-fn upgrade<T>(load: Option<&WeakShared<Load<T>>>) -> Option<SharedLoad<T>> {
-    load.and_then(WeakShared::upgrade)
 }
 
 /// Returns a load that has just begun, and that starts the next one when it ends.
@@ -281,7 +276,7 @@ struct OwnLoad<'a, T: SessionData> {
 impl<T: SessionData> Drop for OwnLoad<'_, T> {
     fn drop(&mut self) {
         // Without a runtime, no task can run: other readers continue the load, or it ends here.
-        if !self.load.is_terminated()
+        if !self.load.has_ended()
             && let Ok(runtime) = Handle::try_current()
         {
             self.store.inner.tasks.spawn_on(self.load.clone(), &runtime);

@@ -1,9 +1,9 @@
 //! Models of shared loads, run under schedules that a model checker chooses. See
 //! `cluster/model.rs`.
 //!
-//! The models do not cover the channel and the shared future, through which readers get a result,
-//! and the handling of a dropped task. The thread that carries a load out also carries out the next
-//! one, in place of a task.
+//! The models do not cover the channel through which readers get a result, and the handling of a
+//! dropped task. The thread that carries a load out also carries out the next one, in place of a
+//! task.
 #![allow(clippy::unwrap_used, clippy::collapsible_if, reason = "only models run this")]
 
 use std::sync::atomic::{AtomicBool, Ordering};

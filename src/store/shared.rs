@@ -1,0 +1,314 @@
+//! A future that several readers wait for, and that any of them carries out.
+//!
+//! `futures_util::future::Shared` wakes all readers when the future ends, also the one that has
+//! just carried it out. Its task then runs once more, for nothing: the next step of what it does is
+//! polled before anything has happened. This one wakes only the others.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError, Weak};
+use std::task::{Context, Poll, Wake, Waker};
+
+use crate::sync::{Mutex, MutexGuard};
+
+/// A future as it is shared. It must not panic.
+pub(super) type Work<R> = Pin<Box<dyn Future<Output = R> + Send>>;
+
+/// A reader of a shared future.
+///
+/// Whichever reader is woken first goes on with the future, and one that is not polled holds up no
+/// other. The future is dropped with its last reader.
+pub(super) struct Shared<R> {
+    inner: Arc<Inner<R>>,
+    /// The reader's place among those to wake, once it has been polled.
+    place: Option<usize>,
+}
+
+/// Refers to a shared future without keeping it.
+pub(super) struct WeakShared<R>(Weak<Inner<R>>);
+
+struct Inner<R> {
+    progress: Mutex<Progress<R>>,
+    /// Apart from the future, which keeps it as its waker, and so would keep itself.
+    readers: Arc<Readers>,
+}
+
+enum Progress<R> {
+    Waiting(Work<R>),
+    /// A reader is polling the future. `missed` is `true` if another has tried to meanwhile.
+    Polling {
+        missed: bool,
+    },
+    Ended(R),
+}
+
+/// The wakers of the readers that wait, by their places.
+struct Readers(Mutex<Vec<Option<Waker>>>);
+
+impl<R: Clone> Shared<R> {
+    pub(super) fn new(work: Work<R>) -> Self {
+        let progress = Mutex::new(Progress::Waiting(work));
+        let readers = Arc::new(Readers(Mutex::default()));
+        Shared { inner: Arc::new(Inner { progress, readers }), place: None }
+    }
+
+    pub(super) fn downgrade(&self) -> WeakShared<R> {
+        WeakShared(Arc::downgrade(&self.inner))
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(*self.inner.progress(), Progress::Ended(_))
+    }
+}
+
+impl<R> WeakShared<R> {
+    /// Returns a further reader, unless all of them have gone.
+    pub(super) fn upgrade(&self) -> Option<Shared<R>> {
+        Some(Shared { inner: self.0.upgrade()?, place: None })
+    }
+}
+
+impl<R: Clone> Future for Shared<R> {
+    type Output = R;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<R> {
+        // First, so that a reader that ends the future from now on wakes this one.
+        let place = self.inner.readers.enter(self.place, cx.waker());
+        self.place = Some(place);
+        let result = self.inner.poll(place);
+        if result.is_ready() {
+            self.inner.readers.leave(place);
+            self.place = None;
+        }
+        result
+    }
+}
+
+impl<R: Clone> Inner<R> {
+    /// Polls the future for the reader in this place, unless another reader does.
+    fn poll(&self, place: usize) -> Poll<R> {
+        let mut work = {
+            let mut progress = self.progress();
+            match std::mem::replace(&mut *progress, Progress::Polling { missed: false }) {
+                Progress::Waiting(work) => work,
+                Progress::Polling { .. } => {
+                    *progress = Progress::Polling { missed: true };
+                    return Poll::Pending;
+                }
+                Progress::Ended(result) => {
+                    *progress = Progress::Ended(result.clone());
+                    return Poll::Ready(result);
+                }
+            }
+        };
+        let waker = Waker::from(self.readers.clone());
+        match work.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Pending => {
+                let before = std::mem::replace(&mut *self.progress(), Progress::Waiting(work));
+                // The future may have woken the others too early, while it was still being polled.
+                if matches!(before, Progress::Polling { missed: true }) {
+                    self.readers.wake_all_but(Some(place));
+                }
+                Poll::Pending
+            }
+            Poll::Ready(result) => {
+                *self.progress() = Progress::Ended(result.clone());
+                self.readers.wake_all_but(Some(place));
+                Poll::Ready(result)
+            }
+        }
+    }
+}
+
+impl<R> Inner<R> {
+    fn progress(&self) -> MutexGuard<'_, Progress<R>> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Readers {
+    /// Enters the waker of a reader, which has this place if it has waited before. Returns its
+    /// place.
+    fn enter(&self, place: Option<usize>, waker: &Waker) -> usize {
+        let mut wakers = self.wakers();
+        let place = place.unwrap_or_else(|| {
+            wakers.push(None);
+            wakers.len() - 1
+        });
+        match &mut wakers[place] {
+            Some(known) => known.clone_from(waker),
+            unknown => *unknown = Some(waker.clone()),
+        }
+        place
+    }
+
+    fn leave(&self, place: usize) {
+        let mut wakers = self.wakers();
+        wakers[place] = None;
+        while let Some(None) = wakers.last() {
+            wakers.pop();
+        }
+    }
+
+    fn wake_all_but(&self, place: Option<usize>) {
+        let (first, others) = {
+            let wakers = self.wakers();
+            let others = wakers.iter().enumerate().filter(|(other, _)| Some(*other) != place);
+            let mut others = others.filter_map(|(_, waker)| waker.clone());
+            // Most loads have one reader, for which nothing is allocated.
+            (others.next(), others.collect::<Vec<_>>())
+        };
+        // Not under the lock: a waker may poll its reader at once.
+        first.into_iter().chain(others).for_each(Waker::wake);
+    }
+
+    fn wakers(&self) -> MutexGuard<'_, Vec<Option<Waker>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Wake for Readers {
+    fn wake(self: Arc<Self>) {
+        self.wake_all_but(None);
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.wake_all_but(None);
+    }
+}
+
+impl<R> Clone for Shared<R> {
+    fn clone(&self) -> Self {
+        Shared { inner: self.inner.clone(), place: None }
+    }
+}
+
+/// No other reader needs to be woken: whatever has woken this one has woken all of them.
+impl<R> Drop for Shared<R> {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            self.inner.readers.leave(place);
+        }
+    }
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use std::future::poll_fn;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::FutureExt as _;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    /// Counts how often it is woken.
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A reader, and how often it was woken.
+    struct Reader {
+        shared: Shared<u32>,
+        count: Arc<Count>,
+    }
+
+    impl Reader {
+        fn of(shared: &Shared<u32>) -> Self {
+            Reader { shared: shared.clone(), count: Arc::default() }
+        }
+
+        fn poll(&mut self) -> Option<u32> {
+            let waker = Waker::from(self.count.clone());
+            match Pin::new(&mut self.shared).poll(&mut Context::from_waker(&waker)) {
+                Poll::Ready(result) => Some(result),
+                Poll::Pending => None,
+            }
+        }
+
+        fn woken(&self) -> usize {
+            self.count.0.load(Ordering::Relaxed)
+        }
+    }
+
+    fn shared() -> (oneshot::Sender<u32>, Shared<u32>) {
+        let (sender, receiver) = oneshot::channel();
+        (sender, Shared::new(Box::pin(receiver.map(|sent| sent.unwrap_or(0)))))
+    }
+
+    #[test]
+    fn the_reader_that_carries_it_out_is_not_woken_by_its_end() {
+        let (sender, shared) = shared();
+        let [mut first, mut second] = [Reader::of(&shared), Reader::of(&shared)];
+        assert_eq!((first.poll(), second.poll()), (None, None));
+        sender.send(7).unwrap();
+        assert_eq!((first.woken(), second.woken()), (1, 1));
+        assert!(!shared.has_ended());
+        assert_eq!(second.poll(), Some(7));
+        assert!(shared.has_ended());
+        assert_eq!((first.woken(), second.woken()), (2, 1));
+        assert_eq!((first.poll(), Reader::of(&shared).poll()), (Some(7), Some(7)));
+    }
+
+    #[test]
+    fn a_reader_that_is_not_polled_or_goes_away_holds_up_no_other() {
+        let (sender, shared) = shared();
+        let [mut first, mut second, mut third] = [(); 3].map(|()| Reader::of(&shared));
+        assert_eq!((first.poll(), second.poll(), third.poll()), (None, None, None));
+        sender.send(7).unwrap();
+        // The first has been woken, and goes away instead of going on.
+        drop(first);
+        assert_eq!((second.woken(), third.woken()), (1, 1));
+        assert_eq!(third.poll(), Some(7), "although the second has not been polled");
+    }
+
+    #[test]
+    fn a_reader_that_comes_while_another_polls_is_woken_after_it() {
+        let slot = Arc::new(Mutex::new(None::<Reader>));
+        let within = slot.clone();
+        let mut polls = 0;
+        let shared = Shared::new(Box::pin(poll_fn(move |_| {
+            polls += 1;
+            if let Some(other) = within.lock().unwrap().as_mut() {
+                assert_eq!(other.poll(), None, "the future is being polled");
+            }
+            if polls == 1 { Poll::Pending } else { Poll::Ready(polls) }
+        })));
+        let mut reader = Reader::of(&shared);
+        *slot.lock().unwrap() = Some(Reader::of(&shared));
+        assert_eq!((reader.poll(), reader.woken()), (None, 0));
+        let mut other = slot.lock().unwrap().take().unwrap();
+        assert_eq!((other.woken(), other.poll()), (1, Some(2)));
+    }
+
+    #[test]
+    fn readers_that_come_and_go_leave_nothing_behind() {
+        let (_sender, shared) = shared();
+        let mut stays = Reader::of(&shared);
+        assert_eq!(stays.poll(), None);
+        for _ in 0..100 {
+            assert_eq!(Reader::of(&shared).poll(), None);
+        }
+        assert_eq!(shared.inner.readers.wakers().len(), 1);
+    }
+
+    #[test]
+    fn the_future_is_dropped_with_its_last_reader() {
+        let (sender, shared) = shared();
+        let weak = shared.downgrade();
+        let mut reader = weak.upgrade().map(|shared| Reader::of(&shared)).unwrap();
+        assert_eq!(reader.poll(), None);
+        drop(shared);
+        assert!(!sender.is_closed());
+        drop(reader);
+        assert!(sender.is_closed() && weak.upgrade().is_none());
+    }
+}
+
+#[cfg(all(test, shuttle))]
+mod interleavings;
