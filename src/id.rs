@@ -1,11 +1,13 @@
 //! The token, which is the credential, and the session id, which is not.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use quick_cache::DefaultHashBuilder;
 use sha2::{Digest as _, Sha256};
 
 use crate::random::random_bytes;
@@ -101,6 +103,9 @@ impl fmt::Debug for SessionToken {
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SessionId([u8; 16]);
+
+/// A map with the hash function of the cache, which takes a fifth of the time of the standard one.
+pub(crate) type SessionMap<V> = HashMap<SessionId, V, DefaultHashBuilder>;
 
 impl SessionId {
     /// Returns the 128 bits, for a backend that stores ids in binary.

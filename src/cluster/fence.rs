@@ -8,12 +8,13 @@
 //! Tickets are kept per session rather than compared with a global counter, so that traffic on
 //! other sessions never costs a fill.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::iter::once;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use crate::guards::{self, Guard};
-use crate::id::SessionId;
+use crate::id::{SessionId, SessionMap};
 use crate::record::Revision;
 use crate::sync::{AtomicU64, Mutex, MutexGuard};
 
@@ -32,7 +33,14 @@ pub(crate) struct Fence {
 }
 
 /// The tickets of the sessions in one shard. A session without a call in flight has no entry.
-type Shard = HashMap<SessionId, Vec<Ticket>>;
+type Shard = SessionMap<Tickets>;
+
+/// The tickets of one session. There is hardly ever more than one, for which nothing is allocated.
+#[derive(Debug)]
+struct Tickets {
+    first: Ticket,
+    others: Vec<Ticket>,
+}
 
 /// A backend call in flight, and what has been announced about its session since it began.
 #[derive(Debug)]
@@ -84,6 +92,18 @@ impl Ticket {
     }
 }
 
+impl Tickets {
+    fn iter(&self) -> impl Iterator<Item = &Ticket> {
+        once(&self.first).chain(&self.others)
+    }
+
+    fn mark_all(&mut self, announced: Option<Revision>) {
+        for ticket in once(&mut self.first).chain(&mut self.others) {
+            ticket.mark(announced);
+        }
+    }
+}
+
 impl Fence {
     pub(crate) fn new() -> Self {
         Fence { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), serial: AtomicU64::new(0) }
@@ -95,7 +115,12 @@ impl Fence {
         // Only uniqueness is required, so no ordering is.
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let ticket = Ticket { serial, base, seen: Seen::Nothing };
-        self.shard(id).entry(*id).or_default().push(ticket);
+        match self.shard(id).entry(*id) {
+            Entry::Occupied(mut tickets) => tickets.get_mut().others.push(ticket),
+            Entry::Vacant(vacant) => {
+                vacant.insert(Tickets { first: ticket, others: Vec::new() });
+            }
+        }
         serial
     }
 
@@ -147,17 +172,15 @@ impl Fence {
     /// Marks all tickets. The caller evicts all sessions afterwards.
     pub(crate) fn invalidate_all(&self) {
         for shard in &self.shards {
-            for ticket in lock(shard).values_mut().flatten() {
-                ticket.mark(None);
-            }
+            lock(shard).values_mut().for_each(|tickets| tickets.mark_all(None));
         }
     }
 
     /// Returns `true` if no change of the session has been announced since the call began.
     pub(crate) fn is_clear(&self, id: &SessionId, serial: u64) -> bool {
         let shard = self.shard(id);
-        let ticket =
-            shard.get(id).and_then(|tickets| tickets.iter().find(|ticket| ticket.serial == serial));
+        let tickets = shard.get(id).into_iter().flat_map(Tickets::iter);
+        let ticket = tickets.into_iter().find(|ticket| ticket.serial == serial);
         ticket.is_some_and(|ticket| ticket.seen == Seen::Nothing)
     }
 
@@ -169,7 +192,8 @@ impl Fence {
     /// Number of tickets that have not been given back.
     #[cfg(test)]
     pub(crate) fn calls_in_flight(&self) -> usize {
-        self.shards.iter().map(|shard| lock(shard).values().map(Vec::len).sum::<usize>()).sum()
+        let in_shard = |shard| lock(shard).values().flat_map(Tickets::iter).count();
+        self.shards.iter().map(in_shard).sum()
     }
 }
 
@@ -179,20 +203,23 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 }
 
 fn mark_all(shard: &mut Shard, id: &SessionId, announced: Option<Revision>) {
-    for ticket in shard.get_mut(id).into_iter().flatten() {
-        ticket.mark(announced);
+    if let Some(tickets) = shard.get_mut(id) {
+        tickets.mark_all(announced);
     }
 }
 
 /// Removes a ticket, and the session's entry with the last one.
 fn take(shard: &mut Shard, id: &SessionId, serial: u64) -> Option<Ticket> {
-    let tickets = shard.get_mut(id)?;
-    let position = tickets.iter().position(|ticket| ticket.serial == serial)?;
-    let ticket = tickets.swap_remove(position);
-    if tickets.is_empty() {
-        shard.remove(id);
+    let Entry::Occupied(mut entry) = shard.entry(*id) else { return None };
+    let Tickets { first, others } = entry.get_mut();
+    if first.serial != serial {
+        let position = others.iter().position(|ticket| ticket.serial == serial)?;
+        return Some(others.swap_remove(position));
     }
-    Some(ticket)
+    Some(match others.pop() {
+        Some(other) => std::mem::replace(first, other),
+        None => entry.remove().first,
+    })
 }
 
 #[cfg(test)]

@@ -8,7 +8,6 @@
 //! other.
 
 use std::array;
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +17,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::clock::Millis;
 use crate::guards::{self, Guard};
-use crate::id::SessionId;
+use crate::id::{SessionId, SessionMap};
 use crate::record::Ended;
 
 const SHARDS: usize = 16;
@@ -29,7 +28,7 @@ const LOOKS_AT_ONCE: usize = 64;
 /// The watched sessions of a node.
 #[derive(Debug)]
 pub(crate) struct Watches {
-    shards: [Mutex<HashMap<SessionId, Watched>>; SHARDS],
+    shards: [Mutex<SessionMap<Watched>>; SHARDS],
     /// `true` while a task calls those who are due.
     has_pulse: AtomicBool,
     /// Held while a watcher looks at its session.
@@ -114,7 +113,7 @@ impl Watches {
 
     /// Returns the number of watchers.
     pub(crate) fn len(&self) -> usize {
-        let of_shard = |shard: &Mutex<HashMap<_, Watched>>| {
+        let of_shard = |shard: &Mutex<SessionMap<Watched>>| {
             lock(shard).values().map(|watched| watched.watchers).sum::<usize>()
         };
         self.shards.iter().map(of_shard).sum()
@@ -136,7 +135,7 @@ impl Watches {
         &self.looks
     }
 
-    fn shard(&self, id: &SessionId) -> MutexGuard<'_, HashMap<SessionId, Watched>> {
+    fn shard(&self, id: &SessionId) -> MutexGuard<'_, SessionMap<Watched>> {
         lock(&self.shards[usize::from(id.as_bytes()[0]) % SHARDS])
     }
 }

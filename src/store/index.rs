@@ -166,11 +166,9 @@ impl<T: SessionData> SessionStore<T> {
             );
             return Ok(());
         }
-        self.inner
-            .backend
-            .add_to_owner(&tag, id, until)
-            .await
-            .map_err(|error| error.with_session_id(id))
+        // Boxed, because few writes add an entry: the future of each write contains this one.
+        let added = Box::pin(self.inner.backend.add_to_owner(&tag, id, until)).await;
+        added.map_err(|error| error.with_session_id(id))
     }
 
     /// Removes a deleted session from its owner's index. A leftover entry does no harm, so an error

@@ -121,7 +121,9 @@ impl<T: SessionData> SessionStore<T> {
             return Ok(());
         };
         let began = self.inner.clock.now();
-        let all = self.load_sessions_of(owner).await?;
+        // Boxed, here and below, because few writes come here: the future of each contains this
+        // one.
+        let all = Box::pin(self.load_sessions_of(owner)).await?;
         let own = Login::of(record);
         let counts = |login: &Login| *login <= own || guards::enabled(Guard::LaterLogins);
         let logins = all.iter().map(Login::of).filter(counts).collect();
@@ -176,7 +178,7 @@ impl<T: SessionData> SessionStore<T> {
             return Ok(());
         };
         let mut origins: BTreeSet<_> =
-            self.load_sessions_of(&owner).await?.iter().map(Record::origin).collect();
+            Box::pin(self.load_sessions_of(&owner)).await?.iter().map(Record::origin).collect();
         if let Some(except) = except {
             origins.remove(&except.origin());
         }

@@ -11,7 +11,7 @@
 //! that goes away takes nothing from the others, and a load that has begun always ends. The next
 //! load has a task of its own, because no reader of the one before waits for it.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, PoisonError};
 
@@ -25,7 +25,7 @@ use super::{SessionStore, StoreInner};
 use crate::cluster::{FillMark, LocalCache, PendingFill};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::guards::{self, Guard};
-use crate::id::SessionId;
+use crate::id::{SessionId, SessionMap};
 use crate::record::{Absence, Record, SessionData};
 use crate::resilience::Deadline;
 use crate::sync::{Mutex, MutexGuard};
@@ -46,7 +46,7 @@ pub(crate) enum Freshness {
 
 /// The loads in flight, at most one per session.
 pub(crate) struct SingleFlight<T> {
-    flights: Mutex<HashMap<SessionId, Flight<T>>>,
+    flights: Mutex<SessionMap<Flight<T>>>,
 }
 
 /// The loads of one session: the running one, and the one that starts after it.
@@ -125,20 +125,16 @@ impl<T: SessionData> SingleFlight<T> {
         start: impl FnOnce(PendingFill<T>) -> Load<T>,
     ) -> Joined<T> {
         let mut flights = self.flights();
-        if let Some(flight) = flights.get_mut(&id) {
-            let may_share = freshness == Freshness::Cached && cache.may_share(&flight.mark);
-            if (may_share || !guards::enabled(Guard::Sharing))
-                && let Some(running) = flight.running.upgrade()
-            {
-                return Joined::Shared(running);
+        match flights.entry(id) {
+            Entry::Occupied(mut flight) => Joined::Shared(flight.get_mut().join(cache, freshness)),
+            Entry::Vacant(vacant) => {
+                let call = cache.begin_load(&id);
+                let mark = call.mark();
+                let load = Shared::new(start(call));
+                vacant.insert(Flight { mark, running: load.downgrade(), next: None });
+                Joined::Started(load)
             }
-            return Joined::Shared(flight.join_next());
         }
-        let call = cache.begin_load(&id);
-        let mark = call.mark();
-        let load = Shared::new(start(call));
-        flights.insert(id, Flight { mark, running: load.downgrade(), next: None });
-        Joined::Started(load)
     }
 
     /// Completes the running load and returns the next one if readers wait for it.
@@ -171,22 +167,33 @@ impl<T: SessionData> SingleFlight<T> {
         id: SessionId,
     ) -> Option<(PendingFill<T>, Waiters<T>)> {
         let mut flights = self.flights();
-        let flight = flights.get_mut(&id)?;
-        let Some(NextLoad { waiters, result }) = flight.next.take() else {
-            flights.remove(&id);
+        let Entry::Occupied(mut flight) = flights.entry(id) else { return None };
+        let Some(NextLoad { waiters, result }) = flight.get_mut().next.take() else {
+            flight.remove();
             return None;
         };
         let call = cache.begin_load(&id);
-        *flight = Flight { mark: call.mark(), running: result, next: None };
+        flight.insert(Flight { mark: call.mark(), running: result, next: None });
         Some((call, waiters))
     }
 
-    fn flights(&self) -> MutexGuard<'_, HashMap<SessionId, Flight<T>>> {
+    fn flights(&self) -> MutexGuard<'_, SessionMap<Flight<T>>> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<T: SessionData> Flight<T> {
+    /// Joins the running load if it is fresh enough for the reader, and otherwise the next one.
+    fn join(&mut self, cache: &Arc<LocalCache<T>>, freshness: Freshness) -> SharedLoad<T> {
+        let may_share = freshness == Freshness::Cached && cache.may_share(&self.mark);
+        if (may_share || !guards::enabled(Guard::Sharing))
+            && let Some(running) = self.running.upgrade()
+        {
+            return running;
+        }
+        self.join_next()
+    }
+
     /// Joins the next load.
     fn join_next(&mut self) -> SharedLoad<T> {
         let result = self.next.as_ref().and_then(|next| next.result.upgrade());
@@ -217,12 +224,15 @@ fn start_load<T: SessionData>(
     id: SessionId,
     call: PendingFill<T>,
 ) -> Load<T> {
-    let abandon = AbandonOnDrop { store: store.clone(), id: Some(id) };
+    let abandon = AbandonOnDrop { store, id: Some(id) };
     let load = async move {
-        let outcome = load_for_readers(&store, id).await;
-        let StoreInner { single_flight, cache, .. } = &*store.inner;
+        let outcome = load_for_readers(&abandon.store, id).await;
+        let StoreInner { single_flight, cache, .. } = &*abandon.store.inner;
         match single_flight.complete(cache, id, call, &outcome) {
-            Some((call, waiters)) => drop(store.spawn(run_next(abandon, id, call, waiters))),
+            Some((call, waiters)) => {
+                let store = abandon.store.clone();
+                drop(store.spawn(run_next(abandon, id, call, waiters)));
+            }
             None => abandon.disarm(),
         }
         outcome

@@ -303,3 +303,19 @@ fn gone_is_not_found(error: StoreError) -> StoreError {
         _ => error,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::SessionConfig;
+    use crate::secret::Secret;
+
+    #[test]
+    fn the_future_of_a_write_holds_its_call_once() {
+        let config = SessionConfig::<u64>::development(Secret::insecure_dev("size"));
+        let store = SessionStore::new(config.build().unwrap());
+        let write = store.modify(SessionId::from_bytes([1; 16]), |count| *count += 1);
+        let size = size_of_val(&write);
+        assert!(size <= 2048, "{size} bytes");
+    }
+}

@@ -3,20 +3,20 @@
 //! They do not lock the session against other nodes, and prevent no lost updates: the comparison of
 //! revisions does. They only keep a node's own requests from conflicting with each other.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::OwnedMutexGuard;
 
-use crate::id::SessionId;
+use crate::id::{SessionId, SessionMap};
 
 type Lock = Arc<tokio::sync::Mutex<()>>;
 
 /// The locks of the sessions that are being written.
 #[derive(Debug, Default)]
 pub(crate) struct WriteLocks {
-    locks: Mutex<HashMap<SessionId, Lock>>,
+    locks: Mutex<SessionMap<Lock>>,
 }
 
 /// A held lock, or one that was not acquired in time.
@@ -40,7 +40,7 @@ impl WriteLocks {
         guard
     }
 
-    fn locks(&self) -> MutexGuard<'_, HashMap<SessionId, Lock>> {
+    fn locks(&self) -> MutexGuard<'_, SessionMap<Lock>> {
         self.locks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -52,8 +52,10 @@ impl Drop for WriteGuard<'_> {
         let mut locks = self.locks.locks();
         // The locks are cloned only under the map's lock, so a count of one means that no writer
         // waits.
-        if locks.get(&self.id).is_some_and(|lock| Arc::strong_count(lock) == 1) {
-            locks.remove(&self.id);
+        if let Entry::Occupied(lock) = locks.entry(self.id)
+            && Arc::strong_count(lock.get()) == 1
+        {
+            lock.remove();
         }
     }
 }

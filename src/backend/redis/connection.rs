@@ -10,6 +10,7 @@
 //! scans go on. A connection to another process ends them.
 
 mod load;
+mod script;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -26,7 +27,6 @@ use super::endpoint::{Endpoint, Link, ServerId};
 use super::error::{Effect, breaks_the_connection, is_wrong_server};
 use super::loads::Loads;
 use super::request::{Request, Work};
-use super::scripts::is_unknown_script;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::timeout::timeout_at;
 
@@ -189,15 +189,7 @@ impl SharedConnection {
         match request.work {
             Work::Command(command) => self.send(connected, command, request.effect).await,
             Work::Script(script, arguments) => {
-                let record = request.record.map_or(0, |(_, size)| size);
-                let command = script.by_digest(record, arguments);
-                let reply = self.send(connected, &command, request.effect).await?;
-                let reply = if reply.as_ref().is_err_and(is_unknown_script) {
-                    self.send(connected, &script.by_code(arguments), request.effect).await?
-                } else {
-                    reply
-                };
-                Ok(reply.map_err(|error| script.name_the_command(error)))
+                self.send_script(connected, request, script, arguments).await
             }
             Work::Load(_, without_writing) => {
                 self.send_load(connected, request.key, without_writing).await

@@ -8,6 +8,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use futures_util::FutureExt as _;
+
 use super::{LocalCache, Validity};
 use crate::clock::Millis;
 use crate::cluster::lease::Epoch;
@@ -25,32 +27,37 @@ impl<T> LocalCache<T> {
     /// the backend holds is unknown.
     ///
     /// The future must do nothing before it is polled.
-    pub(crate) async fn write_through<W: Future>(
+    ///
+    /// No async function: its future would hold `write` twice.
+    pub(crate) fn write_through<W: Future>(
         self: &Arc<Self>,
         new: &Record<T>,
         base: Option<Revision>,
         write: W,
         saved: impl FnOnce(&W::Output) -> bool,
-    ) -> W::Output {
+    ) -> impl Future<Output = W::Output> {
         let pending = self.begin_write(&new.id(), base);
-        let answer = write.await;
-        if saved(&answer) {
-            pending.saved(new);
-        }
-        answer
+        write.map(move |answer| {
+            if saved(&answer) {
+                pending.saved(new);
+            }
+            answer
+        })
     }
 
     /// Runs `deletion`, after which the session may be gone. Whatever the answer, this node must
     /// not serve the session from its cache.
     ///
     /// The future must do nothing before it is polled.
-    pub(crate) async fn evict_through<D: Future>(
+    ///
+    /// No async function: its future would hold `deletion` twice.
+    pub(crate) fn evict_through<D: Future>(
         self: &Arc<Self>,
         id: &SessionId,
         deletion: D,
-    ) -> D::Output {
-        let _pending = self.begin_write(id, None);
-        deletion.await
+    ) -> impl Future<Output = D::Output> {
+        let pending = self.begin_write(id, None);
+        deletion.inspect(move |_| drop(pending))
     }
 
     pub(super) fn begin_write(

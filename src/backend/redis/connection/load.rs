@@ -20,15 +20,26 @@ impl SharedConnection {
         key: &str,
         script: &Script,
     ) -> Result<RedisResult<Value>, StoreError> {
-        let mut reply = self.send_limited(connected, get_from_master(key)).await?;
-        if reply.as_ref().is_err_and(cannot_save) {
-            let key = |command: &mut Cmd| {
-                command.arg(1).arg(key);
-            };
-            reply = self.send_limited(connected, script.by_digest(0, key)).await?;
-            if reply.as_ref().is_err_and(is_unknown_script) {
-                reply = self.send_limited(connected, script.by_code(key)).await?;
-            }
+        let reply = self.send_limited(connected, get_from_master(key)).await?;
+        if !reply.as_ref().is_err_and(cannot_save) {
+            return Ok(reply);
+        }
+        // Boxed, because it is rare: otherwise the future of each load would be as large.
+        Box::pin(self.load_by_script(connected, key, script)).await
+    }
+
+    async fn load_by_script(
+        &self,
+        connected: &Connected,
+        key: &str,
+        script: &Script,
+    ) -> Result<RedisResult<Value>, StoreError> {
+        let key = |command: &mut Cmd| {
+            command.arg(1).arg(key);
+        };
+        let mut reply = self.send_limited(connected, script.by_digest(0, key)).await?;
+        if reply.as_ref().is_err_and(is_unknown_script) {
+            reply = self.send_limited(connected, script.by_code(key)).await?;
         }
         Ok(reply)
     }
