@@ -297,6 +297,22 @@ mod tests {
     }
 
     #[test]
+    fn each_of_several_calls_has_a_ticket_of_its_own() {
+        for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            let fence = Fence::new();
+            let bases = [(); 3].map(|()| Revision::first());
+            let serials = bases.map(|base| fence.begin(&id(), Some(base)));
+            // It disturbs all but the call that replaces this very revision.
+            fence.invalidate(&id(), Some(bases[1]), || ());
+            for call in order {
+                assert_eq!(fence.is_clear(&id(), serials[call]), call == 1);
+                assert_eq!(admitted(&fence, serials[call], None), call == 1);
+            }
+            assert_eq!(fence.calls_in_flight(), 0);
+        }
+    }
+
+    #[test]
     fn a_write_that_ends_marks_the_loads_in_flight() {
         let base = Revision::first();
         let new = base.next();

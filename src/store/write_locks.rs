@@ -62,6 +62,10 @@ impl Drop for WriteGuard<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     const TIMEOUT: Duration = Duration::from_millis(250);
@@ -80,6 +84,18 @@ mod tests {
         drop(first);
         assert!(second.await.unwrap());
         assert!(locks.locks().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_writer_waits_for_one_that_has_waited_itself() {
+        let locks = WriteLocks::default();
+        let first = locks.lock(ID(), TIMEOUT).await;
+        let mut second = pin!(locks.lock(ID(), TIMEOUT));
+        assert!(second.as_mut().now_or_never().is_none());
+        drop(first);
+        let second = second.await;
+        assert!(second.guard.is_some());
+        assert!(locks.lock(ID(), TIMEOUT).now_or_never().is_none());
     }
 
     #[tokio::test(start_paused = true)]
