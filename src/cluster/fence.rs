@@ -179,9 +179,8 @@ impl Fence {
     /// Returns `true` if no change of the session has been announced since the call began.
     pub(crate) fn is_clear(&self, id: &SessionId, serial: u64) -> bool {
         let shard = self.shard(id);
-        let tickets = shard.get(id).into_iter().flat_map(Tickets::iter);
-        let ticket = tickets.into_iter().find(|ticket| ticket.serial == serial);
-        ticket.is_some_and(|ticket| ticket.seen == Seen::Nothing)
+        let mut tickets = shard.get(id).into_iter().flat_map(Tickets::iter);
+        tickets.any(|ticket| ticket.serial == serial && ticket.seen == Seen::Nothing)
     }
 
     fn shard(&self, id: &SessionId) -> MutexGuard<'_, Shard> {
