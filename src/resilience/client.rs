@@ -90,7 +90,12 @@ impl Client {
     /// Returns the deadline of the operation under way or, if there is none, of one that begins
     /// now.
     pub(crate) fn deadline(&self) -> Deadline {
-        Deadline::current_or(self.policy.operation_timeout)
+        self.deadline_after(Instant::now())
+    }
+
+    /// Like [`deadline`](Self::deadline), for a caller that has just read the clock.
+    fn deadline_after(&self, now: Instant) -> Deadline {
+        Deadline::current_or_after(now, self.policy.operation_timeout)
     }
 
     /// Returns the deadline of an operation that begins now, whatever other operation begins it.
@@ -146,25 +151,27 @@ impl Client {
     where
         R: HasOutcome + Send,
     {
-        let deadline = self.deadline();
+        // Read once for all that begins here: a reading costs as much as a look-up in the cache.
+        let mut now = Instant::now();
+        let deadline = self.deadline_after(now);
         let mut attempts = self.attempts();
         loop {
-            match self.attempt(operation, deadline, &call).await {
+            match self.attempt(operation, deadline, now, &call).await {
                 Ok(answer) => return Ok((answer, attempts)),
                 Err(error) => self.pause_within(deadline, &mut attempts, error).await?,
             }
+            now = Instant::now();
         }
     }
 
-    /// Makes a call once, unless no time is left or the circuit is open.
+    /// Makes a call once and `now`, unless no time is left or the circuit is open.
     async fn attempt<'a, R: HasOutcome>(
         &self,
         operation: Operation,
         deadline: Deadline,
+        now: Instant,
         call: impl FnOnce() -> Answer<'a, R> + Send,
     ) -> Result<R, StoreError> {
-        // Read once for all that begins here: a reading costs as much as a look-up in the cache.
-        let now = Instant::now();
         let end = deadline.of_step(now, self.policy.attempt_timeout);
         if end <= now {
             return Err(StoreError::from(StoreErrorKind::Timeout)
@@ -215,7 +222,9 @@ impl Client {
         ttl: Duration,
     ) -> Result<Created, StoreError> {
         let create = || self.inner.create(id, stored, ttl);
-        self.attempt(Operation::Create, self.deadline(), create).await
+        let now = Instant::now();
+        let deadline = self.deadline_after(now);
+        self.attempt(Operation::Create, deadline, now, create).await
     }
 
     pub(crate) async fn update(&self, update: Update<'_>) -> Result<Updated, StoreError> {
@@ -323,7 +332,8 @@ impl Client {
 
     pub(crate) async fn ping(&self) -> Result<(), StoreError> {
         let now = Instant::now();
-        let end = self.deadline().of_step(now, self.policy.attempt_timeout);
+        let deadline = self.deadline_after(now);
+        let end = deadline.of_step(now, self.policy.attempt_timeout);
         let watched = self.calls.begin(Operation::Ping, now);
         let answer = timeout_at(end, self.inner.ping().instrument(watched.span())).await;
         let answer = answer.unwrap_or_else(|elapsed| Err(unanswered(Operation::Ping, elapsed)));

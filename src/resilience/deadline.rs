@@ -21,7 +21,12 @@ impl Deadline {
     /// Returns the deadline of the operation under way, or the end of `timeout` from now, whichever
     /// is earlier. A part of an operation never has more time than the whole.
     pub(crate) fn current_or(timeout: Duration) -> Self {
-        let own = Self::after(timeout);
+        Self::current_or_after(Instant::now(), timeout)
+    }
+
+    /// Like [`current_or`](Self::current_or), for a caller that has just read the clock.
+    pub(super) fn current_or_after(now: Instant, timeout: Duration) -> Self {
+        let own = Deadline(now + timeout);
         Self::current().map_or(own, |current| current.min(own))
     }
 

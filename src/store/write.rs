@@ -168,7 +168,7 @@ impl<T: SessionData> SessionStore<T> {
     /// Waits for this node's other writers of a session, at most for half of the time that the
     /// operation has left.
     pub(super) async fn write_lock(&self, id: SessionId) -> WriteGuard<'_> {
-        self.inner.write_locks.lock(id, self.inner.backend.deadline().left() / 2).await
+        self.inner.write_locks.lock(id, || self.inner.backend.deadline().left() / 2).await
     }
 
     /// Completes a change that changes nothing on top of `base`. It counts as a use of the session.

@@ -29,13 +29,17 @@ pub(crate) struct WriteGuard<'a> {
 impl WriteLocks {
     /// Acquires the lock of a session. After `timeout`, returns without it, so that a writer does
     /// not wait for all others while the backend is slow.
-    pub(crate) async fn lock(&self, id: SessionId, timeout: Duration) -> WriteGuard<'_> {
+    pub(crate) async fn lock(
+        &self,
+        id: SessionId,
+        timeout: impl FnOnce() -> Duration,
+    ) -> WriteGuard<'_> {
         let lock = self.locks().entry(id).or_default().clone();
-        // A lock that is free, as nearly all are, needs no timer.
+        // A lock that is free, as nearly all are, needs neither the time nor a timer.
         let free = lock.clone().try_lock_owned().ok();
         let mut guard = WriteGuard { locks: self, id, guard: free };
         if guard.guard.is_none() {
-            guard.guard = tokio::time::timeout(timeout, lock.lock_owned()).await.ok();
+            guard.guard = tokio::time::timeout(timeout(), lock.lock_owned()).await.ok();
         }
         guard
     }
@@ -69,15 +73,16 @@ mod tests {
     use super::*;
 
     const TIMEOUT: Duration = Duration::from_millis(250);
+    const SOON: fn() -> Duration = || TIMEOUT;
     const ID: fn() -> SessionId = || SessionId::from_bytes([1; 16]);
 
     #[tokio::test(start_paused = true)]
     async fn writers_take_turns_and_leave_nothing_behind() {
         let locks = Arc::new(WriteLocks::default());
-        let first = locks.lock(ID(), TIMEOUT).await;
+        let first = locks.lock(ID(), || unreachable!("the lock is free")).await;
         let second = tokio::spawn({
             let locks = locks.clone();
-            async move { locks.lock(ID(), TIMEOUT).await.guard.is_some() }
+            async move { locks.lock(ID(), SOON).await.guard.is_some() }
         });
         tokio::task::yield_now().await;
         assert!(!second.is_finished());
@@ -89,20 +94,20 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_writer_waits_for_one_that_has_waited_itself() {
         let locks = WriteLocks::default();
-        let first = locks.lock(ID(), TIMEOUT).await;
-        let mut second = pin!(locks.lock(ID(), TIMEOUT));
+        let first = locks.lock(ID(), SOON).await;
+        let mut second = pin!(locks.lock(ID(), SOON));
         assert!(second.as_mut().now_or_never().is_none());
         drop(first);
         let second = second.await;
         assert!(second.guard.is_some());
-        assert!(locks.lock(ID(), TIMEOUT).now_or_never().is_none());
+        assert!(locks.lock(ID(), SOON).now_or_never().is_none());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_writer_that_has_waited_for_the_timeout_proceeds_without_the_lock() {
         let locks = WriteLocks::default();
-        let first = locks.lock(ID(), TIMEOUT).await;
-        let second = locks.lock(ID(), TIMEOUT).await;
+        let first = locks.lock(ID(), SOON).await;
+        let second = locks.lock(ID(), SOON).await;
         assert!(second.guard.is_none());
         drop((first, second));
         assert!(locks.locks().is_empty());
@@ -111,8 +116,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_writer_that_gives_up_leaves_nothing_behind() {
         let locks = WriteLocks::default();
-        let first = locks.lock(ID(), TIMEOUT).await;
-        let impatient = tokio::time::timeout(TIMEOUT / 2, locks.lock(ID(), TIMEOUT)).await;
+        let first = locks.lock(ID(), SOON).await;
+        let impatient = tokio::time::timeout(TIMEOUT / 2, locks.lock(ID(), SOON)).await;
         assert!(impatient.is_err());
         drop(first);
         assert!(locks.locks().is_empty());
