@@ -164,7 +164,7 @@ impl Client {
         }
     }
 
-    /// Makes a call once and `now`, unless no time is left or the circuit is open.
+    /// Makes a call once, beginning at `now`, unless no time is left or the circuit is open.
     async fn attempt<'a, R: HasOutcome>(
         &self,
         operation: Operation,

@@ -135,19 +135,26 @@ impl Readers {
             wakers.push(None);
             wakers.len() - 1
         });
-        match &mut wakers[place] {
-            Some(known) => known.clone_from(waker),
-            unknown => *unknown = Some(waker.clone()),
-        }
+        let before = match &mut wakers[place] {
+            Some(known) if known.will_wake(waker) => None,
+            other => other.replace(waker.clone()),
+        };
+        drop(wakers);
+        // Not under the lock: the task of a waker may be dropped with it, and other readers with
+        // the task.
+        drop(before);
         place
     }
 
     fn leave(&self, place: usize) {
         let mut wakers = self.wakers();
-        wakers[place] = None;
+        let waker = wakers[place].take();
         while let Some(None) = wakers.last() {
             wakers.pop();
         }
+        drop(wakers);
+        // Not under the lock, as in `enter`.
+        drop(waker);
     }
 
     fn wake_all_but(&self, place: Option<usize>) {
@@ -295,6 +302,27 @@ mod tests {
             assert_eq!(Reader::of(&shared).poll(), None);
         }
         assert_eq!(shared.inner.readers.wakers().len(), 1);
+    }
+
+    /// The waker of a task that nothing else keeps, and that waits for the same future.
+    struct LastOfTask(#[expect(dead_code, reason = "it is only dropped")] Reader);
+
+    impl Wake for LastOfTask {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    #[test]
+    fn a_task_that_is_dropped_with_its_waker_may_hold_another_reader() {
+        let (_sender, shared) = shared();
+        let mut reader = shared.clone();
+        for _ in 0..2 {
+            let mut other = Reader::of(&shared);
+            assert_eq!(other.poll(), None);
+            let waker = Waker::from(Arc::new(LastOfTask(other)));
+            assert!(Pin::new(&mut reader).poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+        drop(reader);
+        assert!(shared.inner.readers.wakers().is_empty());
     }
 
     #[test]
