@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue, header};
 use serde::de::IgnoredAny;
 
 use crate::clock::Timestamp;
-use crate::cluster::{Action, Announcement, interpret};
+use crate::cluster::{Action, Announcement, MAX_LEN, interpret};
 use crate::codec::{Codec, CodecConfig, Decoded, Encryption};
 use crate::cookie::{CookieConfig, CookieHeaders, CookieSigner, MAX_CANDIDATES, VerifiedCookies};
 use crate::id::{SessionId, SessionToken};
@@ -76,9 +76,12 @@ fn ring() -> KeyRing {
 }
 
 /// Interprets an announcement, and checks that it evicts only a session that it names, and that its
-/// own encoding has the same effect.
+/// own encoding has the same effect, as well as one that is not in the layout of this version.
 pub fn announcement(bytes: &[u8]) {
     let action = interpret(bytes);
+    if bytes.len() < MAX_LEN {
+        assert_eq!(interpret(&[b" ", bytes].concat()), action);
+    }
     let again = match action {
         Action::Evict(id, revision) => {
             assert!(names(bytes, &id.to_string()));

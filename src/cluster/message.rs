@@ -1,20 +1,19 @@
 //! The messages between nodes, and how a message that cannot be read is handled.
 
+mod layout;
+
 use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::id::{SessionId, TEXT_LEN, encode_128};
 use crate::record::{Ended, Revision};
 
 /// Maximum length of a message in bytes. Longer ones are not parsed: ours have some 200 bytes, plus
 /// a node id of at most 128.
-const MAX_LEN: usize = 4096;
-
-/// Length of a message without its node id, as a rule.
-const USUAL_LEN: usize = 176;
+pub(crate) const MAX_LEN: usize = 4096;
 
 /// A change that is announced to all nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,15 +41,15 @@ pub(crate) enum Action {
 }
 
 /// The JSON form of a message. Unknown fields are ignored, so that later versions may add some.
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct Wire<'a> {
     #[serde(rename = "type", borrow)]
     kind: Cow<'a, str>,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[serde(borrow, default)]
     session_id: Option<Text<'a>>,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[serde(borrow, default)]
     revision: Option<Text<'a>>,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[serde(borrow, default)]
     reason: Option<Text<'a>>,
     #[serde(borrow, default)]
     node_id: Cow<'a, str>,
@@ -60,7 +59,7 @@ struct Wire<'a> {
 
 /// A text that is borrowed from the message if it has no escapes. In an `Option`, a `Cow` alone
 /// would always be copied.
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(transparent)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
@@ -76,7 +75,7 @@ impl Announcement {
             Self::CacheClear => ("CacheClear", None, None, None),
         };
         let (mut id_text, mut revision_text) = ([0; TEXT_LEN], [0; TEXT_LEN]);
-        let wire = Wire {
+        layout::write(&Wire {
             kind: kind.into(),
             session_id: id.as_ref().map(|id| Text(id.write_text(&mut id_text).into())),
             revision: revision
@@ -84,12 +83,7 @@ impl Announcement {
             reason: reason.map(|reason| Text(reason.name().into())),
             node_id: node_id.into(),
             timestamp,
-        };
-        let mut message = Vec::with_capacity(USUAL_LEN + node_id.len());
-        // Strings and a number always serialize. If that ever failed, an incomplete message would
-        // clear every cache, which is safe.
-        let _ = serde_json::to_writer(&mut message, &wire);
-        message
+        })
     }
 }
 
@@ -98,7 +92,8 @@ pub(crate) fn interpret(message: &[u8]) -> Action {
     if message.len() > MAX_LEN {
         return Action::Unreadable;
     }
-    let Ok(wire) = serde_json::from_slice::<Wire<'_>>(message) else { return Action::Unreadable };
+    let parsed = layout::read(message).or_else(|| serde_json::from_slice(message).ok());
+    let Some(wire) = parsed else { return Action::Unreadable };
     if wire.kind == "CacheClear" {
         return Action::Clear;
     }

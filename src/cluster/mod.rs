@@ -27,6 +27,6 @@ pub use self::coordinator::Coordinator;
 pub(crate) use self::lease::Lease;
 pub(crate) use self::message::Announcement;
 #[cfg(any(test, fuzzing))]
-pub(crate) use self::message::{Action, interpret};
+pub(crate) use self::message::{Action, MAX_LEN, interpret};
 pub use self::stats::CacheStats;
 pub(crate) use self::watches::Registration;

@@ -96,7 +96,7 @@ impl DataFormat {
     /// and nothing of what they are: serde's own message may quote the data.
     pub(super) fn read<T: DeserializeOwned>(self, bytes: &[u8]) -> Result<T, String> {
         match self {
-            DataFormat::Json => serde_json::from_slice(bytes).map_err(|error| {
+            DataFormat::Json => read_json(bytes).map_err(|error| {
                 let (line, column) = (error.line(), error.column());
                 format!("the JSON does not match the session type at line {line}, column {column}")
             }),
@@ -110,5 +110,31 @@ impl DataFormat {
                 })
             }
         }
+    }
+}
+
+/// Reads JSON. Checks once that it is UTF-8, and not for each of its strings.
+fn read_json<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
+    match str::from_utf8(bytes) {
+        Ok(text) => serde_json::from_str(text),
+        // Fails, unless the type ignores the field where it is not.
+        Err(_) => serde_json::from_slice(bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, serde::Deserialize)]
+    struct Name {
+        name: String,
+    }
+
+    #[test]
+    fn text_must_be_utf_8_if_it_is_read() {
+        assert!(read_json::<Name>(b"{\"name\":\"\xff\"}").is_err());
+        let ada = Name { name: "Ada".to_owned() };
+        assert_eq!(read_json::<Name>(b"{\"ignored\":\"\xff\",\"name\":\"Ada\"}").unwrap(), ada);
     }
 }
