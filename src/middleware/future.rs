@@ -44,19 +44,15 @@ pin_project! {
 struct AbortOnDrop<T>(Option<Arc<RequestSession<T>>>);
 
 impl<F, B, T, E> ResponseFuture<F, B, T, E> {
-    pub(super) fn new(inner: F, session: Arc<RequestSession<T>>, on_commit_error: E) -> Self {
+    /// Creates the future of a request. There is no `session` if an outer layer commits it.
+    pub(super) fn new(
+        inner: F,
+        session: Option<Arc<RequestSession<T>>>,
+        on_commit_error: E,
+    ) -> Self {
         ResponseFuture {
             stage: Stage::Inner { inner },
-            request: AbortOnDrop(Some(session)),
-            on_commit_error,
-        }
-    }
-
-    /// Creates the future of a request whose session an outer layer commits.
-    pub(super) fn bare(inner: F, on_commit_error: E) -> Self {
-        ResponseFuture {
-            stage: Stage::Inner { inner },
-            request: AbortOnDrop(None),
+            request: AbortOnDrop(session),
             on_commit_error,
         }
     }

@@ -38,48 +38,42 @@ where
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let on_commit_error = self.on_commit_error.clone();
         match self.attach(&mut request) {
-            Attach::New(session) => {
-                let inner = self.inner.call(request);
-                ResponseFuture::new(inner, session, on_commit_error)
-            }
-            Attach::AlreadyAttached => {
-                ResponseFuture::bare(self.inner.call(request), on_commit_error)
-            }
-            Attach::CookieNameTaken => {
-                let error = SessionError::ClashingLayers;
-                tracing::error!(
-                    cookie = &**self.state.signer.name(),
-                    error = &error as &dyn std::error::Error,
-                    "a request cannot have a session"
-                );
-                ResponseFuture::refused(error, on_commit_error)
-            }
+            Ok(session) => ResponseFuture::new(self.inner.call(request), session, on_commit_error),
+            Err(error) => ResponseFuture::refused(error, on_commit_error),
         }
     }
 }
 
-/// The result of attaching a session to a request.
-enum Attach<T> {
-    New(Arc<RequestSession<T>>),
-    /// An outer layer with the same store has attached its session.
-    AlreadyAttached,
-    /// An outer layer with another store uses the same cookie name.
-    CookieNameTaken,
-}
-
 impl<S, T: SessionData, E> SessionService<S, T, E> {
-    fn attach<B>(&self, request: &mut Request<B>) -> Attach<T> {
+    /// Attaches a session to a request. Returns `None` if an outer layer with the same store has
+    /// attached its own.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`SessionError::ClashingLayers`] if an outer layer with another store uses the
+    /// same cookie name.
+    fn attach<B>(
+        &self,
+        request: &mut Request<B>,
+    ) -> Result<Option<Arc<RequestSession<T>>>, SessionError> {
         if let Some(outer) = request.extensions().get::<Attachments>() {
             if outer.of_store(self.state.store.address()) {
-                return Attach::AlreadyAttached;
+                return Ok(None);
             }
-            if outer.of_cookie(self.state.signer.name()) {
-                return Attach::CookieNameTaken;
+            let name = self.state.signer.name();
+            if outer.of_cookie(name) {
+                let error = SessionError::ClashingLayers;
+                tracing::error!(
+                    cookie = &**name,
+                    error = &error as &dyn std::error::Error,
+                    "a request cannot have a session"
+                );
+                return Err(error);
             }
         }
         let session = Arc::new(RequestSession::new(self.state.clone(), request.headers()));
         Attachments::add(request.extensions_mut(), session.clone());
-        Attach::New(session)
+        Ok(Some(session))
     }
 }
 

@@ -56,9 +56,10 @@ impl<T: SessionData> RequestSession<T> {
             layer,
             cookies: CookieHeaders::of(headers),
             verified: OnceLock::new(),
-            state: Mutex::new(RequestState::new()),
             io_lock: tokio::sync::Mutex::new(()),
             carry_out_in_background: Logout::carry_out_in_background,
+            // Last, since a call that may panic after it would cost two copies of its 240 bytes.
+            state: Mutex::new(RequestState::new()),
         }
     }
 

@@ -6,6 +6,7 @@
 use std::hint::black_box;
 use std::sync::Arc;
 use std::thread::scope;
+use std::time::Instant;
 
 use clustered_sessions::{MemoryBackend, SessionId};
 use quick_cache::sync::Cache;
@@ -24,7 +25,7 @@ pub fn rows(context: &Context) -> Vec<Row> {
     sizes.into_iter().flat_map(|(entries, goal)| of_size(context, entries, goal)).collect()
 }
 
-fn of_size(context: &Context, entries: usize, goal: &'static str) -> [Row; 2] {
+fn of_size(context: &Context, entries: usize, goal: &'static str) -> Vec<Row> {
     // Shards are not filled evenly, and a full one evicts.
     let capacity = entries + entries / 4;
     // One node creates the sessions, and another loads them. So the records of the backend, which
@@ -48,26 +49,38 @@ fn of_size(context: &Context, entries: usize, goal: &'static str) -> [Row; 2] {
     let rows = [1, 2].map(|threads| {
         let ours = |id| drop(black_box(now(store.find(id)).expect("a hit cannot fail")));
         let anchor = |id| drop(black_box(cache.get(&id)));
-        let [ours, anchor] = interleave(
+        let with_clock = |id| {
+            black_box(Instant::now());
+            anchor(id);
+        };
+        let times = interleave(
             context.rounds * 2,
-            [&mut on(&ids, threads, &ours), &mut on(&ids, threads, &anchor)],
+            [
+                &mut on(&ids, threads, &ours),
+                &mut on(&ids, threads, &anchor),
+                &mut on(&ids, threads, &with_clock),
+            ],
         );
-        let (ours, anchor) = (median(&ours), median(&anchor));
-        let s = if threads == 1 { "" } else { "s" };
-        Row {
-            what: format!(
-                "`store.find(id)`, {} entries, {threads} thread{s}",
-                grouped(entries as f64)
-            ),
-            ours: format!("{} ns", grouped(ours)),
-            anchor: format!("quick_cache `get` of an `Arc`: {} ns", grouped(anchor)),
-            ratio: Some(ours / anchor),
-            goal,
-        }
+        let [ours, anchor, with_clock] = times.map(|times| median(&times));
+        let row = |anchor_name, anchor, goal| {
+            let s = if threads == 1 { "" } else { "s" };
+            let entries = grouped(entries as f64);
+            Row {
+                what: format!("`store.find(id)`, {entries} entries, {threads} thread{s}"),
+                ours: format!("{} ns", grouped(ours)),
+                anchor: format!("{anchor_name}: {} ns", grouped(anchor)),
+                ratio: Some(ours / anchor),
+                goal,
+            }
+        };
+        [
+            row("quick_cache `get` of an `Arc`", anchor, goal),
+            row("the same, and a reading of the clock", with_clock, ""),
+        ]
     });
     assert_eq!(store.cache_stats().misses, before.misses, "all look-ups are hits");
     runtime.block_on(store.shutdown());
-    rows
+    rows.into_iter().flatten().collect()
 }
 
 /// Returns a function that looks up a block of sessions on each thread, and returns nanoseconds for
