@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisResult, Value, cmd};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::config::{CredentialsSource, RedisCredentials};
 use super::error::unreachable;
@@ -15,6 +15,9 @@ use crate::error::{StoreError, StoreErrorKind};
 const RENEW_AFTER: f64 = 0.75;
 /// Shortest pause before credentials are renewed again.
 const MIN_PAUSE: Duration = Duration::from_secs(1);
+/// Time after which a renewal is given up, unless the credentials remain valid for more than four
+/// times as long.
+const MIN_LIMIT: Duration = Duration::from_secs(10);
 
 /// Asks for new credentials before the old ones expire, and authenticates the connection anew. Ends
 /// when credentials do not expire.
@@ -31,7 +34,10 @@ pub(super) async fn renew(
     let mut is_failing = false;
     loop {
         sleep(pause.max(MIN_PAUSE)).await;
-        match authenticate(&source, &mut commands).await {
+        let limit = quarter_of_time_until(expiry).max(MIN_LIMIT);
+        // A provider that hangs once must be asked again.
+        let renewed = timeout(limit, authenticate(&source, &mut commands)).await;
+        match renewed.unwrap_or_else(|elapsed| Err(not_authenticated(elapsed.into()))) {
             Ok(credentials) => {
                 let Some(validity) = credentials.validity() else { return };
                 expiry = Instant::now() + validity;
@@ -47,10 +53,14 @@ pub(super) async fn renew(
                 }
                 is_failing = true;
                 // Ever sooner, until the credentials expire.
-                pause = expiry.saturating_duration_since(Instant::now()) / 4;
+                pause = quarter_of_time_until(expiry);
             }
         }
     }
+}
+
+fn quarter_of_time_until(moment: Instant) -> Duration {
+    moment.saturating_duration_since(Instant::now()) / 4
 }
 
 async fn authenticate(
@@ -75,4 +85,51 @@ fn auth(credentials: &RedisCredentials) -> Cmd {
 /// Returns the error of a provider of credentials.
 pub(super) fn not_authenticated(error: Box<dyn Error + Send + Sync>) -> StoreError {
     StoreError::from(StoreErrorKind::Unavailable).with_source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use redis::{AsyncConnectionConfig, RedisConnectionInfo};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_provider_that_hangs_is_asked_again() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let source = CredentialsSource::provider({
+            let asked = asked.clone();
+            move || {
+                let is_first = asked.fetch_add(1, Ordering::SeqCst) == 0;
+                async move {
+                    if is_first {
+                        pending::<()>().await;
+                    }
+                    Ok::<_, StoreError>(RedisCredentials::new("app", "a token"))
+                }
+            }
+        });
+        let (stream, mut server) = duplex(1024);
+        tokio::spawn(async move {
+            while server.read(&mut [0; 1024]).await.unwrap() > 0 {
+                server.write_all(b"+OK\r\n").await.unwrap();
+            }
+        });
+        let settings = RedisConnectionInfo::default().set_skip_set_lib_name();
+        let config = AsyncConnectionConfig::new().set_response_timeout(None);
+        let connection = MultiplexedConnection::new_with_config(&settings, stream, config).await;
+        let (commands, driver) = connection.unwrap();
+        tokio::spawn(driver);
+
+        let begun = Instant::now();
+        let renewal = renew(source, Duration::from_secs(900), commands);
+        timeout(Duration::from_secs(900), renewal).await.expect("before the credentials expire");
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
+        // Asked after 675 s, given up 56.25 s later, and asked again after a quarter of the rest.
+        assert_eq!(begun.elapsed().as_secs(), 675 + 56 + 42);
+    }
 }

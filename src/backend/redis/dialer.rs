@@ -48,9 +48,9 @@ pub(super) struct Wire {
 /// The tasks of a connection, which end with its last user.
 struct Tasks {
     /// Reads and writes.
-    driver: AbortOnDrop,
+    driver: OwnedTask,
     /// Authenticates anew before the credentials expire.
-    _renewal: Option<AbortOnDrop>,
+    _renewal: Option<OwnedTask>,
 }
 
 impl Mode {
@@ -90,10 +90,10 @@ impl Dialer {
         let (commands, driver) = MultiplexedConnection::new_with_config(&settings, stream, config)
             .await
             .map_err(unreachable)?;
-        let driver = AbortOnDrop::spawn(driver);
+        let driver = OwnedTask::spawn(driver);
         let renewal = credentials.validity().map(|validity| {
             let source = self.credentials.clone();
-            AbortOnDrop::spawn(credentials::renew(source, validity, commands.clone()))
+            OwnedTask::spawn(credentials::renew(source, validity, commands.clone()))
         });
         Ok(Wire { commands, received, tasks: Arc::new(Tasks { driver, _renewal: renewal }) })
     }
@@ -135,17 +135,17 @@ impl Wire {
     }
 }
 
-/// Ends a task, so that a connection to a server that no longer answers is closed with its last
-/// user.
-pub(super) struct AbortOnDrop(AbortHandle);
+/// A task that ends when this is dropped, so that a connection to a server that no longer answers
+/// is closed with its last user.
+pub(super) struct OwnedTask(AbortHandle);
 
-impl AbortOnDrop {
+impl OwnedTask {
     pub(super) fn spawn(task: impl Future<Output = ()> + Send + 'static) -> Self {
-        AbortOnDrop(tokio::spawn(task).abort_handle())
+        OwnedTask(tokio::spawn(task).abort_handle())
     }
 }
 
-impl Drop for AbortOnDrop {
+impl Drop for OwnedTask {
     fn drop(&mut self) {
         self.0.abort();
     }

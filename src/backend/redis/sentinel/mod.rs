@@ -25,7 +25,7 @@ use self::client::SentinelClient;
 pub(super) use self::report::Report;
 use self::report::rank;
 use super::config::{RedisAddress, RedisSentinels};
-use super::dialer::{AbortOnDrop, Dialer};
+use super::dialer::{Dialer, OwnedTask};
 use crate::error::{StoreError, StoreErrorKind};
 
 /// Shortest and longest interval at which all sentinels are asked.
@@ -58,7 +58,7 @@ struct State {
     refused: Vec<Report>,
     /// The failover for which commands have last moved on.
     considered: Option<Report>,
-    watcher: Option<AbortOnDrop>,
+    watcher: Option<OwnedTask>,
 }
 
 /// The masters to try, in order.
@@ -112,7 +112,7 @@ impl Sentinels {
     ) -> Result<Masters, StoreError> {
         self.state().watcher.get_or_insert_with(|| {
             let (announced, interval) = (self.announced.clone(), self.interval.subscribe());
-            AbortOnDrop::spawn(watch(Arc::downgrade(self), announced, interval))
+            OwnedTask::spawn(watch(Arc::downgrade(self), announced, interval))
         });
         let Masters { reports: ranked, asked_at } = self.ranked(deadline).await?;
         self.consider(&ranked, asked_at);
