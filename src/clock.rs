@@ -142,11 +142,11 @@ impl Clock {
         self.wall_given(|| self.now())
     }
 
-    /// Returns the difference between the wall-clock time and the monotonic time, in milliseconds,
-    /// modulo 2⁶⁴. The clock of the server costs one reading of the monotonic clock, and no other.
-    pub(crate) fn wall_offset(&self) -> u64 {
-        let now = self.now();
-        self.wall_given(|| now).as_millis().wrapping_sub(now.0)
+    /// Returns the present moment on both clocks. The clock of the server costs one reading of the
+    /// monotonic clock, and no other.
+    pub(crate) fn moment(&self) -> Moment {
+        let monotonic = self.now();
+        Moment { monotonic, wall: self.wall_given(|| monotonic) }
     }
 
     /// Returns the wall-clock time, given the monotonic time.
@@ -198,6 +198,20 @@ impl Millis {
     /// Returns the moment that is this many milliseconds later. Saturates.
     pub(crate) fn plus(self, millis: u64) -> Self {
         Millis(self.0.saturating_add(millis))
+    }
+}
+
+/// A moment on both clocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    monotonic: Millis,
+    pub(crate) wall: Timestamp,
+}
+
+impl Moment {
+    /// Returns the wall-clock time minus the monotonic time, in milliseconds, modulo 2⁶⁴.
+    pub(crate) fn wall_offset(self) -> u64 {
+        self.wall.as_millis().wrapping_sub(self.monotonic.0)
     }
 }
 
@@ -261,6 +275,6 @@ mod tests {
         assert_eq!(clock.wall().as_millis() - wall.as_millis(), 86_400_000);
         assert_eq!(clock.now().0 - now.0, 86_400_000);
         let offset = clock.wall().as_millis().wrapping_sub(clock.now().0);
-        assert_eq!(clock.wall_offset(), offset);
+        assert_eq!(clock.moment().wall_offset(), offset);
     }
 }

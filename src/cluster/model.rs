@@ -140,7 +140,7 @@ impl Model {
         let now = self.clock.wall();
         let deadline = now.saturating_add(Duration::from_secs(3600));
         let meta = Meta::new(Revision::from_bytes(revision), now, deadline, self.id);
-        Record::new(&self.clock, self.id, meta, version, 0)
+        Record::new(self.clock.moment(), self.id, meta, version, 0)
     }
 
     fn backend(&self) -> MutexGuard<'_, Backend> {

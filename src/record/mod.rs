@@ -21,7 +21,7 @@ pub use self::revision::Revision;
 pub use self::snapshot::Snapshot;
 pub use self::stored::{Content, Meta, Stored};
 pub(crate) use self::verified_tag::VerifiedTag;
-use crate::clock::{Clock, Millis, Timestamp};
+use crate::clock::{Millis, Moment, Timestamp};
 use crate::id::{SessionId, SessionToken};
 
 /// A session's data with its id and times.
@@ -68,9 +68,9 @@ struct Past {
 }
 
 impl<T> Record<T> {
-    /// `data_len` is the length of the data as bytes, by which the cache is limited.
-    pub(crate) fn new(clock: &Clock, id: SessionId, meta: Meta, data: T, data_len: usize) -> Self {
-        let wall_offset = clock.wall_offset();
+    /// Creates a record that is read or written at the moment `now`. `data_len` is the length of
+    /// the data as bytes, by which the cache is limited.
+    pub(crate) fn new(now: Moment, id: SessionId, meta: Meta, data: T, data_len: usize) -> Self {
         let Meta { revision, created_at, logged_in_at, used_at, deadline, origin, lifespan } = meta;
         let [deadline, used_at] = [deadline, used_at].map(|time| AtomicU64::new(time.as_millis()));
         let past = Past { origin, logged_in_at };
@@ -80,7 +80,7 @@ impl<T> Record<T> {
             inner: Arc::new(RecordInner {
                 deadline,
                 used_at,
-                wall_offset,
+                wall_offset: now.wall_offset(),
                 verified_tag: OnceLock::new(),
                 data_len: u32::try_from(data_len).unwrap_or(u32::MAX),
                 lifespan,

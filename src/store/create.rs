@@ -8,7 +8,7 @@ use super::SessionStore;
 use super::index::Ownership;
 use super::lifetime::{Term, time_to_live};
 use super::limit::NotAdmitted;
-use crate::backend::{Created, MemoryBackend};
+use crate::backend::{Created, MemoryBackend, Timestamp};
 use crate::codec::Encoded;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::events::SessionEvent;
@@ -197,7 +197,8 @@ impl<T: SessionData> SessionStore<T> {
         term: Term,
     ) -> Draft<T> {
         let id = token.session_id();
-        let (mut meta, ttl) = self.new_meta(id, term);
+        let now = self.inner.clock.moment();
+        let (mut meta, ttl) = self.new_meta(now.wall, id, term);
         if let Some(base) = continues {
             meta.origin = base.origin();
             if !ownership.is_some_and(|it| it.is_new) {
@@ -205,7 +206,7 @@ impl<T: SessionData> SessionStore<T> {
             }
         }
         let data = encoded.data().clone();
-        let record = Record::new(&self.inner.clock, id, meta, data, encoded.data_len());
+        let record = Record::new(now, id, meta, data, encoded.data_len());
         let payload = self.inner.codec.payload(&id, &meta, encoded.bytes());
         let stored = Stored { meta, content: Content::Payload(payload) };
         Draft { new: NewSession { id, token, record }, stored, ttl }
@@ -221,11 +222,12 @@ impl<T: SessionData> SessionStore<T> {
     /// Creates a session in memory without waiting. The store must use this backend.
     pub(crate) fn create_in_memory(&self, memory: &MemoryBackend, data: T) -> Record<T> {
         let id = SessionToken::random().session_id();
-        let (meta, ttl) = self.new_meta(id, Term::Ordinary);
+        let now = self.inner.clock.moment();
+        let (meta, ttl) = self.new_meta(now.wall, id, Term::Ordinary);
         // The first change of the session reports data that cannot be encoded.
         let encoded = self.inner.codec.encode(&data);
         let data_len = encoded.as_ref().map_or(0, Encoded::data_len);
-        let record = Record::new(&self.inner.clock, id, meta, data, data_len);
+        let record = Record::new(now, id, meta, data, data_len);
         let payload = encoded
             .map_or_else(|_| Bytes::new(), |it| self.inner.codec.payload(&id, &meta, it.bytes()));
         memory.create_now(&id, &Stored { meta, content: Content::Payload(payload) }, ttl);
@@ -233,8 +235,7 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     /// Returns the metadata of a session created now, and its time to live.
-    fn new_meta(&self, origin: SessionId, term: Term) -> (Meta, Duration) {
-        let now = self.inner.clock.wall();
+    fn new_meta(&self, now: Timestamp, origin: SessionId, term: Term) -> (Meta, Duration) {
         let deadline = self.inner.lifetimes.first_deadline(term, now);
         let meta = Meta {
             lifespan: term.lifespan(),

@@ -2,6 +2,7 @@
 
 use super::SessionStore;
 use super::tombstone::{FollowedTombstones, MAX_TOMBSTONES};
+use crate::clock::Moment;
 use crate::codec::Decoded;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
@@ -77,16 +78,28 @@ impl<T: SessionData> SessionStore<T> {
         if matches!(stored.content, Content::MovedTo(_)) {
             return Ok(Err(Absence::Moved));
         }
-        if self.inner.lifetimes.has_expired(&stored.meta, self.inner.clock.wall()) {
+        let now = self.inner.clock.moment();
+        if self.inner.lifetimes.has_expired(&stored.meta, now.wall) {
             return Ok(Err(Absence::Gone));
         }
-        Ok(self.decode_expired(id, stored)?.ok_or(Absence::Gone))
+        Ok(self.decode_at(now, id, stored)?.ok_or(Absence::Gone))
     }
 
     /// Like [`decode`](Self::decode), but also returns sessions past their absolute timeout:
     /// deletions must reach them, since another node may use a longer one.
     pub(super) fn decode_expired(
         &self,
+        id: &SessionId,
+        stored: Stored,
+    ) -> Result<Option<Record<T>>, StoreError> {
+        self.decode_at(self.inner.clock.moment(), id, stored)
+    }
+
+    /// Decodes a stored record at this moment, whether or not the session has expired. Returns
+    /// `None` for a tombstone.
+    fn decode_at(
+        &self,
+        now: Moment,
         id: &SessionId,
         stored: Stored,
     ) -> Result<Option<Record<T>>, StoreError> {
@@ -98,7 +111,7 @@ impl<T: SessionData> SessionStore<T> {
         let decoded = self.inner.codec.decode(id, &meta, &payload);
         let Decoded { data, data_len, needs_reencryption } =
             decoded.map_err(|error| self.report_unreadable(id, error))?;
-        let record = Record::new(&self.inner.clock, *id, meta, data, data_len);
+        let record = Record::new(now, *id, meta, data, data_len);
         Ok(Some(if needs_reencryption { record.mark_for_reencryption() } else { record }))
     }
 

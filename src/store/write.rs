@@ -195,15 +195,15 @@ impl<T: SessionData> SessionStore<T> {
         data: T,
         data_len: usize,
     ) -> Result<Record<T>, StoreError> {
-        let (id, now) = (base.id(), self.inner.clock.wall());
+        let (id, now) = (base.id(), self.inner.clock.moment());
         let lifetimes = &self.inner.lifetimes;
-        if lifetimes.has_expired(&meta, now) {
+        if lifetimes.has_expired(&meta, now.wall) {
             return Err(StoreError::gone(&id));
         }
-        let deadline = lifetimes.deadline(&meta, now);
+        let deadline = lifetimes.deadline(&meta, now.wall);
         let revision = base.revision().next();
-        let meta = Meta { revision, used_at: now, deadline, ..meta };
-        Ok(Record::new(&self.inner.clock, id, meta, data, data_len))
+        let meta = Meta { revision, used_at: now.wall, deadline, ..meta };
+        Ok(Record::new(now, id, meta, data, data_len))
     }
 
     /// Pauses after an attempt that lost against another node. The pause grows with the number of

@@ -81,7 +81,7 @@ async fn the_deadline_limits_an_entry_in_an_outage_and_the_time_to_live_does_not
     let bench = Bench::proven_now();
     let record = bench.record(1);
     let meta = Meta { deadline: bench.clock.wall().saturating_add(TTL + GRACE), ..record.meta() };
-    bench.fill(&Record::new(&bench.clock, bench.id, meta, 1, 0));
+    bench.fill(&Record::new(bench.clock.moment(), bench.id, meta, 1, 0));
     pass(TTL).await;
     let (epoch, _) = bench.cache.lease().held(|| Millis(0)).unwrap();
     bench.prove(epoch);

@@ -47,7 +47,7 @@ impl Bench {
         let now = self.clock.wall();
         let deadline = now.saturating_add(Duration::from_secs(3600));
         let meta = Meta::new(Revision::first(), now, deadline, self.id);
-        Record::new(&self.clock, self.id, meta, data, 0)
+        Record::new(self.clock.moment(), self.id, meta, data, 0)
     }
 
     pub(super) fn fill(&self, record: &Record<u32>) {
@@ -60,7 +60,7 @@ impl Bench {
             let mut bytes = [0; 16];
             bytes[..4].copy_from_slice(&number.to_be_bytes());
             let id = SessionId::from_bytes(bytes);
-            let record = Record::new(&self.clock, id, self.record(0).meta(), number, 0);
+            let record = Record::new(self.clock.moment(), id, self.record(0).meta(), number, 0);
             self.cache.begin_load(&id).finish(Ok(&record));
         }
     }
@@ -96,7 +96,7 @@ async fn a_session_is_cached_until_its_deadline_and_longer_if_it_is_extended() {
         deadline: bench.clock.wall().saturating_add(Duration::from_secs(1)),
         ..record.meta()
     };
-    let record = Record::new(&bench.clock, bench.id, meta, 1, 0);
+    let record = Record::new(bench.clock.moment(), bench.id, meta, 1, 0);
     bench.fill(&record);
     tokio::time::advance(Duration::from_millis(999)).await;
     assert_eq!(bench.cached(), Some(1));
@@ -319,7 +319,8 @@ fn an_entry_weighs_its_length_and_at_least_its_share_of_the_cache() {
     let weigher = ByLength { minimum: 100 };
     let bench = bench();
     let weight = |data_len: usize| {
-        let record = Record::new(&bench.clock, bench.id, bench.record(0).meta(), 0, data_len);
+        let record =
+            Record::new(bench.clock.moment(), bench.id, bench.record(0).meta(), 0, data_len);
         let (epoch, began) = bench.cache.lease.held(|| bench.clock.now()).unwrap();
         let validity = Validity { epoch, clears: 0, began };
         weigher.weight(&bench.id, &Cached { record, validity })
@@ -334,7 +335,7 @@ async fn hits_of_different_sessions_are_not_all_counted_in_the_same_cache_line()
         let mut bytes = [1; 16];
         bytes[15] = number;
         let id = SessionId::from_bytes(bytes);
-        let record = Record::new(&bench.clock, id, bench.record(0).meta(), 0, 0);
+        let record = Record::new(bench.clock.moment(), id, bench.record(0).meta(), 0, 0);
         bench.cache.begin_load(&id).finish(Ok(&record));
         assert!(matches!(bench.cache.get(&id), Lookup::Hit(_)));
         assert!(matches!(bench.cache.get_if_known(&id), Lookup::Hit(_)));

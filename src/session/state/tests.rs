@@ -16,7 +16,7 @@ type Data = Vec<&'static str>;
 fn record_with(id: SessionId) -> Record<Data> {
     let start = Timestamp::from_millis(0);
     let meta = Meta::new(Revision::first(), start, start, id);
-    Record::new(&Clock::system(), id, meta, vec!["stored"], 0)
+    Record::new(Clock::system().moment(), id, meta, vec!["stored"], 0)
 }
 
 fn default_data() -> Snapshot<Data> {
