@@ -4,7 +4,7 @@
 //! [`Stored::to_bytes`] has the table of offsets. The flags and the key id of a payload are the
 //! payload's own first bytes, so the codec does not depend on this form.
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
 use super::{Content, Lifespan, Meta, Revision, Stored};
 use crate::clock::Timestamp;
@@ -73,14 +73,14 @@ impl Stored {
     ///
     /// [`Corrupt`](StoreErrorKind::Corrupt) if the bytes are not exactly of this form.
     pub fn from_bytes(bytes: impl Into<Bytes>) -> Result<Self, StoreError> {
-        parse(&bytes.into()).ok_or_else(|| {
+        parse(bytes.into()).ok_or_else(|| {
             StoreError::from(StoreErrorKind::Corrupt)
                 .with_source("the value is not a record of this format")
         })
     }
 }
 
-fn parse(value: &Bytes) -> Option<Stored> {
+fn parse(mut value: Bytes) -> Option<Stored> {
     let (&format, rest) = value.split_first()?;
     let (&kind, rest) = rest.split_first()?;
     let (revision, rest) = rest.split_first_chunk()?;
@@ -90,11 +90,6 @@ fn parse(value: &Bytes) -> Option<Stored> {
     let (logged_in_at, rest) = rest.split_first_chunk()?;
     let (origin, rest) = rest.split_first_chunk()?;
     let (&lifespan, content) = rest.split_first()?;
-    let content = match (format, kind) {
-        (FORMAT, PAYLOAD) => Content::Payload(value.slice(HEADER_LEN..)),
-        (FORMAT, MOVED) => Content::MovedTo(SessionId::from_bytes(content.try_into().ok()?)),
-        _ => return None,
-    };
     let millis = |bytes: &[u8; 8]| Timestamp::from_millis(u64::from_be_bytes(*bytes));
     let meta = Meta {
         revision: Revision::from_bytes(*revision),
@@ -104,6 +99,15 @@ fn parse(value: &Bytes) -> Option<Stored> {
         deadline: millis(deadline),
         origin: SessionId::from_bytes(*origin),
         lifespan: Lifespan::from_code(lifespan)?,
+    };
+    let content = match (format, kind) {
+        (FORMAT, PAYLOAD) => {
+            // Unlike `slice`, this allocates nothing.
+            value.advance(HEADER_LEN);
+            Content::Payload(value)
+        }
+        (FORMAT, MOVED) => Content::MovedTo(SessionId::from_bytes(content.try_into().ok()?)),
+        _ => return None,
     };
     Some(Stored { meta, content })
 }
