@@ -76,7 +76,7 @@ fn ring() -> KeyRing {
 }
 
 /// Interprets an announcement, and checks that it evicts only a session that it names, and that its
-/// own encoding has the same effect, as well as one that is not in the layout of this version.
+/// own encoding has the same effect, and so has the same JSON in another layout.
 pub fn announcement(bytes: &[u8]) {
     let action = interpret(bytes);
     if bytes.len() < MAX_LEN {
