@@ -1,7 +1,8 @@
 //! `SessionStore::find` of a cached session, in random order.
 //!
 //! Sessions are in a `MemoryBackend`, and the node listens to it: each look-up checks a lease that
-//! heartbeats extend, as over Redis.
+//! heartbeats extend, as over Redis. A lease is checked by the clock, so the second anchor reads it,
+//! too.
 
 use std::hint::black_box;
 use std::sync::Arc;
