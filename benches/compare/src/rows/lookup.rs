@@ -1,8 +1,7 @@
 //! `SessionStore::find` of a cached session, in random order.
 //!
 //! Sessions are in a `MemoryBackend`, and the node listens to it: each look-up checks a lease that
-//! heartbeats extend, as over Redis. A lease is checked by the clock, so the second anchor reads it,
-//! too.
+//! heartbeats extend, as over Redis. That takes a reading of the clock, as the second anchor does.
 
 use std::hint::black_box;
 use std::sync::Arc;
