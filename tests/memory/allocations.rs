@@ -5,6 +5,8 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use allocation_counter::measure;
+use bytes::Bytes;
+use clustered_sessions::backend::{Content, Meta, Revision, Stored, Timestamp};
 use clustered_sessions::{MemoryBackend, Session, SessionId, SessionLayer};
 use http::{HeaderValue, Request, Response, header};
 use tower::{Layer as _, Service, service_fn};
@@ -79,6 +81,17 @@ async fn a_look_up_in_the_cache_allocates_nothing() {
 }
 
 /// Nothing but a place in the register, as long as nothing happens.
+#[test]
+fn a_record_is_read_from_a_reply_without_an_allocation() {
+    let now = Timestamp::from_millis(1);
+    let meta = Meta::new(Revision::from_bytes([1; 16]), now, now, SessionId::from_bytes([2; 16]));
+    let stored = Stored::new(meta, Content::Payload(b"payload"[..].into()));
+    // As the bytes of a reply are: the buffer belongs to nobody else.
+    let reply = Bytes::from(stored.to_bytes().to_vec());
+    let counted = measure(move || assert_eq!(Stored::from_bytes(reply).unwrap(), stored));
+    assert_eq!(counted.count_total, 0);
+}
+
 #[tokio::test]
 async fn a_waiting_watch_takes_less_than_300_bytes() {
     const WATCHES: usize = 100_000;

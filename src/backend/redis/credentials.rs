@@ -98,8 +98,9 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_provider_that_hangs_is_asked_again() {
+    /// Returns the seconds until a connection has authenticated anew, if the provider hangs when it
+    /// is asked for the first time.
+    async fn seconds_of_renewal(validity: u64) -> u64 {
         let asked = Arc::new(AtomicUsize::new(0));
         let source = CredentialsSource::provider({
             let asked = asked.clone();
@@ -126,10 +127,18 @@ mod tests {
         tokio::spawn(driver);
 
         let begun = Instant::now();
-        let renewal = renew(source, Duration::from_secs(900), commands);
-        timeout(Duration::from_secs(900), renewal).await.expect("before the credentials expire");
+        let renewal = renew(source, Duration::from_secs(validity), commands);
+        timeout(Duration::from_secs(1000), renewal).await.expect("it ends");
         assert_eq!(asked.load(Ordering::SeqCst), 2);
-        // Asked after 675 s, given up 56.25 s later, and asked again after a quarter of the rest.
-        assert_eq!(begun.elapsed().as_secs(), 675 + 56 + 42);
+        begun.elapsed().as_secs()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_provider_that_hangs_is_asked_again() {
+        // Asked after three quarters, given up after a quarter of the rest, and asked again after a
+        // quarter of what is left then.
+        assert_eq!(seconds_of_renewal(900).await, 675 + 56 + 42);
+        // Given up after the shortest limit, and asked again after the shortest pause.
+        assert_eq!(seconds_of_renewal(8).await, 6 + 10 + 1);
     }
 }
