@@ -19,7 +19,7 @@
 //! | 35..43 | time of creation, milliseconds since the Unix epoch, big-endian |
 //! | 43..51 | time of the login, likewise |
 //! | 51..67 | id under which the session was first created |
-//! | 67 | 1 if the session has the timeouts of "remember me", else 0 |
+//! | 67 | lifespan: 0 ordinary, 1 "remember me", 2 a deadline of its own |
 //!
 //! The deadline and the time of the last use are left out, because reading a session changes them
 //! without writing the record again. An attacker who changes the deadline can keep an idle session

@@ -10,9 +10,9 @@ impl<T> SessionConfigBuilder<T> {
     /// Sets a function that is called for what this node does to sessions: for audit logs, alerts
     /// and messages to other systems. By default there is none.
     ///
-    /// It is called on the node that has made the change, once for each, after the change was
-    /// acknowledged, in a task of its own. The events of a node come one after the other, and no
-    /// request waits for them: 1,024 events may wait for the function, and more are dropped and
+    /// It is called once for each change, on the node that has made the change, after the change
+    /// was acknowledged, in a task of its own. The events of a node come one after the other, and
+    /// no request waits for them: 1,024 events may wait for the function, and more are dropped and
     /// counted ([`SessionStore::dropped_events`](crate::SessionStore::dropped_events)).
     ///
     /// ```

@@ -52,7 +52,7 @@ impl<T> SessionConfigBuilder<T> {
     /// # Risk
     ///
     /// Sessions that were created before all nodes had this setting are found once they have been
-    /// extended: all of them after a session timeout and an hour. Until then,
+    /// extended: all of them an hour after each session has been used or has expired. Until then,
     /// [`bulk_delete`](crate::SessionStore::bulk_delete) finds them. The same applies if the
     /// closure is changed.
     ///

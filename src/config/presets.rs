@@ -13,8 +13,9 @@ const HOUR: Duration = Duration::from_secs(3600);
 const MINUTE: Duration = Duration::from_secs(60);
 
 impl<T> SessionConfig<T> {
-    /// Returns a builder for production: sessions of 24 hours, encrypted in Redis, up to 100 000 of
-    /// them, and 256 MiB, cached for up to a minute, retries and a circuit breaker.
+    /// Returns a builder for production: sessions of 24 hours that are encrypted in Redis, a cache
+    /// of up to 100 000 sessions and 256 MiB that keeps each for up to a minute, retries, and a
+    /// circuit breaker.
     ///
     /// Retries and the circuit breaker are those of [`RetryConfig::new`](crate::RetryConfig::new)
     /// and [`CircuitBreakerConfig::new`](crate::CircuitBreakerConfig::new). Add the Redis server,
@@ -48,8 +49,8 @@ impl<T> SessionConfig<T> {
             .circuit_breaker_enabled(true)
     }
 
-    /// Returns a builder for many visitors: like [`SessionConfig::production`], with 500 000
-    /// sessions, and 1 GiB, cached for up to two minutes.
+    /// Returns a builder for many visitors: like [`SessionConfig::production`], with a cache of up
+    /// to 500 000 sessions and 1 GiB that keeps each for up to two minutes.
     ///
     /// With the feature `compression`, which is on by default, records of more than 256 bytes are
     /// compressed; see the risk at [`compress_data`](SessionConfigBuilder::compress_data).

@@ -10,7 +10,7 @@ impl<T> SessionConfigBuilder<T> {
     /// the realm. So a login in one realm is no login in another, even if the applications share a
     /// secret, a Redis, the cookie's name and the key prefix. Defaults to the cookie's name and,
     /// with Redis, the [key prefix](crate::RedisConfig::key_prefix). All nodes of an application
-    /// must have the same realm. To change it logs all users out.
+    /// must have the same realm. Changing it logs all users out.
     ///
     /// # Risk
     ///
@@ -39,8 +39,11 @@ impl<T> SessionConfigBuilder<T> {
     /// 1. `builder(old).next_secret(new)`: every node knows the new secret before any node uses it.
     /// 2. `builder(new).previous_secret(old)`: the cookies of live sessions are signed again, and
     ///    their records encrypted again, as they are used.
-    /// 3. `builder(new)`, once a [`timeout`](Self::timeout) has passed since the last node took the
-    ///    second step; with an [`owner`](Self::owner), an hour more.
+    /// 3. `builder(new)`, once every session has been used or has expired since the last node took
+    ///    the second step. That takes as long as a session may stay unused: a
+    ///    [`timeout`](Self::timeout), or longer if that of [`remember_me`](Self::remember_me), or
+    ///    an expiry that a `TowerSessionsStore` was given, is longer. With an
+    ///    [`owner`](Self::owner), wait an hour more.
     ///
     /// ```
     /// # use clustered_sessions::{ConfigError, Secret, SessionConfig};

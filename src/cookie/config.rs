@@ -140,7 +140,7 @@ impl CookieConfig {
     }
 
     /// Sets whether browsers keep the cookie apart for each site that embeds this one (CHIPS).
-    /// Defaults to `false`. Requires a `Secure` cookie, and makes sense with [`SameSite::None`].
+    /// Defaults to `false`. Requires a `Secure` cookie, and is of use only with [`SameSite::None`].
     pub fn partitioned(mut self, partitioned: bool) -> Self {
         self.partitioned = partitioned;
         self

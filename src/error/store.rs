@@ -29,13 +29,13 @@ pub enum StoreErrorKind {
     AlreadyExists,
     /// The session existed when the change began and is gone now. Nothing was written.
     Gone,
-    /// Concurrent changes were faster at every attempt. This change was not written;
+    /// Every attempt met a concurrent change of the session. This change was not written;
     /// [`StoreError::attempts`] returns the number of attempts.
     Conflict,
     /// The backend cannot be reached. Nothing was changed.
     Unavailable,
     /// The backend did not answer a read in time, or no time was left for a call. Nothing was
-    /// changed.
+    /// changed, except by an operation on several sessions: it may have deleted some of them.
     Timeout,
     /// The backend was not called, since it has failed too often recently. Nothing was changed.
     CircuitOpen,
@@ -47,8 +47,8 @@ pub enum StoreErrorKind {
     /// A write may or may not have been executed.
     OutcomeUnknown,
     /// A record cannot or must not be read: it is not in the expected format, was tampered with, is
-    /// encrypted under another secret, or is plain text where encryption is required. Only a logout
-    /// removes it.
+    /// encrypted under another secret, or is plain text where encryption is required. It stays
+    /// until it expires or is deleted: a logout and the store's deletions do not read it.
     Corrupt,
     /// The data cannot be serialized. Nothing was written.
     Encode,
@@ -136,8 +136,8 @@ impl StoreError {
         self.id
     }
 
-    /// Returns the number of attempts before a [`Conflict`](StoreErrorKind::Conflict): of a change,
-    /// or of passes of a bulk deletion. `None` for all other errors.
+    /// Returns the number of attempts before a [`Conflict`](StoreErrorKind::Conflict). `None` for
+    /// all other errors.
     pub fn attempts(&self) -> Option<u32> {
         self.attempts
     }

@@ -1,4 +1,4 @@
-//! The guide: documentation in chapters, without code.
+//! The guide: documentation in chapters. This module has no items of code.
 //!
 //! The chapters are the files in `docs/`, which can be read on any forge as well. In reading order:
 //!

@@ -22,8 +22,8 @@ pub enum Ended {
     /// [`max_sessions_of_owner`](crate::SessionConfigBuilder::max_sessions_of_owner) allows. This
     /// was the oldest.
     LimitReached,
-    /// The session was deleted, and this node has not heard why: it has missed the announcement, or
-    /// all sessions were deleted.
+    /// The session was deleted, and this node does not know the reason: it has missed the
+    /// announcement, or all sessions were deleted.
     Deleted,
     /// The session has expired, or was past its deadline when it was missed.
     Expired,

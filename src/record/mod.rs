@@ -278,7 +278,7 @@ pub(crate) enum Absence {
 pub struct NewSession<T> {
     /// The session's id.
     pub id: SessionId,
-    /// The session's token: the credential that belongs into the visitor's cookie.
+    /// The session's token: the credential that belongs in the visitor's cookie.
     pub token: SessionToken,
     /// The session's data and metadata.
     pub record: Record<T>,

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use tokio::task::{JoinError, JoinHandle};
+use tokio::task::JoinHandle;
 use tracing::Instrument as _;
 
 use super::SessionError;
@@ -18,7 +18,7 @@ use super::state::CookieChange;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::observe::Outcome;
 use crate::record::{NewSession, SessionData};
-use crate::store::{Freshness, Term};
+use crate::store::{Freshness, Term, join_result};
 
 /// A running commit. Awaiting it returns its result, and resumes a panic of the application's
 /// closures in the caller.
@@ -29,16 +29,11 @@ impl Future for CommitHandle {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let joined = ready!(Pin::new(&mut self.0).poll(cx));
-        Poll::Ready(match joined.map_err(JoinError::try_into_panic) {
-            Ok(committed) => committed,
-            Err(Ok(panic)) => resume_unwind(panic),
-            // Only the runtime's shutdown cancels a commit.
-            Err(Err(_)) => {
-                let error = StoreError::from(StoreErrorKind::OutcomeUnknown)
-                    .with_source("the runtime is shutting down");
-                Err(error.into())
-            }
-        })
+        Poll::Ready(join_result(joined).unwrap_or_else(|| {
+            let error = StoreError::from(StoreErrorKind::OutcomeUnknown)
+                .with_source("the runtime is shutting down");
+            Err(error.into())
+        }))
     }
 }
 

@@ -29,8 +29,9 @@ pub enum SessionError {
         /// The number of attempts.
         attempts: u32,
     },
-    /// The session has ended during the request: it was deleted elsewhere or has expired. Nothing
-    /// was written.
+    /// The session has ended during the request: it was deleted elsewhere or has expired. Or the
+    /// request came with the cookie of a session that was regenerated a moment ago. Nothing was
+    /// written.
     Gone,
     /// The response head has been sent, so it cannot carry the cookie of a new token. Nothing was
     /// written.

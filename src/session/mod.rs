@@ -274,9 +274,9 @@ impl<T: SessionData> Session<T> {
         self.request.replace(data);
     }
 
-    /// Sets whether the session that this request begins is remembered: whether browsers keep its
-    /// cookie when they are closed, and it has the timeouts of
-    /// [`SessionConfigBuilder::remember_me`](crate::SessionConfigBuilder::remember_me).
+    /// Sets whether the session that this request begins is remembered. Browsers keep the cookie of
+    /// a remembered session when they are closed, and the timeouts of
+    /// [`SessionConfigBuilder::remember_me`](crate::SessionConfigBuilder::remember_me) apply to it.
     ///
     /// Call it together with [`replace`](Session::replace), at login. It applies to the session
     /// that this request creates, replaces or [regenerates](Session::regenerate). Otherwise a new
@@ -290,8 +290,9 @@ impl<T: SessionData> Session<T> {
         self.request.lock().remember_me(remember);
     }
 
-    /// Replaces the data with the response. Concurrent changes by other requests are **lost**;
-    /// [`update`](Session::update) keeps them.
+    /// Replaces the data of the visitor's session when the response is committed. Concurrent
+    /// changes by other requests are **lost**; [`update`](Session::update) keeps them. It begins no
+    /// new session, as a login must: see [`replace`](Session::replace).
     pub fn overwrite(&self, value: T) {
         self.update(move |data| *data = value.clone());
     }

@@ -1,5 +1,7 @@
 //! The move from another store of tower-sessions, during which nobody is logged out.
 
+use std::sync::Arc;
+
 use super::TowerSessionsStore;
 
 /// A store for the time in which sessions move from another store of tower-sessions to a
@@ -37,13 +39,22 @@ use super::TowerSessionsStore;
 ///
 /// A session that a node of any stage has ended does not come back. A node that moves a session
 /// writes it to the new store, looks for it in the old store once more, and removes it there,
-/// before it uses it. If one of these steps fails, so does the request, and the session stays where
-/// it was. (Under `Prepare`, the old store is as good as it was before: some stores of
-/// tower-sessions write a session that has ended.)
+/// before it uses it, even if the client disconnects meanwhile. If one of these steps fails, so
+/// does the request, and the session stays where it was. (Under `Prepare`, the old store is as good
+/// as it was before: some stores of tower-sessions write a session that has ended.)
 ///
-/// Two things are not promised. What a node of the stage `Prepare` saves to a session in the moment
-/// in which another node moves it may be lost. And a node that does not know the new store cannot
-/// find a session that has moved: hence the first stage.
+/// Three things are not promised:
+///
+/// - The methods of the new [`SessionStore`](crate::SessionStore), such as
+///   [`delete_all_of`](crate::SessionStore::delete_all_of), end sessions in the new store only.
+///   They do not end one that has not moved yet, nor the copy in the old store that is left if a
+///   process dies while it moves a session: such a visitor is logged in again by the next request.
+///   To log a user out everywhere meanwhile, delete the sessions in both stores, first in the old
+///   one. A logout by the visitor ends both.
+/// - What a node of the stage `Prepare` saves to a session in the moment in which another node
+///   moves it may be lost.
+/// - A node that does not know the new store cannot find a session that has moved: hence the first
+///   stage.
 ///
 /// # Costs
 ///
@@ -57,7 +68,8 @@ use super::TowerSessionsStore;
 /// introduced afterwards.
 #[derive(Clone, Debug)]
 pub struct MigratingStore<Old> {
-    pub(super) old: Old,
+    /// Shared with the tasks that move sessions.
+    pub(super) old: Arc<Old>,
     pub(super) new: TowerSessionsStore,
     pub(super) stage: MigrationStage,
 }
@@ -74,6 +86,6 @@ pub enum MigrationStage {
 impl<Old> MigratingStore<Old> {
     /// Creates a store over the one in which the sessions have been and the one to which they move.
     pub fn new(old: Old, new: TowerSessionsStore, stage: MigrationStage) -> Self {
-        MigratingStore { old, new, stage }
+        MigratingStore { old: Arc::new(old), new, stage }
     }
 }

@@ -19,7 +19,7 @@ pub use self::store::TowerSessionsStore;
 use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionToken;
-use crate::store::Freshness;
+use crate::store::{Freshness, join_result};
 
 /// Returns the text of an error and its causes, which is all that their error keeps.
 fn text_of(error: &StoreError) -> String {
@@ -107,7 +107,7 @@ macro_rules! implement_for {
                         MigrationStage::Prepare if !has_moved => self.old.save(record).await,
                         // A request may clear a session that it has not loaded.
                         MigrationStage::Move if !has_moved => {
-                            take_over(self, id).await?;
+                            move_if_old(self, id).await?;
                             self.new.save(record).await
                         }
                         _ => self.new.save(record).await,
@@ -124,9 +124,7 @@ macro_rules! implement_for {
                                 return Ok(Some(record));
                             }
                         }
-                        MigrationStage::Move => {
-                            take_over(self, id).await?;
-                        }
+                        MigrationStage::Move => move_if_old(self, id).await?,
                     }
                     // It may have been moved a moment ago.
                     load(&self.new, id, Freshness::Fresh).await
@@ -141,11 +139,24 @@ macro_rules! implement_for {
             }
 
             /// Moves a session to the new store if the old one has it.
-            async fn take_over<Old: SessionStore>(
+            ///
+            /// A request that is cancelled does not interrupt it: the session would be in both
+            /// stores, and whoever ended it in the new one would not know of the other.
+            async fn move_if_old<Old: SessionStore>(
                 store: &MigratingStore<Old>,
                 id: &Id,
             ) -> Result<()> {
-                let MigratingStore { old, new, .. } = store;
+                let (old, new, id) = (store.old.clone(), store.new.clone(), *id);
+                let moving = async move { take_over(&*old, &new, &id).await };
+                join_result(store.new.store().spawn(moving).await)
+                    .unwrap_or_else(|| Err(Error::Backend("the runtime is shutting down".into())))
+            }
+
+            async fn take_over<Old: SessionStore>(
+                old: &Old,
+                new: &TowerSessionsStore,
+                id: &Id,
+            ) -> Result<()> {
                 let Some(record) = old.load(id).await? else { return Ok(()) };
                 let deadline = until(&record);
                 let imported = new.import(token(id), record.data, deadline).await;

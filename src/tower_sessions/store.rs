@@ -61,9 +61,9 @@ use crate::store::{Freshness, SessionStore};
 ///
 /// # What a save does
 ///
-/// It applies what the request has changed since it loaded the session to the session as it is by
-/// then. Of two requests that change the same key, the later save counts. A request that has
-/// cleared the session replaces all of it.
+/// It applies the changes that the request has made since it loaded the session to the session's
+/// present data. Of two requests that change the same key, the later save counts. A request that
+/// has cleared the session replaces all of it.
 ///
 /// - A save that changes nothing writes nothing.
 /// - A session that has ended stays ended: what a request saves to it is dropped, as by their store

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clustered_sessions::{MemoryBackend, MigratingStore, MigrationStage, TowerSessionsStore};
 use time::OffsetDateTime;
+use tokio::sync::Notify;
 
 use super::tower_sessions::session::{Id, Record};
 use super::tower_sessions::session_store::{Error, Result};
@@ -19,6 +20,8 @@ enum Fault {
     Fails,
     /// Another node deletes the session.
     Deleted,
+    /// It is held up until this is notified.
+    Waits(Arc<Notify>),
 }
 
 /// The old store, which all nodes share.
@@ -36,6 +39,10 @@ impl Old {
         match fault {
             Some(Fault::Fails) => Err(Error::Backend("out of order".to_owned())),
             Some(Fault::Deleted) => self.memory.delete(id).await,
+            Some(Fault::Waits(until)) => {
+                until.notified().await;
+                Ok(())
+            }
             None => Ok(()),
         }
     }
@@ -264,6 +271,22 @@ async fn a_move_that_fails_leaves_the_session_where_it_was() {
         assert_eq!(cluster.places(id).await, (true, false));
     }
     assert_eq!(read(&cluster.moving, id).await, [Some(1), None]);
+}
+
+#[tokio::test]
+async fn a_client_that_disconnects_while_its_session_is_moved_leaves_no_copy() {
+    let cluster = Cluster::start().await;
+    let id = stored(&cluster.old).await;
+    let release = Arc::new(Notify::new());
+    cluster.old.deletions.lock().unwrap().push_back(Some(Fault::Waits(release.clone())));
+    tokio::select! {
+        biased;
+        _ = cluster.moving.load(&id) => panic!("the old store holds the deletion up"),
+        () = settle() => {}
+    }
+    assert_eq!(cluster.places(id).await, (true, true));
+    release.notify_one();
+    assert_eq!(cluster.places(id).await, (false, true));
 }
 
 #[tokio::test]
