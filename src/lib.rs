@@ -149,8 +149,8 @@
 //! - `observe` — the metrics: names, units, and outcomes of calls and commits
 //! - `secret` — the secrets, their rotation, and the keys derived from them
 //! - `record`, `error` — the types that all modules share: sessions and failures
-//! - `id`, `random`, `clock`, `sync`, `timeout`, `guards` — tokens and ids; randomness, time, locks
-//!   and guards, which tests control; and timeouts that share a timer
+//! - `id`, `random`, `clock`, `sync`, `timeout`, `task`, `guards` — tokens and ids; randomness,
+//!   time, locks and guards, which tests control; timeouts that share a timer; and tasks
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod clock;
@@ -170,6 +170,7 @@ mod secret;
 mod session;
 mod store;
 mod sync;
+mod task;
 mod timeout;
 #[cfg(feature = "_tower-sessions")]
 mod tower_sessions;

@@ -248,6 +248,14 @@ impl<T> LocalCache<T> {
         self.visible(id, epoch, now, self.ttl)
     }
 
+    /// Returns the moment by which a session that has been read now must be looked at again, though
+    /// nobody announces anything: its deadline, or the end of its time in a cache that no
+    /// announcement reaches.
+    pub(crate) fn look_again_by(&self, record: &Record<T>, now: Millis) -> Millis {
+        let expires = record.expires();
+        if self.lease.is_permanent() { expires.min(now.plus(self.ttl)) } else { expires }
+    }
+
     /// Returns a record whose deadline has passed, and of which no announcement has said otherwise.
     pub(crate) fn expired(&self, id: &SessionId) -> Option<Record<T>> {
         let (epoch, now) = self.lease.held(|| self.clock.now())?;

@@ -18,7 +18,8 @@ use super::state::CookieChange;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::observe::Outcome;
 use crate::record::{NewSession, SessionData};
-use crate::store::{Freshness, Term, join_result};
+use crate::store::{Freshness, Term};
+use crate::task::join_result;
 
 /// A running commit. Awaiting it returns its result, and resumes a panic of the application's
 /// closures in the caller.

@@ -1,11 +1,8 @@
 //! Startup, health and shutdown, and the scope of an operation.
 
 use std::future::Future;
-use std::panic::resume_unwind;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-
-use tokio::task::JoinError;
 
 use super::SessionStore;
 use crate::error::{StoreError, StoreErrorKind};
@@ -143,15 +140,5 @@ impl<T: SessionData> SessionStore<T> {
         F: Future<Output: Send + 'static> + Send + 'static,
     {
         self.inner.tasks.spawn(task)
-    }
-}
-
-/// Returns the result of a task that nothing but the runtime's shutdown cancels, and `None` in that
-/// case. Resumes the panic of a task that has panicked.
-pub(crate) fn join_result<R>(joined: Result<R, JoinError>) -> Option<R> {
-    match joined.map_err(JoinError::try_into_panic) {
-        Ok(result) => Some(result),
-        Err(Ok(panic)) => resume_unwind(panic),
-        Err(Err(_)) => None,
     }
 }

@@ -36,7 +36,6 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use self::delete::LastSeen;
 use self::index::Owners;
-pub(crate) use self::lifecycle::join_result;
 pub(crate) use self::lifetime::Term;
 use self::lifetime::{Lifetime, Lifetimes};
 pub(crate) use self::outage::Degraded;

@@ -3,7 +3,8 @@
 //! A watch rests on what keeps the cache coherent. While the node holds its lease, whatever happens
 //! to a session is announced, and the announcement calls the watch. It is also called when a new
 //! epoch begins, again and again while there is no lease, when the cache is cleared, and at the
-//! session's deadline, which another node may have extended without an announcement. Each time, it
+//! session's deadline, which another node may have extended without an announcement. On a node that
+//! does not listen, it is called when a cached record would have to be read again. Each time, it
 //! looks at the session as a request would: in the cache, if that is allowed, or in the backend.
 //!
 //! Nothing is done for a watch in between. One task for each store calls those that are due.
@@ -12,7 +13,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::poll_immediate;
 use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 
 use super::SessionStore;
 use super::single_flight::Freshness;
@@ -22,6 +26,7 @@ use crate::error::{StoreError, StoreErrorKind};
 use crate::guards::{self, Guard};
 use crate::id::SessionId;
 use crate::record::{Absence, Ended, Record, Revision, SessionData};
+use crate::task::join_result;
 
 /// A watch on one session: see [`SessionStore::watch`] and [`Session::watch`].
 ///
@@ -36,9 +41,18 @@ pub struct SessionWatch<T> {
     seen_at: Millis,
     /// The deadline that it had then.
     expires: Option<Millis>,
-    /// The moment up to which the session is known to have existed, while that is in doubt.
-    doubt: Option<Millis>,
+    /// `None` while it is certain that the session exists.
+    doubt: Option<Doubt>,
     ended: Option<Ended>,
+}
+
+/// The time in which it is in doubt that a session exists.
+#[derive(Clone, Copy)]
+struct Doubt {
+    /// The moment up to which the session is known to have existed.
+    since: Millis,
+    /// When the last read of the session has ended, if there was one.
+    tried_at: Option<Millis>,
 }
 
 /// The result of a look at a session.
@@ -156,7 +170,9 @@ impl<T: SessionData> SessionWatch<T> {
     /// fails silently, it is noticed within [`max_staleness`](crate::ClusterConfig::max_staleness)
     /// and a quarter of it, or if the session cannot be read then, [`Ended::Unknown`] is returned
     /// after [`watch_grace`](crate::ClusterConfig::watch_grace). The expiry is noticed within a
-    /// quarter of `max_staleness`.
+    /// quarter of `max_staleness`. On a node that does not listen
+    /// ([`enabled(false)`](crate::ClusterConfig::enabled)), what happens on another node is noticed
+    /// after [`local_cache_ttl`](crate::ClusterConfig::local_cache_ttl).
     pub async fn changed(&mut self) -> Result<Record<T>, Ended> {
         if let Some(ended) = self.ended {
             return Err(ended);
@@ -268,7 +284,7 @@ impl<T: SessionData> SessionWatch<T> {
         if is_moved {
             self.registration = self.store.inner.cache.watches().register(record.id());
         }
-        self.registration.call_from(record.expires());
+        self.registration.call_from(self.store.inner.cache.look_again_by(&record, now));
         if self.seen.replace(record.revision()) != Some(record.revision()) {
             Look::Answer(Ok(record))
         } else if is_moved {
@@ -288,22 +304,51 @@ impl<T: SessionData> SessionWatch<T> {
     /// Reads the session, as long as its existence may stay in doubt. Fails with the result of the
     /// look.
     async fn read(&mut self, id: SessionId, now: Millis) -> Result<Option<Record<T>>, Look<T>> {
-        let doubt = *self.doubt.get_or_insert_with(|| self.store.certain_until(self.seen_at, now));
-        let end = doubt.plus(millis(self.store.inner.watching.grace));
-        let left = Duration::from_millis(end.0.saturating_sub(now.0));
-        let read = async {
-            // The semaphore is never closed.
-            let _turn = self.store.inner.cache.watches().looks().acquire().await;
-            self.store.read_where_it_is(id).await
-        };
-        match timeout(left, read).await {
-            Ok(Ok(found)) => Ok(found),
+        let doubt = self.doubt.unwrap_or_else(|| {
+            let since = self.store.certain_until(self.seen_at, now);
+            Doubt { since, tried_at: None }
+        });
+        let watching = &self.store.inner.watching;
+        let end = doubt.since.plus(millis(watching.grace));
+        let mut left = Duration::from_millis(end.0.saturating_sub(now.0));
+        if doubt.tried_at.is_none_or(|at| at.plus(2 * millis(watching.pulse)) < now) {
+            // Nobody has asked the watch for a while, so it has not tried to read the session.
+            left = left.max(self.store.inner.backend.deadline().left());
+        }
+        let found = self.read_within(left, id).await;
+        self.doubt = Some(Doubt { tried_at: Some(self.store.now()), ..doubt });
+        match found {
+            Some(Ok(found)) => Ok(found),
             // A read that fails at once does not time out.
-            Ok(Err(error)) if error.kind() != StoreErrorKind::Closed && self.store.now() < end => {
+            Some(Err(error))
+                if error.kind() != StoreErrorKind::Closed && self.store.now() < end =>
+            {
                 Err(Look::Unreadable)
             }
-            Ok(Err(_)) | Err(_) => Err(Look::Answer(Err(Ended::Unknown))),
+            Some(Err(_)) | None => Err(Look::Answer(Err(Ended::Unknown))),
         }
+    }
+
+    /// Reads the session when it is this watch's turn. Returns `None` if that takes too long.
+    ///
+    /// If there is no answer at once, a task waits for it: a watch may not be polled while its
+    /// client is slow. It must not keep its turn from the others then, nor a load.
+    async fn read_within(
+        &self,
+        limit: Duration,
+        id: SessionId,
+    ) -> Option<Result<Option<Record<T>>, StoreError>> {
+        let store = self.store.clone();
+        let read = async move {
+            // The semaphore is never closed.
+            let _turn = store.inner.cache.watches().looks().acquire().await;
+            store.read_where_it_is(id).await
+        };
+        let mut read = Box::pin(timeout(limit, read).in_current_span());
+        if let Some(answer) = poll_immediate(&mut read).await {
+            return answer.ok();
+        }
+        join_result(AbortOnDropHandle::new(tokio::spawn(read)).await)?.ok()
     }
 }
 

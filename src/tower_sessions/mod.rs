@@ -19,7 +19,8 @@ pub use self::store::TowerSessionsStore;
 use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionToken;
-use crate::store::{Freshness, join_result};
+use crate::store::Freshness;
+use crate::task::join_result;
 
 /// Returns the text of an error and its causes, which is all that their error keeps.
 fn text_of(error: &StoreError) -> String {

@@ -75,8 +75,6 @@ async fn length(client: &mut BufReader<TcpStream>) -> std::io::Result<usize> {
 async fn not_now_is_an_outage_and_not_allowed_is_a_refusal() {
     let server = ScriptedServer::start("").await;
     let redis = RedisConfig::new("127.0.0.1", server.port);
-    let store: SessionStore<Data> =
-        SessionStore::new(config().enable_retry(false).redis(redis).build().unwrap());
     let id = SessionId::from_bytes([1; 16]);
     use StoreErrorKind::{Corrupt, Refused, Unavailable};
     for (error, kind) in [
@@ -101,6 +99,9 @@ async fn not_now_is_an_outage_and_not_allowed_is_a_refusal() {
         ("WRONGTYPE Operation against a key holding the wrong kind of value", Corrupt),
     ] {
         *server.error.lock().unwrap() = error;
+        // A new one, which does not remember the last attempt to connect.
+        let redis = config().enable_retry(false).redis(redis.clone());
+        let store: SessionStore<Data> = SessionStore::new(redis.build().unwrap());
         assert_eq!(store.find(id).await.unwrap_err().kind(), kind, "a read: {error}");
         assert_eq!(store.delete(id).await.unwrap_err().kind(), kind, "a deletion: {error}");
         let created = store.create(Data::of("ada")).await;

@@ -17,7 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["record"],
     &["error"],
     &["id", "clock"],
-    &["random", "sync", "timeout", "guards"],
+    &["random", "sync", "task", "timeout", "guards"],
 ];
 
 /// Prefixes of paths that the modules in [`WITHOUT_HTTP`] must not contain.

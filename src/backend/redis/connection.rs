@@ -9,6 +9,7 @@
 //! A new connection to the same server process continues where the old one ended: subscriptions and
 //! scans go on. A connection to another process ends them.
 
+mod connect;
 mod load;
 mod script;
 
@@ -21,17 +22,18 @@ use redis::{Cmd, FromRedisValue, RedisResult, Value};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use self::connect::Failure;
 use super::commands::run_together;
 use super::dialer::before;
 use super::endpoint::{Endpoint, Link, ServerId};
 use super::error::{Effect, breaks_the_connection, is_wrong_server};
 use super::loads::Loads;
 use super::request::{Request, Work};
-use crate::error::{StoreError, StoreErrorKind};
+use crate::error::StoreError;
 use crate::timeout::timeout_at;
 
 /// Minimum age of a connection that is replaced because the server refuses to act as a master, and
-/// minimum pause between attempts to connect to a server that refuses them.
+/// minimum pause after an attempt to connect that has failed.
 const RECONNECT_AFTER: Duration = Duration::from_millis(100);
 
 /// The connection that all commands share, and the means to replace it.
@@ -53,8 +55,8 @@ struct ConnectionState {
     current: Option<Connected>,
     /// Number of attempts to connect that have ended.
     attempts: u64,
-    /// The error of the last attempt, if it failed, and when.
-    failure: Option<(StoreError, Instant)>,
+    /// The last attempt, if it failed.
+    failure: Option<Failure>,
     /// The server that the last connection led to.
     server: Option<ServerId>,
     closed: bool,
@@ -71,23 +73,6 @@ pub(super) struct Connected {
     moves: u64,
     /// `true` if another server has sent the request on to this one, for now.
     asking: bool,
-}
-
-impl ConnectionState {
-    /// Returns the connection in use, unless the server has closed it, or commands have moved on
-    /// since.
-    fn usable(&self, moves: u64) -> Option<Connected> {
-        let usable = |it: &&Connected| it.moves == moves && !it.link.wire.is_closed();
-        self.current.as_ref().filter(usable).cloned()
-    }
-
-    /// Returns the error of the last attempt if another one would fail, too, until an operator has
-    /// corrected a password or a certificate. Each attempt would only cost both sides a handshake.
-    fn recent_refusal(&self) -> Option<StoreError> {
-        let (error, at) = self.failure.as_ref()?;
-        let is_recent = at.elapsed() < RECONNECT_AFTER;
-        (is_recent && error.kind() == StoreErrorKind::Refused).then(|| error.clone())
-    }
 }
 
 impl Connected {
@@ -256,86 +241,9 @@ impl SharedConnection {
         }
     }
 
-    /// Returns the connection in use, or makes a new one.
-    pub(super) async fn connected(&self) -> Result<Connected, StoreError> {
-        let attempts_before = {
-            let state = self.lock();
-            if state.closed {
-                return Err(StoreErrorKind::Closed.into());
-            }
-            if let Some(connected) = state.usable(*self.moves.borrow()) {
-                return Ok(connected);
-            }
-            if let Some(refusal) = state.recent_refusal() {
-                return Err(refusal);
-            }
-            state.attempts
-        };
-        // Boxed, because hardly any command has to connect: otherwise the future of each would be
-        // as large as that of making a connection, with TLS and sentinels.
-        Box::pin(self.connect(attempts_before)).await
-    }
-
-    /// Makes a new connection, unless another caller does, or has since this number of attempts.
-    async fn connect(&self, attempts_before: u64) -> Result<Connected, StoreError> {
-        let _connecting = self.connecting.lock().await;
-        {
-            let state = self.lock();
-            if let Some(connected) = state.usable(*self.moves.borrow()) {
-                return Ok(connected);
-            }
-            // Another caller's attempt failed while this one waited. If each waiting caller tried
-            // in turn, the last would wait too long.
-            if let Some((failure, _)) =
-                state.failure.as_ref().filter(|_| state.attempts != attempts_before)
-            {
-                return Err(failure.clone());
-            }
-        }
-        let (attempt, mut moves) = self.attempt().await;
-        let mut state = self.lock();
-        state.attempts += 1;
-        match attempt {
-            Ok(link) => {
-                state.failure = None;
-                if state.closed {
-                    return Err(StoreErrorKind::Closed.into());
-                }
-                // Before any command is sent to it. The subscription to another server ends a
-                // moment later, and at the latest with its lease.
-                if state.server.as_ref() != Some(&link.server) {
-                    state.server = Some(link.server.clone());
-                    self.moves.send_modify(|moves| *moves += 1);
-                    moves += 1;
-                }
-                let (generation, since) = (state.attempts, Instant::now());
-                let link = Arc::new(link);
-                let connected = Connected { link, generation, since, moves, asking: false };
-                state.current = Some(connected.clone());
-                Ok(connected)
-            }
-            Err(error) => {
-                state.failure = Some((error.clone(), Instant::now()));
-                Err(error)
-            }
-        }
-    }
-
-    /// Tries to connect. Begins anew if commands must move on meanwhile: what is waited for may be
-    /// a server that has just been replaced. Returns the number of moves from before the attempt.
-    async fn attempt(&self) -> (Result<Link, StoreError>, u64) {
-        loop {
-            let moves = *self.moves.borrow();
-            tokio::select! {
-                attempt = self.endpoint.connect() => return (attempt, moves),
-                () = self.moves_on_from(moves) => {}
-            }
-        }
-    }
-
     /// Returns the connection in use after a check, or a new one if it has broken since its last
     /// use.
-    pub(super) async fn checked(&self) -> Result<Connected, StoreError> {
+    pub(super) async fn checked(self: &Arc<Self>) -> Result<Connected, StoreError> {
         let connected = self.connected().await?;
         match self.send(&connected, self.endpoint.probe(), Effect::Idempotent).await {
             Ok(Ok(_)) => Ok(connected),

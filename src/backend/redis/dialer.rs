@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 use redis::aio::{AsyncPushSender, MultiplexedConnection};
 use redis::{AsyncConnectionConfig, ProtocolVersion, RedisConnectionInfo};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::config::{CredentialsSource, RedisAddress, RedisCredentials};
 use super::connector::BoxStream;
@@ -45,12 +45,13 @@ pub(super) struct Wire {
     tasks: Arc<Tasks>,
 }
 
-/// The tasks of a connection, which end with its last user.
+/// The tasks of a connection, which end with its last user, so that a connection to a server that
+/// no longer answers is closed.
 struct Tasks {
     /// Reads and writes.
-    driver: OwnedTask,
+    driver: AbortOnDropHandle<()>,
     /// Authenticates anew before the credentials expire.
-    _renewal: Option<OwnedTask>,
+    _renewal: Option<AbortOnDropHandle<()>>,
 }
 
 impl Mode {
@@ -90,10 +91,11 @@ impl Dialer {
         let (commands, driver) = MultiplexedConnection::new_with_config(&settings, stream, config)
             .await
             .map_err(unreachable)?;
-        let driver = OwnedTask::spawn(driver);
+        let driver = AbortOnDropHandle::new(tokio::spawn(driver));
         let renewal = credentials.validity().map(|validity| {
             let source = self.credentials.clone();
-            OwnedTask::spawn(credentials::renew(source, validity, commands.clone()))
+            let renewal = credentials::renew(source, validity, commands.clone());
+            AbortOnDropHandle::new(tokio::spawn(renewal))
         });
         Ok(Wire { commands, received, tasks: Arc::new(Tasks { driver, _renewal: renewal }) })
     }
@@ -131,23 +133,7 @@ impl Wire {
     /// Returns `true` if the connection has ended, for example because the server closed it while
     /// it was idle.
     pub(super) fn is_closed(&self) -> bool {
-        self.tasks.driver.0.is_finished()
-    }
-}
-
-/// A task that ends when this is dropped, so that a connection to a server that no longer answers
-/// is closed with its last user.
-pub(super) struct OwnedTask(AbortHandle);
-
-impl OwnedTask {
-    pub(super) fn spawn(task: impl Future<Output = ()> + Send + 'static) -> Self {
-        OwnedTask(tokio::spawn(task).abort_handle())
-    }
-}
-
-impl Drop for OwnedTask {
-    fn drop(&mut self) {
-        self.0.abort();
+        self.tasks.driver.is_finished()
     }
 }
 

@@ -36,9 +36,9 @@ const MAX_LARGE_LOADS: u32 = 16;
 
 /// The connections for commands to one server.
 pub(super) struct Lanes {
-    commands: SharedConnection,
+    commands: Arc<SharedConnection>,
     /// For large records. It is made at the first of them.
-    large_records: SharedConnection,
+    large_records: Arc<SharedConnection>,
     /// Ids of records that were large when this node last read or wrote them. Made at the first of
     /// them, because most nodes never see one: then each request looks at one word, not at a map.
     known_large: OnceLock<Cache<SessionId, ()>>,
@@ -65,7 +65,7 @@ impl Lanes {
         let connection = |max_loads, moves| {
             let (target, dialer) = (target.clone(), dialer.clone());
             let endpoint = Endpoint::new(config, target, dialer, time.clone(), findings.clone());
-            SharedConnection::new(endpoint, config.response_timeout, max_loads, moves)
+            Arc::new(SharedConnection::new(endpoint, config.response_timeout, max_loads, moves))
         };
         Lanes {
             commands: connection(MAX_LOADS, moves),
@@ -76,7 +76,7 @@ impl Lanes {
     }
 
     /// Returns the connection for all commands but those with large records.
-    pub(super) fn commands(&self) -> &SharedConnection {
+    pub(super) fn commands(&self) -> &Arc<SharedConnection> {
         &self.commands
     }
 

@@ -380,7 +380,7 @@ impl Server {
         Channels { all: all.to_owned(), private, is_sharded }
     }
 
-    fn commands(&self) -> &SharedConnection {
+    fn commands(&self) -> &Arc<SharedConnection> {
         self.lanes.commands()
     }
 }

@@ -134,7 +134,7 @@ impl Cluster {
     }
 
     /// Returns the masters that have slots.
-    pub(super) async fn owners(&self) -> Result<Vec<Arc<Member>>, StoreError> {
+    pub(super) async fn owners(self: &Arc<Self>) -> Result<Vec<Arc<Member>>, StoreError> {
         self.discovered().await?;
         let has_slots = |member: &&Arc<Member>| !member.slots.is_empty();
         Ok(self.lock().members.all().iter().filter(has_slots).cloned().collect())

@@ -12,6 +12,7 @@ use super::members::Member;
 use super::view::{MemberId, View};
 use super::{Cluster, State, unavailable};
 use crate::error::{StoreError, StoreErrorKind};
+use crate::task::join_result;
 
 /// Minimum pause between two attempts to find out what has changed.
 const REFRESH_AFTER: Duration = Duration::from_millis(200);
@@ -19,7 +20,7 @@ const REFRESH_AFTER: Duration = Duration::from_millis(200);
 const MAX_ASKED: usize = 8;
 
 impl Cluster {
-    /// Asks the cluster in the background, unless that was done a moment ago.
+    /// Asks the cluster in the background, unless that is being done or was done a moment ago.
     pub(super) fn refresh(self: &Arc<Self>) {
         let mut state = self.lock();
         let is_recent = state.asked_at.is_some_and(|at| at.elapsed() < REFRESH_AFTER);
@@ -30,13 +31,16 @@ impl Cluster {
         drop(state);
         let cluster = self.clone();
         tokio::spawn(async move {
+            // While a master is silent, an answer takes longer than the pause: tasks that waited
+            // for their turn would become more and more.
+            let Ok(_one) = cluster.discovering.try_lock() else { return };
             // Requests have errors of their own, and the next that fails asks again.
-            let _ = cluster.discover().await;
+            let _ = cluster.discover_alone().await;
         });
     }
 
     /// Asks the cluster if nothing is known about it yet.
-    pub(super) async fn discovered(&self) -> Result<(), StoreError> {
+    pub(super) async fn discovered(self: &Arc<Self>) -> Result<(), StoreError> {
         let attempts_before = {
             let state = self.lock();
             if state.closed {
@@ -47,6 +51,16 @@ impl Cluster {
             }
             state.attempts
         };
+        // A task of its own: everybody waits for the answer, and the caller that has asked first
+        // may not be polled meanwhile.
+        let this = self.clone();
+        let asking = tokio::spawn(async move { this.discover_first(attempts_before).await });
+        join_result(asking.await)
+            .unwrap_or_else(|| Err(unavailable("the runtime is shutting down")))
+    }
+
+    /// Asks the cluster, unless another caller does, or has since this number of attempts.
+    async fn discover_first(&self, attempts_before: u64) -> Result<(), StoreError> {
         let _one = self.discovering.lock().await;
         {
             let state = self.lock();
@@ -189,6 +203,9 @@ where
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::{sleep, timeout};
+
+    use super::super::super::config::{RedisCluster, RedisConfig};
     use super::super::tests::{ONE, THREE, TWO, answer, cluster};
     use super::*;
 
@@ -203,6 +220,37 @@ mod tests {
         assert!(!knows_better(&[ONE, TWO], 5));
         let new = THREE.replace("master", "myself,master");
         assert!(!knows_better(&[&new], 1), "the cluster was built anew");
+    }
+
+    /// Returns a cluster of which no server answers.
+    fn silent() -> Arc<Cluster> {
+        let seeds = RedisCluster::new([("10.0.0.1", 6379)]);
+        let config = RedisConfig::cluster(seeds.clone())
+            .connector(|_| std::future::pending::<std::io::Result<tokio::io::DuplexStream>>());
+        Arc::new(Cluster::new(&config, &seeds, config.dialer().unwrap(), &Arc::default()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_that_fail_do_not_queue_up_questions_to_a_silent_cluster() {
+        let cluster = silent();
+        for _ in 0..20 {
+            cluster.refresh();
+            sleep(REFRESH_AFTER).await;
+        }
+        let asked = || cluster.lock().attempts;
+        // A question takes a second, and these 20 requests came within 4 s.
+        sleep(Duration::from_secs(60)).await;
+        assert!((1..=5).contains(&asked()), "{} questions", asked());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_is_not_polled_holds_up_no_other() {
+        let cluster = silent();
+        let mut unpolled = Box::pin(cluster.discovered());
+        assert!(futures_util::poll!(&mut unpolled).is_pending());
+        tokio::task::yield_now().await;
+        let other = timeout(Duration::from_secs(10), cluster.discovered()).await;
+        assert!(other.expect("it need not wait for the first").is_err());
     }
 
     async fn best_of(

@@ -123,7 +123,7 @@ fn digest(view: &View) -> String {
 impl Cluster {
     /// Returns the keys with a prefix on a page, or `None` if the cursor is no longer valid.
     pub(in super::super) async fn keys(
-        &self,
+        self: &Arc<Self>,
         prefix: &str,
         cursor: Option<&Cursor>,
     ) -> Result<Option<Keys>, StoreError> {
@@ -153,7 +153,7 @@ impl Cluster {
     }
 
     /// Returns the place where a walk begins.
-    async fn beginning(&self) -> Result<Option<WalkPosition>, StoreError> {
+    async fn beginning(self: &Arc<Self>) -> Result<Option<WalkPosition>, StoreError> {
         let owners = self.owners().await?;
         let first = owners.iter().min_by_key(|member| member.id.clone());
         let first = first.ok_or_else(|| unavailable("no master of the cluster has a slot"))?;
@@ -170,7 +170,7 @@ impl Cluster {
     }
 
     /// Returns a master, if it is one. Asks the cluster if the node has not heard of it.
-    async fn master(&self, id: &str) -> Result<Option<Arc<Member>>, StoreError> {
+    async fn master(self: &Arc<Self>, id: &str) -> Result<Option<Arc<Member>>, StoreError> {
         let named = |member: &&Arc<Member>| member.id.as_deref() == Some(id);
         self.discovered().await?;
         if let Some(member) = self.lock().members.all().iter().find(named) {

@@ -20,12 +20,13 @@ use std::time::Duration;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use self::client::SentinelClient;
 pub(super) use self::report::Report;
 use self::report::rank;
 use super::config::{RedisAddress, RedisSentinels};
-use super::dialer::{Dialer, OwnedTask};
+use super::dialer::Dialer;
 use crate::error::{StoreError, StoreErrorKind};
 
 /// Shortest and longest interval at which all sentinels are asked.
@@ -58,7 +59,7 @@ struct State {
     refused: Vec<Report>,
     /// The failover for which commands have last moved on.
     considered: Option<Report>,
-    watcher: Option<OwnedTask>,
+    watcher: Option<AbortOnDropHandle<()>>,
 }
 
 /// The masters to try, in order.
@@ -112,7 +113,8 @@ impl Sentinels {
     ) -> Result<Masters, StoreError> {
         self.state().watcher.get_or_insert_with(|| {
             let (announced, interval) = (self.announced.clone(), self.interval.subscribe());
-            OwnedTask::spawn(watch(Arc::downgrade(self), announced, interval))
+            let watching = watch(Arc::downgrade(self), announced, interval);
+            AbortOnDropHandle::new(tokio::spawn(watching))
         });
         let Masters { reports: ranked, asked_at } = self.ranked(deadline).await?;
         self.consider(&ranked, asked_at);
@@ -212,6 +214,12 @@ impl Sentinels {
         drop(state);
         tracing::info!("the sentinels name another master of Redis");
         self.moves.send_modify(|moves| *moves += 1);
+    }
+
+    /// Returns `true` if the sentinels are asked even while nobody connects.
+    #[cfg(test)]
+    pub(super) fn are_watched(&self) -> bool {
+        self.state().watcher.is_some()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

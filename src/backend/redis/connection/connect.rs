@@ -1,0 +1,211 @@
+//! Makes the connection. One attempt is under way at a time, and all callers share its result.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use tracing::Instrument as _;
+
+use super::super::endpoint::Link;
+use super::{Connected, ConnectionState, RECONNECT_AFTER, SharedConnection};
+use crate::error::{StoreError, StoreErrorKind};
+use crate::task::join_result;
+
+/// An attempt that has failed.
+pub(super) struct Failure {
+    error: StoreError,
+    at: Instant,
+    /// The number of moves when the attempt began.
+    moves: u64,
+}
+
+impl ConnectionState {
+    /// Returns the connection in use, unless the server has closed it, or commands have moved on
+    /// since.
+    fn usable(&self, moves: u64) -> Option<Connected> {
+        let usable = |it: &&Connected| it.moves == moves && !it.link.wire.is_closed();
+        self.current.as_ref().filter(usable).cloned()
+    }
+
+    /// Returns the error of the last attempt if it has failed a moment ago, and commands have not
+    /// moved on since.
+    ///
+    /// A master that refuses writes, or a server that cannot take another connection, fails an
+    /// attempt at once. If each command made another one, they would cost both sides, and the
+    /// sentinels, hundreds of handshakes a second when they have other things to do.
+    fn recent_failure(&self, moves: u64) -> Option<StoreError> {
+        let failure = self.failure.as_ref()?;
+        let is_recent = failure.moves == moves && failure.at.elapsed() < RECONNECT_AFTER;
+        is_recent.then(|| failure.error.clone())
+    }
+}
+
+impl SharedConnection {
+    /// Returns the connection in use, or makes a new one.
+    pub(in super::super) async fn connected(self: &Arc<Self>) -> Result<Connected, StoreError> {
+        let attempts_before = {
+            let state = self.lock();
+            let moves = *self.moves.borrow();
+            if state.closed {
+                return Err(StoreErrorKind::Closed.into());
+            }
+            if let Some(connected) = state.usable(moves) {
+                return Ok(connected);
+            }
+            if let Some(failure) = state.recent_failure(moves) {
+                return Err(failure);
+            }
+            state.attempts
+        };
+        // A task of its own: everybody waits for the attempt, and the caller that has begun it may
+        // not be polled meanwhile.
+        let this = self.clone();
+        let connecting = async move { this.connect(attempts_before).await };
+        join_result(tokio::spawn(connecting.in_current_span()).await).unwrap_or_else(|| {
+            Err(StoreError::from(StoreErrorKind::Unavailable)
+                .with_source("the runtime is shutting down"))
+        })
+    }
+
+    /// Makes a new connection, unless another caller does, or has since this number of attempts.
+    async fn connect(&self, attempts_before: u64) -> Result<Connected, StoreError> {
+        let _connecting = self.connecting.lock().await;
+        {
+            let state = self.lock();
+            if let Some(connected) = state.usable(*self.moves.borrow()) {
+                return Ok(connected);
+            }
+            // Another caller's attempt failed while this one waited. If each waiting caller tried
+            // in turn, the last would wait too long.
+            if let Some(failure) =
+                state.failure.as_ref().filter(|_| state.attempts != attempts_before)
+            {
+                return Err(failure.error.clone());
+            }
+        }
+        let (attempt, mut moves) = self.attempt().await;
+        let mut state = self.lock();
+        state.attempts += 1;
+        if state.closed {
+            // The attempt may have opened connections to sentinels since.
+            self.endpoint.close();
+            return Err(StoreErrorKind::Closed.into());
+        }
+        match attempt {
+            Ok(link) => {
+                state.failure = None;
+                // Before any command is sent to it. The subscription to another server ends a
+                // moment later, and at the latest with its lease.
+                if state.server.as_ref() != Some(&link.server) {
+                    state.server = Some(link.server.clone());
+                    self.moves.send_modify(|moves| *moves += 1);
+                    moves += 1;
+                }
+                let (generation, since) = (state.attempts, Instant::now());
+                let link = Arc::new(link);
+                let connected = Connected { link, generation, since, moves, asking: false };
+                state.current = Some(connected.clone());
+                Ok(connected)
+            }
+            Err(error) => {
+                state.failure = Some(Failure { error: error.clone(), at: Instant::now(), moves });
+                Err(error)
+            }
+        }
+    }
+
+    /// Tries to connect. Begins anew if commands must move on meanwhile: what is waited for may be
+    /// a server that has just been replaced. Returns the number of moves from before the attempt.
+    async fn attempt(&self) -> (Result<Link, StoreError>, u64) {
+        loop {
+            let moves = *self.moves.borrow();
+            tokio::select! {
+                attempt = self.endpoint.connect() => return (attempt, moves),
+                () = self.moves_on_from(moves) => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use tokio::io::DuplexStream;
+    use tokio::sync::watch;
+    use tokio::time::{advance, sleep, timeout};
+
+    use super::super::super::config::{RedisAddress, RedisConfig, RedisSentinels};
+    use super::super::super::endpoint::{Endpoint, Target};
+    use super::super::super::sentinel::Sentinels;
+    use super::*;
+
+    /// Returns a connection to servers that cannot be reached, which takes this long to notice, and
+    /// the number of streams that were to be opened.
+    fn unreachable(after: Duration) -> (RedisConfig, Arc<AtomicUsize>) {
+        let opened = Arc::new(AtomicUsize::new(0));
+        let count = opened.clone();
+        let config = RedisConfig::new("localhost", 6379).connector(move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+            async move {
+                sleep(after).await;
+                Err::<DuplexStream, _>(io::Error::other("unreachable"))
+            }
+        });
+        (config, opened)
+    }
+
+    fn connection(config: &RedisConfig, target: Target) -> Arc<SharedConnection> {
+        let dialer = config.dialer().unwrap();
+        let endpoint = Endpoint::new(config, target, dialer, Arc::default(), Arc::default());
+        let moves = watch::Sender::new(0);
+        Arc::new(SharedConnection::new(endpoint, Duration::from_millis(500), 1, moves))
+    }
+
+    fn fixed() -> Target {
+        Target::Fixed(RedisAddress::tcp("localhost", 6379))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn there_is_a_pause_after_an_attempt_that_has_failed() {
+        let (config, opened) = unreachable(Duration::ZERO);
+        let connection = connection(&config, fixed());
+        for _ in 0..20 {
+            assert!(connection.connected().await.is_err());
+        }
+        assert_eq!(opened.load(Ordering::Relaxed), 1);
+        advance(RECONNECT_AFTER).await;
+        assert!(connection.connected().await.is_err());
+        assert_eq!(opened.load(Ordering::Relaxed), 2);
+        connection.moves.send_modify(|moves| *moves += 1);
+        assert!(connection.connected().await.is_err());
+        assert_eq!(opened.load(Ordering::Relaxed), 3, "commands go elsewhere by now");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_is_not_polled_holds_up_no_other() {
+        let (config, _) = unreachable(Duration::from_millis(10));
+        let connection = connection(&config, fixed());
+        let mut unpolled = Box::pin(connection.connected());
+        assert!(futures_util::poll!(&mut unpolled).is_pending());
+        let other = timeout(Duration::from_secs(10), connection.connected()).await;
+        assert!(other.expect("it need not wait for the first").is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_is_under_way_at_the_shutdown_leaves_nothing_behind() {
+        let (config, _) = unreachable(Duration::from_millis(10));
+        let service = RedisSentinels::new("mymaster", [("localhost", 26379)]);
+        let (dialer, moves) = (config.sentinel_dialer(&service).unwrap(), watch::Sender::new(0));
+        let sentinels = Arc::new(Sentinels::new(&service, &dialer, Duration::from_secs(1), moves));
+        let connection = connection(&config, Target::Sentinel(sentinels.clone()));
+        let mut connecting = Box::pin(connection.connected());
+        assert!(futures_util::poll!(&mut connecting).is_pending());
+        tokio::task::yield_now().await;
+        assert!(sentinels.are_watched());
+        connection.close();
+        assert_eq!(connecting.await.map(drop).unwrap_err().kind(), StoreErrorKind::Closed);
+        assert!(!sentinels.are_watched());
+    }
+}
