@@ -103,8 +103,12 @@ impl<T: SessionData> RequestSession<T> {
                 self.rebase_onto(loaded, cookie);
                 Ok(())
             }
-            Err(error) => {
+            Err(Failed { error, has_ended }) => {
                 match batch.give_up_after(error.kind()) {
+                    Some(_) if has_ended => {
+                        let Committed { loaded, cookie } = Committed::deleted();
+                        self.rebase_onto(loaded, cookie);
+                    }
                     Some(loaded) => self.rebase_onto(loaded, None),
                     None => self.put_back(batch),
                 }
@@ -113,7 +117,7 @@ impl<T: SessionData> RequestSession<T> {
         }
     }
 
-    async fn execute(&self, batch: &Batch<T>) -> Result<Committed<T>, StoreError> {
+    async fn execute(&self, batch: &Batch<T>) -> Result<Committed<T>, Failed> {
         let store = self.store();
         let reapply = |base: &T| self.apply_all(base, &batch.changes);
         let data = || batch.data.clone().unwrap_or_default();
@@ -156,11 +160,16 @@ impl<T: SessionData> RequestSession<T> {
                         if error.kind() == StoreErrorKind::Gone && !batch.intent.is_logout() => {}
                     deleted => deleted?,
                 }
-                Ok(Committed::new_token(store.create_encoded(&encoded, None, term).await?))
+                let created = store.create_encoded(&encoded, None, term).await;
+                created
+                    .map(Committed::new_token)
+                    .map_err(|error| Failed { error, has_ended: batch.loaded.id().is_some() })
             }
             (Plan::RemoveCookie, _) => Ok(Committed::deleted()),
-            (Plan::Refuse, Loaded::Unreadable(error, _)) => Err(error.clone()),
-            (Plan::Refuse | Plan::Update | Plan::Regenerate, _) => Err(StoreErrorKind::Gone.into()),
+            (Plan::Refuse, Loaded::Unreadable(error, _)) => Err(error.clone().into()),
+            (Plan::Refuse | Plan::Update | Plan::Regenerate, _) => {
+                Err(StoreError::from(StoreErrorKind::Gone).into())
+            }
         }
     }
 
@@ -175,6 +184,20 @@ impl<T: SessionData> RequestSession<T> {
     fn put_back(&self, mut batch: Batch<T>) {
         batch.drop_extra();
         self.lock().put_back(&mut batch);
+    }
+}
+
+/// The failure of a commit.
+struct Failed {
+    error: StoreError,
+    /// `true` if the visitor's session has ended although the one to take its place was not
+    /// created.
+    has_ended: bool,
+}
+
+impl From<StoreError> for Failed {
+    fn from(error: StoreError) -> Self {
+        Failed { error, has_ended: false }
     }
 }
 

@@ -42,9 +42,8 @@ pub enum SessionError {
     ReadOnly(StoreError),
     /// The owner has as many sessions as
     /// [`max_sessions_of_owner`](crate::SessionConfigBuilder::max_sessions_of_owner) allows, so the
-    /// login was refused. The visitor's session is as it was before. The exception is a session
-    /// that was to get its owner by a plain change, at the same moment as another login: it has
-    /// ended.
+    /// login was refused. The visitor's session is as it was before, unless another login of the
+    /// owner took the last place at the same moment: then it has ended.
     LimitReached,
     /// The data cannot be serialized, or is too large. Nothing was written.
     Encode(StoreError),

@@ -39,7 +39,9 @@ impl<T: SessionData> Logout<T> {
     pub(super) async fn carry_out(&self, store: &SessionStore<T>) -> Result<(), StoreError> {
         let mut result = Ok(());
         for id in &self.ids {
-            let deleted = store.log_out(*id, self.last_seen.as_ref(), self.reason).await;
+            // It says nothing about the sessions that other cookies name.
+            let last_seen = self.last_seen.as_ref().filter(|seen| seen.names(id));
+            let deleted = store.log_out(*id, last_seen, self.reason).await;
             result = result.and(deleted);
         }
         result

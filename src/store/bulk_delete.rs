@@ -1,5 +1,6 @@
 //! Deletion of many sessions.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::SessionStore;
@@ -78,10 +79,10 @@ impl<T: SessionData> SessionStore<T> {
     }
 }
 
-struct ClearOnDrop<'a, T>(&'a LocalCache<T>);
+struct ClearOnDrop<'a, T: SessionData>(&'a Arc<LocalCache<T>>);
 
-impl<T> Drop for ClearOnDrop<'_, T> {
+impl<T: SessionData> Drop for ClearOnDrop<'_, T> {
     fn drop(&mut self) {
-        self.0.clear();
+        self.0.clear_soon();
     }
 }

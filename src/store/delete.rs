@@ -24,6 +24,11 @@ impl<T> LastSeen<T> {
         LastSeen { record, at }
     }
 
+    /// Returns `true` if this is the id of the session.
+    pub(crate) fn names(&self, id: &SessionId) -> bool {
+        self.record.id() == *id
+    }
+
     #[cfg(test)]
     pub(crate) fn at(&self) -> Option<Millis> {
         self.at

@@ -32,27 +32,31 @@ impl<T: SessionData> SessionStore<T> {
     /// such as a missing permission.
     #[doc(alias = "ready")]
     pub async fn wait_until_ready(&self, timeout: Duration) -> Result<(), StoreError> {
-        let mut last = StoreError::new(StoreErrorKind::Timeout);
+        let timed_out = || StoreError::from(StoreErrorKind::Timeout);
+        let mut failure = Some(timed_out().with_source("the session backend has not answered"));
         let attempts = async {
             loop {
                 self.begin()?;
                 match self.inner.backend.ping().await {
                     Ok(()) => break,
-                    Err(error) => last = error,
+                    Err(error) => failure = Some(error),
                 }
                 tokio::time::sleep(PING_INTERVAL).await;
             }
-            last = StoreErrorKind::Timeout.into();
+            failure = None;
             self.inner.coordinator.wait_until_listening().await;
             Ok(())
         };
         match tokio::time::timeout(timeout, attempts).await {
             Ok(result) => result,
-            Err(_) if last.kind() != StoreErrorKind::Timeout => Err(last),
-            Err(_) => Err(match self.inner.coordinator.listening_cause() {
-                Some(cause) => StoreError::from(StoreErrorKind::Timeout).with_source(cause),
-                None => last.with_source("this node does not receive session announcements"),
-            }),
+            Err(_) => {
+                Err(failure.unwrap_or_else(|| match self.inner.coordinator.listening_cause() {
+                    Some(cause) => timed_out().with_source(cause),
+                    None => {
+                        timed_out().with_source("this node does not receive session announcements")
+                    }
+                }))
+            }
         }
     }
 

@@ -122,6 +122,14 @@ pub(super) fn aborts_scan(error: &StoreError) -> bool {
     error.kind() != StoreErrorKind::Corrupt
 }
 
+/// Returns the error of a page: that of a record would not end the scan.
+fn page_error(error: StoreError) -> StoreError {
+    if aborts_scan(&error) {
+        return error;
+    }
+    StoreError::from(StoreErrorKind::Refused).with_source(error)
+}
+
 /// A scan over all ids, or over those in the index of one owner.
 ///
 /// A scan takes as long as there are sessions, so it is no single operation: each call of the
@@ -183,10 +191,10 @@ impl<T: SessionData> Scan<T> {
             };
             let backend = &self.store.inner.backend;
             let page = match &self.owner {
-                Some(owner) => backend.sessions_of_owner(owner, cursor).await?,
-                None => backend.scan(cursor).await?,
+                Some(owner) => backend.sessions_of_owner(owner, cursor).await,
+                None => backend.scan(cursor).await,
             };
-            match page {
+            match page.map_err(page_error)? {
                 Page::Ids { ids, moved, next, again } => {
                     self.position = next.map_or(Position::End, Position::At);
                     self.rounds += u32::from(again);

@@ -274,7 +274,12 @@ impl<T: SessionData> SessionStore<T> {
             Updated::Saved => {
                 // What was there before cannot be brought back: others may have seen the new
                 // version already.
-                self.admit_or_undo(&new, ownership).await?;
+                let admitted = self.admit_or_undo(&new, ownership).await;
+                admitted.map_err(|error| match error.kind() {
+                    StoreErrorKind::LimitReached => error,
+                    // Most kinds say that nothing was changed.
+                    _ => StoreError::from(StoreErrorKind::OutcomeUnknown).with_source(error),
+                })?;
                 Ok(Written::Saved(new))
             }
             Updated::Gone => Err(StoreError::gone(&id)),

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use clustered_sessions::testing::{BackendMethod, Interposed, Interposer};
 use clustered_sessions::{
     MemoryBackend, Session, SessionConfig, SessionConfigBuilder, SessionError, SessionLayer,
-    StoreErrorKind,
+    SessionStore, StoreError, StoreErrorKind,
 };
 use futures_util::poll;
 use http::{Request, Response, StatusCode};
@@ -25,6 +26,34 @@ use crate::web::{
     Browser, Call, Data, Spy, ada, config, eventually, node, only_data, only_id, secret, serve,
     settle,
 };
+
+/// Never answers a ping.
+struct SilentPing;
+
+impl Interposer for SilentPing {
+    async fn around<R: Send + 'static>(
+        &self,
+        method: BackendMethod,
+        call: impl Future<Output = Result<R, StoreError>> + Send + 'static,
+    ) -> Result<R, StoreError> {
+        if method == BackendMethod::Ping {
+            std::future::pending::<()>().await;
+        }
+        call.await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_does_not_answer_is_not_taken_for_one_that_announces_nothing() {
+    let backend = Interposed::with_interposer(MemoryBackend::new(), SilentPing);
+    let store = SessionStore::new(config(&MemoryBackend::new()).backend(backend).build().unwrap());
+    for wait in [Duration::from_millis(10), Duration::from_secs(10)] {
+        let error = store.wait_until_ready(wait).await.unwrap_err();
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert_eq!(error.kind(), StoreErrorKind::Timeout);
+        assert!(!source.contains("announcements"), "{source}");
+    }
+}
 
 /// Polls a request `polls` times and then drops it. Returns `true` if it was still pending.
 async fn cut_off(app: &Router, request: Request<Body>, polls: usize) -> bool {

@@ -13,7 +13,7 @@ use clustered_sessions::{
 use http::StatusCode;
 use tokio::time::sleep;
 
-use crate::web::{Browser, Call, Data, HasBackend, config, only_id, serve, settle, start};
+use crate::web::{Browser, COOKIE, Call, Data, HasBackend, config, only_id, serve, settle, start};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -168,6 +168,56 @@ async fn a_handler_can_explain_a_refused_login_and_the_visitor_keeps_the_session
     assert_eq!(ids(&node, "ada").await.len(), 1);
 }
 
+/// Logs in elsewhere before a session is deleted.
+struct RivalLogin(SessionLayer<Data>);
+
+impl Interposer for RivalLogin {
+    async fn around<R: Send + 'static>(
+        &self,
+        method: Call,
+        call: impl Future<Output = Result<R, StoreError>> + Send + 'static,
+    ) -> Result<R, StoreError> {
+        if method == Call::Delete {
+            let _ = self.0.store().create(of("ada")).await;
+        }
+        call.await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_loses_the_last_place_to_another_one_ends_the_visitors_session() {
+    let clock = Clock::tokio();
+    let memory = MemoryBackend::with_clock(clock.clone());
+    let limited = || limited(&memory, &clock, 1, LimitPolicy::RefuseNew);
+    let rival = start(limited()).await;
+    let backend = Interposed::with_interposer(memory.clone(), RivalLogin(rival.clone()));
+    let node = start(limited().backend(backend)).await;
+    let mut browser = Browser::with(&node, Data { user: None, visits: 7 }).await;
+    let app = serve(&node, async |session: Session<Data>| {
+        session.replace(of("ada"));
+        let saved = session.save().await;
+        assert!(matches!(saved, Err(SessionError::LimitReached)), "{saved:?}");
+        format!("too many; visits: {}", session.data().visits)
+    });
+    let page = browser.visit(&app).await;
+    assert_eq!((page.status, page.body.as_str()), (StatusCode::OK, "too many; visits: 0"));
+    assert_eq!(browser.cookie(COOKIE), None, "its cookie leads nowhere");
+    assert_eq!(ids(&rival, "ada").await.len(), 1);
+
+    // A handler that goes on gets a new session.
+    let mut browser = Browser::with(&node, Data { user: None, visits: 7 }).await;
+    let ada = ids(&rival, "ada").await[0];
+    assert!(rival.store().delete(ada).await.unwrap());
+    let app = serve(&node, async |session: Session<Data>| {
+        session.replace(of("ada"));
+        assert!(session.save().await.is_err());
+        session.update(|data| data.visits += 1);
+    });
+    assert_eq!(browser.visit(&app).await.status, StatusCode::OK);
+    let app = serve(&node, async |session: Session<Data>| session.data().visits.to_string());
+    assert_eq!(browser.visit(&app).await.body, "1");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_second_login_on_the_same_device_takes_the_place_of_the_first() {
     for policy in [LimitPolicy::RefuseNew, LimitPolicy::EndOldest] {
@@ -250,10 +300,18 @@ async fn a_refused_login_is_an_event() {
 
 /// Returns a backend that fails each call of one method.
 pub(crate) fn failing(memory: &MemoryBackend, method: Call) -> impl Backend {
-    Interposed::with_interposer(memory.clone(), Failing(method))
+    failing_as(memory, method, StoreErrorKind::Unavailable)
 }
 
-struct Failing(Call);
+pub(crate) fn failing_as(
+    memory: &MemoryBackend,
+    method: Call,
+    kind: StoreErrorKind,
+) -> impl Backend {
+    Interposed::with_interposer(memory.clone(), Failing(method, kind))
+}
+
+struct Failing(Call, StoreErrorKind);
 
 impl Interposer for Failing {
     async fn around<R: Send + 'static>(
@@ -261,7 +319,7 @@ impl Interposer for Failing {
         method: Call,
         call: impl Future<Output = Result<R, StoreError>> + Send + 'static,
     ) -> Result<R, StoreError> {
-        if method == self.0 { Err(StoreErrorKind::Unavailable.into()) } else { call.await }
+        if method == self.0 { Err(self.1.into()) } else { call.await }
     }
 }
 
@@ -284,7 +342,7 @@ async fn a_login_fails_and_is_undone_if_the_limit_cannot_be_applied() {
     let anonymous = broken.store().create(Data::default()).await.unwrap().id;
     let log_in = |data: &mut Data| data.user = Some("ada".to_owned());
     let error = broken.store().modify(anonymous, log_in).await.unwrap_err();
-    assert_eq!(error.kind(), StoreErrorKind::Unavailable);
+    assert_eq!(error.kind(), StoreErrorKind::OutcomeUnknown, "the session was changed, and ended");
     assert_eq!(healthy.store().all_session_ids().await.unwrap(), [first]);
 }
 

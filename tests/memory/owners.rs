@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use clustered_sessions::{Clock, MemoryBackend, Session, SessionId, SessionLayer};
-use tokio::time::{Instant, sleep, sleep_until};
+use clustered_sessions::testing::BackendMethod;
+use clustered_sessions::{Clock, MemoryBackend, Session, SessionId, SessionLayer, StoreErrorKind};
+use futures_util::TryStreamExt as _;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use crate::owner_limit::failing_as;
 use crate::web::{Data, config, request, settle, start};
 
 async fn node() -> SessionLayer<Data> {
@@ -103,5 +106,24 @@ async fn those_of_an_owners_sessions_are_deleted_that_a_predicate_selects() {
     assert_eq!(done.await.unwrap().deleted, 2);
     for (id, exists) in [(old, false), (kept, true), (selected, false), (other, true)] {
         assert_eq!(store.find(id).await.unwrap().is_some(), exists);
+    }
+}
+
+/// As an index whose key holds a value of another type.
+#[tokio::test(start_paused = true)]
+async fn an_index_that_cannot_be_read_is_an_error_and_not_an_owner_without_sessions() {
+    let memory = MemoryBackend::new();
+    for method in [BackendMethod::SessionsOfOwner, BackendMethod::Scan] {
+        let backend = failing_as(&memory, method, StoreErrorKind::Corrupt);
+        let owned = config(&memory).owner(|data: &Data| data.user.clone()).backend(backend);
+        let store = start(owned).await.store().clone();
+        let found = async {
+            match method {
+                BackendMethod::SessionsOfOwner => store.sessions_of("ada").await.map(drop),
+                _ => store.each_session().try_collect::<Vec<_>>().await.map(drop),
+            }
+        };
+        let found = timeout(Duration::from_secs(60), found).await.expect("it ends");
+        assert_eq!(found.unwrap_err().kind(), StoreErrorKind::Refused, "{method:?}");
     }
 }

@@ -61,10 +61,10 @@ pub(crate) async fn is_never_trusted(
     configure: impl Fn(RedisConfig) -> RedisConfig,
 ) {
     let proxy = Proxy::start(commands.port()).await;
+    // The first connection is that for commands.
+    proxy.redirect_after_next(subscriptions.port());
     let node = SessionStore::new(config().redis(configure(proxy.config())).build().unwrap());
-    // The first command makes the connection for commands. Nothing has subscribed yet.
     let id = node.create(Data::of("ada")).await.unwrap().id;
-    proxy.redirect(subscriptions.port());
     let error = node.wait_until_ready(Duration::from_secs(3)).await.unwrap_err();
     assert!(
         matches!(error.kind(), StoreErrorKind::Unavailable | StoreErrorKind::Timeout),

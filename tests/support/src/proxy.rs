@@ -42,6 +42,8 @@ struct State {
     strandings: u64,
     /// The port to which new connections lead, instead of the first server's.
     redirection: Option<u16>,
+    /// The port to which connections after the next one lead.
+    later_redirection: Option<u16>,
     /// Maximum number of bytes per second from the server.
     bandwidth: Option<u64>,
 }
@@ -172,6 +174,11 @@ impl Proxy {
         self.link.state.send_modify(|state| state.redirection = Some(server_port));
     }
 
+    /// Makes connections after the next one lead to another server.
+    pub fn redirect_after_next(&self, server_port: u16) {
+        self.link.state.send_modify(|state| state.later_redirection = Some(server_port));
+    }
+
     /// Limits the number of bytes per second from the server, for all connections together.
     pub fn throttle(&self, bandwidth: u64) {
         self.link.state.send_modify(|state| state.bandwidth = Some(bandwidth));
@@ -213,7 +220,11 @@ async fn connect(client: TcpStream, server_port: u16, link: Arc<Link>) {
 }
 
 async fn relay(client: TcpStream, server_port: u16, link: &Link) {
-    let server_port = link.state.borrow().redirection.unwrap_or(server_port);
+    let mut server_port = server_port;
+    link.state.send_modify(|state| {
+        server_port = state.redirection.unwrap_or(server_port);
+        state.redirection = state.later_redirection.take().or(state.redirection);
+    });
     let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server_port)).await else { return };
     client.set_nodelay(true).unwrap();
     server.set_nodelay(true).unwrap();
