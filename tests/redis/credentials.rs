@@ -13,6 +13,7 @@ use support::redis::RedisServer;
 use support::wait::eventually;
 
 use crate::nodes::{self, Data, store};
+use crate::web::RedisAddress as _;
 
 fn config() -> SessionConfigBuilder<Data> {
     nodes::config().enable_retry(false)
@@ -157,4 +158,19 @@ async fn a_provider_that_fails_later_is_asked_again_and_the_connections_stay() {
     assert_eq!(node.coordinator().disconnects(), 0);
     let warnings = log.text().matches("could not authenticate with new credentials").count();
     assert_eq!(warnings, 2, "one for each connection");
+}
+
+#[tokio::test]
+async fn a_user_who_needs_no_password_is_not_the_default_user() {
+    let server = RedisServer::start();
+    let () = server.command(&["ACL", "SETUSER", "app", "on", "nopass", "~*", "&*", "+@all"]);
+    let node = store(config().redis(server.config().user("app"))).await;
+    node.create(Data::of("ada")).await.map(drop).unwrap();
+    let clients: String = server.command(&["CLIENT", "LIST"]);
+    assert_eq!(clients.matches("user=app").count(), 2, "{clients}");
+
+    add_user(&server, "other");
+    let redis = config().redis(server.config().user("other")).build().unwrap();
+    let error = SessionStore::<Data>::new(redis).create(Data::of("ada")).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Refused, "its password is missing");
 }

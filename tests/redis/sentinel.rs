@@ -12,6 +12,7 @@ use clustered_sessions::{
 };
 use support::failover::FailoverTrial;
 use support::program::skipped;
+use support::proxy::{Proxy, Purpose};
 use support::sentinel::{PASSWORD, Protection, SENTINEL_PASSWORD, SERVICE, Service};
 use support::wait::eventually;
 #[cfg(feature = "tls")]
@@ -171,6 +172,35 @@ async fn without_sentinels_the_master_is_used_and_the_cache_is_not() {
     // Another master may be in use, of which the node cannot hear.
     eventually(async || !node.coordinator().is_listening(), "the cache is not used").await;
     is_read_from_the_master(&node, id).await;
+}
+
+#[tokio::test]
+async fn a_sentinel_that_answers_later_than_the_others_is_listened_to_nevertheless() {
+    let service = Service::start().await;
+    let [near, far, _] = &service.sentinels[..] else { unreachable!() };
+    let proxy = Proxy::start(far.service_port()).await;
+    proxy.delay(Purpose::Commands, Duration::from_millis(150));
+    let addresses = [near.service_port(), proxy.port()].map(|port| ("127.0.0.1", port));
+    let redis = RedisConfig::sentinel(RedisSentinels::new(SERVICE, addresses));
+    let _node = store(config().redis(redis)).await;
+    let is_listened_to = async || {
+        let clients: Option<String> = far.try_command(&["CLIENT", "LIST"]);
+        clients.is_some_and(|clients| clients.contains("sub=2"))
+    };
+    eventually(is_listened_to, "the node listens to the distant sentinel").await;
+}
+
+/// Their hosts may have lost power, so that nothing refuses a connection.
+#[tokio::test]
+async fn while_all_sentinels_are_silent_a_new_connection_leads_to_the_last_master() {
+    let service = Service::start().await;
+    let redis = RedisConfig::from_url(&service.url()).unwrap();
+    let node = store(config().redis(redis).enable_retry(false)).await;
+    let id = node.create(Data::of("ada")).await.unwrap().id;
+    service.sentinels.iter().for_each(support::sentinel::Sentinel::freeze);
+    let _: u64 = service.servers[0].command(&["CLIENT", "KILL", "TYPE", "normal"]);
+    let works = async || node.modify(id, |data| data.visits += 1).await.is_ok();
+    eventually(works, "the node uses the master again").await;
 }
 
 #[tokio::test]

@@ -110,7 +110,9 @@ impl Dialer {
             .set_protocol(protocol)
             .set_skip_set_lib_name();
         if let Some(user) = credentials.user() {
-            settings = settings.set_username(user);
+            // Without a password, the client would not name the user either, and would be
+            // `default`.
+            settings = settings.set_username(user).set_password("");
         }
         if let Some(password) = credentials.password() {
             settings = settings.set_password(password);

@@ -52,13 +52,18 @@ impl RedisUrl {
         Ok(RedisUrl {
             user: parameters.user.clone().unwrap_or(decode(user)?),
             password: parameters.password.clone().unwrap_or(decode(password)?),
-            database: parameters.database.unwrap_or(database),
+            database: match (parameters.database, database) {
+                (Some(parameter), path) if path != 0 && path != parameter => {
+                    return Err(ConfigError::RedisUrl);
+                }
+                (parameter, path) => parameter.unwrap_or(path),
+            },
             servers: match kind {
                 Kind::Tcp => {
                     let (host, port) = host_and_port(&url, PORT)?;
                     Servers::Single(RedisAddress::tcp(host, port))
                 }
-                Kind::Unix => Servers::Single(RedisAddress::unix(decode(url.path())?)),
+                Kind::Unix => Servers::Single(RedisAddress::unix(path_of_socket(&url)?)),
                 Kind::Sentinel => Servers::Sentinel(parameters.sentinels(&url)?),
                 Kind::Cluster => Servers::Cluster(RedisCluster::new(parameters.hosts(&url, PORT)?)),
             },
@@ -75,32 +80,40 @@ struct Parameters {
     database: Option<u16>,
     nodes: Vec<String>,
     service: Option<String>,
-    sentinel_user: String,
-    sentinel_password: String,
+    sentinel_user: Option<String>,
+    sentinel_password: Option<String>,
 }
 
 impl Parameters {
     fn parse(url: &Url, kind: Kind) -> Result<Self, ConfigError> {
         let mut parameters = Parameters::default();
-        for (name, value) in url.query_pairs() {
-            match &*name {
-                "db" => parameters.database = Some(parse_database(&value)?),
-                "user" if kind == Kind::Unix => parameters.user = Some(value.into_owned()),
-                "pass" if kind == Kind::Unix => parameters.password = Some(value.into_owned()),
+        let query = url.query().unwrap_or_default();
+        for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
+            // A plus sign stands for itself, as in the user information: passwords contain it.
+            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            let value = decode(value)?;
+            let place = match &*decode(name)? {
+                "db" => {
+                    let database = parse_database(&value)?;
+                    if parameters.database.replace(database).is_some() {
+                        return Err(ConfigError::RedisUrl);
+                    }
+                    continue;
+                }
                 "node" if matches!(kind, Kind::Sentinel | Kind::Cluster) => {
-                    parameters.nodes.push(value.into_owned());
+                    parameters.nodes.push(value);
+                    continue;
                 }
-                "sentinelServiceName" if kind == Kind::Sentinel => {
-                    parameters.service = Some(value.into_owned());
-                }
-                "sentinelUsername" if kind == Kind::Sentinel => {
-                    parameters.sentinel_user = value.into_owned();
-                }
-                "sentinelPassword" if kind == Kind::Sentinel => {
-                    parameters.sentinel_password = value.into_owned();
-                }
+                "user" if kind == Kind::Unix => &mut parameters.user,
+                "pass" if kind == Kind::Unix => &mut parameters.password,
+                "sentinelServiceName" if kind == Kind::Sentinel => &mut parameters.service,
+                "sentinelUsername" if kind == Kind::Sentinel => &mut parameters.sentinel_user,
+                "sentinelPassword" if kind == Kind::Sentinel => &mut parameters.sentinel_password,
                 // The node chooses the protocol: version 2 for commands, 3 for the subscription.
                 _ => return Err(ConfigError::RedisUrlParameter),
+            };
+            if place.replace(value).is_some() {
+                return Err(ConfigError::RedisUrl);
             }
         }
         Ok(parameters)
@@ -111,7 +124,8 @@ impl Parameters {
         let hosts = self.hosts(url, SENTINEL_PORT);
         let service = self.service.filter(|service| !service.is_empty());
         let sentinels = RedisSentinels::new(service.ok_or(ConfigError::RedisSentinels)?, hosts?);
-        Ok(sentinels.user(self.sentinel_user).password(self.sentinel_password))
+        let (user, password) = (self.sentinel_user, self.sentinel_password);
+        Ok(sentinels.user(user.unwrap_or_default()).password(password.unwrap_or_default()))
     }
 
     /// Returns the host of the URL, and those that are parameters.
@@ -120,8 +134,9 @@ impl Parameters {
         for node in &self.nodes {
             // A host is written in the same ways in both places.
             let url = Url::parse(&format!("redis://{node}")).map_err(|_| ConfigError::RedisUrl)?;
-            let is_bare = url.username().is_empty() && url.password().is_none();
-            if !is_bare || !matches!(url.path(), "" | "/") {
+            let has_user = !url.username().is_empty() || url.password().is_some();
+            let has_more = url.query().is_some() || url.fragment().is_some();
+            if has_user || has_more || !matches!(url.path(), "" | "/") {
                 return Err(ConfigError::RedisUrl);
             }
             hosts.push(host_and_port(&url, default)?);
@@ -138,6 +153,15 @@ fn host_and_port(url: &Url, default: u16) -> Result<(String, u16), ConfigError> 
         _ => return Err(ConfigError::RedisUrl),
     };
     Ok((host, url.port().unwrap_or(default)))
+}
+
+/// Returns the path of a socket. With a slash too few, its beginning would be taken for a host.
+fn path_of_socket(url: &Url) -> Result<String, ConfigError> {
+    let has_host = url.host_str().is_some_and(|host| !host.is_empty());
+    if has_host || matches!(url.path(), "" | "/") {
+        return Err(ConfigError::RedisUrl);
+    }
+    decode(url.path())
 }
 
 fn database_in_path(path: &str) -> Result<u16, ConfigError> {
@@ -191,10 +215,10 @@ mod tests {
             assert_eq!((encrypted.database, encrypted.tls), (2, true));
         }
         for scheme in ["redis+unix", "valkey+unix", "unix"] {
-            let path = "/run/my%20redis.sock?db=3&user=app&pass=a%26b";
+            let path = "/run/my%20redis.sock?db=3&user=app&pass=a%26b+c=";
             let socket = parse(&format!("{scheme}://{path}"));
             assert_eq!(servers(&socket), "/run/my redis.sock");
-            assert_eq!((&*socket.user, &*socket.password, socket.database), ("app", "a&b", 3));
+            assert_eq!((&*socket.user, &*socket.password, socket.database), ("app", "a&b+c=", 3));
         }
     }
 
@@ -255,7 +279,14 @@ mod tests {
             ("redis://localhost/?protocol=resp3", ConfigError::RedisUrlParameter),
             ("redis://localhost/?pass=hunter2", ConfigError::RedisUrlParameter),
             ("redis://localhost/?node=other", ConfigError::RedisUrlParameter),
+            ("redis://localhost/2?db=3", ConfigError::RedisUrl),
+            ("redis://localhost/?db=3&db=3", ConfigError::RedisUrl),
             ("redis+unix:///run/redis.sock?dbb=1", ConfigError::RedisUrlParameter),
+            ("redis+unix:///run/redis.sock?pass=a&pass=b", ConfigError::RedisUrl),
+            ("redis+unix:///run/redis.sock?pass=%ff", ConfigError::RedisUrl),
+            ("redis+unix://run/redis.sock", ConfigError::RedisUrl),
+            ("redis+unix://", ConfigError::RedisUrl),
+            ("redis+unix:///", ConfigError::RedisUrl),
             ("rediss://localhost/#insecure", ConfigError::RedisUrlFragment),
             ("redis-sentinel://a", ConfigError::RedisSentinels),
             ("redis-sentinel://a?sentinelServiceName=", ConfigError::RedisSentinels),
@@ -265,6 +296,8 @@ mod tests {
             ("redis-sentinel://a?sentinelServiceName=shop&node=c@b", ConfigError::RedisUrl),
             ("redis-cluster://", ConfigError::RedisUrl),
             ("redis-cluster://a?node=b/1", ConfigError::RedisUrl),
+            ("redis-cluster://a?node=b%23insecure", ConfigError::RedisUrl),
+            ("redis-cluster://a?node=b%3Fdb=1", ConfigError::RedisUrl),
             ("redis-cluster://a?sentinelServiceName=shop", ConfigError::RedisUrlParameter),
         ] {
             assert_eq!(RedisUrl::parse(url).err(), Some(expected), "{url}");

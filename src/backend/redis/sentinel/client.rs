@@ -24,6 +24,8 @@ pub(super) struct SentinelClient {
     address: RedisAddress,
     dialer: Dialer,
     announced: Arc<Notify>,
+    /// Makes sure that one question is asked at a time, over one connection.
+    turn: tokio::sync::Mutex<()>,
     /// The connection, while nobody asks over it.
     idle: Mutex<Option<Wire>>,
 }
@@ -35,7 +37,8 @@ impl SentinelClient {
         dialer: Dialer,
         announced: Arc<Notify>,
     ) -> Self {
-        SentinelClient { service, address, dialer, announced, idle: Mutex::default() }
+        let (turn, idle) = (tokio::sync::Mutex::default(), Mutex::default());
+        SentinelClient { service, address, dialer, announced, turn, idle }
     }
 
     /// Asks for the master of the service. A connection on which the sentinel does not answer
@@ -45,6 +48,7 @@ impl SentinelClient {
     }
 
     async fn ask_by(&self, deadline: Instant) -> Result<Report, StoreError> {
+        let _turn = self.turn.lock().await;
         let idle = self.idle().take().filter(|wire| !wire.is_closed());
         let mut wire = match idle {
             Some(wire) => wire,

@@ -28,6 +28,7 @@ use self::report::rank;
 use super::config::{RedisAddress, RedisSentinels};
 use super::dialer::Dialer;
 use crate::error::{StoreError, StoreErrorKind};
+use crate::task::join_result;
 
 /// Shortest and longest interval at which all sentinels are asked.
 const MIN_POLL: Duration = Duration::from_millis(250);
@@ -37,7 +38,7 @@ const GRACE: Duration = Duration::from_millis(100);
 
 /// The sentinels of a service.
 pub(super) struct Sentinels {
-    clients: Vec<SentinelClient>,
+    clients: Vec<Arc<SentinelClient>>,
     connect_timeout: Duration,
     state: Mutex<State>,
     /// Number of times that commands may have to go elsewhere: see
@@ -82,7 +83,7 @@ impl Sentinels {
         let announced = Arc::new(Notify::new());
         let client = |address: &RedisAddress| {
             let (service, announced) = (config.service.clone(), announced.clone());
-            SentinelClient::new(service, address.clone(), dialer.clone(), announced)
+            Arc::new(SentinelClient::new(service, address.clone(), dialer.clone(), announced))
         };
         Sentinels {
             clients: config.addresses.iter().map(client).collect(),
@@ -144,14 +145,19 @@ impl Sentinels {
     /// Stops asking, and closes all connections to sentinels.
     pub(super) fn close(&self) {
         self.state().watcher = None;
-        self.clients.iter().for_each(SentinelClient::close);
+        self.clients.iter().for_each(|client| client.close());
     }
 
     /// Asks the sentinels and returns all reports.
     async fn ranked(&self, deadline: Instant) -> Result<Masters, StoreError> {
         let asked_at = Instant::now();
-        let answers = self.ask(deadline).await;
         let confirmed = self.state().confirmed.clone();
+        // If all are silent, there must be time left to connect to the last master.
+        let deadline = match confirmed {
+            Some(_) => asked_at + (deadline - asked_at) / 2,
+            None => deadline,
+        };
+        let answers = self.ask(deadline).await;
         let reports = rank(answers.iter().flatten().cloned().chain(confirmed));
         if !reports.is_empty() {
             let has_answer = answers.iter().any(Result::is_ok);
@@ -166,14 +172,22 @@ impl Sentinels {
     }
 
     /// Asks all sentinels at once, and waits for those that answer soon after the first.
+    ///
+    /// Each in a task of its own: one that is too far away to answer in time is connected to
+    /// nevertheless. It can announce a failover then, and answers the next question sooner.
     async fn ask(&self, deadline: Instant) -> Vec<Result<Report, StoreError>> {
-        let mut asked: FuturesUnordered<_> =
-            self.clients.iter().map(|client| client.ask(deadline)).collect();
+        let ask = |client: &Arc<SentinelClient>| {
+            let client = client.clone();
+            tokio::spawn(async move { client.ask(deadline).await })
+        };
+        let mut asked: FuturesUnordered<_> = self.clients.iter().map(ask).collect();
         let (mut answers, mut end) = (Vec::new(), deadline);
         loop {
             tokio::select! {
-                answer = asked.next() => match answer {
-                    Some(answer) => {
+                answer = asked.next() => match answer.map(join_result) {
+                    // The runtime is shutting down.
+                    Some(None) => {}
+                    Some(Some(answer)) => {
                         if answer.is_ok() {
                             end = end.min(Instant::now() + GRACE);
                         }
