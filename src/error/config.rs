@@ -24,7 +24,7 @@ pub enum ConfigError {
     /// A [`Secret::insecure_dev`](crate::Secret::insecure_dev) is used outside the development
     /// preset.
     InsecureSecret,
-    /// The session timeout is zero or longer than
+    /// The session timeout, or that of `remember_me`, is below one second or longer than
     /// [`MAX_TIMEOUT`](crate::SessionConfigBuilder::MAX_TIMEOUT).
     Timeout(Duration),
     /// The absolute timeout is shorter than the idle one, or longer than
@@ -44,7 +44,9 @@ pub enum ConfigError {
     CookiePath,
     /// The cookie's domain is empty or has a character that is not allowed in a domain.
     CookieDomain,
-    /// A `__Host-` cookie has a domain, or a path other than `/`. Browsers would drop it.
+    /// A `__Host-` cookie has, or had before by
+    /// [`CookieConfig::former`](crate::CookieConfig::former), a domain or a path other than `/`.
+    /// Browsers would drop it.
     HostPrefix,
     /// The cookie's name begins with `__Host-` or `__Secure-`, but the cookie is not Secure.
     /// Browsers would drop it.
@@ -195,10 +197,10 @@ impl fmt::Display for ConfigError {
             ),
             Self::AbsoluteTimeout { absolute, idle } => write!(
                 f,
-                "absolute_timeout is {absolute:?} but must be between the idle timeout, {idle:?}, and 400 days"
+                "an absolute timeout is {absolute:?} but must be between the idle timeout, {idle:?}, and 400 days"
             ),
             Self::Timeout(found) => {
-                write!(f, "timeout is {found:?} but must be between 1 second and 400 days")
+                write!(f, "a session timeout is {found:?} but must be between 1 second and 400 days")
             }
             Self::TouchAfter => f.write_str("touch_after is a share of the timeout and must be above 0 and at most 1"),
             Self::CookieName => f.write_str(
@@ -209,7 +211,7 @@ impl fmt::Display for ConfigError {
             }
             Self::CookieDomain => f.write_str("cookie domain must be a host name such as `example.com`"),
             Self::HostPrefix => f.write_str(
-                "a `__Host-` cookie must have no domain and the path `/`: remove them, or choose a name without the prefix",
+                "a `__Host-` cookie must have no domain and the path `/`, and cannot have had others before: remove `domain`, `path` and `former`, or choose a name without the prefix",
             ),
             Self::PrefixWithoutSecure => f.write_str(
                 "a `__Host-` or `__Secure-` cookie must be Secure: leave secure enabled, or for plain HTTP choose a name without the prefix",

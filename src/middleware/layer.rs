@@ -177,6 +177,7 @@ impl<T: SessionData, E> SessionLayer<T, E> {
     /// # Ok(()) }
     /// # }
     /// ```
+    #[must_use = "it returns the header and sends nothing"]
     pub fn set_cookie(&self, session: &NewSession<T>) -> HeaderValue {
         let lifetime = self.state.store.remaining_lifetime(&session.record);
         self.state.signer.set(&session.token, lifetime, session.record.is_remembered())

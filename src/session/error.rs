@@ -53,8 +53,9 @@ pub enum SessionError {
 
 impl SessionError {
     /// Returns the status of the response: 503 if a retry may succeed, 409 for a login that was
-    /// refused because of the limit of sessions, 500 for a mistake in the application or a record
-    /// that cannot be decoded. It tells the client nothing else.
+    /// refused because of the limit of sessions, 404 for a session that the handler has asked a
+    /// store for and that does not exist, 500 for a mistake in the application or a record that
+    /// cannot be decoded. It tells the client nothing else.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::MissingLayer { .. } | Self::ClashingLayers | Self::HeadSent | Self::Encode(_) => {
@@ -71,6 +72,7 @@ impl SessionError {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
             Self::LimitReached => StatusCode::CONFLICT,
+            Self::Store(error) if error.kind() == StoreErrorKind::NotFound => StatusCode::NOT_FOUND,
             Self::Conflict { .. } | Self::Gone | Self::ReadOnly(_) | Self::Store(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }

@@ -64,7 +64,8 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// Fails with [`NotFound`](StoreErrorKind::NotFound), [`Conflict`](StoreErrorKind::Conflict),
     /// [`OutcomeUnknown`](StoreErrorKind::OutcomeUnknown), [`Encode`](StoreErrorKind::Encode),
-    /// [`TooLarge`](StoreErrorKind::TooLarge), or with the backend's error.
+    /// [`TooLarge`](StoreErrorKind::TooLarge), [`LimitReached`](StoreErrorKind::LimitReached) if
+    /// the change gives the session to an owner who has too many, or with the backend's error.
     ///
     /// ```
     /// # use clustered_sessions::{Secret, SessionConfig, SessionStore};

@@ -4,9 +4,10 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clustered_sessions::{ClusterConfig, MemoryBackend, Session};
+use clustered_sessions::{ClusterConfig, MemoryBackend, Session, SessionId};
 use futures_util::poll;
 use http::StatusCode;
+use http::header::RETRY_AFTER;
 use tokio::join;
 use tokio::sync::Barrier;
 use tokio::task::yield_now;
@@ -102,6 +103,18 @@ async fn an_update_is_committed_with_the_response_whatever_its_status() {
         assert_eq!(browser.visit(&app).await.status, status);
         assert_eq!(only_data(&sessions).await.visits, 1);
     }
+}
+
+#[tokio::test]
+async fn a_session_that_a_handler_asks_for_in_vain_is_not_found() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let app = serve(&sessions, async |session: Session<Data>| {
+        let unknown = SessionId::from_bytes([1; 16]);
+        session.store().get(unknown).await.map(|record| record.data().visits.to_string())
+    });
+    let page = Browser::new().visit(&app).await;
+    assert_eq!((page.status, page.body.as_str()), (StatusCode::NOT_FOUND, ""));
+    assert!(!page.headers.contains_key(RETRY_AFTER), "a retry is of no use");
 }
 
 #[tokio::test]
