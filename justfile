@@ -27,7 +27,7 @@ lint:
 
 # Builds the documentation as docs.rs does.
 doc *args:
-    RUSTC_BOOTSTRAP=1 RUSTDOCFLAGS="--cfg docsrs" cargo doc --no-deps --features metrics,testing --target-dir target/docsrs {{args}}
+    RUSTC_BOOTSTRAP=1 RUSTDOCFLAGS="--cfg docsrs" cargo doc --no-deps --features messagepack,metrics,testing,tower-sessions-0-14,tower-sessions-0-15 --target-dir target/docsrs {{args}}
 
 # Prints the comparison with peers; `just compare request` measures one section.
 compare *args:
