@@ -105,8 +105,8 @@ impl<T: SessionData> RequestSession<T> {
             }
             Err(Failed { error, has_ended }) => {
                 match batch.give_up_after(error.kind()) {
-                    Some(_) if has_ended => {
-                        let Committed { loaded, cookie } = Committed::deleted();
+                    Some(loaded) if has_ended => {
+                        let Committed { loaded, cookie } = Committed::deleted(loaded);
                         self.rebase_onto(loaded, cookie);
                     }
                     Some(loaded) => self.rebase_onto(loaded, None),
@@ -141,11 +141,7 @@ impl<T: SessionData> RequestSession<T> {
             }
             (Plan::Delete, loaded) => {
                 batch.logout().carry_out(store).await?;
-                Ok(match loaded {
-                    // The browser may have the cookie of a later login by now.
-                    Loaded::Moved(_) => Committed::same_token(loaded.clone()),
-                    _ => Committed::deleted(),
-                })
+                Ok(Committed::deleted(loaded.clone()))
             }
             (Plan::Replace, _) => {
                 let term = Term::remembered(remember == Some(true));
@@ -161,11 +157,9 @@ impl<T: SessionData> RequestSession<T> {
                     deleted => deleted?,
                 }
                 let created = store.create_encoded(&encoded, None, term).await;
-                created
-                    .map(Committed::new_token)
-                    .map_err(|error| Failed { error, has_ended: batch.loaded.id().is_some() })
+                created.map(Committed::new_token).map_err(|error| Failed { error, has_ended: true })
             }
-            (Plan::RemoveCookie, _) => Ok(Committed::deleted()),
+            (Plan::RemoveCookie, loaded) => Ok(Committed::deleted(loaded.clone())),
             (Plan::Refuse, Loaded::Unreadable(error, _)) => Err(error.clone().into()),
             (Plan::Refuse | Plan::Update | Plan::Regenerate, _) => {
                 Err(StoreError::from(StoreErrorKind::Gone).into())
@@ -218,8 +212,12 @@ impl<T> Committed<T> {
         Committed { loaded: Loaded::Live(new.record), cookie: Some(CookieChange::Set(new.token)) }
     }
 
-    /// There is no session any more.
-    fn deleted() -> Self {
-        Committed { loaded: Loaded::NoSession, cookie: Some(CookieChange::Remove) }
+    /// What was loaded is no session any more.
+    fn deleted(loaded: Loaded<T>) -> Self {
+        match loaded {
+            // The browser may have the cookie of a later login by now.
+            Loaded::Moved(_) => Committed::same_token(loaded),
+            _ => Committed { loaded: Loaded::NoSession, cookie: Some(CookieChange::Remove) },
+        }
     }
 }

@@ -122,7 +122,7 @@ pub(super) fn aborts_scan(error: &StoreError) -> bool {
     error.kind() != StoreErrorKind::Corrupt
 }
 
-/// Returns the error of a page: that of a record would not end the scan.
+/// Returns the error of a page. `Corrupt` is that of one record, which does not end a scan.
 fn page_error(error: StoreError) -> StoreError {
     if aborts_scan(&error) {
         return error;

@@ -22,7 +22,6 @@ impl<T> SessionStore<T> {
 
     /// Returns `true` if a session that existed at this moment, or at an unknown one, may have been
     /// regenerated so long ago that its tombstone has expired.
-    ///
     pub(crate) fn may_have_moved_since(&self, alive_at: Option<Millis>) -> bool {
         alive_at.is_none_or(|at| self.now() >= at.plus(self.inner.tombstone_reach))
     }

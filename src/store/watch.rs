@@ -51,7 +51,7 @@ pub struct SessionWatch<T> {
 struct Doubt {
     /// The moment up to which the session is known to have existed.
     since: Millis,
-    /// When the last read of the session has ended, if there was one.
+    /// When the session was last tried to read, if it was.
     tried_at: Option<Millis>,
 }
 
@@ -304,19 +304,20 @@ impl<T: SessionData> SessionWatch<T> {
     /// Reads the session, as long as its existence may stay in doubt. Fails with the result of the
     /// look.
     async fn read(&mut self, id: SessionId, now: Millis) -> Result<Option<Record<T>>, Look<T>> {
-        let doubt = self.doubt.unwrap_or_else(|| {
-            let since = self.store.certain_until(self.seen_at, now);
-            Doubt { since, tried_at: None }
-        });
+        let since = self.store.certain_until(self.seen_at, now);
+        let doubt = self.doubt.get_or_insert(Doubt { since, tried_at: None });
         let watching = &self.store.inner.watching;
         let end = doubt.since.plus(millis(watching.grace));
         let mut left = Duration::from_millis(end.0.saturating_sub(now.0));
-        if doubt.tried_at.is_none_or(|at| at.plus(2 * millis(watching.pulse)) < now) {
+        // Set before the read, too, which the caller may cancel.
+        if doubt.tried_at.replace(now).is_none_or(|at| at.plus(2 * millis(watching.pulse)) < now) {
             // Nobody has asked the watch for a while, so it has not tried to read the session.
             left = left.max(self.store.inner.backend.deadline().left());
         }
         let found = self.read_within(left, id).await;
-        self.doubt = Some(Doubt { tried_at: Some(self.store.now()), ..doubt });
+        if let Some(doubt) = &mut self.doubt {
+            doubt.tried_at = Some(self.store.now());
+        }
         match found {
             Some(Ok(found)) => Ok(found),
             // A read that fails at once does not time out.

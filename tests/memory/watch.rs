@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -206,6 +207,46 @@ async fn watches_that_are_not_polled_hold_up_no_other() {
         assert!(poll!(watch).is_pending());
     }
     assert!(timeout(SECOND, last.changed()).await.expect("there is a turn for it").is_ok());
+}
+
+/// Never returns from a load once it is silent.
+#[derive(Clone, Default)]
+struct SilentLoads(Arc<AtomicBool>);
+
+impl Interposer for SilentLoads {
+    async fn around<R: Send + 'static>(
+        &self,
+        method: BackendMethod,
+        call: impl Future<Output = Result<R, StoreError>> + Send + 'static,
+    ) -> Result<R, StoreError> {
+        if method == BackendMethod::Load && self.0.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        call.await
+    }
+}
+
+/// As a loop does that has other things to wait for.
+#[tokio::test(start_paused = true)]
+async fn a_watch_whose_caller_cancels_each_call_ends_after_the_grace_all_the_same() {
+    let (clock, silent) = (Clock::tokio(), SilentLoads::default());
+    let memory = MemoryBackend::with_clock(clock.clone());
+    let backend = Interposed::with_interposer(memory, silent.clone());
+    let patient = config_of_node(&clock, backend, ClusterConfig::new());
+    let sessions = start(patient.attempt_timeout(SECOND * 60).operation_timeout(SECOND * 60)).await;
+    let id = sessions.store().create(ada()).await.unwrap().id;
+    let mut watch = sessions.store().watch(id);
+    watch.changed().await.unwrap();
+    silent.0.store(true, Ordering::SeqCst);
+    sessions.store().coordinator().local_cache().clear();
+    let begun = Instant::now();
+    let ended = loop {
+        if let Ok(changed) = timeout(SECOND / 10, watch.changed()).await {
+            break changed.unwrap_err();
+        }
+        assert!(begun.elapsed() <= GRACE + SECOND, "after {:?}", begun.elapsed());
+    };
+    assert_eq!(ended, Ended::Unknown);
 }
 
 /// A slow client keeps a stream from asking.

@@ -141,8 +141,8 @@ mod tests {
     use super::super::super::sentinel::Sentinels;
     use super::*;
 
-    /// Returns a connection to servers that cannot be reached, which takes this long to notice, and
-    /// the number of streams that were to be opened.
+    /// Returns the configuration of a server that cannot be reached, which takes this long to
+    /// notice, and the number of streams that were to be opened.
     fn unreachable(after: Duration) -> (RedisConfig, Arc<AtomicUsize>) {
         let opened = Arc::new(AtomicUsize::new(0));
         let count = opened.clone();
