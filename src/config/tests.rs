@@ -102,5 +102,8 @@ fn a_limit_of_sessions_needs_an_owner_and_a_place() {
 fn the_debug_form_of_an_error_is_its_sentence() {
     let error: Box<dyn std::error::Error> =
         builder().timeout(Duration::ZERO).build().unwrap_err().into();
-    assert_eq!(format!("{error:?}"), "a session timeout is 0ns but must be between 1 second and 400 days");
+    assert_eq!(
+        format!("{error:?}"),
+        "a session timeout is 0ns but must be between 1 second and 400 days"
+    );
 }
