@@ -1,10 +1,14 @@
 //! The servers of `deploy/cluster/`.
 
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use super::{Deployed, Deployment, Edit, Kind, certificates, file, replaced, rule_in};
 use crate::files::Files;
-use crate::wait::eventually;
+use crate::wait::{eventually, eventually_within};
+
+/// Six servers that have lost each other need seven seconds on an idle machine.
+const FORMATION: Duration = Duration::from_secs(30);
 
 /// This machine, by a name for each server.
 const HOSTS: [&str; 6] =
@@ -88,7 +92,7 @@ impl DeployedCluster {
     /// Waits until all servers reach each other, and each master has a replica. All must be up.
     pub async fn is_complete(&self) {
         let is_complete = async || self.servers.iter().all(is_complete);
-        eventually(is_complete, "all of the cluster works").await;
+        eventually_within(FORMATION, is_complete, "all of the cluster works").await;
         for server in 0..self.servers.len() {
             assert!(self.is_ready(server), "the probe of server {server} fails");
         }
