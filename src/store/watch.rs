@@ -308,12 +308,15 @@ impl<T: SessionData> SessionWatch<T> {
         let doubt = self.doubt.get_or_insert(Doubt { since, tried_at: None });
         let watching = &self.store.inner.watching;
         let end = doubt.since.plus(millis(watching.grace));
-        let mut left = Duration::from_millis(end.0.saturating_sub(now.0));
-        // Set before the read, too, which the caller may cancel.
-        if doubt.tried_at.replace(now).is_none_or(|at| at.plus(2 * millis(watching.pulse)) < now) {
+        // Replaced before the read, too, which the caller may cancel.
+        let last = doubt.tried_at.replace(now).unwrap_or(doubt.since);
+        let left = match end.0.saturating_sub(now.0) {
             // Nobody has asked the watch for a while, so it has not tried to read the session.
-            left = left.max(self.store.inner.backend.deadline().left());
-        }
+            0 if last.plus(2 * millis(watching.pulse)) < now => {
+                self.store.inner.backend.deadline().left()
+            }
+            left => Duration::from_millis(left),
+        };
         let found = self.read_within(left, id).await;
         if let Some(doubt) = &mut self.doubt {
             doubt.tried_at = Some(self.store.now());

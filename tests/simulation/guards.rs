@@ -9,11 +9,11 @@ use clustered_sessions::guards::{Guard, disabled};
 use tokio::time::sleep;
 
 use crate::history::history;
-#[cfg(feature = "redis")]
-use crate::history::history_over_redis;
 use crate::limits::limits;
 use crate::owners::{self, Answer};
 use crate::race::race;
+#[cfg(feature = "redis")]
+use crate::rollback::rollback;
 #[cfg(feature = "redis")]
 use crate::topologies::{
     elected_elsewhere, elected_unheard, one_master_is_silent, replaced_behind_the_back,
@@ -41,9 +41,9 @@ fn owner_histories() {
 }
 
 #[cfg(feature = "redis")]
-fn histories_over_redis() {
-    for seed in 0..400 {
-        run(history_over_redis(seed));
+fn rollbacks() {
+    for seed in 0..100 {
+        run(rollback(seed));
     }
 }
 
@@ -163,7 +163,7 @@ needed! {
 
 #[cfg(feature = "redis")]
 needed! {
-    the_history_of_the_data_is_needed: History in histories_over_redis();
+    the_history_of_the_data_is_needed: History in rollbacks();
     the_word_of_the_sentinels_is_needed: SentinelsConfirm in run(replaced_behind_the_back());
     a_proof_of_every_master_is_needed: EveryMaster in run(one_master_is_silent());
     knowing_all_masters_is_needed: SameMasters in run(elected_elsewhere());

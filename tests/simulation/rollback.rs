@@ -24,7 +24,7 @@ fn after_a_rollback_no_node_serves_what_the_servers_have_lost() {
     run_all(300, rollback);
 }
 
-async fn rollback(seed: u64) {
+pub(crate) async fn rollback(seed: u64) {
     let dice = Dice::new(seed);
     // A seed for which sessions do not end by themselves.
     // The chain of heartbeats alone notices that the data is earlier, whatever is said about it.
