@@ -253,7 +253,11 @@ impl<T> LocalCache<T> {
     /// announcement reaches.
     pub(crate) fn look_again_by(&self, record: &Record<T>, now: Millis) -> Millis {
         let expires = record.expires();
-        if self.lease.is_permanent() { expires.min(now.plus(self.ttl)) } else { expires }
+        if !self.lease.is_permanent() {
+            return expires;
+        }
+        let cached = self.sessions.peek(&record.id());
+        expires.min(cached.map_or(now, |cached| cached.validity.began).plus(self.ttl))
     }
 
     /// Returns a record whose deadline has passed, and of which no announcement has said otherwise.

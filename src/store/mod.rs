@@ -43,7 +43,6 @@ use self::outage::Fallback;
 pub use self::revoke::BulkDeletion;
 pub(crate) use self::single_flight::Freshness;
 use self::single_flight::SingleFlight;
-use self::tombstone::tombstone_reach;
 pub use self::watch::SessionWatch;
 use self::watching::Watching;
 pub(crate) use self::write::unless_declined;
@@ -103,8 +102,6 @@ struct StoreInner<T> {
     tasks: TaskTracker,
     clock: Clock,
     lifetimes: Lifetimes,
-    /// See [`may_have_moved_since`](SessionStore::may_have_moved_since).
-    tombstone_reach: u64,
     watching: Watching,
     fallback: Fallback,
     /// Set by [`shutdown`](SessionStore::shutdown).
@@ -167,10 +164,8 @@ impl<T: SessionData> SessionStore<T> {
             );
         }
         let caches = cluster.cache_enabled;
-        let staleness = if cluster.enabled { cluster.max_staleness } else { ttl };
         let store = SessionStore {
             inner: Arc::new(StoreInner {
-                tombstone_reach: tombstone_reach(staleness),
                 watching: Watching::new(&cluster, &metrics),
                 fallback: Fallback::new(on_outage, &cluster),
                 coordinator: Coordinator::new(

@@ -22,16 +22,11 @@ impl<T> SessionStore<T> {
 
     /// Returns `true` if a session that existed at this moment, or at an unknown one, may have been
     /// regenerated so long ago that its tombstone has expired.
+    ///
+    /// What was read from the cache may be older by `max_staleness`, hence half of the time.
     pub(crate) fn may_have_moved_since(&self, alive_at: Option<Millis>) -> bool {
-        alive_at.is_none_or(|at| self.now() >= at.plus(self.inner.tombstone_reach))
+        alive_at.is_none_or(|at| self.now() >= at.plus(millis(TOMBSTONE_TTL / 2)))
     }
-}
-
-/// Returns how long after a read of a session the tombstone of a regeneration that the read has
-/// missed still exists, in milliseconds. What is read may be this stale.
-pub(super) fn tombstone_reach(staleness: Duration) -> u64 {
-    // At most half of the time, since the read and the question take some, too.
-    millis(TOMBSTONE_TTL.saturating_sub(staleness).min(TOMBSTONE_TTL / 2))
 }
 
 /// Returns the error for a chain of tombstones longer than [`MAX_TOMBSTONES`].

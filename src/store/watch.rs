@@ -53,6 +53,8 @@ struct Doubt {
     since: Millis,
     /// When the session was last tried to read, if it was.
     tried_at: Option<Millis>,
+    /// `true` if a read has had more time than the grace, because nobody had asked before.
+    extended: bool,
 }
 
 /// The result of a look at a session.
@@ -305,14 +307,15 @@ impl<T: SessionData> SessionWatch<T> {
     /// look.
     async fn read(&mut self, id: SessionId, now: Millis) -> Result<Option<Record<T>>, Look<T>> {
         let since = self.store.certain_until(self.seen_at, now);
-        let doubt = self.doubt.get_or_insert(Doubt { since, tried_at: None });
+        let doubt = self.doubt.get_or_insert(Doubt { since, tried_at: None, extended: false });
         let watching = &self.store.inner.watching;
         let end = doubt.since.plus(millis(watching.grace));
         // Replaced before the read, too, which the caller may cancel.
         let last = doubt.tried_at.replace(now).unwrap_or(doubt.since);
         let left = match end.0.saturating_sub(now.0) {
             // Nobody has asked the watch for a while, so it has not tried to read the session.
-            0 if last.plus(2 * millis(watching.pulse)) < now => {
+            0 if !doubt.extended && last.plus(2 * millis(watching.pulse)) < now => {
+                doubt.extended = true;
                 self.store.inner.backend.deadline().left()
             }
             left => Duration::from_millis(left),

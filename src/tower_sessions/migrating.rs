@@ -51,8 +51,8 @@ use super::TowerSessionsStore;
 ///   process dies while it moves a session: such a visitor is logged in again by the next request.
 ///   To log a user out everywhere meanwhile, delete the sessions in both stores, first in the old
 ///   one. A logout by the visitor ends both.
-/// - What a node of the stage `Prepare` saves to a session in the moment in which another node
-///   moves it may be lost.
+/// - A save by a node of the stage `Prepare` may be lost if another node moves the session at the
+///   same moment.
 /// - A node that does not know the new store cannot find a session that has moved: hence the first
 ///   stage.
 ///

@@ -10,9 +10,11 @@ mod store;
 
 use std::error::Error as _;
 use std::iter;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use tokio::time::timeout;
+use tracing::Instrument as _;
 
 pub use self::migrating::{MigratingStore, MigrationStage};
 pub use self::store::TowerSessionsStore;
@@ -21,6 +23,9 @@ use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionToken;
 use crate::store::Freshness;
 use crate::task::join_result;
+
+/// Time limit for the move of a session, after which a shutdown no longer waits for it.
+const MOVE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Returns the text of an error and its causes, which is all that their error keeps.
 fn text_of(error: &StoreError) -> String {
@@ -149,8 +154,12 @@ macro_rules! implement_for {
             ) -> Result<()> {
                 let (old, new, id) = (store.old.clone(), store.new.clone(), *id);
                 let moving = async move { take_over(&*old, &new, &id).await };
-                join_result(store.new.store().spawn(moving).await)
-                    .unwrap_or_else(|| Err(Error::Backend("the runtime is shutting down".into())))
+                let moving = timeout(MOVE_LIMIT, moving).in_current_span();
+                match join_result(store.new.store().spawn(moving).await) {
+                    Some(Ok(moved)) => moved,
+                    Some(Err(_)) => Err(Error::Backend("the move took too long".into())),
+                    None => Err(Error::Backend("the runtime is shutting down".into())),
+                }
             }
 
             async fn take_over<Old: SessionStore>(

@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use clustered_sessions::{
-    Clock, ClusterConfig, MemoryBackend, Session, SessionError, SessionLayer,
-};
+use clustered_sessions::{Clock, MemoryBackend, Session, SessionError, SessionLayer};
 use http::StatusCode;
 use tokio::sync::mpsc;
 use tower::ServiceExt as _;
@@ -150,24 +148,6 @@ async fn an_old_handle_of_a_session_that_moved_to_another_owner_reports_it_as_go
     assert_eq!(only_data(&sessions).await.user.as_deref(), Some("Grace"));
 }
 
-/// What such a node reads from its cache may be a minute old.
-#[tokio::test(start_paused = true)]
-async fn on_a_node_that_does_not_listen_an_old_read_is_not_taken_for_a_new_one() {
-    let memory = MemoryBackend::new();
-    let node = |cluster| start(config(&memory).clock(Clock::tokio()).cluster(cluster));
-    let here = node(ClusterConfig::new().enabled(false)).await;
-    let there = node(ClusterConfig::new()).await;
-    let browser = Browser::with(&here, ada()).await;
-    let regenerate = serve(&there, async |session: Session<Data>| session.regenerate());
-    assert_eq!(browser.clone().visit(&regenerate).await.status, StatusCode::OK);
-    tokio::time::advance(Duration::from_secs(59)).await;
-    let socket = session_after_the_head(&here, &browser).await;
-    tokio::time::advance(Duration::from_secs(2)).await;
-    socket.destroy();
-    assert!(matches!(socket.save().await, Err(SessionError::Gone)));
-    assert_eq!(here.store().size().await.unwrap(), 1, "it lives on under its new token");
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_late_logout_with_the_cookie_of_another_session_that_has_ended_is_ok() {
     let memory = MemoryBackend::new();
@@ -187,9 +167,7 @@ async fn a_late_logout_with_the_cookie_of_another_session_that_has_ended_is_ok()
 
 #[tokio::test(start_paused = true)]
 async fn a_logout_of_a_session_that_has_just_been_deleted_is_ok() {
-    let memory = MemoryBackend::new();
-    let config = config(&memory).clock(Clock::tokio()).cluster(ClusterConfig::new());
-    let sessions = start(config).await;
+    let sessions = start(config(&MemoryBackend::new()).clock(Clock::tokio())).await;
     let browser = Browser::with(&sessions, ada()).await;
     let tab = session_after_the_head(&sessions, &browser).await;
     sessions.store().delete(only_id(&sessions).await).await.unwrap();

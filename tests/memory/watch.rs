@@ -247,6 +247,19 @@ async fn a_watch_whose_caller_cancels_each_call_ends_after_the_grace_all_the_sam
         assert!(begun.elapsed() <= GRACE + SECOND, "after {:?}", begun.elapsed());
     };
     assert_eq!(ended, Ended::Unknown);
+
+    // Also if each call is a while after the one before.
+    silent.0.store(false, Ordering::SeqCst);
+    let other = sessions.store().create(ada()).await.unwrap().id;
+    let mut watch = sessions.store().watch(other);
+    watch.changed().await.unwrap();
+    silent.0.store(true, Ordering::SeqCst);
+    sessions.store().coordinator().local_cache().clear();
+    let begun = Instant::now();
+    while timeout(SECOND / 10, watch.changed()).await.is_err() {
+        assert!(begun.elapsed() <= GRACE + SECOND * 10, "after {:?}", begun.elapsed());
+        sleep(SECOND * 2).await;
+    }
 }
 
 /// A slow client keeps a stream from asking.

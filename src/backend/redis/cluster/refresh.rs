@@ -64,6 +64,9 @@ impl Cluster {
         let _one = self.discovering.lock().await;
         {
             let state = self.lock();
+            if state.closed {
+                return Err(StoreErrorKind::Closed.into());
+            }
             if !state.members.is_empty() {
                 return Ok(());
             }

@@ -48,15 +48,13 @@ impl RedisUrl {
         }
         let parameters = Parameters::parse(&url, kind)?;
         let (user, password) = (url.username(), url.password().unwrap_or_default());
-        let database = if kind == Kind::Unix { 0 } else { database_in_path(url.path())? };
+        let database = if kind == Kind::Unix { None } else { database_in_path(url.path())? };
         Ok(RedisUrl {
             user: parameters.user.clone().unwrap_or(decode(user)?),
             password: parameters.password.clone().unwrap_or(decode(password)?),
             database: match (parameters.database, database) {
-                (Some(parameter), path) if path != 0 && path != parameter => {
-                    return Err(ConfigError::RedisUrl);
-                }
-                (parameter, path) => parameter.unwrap_or(path),
+                (Some(one), Some(other)) if one != other => return Err(ConfigError::RedisUrl),
+                (parameter, path) => parameter.or(path).unwrap_or_default(),
             },
             servers: match kind {
                 Kind::Tcp => {
@@ -164,10 +162,10 @@ fn path_of_socket(url: &Url) -> Result<String, ConfigError> {
     decode(url.path())
 }
 
-fn database_in_path(path: &str) -> Result<u16, ConfigError> {
+fn database_in_path(path: &str) -> Result<Option<u16>, ConfigError> {
     match path.strip_prefix('/').unwrap_or(path) {
-        "" => Ok(0),
-        number => parse_database(number),
+        "" => Ok(None),
+        number => parse_database(number).map(Some),
     }
 }
 
@@ -279,7 +277,7 @@ mod tests {
             ("redis://localhost/?protocol=resp3", ConfigError::RedisUrlParameter),
             ("redis://localhost/?pass=hunter2", ConfigError::RedisUrlParameter),
             ("redis://localhost/?node=other", ConfigError::RedisUrlParameter),
-            ("redis://localhost/2?db=3", ConfigError::RedisUrl),
+            ("redis://localhost/0?db=3", ConfigError::RedisUrl),
             ("redis://localhost/?db=3&db=3", ConfigError::RedisUrl),
             ("redis+unix:///run/redis.sock?dbb=1", ConfigError::RedisUrlParameter),
             ("redis+unix:///run/redis.sock?pass=a&pass=b", ConfigError::RedisUrl),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tracing::Instrument as _;
 
 use super::super::endpoint::Link;
@@ -26,16 +26,13 @@ impl ConnectionState {
         self.current.as_ref().filter(usable).cloned()
     }
 
-    /// Returns the error of the last attempt if it has failed a moment ago, and commands have not
-    /// moved on since.
-    ///
-    /// A master that refuses writes, or a server that cannot take another connection, fails an
-    /// attempt at once. If each command made another one, they would cost both sides, and the
-    /// sentinels, hundreds of handshakes a second when they have other things to do.
-    fn recent_failure(&self, moves: u64) -> Option<StoreError> {
+    /// Returns the error of the last attempt if another one would fail, too, until an operator has
+    /// corrected a password or a certificate. Each attempt would only cost both sides a handshake.
+    fn recent_refusal(&self) -> Option<StoreError> {
         let failure = self.failure.as_ref()?;
-        let is_recent = failure.moves == moves && failure.at.elapsed() < RECONNECT_AFTER;
-        is_recent.then(|| failure.error.clone())
+        let is_recent = failure.at.elapsed() < RECONNECT_AFTER;
+        let is_refusal = failure.error.kind() == StoreErrorKind::Refused;
+        (is_recent && is_refusal).then(|| failure.error.clone())
     }
 }
 
@@ -44,15 +41,14 @@ impl SharedConnection {
     pub(in super::super) async fn connected(self: &Arc<Self>) -> Result<Connected, StoreError> {
         let attempts_before = {
             let state = self.lock();
-            let moves = *self.moves.borrow();
             if state.closed {
                 return Err(StoreErrorKind::Closed.into());
             }
-            if let Some(connected) = state.usable(moves) {
+            if let Some(connected) = state.usable(*self.moves.borrow()) {
                 return Ok(connected);
             }
-            if let Some(failure) = state.recent_failure(moves) {
-                return Err(failure);
+            if let Some(refusal) = state.recent_refusal() {
+                return Err(refusal);
             }
             state.attempts
         };
@@ -69,8 +65,11 @@ impl SharedConnection {
     /// Makes a new connection, unless another caller does, or has since this number of attempts.
     async fn connect(&self, attempts_before: u64) -> Result<Connected, StoreError> {
         let _connecting = self.connecting.lock().await;
-        {
+        let last = {
             let state = self.lock();
+            if state.closed {
+                return Err(StoreErrorKind::Closed.into());
+            }
             if let Some(connected) = state.usable(*self.moves.borrow()) {
                 return Ok(connected);
             }
@@ -80,6 +79,16 @@ impl SharedConnection {
                 state.failure.as_ref().filter(|_| state.attempts != attempts_before)
             {
                 return Err(failure.error.clone());
+            }
+            state.failure.as_ref().map(|failure| (failure.at, failure.moves))
+        };
+        if let Some((at, moves)) = last {
+            // A master that refuses writes, or a server that cannot take another connection, fails
+            // an attempt at once. Without a pause, the commands of a busy node would cost both
+            // sides, and the sentinels, hundreds of handshakes a second.
+            tokio::select! {
+                () = sleep_until(at + RECONNECT_AFTER) => {}
+                () = self.moves_on_from(moves) => {}
             }
         }
         let (attempt, mut moves) = self.attempt().await;
@@ -134,7 +143,7 @@ mod tests {
 
     use tokio::io::DuplexStream;
     use tokio::sync::watch;
-    use tokio::time::{advance, sleep, timeout};
+    use tokio::time::{sleep, timeout};
 
     use super::super::super::config::{RedisAddress, RedisConfig, RedisSentinels};
     use super::super::super::endpoint::{Endpoint, Target};
@@ -171,16 +180,16 @@ mod tests {
     async fn there_is_a_pause_after_an_attempt_that_has_failed() {
         let (config, opened) = unreachable(Duration::ZERO);
         let connection = connection(&config, fixed());
-        for _ in 0..20 {
+        let begun = Instant::now();
+        for _ in 0..5 {
             assert!(connection.connected().await.is_err());
         }
-        assert_eq!(opened.load(Ordering::Relaxed), 1);
-        advance(RECONNECT_AFTER).await;
-        assert!(connection.connected().await.is_err());
-        assert_eq!(opened.load(Ordering::Relaxed), 2);
+        assert_eq!(opened.load(Ordering::Relaxed), 5);
+        let spent = begun.elapsed();
+        assert!(spent >= 4 * RECONNECT_AFTER, "after {spent:?}");
         connection.moves.send_modify(|moves| *moves += 1);
         assert!(connection.connected().await.is_err());
-        assert_eq!(opened.load(Ordering::Relaxed), 3, "commands go elsewhere by now");
+        assert_eq!(begun.elapsed(), spent, "commands go elsewhere by now");
     }
 
     #[tokio::test(start_paused = true)]

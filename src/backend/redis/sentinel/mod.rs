@@ -117,6 +117,10 @@ impl Sentinels {
             let watching = watch(Arc::downgrade(self), announced, interval);
             AbortOnDropHandle::new(tokio::spawn(watching))
         });
+        // If all are silent, there must be time left to connect to the last master.
+        let has_last = self.state().confirmed.is_some();
+        let now = Instant::now();
+        let deadline = if has_last { now + (deadline - now) / 2 } else { deadline };
         let Masters { reports: ranked, asked_at } = self.ranked(deadline).await?;
         self.consider(&ranked, asked_at);
         let mut reports: Vec<Report> = Vec::new();
@@ -152,11 +156,6 @@ impl Sentinels {
     async fn ranked(&self, deadline: Instant) -> Result<Masters, StoreError> {
         let asked_at = Instant::now();
         let confirmed = self.state().confirmed.clone();
-        // If all are silent, there must be time left to connect to the last master.
-        let deadline = match confirmed {
-            Some(_) => asked_at + (deadline - asked_at) / 2,
-            None => deadline,
-        };
         let answers = self.ask(deadline).await;
         let reports = rank(answers.iter().flatten().cloned().chain(confirmed));
         if !reports.is_empty() {
