@@ -43,7 +43,7 @@ pub enum SessionError {
     /// The owner has as many sessions as
     /// [`max_sessions_of_owner`](crate::SessionConfigBuilder::max_sessions_of_owner) allows, so the
     /// login was refused. The visitor's session is as it was before, unless another login of the
-    /// owner took the last place at the same moment: then it has ended.
+    /// owner took the last place at the same moment: then it may have ended.
     LimitReached,
     /// The data cannot be serialized, or is too large. Nothing was written.
     Encode(StoreError),

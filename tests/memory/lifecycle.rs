@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use clustered_sessions::testing::{BackendMethod, Interposed, Interposer};
+use clustered_sessions::testing::FaultyBackend;
 use clustered_sessions::{
     MemoryBackend, Session, SessionConfig, SessionConfigBuilder, SessionError, SessionLayer,
-    SessionStore, StoreError, StoreErrorKind,
+    SessionStore, StoreErrorKind,
 };
 use futures_util::poll;
 use http::{Request, Response, StatusCode};
@@ -27,25 +27,11 @@ use crate::web::{
     settle,
 };
 
-/// Never answers a ping.
-struct SilentPing;
-
-impl Interposer for SilentPing {
-    async fn around<R: Send + 'static>(
-        &self,
-        method: BackendMethod,
-        call: impl Future<Output = Result<R, StoreError>> + Send + 'static,
-    ) -> Result<R, StoreError> {
-        if method == BackendMethod::Ping {
-            std::future::pending::<()>().await;
-        }
-        call.await
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_backend_that_does_not_answer_is_not_taken_for_one_that_announces_nothing() {
-    let backend = Interposed::with_interposer(MemoryBackend::new(), SilentPing);
+    let (backend, faults) = FaultyBackend::new(MemoryBackend::new(), 1);
+    let hour = Duration::from_secs(3600);
+    faults.delay_calls_by(hour..hour * 2);
     let store = SessionStore::new(config(&MemoryBackend::new()).backend(backend).build().unwrap());
     for wait in [Duration::from_millis(10), Duration::from_secs(10)] {
         let error = store.wait_until_ready(wait).await.unwrap_err();

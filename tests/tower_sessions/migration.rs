@@ -289,6 +289,17 @@ async fn a_client_that_disconnects_while_its_session_is_moved_leaves_no_copy() {
     assert_eq!(cluster.places(id).await, (false, true));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_does_not_wait_forever_for_a_store_that_does_not_answer() {
+    let cluster = Cluster::start().await;
+    let id = stored(&cluster.old).await;
+    let never = Some(Fault::Waits(Arc::default()));
+    cluster.old.deletions.lock().unwrap().push_back(never);
+    assert!(tokio::time::timeout(Duration::from_secs(1), cluster.moving.load(&id)).await.is_err());
+    let shutdown = cluster.new.store().shutdown();
+    assert!(tokio::time::timeout(Duration::from_secs(31), shutdown).await.is_ok());
+}
+
 #[tokio::test]
 async fn a_moved_session_keeps_its_expiry() {
     let cluster = Cluster::start().await;

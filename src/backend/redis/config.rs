@@ -174,7 +174,8 @@ impl RedisConfig {
     /// `valkey` for `redis`, and `unix` for `redis+unix`, mean the same. The port defaults to 6379,
     /// that of a sentinel to 26379. The user and password of a sentinel URL are those of the
     /// servers; those of the sentinels are the parameters `sentinelUsername` and
-    /// `sentinelPassword`. Special characters in user and password are percent-encoded.
+    /// `sentinelPassword`. Special characters in user and password are percent-encoded; a plus sign
+    /// stands for itself. A parameter that contradicts another part of the URL is an error.
     ///
     /// # Errors
     ///

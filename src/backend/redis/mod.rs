@@ -18,6 +18,7 @@ mod lanes;
 mod limiter;
 mod loads;
 mod merge;
+mod own_task;
 mod refusal;
 mod request;
 mod scan;

@@ -7,12 +7,12 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, timeout_at};
 
+use super::super::own_task::in_own_task;
 use super::discovery::{Description, ask};
 use super::members::Member;
 use super::view::{MemberId, View};
 use super::{Cluster, State, unavailable};
 use crate::error::{StoreError, StoreErrorKind};
-use crate::task::join_result;
 
 /// Minimum pause between two attempts to find out what has changed.
 const REFRESH_AFTER: Duration = Duration::from_millis(200);
@@ -54,9 +54,7 @@ impl Cluster {
         // A task of its own: everybody waits for the answer, and the caller that has asked first
         // may not be polled meanwhile.
         let this = self.clone();
-        let asking = tokio::spawn(async move { this.discover_first(attempts_before).await });
-        join_result(asking.await)
-            .unwrap_or_else(|| Err(unavailable("the runtime is shutting down")))
+        in_own_task(async move { this.discover_first(attempts_before).await }).await
     }
 
     /// Asks the cluster, unless another caller does, or has since this number of attempts.

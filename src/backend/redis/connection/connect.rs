@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use tokio::time::{Instant, sleep_until};
-use tracing::Instrument as _;
 
 use super::super::endpoint::Link;
+use super::super::own_task::in_own_task;
 use super::{Connected, ConnectionState, RECONNECT_AFTER, SharedConnection};
 use crate::error::{StoreError, StoreErrorKind};
-use crate::task::join_result;
 
 /// An attempt that has failed.
 pub(super) struct Failure {
@@ -20,10 +19,13 @@ pub(super) struct Failure {
 
 impl ConnectionState {
     /// Returns the connection in use, unless the server has closed it, or commands have moved on
-    /// since.
-    fn usable(&self, moves: u64) -> Option<Connected> {
+    /// since. Fails if there will be no other.
+    fn usable(&self, moves: u64) -> Result<Option<Connected>, StoreError> {
+        if self.closed {
+            return Err(StoreErrorKind::Closed.into());
+        }
         let usable = |it: &&Connected| it.moves == moves && !it.link.wire.is_closed();
-        self.current.as_ref().filter(usable).cloned()
+        Ok(self.current.as_ref().filter(usable).cloned())
     }
 
     /// Returns the error of the last attempt if another one would fail, too, until an operator has
@@ -41,10 +43,7 @@ impl SharedConnection {
     pub(in super::super) async fn connected(self: &Arc<Self>) -> Result<Connected, StoreError> {
         let attempts_before = {
             let state = self.lock();
-            if state.closed {
-                return Err(StoreErrorKind::Closed.into());
-            }
-            if let Some(connected) = state.usable(*self.moves.borrow()) {
+            if let Some(connected) = state.usable(*self.moves.borrow())? {
                 return Ok(connected);
             }
             if let Some(refusal) = state.recent_refusal() {
@@ -55,11 +54,7 @@ impl SharedConnection {
         // A task of its own: everybody waits for the attempt, and the caller that has begun it may
         // not be polled meanwhile.
         let this = self.clone();
-        let connecting = async move { this.connect(attempts_before).await };
-        join_result(tokio::spawn(connecting.in_current_span()).await).unwrap_or_else(|| {
-            Err(StoreError::from(StoreErrorKind::Unavailable)
-                .with_source("the runtime is shutting down"))
-        })
+        in_own_task(async move { this.connect(attempts_before).await }).await
     }
 
     /// Makes a new connection, unless another caller does, or has since this number of attempts.
@@ -67,10 +62,7 @@ impl SharedConnection {
         let _connecting = self.connecting.lock().await;
         let last = {
             let state = self.lock();
-            if state.closed {
-                return Err(StoreErrorKind::Closed.into());
-            }
-            if let Some(connected) = state.usable(*self.moves.borrow()) {
+            if let Some(connected) = state.usable(*self.moves.borrow())? {
                 return Ok(connected);
             }
             // Another caller's attempt failed while this one waited. If each waiting caller tried
@@ -204,17 +196,23 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_attempt_that_is_under_way_at_the_shutdown_leaves_nothing_behind() {
-        let (config, _) = unreachable(Duration::from_millis(10));
+        let (config, opened) = unreachable(Duration::from_millis(10));
         let service = RedisSentinels::new("mymaster", [("localhost", 26379)]);
         let (dialer, moves) = (config.sentinel_dialer(&service).unwrap(), watch::Sender::new(0));
         let sentinels = Arc::new(Sentinels::new(&service, &dialer, Duration::from_secs(1), moves));
         let connection = connection(&config, Target::Sentinel(sentinels.clone()));
-        let mut connecting = Box::pin(connection.connected());
-        assert!(futures_util::poll!(&mut connecting).is_pending());
+        let mut callers = [(); 5].map(|()| Box::pin(connection.connected()));
+        for caller in &mut callers {
+            assert!(futures_util::poll!(caller).is_pending());
+        }
         tokio::task::yield_now().await;
         assert!(sentinels.are_watched());
         connection.close();
-        assert_eq!(connecting.await.map(drop).unwrap_err().kind(), StoreErrorKind::Closed);
+        for caller in callers {
+            assert_eq!(caller.await.map(drop).unwrap_err().kind(), StoreErrorKind::Closed);
+        }
         assert!(!sentinels.are_watched());
+        // The one under way may have begun anew. Those that waited have made none.
+        assert!(opened.load(Ordering::Relaxed) <= 2, "{opened:?}");
     }
 }

@@ -27,8 +27,8 @@ pub(super) use self::report::Report;
 use self::report::rank;
 use super::config::{RedisAddress, RedisSentinels};
 use super::dialer::Dialer;
+use super::own_task::in_own_task;
 use crate::error::{StoreError, StoreErrorKind};
-use crate::task::join_result;
 
 /// Shortest and longest interval at which all sentinels are asked.
 const MIN_POLL: Duration = Duration::from_millis(250);
@@ -177,16 +177,14 @@ impl Sentinels {
     async fn ask(&self, deadline: Instant) -> Vec<Result<Report, StoreError>> {
         let ask = |client: &Arc<SentinelClient>| {
             let client = client.clone();
-            tokio::spawn(async move { client.ask(deadline).await })
+            in_own_task(async move { client.ask(deadline).await })
         };
         let mut asked: FuturesUnordered<_> = self.clients.iter().map(ask).collect();
         let (mut answers, mut end) = (Vec::new(), deadline);
         loop {
             tokio::select! {
-                answer = asked.next() => match answer.map(join_result) {
-                    // The runtime is shutting down.
-                    Some(None) => {}
-                    Some(Some(answer)) => {
+                answer = asked.next() => match answer {
+                    Some(answer) => {
                         if answer.is_ok() {
                             end = end.min(Instant::now() + GRACE);
                         }
