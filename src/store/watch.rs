@@ -51,7 +51,7 @@ pub struct SessionWatch<T> {
 struct Doubt {
     /// The moment up to which the session is known to have existed.
     since: Millis,
-    /// When the session was last tried to read, if it was.
+    /// When the last read of the session has ended, if one has.
     tried_at: Option<Millis>,
     /// `true` if a read has had more time than the grace, because nobody had asked before.
     extended: bool,
@@ -310,8 +310,7 @@ impl<T: SessionData> SessionWatch<T> {
         let doubt = self.doubt.get_or_insert(Doubt { since, tried_at: None, extended: false });
         let watching = &self.store.inner.watching;
         let end = doubt.since.plus(millis(watching.grace));
-        // Replaced before the read, too, which the caller may cancel.
-        let last = doubt.tried_at.replace(now).unwrap_or(doubt.since);
+        let last = doubt.tried_at.unwrap_or(doubt.since);
         let left = match end.0.saturating_sub(now.0) {
             // Nobody has asked the watch for a while, so it has not tried to read the session.
             0 if !doubt.extended && last.plus(2 * millis(watching.pulse)) < now => {
