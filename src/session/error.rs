@@ -52,10 +52,16 @@ pub enum SessionError {
 }
 
 impl SessionError {
-    /// Returns the status of the response: 503 if a retry may succeed, 409 for a login that was
-    /// refused because of the limit of sessions, 404 for a session that the handler has asked a
-    /// store for and that does not exist, 500 for a mistake in the application or a record that
-    /// cannot be decoded. It tells the client nothing else.
+    /// Returns the status of the response, which tells the client nothing else:
+    ///
+    /// - 503 if the backend has failed or refused the call, if other requests were faster, or if
+    ///   the session has ended meanwhile. A request that is sent again may succeed.
+    /// - 409 for a login that was refused because of the limit of sessions.
+    /// - 404 for a session that the handler has asked a store for and that does not exist.
+    /// - 500 for a mistake in the application, or a record that cannot be decoded.
+    ///
+    /// [`guide::resilience`](crate::guide::resilience#errors) has a table of all errors, and of what
+    /// to do about each.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::MissingLayer { .. } | Self::ClashingLayers | Self::HeadSent | Self::Encode(_) => {
@@ -97,12 +103,20 @@ impl SessionError {
         }
     }
 
-    /// Returns an empty response with this [`status`](Self::status), with `Retry-After` if a retry
-    /// may succeed, and with the error in its extensions.
+    /// Returns `true` if the change may have been made although it is reported as failed.
+    fn is_outcome_unknown(&self) -> bool {
+        matches!(self, Self::Store(error) if error.kind() == StoreErrorKind::OutcomeUnknown)
+    }
+
+    /// Returns an empty response with this [`status`](Self::status), and with the error in its
+    /// extensions.
+    ///
+    /// A 503 has `Retry-After: 1`, unless the outcome of a change is unknown: a client that sends
+    /// the request again by itself could make the change twice.
     pub fn response<B: Default>(self) -> Response<B> {
         let mut response = Response::new(B::default());
         *response.status_mut() = self.status();
-        if self.status() == StatusCode::SERVICE_UNAVAILABLE {
+        if self.status() == StatusCode::SERVICE_UNAVAILABLE && !self.is_outcome_unknown() {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response.extensions_mut().insert(self);
@@ -183,5 +197,57 @@ impl axum_core::response::IntoResponse for SessionError {
 impl axum_core::response::IntoResponse for StoreError {
     fn into_response(self) -> axum_core::response::Response {
         SessionError::from(self).response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_error_has_its_status_and_only_a_safe_retry_is_suggested() {
+        use StoreErrorKind as Kind;
+
+        let store = |kind| SessionError::from(StoreError::new(kind));
+        let statuses = |errors: Vec<SessionError>| {
+            errors.into_iter().map(|error| {
+                let response = error.response::<()>();
+                assert!(response.extensions().get::<SessionError>().is_some());
+                let retry = response.headers().get(header::RETRY_AFTER).cloned();
+                (response.status().as_u16(), retry.map(|after| after.to_str().unwrap().to_owned()))
+            })
+        };
+        let after_a_second = Some("1".to_owned());
+        let retry = [
+            Kind::Unavailable,
+            Kind::Timeout,
+            Kind::CircuitOpen,
+            Kind::Overloaded,
+            Kind::Refused,
+            Kind::Conflict,
+            Kind::Gone,
+            Kind::Closed,
+        ];
+        let mut retry = retry.map(store).to_vec();
+        retry.push(SessionError::ReadOnly(StoreError::new(Kind::Timeout)));
+        assert!(statuses(retry).all(|response| response == (503, after_a_second.clone())));
+        assert!(statuses(vec![store(Kind::OutcomeUnknown)]).all(|response| response == (503, None)));
+        assert!(statuses(vec![store(Kind::LimitReached)]).all(|response| response == (409, None)));
+        assert!(statuses(vec![store(Kind::NotFound)]).all(|response| response == (404, None)));
+
+        let mistakes = [
+            Kind::Corrupt,
+            Kind::NotConfigured,
+            Kind::AlreadyExists,
+            Kind::Encode,
+            Kind::TooLarge,
+        ];
+        let mut mistakes = mistakes.map(store).to_vec();
+        mistakes.extend([
+            SessionError::HeadSent,
+            SessionError::ClashingLayers,
+            SessionError::MissingLayer { data: "UserSession" },
+        ]);
+        assert!(statuses(mistakes).all(|response| response == (500, None)));
     }
 }
