@@ -160,16 +160,16 @@ async fn change_password(
     if !(12..=128).contains(&form.new.chars().count()) {
         return Ok(refused(StatusCode::BAD_REQUEST, "Choose a password of 12 to 128 characters."));
     }
-    // The order matters: first the password, then this session's new token, then the other
+    // The order matters: first the password, then a new session for this visitor, then the other
     // sessions. A login with the old password fails from the first step on.
     if !accounts.replace_password(&name, version, form.new).await? {
         return Ok(refused(StatusCode::CONFLICT, "The password has just been changed elsewhere."));
     }
-    session.regenerate();
+    session.replace(session.read(UserSession::clone));
     let saved = session.save().await;
     let others = match session.id().filter(|_| saved.is_ok()) {
         Some(this) => session.store().delete_all_of_except(&name, this).await,
-        // Without a new token, this session must end as well: an attacker may know the old one.
+        // Without a new one, this session must end as well: an attacker may know its token.
         None => session.store().delete_all_of(&name).await,
     };
     let _ = others.map_err(SessionError::from)?;

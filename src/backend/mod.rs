@@ -146,7 +146,9 @@ pub trait Backend: Send + Sync + 'static {
         extension: Extension,
     ) -> impl Future<Output = Result<Touched, StoreError>> + Send;
 
-    /// Removes all records and returns the number of sessions among them, without tombstones.
+    /// Removes all records and returns the number of sessions among them, without tombstones. A
+    /// session that was there when this was called is gone afterwards, even if a tombstone has
+    /// taken its place meanwhile, and another id its data.
     ///
     /// A backend that deletes in several steps makes the announcement in each step. At least one
     /// announcement is made.

@@ -11,6 +11,8 @@ pub(super) struct Logout<T> {
     ids: Vec<SessionId>,
     last_seen: Option<LastSeen<T>>,
     reason: Ended,
+    /// `true` if the request begins another session.
+    is_replaced: bool,
 }
 
 impl<T> Logout<T> {
@@ -21,10 +23,11 @@ impl<T> Logout<T> {
         named: &[SessionId],
         last_seen: Option<LastSeen<T>>,
         reason: Ended,
+        is_replaced: bool,
     ) -> Self {
         let id = loaded.id();
         let others = named.iter().copied().filter(|named| Some(*named) != id);
-        Logout { ids: id.into_iter().chain(others).collect(), last_seen, reason }
+        Logout { ids: id.into_iter().chain(others).collect(), last_seen, reason, is_replaced }
     }
 
     #[cfg(test)]
@@ -41,7 +44,11 @@ impl<T: SessionData> Logout<T> {
         for id in &self.ids {
             // It says nothing about the sessions that other cookies name.
             let last_seen = self.last_seen.as_ref().filter(|seen| seen.names(id));
-            let deleted = store.log_out(*id, last_seen, self.reason).await;
+            let deleted = if self.is_replaced {
+                store.replace_by_another(*id, last_seen, self.reason).await
+            } else {
+                store.log_out(*id, last_seen, self.reason).await
+            };
             result = result.and(deleted);
         }
         result

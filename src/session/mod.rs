@@ -235,9 +235,9 @@ impl<T: SessionData> Session<T> {
 
     /// Begins a new session with this data, whatever the visitor's cookie led to. With the
     /// response, the visitor gets a new token, and the session that the cookie led to is deleted on
-    /// every node.
+    /// every node, which ends the streams that [watch](Session::watch) it.
     ///
-    /// Call it at login. It works for a visitor without a session, with one that has ended or was
+    /// Call it at login, and after a change of the password. It works for a visitor without a session, with one that has ended or was
     /// regenerated meanwhile, and with one whose record cannot be read (that record is left alone).
     /// The token is new, so an attacker who planted or learned the old cookie gains nothing (OWASP
     /// Session Management Cheat Sheet, "Renew the Session ID After Any Privilege Level Change").
@@ -308,6 +308,13 @@ impl<T: SessionData> Session<T> {
     /// Call it at a change of privilege: an attacker who planted or learned the old cookie cannot
     /// use it any more (OWASP Session Management Cheat Sheet, "Renew the Session ID After Any
     /// Privilege Level Change"). At login, call [`replace`](Session::replace).
+    ///
+    /// # Risk
+    ///
+    /// It is the same session under another token, so open streams that [watch](Session::watch) it
+    /// go on, among them one that an attacker has opened with the old cookie. If somebody else may
+    /// know the old cookie, as at a login or a change of the password, call
+    /// [`replace`](Session::replace) instead.
     pub fn regenerate(&self) {
         self.request.regenerate();
     }

@@ -62,8 +62,8 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// # Risk
     ///
-    /// All users are logged out. Sessions created meanwhile may stay. The owner index is left to
-    /// expire.
+    /// All users are logged out. Sessions created meanwhile may stay; one that is regenerated
+    /// meanwhile does not. The owner index is left to expire.
     ///
     /// # Errors
     ///
@@ -73,7 +73,15 @@ impl<T: SessionData> SessionStore<T> {
         // Whatever the outcome, the cached sessions can no longer be trusted.
         let _clear = ClearOnDrop(&self.inner.cache);
         let announcement = self.inner.coordinator.encode(Announcement::CacheClear);
-        let sessions = self.inner.backend.clear(&announcement).await?;
+        let mut sessions = 0;
+        loop {
+            let began = self.inner.clock.now();
+            sessions += self.inner.backend.clear(&announcement).await?;
+            // A session that was regenerated meanwhile is found by its tombstone, while that lives.
+            if self.inner.clock.now().0 - began.0 < millis(TOMBSTONE_TTL) {
+                break;
+            }
+        }
         self.inner.events.emit(|| SessionEvent::Cleared { sessions });
         Ok(sessions)
     }

@@ -56,6 +56,23 @@ impl<T: SessionData> SessionStore<T> {
         self.operation(delete).await
     }
 
+    /// Ends the session that a request has loaded, because another one takes its place.
+    ///
+    /// # Errors
+    ///
+    /// As [`log_out`](Self::log_out).
+    pub(crate) async fn replace_by_another(
+        &self,
+        id: SessionId,
+        last_seen: Option<&LastSeen<T>>,
+        reason: Ended,
+    ) -> Result<(), StoreError> {
+        match last_seen {
+            Some(seen) if self.retire(&seen.record, reason).await? => Ok(()),
+            _ => self.log_out(id, last_seen, reason).await,
+        }
+    }
+
     /// Deletes the session that a request has loaded, under whatever id it has by now.
     ///
     /// The request may be older than the tombstones that lead there, as that of a socket is. Then

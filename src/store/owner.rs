@@ -155,8 +155,9 @@ impl<T: SessionData> SessionStore<T> {
     /// async fn change_password(session: Session<UserSession>) -> Result<(), SessionError> {
     ///     // … the new password has been stored.
     ///     let Some(user_id) = session.read(|data| data.user_id.map(|id| id.to_string())) else { return Ok(()) };
-    ///     session.regenerate();
-    ///     let saved = session.save().await; // from here on, the session has its new id
+    ///     // Ends what was opened with the old cookie, which somebody else may know.
+    ///     session.replace(session.read(UserSession::clone));
+    ///     let saved = session.save().await; // from here on, there is a new session
     ///     let _ = match session.id().filter(|_| saved.is_ok()) {
     ///         Some(this) => session.store().delete_all_of_except(&user_id, this).await?,
     ///         None => session.store().delete_all_of(&user_id).await?, // including this one: better than none

@@ -1,14 +1,14 @@
-//! Replacement of a session's token and id.
+//! Replacement of a session's token and id, and of a session by another one.
 
 use super::SessionStore;
 use super::lifetime::Term;
 use super::tombstone::TOMBSTONE_TTL;
 use super::write::{MAX_ATTEMPTS, Reapply, Written};
 use crate::backend::{Update, Updated};
-use crate::error::StoreError;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::events::SessionEvent;
-use crate::id::SessionId;
-use crate::record::{Content, Meta, NewSession, Record, SessionData, Snapshot, Stored};
+use crate::id::{SessionId, SessionToken};
+use crate::record::{Content, Ended, Meta, NewSession, Record, SessionData, Snapshot, Stored};
 
 impl<T: SessionData> SessionStore<T> {
     /// Moves a session to a new token and id, with `data`, which was made from `base`. `reapply` is
@@ -50,6 +50,41 @@ impl<T: SessionData> SessionStore<T> {
         }
     }
 
+    /// Ends a session which another one takes the place of, and leaves a tombstone that leads
+    /// nowhere. A request that is late with the old cookie then knows that it is late: it must not
+    /// begin a session whose cookie takes away that of the new one.
+    ///
+    /// The tombstone does not name the new session. Whoever knows the old token may have planted
+    /// it, and must neither delete nor watch what comes after a login.
+    ///
+    /// Returns `false` if the session has moved or cannot be read, or is not there.
+    pub(super) async fn retire(
+        &self,
+        known: &Record<T>,
+        reason: Ended,
+    ) -> Result<bool, StoreError> {
+        let nowhere = SessionToken::random().session_id();
+        let mut base = known.clone();
+        for attempt in 1..=MAX_ATTEMPTS {
+            match self.replace_by_tombstone(&base, nowhere, Some(reason)).await {
+                Ok(None) => {
+                    self.report_end(base.id(), Some(&base), reason);
+                    self.remove_from_index_in_background(Some(base));
+                    return Ok(true);
+                }
+                Ok(Some(current)) => base = current,
+                Err(error)
+                    if matches!(error.kind(), StoreErrorKind::Gone | StoreErrorKind::Corrupt) =>
+                {
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+            self.pause_after_conflict(attempt).await;
+        }
+        Ok(false)
+    }
+
     /// Replaces the old record by a tombstone that names the new one, and takes over what others
     /// change in it meanwhile.
     async fn move_to(
@@ -59,7 +94,8 @@ impl<T: SessionData> SessionStore<T> {
         reapply: Reapply<'_, T>,
     ) -> Result<(), StoreError> {
         for attempt in 1..=MAX_ATTEMPTS {
-            let Some(current) = self.replace_by_tombstone(&base, new.id).await? else {
+            let Some(current) = self.replace_by_tombstone(&base, new.id, None).await? else {
+                self.expire_index_entry_in_background(&base);
                 return Ok(());
             };
             self.inner.reapplied.add_one();
@@ -71,11 +107,13 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     /// Replaces the old record by a tombstone if the backend still has the revision of `base`.
-    /// Returns `None` if it was replaced, or the version that the backend has instead.
+    /// Returns `None` if it was replaced, or the version that the backend has instead. `reason` is
+    /// announced to those who watch the session, if it ends.
     async fn replace_by_tombstone(
         &self,
         base: &Record<T>,
         new: SessionId,
+        reason: Option<Ended>,
     ) -> Result<Option<Record<T>>, StoreError> {
         let old = base.id();
         let meta = Meta {
@@ -84,14 +122,11 @@ impl<T: SessionData> SessionStore<T> {
             ..base.meta()
         };
         let tombstone = Stored { meta, content: Content::MovedTo(new) };
-        let announcement = self.announce_deletion(old, None);
+        let announcement = self.announce_deletion(old, reason);
         let update = Update::new(&old, base.revision(), &tombstone, TOMBSTONE_TTL, &announcement);
         let answer = self.inner.cache.evict_through(&old, self.inner.backend.update(update)).await;
         match answer.map_err(|error| self.report_unreadable(&old, error))? {
-            Updated::Saved => {
-                self.expire_index_entry_in_background(base);
-                Ok(None)
-            }
+            Updated::Saved => Ok(None),
             Updated::Gone => Err(StoreError::gone(&old)),
             Updated::Conflict(current) => self.decode_conflict(&old, current).map(Some),
         }

@@ -168,7 +168,7 @@ async fn a_handler_can_explain_a_refused_login_and_the_visitor_keeps_the_session
     assert_eq!(ids(&node, "ada").await.len(), 1);
 }
 
-/// Logs in elsewhere before a session is deleted.
+/// Logs in elsewhere before a session is replaced.
 struct RivalLogin(SessionLayer<Data>);
 
 impl Interposer for RivalLogin {
@@ -177,7 +177,7 @@ impl Interposer for RivalLogin {
         method: Call,
         call: impl Future<Output = Result<R, StoreError>> + Send + 'static,
     ) -> Result<R, StoreError> {
-        if method == Call::Delete {
+        if method == Call::Update {
             let _ = self.0.store().create(of("ada")).await;
         }
         call.await

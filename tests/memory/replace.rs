@@ -139,28 +139,71 @@ async fn after_the_head_a_replacement_is_refused() {
     assert_eq!(only_data(&sessions).await, grace());
 }
 
-/// Returns the browser of a visitor who has just logged in, and one as it was before.
+/// Returns the browser of a visitor who has just logged in by a change and a regeneration, and one
+/// as it was before.
 async fn before_and_after_a_login(sessions: &SessionLayer<Data>) -> (Browser, Browser) {
-    let before = Browser::with(sessions, grace()).await;
-    let mut after = before.clone();
-    let regenerate = async |session: Session<Data>| {
+    before_and_after(sessions, async |session: Session<Data>| {
         session.update(|data| *data = ada());
         session.regenerate();
-    };
-    after.visit(&serve(sessions, regenerate)).await;
+    })
+    .await
+}
+
+/// As [`before_and_after_a_login`], by a login that replaces the session.
+async fn before_and_after_a_replacement(sessions: &SessionLayer<Data>) -> (Browser, Browser) {
+    before_and_after(sessions, login).await
+}
+
+/// As [`before_and_after_a_replacement`], in a request that logs out first.
+async fn before_and_after_a_logout_and_login(sessions: &SessionLayer<Data>) -> (Browser, Browser) {
+    before_and_after(sessions, async |session: Session<Data>| {
+        session.destroy();
+        session.replace(ada());
+    })
+    .await
+}
+
+async fn before_and_after<F: Future<Output = ()> + Send>(
+    sessions: &SessionLayer<Data>,
+    login: impl Fn(Session<Data>) -> F + Clone + Send + Sync + 'static,
+) -> (Browser, Browser)
+where
+    F: 'static,
+{
+    let before = Browser::with(sessions, grace()).await;
+    let mut after = before.clone();
+    after.visit(&serve(sessions, login)).await;
     (before, after)
 }
 
 #[tokio::test]
 async fn a_late_request_with_the_old_cookie_takes_no_login_away() {
     let sessions = node(&MemoryBackend::new()).await;
-    let (mut late, mut visitor) = before_and_after_a_login(&sessions).await;
-    let page = late.visit(&serve(&sessions, read)).await;
+    let (late, visitor) = before_and_after_a_login(&sessions).await;
+    assert_no_login_is_taken_away(&sessions, late, visitor).await;
+}
+
+#[tokio::test]
+async fn a_late_request_with_the_cookie_of_a_replaced_session_takes_no_login_away() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let (late, visitor) = before_and_after_a_replacement(&sessions).await;
+    assert_no_login_is_taken_away(&sessions, late, visitor).await;
+    let sessions = node(&MemoryBackend::new()).await;
+    let (late, visitor) = before_and_after_a_logout_and_login(&sessions).await;
+    assert_no_login_is_taken_away(&sessions, late, visitor).await;
+}
+
+async fn assert_no_login_is_taken_away(
+    sessions: &SessionLayer<Data>,
+    mut late: Browser,
+    mut visitor: Browser,
+) {
+    let page = late.visit(&serve(sessions, read)).await;
     assert_eq!((page.body.as_str(), page.set_cookies().len()), ("", 0), "it sees a stranger");
     for app in [
-        serve(&sessions, count),
-        serve(&sessions, async |session: Session<Data>| session.regenerate()),
-        serve(&sessions, async |session: Session<Data>| {
+        serve(sessions, count),
+        serve(sessions, async |session: Session<Data>| session.regenerate()),
+        serve(sessions, async |session: Session<Data>| {
             let refused = session.modify(|data| data.visits += 1).await;
             assert!(matches!(refused, Err(SessionError::Gone)));
             refused
@@ -170,8 +213,18 @@ async fn a_late_request_with_the_old_cookie_takes_no_login_away() {
         assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(page.set_cookies().len(), 0);
     }
-    assert_eq!(visitor.visit(&serve(&sessions, read)).await.body, "Ada");
+    assert_eq!(visitor.visit(&serve(sessions, read)).await.body, "Ada");
     assert_eq!(sessions.store().size().await.unwrap(), 1, "no session was created");
+}
+
+#[tokio::test]
+async fn a_late_logout_with_the_cookie_of_a_replaced_session_leaves_the_login_alone() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let (mut late, mut visitor) = before_and_after_a_replacement(&sessions).await;
+    let page =
+        late.visit(&serve(&sessions, async |session: Session<Data>| session.destroy())).await;
+    assert_eq!((page.status, page.set_cookies().len()), (StatusCode::OK, 0));
+    assert_eq!(visitor.visit(&serve(&sessions, read)).await.body, "Ada");
 }
 
 #[tokio::test]

@@ -15,7 +15,8 @@ use crate::web::{Data, ada, config, start};
 const TOMBSTONE_TTL: Duration = Duration::from_secs(60);
 const BULK_DELETE_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Changes the backend through another node before each conditional deletion.
+/// Changes the backend through another node before each conditional deletion, and after each
+/// `clear`.
 #[derive(Clone)]
 struct Rival {
     store: SessionStore<Data>,
@@ -35,6 +36,7 @@ enum Action {
 struct Counts {
     conditional: AtomicU32,
     unconditional: AtomicU32,
+    clears: AtomicU32,
 }
 
 impl Interposer for Rival {
@@ -50,6 +52,12 @@ impl Interposer for Rival {
             }
             BackendMethod::Delete => {
                 self.counts.unconditional.fetch_add(1, Ordering::SeqCst);
+            }
+            BackendMethod::Clear => {
+                let cleared = call.await;
+                let earlier = self.counts.clears.fetch_add(1, Ordering::SeqCst);
+                self.interfere(earlier).await?;
+                return cleared;
             }
             _ => {}
         }
@@ -104,6 +112,14 @@ async fn a_scan_that_takes_longer_than_a_tombstone_lives_is_repeated() {
     let (store, _) = store_with_rival(Action::CreateSlowly(1)).await;
     let deletion = store.bulk_delete(|_| true).await.unwrap();
     assert_eq!((deletion.deleted, deletion.unreadable), (2, 0));
+    assert_eq!(store.size().await.unwrap(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clear_that_takes_longer_than_a_tombstone_lives_is_repeated() {
+    let (store, counts) = store_with_rival(Action::CreateSlowly(1)).await;
+    assert_eq!(store.clear().await.unwrap(), 2);
+    assert_eq!(counts.clears.load(Ordering::SeqCst), 2);
     assert_eq!(store.size().await.unwrap(), 0);
 }
 

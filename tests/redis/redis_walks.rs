@@ -194,6 +194,36 @@ async fn a_session_that_ends_or_moves_between_the_steps_of_a_scan_is_found_as_wh
 }
 
 #[tokio::test]
+async fn clear_deletes_a_session_that_is_regenerated_meanwhile() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port()).await;
+    let direct = RedisBackend::new(&server.config(), CHANNEL).unwrap();
+    let redis = proxy.config().response_timeout(Duration::from_secs(10));
+    let clearing = RedisBackend::new(&redis, CHANNEL).unwrap();
+    let payload = record(1, Content::Payload(Bytes::from_static(b"payload")));
+    direct.create(&id(1), &payload, HOUR).await.unwrap();
+    clearing.ping().await.unwrap();
+
+    proxy.withhold_replies();
+    let clear = tokio::spawn(async move { clearing.clear(b"").await.unwrap() });
+    eventually(
+        async || server.calls().contains_key("scan"),
+        "the server has said which keys there are",
+    )
+    .await;
+    for (old, new) in [(1, 2), (2, 3)] {
+        direct.create(&id(new), &payload, HOUR).await.unwrap();
+        let tombstone = record(2, Content::MovedTo(id(new)));
+        let old = id(old);
+        let update = Update::new(&old, payload.meta.revision, &tombstone, HOUR, b"");
+        direct.update(update).await.unwrap();
+    }
+    proxy.heal();
+    assert_eq!(clear.await.unwrap(), 1);
+    assert_eq!(server.command::<u64>(&["DBSIZE"]), 0);
+}
+
+#[tokio::test]
 async fn a_bulk_deletion_is_seen_on_every_node() {
     let server = RedisServer::start();
     let (one, other) = (

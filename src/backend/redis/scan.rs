@@ -4,6 +4,7 @@
 //! was not given. What the keys hold is read by a script that is given them, in a second step. A
 //! record that is replaced by its tombstone in between is found as a tombstone.
 
+use bytes::Bytes;
 use futures_util::future::try_join_all;
 use redis::{Cmd, FromRedisValue};
 
@@ -30,6 +31,9 @@ struct IdPage {
 impl RedisInner {
     /// Deletes all records. Returns the number of sessions among them, and `true` if the
     /// announcement was made. It is made in each step that deletes.
+    ///
+    /// What a tombstone names is deleted with it: a session that is regenerated meanwhile may have
+    /// moved to where the scan has been already.
     pub(super) async fn clear(&self, announcement: &[u8]) -> Result<(u64, bool), StoreError> {
         let arguments = |command: &mut Cmd| {
             command.arg(&self.channel).arg(announcement);
@@ -44,11 +48,18 @@ impl RedisInner {
                 (cursor, starts) = (None, starts + 1);
                 continue;
             };
-            let script = &self.scripts.clear;
-            let counts: Vec<u64> =
-                self.run_for(&page.ids, script, Effect::Mutating, &arguments).await?;
-            announced |= !counts.is_empty();
-            deleted += counts.into_iter().sum::<u64>();
+            let mut ids = page.ids;
+            while !ids.is_empty() {
+                let script = &self.scripts.clear;
+                let replies: Vec<(u64, Vec<Bytes>)> =
+                    self.run_for(&ids, script, Effect::Mutating, &arguments).await?;
+                announced = true;
+                ids.clear();
+                for (sessions, moved) in replies {
+                    deleted += sessions;
+                    ids.extend(moved.iter().filter_map(|id| parse_id(id)));
+                }
+            }
             cursor = page.next;
             if cursor.is_none() {
                 return Ok((deleted, announced));

@@ -72,10 +72,10 @@ return 1
 ";
 
 /// Keys: those on one page of a scan. Arguments: channel, message. Returns the number of deleted
-/// sessions. A key of another type belongs to another application and stays. One that is gone
-/// meanwhile counts as nothing.
+/// sessions, and the ids that the deleted tombstones have named. A key of another type belongs to
+/// another application and stays. One that is gone meanwhile counts as nothing.
 const CLEAR: &str = r"#!lua flags=allow-oom
-local kinds, sessions = {}, 0
+local kinds, sessions, moved = {}, 0, {}
 for _, key in ipairs(KEYS) do
   local kind = redis.pcall('GETRANGE', key, 1, 1)
   if type(kind) == 'string' then
@@ -86,9 +86,10 @@ for _, key in ipairs(KEYS) do
 end
 redis.call('PUBLISH', ARGV[1], ARGV[2])
 for key, kind in pairs(kinds) do
+  if kind == '\1' then moved[#moved + 1] = redis.call('GETRANGE', key, 67, -1) end
   if redis.call('UNLINK', key) == 1 and kind ~= '\1' then sessions = sessions + 1 end
 end
-return sessions
+return {sessions, moved}
 ";
 
 /// Keys: those on one page of a scan. Returns for each of them 1 if there is a session, 0 if it is
