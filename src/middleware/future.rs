@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use http::{HeaderMap, Response};
+use http::Response;
 use pin_project_lite::pin_project;
 
 use super::error_response::{EmptyErrorResponse, ErrorResponse};
@@ -80,8 +80,7 @@ where
             match this.stage.as_mut().project() {
                 StageProjection::Inner { inner } => {
                     let mut response = ready!(inner.poll(cx))?;
-                    let Some(commit) = this.request.send_head_or_commit(response.headers_mut())
-                    else {
+                    let Some(commit) = this.request.send_head_or_commit(&mut response) else {
                         return Poll::Ready(Ok(response));
                     };
                     this.stage.set(Stage::Commit { commit, response: Some(response) });
@@ -94,10 +93,12 @@ where
                         Err(error) => {
                             this.request.discard();
                             log_failed_commit(&error);
-                            error_response(error, this.on_commit_error)
+                            let mut instead = error_response(error, this.on_commit_error);
+                            headers::keep_cookies(response, &mut instead);
+                            instead
                         }
                     };
-                    this.request.send_head(response.headers_mut());
+                    this.request.send_head(&mut response);
                     return Poll::Ready(Ok(response));
                 }
                 StageProjection::Refused { error } => {
@@ -119,11 +120,11 @@ impl<T: SessionData> AbortOnDrop<T> {
     }
 
     /// Adds the session to the response head, or begins the commit that the head must wait for.
-    fn send_head_or_commit(&mut self, headers: &mut HeaderMap) -> Option<CommitHandle> {
+    fn send_head_or_commit<B>(&mut self, response: &mut Response<B>) -> Option<CommitHandle> {
         let session = self.0.as_ref()?;
         match session.send_head_unless_busy() {
             Some(changes) => {
-                apply(headers, &changes, session.layer());
+                apply(response, &changes, session.layer());
                 self.0 = None;
                 None
             }
@@ -131,18 +132,18 @@ impl<T: SessionData> AbortOnDrop<T> {
         }
     }
 
-    fn send_head(&mut self, headers: &mut HeaderMap) {
+    fn send_head<B>(&mut self, response: &mut Response<B>) {
         if let Some(session) = self.0.take() {
-            apply(headers, &session.send_head(), session.layer());
+            apply(response, &session.send_head(), session.layer());
         }
     }
 }
 
-fn apply<T>(headers: &mut HeaderMap, changes: &HeadChanges, layer: &LayerState<T>) {
+fn apply<T, B>(response: &mut Response<B>, changes: &HeadChanges, layer: &LayerState<T>) {
     if changes.ambiguous {
         layer.refused.ambiguous();
     }
-    headers::apply(headers, changes, &layer.signer);
+    headers::apply(response, changes, &layer.signer);
 }
 
 impl<T> Drop for AbortOnDrop<T> {

@@ -1,26 +1,46 @@
 //! The session's response headers: `Set-Cookie`, and `Vary` and `Cache-Control` for caches.
 
 use http::header::{self, Entry};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
 
 use crate::cookie::CookieSigner;
 use crate::session::{CookieChange, HeadChanges};
 
-pub(super) fn apply(headers: &mut HeaderMap, changes: &HeadChanges, signer: &CookieSigner) {
+/// The `Set-Cookie` headers that session layers have added to a response, as an extension of it. An
+/// outer layer that replaces the response keeps them: its own session may not have been committed,
+/// but those of the inner layers were.
+#[derive(Clone, Default)]
+struct SessionCookies(Vec<HeaderValue>);
+
+impl SessionCookies {
+    fn add_to<B>(self, response: &mut Response<B>) {
+        let headers = response.headers_mut();
+        for cookie in &self.0 {
+            headers.append(header::SET_COOKIE, cookie.clone());
+        }
+        prevent_caching(headers);
+        prevent_caching_by_cdns(headers);
+        response.extensions_mut().get_or_insert_default::<SessionCookies>().0.extend(self.0);
+    }
+}
+
+/// Adds the session cookies of a response to the one that replaces it.
+pub(super) fn keep_cookies<B>(mut replaced: Response<B>, response: &mut Response<B>) {
+    if let Some(cookies) = replaced.extensions_mut().remove::<SessionCookies>() {
+        cookies.add_to(response);
+    }
+}
+
+pub(super) fn apply<B>(response: &mut Response<B>, changes: &HeadChanges, signer: &CookieSigner) {
     if changes.extracted {
-        vary_on_cookie(headers);
+        vary_on_cookie(response.headers_mut());
     }
     let cookie = match &changes.cookie {
         None => return,
         Some(CookieChange::Set(token)) => signer.set(token, changes.lifetime, changes.remembered),
         Some(CookieChange::Remove) => signer.removal(),
     };
-    for removal in signer.former_removals() {
-        headers.append(header::SET_COOKIE, removal);
-    }
-    headers.append(header::SET_COOKIE, cookie);
-    prevent_caching(headers);
-    prevent_caching_by_cdns(headers);
+    SessionCookies(signer.former_removals().chain([cookie]).collect()).add_to(response);
 }
 
 /// Adds `Vary: Cookie`, so that a cache does not serve one visitor's response to another.

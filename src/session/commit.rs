@@ -13,12 +13,13 @@ use super::SessionError;
 use super::batch::{Batch, Change};
 use super::change::Plan;
 use super::loaded::Loaded;
+use super::logout::Logout;
 use super::request::RequestSession;
 use super::state::CookieChange;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::observe::Outcome;
 use crate::record::{NewSession, SessionData};
-use crate::store::{Freshness, Term};
+use crate::store::{Freshness, SessionStore, Term};
 use crate::task::join_result;
 
 /// A running commit. Awaiting it returns its result, and resumes a panic of the application's
@@ -88,6 +89,10 @@ impl<T: SessionData> RequestSession<T> {
                 }
             }
         }
+        let _logout = LogoutOnPanic {
+            logout: batch.intent.is_logout().then(|| batch.logout()),
+            store: self.store(),
+        };
         if batch
             .changed_default()
             .is_some_and(|(data, default)| self.store().is_same(data, default))
@@ -104,13 +109,15 @@ impl<T: SessionData> RequestSession<T> {
                 Ok(())
             }
             Err(Failed { error, has_ended }) => {
-                match batch.give_up_after(error.kind()) {
-                    Some(loaded) if has_ended => {
-                        let Committed { loaded, cookie } = Committed::deleted(loaded);
-                        self.rebase_onto(loaded, cookie);
-                    }
-                    Some(loaded) => self.rebase_onto(loaded, None),
-                    None => self.put_back(batch),
+                let (before, kept) = (batch.loaded.clone(), batch.give_up_after(error.kind()));
+                if kept.is_none() {
+                    self.put_back(batch);
+                }
+                if has_ended {
+                    let Committed { loaded, cookie } = Committed::deleted(before);
+                    self.rebase_onto(loaded, cookie);
+                } else if let Some(loaded) = kept {
+                    self.rebase_onto(loaded, None);
                 }
                 Err(error.into())
             }
@@ -178,6 +185,23 @@ impl<T: SessionData> RequestSession<T> {
     fn put_back(&self, mut batch: Batch<T>) {
         batch.drop_extra();
         self.lock().put_back(&mut batch);
+    }
+}
+
+/// Carries out the logout of a commit that panics in the application's code, as that of a handler
+/// that panics.
+struct LogoutOnPanic<'a, T: SessionData> {
+    logout: Option<Logout<T>>,
+    store: &'a SessionStore<T>,
+}
+
+impl<T: SessionData> Drop for LogoutOnPanic<'_, T> {
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Some(logout) = self.logout.take()
+        {
+            logout.carry_out_in_background(self.store);
+        }
     }
 }
 

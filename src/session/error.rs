@@ -231,17 +231,14 @@ mod tests {
         let mut retry = retry.map(store).to_vec();
         retry.push(SessionError::ReadOnly(StoreError::new(Kind::Timeout)));
         assert!(statuses(retry).all(|response| response == (503, after_a_second.clone())));
-        assert!(statuses(vec![store(Kind::OutcomeUnknown)]).all(|response| response == (503, None)));
+        assert!(
+            statuses(vec![store(Kind::OutcomeUnknown)]).all(|response| response == (503, None))
+        );
         assert!(statuses(vec![store(Kind::LimitReached)]).all(|response| response == (409, None)));
         assert!(statuses(vec![store(Kind::NotFound)]).all(|response| response == (404, None)));
 
-        let mistakes = [
-            Kind::Corrupt,
-            Kind::NotConfigured,
-            Kind::AlreadyExists,
-            Kind::Encode,
-            Kind::TooLarge,
-        ];
+        let mistakes =
+            [Kind::Corrupt, Kind::NotConfigured, Kind::AlreadyExists, Kind::Encode, Kind::TooLarge];
         let mut mistakes = mistakes.map(store).to_vec();
         mistakes.extend([
             SessionError::HeadSent,

@@ -47,10 +47,15 @@ impl<T> Loaded<T> {
     /// Chooses among the sessions that several cookies name. If only one of them exists, it is the
     /// visitor's: the other cookies are left over from an earlier path or domain. If several exist,
     /// it is unknown which one the visitor means to use, so none is.
+    ///
+    /// During an outage, one may exist of which that is not certain. Then the visitor gets no
+    /// session and begins none, whose cookie would take the place of the right one.
     pub(super) fn choose(named: Vec<Loaded<T>>) -> Loaded<T> {
         let exists = |loaded: &Loaded<T>| {
             matches!(loaded, Loaded::Live(_) | Loaded::Stale(..) | Loaded::Unavailable(..))
         };
+        let uncertain =
+            |loaded: &Loaded<T>| Some(Loaded::Unavailable(loaded.outage()?.clone(), loaded.id()?));
         let rank = |loaded: &Loaded<T>| match loaded {
             _ if exists(loaded) => 3,
             Loaded::Unreadable(..) => 2,
@@ -58,7 +63,7 @@ impl<T> Loaded<T> {
             _ => 0,
         };
         if named.iter().filter(|loaded| exists(loaded)).count() > 1 {
-            return Loaded::Ambiguous;
+            return named.iter().find_map(uncertain).unwrap_or(Loaded::Ambiguous);
         }
         named.into_iter().max_by_key(rank).unwrap_or(Loaded::NoSession)
     }

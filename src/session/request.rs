@@ -162,10 +162,13 @@ impl<T: SessionData> RequestSession<T> {
     }
 
     /// Returns a cookie that must be signed again and whose session has to be looked up for that:
-    /// the node has no cache that would tell whether the session has got a new token meanwhile.
+    /// the node has no cache, or none that would tell whether the session has got a new token
+    /// meanwhile.
     pub(super) fn cookie_to_confirm(&self, loaded: &Loaded<T>) -> Option<&VerifiedCookie> {
         match loaded {
-            Loaded::Live(record) if !self.store().caches() => self.outdated_cookie(record),
+            Loaded::Live(record) if !self.store().caches_what_is_current() => {
+                self.outdated_cookie(record)
+            }
             _ => None,
         }
     }
@@ -193,7 +196,7 @@ impl<T: SessionData> RequestSession<T> {
     /// cached: a request that has outlived a login must not undo it by sending the old token.
     fn head_changes(&self, mut state: MutexGuard<'_, RequestState<T>>) -> HeadChanges {
         let mut head = HeadChanges {
-            extracted: state.is_loaded(),
+            extracted: state.is_extracted(),
             ambiguous: matches!(state.loaded(), Loaded::Ambiguous),
             cookie: state.send_head(),
             lifetime: Duration::MAX,

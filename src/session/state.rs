@@ -41,6 +41,8 @@ pub(super) struct RequestState<T> {
     /// Number of commits that were requested and have not taken their batch yet.
     pending_commits: u32,
     head_sent: bool,
+    /// `true` once a handler has asked for the session, even if it could not be loaded.
+    is_extracted: bool,
     /// `true` once something was begun that the response may have to wait for.
     has_begun_io: bool,
     /// `false` if the request does not extend the session.
@@ -94,6 +96,7 @@ impl<T> RequestState<T> {
             ended: None,
             pending_commits: 0,
             head_sent: false,
+            is_extracted: false,
             has_begun_io: false,
             extends: true,
         }
@@ -105,6 +108,17 @@ impl<T> RequestState<T> {
 
     pub(super) fn is_loaded(&self) -> bool {
         !matches!(self.loaded, Loaded::NotYet)
+    }
+
+    /// Records that a handler asks for the session. Returns `true` if it is loaded already.
+    pub(super) fn begin_extraction(&mut self) -> bool {
+        self.is_extracted = true;
+        self.is_loaded()
+    }
+
+    /// Returns `true` if the response may depend on the session.
+    pub(super) fn is_extracted(&self) -> bool {
+        self.is_extracted || self.is_loaded()
     }
 
     /// Returns the data that the request sees, or `None` if it is default data which the caller
@@ -363,7 +377,8 @@ impl<T> RequestState<T> {
         if !std::mem::take(&mut self.intent).is_logout() {
             return None;
         }
-        let logout = Logout::new(&self.loaded, &self.named, self.last_seen(), Ended::LoggedOut, false);
+        let logout =
+            Logout::new(&self.loaded, &self.named, self.last_seen(), Ended::LoggedOut, false);
         let ended = self.loaded.id().map_or(Loaded::NoSession, Loaded::EndedMeanwhile);
         self.replace_loaded(ended);
         Some(logout)

@@ -289,9 +289,9 @@ impl<T> SessionStore<T> {
         self.inner.events.clone()
     }
 
-    /// Returns `true` if this node uses its cache whenever it may.
-    pub(crate) fn caches(&self) -> bool {
-        self.inner.caches
+    /// Returns `true` if this node has a cache, and evicts from it what is announced to have changed.
+    pub(crate) fn caches_what_is_current(&self) -> bool {
+        self.inner.caches && !self.inner.cache.lease().is_permanent()
     }
 
     /// Returns `true` if the session is cached now and may be used.

@@ -32,7 +32,9 @@ impl<T: SessionData> SessionStore<T> {
         if self.has_expired(&base) {
             return Err(StoreError::gone(&old));
         }
-        let term = Term::remembered(remember.unwrap_or(base.is_remembered()));
+        // A node without timeouts for remembered sessions gives them the ordinary ones.
+        let can_remember = self.inner.lifetimes.can_remember();
+        let term = Term::remembered(remember.unwrap_or(base.is_remembered() && can_remember));
         let mut new = self.create_session(&data, Some(&base), term).await?;
         match self.move_to(&mut new, base, reapply).await {
             Ok(()) => {

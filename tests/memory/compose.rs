@@ -30,7 +30,8 @@ use tower_http::timeout::TimeoutLayer;
 use tower_http::trace::TraceLayer;
 
 use crate::web::{
-    self, Browser, COOKIE, Call, Data, Spy, ada, eventually, node, only_data, serve, start,
+    self, Browser, COOKIE, Call, Data, HasBackend as _, Spy, ada, eventually, node, only_data,
+    serve, start,
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -242,6 +243,31 @@ async fn layers_for_two_types_of_data_work_side_by_side() {
     assert!(browser.cookie(COOKIE).is_some() && browser.cookie("__Host-basket").is_some());
     assert_eq!(first.all(header::VARY), ["cookie"]);
     assert_eq!(browser.visit(&app).await.body, "2 4");
+}
+
+#[tokio::test]
+async fn an_outer_layer_that_cannot_commit_keeps_the_cookie_of_an_inner_layer() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let spy = Spy::new();
+    let config = SessionConfig::<Basket>::builder(web::secret())
+        .cookie(CookieConfig::new().name("__Host-basket"))
+        .enable_retry(false)
+        .backend(spy.backend());
+    let baskets = SessionLayer::new(config.build().unwrap());
+    let both = async |session: Session<Data>, basket: Session<Basket>| {
+        session.replace(ada());
+        basket.update(|basket| basket.items += 2);
+        [(header::CACHE_CONTROL, "public"), (header::SET_COOKIE, "handlers=own")]
+    };
+    let routes = Router::new().route("/", get(both)).route("/count", get(count));
+    let app = routes.layer(sessions).layer(baskets);
+    let mut browser = Browser::new();
+    spy.fail_next(1, StoreErrorKind::Unavailable);
+    let page = browser.visit(&app).await;
+    assert_eq!((page.status, page.set_cookies().len()), (StatusCode::SERVICE_UNAVAILABLE, 1));
+    assert_eq!(page.all(header::CACHE_CONTROL), [r#"private, no-cache="set-cookie""#]);
+    assert_eq!(browser.visit_path(&app, "/count").await.body, "1", "the session is Ada's");
+    assert!(browser.cookie(COOKIE).is_some() && browser.cookie("__Host-basket").is_none());
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::response::AppendHeaders;
 use clustered_sessions::{
     Clock, ClusterConfig, CookieConfig, MemoryBackend, SameSite, Secret, Session, SessionConfig,
-    SessionConfigBuilder, SessionLayer, StoreErrorKind,
+    SessionConfigBuilder, SessionError, SessionLayer, StoreErrorKind,
 };
 use http::{HeaderValue, Request, StatusCode, header};
 
@@ -207,16 +207,17 @@ async fn a_cookie_under_a_previous_secret_is_resigned_when_its_session_is_used()
     );
 }
 
-/// Serves a slow page that reads the session, while the visitor's other tab regenerates it. Returns
-/// the number of cookies that the slow response sets.
+/// Serves a slow page that reads the session, while the visitor's other tab regenerates it on a
+/// node that may be another one. Returns the number of cookies that the slow response sets.
 async fn cookies_of_a_response_that_outlives_a_login(
     memory: &MemoryBackend,
     sessions: &SessionLayer<Data>,
+    elsewhere: &SessionLayer<Data>,
 ) -> usize {
     let before_the_rotation = node(memory).await;
     let mut slow = Browser::with(&before_the_rotation, ada()).await;
     let tab = slow.clone();
-    let app = serve(sessions, regenerate);
+    let app = serve(elsewhere, regenerate);
     let page = slow
         .visit(&serve(sessions, async move |session: Session<Data>| {
             let name = read(session).await;
@@ -231,11 +232,16 @@ async fn cookies_of_a_response_that_outlives_a_login(
 #[tokio::test]
 async fn a_response_that_outlives_a_login_does_not_undo_it_by_resigning_the_old_cookie() {
     let memory = MemoryBackend::new();
+    let cookies = cookies_of_a_response_that_outlives_a_login;
     let cached = start(rotated(&memory)).await;
-    assert_eq!(cookies_of_a_response_that_outlives_a_login(&memory, &cached).await, 0);
+    assert_eq!(cookies(&memory, &cached, &cached).await, 0);
     let uncached = ClusterConfig::new().local_cache_enabled(false);
     let uncached = start(rotated(&memory).cluster(uncached)).await;
-    assert_eq!(cookies_of_a_response_that_outlives_a_login(&memory, &uncached).await, 0);
+    assert_eq!(cookies(&memory, &uncached, &uncached).await, 0);
+    // Nothing tells this one that its cached session has moved.
+    let silent = ClusterConfig::new().enabled(false);
+    let silent = start(rotated(&memory).cluster(silent)).await;
+    assert_eq!(cookies(&memory, &silent, &cached).await, 0);
 }
 
 #[tokio::test]
@@ -299,6 +305,24 @@ async fn a_response_whose_handler_used_the_session_varies_with_the_cookie() {
     }
     let new_visitor = Browser::new().visit(&serve(&sessions, read)).await;
     assert_eq!(new_visitor.all(header::VARY), ["cookie"]);
+}
+
+#[tokio::test]
+async fn a_response_whose_handler_could_not_get_the_session_varies_with_the_cookie() {
+    let spy = Spy::new();
+    let sessions = node(&spy).await;
+    let mut browser = Browser::with(&sessions, ada()).await;
+    sessions.store().coordinator().local_cache().clear();
+    let app = serve(
+        &sessions,
+        async |session: Result<Session<Data>, SessionError>| {
+            if session.is_ok() { "hello again" } else { "hello stranger" }
+        },
+    );
+    spy.fail_next(1, StoreErrorKind::Unavailable);
+    let page = browser.visit(&app).await;
+    assert_eq!(page.body, "hello stranger");
+    assert_eq!(page.all(header::VARY), ["cookie"]);
 }
 
 #[tokio::test]
@@ -414,7 +438,7 @@ fn cookie(browser: &Browser) -> &str {
 }
 
 /// Returns a browser that sends both cookies under one name, as after a change of the path.
-fn with_both(one: &Browser, two: &Browser) -> Browser {
+pub(crate) fn with_both(one: &Browser, two: &Browser) -> Browser {
     let mut both = one.clone();
     let [one, two] = [one, two].map(|browser| browser.cookie(COOKIE).unwrap());
     both.set_cookie(COOKIE, format!("{one}; {COOKIE}={two}"));

@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::routing::get;
 use clustered_sessions::testing::FaultyBackend;
 use clustered_sessions::{
     MemoryBackend, Session, SessionConfig, SessionConfigBuilder, SessionError, SessionLayer,
     SessionStore, StoreErrorKind,
 };
 use futures_util::poll;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, header};
+use serde::{Deserialize, Serialize, Serializer};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::mpsc;
 use tokio::task::yield_now;
@@ -195,6 +197,35 @@ async fn a_logout_is_carried_out_even_if_a_later_change_panics() {
     };
     let app = serve(&sessions, handler).layer(CatchPanicLayer::new());
     assert_eq!(browser.visit(&app).await.status, StatusCode::INTERNAL_SERVER_ERROR);
+    eventually(async || sessions.store().size().await.unwrap() == 0).await;
+}
+
+/// Data that cannot be serialized once it is broken.
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Fragile {
+    #[serde(serialize_with = "serialize_unless_broken")]
+    broken: bool,
+}
+
+fn serialize_unless_broken<S: Serializer>(broken: &bool, serializer: S) -> Result<S::Ok, S::Error> {
+    assert!(!broken, "on purpose");
+    serializer.serialize_bool(*broken)
+}
+
+#[tokio::test]
+async fn a_logout_is_carried_out_even_if_the_data_of_the_next_session_panics() {
+    let config = SessionConfig::<Fragile>::builder(secret());
+    let sessions = SessionLayer::new(config.build().unwrap());
+    let cookie = sessions.cookie_for(Fragile::default()).await.unwrap();
+    let handler = async |session: Session<Fragile>| {
+        session.destroy();
+        session.update(|data| data.broken = true);
+    };
+    let app = Router::new().route("/", get(handler)).layer(sessions.clone());
+    let app = app.layer(CatchPanicLayer::new());
+    let request = Request::get("/").header(header::COOKIE, cookie).body(Body::empty()).unwrap();
+    let response = app.oneshot(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
     eventually(async || sessions.store().size().await.unwrap() == 0).await;
 }
 

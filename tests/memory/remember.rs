@@ -105,6 +105,22 @@ async fn a_change_and_a_regeneration_keep_a_session_remembered_on_every_node() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_without_the_timeouts_regenerates_a_remembered_session_as_an_ordinary_one() {
+    let memory = memory();
+    let with = start(both(&memory)).await;
+    let (mut browser, _) = logged_in(&with, true).await;
+    let plain = config(&memory).clock(Clock::tokio()).timeout(HOUR / 2);
+    let without = start(plain.encrypt_redis_data(Encryption::Required)).await;
+    let regenerate = async |session: Session<Data>| session.regenerate();
+    let page = browser.visit(&serve(&without, regenerate)).await;
+    assert_eq!((page.status, page.set_cookies().len()), (StatusCode::OK, 1));
+    assert!(!page.set_cookies()[0].contains("Max-Age"));
+    assert_eq!(browser.visit(&who(&with)).await.body, "Ada");
+    pass(HOUR / 2).await;
+    assert_eq!(browser.visit(&who(&with)).await.body, "");
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_the_timeouts_no_session_is_remembered() {
     let memory = memory();
     let with = start(both(&memory)).await;

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use clustered_sessions::backend::{Backend as _, Content, Revision, Stored, Update};
+use clustered_sessions::testing::{BackendMethod, Interposed, Interposer};
 use clustered_sessions::{
-    Fresh, MemoryBackend, Session, SessionError, SessionLayer, StoreErrorKind,
+    Fresh, MemoryBackend, Session, SessionError, SessionLayer, StoreError, StoreErrorKind,
 };
 use http::{Extensions, StatusCode, header};
 use tower::service_fn;
@@ -244,6 +245,42 @@ async fn a_login_that_fails_sends_no_cookie() {
     spy.fail_next(1, StoreErrorKind::Unavailable);
     let page = Browser::new().visit(&app).await;
     assert_eq!((page.status, page.set_cookies().len()), (StatusCode::SERVICE_UNAVAILABLE, 0));
+}
+
+/// Lets no session be created.
+struct Full;
+
+impl Interposer for Full {
+    async fn around<R: Send + 'static>(
+        &self,
+        method: BackendMethod,
+        call: impl Future<Output = Result<R, StoreError>> + Send + 'static,
+    ) -> Result<R, StoreError> {
+        match method {
+            BackendMethod::Create => Err(StoreErrorKind::Refused.into()),
+            _ => call.await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_login_that_fails_after_it_has_ended_the_session_before_leaves_none() {
+    let memory = MemoryBackend::new();
+    let elsewhere = node(&memory).await;
+    let full = start(config(&memory).backend(Interposed::with_interposer(memory, Full))).await;
+    let mut browser = Browser::with(&elsewhere, ada()).await;
+    let app = serve(&full, async |session: Session<Data>| {
+        session.replace(ada());
+        session.save().await.unwrap_err();
+        assert_eq!(*session.data(), ada(), "the login is tried again with the response");
+        session.discard();
+        assert!(session.is_new());
+        session.data().user.clone().unwrap_or_default()
+    });
+    let page = browser.visit(&app).await;
+    assert_eq!((page.status, page.body.as_str()), (StatusCode::OK, ""));
+    assert_eq!(browser.cookie(COOKIE), None, "its cookie leads nowhere");
+    assert_eq!(elsewhere.store().size().await.unwrap(), 0);
 }
 
 #[tokio::test]

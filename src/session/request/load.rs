@@ -26,7 +26,7 @@ impl<T: SessionData> RequestSession<T> {
     /// Verifies the request's cookies and loads the session that they name.
     async fn load_verified(&self) -> Result<(), SessionError> {
         let _one_at_a_time = self.io_lock.lock().await;
-        if self.lock().is_loaded() {
+        if self.lock().begin_extraction() {
             // By another extraction, in the meantime.
             return Ok(());
         }

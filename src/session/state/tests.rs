@@ -229,12 +229,16 @@ fn of_the_sessions_that_several_cookies_name_the_only_one_that_exists_is_chosen(
     let live = |id| Loaded::Live(record_with(id));
     let corrupt = || Loaded::Unreadable(StoreErrorKind::Corrupt.into(), two);
     let unreachable = || Loaded::Unavailable(StoreErrorKind::Unavailable.into(), two);
+    let stale = |id| Loaded::Stale(StoreErrorKind::Unavailable.into(), record_with(id));
     for (named, expected) in [
         (vec![Loaded::Missing(two), live(one)], "Live"),
         (vec![live(one), Loaded::Moved(two)], "Live"),
         (vec![live(one), corrupt()], "Live"),
         (vec![live(one), live(two)], "Ambiguous"),
-        (vec![live(one), unreachable()], "Ambiguous"),
+        (vec![live(one), unreachable()], "Unavailable"),
+        (vec![live(one), stale(two)], "Unavailable"),
+        (vec![stale(one), stale(two)], "Unavailable"),
+        (vec![Loaded::Missing(one), stale(two)], "Stale"),
         (vec![Loaded::Missing(one), unreachable()], "Unavailable"),
         (vec![Loaded::Moved(one), corrupt()], "Unreadable"),
         (vec![Loaded::Moved(one), Loaded::Missing(two)], "Moved"),

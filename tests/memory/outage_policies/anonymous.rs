@@ -2,6 +2,7 @@
 //! cannot change anything.
 
 use super::*;
+use crate::cookies::with_both;
 
 async fn site() -> Site {
     Site::new(OutagePolicy::Anonymous).await
@@ -72,6 +73,47 @@ async fn nothing_is_created_and_no_cookie_is_set_even_if_the_backend_is_back_bef
     assert_eq!(site.elsewhere.store().size().await.unwrap(), 1);
     site.recovery().await;
     assert_eq!(site.read(&mut browser).await, answered("Ada 0"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_created_if_one_of_two_cookies_leads_to_what_cannot_be_loaded() {
+    let site = site().await;
+    let (cached, left_over) = (site.visitor().await, Browser::with(&site.elsewhere, ada()).await);
+    site.faults.fail_calls(1.0);
+    let faults = site.faults.clone();
+    let app = serve(&site.sessions, async move |session: Session<Data>| {
+        assert!(session.is_new() && session.outage().is_some());
+        faults.heal();
+        session.update(|data| data.visits += 1);
+    });
+    let page = with_both(&cached, &left_over).visit(&app).await;
+    assert_unavailable(&page);
+    assert_read_only(error(&page));
+    assert_eq!(site.elsewhere.store().size().await.unwrap(), 2);
+}
+
+/// What it writes depends on nothing that could not be loaded.
+#[tokio::test(start_paused = true)]
+async fn a_login_that_replaces_the_session_is_attempted() {
+    let site = site().await;
+    let mut browser = site.visitor().await;
+    let old = browser.clone();
+    site.outage().await;
+    let login = async |session: Session<Data>| session.replace(ada());
+    let page = browser.visit(&serve(&site.sessions, login)).await;
+    assert_eq!((page.status, page.set_cookies().len()), (StatusCode::SERVICE_UNAVAILABLE, 0));
+
+    let faults = site.faults.clone();
+    let app = serve(&site.sessions, async move |session: Session<Data>| {
+        assert!(session.outage().is_some());
+        faults.heal();
+        session.replace(Data { visits: 9, ..ada() });
+    });
+    let page = browser.visit(&app).await;
+    assert_eq!((page.status, page.set_cookies().len()), (StatusCode::OK, 1));
+    site.recovery().await;
+    assert_eq!(site.read(&mut browser).await, answered("Ada 9"));
+    assert_eq!(site.read(&mut old.clone()).await, answered("stranger 0"));
 }
 
 #[tokio::test(start_paused = true)]
