@@ -248,6 +248,16 @@ impl<T> LocalCache<T> {
         self.visible(id, epoch, now, self.ttl)
     }
 
+    /// Returns the moment at which a record was read from the backend, if it is cached on a node that
+    /// is told nothing of what has happened since.
+    pub(crate) fn unannounced_since(&self, record: &Record<T>) -> Option<Millis> {
+        if !self.lease.is_permanent() {
+            return None;
+        }
+        let cached = self.sessions.peek(&record.id())?;
+        (cached.record.revision() == record.revision()).then_some(cached.validity.began)
+    }
+
     /// Returns the moment by which a session that has been read now must be looked at again, though
     /// nobody announces anything: its deadline, or the end of its time in a cache that no
     /// announcement reaches.
@@ -256,8 +266,7 @@ impl<T> LocalCache<T> {
         if !self.lease.is_permanent() {
             return expires;
         }
-        let cached = self.sessions.peek(&record.id());
-        expires.min(cached.map_or(now, |cached| cached.validity.began).plus(self.ttl))
+        expires.min(self.unannounced_since(record).unwrap_or(now).plus(self.ttl))
     }
 
     /// Returns a record whose deadline has passed, and of which no announcement has said otherwise.

@@ -98,10 +98,10 @@ impl<T: SessionData> SessionStore<T> {
         // Another node may have looked for the session a moment ago, and remember that there is
         // none. Before the limit is applied: a login that fails must not end other sessions.
         if let Err(error) = self.inner.coordinator.publish_invalidation(new.id).await {
-            self.undo(new.id).await;
+            self.undo(&new.record, None).await;
             return Err(error);
         }
-        self.admit_or_undo(&new.record, ownership).await?;
+        self.admit_or_undo(&new.record, ownership, None).await?;
         self.report_creation(new.id, ownership);
         Ok(draft.new)
     }
@@ -146,7 +146,7 @@ impl<T: SessionData> SessionStore<T> {
                 }
                 Err(reason) => reason,
             };
-            self.undo(new.id).await;
+            self.undo(&new.record, None).await;
             if attempt == MAX_LOGIN_ATTEMPTS || matches!(reason, NotAdmitted::Failed(_)) {
                 return Err(self.give_up(reason));
             }

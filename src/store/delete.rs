@@ -52,7 +52,7 @@ impl<T: SessionData> SessionStore<T> {
     /// Fails if the backend does not confirm that the session is gone.
     pub async fn delete(&self, id: SessionId) -> Result<bool, StoreError> {
         self.begin()?;
-        let delete = self.delete_following_tombstones(id, Some(Ended::Revoked));
+        let delete = self.delete_following_tombstones(id, None, Some(Ended::Revoked));
         self.operation(delete).await
     }
 
@@ -87,12 +87,14 @@ impl<T: SessionData> SessionStore<T> {
         last_seen: Option<&LastSeen<T>>,
         reason: Ended,
     ) -> Result<(), StoreError> {
-        if self.delete_following_tombstones(id, Some(reason)).await? {
+        let known = last_seen.map(|seen| &seen.record);
+        let alive_at = last_seen.and_then(|seen| self.alive_at(seen));
+        if self.delete_following_tombstones(id, known, Some(reason)).await? {
             return Ok(());
         }
         match last_seen {
             Some(seen)
-                if self.may_have_moved_since(seen.at)
+                if self.may_have_moved_since(alive_at)
                     && !self.delete_by_origin(&seen.record, reason).await? =>
             {
                 Err(StoreError::gone(&id))
@@ -101,17 +103,28 @@ impl<T: SessionData> SessionStore<T> {
         }
     }
 
+    /// Returns the moment at which the backend is known to have had a session, if it is known.
+    fn alive_at(&self, seen: &LastSeen<T>) -> Option<Millis> {
+        let at = seen.at?;
+        Some(self.inner.cache.unannounced_since(&seen.record).unwrap_or(at).min(at))
+    }
+
     /// Deletes a session under its present id, which the tombstones of its former ids lead to.
     /// Returns `true` if it existed.
+    ///
+    /// `known` is a version of the session, if the caller has one. It tells whose index has an
+    /// entry, which the cache may not.
     pub(crate) async fn delete_following_tombstones(
         &self,
         id: SessionId,
+        known: Option<&Record<T>>,
         reason: Option<Ended>,
     ) -> Result<bool, StoreError> {
         let (mut id, began) = (id, self.inner.clock.now());
         for _ in 0..MAX_TOMBSTONES {
             let announcement = self.announce_deletion(id, reason);
-            let cached = self.inner.cache.peek(&id);
+            let known = known.filter(|known| known.id() == id);
+            let known = self.inner.cache.peek(&id).or_else(|| known.cloned());
             let delete = self.inner.backend.delete(&id, &announcement);
             let answer = self.inner.cache.evict_through(&id, delete).await;
             if self.inner.clock.now().0 - began.0 >= millis(TOMBSTONE_TTL) {
@@ -122,9 +135,9 @@ impl<T: SessionData> SessionStore<T> {
             match answer? {
                 Deleted::Deleted => {
                     if let Some(reason) = reason {
-                        self.report_end(id, cached.as_ref(), reason);
+                        self.report_end(id, known.as_ref(), reason);
                     }
-                    self.remove_from_index_in_background(cached);
+                    self.remove_from_index_in_background(known);
                     return Ok(true);
                 }
                 Deleted::Gone => return Ok(false),
@@ -137,20 +150,21 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     /// Deletes a session that must not stay: the new record of a regeneration that has failed, or
-    /// that of a login which exceeds the limit of its owner's sessions.
+    /// that of a login which exceeds the limit of its owner's sessions. `reason` is that of the end
+    /// of a session that has existed before.
     ///
     /// The deletion is an operation with its own deadline, in its own task, since the present one
     /// may have failed because its deadline has passed. The caller waits for it no longer than
     /// until its own deadline; the task continues.
-    pub(super) async fn undo(&self, new: SessionId) {
-        let store = self.clone();
+    pub(super) async fn undo(&self, new: &Record<T>, reason: Option<Ended>) {
+        let (store, new) = (self.clone(), new.clone());
         let undo = self.spawn(async move {
-            let delete = store.delete_following_tombstones(new, None);
+            let delete = store.delete_following_tombstones(new.id(), Some(&new), reason);
             if let Err(undo) = store.operation(delete).await {
                 // Each attempt was retried. Nobody was told that the session exists, and the record
                 // expires like any other.
                 tracing::warn!(
-                    session = %new,
+                    session = %new.id(),
                     error = &undo as &dyn std::error::Error,
                     "an unused session record is left behind"
                 );

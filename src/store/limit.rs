@@ -94,17 +94,18 @@ impl OwnerLimit {
 
 impl<T: SessionData> SessionStore<T> {
     /// Applies the limit to a session that has just been written, and deletes it if it must not
-    /// stay.
+    /// stay. `reason` is as for [`undo`](Self::undo).
     pub(super) async fn admit_or_undo(
         &self,
         record: &Record<T>,
         ownership: Option<&Ownership>,
+        reason: Option<Ended>,
     ) -> Result<(), StoreError> {
         match self.admit(record, ownership).await {
             Ok(()) => Ok(()),
-            Err(reason) => {
-                self.undo(record.id()).await;
-                Err(self.give_up(reason))
+            Err(refusal) => {
+                self.undo(record, reason).await;
+                Err(self.give_up(refusal))
             }
         }
     }

@@ -46,7 +46,7 @@ impl<T: SessionData> SessionStore<T> {
                 Ok(new)
             }
             Err(error) => {
-                self.undo(new.id).await;
+                self.undo(&new.record, None).await;
                 Err(error)
             }
         }

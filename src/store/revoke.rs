@@ -218,7 +218,7 @@ impl<'a, T: SessionData> Revocation<'a, T> {
         if self.unreadable == Unreadable::Keep {
             return Ok(Chased::Unreadable);
         }
-        match self.store.delete_following_tombstones(id, Some(self.reason)).await {
+        match self.store.delete_following_tombstones(id, None, Some(self.reason)).await {
             Ok(true) => Ok(Chased::Deleted),
             Ok(false) => Ok(Chased::Done),
             // The key holds no record at all.

@@ -12,7 +12,7 @@ use crate::cluster::Announcement;
 use crate::codec::Encoded;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
-use crate::record::{Content, Lifespan, Meta, Record, SessionData, Snapshot, Stored};
+use crate::record::{Content, Ended, Lifespan, Meta, Record, SessionData, Snapshot, Stored};
 use crate::resilience::end_of_step;
 
 /// Maximum number of attempts to write a change on top of concurrent changes.
@@ -275,7 +275,9 @@ impl<T: SessionData> SessionStore<T> {
             Updated::Saved => {
                 // What was there before cannot be brought back: others may have seen the new
                 // version already.
-                let admitted = self.admit_or_undo(&new, ownership).await;
+                let was_known = new.id() == continues.id();
+                let reason = was_known.then_some(Ended::LimitReached);
+                let admitted = self.admit_or_undo(&new, ownership, reason).await;
                 admitted.map_err(|error| match error.kind() {
                     StoreErrorKind::LimitReached => error,
                     // Most kinds say that nothing was changed.

@@ -182,7 +182,7 @@ impl TowerSessionsStore {
 
     pub(super) async fn delete_session(&self, token: &SessionToken) -> Result<(), StoreError> {
         let id = token.session_id();
-        let delete = self.store.delete_following_tombstones(id, Some(Ended::LoggedOut));
+        let delete = self.store.delete_following_tombstones(id, None, Some(Ended::LoggedOut));
         let was_alive = self.commit(delete).await?;
         self.requests.note_end(id, was_alive);
         Ok(())

@@ -245,6 +245,22 @@ async fn a_logout_is_carried_out_even_if_the_login_after_it_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_session_that_is_given_an_owner_and_loses_the_last_place_ends_for_that_reason() {
+    let clock = Clock::tokio();
+    let memory = MemoryBackend::with_clock(clock.clone());
+    let limited = || limited(&memory, &clock, 1, LimitPolicy::RefuseNew);
+    let rival = start(limited()).await;
+    let backend = Interposed::with_interposer(memory.clone(), RivalLogin(rival.clone()));
+    let node = start(limited().backend(backend)).await;
+    let session = node.store().create(Data { user: None, visits: 7 }).await.unwrap();
+    let watch = rival.store().watch(session.id);
+    let login = |data: &mut Data| data.user = Some("ada".to_owned());
+    let refused = node.store().modify(session.id, login).await.unwrap_err();
+    assert_eq!(refused.kind(), StoreErrorKind::LimitReached);
+    assert_eq!(watch.ended().await, Ended::LimitReached);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_session_that_is_given_an_owner_counts_from_then_on() {
     let log_in = |regenerate: bool| {
         async move |session: Session<Data>| {

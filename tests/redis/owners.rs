@@ -425,6 +425,27 @@ async fn a_command_removes_at_most_a_thousand_expired_index_entries() {
 }
 
 #[tokio::test]
+async fn a_logout_on_a_node_without_a_cache_removes_the_index_entry() {
+    let server = RedisServer::start();
+    let elsewhere = node(&server).await;
+    let uncached = SessionConfig::development(Secret::insecure_dev("tests"))
+        .redis(server.config())
+        .cluster(ClusterConfig::new().local_cache_enabled(false))
+        .owner(|data: &web::Data| data.user.clone());
+    let layer = SessionLayer::new(uncached.build().unwrap());
+    for how in ["destroy", "replace"] {
+        let mut browser = Browser::with(&elsewhere, ada()).await;
+        assert_eq!(index_keys(&server).len(), 1);
+        let app = serve(&layer, async move |session: Session<web::Data>| match how {
+            "destroy" => session.destroy(),
+            _ => session.replace(web::Data::default()),
+        });
+        assert_eq!(browser.visit(&app).await.status, StatusCode::OK);
+        eventually(async || index_keys(&server).is_empty(), "the entry is removed").await;
+    }
+}
+
+#[tokio::test]
 async fn the_index_entry_of_a_regenerated_id_expires_soon() {
     let server = RedisServer::start();
     let layer = node(&server).await;
