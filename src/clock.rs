@@ -173,11 +173,11 @@ impl Clock {
         }
     }
 
-    /// Converts a recent moment to wall-clock time.
-    pub(crate) fn wall_at(&self, moment: Millis) -> Timestamp {
-        let now = self.now();
-        let ago = now.0.saturating_sub(moment.0);
-        self.wall_given(|| now).saturating_sub(Duration::from_millis(ago))
+    /// Converts a recent moment to the wall-clock time of this machine, whatever the server's is.
+    /// For what is compared with other times of this machine.
+    pub(crate) fn own_wall_at(&self, moment: Millis) -> Timestamp {
+        let ago = self.now().0.saturating_sub(moment.0);
+        self.own_wall().saturating_sub(Duration::from_millis(ago))
     }
 }
 
@@ -265,6 +265,23 @@ mod tests {
                 assert!(jittered >= pause / 2 && jittered <= pause);
             }
         }
+    }
+
+    #[cfg(feature = "redis")]
+    #[test]
+    fn the_time_of_this_machine_is_not_that_of_the_server() {
+        let (mut clock, server) = (Clock::system(), Arc::new(ServerTime::default()));
+        clock.follow(server.clone());
+        let asked = std::time::Instant::now();
+        let hour = Duration::from_secs(3600);
+        server.observe(
+            asked,
+            asked,
+            Timestamp::from(std::time::SystemTime::now()).saturating_add(hour),
+        );
+        let (of_server, own) = (clock.wall(), clock.own_wall_at(clock.now()));
+        let ahead = of_server.saturating_duration_since(own);
+        assert!(ahead > hour / 2 && ahead < hour * 2, "{ahead:?}");
     }
 
     #[tokio::test(start_paused = true)]

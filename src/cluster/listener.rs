@@ -103,7 +103,8 @@ impl ListenerStatus {
         self.cause.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records a heartbeat that came back. `wall` returns the time at which it was sent.
+    /// Records a heartbeat that came back. `wall` returns the time at which it was sent, by the clock
+    /// of this machine: an alert compares it with the clock of the one that collects metrics.
     fn proven(&self, backend: &Client, wall: impl FnOnce() -> Timestamp) {
         if let Some(gauges) = &self.gauges {
             gauges.last_heartbeat.set(|| wall().as_millis() as f64 / 1000.0);
@@ -172,7 +173,7 @@ impl<T: Send + Sync + 'static> Listener<T> {
                     if !reception.alive(self.cache.lease(), sent_at, self.max_staleness) {
                         continue;
                     }
-                    self.status.proven(&self.backend, || self.clock.wall_at(sent_at));
+                    self.status.proven(&self.backend, || self.clock.own_wall_at(sent_at));
                     self.cache.flush();
                     if !proven {
                         proven = true;

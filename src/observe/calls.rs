@@ -125,7 +125,10 @@ impl Call<'_> {
 impl Drop for Call<'_> {
     fn drop(&mut self) {
         self.span.record("outcome", self.outcome.name());
-        self.calls.durations[self.operation as usize].record(&self.timer);
+        // A read above the limit is not sent, so it has no duration.
+        if self.outcome != Outcome::Overloaded {
+            self.calls.durations[self.operation as usize].record(&self.timer);
+        }
         self.calls.counts[self.operation as usize].count(self.outcome);
         if self.operation.announces(self.outcome) {
             self.calls.announcements.add_one();

@@ -10,7 +10,7 @@ use crate::observe::{LogLimit, Operation};
 /// Notices when the calls of one store begin to fail.
 #[derive(Debug)]
 pub(super) struct Failures {
-    /// `true` from a failed call until one succeeds.
+    /// `true` from a failed call that was logged until one succeeds.
     failing: AtomicBool,
     log: Mutex<Log>,
 }
@@ -56,6 +56,9 @@ impl Failures {
                 suppressed,
                 "a call to the session backend has failed"
             );
+        } else {
+            // The next failure asks again: an outage may have begun just after a single failure.
+            self.failing.store(false, Ordering::Relaxed);
         }
     }
 
@@ -67,5 +70,31 @@ impl Failures {
         if std::mem::take(&mut log.is_logged) {
             tracing::info!("calls to the session backend succeed again");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_just_after_a_single_failure_is_logged_once_the_limit_allows_it() {
+        let (failures, clock) = (Failures::new(), Clock::tokio());
+        let failed = || Err::<(), _>(StoreErrorKind::Timeout.into());
+        let note = |answer| failures.note(Operation::Load, &answer, &clock);
+        let is_logged = || failures.log.lock().unwrap().is_logged;
+        note(failed());
+        assert!(is_logged());
+        note(Ok(()));
+        assert!(!is_logged());
+        note(failed());
+        assert!(!is_logged(), "there was a line a moment ago");
+        advance(Duration::from_secs(10)).await;
+        note(failed());
+        assert!(is_logged());
     }
 }

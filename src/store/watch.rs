@@ -151,6 +151,8 @@ impl<T: SessionData> SessionStore<T> {
                 }
                 store.watching.report(watches.len());
                 if pulse.ends_if_idle() {
+                    // One may have ended since, or begun.
+                    store.watching.report(watches.len());
                     return;
                 }
             }

@@ -141,7 +141,7 @@ impl<T> PendingFill<T> {
         let Pending { cache, id, .. } = &self.call;
         let validity = |admitted| {
             let validity = self.call.validity().filter(|_| admitted);
-            if validity.is_none() && self.call.lease.is_some() {
+            if !admitted && self.call.lease.is_some() {
                 cache.counters.refused_fills.add_one();
             }
             validity

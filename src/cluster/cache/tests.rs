@@ -137,6 +137,16 @@ async fn a_load_that_a_change_has_overtaken_is_not_cached() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_load_during_which_the_lease_ends_is_not_counted_as_overtaken() {
+    let bench = bench();
+    let load = bench.cache.begin_load(&bench.id);
+    bench.cache.lease().bump();
+    load.finish(Ok(&bench.record(1)));
+    assert_eq!(bench.cached(), None);
+    assert_eq!(bench.cache.stats().refused_fills, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_load_that_a_clear_has_overtaken_is_not_cached() {
     let bench = bench();
     let load = bench.cache.begin_load(&bench.id);

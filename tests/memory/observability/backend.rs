@@ -132,6 +132,7 @@ async fn each_kind_of_failure_has_its_outcome() {
         (StoreErrorKind::OutcomeUnknown, "outcome_unknown"),
         (StoreErrorKind::Refused, "refused"),
         (StoreErrorKind::Corrupt, "corrupt"),
+        (StoreErrorKind::Overloaded, "overloaded"),
         (StoreErrorKind::Closed, "closed"),
         (StoreErrorKind::TooLarge, "other"),
     ] {

@@ -94,7 +94,7 @@ fn calls(operation: &str, outcomes: &[(&str, f64)]) -> Figures {
             format!("backend_calls_total{{operation=\"{operation}\",outcome=\"{outcome}\"}}"),
             *count,
         );
-        made += if *outcome == "circuit_open" { 0.0 } else { *count };
+        made += if matches!(*outcome, "circuit_open" | "overloaded") { 0.0 } else { *count };
     }
     if made > 0.0 {
         figures.insert(
