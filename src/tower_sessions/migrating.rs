@@ -48,7 +48,8 @@ use super::TowerSessionsStore;
 /// - The methods of the new [`SessionStore`](crate::SessionStore), such as
 ///   [`delete_all_of`](crate::SessionStore::delete_all_of), end sessions in the new store only.
 ///   They do not end one that has not moved yet, nor the copy in the old store that is left if a
-///   process dies while it moves a session: such a visitor is logged in again by the next request.
+///   process dies while it moves a session, or can reach neither store then: such a visitor is
+///   logged in again by the next request.
 ///   To log a user out everywhere meanwhile, delete the sessions in both stores, first in the old
 ///   one. A logout by the visitor ends both.
 /// - A save by a node of the stage `Prepare` may be lost if another node moves the session at the

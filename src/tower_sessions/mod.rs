@@ -24,8 +24,8 @@ use crate::id::SessionToken;
 use crate::store::Freshness;
 use crate::task::join_result;
 
-/// Time limit for the move of a session, after which a shutdown no longer waits for it.
-const MOVE_LIMIT: Duration = Duration::from_secs(30);
+/// Time for which a move waits for the old store, twice at most. A shutdown waits for the move.
+const OLD_STORE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Returns the text of an error and its causes, which is all that their error keeps.
 fn text_of(error: &StoreError) -> String {
@@ -153,13 +153,9 @@ macro_rules! implement_for {
                 id: &Id,
             ) -> Result<()> {
                 let (old, new, id) = (store.old.clone(), store.new.clone(), *id);
-                let moving = async move { take_over(&*old, &new, &id).await };
-                let moving = timeout(MOVE_LIMIT, moving).in_current_span();
-                match join_result(store.new.store().spawn(moving).await) {
-                    Some(Ok(moved)) => moved,
-                    Some(Err(_)) => Err(Error::Backend("the move took too long".into())),
-                    None => Err(Error::Backend("the runtime is shutting down".into())),
-                }
+                let moving = async move { take_over(&*old, &new, &id).await }.in_current_span();
+                let moved = join_result(store.new.store().spawn(moving).await);
+                moved.unwrap_or_else(|| Err(Error::Backend("the runtime is shutting down".into())))
             }
 
             async fn take_over<Old: SessionStore>(
@@ -167,22 +163,36 @@ macro_rules! implement_for {
                 new: &TowerSessionsStore,
                 id: &Id,
             ) -> Result<()> {
-                let Some(record) = old.load(id).await? else { return Ok(()) };
+                let Some(record) = in_time(old.load(id)).await? else { return Ok(()) };
                 let deadline = until(&record);
-                let imported = new.import(token(id), record.data, deadline).await;
-                if !imported.map_err(to_error)? {
-                    return Ok(());
-                }
-                // It may have been moved and ended between the first look and the import.
-                let removed = match old.load(id).await {
-                    Ok(Some(_)) => old.delete(id).await.map(|()| true),
-                    Ok(None) => Ok(false),
-                    Err(error) => Err(error),
+                let moved = match new.import(token(id), record.data, deadline).await {
+                    Ok(true) => in_time(remove(old, id)).await,
+                    Ok(false) => return Ok(()),
+                    Err(error) if error.kind() != StoreErrorKind::OutcomeUnknown => {
+                        return Err(to_error(error));
+                    }
+                    Err(error) => Err(to_error(error)),
                 };
-                if !matches!(removed, Ok(true)) {
-                    new.delete(id).await?;
+                if !matches!(moved, Ok(true)) {
+                    // Whoever finds it in the new store does not look for it in the old one.
+                    new.undo_import(&token(id)).await.map_err(to_error)?;
                 }
-                removed.map(drop)
+                moved.map(drop)
+            }
+
+            /// Removes a session from the old store. Returns `false` if it is not there: it may
+            /// have been moved and ended before this node has imported it.
+            async fn remove<Old: SessionStore>(old: &Old, id: &Id) -> Result<bool> {
+                match old.load(id).await? {
+                    Some(_) => old.delete(id).await.map(|()| true),
+                    None => Ok(false),
+                }
+            }
+
+            /// Waits for the old store.
+            async fn in_time<R>(answer: impl Future<Output = Result<R>>) -> Result<R> {
+                let late = |_| Err(Error::Backend("the old store took too long".into()));
+                timeout(OLD_STORE_TIMEOUT, answer).await.unwrap_or_else(late)
             }
         };
     };

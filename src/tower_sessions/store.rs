@@ -208,6 +208,12 @@ impl TowerSessionsStore {
         }
     }
 
+    /// Deletes what [`import`](Self::import) may have created, even during a shutdown.
+    pub(super) async fn undo_import(&self, token: &SessionToken) -> Result<(), StoreError> {
+        let undo = self.store.delete_following_tombstones(token.session_id(), None, None);
+        self.store.operation(undo).await.map(drop)
+    }
+
     /// Carries out a change as an operation of its own, and counts it among the commits.
     async fn commit<R>(
         &self,

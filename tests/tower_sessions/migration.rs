@@ -4,14 +4,17 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use clustered_sessions::{MemoryBackend, MigratingStore, MigrationStage, TowerSessionsStore};
+use clustered_sessions::testing::{BackendMethod, Interposed, Interposer};
+use clustered_sessions::{
+    MemoryBackend, MigratingStore, MigrationStage, StoreError, StoreErrorKind, TowerSessionsStore,
+};
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 
 use super::tower_sessions::session::{Id, Record};
 use super::tower_sessions::session_store::{Error, Result};
 use super::tower_sessions::{Expiry, MemoryStore, Session, SessionStore};
-use crate::node::node;
+use crate::node::{config, node, start};
 use crate::web::{Spy, settle};
 
 /// What happens at a call of the old store, instead of it or just before it.
@@ -75,6 +78,8 @@ type Node = MigratingStore<Old>;
 struct Cluster {
     old: Old,
     new: TowerSessionsStore,
+    /// What is in the new store.
+    memory: MemoryBackend,
     preparing: Node,
     moving: Node,
 }
@@ -86,7 +91,7 @@ impl Cluster {
         let preparing =
             MigratingStore::new(old.clone(), node(&memory).await, MigrationStage::Prepare);
         let moving = MigratingStore::new(old.clone(), new.clone(), MigrationStage::Move);
-        Cluster { old, new, preparing, moving }
+        Cluster { old, new, memory, preparing, moving }
     }
 
     /// Returns whether the session is in the old store and in the new one.
@@ -290,6 +295,50 @@ async fn a_client_that_disconnects_while_its_session_is_moved_leaves_no_copy() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_move_that_an_old_store_does_not_finish_leaves_the_session_where_it_was() {
+    let cluster = Cluster::start().await;
+    let id = stored(&cluster.old).await;
+    let never = || Some(Fault::Waits(Arc::default()));
+    for (loads, deletions) in
+        [(vec![never()], vec![]), (vec![None, never()], vec![]), (vec![], vec![never()])]
+    {
+        cluster.old.loads.lock().unwrap().extend(loads);
+        cluster.old.deletions.lock().unwrap().extend(deletions);
+        assert!(cluster.moving.load(&id).await.is_err());
+        assert_eq!(cluster.places(id).await, (true, false));
+    }
+}
+
+/// Creates sessions and loses the replies.
+struct LostReplies;
+
+impl Interposer for LostReplies {
+    async fn around<R: Send + 'static>(
+        &self,
+        method: BackendMethod,
+        call: impl Future<Output = std::result::Result<R, StoreError>> + Send + 'static,
+    ) -> std::result::Result<R, StoreError> {
+        let answer = call.await;
+        match method {
+            BackendMethod::Create => Err(StoreErrorKind::OutcomeUnknown.into()),
+            _ => answer,
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_move_of_unknown_outcome_leaves_no_copy_in_the_new_store() {
+    let (old, memory) = (Old::default(), MemoryBackend::new());
+    let backend = Interposed::with_interposer(memory.clone(), LostReplies);
+    let new = start(config(&memory).backend(backend)).await;
+    let moving = MigratingStore::new(old.clone(), new, MigrationStage::Move);
+    let id = stored(&old).await;
+    assert!(moving.load(&id).await.is_err());
+    assert!(old.memory.load(&id).await.unwrap().is_some());
+    assert_eq!(node(&memory).await.store().size().await.unwrap(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_shutdown_does_not_wait_forever_for_a_store_that_does_not_answer() {
     let cluster = Cluster::start().await;
     let id = stored(&cluster.old).await;
@@ -297,7 +346,10 @@ async fn a_shutdown_does_not_wait_forever_for_a_store_that_does_not_answer() {
     cluster.old.deletions.lock().unwrap().push_back(never);
     assert!(tokio::time::timeout(Duration::from_secs(1), cluster.moving.load(&id)).await.is_err());
     let shutdown = cluster.new.store().shutdown();
-    assert!(tokio::time::timeout(Duration::from_secs(31), shutdown).await.is_ok());
+    assert!(tokio::time::timeout(Duration::from_secs(16), shutdown).await.is_ok());
+    let old = cluster.old.memory.load(&id).await.unwrap().is_some();
+    let new = node(&cluster.memory).await.load(&id).await.unwrap().is_some();
+    assert_eq!((old, new), (true, false), "the session is where it was");
 }
 
 #[tokio::test]
