@@ -17,7 +17,7 @@ pub(crate) const TEXT_LEN: usize = 22;
 
 /// The credential in the cookie: 128 random bits. It gives access to the session.
 ///
-/// It appears in the cookie and nowhere else. Stores, keys, messages and logs carry the
+/// This crate writes it into the cookie and nowhere else. Stores, keys, messages and logs carry the
 /// [`SessionId`], from which the token cannot be computed. 128 bits from the operating system's
 /// random generator are what OWASP's Session Management Cheat Sheet asks for.
 ///

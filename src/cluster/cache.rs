@@ -248,8 +248,8 @@ impl<T> LocalCache<T> {
         self.visible(id, epoch, now, self.ttl)
     }
 
-    /// Returns the moment at which a record was read from the backend, if it is cached on a node that
-    /// is told nothing of what has happened since.
+    /// Returns the moment at which a record was read from the backend, if it is cached on a node
+    /// that is told nothing of what has happened since.
     pub(crate) fn unannounced_since(&self, record: &Record<T>) -> Option<Millis> {
         if !self.lease.is_permanent() {
             return None;

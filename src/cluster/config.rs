@@ -102,8 +102,9 @@ impl ClusterConfig {
     /// one minute, or to the session timeout if that is shorter.
     ///
     /// It is counted from the moment the read began, must not be zero, and must not exceed the
-    /// session timeout. It does not bound staleness: a change on any node evicts the session at
-    /// once.
+    /// session timeout. On a node that listens, it does not bound staleness: a change on any node
+    /// evicts the session at once. On one that does not ([`enabled(false)`](Self::enabled)), it is
+    /// the bound.
     pub fn local_cache_ttl(mut self, ttl: Duration) -> Self {
         self.cache_ttl = Some(ttl);
         self

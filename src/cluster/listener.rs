@@ -103,8 +103,8 @@ impl ListenerStatus {
         self.cause.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records a heartbeat that came back. `wall` returns the time at which it was sent, by the clock
-    /// of this machine: an alert compares it with the clock of the one that collects metrics.
+    /// Records a heartbeat that came back. `wall` returns the time at which it was sent, by the
+    /// clock of this machine: an alert compares it with the clock of the one that collects metrics.
     fn proven(&self, backend: &Client, wall: impl FnOnce() -> Timestamp) {
         if let Some(gauges) = &self.gauges {
             gauges.last_heartbeat.set(|| wall().as_millis() as f64 / 1000.0);

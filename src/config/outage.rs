@@ -9,8 +9,8 @@ use crate::error::ConfigError;
 /// does not reply in time.
 ///
 /// Applies only when loading a request's session fails with an
-/// [outage](crate::StoreErrorKind::is_outage). While the cache may be used, it is, under every
-/// policy, and a visitor without a cookie needs no load. The methods of
+/// [outage](crate::StoreErrorKind::is_outage). Under every policy, sessions are served from the
+/// cache while that may be used, and a visitor without a cookie is served as always. The methods of
 /// [`SessionStore`](crate::SessionStore), [`Fresh`](crate::Fresh) and
 /// [`Session::reload`](crate::Session::reload), which are called for the current state, always
 /// report the error.
@@ -24,9 +24,9 @@ use crate::error::ConfigError;
 /// Under the latter two the session is read-only, and [`Session::outage`](crate::Session::outage)
 /// returns the error. A change is refused with
 /// [`SessionError::ReadOnly`](crate::SessionError::ReadOnly), the session is not extended, and the
-/// visitor's cookie is left as it is, so that an outage logs no user out. A logout is the
-/// exception: it is carried out once the backend confirms that the session is gone, and then the
-/// cookie is removed, too.
+/// visitor's cookie is left as it is, so that an outage logs no user out. The exceptions are a
+/// logout and a login by [`Session::replace`](crate::Session::replace), which depend on nothing
+/// that was loaded: they are attempted, and change the cookie once the backend has confirmed them.
 ///
 /// ```
 /// use std::time::Duration;
@@ -52,7 +52,7 @@ pub enum OutagePolicy {
     /// # Risk
     ///
     /// A handler that takes `T::default()` for "logged out" sends visitors to the login page, where
-    /// they cannot log in, because the session is read-only. Check
+    /// a login fails for as long as the backend is unreachable. Check
     /// [`Session::outage`](crate::Session::outage) to explain this to them. `Option<Session<T>>` is
     /// `None`, as for any visitor without a session.
     Anonymous,

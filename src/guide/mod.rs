@@ -12,11 +12,12 @@
 //! 8. [`scale`]: what nodes and writes cost one Redis and a Cluster, and up to where.
 //! 9. [`performance`]: what each operation costs, compared with others, and where the time goes.
 //! 10. [`observability`]: metrics, alerts, spans, log events, and events for audit logs.
-//! 11. [`testing`]: tests of an application that uses this crate.
-//! 12. [`owasp`]: the OWASP session checklist and ASVS 5.0, requirement by requirement.
-//! 13. [`other_frameworks`]: sessions in hyper, tonic, warp and salvo.
-//! 14. [`coming_from_tower_sessions`]: from tower-sessions and others, while users are logged in.
-//! 15. [`from_clustered_redis_store`]: from the Crystal library `ClusteredRedisStore` to this one.
+//! 11. [`recipes`]: pages for members only, error pages, bearer tokens, and the proxy in front.
+//! 12. [`testing`]: tests of an application that uses this crate.
+//! 13. [`owasp`]: the OWASP session checklist and ASVS 5.0, requirement by requirement.
+//! 14. [`other_frameworks`]: sessions in hyper, tonic, warp and salvo.
+//! 15. [`coming_from_tower_sessions`]: from tower-sessions and others, while users are logged in.
+//! 16. [`from_clustered_redis_store`]: from the Crystal library `ClusteredRedisStore` to this one.
 
 // On a forge, documents refer to each other by file name. Here each module first defines the same
 // link labels again, as paths to items: of two definitions of a label, Markdown takes the first.
@@ -51,10 +52,12 @@ pub mod protocol {
 pub mod resilience {
     //! Retries, deadlines, the circuit breaker, and outages of the backend.
     //!
+    //! [`SessionError`]: crate::SessionError
     //! [asvs]: super::owasp#asvs-50-chapter-v7
     //! [guarantees]: super::guarantees
     //! [observability]: super::observability
     //! [protocol]: super::protocol
+    //! [recipes]: super::recipes#pages-for-errors
     //!
     #![doc = include_str!("../../docs/resilience.md")]
 }
@@ -93,6 +96,8 @@ pub mod deployment {
     //!
     //! [faults]: super::guarantees#measured-faults
     //! [observability]: super::observability
+    //! [owners]: super::owners
+    //! [proxy]: super::recipes#behind-a-proxy
     //! [rotation]: super::encryption#changing-the-secret
     //! [rule-1]: super::protocol#rule-1-proof-by-heartbeat
     //! [rule-28]: super::protocol#rule-28-history
@@ -134,6 +139,25 @@ pub mod observability {
     #![cfg_attr(
         any(not(doctest), feature = "metrics"),
         doc = include_str!("../../docs/observability.md")
+    )]
+}
+
+pub mod recipes {
+    //! Pages for members only, error pages, bearer tokens, and the proxy in front.
+    //!
+    //! [`CookieConfig::development`]: crate::CookieConfig::development
+    //! [`Session`]: crate::Session
+    //! [`Session::modify`]: crate::Session::modify
+    //! [`Session::outage`]: crate::Session::outage
+    //! [`Session::save`]: crate::Session::save
+    //! [errors]: super::resilience#errors
+    //! [owners]: super::owners
+    //! [streams]: super::streams
+    //! [testing]: super::testing
+    //!
+    #![cfg_attr(
+        any(not(doctest), feature = "axum"),
+        doc = include_str!("../../docs/recipes.md")
     )]
 }
 
@@ -180,7 +204,6 @@ pub mod coming_from_tower_sessions {
     //! [key-values]: crate::KeyValues
     //! [migrating]: https://docs.rs/clustered-sessions/latest/clustered_sessions/struct.MigratingStore.html
     //! [performance]: super::performance
-    //! [resilience]: super::resilience#outage-policies
     //! [streams]: super::streams
     //!
     // Its examples need these features, and nothing else does.

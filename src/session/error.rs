@@ -60,8 +60,8 @@ impl SessionError {
     /// - 404 for a session that the handler has asked a store for and that does not exist.
     /// - 500 for a mistake in the application, or a record that cannot be decoded.
     ///
-    /// [`guide::resilience`](crate::guide::resilience#errors) has a table of all errors, and of what
-    /// to do about each.
+    /// [`guide::resilience`](crate::guide::resilience#errors) has a table of all errors, and of
+    /// what to do about each.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::MissingLayer { .. } | Self::ClashingLayers | Self::HeadSent | Self::Encode(_) => {

@@ -237,12 +237,13 @@ impl<T: SessionData> Session<T> {
     /// response, the visitor gets a new token, and the session that the cookie led to is deleted on
     /// every node, which ends the streams that [watch](Session::watch) it.
     ///
-    /// Call it at login, and after a change of the password. It works for a visitor without a session, with one that has ended or was
-    /// regenerated meanwhile, and with one whose record cannot be read (that record is left alone).
-    /// The token is new, so an attacker who planted or learned the old cookie gains nothing (OWASP
-    /// Session Management Cheat Sheet, "Renew the Session ID After Any Privilege Level Change").
-    /// Nothing of the old session is kept but what `data` holds. To keep the session at a change of
-    /// privilege, call [`regenerate`](Session::regenerate).
+    /// Call it at login, and after a change of the password. It works for a visitor without a
+    /// session, with one that has ended or was regenerated meanwhile, and with one whose record
+    /// cannot be read (that record is left alone). The token is new, so an attacker who planted or
+    /// learned the old cookie gains nothing (OWASP Session Management Cheat Sheet, "Renew the
+    /// Session ID After Any Privilege Level Change"). Nothing of the old session is kept but what
+    /// `data` holds. To keep the session at a change of privilege, call
+    /// [`regenerate`](Session::regenerate).
     ///
     /// Earlier uncommitted changes are dropped; later ones are made to the new session. Like a
     /// change, it is not made if the handler panics or the request is cancelled.
@@ -366,6 +367,12 @@ impl<T: SessionData> Session<T> {
     ///
     /// A [`SessionError`], and the changes were not committed. After
     /// [`OutcomeUnknown`](crate::StoreErrorKind::OutcomeUnknown) they may have been committed.
+    ///
+    /// Changes that were not committed stay pending, and are tried again with the response or by
+    /// the next call. A handler that has reported the failure calls [`discard`](Session::discard).
+    /// After `OutcomeUnknown` and [`Gone`](SessionError::Gone), only a logout and a login by
+    /// [`replace`](Session::replace) are tried again, and after
+    /// [`LimitReached`](SessionError::LimitReached), only a logout.
     ///
     /// # Panics
     ///

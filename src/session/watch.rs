@@ -37,7 +37,8 @@ impl<T: SessionData> Session<T> {
 
     /// Waits until the session has ended, and returns the reason. Returns
     /// [`Deleted`](crate::Ended::Deleted) at once if the visitor has no session. A regeneration is
-    /// no end: see the risk of [`regenerate`](Session::regenerate). [`SessionWatch::changed`] says how soon an end is noticed.
+    /// no end: see the risk of [`regenerate`](Session::regenerate). [`SessionWatch::changed`] says
+    /// how soon an end is noticed.
     ///
     /// The future does not borrow the session, and costs nothing while nothing happens.
     ///

@@ -25,8 +25,9 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// On success, every session that existed when this was called, and was selected when it was
     /// judged, is gone. Sessions created meanwhile may or may not be judged. A scan that takes over
-    /// a minute, the lifetime of a tombstone, is repeated until one is faster or deletes nothing,
-    /// since a session that was regenerated meanwhile may have been missed.
+    /// a minute, the lifetime of a tombstone, may miss a session that is regenerated meanwhile. It
+    /// is repeated until one is faster, or deletes nothing. So if no scan takes less than a minute,
+    /// one that was regenerated during the last of them may be left.
     ///
     /// # Errors
     ///

@@ -65,8 +65,9 @@ use crate::resilience::{Circuit, Client};
 /// do IO are async; most of them return a `Result`.
 ///
 /// Each operation has one deadline for all of its steps: see
-/// [`operation_timeout`](crate::SessionConfigBuilder::operation_timeout). Scans and bulk deletions
-/// take as long as there are sessions, in steps that each have a deadline.
+/// [`operation_timeout`](crate::SessionConfigBuilder::operation_timeout). Scans take as long as
+/// there are sessions, in steps that each have a deadline. Deletions of many sessions have a limit
+/// of their own, of one or ten minutes.
 ///
 /// ```
 /// # use clustered_sessions::{Secret, SessionConfig, SessionStore, StoreErrorKind};
@@ -289,7 +290,8 @@ impl<T> SessionStore<T> {
         self.inner.events.clone()
     }
 
-    /// Returns `true` if this node has a cache, and evicts from it what is announced to have changed.
+    /// Returns `true` if this node has a cache, and evicts from it what is announced to have
+    /// changed.
     pub(crate) fn caches_what_is_current(&self) -> bool {
         self.inner.caches && !self.inner.cache.lease().is_permanent()
     }

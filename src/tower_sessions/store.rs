@@ -91,8 +91,12 @@ use crate::store::{Freshness, SessionStore};
 ///   without values begins a new one, where it would otherwise remove the cookie.
 /// - Do not wrap it in their `CachingSessionStore`, whose cache does not learn of changes on other
 ///   nodes.
-/// - [`SessionConfigBuilder::cookie`](crate::SessionConfigBuilder::cookie) has no effect: their
-///   layer writes the cookie.
+/// - Their layer writes the cookie, and
+///   [`SessionConfigBuilder::cookie`](crate::SessionConfigBuilder::cookie) sets nothing of it. The
+///   name there is a part of the default [`realm`](crate::SessionConfigBuilder::realm) all the
+///   same, so do not change it while there are sessions, or set the realm.
+/// - The [outage policy](crate::OutagePolicy) has no effect: a session that cannot be loaded is an
+///   error.
 /// - Errors become their `session_store::Error`, which keeps the text alone. Their layer answers a
 ///   save that fails by an empty 500.
 #[derive(Clone)]
