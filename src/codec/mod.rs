@@ -19,7 +19,7 @@ mod tests;
 
 use std::borrow::Cow;
 use std::error::Error;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -96,12 +96,19 @@ impl<T: Serialize> Encoded<T> {
     /// Returns `true` if the other data is stored in the same way.
     pub(crate) fn is_same_as(&self, other: &T) -> bool {
         let mut left = Expected(&self.bytes);
-        self.format.write(&mut left, other).is_ok() && left.0.is_empty()
+        // In chunks: serializers write each name, value and comma on its own.
+        let mut chunks = BufWriter::with_capacity(CHUNK, &mut left);
+        let is_same = self.format.write(&mut chunks, other).is_ok() && chunks.flush().is_ok();
+        drop(chunks);
+        is_same && left.0.is_empty()
     }
 }
 
+/// The number of bytes that are compared at once.
+const CHUNK: usize = 512;
+
 /// A writer that accepts only these bytes, so that data which is stored in another way is not
-/// serialized beyond the first difference, nor copied.
+/// serialized far beyond the first difference.
 struct Expected<'a>(&'a [u8]);
 
 impl Write for Expected<'_> {

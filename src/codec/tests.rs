@@ -52,6 +52,21 @@ fn required() -> Codec {
     codec(Encryption::Required, &ring(SECRET, &[]))
 }
 
+#[test]
+fn data_is_the_same_only_if_every_byte_is() {
+    let data = |len: usize, last: &str| Data { name: "x".repeat(len) + last, visits: 3 };
+    for len in [0, 1, CHUNK - 30, CHUNK, CHUNK * 2, CHUNK * 3 - 22] {
+        let encoded = off().encode(&data(len, "a")).unwrap();
+        assert!(encoded.is_same_as(&data(len, "a")), "{len}");
+        for other in [data(len, "b"), data(len, ""), data(len, "aa"), data(len + CHUNK, "a")] {
+            assert!(!encoded.is_same_as(&other), "{len} {}", other.name.len());
+        }
+        assert!(!encoded.is_same_as(&Data { visits: 33, ..data(len, "a") }), "{len}");
+    }
+    let twelve = off().encode(&12).unwrap();
+    assert!(twelve.is_same_as(&12) && !twelve.is_same_as(&1) && !twelve.is_same_as(&123));
+}
+
 fn compressing(codec: Codec) -> Codec {
     Codec { compress_above: Some(0), ..codec }
 }
