@@ -189,6 +189,17 @@ fn a_cancelled_regeneration_leaves_one_session() {
 }
 
 #[test]
+fn a_cancelled_login_leaves_one_session() {
+    let all = outcomes(async |scene| {
+        scene
+            .request(async |session| session.replace(Counter { count: 7, ..Counter::default() }))
+            .await;
+    });
+    assert!(all.iter().all(|count| matches!(count, Some(0 | 7))), "{all:?}");
+    assert_eq!(all.last(), Some(&Some(7)));
+}
+
+#[test]
 fn a_logout_is_carried_out_even_if_its_request_is_cancelled() {
     let all = outcomes(async |scene| scene.request(async |session| session.destroy()).await);
     assert!(all.iter().all(Option::is_none), "{all:?}");

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use crate::history::history;
 use crate::limits::limits;
 use crate::owners::{self, Answer};
-use crate::race::race;
+use crate::race::{NewId, race};
 #[cfg(feature = "redis")]
 use crate::rollback::rollback;
 #[cfg(feature = "redis")]
@@ -30,7 +30,7 @@ fn histories() {
 
 fn races() {
     for seed in 0..300 {
-        run(race(seed));
+        run(race(seed, NewId::Regeneration));
     }
 }
 

@@ -1,5 +1,7 @@
-//! One race: a session is regenerated while other requests increment its counter or log it out. The
-//! new session contains all acknowledged increments, and an acknowledged logout ends both sessions.
+//! One race: a session is regenerated, or replaced by a login, while other requests increment its
+//! counter or log it out. A regenerated session contains all acknowledged increments, and an
+//! acknowledged logout ends it under both ids. A login that was acknowledged has ended the session
+//! before, and nothing that is done to that one touches the new one.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -24,13 +26,26 @@ struct Outcomes {
     new: Option<SessionId>,
 }
 
-/// Sends a request that regenerates the session. Returns the new id if it succeeds.
-async fn regenerate(node: &Node, cookie: HeaderValue) -> Option<SessionId> {
-    let service = node.layer.layer(service_fn(|request: Request<()>| async move {
+/// What gives the session a new id.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NewId {
+    Regeneration,
+    Login,
+}
+
+/// The count with which the session of a login begins.
+const LOGIN: u64 = 1000;
+
+/// Sends a request that gives the session a new id. Returns the new id if it succeeds.
+async fn move_on(node: &Node, cookie: HeaderValue, how: NewId) -> Option<SessionId> {
+    let service = node.layer.layer(service_fn(move |request: Request<()>| async move {
         let Ok(session) = Session::<Counter>::from_extensions(request.extensions()).await else {
             return Ok::<_, Infallible>(Response::new(None));
         };
-        session.regenerate();
+        match how {
+            NewId::Regeneration => session.regenerate(),
+            NewId::Login => session.replace(Counter { count: LOGIN, ..Counter::default() }),
+        }
         let saved = session.save().await;
         Ok(Response::new(session.id().filter(|_| saved.is_ok())))
     }));
@@ -57,7 +72,7 @@ async fn log_out(node: &Node, id: SessionId, outcomes: &RefCell<Outcomes>) {
 }
 
 /// Runs one race and checks its result.
-pub(crate) async fn race(seed: u64) {
+pub(crate) async fn race(seed: u64, how: NewId) {
     // In every fourth race nothing fails, so no unused record may be left behind.
     let fails = !seed.is_multiple_of(4);
     let (dice, nodes) = (Dice::new(seed), nodes(3, seed));
@@ -78,7 +93,7 @@ pub(crate) async fn race(seed: u64) {
             let node = dice.pick(&nodes);
             match racer {
                 0 => {
-                    let new = regenerate(node, cookie).await;
+                    let new = move_on(node, cookie, how).await;
                     outcomes.borrow_mut().new = new;
                 }
                 _ if logs_out => log_out(node, old, &outcomes).await,
@@ -95,7 +110,7 @@ pub(crate) async fn race(seed: u64) {
     }
     sleep(Duration::from_secs(1)).await;
     let outcomes = outcomes.take();
-    judge(&nodes, old, &outcomes).await;
+    judge(&nodes, old, &outcomes, how).await;
     if !fails {
         let left = nodes[0].store().all_session_ids().await.unwrap();
         let known = |id: &SessionId| *id == old || Some(*id) == outcomes.new;
@@ -104,7 +119,7 @@ pub(crate) async fn race(seed: u64) {
     calm(&*nodes).await;
 }
 
-async fn judge(nodes: &[Node], old: SessionId, outcomes: &Outcomes) {
+async fn judge(nodes: &[Node], old: SessionId, outcomes: &Outcomes, how: NewId) {
     for node in nodes {
         let count = async |id: SessionId| {
             node.store().find_fresh(id).await.unwrap().map(|record| record.data().count)
@@ -116,6 +131,13 @@ async fn judge(nodes: &[Node], old: SessionId, outcomes: &Outcomes) {
                 None => None,
             },
         );
+        if how == NewId::Login {
+            assert!(at_old.is_none() || !outcomes.logged_out, "a logged-out session still exists");
+            if outcomes.new.is_some() {
+                assert_eq!((at_old, at_new), (None, Some(LOGIN)), "the session of the login");
+            }
+            continue;
+        }
         if outcomes.logged_out {
             assert_eq!(
                 (at_old, at_new),
