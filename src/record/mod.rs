@@ -187,6 +187,11 @@ impl<T> Record<T> {
         self.deadline().into()
     }
 
+    /// Returns `true` if both come from one read or write.
+    pub(crate) fn is_shared_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// Returns the length of the data as bytes.
     pub(crate) fn data_len(&self) -> u32 {
         self.inner.data_len

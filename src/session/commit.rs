@@ -90,7 +90,7 @@ impl<T: SessionData> RequestSession<T> {
             }
         }
         let _logout = LogoutOnPanic {
-            logout: batch.intent.is_logout().then(|| batch.logout()),
+            logout: batch.intent.is_logout().then(|| batch.logout().without_another()),
             store: self.store(),
         };
         if batch

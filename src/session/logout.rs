@@ -30,6 +30,11 @@ impl<T> Logout<T> {
         Logout { ids: id.into_iter().chain(others).collect(), last_seen, reason, is_replaced }
     }
 
+    /// Returns the logout of a request that begins no other session after all.
+    pub(super) fn without_another(self) -> Self {
+        Logout { is_replaced: false, ..self }
+    }
+
     #[cfg(test)]
     pub(super) fn ids(&self) -> &[SessionId] {
         &self.ids

@@ -13,7 +13,8 @@ use super::closures::{self, Running};
 use super::layer_state::LayerState;
 use super::loaded::Loaded;
 use super::logout::Logout;
-use super::state::{CookieChange, Rebase, RequestState, Versioned};
+use super::state::{CookieChange, Rebase, RequestState, Seen, Versioned};
+use crate::clock::Millis;
 use crate::cookie::{CookieHeaders, VerifiedCookie, VerifiedCookies};
 use crate::error::StoreError;
 use crate::id::SessionId;
@@ -79,9 +80,16 @@ impl<T: SessionData> RequestSession<T> {
             if let Some(cookie) = cookie {
                 state.set_cookie(cookie);
             }
-            state.set_loaded(loaded, self.store().now())
+            let seen = self.seen(&loaded, self.store().now());
+            state.set_loaded(loaded, seen)
         };
         self.finish_rebases(rebase);
+    }
+
+    /// Returns the time of a read that has ended now.
+    pub(super) fn seen(&self, loaded: &Loaded<T>, now: Millis) -> Seen {
+        let alive_at = loaded.record().map_or(now, |record| self.store().alive_at(record, now));
+        Seen { at: now, alive_at }
     }
 
     fn finish_rebases(&self, mut next: Option<Rebase<T>>) {
@@ -212,7 +220,7 @@ impl<T: SessionData> RequestSession<T> {
         let record = record.clone();
         drop(state);
         if let Some(outdated) = outdated
-            && self.store().is_cached(&record.id())
+            && self.store().is_known_to_exist(&record.id())
         {
             head.cookie = Some(CookieChange::Set(outdated.token.clone()));
         }

@@ -35,7 +35,7 @@ pub(super) struct RequestState<T> {
     cookie: Option<CookieChange>,
     /// When the loaded record was last known to be current. `None` if there is none, or if it may
     /// be stale.
-    seen_at: Option<Millis>,
+    seen: Option<Seen>,
     /// The record that was loaded before, if none is now.
     ended: Option<LastSeen<T>>,
     /// Number of commits that were requested and have not taken their batch yet.
@@ -47,6 +47,15 @@ pub(super) struct RequestState<T> {
     has_begun_io: bool,
     /// `false` if the request does not extend the session.
     extends: bool,
+}
+
+/// The time of a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) at: Millis,
+    /// The moment at which the read proves that the session existed. It is earlier if the session
+    /// was cached by a node that is told nothing of what happens afterwards.
+    pub(super) alive_at: Millis,
 }
 
 /// The data that the request sees.
@@ -92,7 +101,7 @@ impl<T> RequestState<T> {
             intent: Intent::Keep,
             remember: None,
             cookie: None,
-            seen_at: None,
+            seen: None,
             ended: None,
             pending_commits: 0,
             head_sent: false,
@@ -146,7 +155,7 @@ impl<T> RequestState<T> {
     /// Returns the record if it is known to be current, and when it was last known to be.
     pub(super) fn live_record(&self) -> Option<(&Record<T>, Millis)> {
         match &self.loaded {
-            Loaded::Live(record) => Some((record, self.seen_at?)),
+            Loaded::Live(record) => Some((record, self.seen?.at)),
             _ => None,
         }
     }
@@ -154,7 +163,10 @@ impl<T> RequestState<T> {
     /// Returns the record that is or was loaded.
     fn last_seen(&self) -> Option<LastSeen<T>> {
         match self.loaded.record() {
-            Some(record) => Some(LastSeen::new(record.clone(), self.seen_at)),
+            Some(record) => {
+                let alive_at = self.seen.map(|seen| seen.alive_at);
+                Some(LastSeen::new(record.clone(), alive_at))
+            }
             None => self.ended.clone(),
         }
     }
@@ -204,14 +216,21 @@ impl<T> RequestState<T> {
     /// Replaces what is loaded. If there are uncommitted changes, returns the rebase that the
     /// caller must compute and pass to [`finish_rebase`](Self::finish_rebase).
     #[must_use]
-    pub(super) fn set_loaded(&mut self, loaded: Loaded<T>, now: Millis) -> Option<Rebase<T>> {
+    pub(super) fn set_loaded(&mut self, loaded: Loaded<T>, seen: Seen) -> Option<Rebase<T>> {
         let is_live = matches!(loaded, Loaded::Live(_));
+        // Without a read, as at the end of a commit that has nothing to do, it is not seen again.
+        let is_read = match (&loaded, &self.loaded) {
+            (Loaded::Live(new), Loaded::Live(old)) => !new.is_shared_with(old),
+            _ => true,
+        };
         if is_live {
             // A later session of this request does not inherit from this one.
             self.default_data = None;
         }
         self.replace_loaded(loaded);
-        self.seen_at = is_live.then_some(now);
+        if is_read {
+            self.seen = is_live.then_some(seen);
+        }
         self.next_rebase()
     }
 

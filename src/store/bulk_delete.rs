@@ -8,7 +8,7 @@ use super::revoke::{BulkDeletion, Revocation, Unreadable};
 use super::tombstone::TOMBSTONE_TTL;
 use crate::clock::millis;
 use crate::cluster::{Announcement, LocalCache};
-use crate::error::StoreError;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::events::SessionEvent;
 use crate::record::{Ended, Record, SessionData};
 
@@ -68,19 +68,25 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// # Errors
     ///
-    /// Fails with the backend's error; what was deleted by then stays deleted.
+    /// Fails with the backend's error, and with [`Timeout`](crate::StoreErrorKind::Timeout) if there
+    /// are still sessions after 10 minutes. What was deleted by then stays deleted.
     pub async fn clear(&self) -> Result<u64, StoreError> {
         self.begin()?;
         // Whatever the outcome, the cached sessions can no longer be trusted.
         let _clear = ClearOnDrop(&self.inner.cache);
         let announcement = self.inner.coordinator.encode(Announcement::CacheClear);
-        let mut sessions = 0;
+        let (first, mut sessions) = (self.inner.clock.now(), 0);
         loop {
             let began = self.inner.clock.now();
-            sessions += self.inner.backend.clear(&announcement).await?;
+            let cleared = self.inner.backend.clear(&announcement).await?;
+            sessions += cleared;
+            let ended = self.inner.clock.now();
             // A session that was regenerated meanwhile is found by its tombstone, while that lives.
-            if self.inner.clock.now().0 - began.0 < millis(TOMBSTONE_TTL) {
+            if cleared == 0 || ended.0 - began.0 < millis(TOMBSTONE_TTL) {
                 break;
+            }
+            if ended.0 - first.0 >= millis(TIMEOUT) {
+                return Err(StoreErrorKind::Timeout.into());
             }
         }
         self.inner.events.emit(|| SessionEvent::Cleared { sessions });

@@ -67,10 +67,16 @@ impl<T: SessionData> SessionStore<T> {
         last_seen: Option<&LastSeen<T>>,
         reason: Ended,
     ) -> Result<(), StoreError> {
-        match last_seen {
-            Some(seen) if self.retire(&seen.record, reason).await? => Ok(()),
-            _ => self.log_out(id, last_seen, reason).await,
+        if let Some(seen) = last_seen {
+            match self.retire(&seen.record, reason).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                // A deletion needs no memory, and its outcome is known if there is any reply.
+                Err(_) if reason == Ended::LoggedOut => {}
+                Err(error) => return Err(error),
+            }
         }
+        self.log_out(id, last_seen, reason).await
     }
 
     /// Deletes the session that a request has loaded, under whatever id it has by now.
@@ -88,13 +94,12 @@ impl<T: SessionData> SessionStore<T> {
         reason: Ended,
     ) -> Result<(), StoreError> {
         let known = last_seen.map(|seen| &seen.record);
-        let alive_at = last_seen.and_then(|seen| self.alive_at(seen));
         if self.delete_following_tombstones(id, known, Some(reason)).await? {
             return Ok(());
         }
         match last_seen {
             Some(seen)
-                if self.may_have_moved_since(alive_at)
+                if self.may_have_moved_since(seen.at)
                     && !self.delete_by_origin(&seen.record, reason).await? =>
             {
                 Err(StoreError::gone(&id))
@@ -103,10 +108,9 @@ impl<T: SessionData> SessionStore<T> {
         }
     }
 
-    /// Returns the moment at which the backend is known to have had a session, if it is known.
-    fn alive_at(&self, seen: &LastSeen<T>) -> Option<Millis> {
-        let at = seen.at?;
-        Some(self.inner.cache.unannounced_since(&seen.record).unwrap_or(at).min(at))
+    /// Returns the moment at which the backend is known to have had a session that was read now.
+    pub(crate) fn alive_at(&self, record: &Record<T>, now: Millis) -> Millis {
+        self.inner.cache.unannounced_since(record).unwrap_or(now)
     }
 
     /// Deletes a session under its present id, which the tombstones of its former ids lead to.

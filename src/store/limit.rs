@@ -104,8 +104,10 @@ impl<T: SessionData> SessionStore<T> {
         match self.admit(record, ownership).await {
             Ok(()) => Ok(()),
             Err(refusal) => {
+                let error = self.give_up(refusal);
+                let reason = reason.filter(|_| error.kind() == StoreErrorKind::LimitReached);
                 self.undo(record, reason).await;
-                Err(self.give_up(refusal))
+                Err(error)
             }
         }
     }

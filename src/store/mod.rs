@@ -296,9 +296,9 @@ impl<T> SessionStore<T> {
         self.inner.caches && !self.inner.cache.lease().is_permanent()
     }
 
-    /// Returns `true` if the session is cached now and may be used.
-    pub(crate) fn is_cached(&self, id: &SessionId) -> bool {
-        self.inner.cache.peek(id).is_some()
+    /// Returns `true` if the session is known to exist under this id, without asking the backend.
+    pub(crate) fn is_known_to_exist(&self, id: &SessionId) -> bool {
+        self.caches_what_is_current() && self.inner.cache.peek(id).is_some()
     }
 
     /// Returns an address that identifies the store, whatever its data type.

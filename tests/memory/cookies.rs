@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use axum::response::AppendHeaders;
 use clustered_sessions::{
-    Clock, ClusterConfig, CookieConfig, MemoryBackend, SameSite, Secret, Session, SessionConfig,
-    SessionConfigBuilder, SessionError, SessionLayer, StoreErrorKind,
+    Clock, ClusterConfig, CookieConfig, Fresh, MemoryBackend, SameSite, Secret, Session,
+    SessionConfig, SessionConfigBuilder, SessionError, SessionLayer, StoreErrorKind,
 };
 use http::{HeaderValue, Request, StatusCode, header};
 
@@ -245,6 +245,25 @@ async fn a_response_that_outlives_a_login_does_not_undo_it_by_resigning_the_old_
 }
 
 #[tokio::test]
+async fn a_cookie_that_cannot_be_confirmed_is_not_resigned() {
+    let spy = Spy::new();
+    let old = node(&spy).await;
+    let mut browser = Browser::with(&old, ada()).await;
+    let new = Secret::new("the new secret, which is just as long").unwrap();
+    let new = SessionConfig::builder(new).previous_secret(web::secret()).backend(spy.backend());
+    let silent = ClusterConfig::new().enabled(false);
+    let silent = start(new.cluster(silent).enable_retry(false)).await;
+    let fails = spy.clone();
+    let app = serve(&silent, async move |session: Session<Data>| {
+        fails.fail_next(1, StoreErrorKind::Unavailable);
+        read(session).await
+    });
+    let page = browser.visit(&app).await;
+    assert_eq!((page.body.as_str(), page.set_cookies().len()), ("Ada", 0));
+    assert_eq!(browser.visit(&serve(&silent, read)).await.set_cookies().len(), 1);
+}
+
+#[tokio::test]
 async fn a_node_without_a_cache_resigns_cookies_after_looking_the_session_up() {
     let spy = Spy::new();
     let old = node(&spy).await;
@@ -319,10 +338,18 @@ async fn a_response_whose_handler_could_not_get_the_session_varies_with_the_cook
             if session.is_ok() { "hello again" } else { "hello stranger" }
         },
     );
-    spy.fail_next(1, StoreErrorKind::Unavailable);
-    let page = browser.visit(&app).await;
-    assert_eq!(page.body, "hello stranger");
-    assert_eq!(page.all(header::VARY), ["cookie"]);
+    let fresh = serve(
+        &sessions,
+        async |session: Result<Fresh<Session<Data>>, SessionError>| {
+            if session.is_ok() { "hello again" } else { "hello stranger" }
+        },
+    );
+    for app in [app, fresh] {
+        spy.fail_next(1, StoreErrorKind::Unavailable);
+        let page = browser.visit(&app).await;
+        assert_eq!(page.body, "hello stranger");
+        assert_eq!(page.all(header::VARY), ["cookie"]);
+    }
 }
 
 #[tokio::test]

@@ -117,22 +117,32 @@ async fn socket_of_a_session_that_has_moved(
 
 #[tokio::test(start_paused = true)]
 async fn a_logout_of_a_session_that_was_cached_long_ago_and_has_moved_since_reports_it_as_gone() {
-    let memory = MemoryBackend::with_clock(Clock::tokio());
-    let silent = ClusterConfig::new().enabled(false).local_cache_ttl(Duration::from_secs(300));
-    let clock = || config(&memory).clock(Clock::tokio());
-    let (silent, elsewhere) = (start(clock().cluster(silent)).await, start(clock()).await);
-    let mut browser = Browser::with(&elsewhere, ada()).await;
-    let mut late = browser.clone();
-    let read = async |session: Session<Data>| session.data().user.clone().unwrap_or_default();
-    assert_eq!(late.visit(&serve(&silent, read)).await.body, "Ada");
-    let regenerate = async |session: Session<Data>| session.regenerate();
-    browser.visit(&serve(&elsewhere, regenerate)).await;
-    tokio::time::advance(Duration::from_secs(61)).await;
+    for how in ["once", "twice", "and begins another"] {
+        let memory = MemoryBackend::with_clock(Clock::tokio());
+        let silent = ClusterConfig::new().enabled(false).local_cache_ttl(Duration::from_secs(300));
+        let clock = || config(&memory).clock(Clock::tokio());
+        let (silent, elsewhere) = (start(clock().cluster(silent)).await, start(clock()).await);
+        let mut browser = Browser::with(&elsewhere, ada()).await;
+        let mut late = browser.clone();
+        let read = async |session: Session<Data>| session.data().user.clone().unwrap_or_default();
+        assert_eq!(late.visit(&serve(&silent, read)).await.body, "Ada");
+        let regenerate = async |session: Session<Data>| session.regenerate();
+        browser.visit(&serve(&elsewhere, regenerate)).await;
+        tokio::time::advance(Duration::from_secs(61)).await;
 
-    let logout = serve(&silent, async |session: Session<Data>| session.destroy());
-    let page = late.visit(&logout).await;
-    assert!(matches!(page.extensions.get(), Some(SessionError::Gone)), "{:?}", page.status);
-    assert_eq!(elsewhere.store().size().await.unwrap(), 1, "it lives on under its new token");
+        let logout = serve(&silent, async move |session: Session<Data>| {
+            session.destroy();
+            match how {
+                "twice" => assert!(matches!(session.save().await, Err(SessionError::Gone))),
+                "and begins another" => session.update(|data| data.visits += 1),
+                _ => {}
+            }
+        });
+        let page = late.visit(&logout).await;
+        let error = page.extensions.get::<SessionError>();
+        assert!(matches!(error, Some(SessionError::Gone)), "{how}: {:?}", page.status);
+        assert_eq!(elsewhere.store().size().await.unwrap(), 1, "it lives on under its new token");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -205,6 +205,7 @@ async fn a_logout_is_carried_out_even_if_a_later_change_panics() {
 struct Fragile {
     #[serde(serialize_with = "serialize_unless_broken")]
     broken: bool,
+    count: u64,
 }
 
 fn serialize_unless_broken<S: Serializer>(broken: &bool, serializer: S) -> Result<S::Ok, S::Error> {
@@ -221,12 +222,16 @@ async fn a_logout_is_carried_out_even_if_the_data_of_the_next_session_panics() {
         session.destroy();
         session.update(|data| data.broken = true);
     };
-    let app = Router::new().route("/", get(handler)).layer(sessions.clone());
-    let app = app.layer(CatchPanicLayer::new());
-    let request = Request::get("/").header(header::COOKIE, cookie).body(Body::empty()).unwrap();
-    let response = app.oneshot(request).await.unwrap();
+    let next = async |session: Session<Fragile>| session.update(|data| data.count += 1);
+    let app = Router::new().route("/", get(handler)).route("/next", get(next));
+    let app = app.layer(sessions.clone()).layer(CatchPanicLayer::new());
+    let request =
+        |path| Request::get(path).header(header::COOKIE, cookie.clone()).body(Body::empty());
+    let response = app.clone().oneshot(request("/").unwrap()).await.unwrap();
     assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
     eventually(async || sessions.store().size().await.unwrap() == 0).await;
+    let response = app.oneshot(request("/next").unwrap()).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
 }
 
 #[tokio::test]

@@ -260,6 +260,38 @@ async fn a_session_that_is_given_an_owner_and_loses_the_last_place_ends_for_that
     assert_eq!(watch.ended().await, Ended::LimitReached);
 }
 
+/// Does not find the sessions of an owner.
+struct NoIndex;
+
+impl Interposer for NoIndex {
+    async fn around<R: Send + 'static>(
+        &self,
+        method: Call,
+        call: impl Future<Output = Result<R, StoreError>> + Send + 'static,
+    ) -> Result<R, StoreError> {
+        match method {
+            Call::SessionsOfOwner => Err(StoreErrorKind::Refused.into()),
+            _ => call.await,
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_ends_because_the_limit_cannot_be_applied_does_not_end_for_the_limit() {
+    let clock = Clock::tokio();
+    let memory = MemoryBackend::with_clock(clock.clone());
+    let limited = || limited(&memory, &clock, 1, LimitPolicy::EndOldest);
+    let elsewhere = start(limited()).await;
+    let backend = Interposed::with_interposer(memory.clone(), NoIndex);
+    let node = start(limited().backend(backend)).await;
+    let session = elsewhere.store().create(Data { user: None, visits: 7 }).await.unwrap();
+    let watch = elsewhere.store().watch(session.id);
+    let login = |data: &mut Data| data.user = Some("ada".to_owned());
+    let failed = node.store().modify(session.id, login).await.unwrap_err();
+    assert_eq!(failed.kind(), StoreErrorKind::OutcomeUnknown);
+    assert_eq!(watch.ended().await, Ended::Deleted);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_session_that_is_given_an_owner_counts_from_then_on() {
     let log_in = |regenerate: bool| {

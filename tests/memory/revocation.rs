@@ -124,6 +124,14 @@ async fn a_clear_that_takes_longer_than_a_tombstone_lives_is_repeated() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_clear_that_never_catches_up_ends_with_a_timeout_after_ten_minutes() {
+    let (store, counts) = store_with_rival(Action::CreateSlowly(u32::MAX)).await;
+    let error = store.clear().await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Timeout);
+    assert_eq!(counts.clears.load(Ordering::SeqCst), 10);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_bulk_deletion_that_never_catches_up_ends_with_a_timeout_after_ten_minutes() {
     let (store, _) = store_with_rival(Action::CreateSlowly(u32::MAX)).await;
     let began = Instant::now();

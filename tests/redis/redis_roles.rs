@@ -4,13 +4,16 @@
 use std::time::Duration;
 
 use clustered_sessions::backend::{Backend as _, OwnerTag, RedisBackend, Timestamp};
-use clustered_sessions::{ClusterConfig, SessionId, StoreError, StoreErrorKind};
+use clustered_sessions::{
+    ClusterConfig, Session, SessionConfig, SessionId, SessionLayer, StoreError, StoreErrorKind,
+};
+use http::StatusCode;
 use support::redis::RedisServer;
 use support::replication::pair;
 use support::wait::eventually;
 
 use crate::nodes::{Data, config, store};
-use crate::web::RedisAddress as _;
+use crate::web::{self, Browser, RedisAddress as _};
 
 /// Configures a heartbeat every two seconds, so that a demotion fits between two of them.
 fn slow_heartbeat() -> ClusterConfig {
@@ -100,6 +103,23 @@ async fn a_demoted_master_without_sessions_is_not_scanned() {
     master.replicate(other.port());
     let error = node.all_session_ids().await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn a_server_without_memory_logs_out_although_no_other_session_can_begin() {
+    let server = RedisServer::start();
+    let config = SessionConfig::builder(web::secret()).redis(server.config());
+    let layer = SessionLayer::new(config.build().unwrap());
+    let mut browser = Browser::with(&layer, web::ada()).await;
+    let () = server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    let app = web::serve(&layer, async |session: Session<web::Data>| {
+        session.destroy();
+        session.update(|data| data.visits += 1);
+    });
+    let page = browser.visit(&app).await;
+    assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(browser.cookie(web::COOKIE), None, "its session has ended");
+    assert_eq!(layer.store().size().await.unwrap(), 0);
 }
 
 #[tokio::test]

@@ -107,7 +107,7 @@ impl Lanes {
         if let (Work::Load(id, _), Ok(value)) = (&request.work, &result) {
             self.note_size(id, if let Value::BulkString(bytes) = value { bytes.len() } else { 0 });
         }
-        Ok(request.replied(result, lane.connected))
+        Ok(request.replied(result, lane.connected.server().clone()))
     }
 
     async fn lane(&self, request: &Request<'_>, hop: Hop) -> Result<Lane<'_>, StoreError> {

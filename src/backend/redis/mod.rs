@@ -289,10 +289,10 @@ impl Backend for RedisBackend {
         let script = &scripts.sessions_of_owner;
         let request = Request::script(&key, script, &arguments, Effect::Idempotent);
         let reply = topology.carry_out(&request).await?;
-        if !position.is_on(reply.server()) {
+        if !position.is_on(&reply.server) {
             return Ok(Page::Restart);
         }
-        let server = reply.server().clone();
+        let server = reply.server.clone();
         let (next, ids): (u64, Vec<Bytes>) = reply.interpret()?;
         let ids = ids.iter().filter_map(|id| std::str::from_utf8(id).ok()?.parse().ok()).collect();
         Ok(Page::new(ids, Vec::new(), next_cursor(&server, next)))

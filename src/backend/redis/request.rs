@@ -2,7 +2,6 @@
 
 use redis::{Cmd, FromRedisValue, RedisResult, Value};
 
-use super::connection::Connected;
 use super::endpoint::ServerId;
 use super::error::Effect;
 use super::scripts::Script;
@@ -44,8 +43,8 @@ pub(super) type Arguments<'a> = dyn Fn(&mut Cmd) + Send + Sync + 'a;
 pub(super) struct ServerReply {
     /// The value, or the error that the server has replied with.
     pub(super) result: RedisResult<Value>,
-    /// The connection to the server.
-    connected: Connected,
+    /// The server.
+    pub(super) server: ServerId,
     effect: Effect,
 }
 
@@ -78,17 +77,12 @@ impl<'a> Request<'a> {
     }
 
     /// Returns the reply to this request.
-    pub(super) fn replied(&self, result: RedisResult<Value>, connected: Connected) -> ServerReply {
-        ServerReply { result, connected, effect: self.effect }
+    pub(super) fn replied(&self, result: RedisResult<Value>, server: ServerId) -> ServerReply {
+        ServerReply { result, server, effect: self.effect }
     }
 }
 
 impl ServerReply {
-    /// Returns the identity of the server.
-    pub(super) fn server(&self) -> &ServerId {
-        self.connected.server()
-    }
-
     /// Returns the value.
     pub(super) fn interpret<R: FromRedisValue>(self) -> Result<R, StoreError> {
         self.effect.interpret(self.result)

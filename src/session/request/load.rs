@@ -46,7 +46,9 @@ impl<T: SessionData> RequestSession<T> {
         let Some(cookie) = signer.only_claim(&self.cookies) else { return false };
         let tag = signer.tag_of(&cookie);
         let Some((record, now)) = self.store().read_cached(&cookie.id, &tag) else { return false };
-        let rebase = state.set_loaded(Loaded::Live(record), now);
+        let loaded = Loaded::Live(record);
+        let seen = self.seen(&loaded, now);
+        let rebase = state.set_loaded(loaded, seen);
         drop(state);
         self.finish_rebases(rebase);
         true
@@ -56,7 +58,8 @@ impl<T: SessionData> RequestSession<T> {
     pub(super) fn provide(&self, loaded: Loaded<T>, now: Millis) {
         let mut state = self.lock();
         if !state.is_loaded() {
-            let rebase = state.set_loaded(loaded, now);
+            let seen = self.seen(&loaded, now);
+            let rebase = state.set_loaded(loaded, seen);
             drop(state);
             self.finish_rebases(rebase);
         }
@@ -74,11 +77,18 @@ impl<T: SessionData> RequestSession<T> {
 
     /// Loads the session past the cache and applies the uncommitted changes again on top of it.
     pub(in super::super) async fn reload(&self) -> Result<(), SessionError> {
-        self.lock().begin_io();
+        {
+            let mut state = self.lock();
+            state.begin_extraction();
+            state.begin_io();
+        }
         let _one_at_a_time = self.io_lock.lock().await;
         let before = self.lock().loaded().clone();
         let loaded = match (&before, before.id()) {
-            (Loaded::NotYet | Loaded::Ambiguous, _) => self.load_named(Freshness::Fresh).await?,
+            // It was chosen among those that the cookies name, or could not be.
+            (Loaded::NotYet | Loaded::Ambiguous | Loaded::Unavailable(..), _) => {
+                self.load_named(Freshness::Fresh).await?
+            }
             (_, Some(id)) => self.load_one(id, before.was_seen(), Freshness::Fresh).await?,
             (_, None) => Loaded::NoSession,
         };

@@ -27,13 +27,17 @@ fn id() -> SessionId {
     SessionId::from_bytes([1; 16])
 }
 
+fn seen(at: u64) -> Seen {
+    Seen { at: Millis(at), alive_at: Millis(at) }
+}
+
 fn live() -> RequestState<Data> {
     loaded(Loaded::Live(record_with(id())))
 }
 
 fn loaded(loaded: Loaded<Data>) -> RequestState<Data> {
     let mut state = RequestState::new();
-    assert!(state.set_loaded(loaded, Millis(0)).is_none(), "there are no changes to rebase");
+    assert!(state.set_loaded(loaded, seen(0)).is_none(), "there are no changes to rebase");
     state
 }
 
@@ -75,7 +79,7 @@ fn a_rebase_that_a_change_overtakes_is_computed_again() {
     let mut state = RequestState::new();
     push(&mut state, "first");
     let live = Loaded::Live(record_with(id()));
-    let rebase = state.set_loaded(live, Millis(0)).unwrap();
+    let rebase = state.set_loaded(live, seen(0)).unwrap();
     let data = apply_all(&*rebase.base.unwrap(), &rebase.changes);
     push(&mut state, "second");
     let rebase = state.finish_rebase(rebase.version, data).unwrap();
@@ -168,8 +172,14 @@ fn the_record_that_was_seen_is_kept_with_the_time_at_which_it_existed() {
     let seen_at = |state: &mut _| take_batch(state).last_seen.map(|seen| seen.at());
     let mut state = live();
     assert_eq!(seen_at(&mut state), Some(Some(Millis(0))));
-    assert!(state.set_loaded(Loaded::EndedMeanwhile(id()), Millis(1)).is_none());
+    assert!(state.set_loaded(Loaded::EndedMeanwhile(id()), seen(1)).is_none());
     assert_eq!(seen_at(&mut state), Some(Some(Millis(0))), "it did not exist later");
+    let mut state = live();
+    let same = state.loaded().clone();
+    assert!(state.set_loaded(same, seen(1)).is_none());
+    assert_eq!(seen_at(&mut state), Some(Some(Millis(0))), "it was not read again");
+    assert!(state.set_loaded(Loaded::Live(record_with(id())), seen(2)).is_none());
+    assert_eq!(seen_at(&mut state), Some(Some(Millis(2))));
     let error = StoreError::from(StoreErrorKind::Unavailable);
     let mut state = loaded(Loaded::Stale(error, record_with(id())));
     assert_eq!(seen_at(&mut state), Some(None), "it may have ended long ago");
@@ -204,7 +214,7 @@ fn default_data_is_made_once_for_each_session_of_a_request() {
     push(&mut state, "change");
     state.discard();
     assert_eq!(state.data(), Some(default_data()), "the visitor has seen it");
-    assert!(state.set_loaded(Loaded::Live(record_with(id())), Millis(0)).is_none());
+    assert!(state.set_loaded(Loaded::Live(record_with(id())), seen(0)).is_none());
     state.destroy();
     assert_eq!(state.data(), None, "a later session does not inherit from the earlier one");
 }

@@ -90,6 +90,18 @@ async fn nothing_is_created_if_one_of_two_cookies_leads_to_what_cannot_be_loaded
     assert_unavailable(&page);
     assert_read_only(error(&page));
     assert_eq!(site.elsewhere.store().size().await.unwrap(), 2);
+
+    // Once both can be loaded, it is unknown which of the sessions the visitor means to use.
+    site.store().evict_from_cache(site.elsewhere.store().all_session_ids().await.unwrap()[0]);
+    site.faults.fail_calls(1.0);
+    let faults = site.faults.clone();
+    let app = serve(&site.sessions, async move |session: Session<Data>| {
+        faults.heal();
+        session.reload().await.unwrap();
+        assert!(session.is_new() && session.outage().is_none());
+        session.data().user.clone().unwrap_or_default()
+    });
+    assert_eq!(with_both(&cached, &left_over).visit(&app).await.body, "");
 }
 
 /// What it writes depends on nothing that could not be loaded.
