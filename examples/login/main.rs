@@ -42,7 +42,9 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use axum::{Form, Router};
-use clustered_sessions::{LimitPolicy, Secret, Session, SessionConfig, SessionError, SessionLayer};
+use clustered_sessions::{
+    Fresh, LimitPolicy, Secret, Session, SessionConfig, SessionError, SessionLayer,
+};
 use serde::{Deserialize, Serialize};
 use tower_http::csrf::CsrfLayer;
 
@@ -148,7 +150,7 @@ struct ChangePassword {
 }
 
 async fn change_password(
-    session: Session<UserSession>,
+    Fresh(session): Fresh<Session<UserSession>>,
     State(accounts): State<Accounts>,
     Form(form): Form<ChangePassword>,
 ) -> Result<Response, Failure> {

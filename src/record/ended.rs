@@ -20,7 +20,7 @@ pub enum Ended {
     OwnerRevoked,
     /// The owner has logged in elsewhere, and had as many sessions as
     /// [`max_sessions_of_owner`](crate::SessionConfigBuilder::max_sessions_of_owner) allows. This
-    /// was the oldest, or a login that another one has overtaken.
+    /// was the oldest, or has lost the last place to another login.
     LimitReached,
     /// The session was deleted, and this node does not know the reason: it has missed the
     /// announcement, or all sessions were deleted.

@@ -272,8 +272,8 @@ impl<T> fmt::Debug for Record<T> {
 pub(crate) enum Absence {
     /// There is nothing: it never existed, was deleted, or has expired.
     Gone,
-    /// There is a tombstone: the session was regenerated a moment ago. Whoever still has this id is
-    /// late.
+    /// There is a tombstone: the session was regenerated or replaced a moment ago. Whoever still
+    /// has this id is late.
     Moved,
 }
 

@@ -6,7 +6,7 @@
 //! | a cookie whose session was gone, or cookies of several sessions | nothing | create | as without | delete | replace | replace |
 //! | a session | nothing | update | regenerate | delete | replace | replace |
 //! | a session that has ended since | nothing | refuse | refuse | delete | replace | replace |
-//! | a session that was regenerated a moment ago | nothing | refuse | refuse | delete | refuse | replace |
+//! | a session that was regenerated or replaced a moment ago | nothing | refuse | refuse | delete | refuse | replace |
 //! | a record that cannot be decoded | nothing | refuse | refuse | delete | replace | create |
 //! | a session that an outage makes unavailable | nothing | refuse | refuse | delete | replace | replace |
 //!
@@ -14,8 +14,8 @@
 //! that `regenerate` has no effect. *Delete* and *replace* do not depend on what was loaded: once
 //! the backend has deleted the session, none is left.
 //!
-//! A request whose session was regenerated a moment ago is late: its browser has the new cookie by
-//! now, or will soon. A session that it created would take the visitor's login away.
+//! A request whose session was regenerated or replaced a moment ago is late: its browser has the
+//! new cookie by now, or will soon. A session that it created would take the visitor's login away.
 
 /// What was loaded for the request's cookie, without the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

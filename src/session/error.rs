@@ -30,8 +30,8 @@ pub enum SessionError {
         attempts: u32,
     },
     /// The session has ended during the request: it was deleted elsewhere or has expired. Or the
-    /// request came with the cookie of a session that was regenerated a moment ago, or a logout
-    /// over an old handle did not find the session. Nothing was written.
+    /// request came with the cookie of a session that was regenerated or replaced a moment ago, or
+    /// a logout over an old handle did not find the session. Nothing was written.
     Gone,
     /// The response head has been sent, so it cannot carry the cookie of a new token. Nothing was
     /// written.

@@ -16,7 +16,7 @@ pub(super) enum Loaded<T> {
     Ambiguous,
     /// A cookie verifies, but the session was gone at the first load.
     Missing(SessionId),
-    /// The cookie leads to a tombstone: the session was regenerated a moment ago.
+    /// The cookie leads to a tombstone: the session was regenerated or replaced a moment ago.
     Moved(SessionId),
     /// The session exists.
     Live(Record<T>),

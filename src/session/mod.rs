@@ -366,7 +366,8 @@ impl<T: SessionData> Session<T> {
     /// # Errors
     ///
     /// A [`SessionError`], and the changes were not committed. After
-    /// [`OutcomeUnknown`](crate::StoreErrorKind::OutcomeUnknown) they may have been committed.
+    /// [`OutcomeUnknown`](crate::StoreErrorKind::OutcomeUnknown) they may have been committed. A
+    /// login by [`replace`](Session::replace) may have ended the session before.
     ///
     /// Changes that were not committed stay pending, and are tried again with the response or by
     /// the next call. A handler that has reported the failure calls [`discard`](Session::discard).

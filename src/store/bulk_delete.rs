@@ -68,8 +68,8 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// # Errors
     ///
-    /// Fails with the backend's error, and with [`Timeout`](crate::StoreErrorKind::Timeout) if there
-    /// are still sessions after 10 minutes. What was deleted by then stays deleted.
+    /// Fails with the backend's error, and with [`Timeout`](crate::StoreErrorKind::Timeout) if
+    /// there are still sessions after 10 minutes. What was deleted by then stays deleted.
     pub async fn clear(&self) -> Result<u64, StoreError> {
         self.begin()?;
         // Whatever the outcome, the cached sessions can no longer be trusted.

@@ -1,6 +1,7 @@
 //! Deletion of one session, even if it has been regenerated meanwhile.
 
 use super::SessionStore;
+use super::single_flight::Freshness;
 use super::tombstone::{MAX_TOMBSTONES, TOMBSTONE_TTL, too_many_tombstones};
 use crate::backend::Deleted;
 use crate::clock::{Millis, millis};
@@ -67,8 +68,15 @@ impl<T: SessionData> SessionStore<T> {
         last_seen: Option<&LastSeen<T>>,
         reason: Ended,
     ) -> Result<(), StoreError> {
-        if let Some(seen) = last_seen {
-            match self.retire(&seen.record, reason).await {
+        let known = match last_seen {
+            Some(seen) => Some(seen.record.clone()),
+            // A logout must not wait for a read, which may take all the time that it has.
+            None if reason == Ended::LoggedOut => None,
+            // The request has not loaded it. What cannot be read is deleted.
+            None => self.read(id, Freshness::Cached).await.ok().and_then(Result::ok),
+        };
+        if let Some(known) = known {
+            match self.retire(&known, reason).await {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
                 // A deletion needs no memory, and its outcome is known if there is any reply.

@@ -66,8 +66,8 @@ use crate::resilience::{Circuit, Client};
 ///
 /// Each operation has one deadline for all of its steps: see
 /// [`operation_timeout`](crate::SessionConfigBuilder::operation_timeout). Scans take as long as
-/// there are sessions, in steps that each have a deadline. Deletions of many sessions have a limit
-/// of their own, of one or ten minutes.
+/// there are sessions, in steps that each have a deadline. So do deletions of many sessions, which
+/// fail if they have not ended after one minute (those of one owner) or ten.
 ///
 /// ```
 /// # use clustered_sessions::{Secret, SessionConfig, SessionStore, StoreErrorKind};

@@ -150,13 +150,17 @@ impl<T: SessionData> SessionStore<T> {
     /// [`delete_all_of`](SessionStore::delete_all_of).
     ///
     /// ```
-    /// # use clustered_sessions::{Session, SessionError};
+    /// # use clustered_sessions::{Fresh, Session, SessionError};
     /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { user_id: Option<i64> }
-    /// async fn change_password(session: Session<UserSession>) -> Result<(), SessionError> {
+    /// async fn change_password(
+    ///     Fresh(session): Fresh<Session<UserSession>>,
+    /// ) -> Result<(), SessionError> {
     ///     // … the new password has been stored.
     ///     let Some(user_id) = session.read(|data| data.user_id.map(|id| id.to_string())) else { return Ok(()) };
     ///     // Ends what was opened with the old cookie, which somebody else may know.
+    ///     let is_remembered = session.record().is_some_and(|record| record.is_remembered());
     ///     session.replace(session.read(UserSession::clone));
+    ///     session.remember_me(is_remembered);
     ///     let saved = session.save().await; // from here on, there is a new session
     ///     let _ = match session.id().filter(|_| saved.is_ok()) {
     ///         Some(this) => session.store().delete_all_of_except(&user_id, this).await?,

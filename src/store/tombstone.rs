@@ -1,4 +1,5 @@
-//! The tombstones that regenerated sessions leave under their old ids.
+//! The tombstones that sessions leave under their old ids: those that were regenerated, and those
+//! that a login has replaced.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};

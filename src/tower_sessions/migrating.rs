@@ -40,8 +40,9 @@ use super::TowerSessionsStore;
 /// A session that a node of any stage has ended does not come back. A node that moves a session
 /// writes it to the new store, looks for it in the old store once more, and removes it there,
 /// before it uses it, even if the client disconnects meanwhile. If one of these steps fails, so
-/// does the request, and the session stays where it was. (Under `Prepare`, the old store is as good
-/// as it was before: some stores of tower-sessions write a session that has ended.)
+/// does the request, and the session stays where it was, or is gone from both stores if the old one
+/// carries out a deletion that it has not acknowledged in time. (Under `Prepare`, the old store is
+/// as good as it was before: some stores of tower-sessions write a session that has ended.)
 ///
 /// Three things are not promised:
 ///

@@ -5,6 +5,7 @@ use clustered_sessions::{MemoryBackend, Session, SessionError, SessionLayer, Sto
 use http::StatusCode;
 use tokio::sync::Barrier;
 
+use crate::cookies::with_both;
 use crate::handles::session_after_the_head;
 use crate::session_faults::corrupt_record;
 use crate::web::{Browser, COOKIE, Data, Page, Spy, ada, config, node, only_data, serve, start};
@@ -191,6 +192,18 @@ async fn a_late_request_with_the_cookie_of_a_replaced_session_takes_no_login_awa
     let sessions = node(&MemoryBackend::new()).await;
     let (late, visitor) = before_and_after_a_logout_and_login(&sessions).await;
     assert_no_login_is_taken_away(&sessions, late, visitor).await;
+}
+
+#[tokio::test]
+async fn a_late_request_with_one_of_several_old_cookies_takes_no_login_away() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let (one, two) =
+        (Browser::with(&sessions, grace()).await, Browser::with(&sessions, grace()).await);
+    let mut visitor = with_both(&one, &two);
+    assert_eq!(visitor.visit(&serve(&sessions, login)).await.status, StatusCode::OK);
+    for late in [one, two] {
+        assert_no_login_is_taken_away(&sessions, late, visitor.clone()).await;
+    }
 }
 
 async fn assert_no_login_is_taken_away(

@@ -1,5 +1,5 @@
-//! Sessions that are regenerated, or replaced by a login, while other requests change them or log them
-//! out, on nodes whose backend fails.
+//! Sessions that are regenerated, or replaced by a login, while other requests change them or log
+//! them out, on nodes whose backend fails.
 //!
 //! `SEEDS` sets the number of races. Defaults to 1000. `SEED` runs a single one.
 
