@@ -164,13 +164,10 @@ async fn before_and_after_a_logout_and_login(sessions: &SessionLayer<Data>) -> (
     .await
 }
 
-async fn before_and_after<F: Future<Output = ()> + Send>(
+async fn before_and_after<F: Future<Output = ()> + Send + 'static>(
     sessions: &SessionLayer<Data>,
     login: impl Fn(Session<Data>) -> F + Clone + Send + Sync + 'static,
-) -> (Browser, Browser)
-where
-    F: 'static,
-{
+) -> (Browser, Browser) {
     let before = Browser::with(sessions, grace()).await;
     let mut after = before.clone();
     after.visit(&serve(sessions, login)).await;
