@@ -263,9 +263,10 @@ impl CookieSigner {
     }
 
     /// Returns the `Set-Cookie` headers that remove what is left of the cookie under its former
-    /// paths and domains.
+    /// paths and domains. If the cookie is partitioned, it may not have been then, and browsers keep
+    /// the two apart.
     pub(crate) fn former_removals(&self) -> impl Iterator<Item = HeaderValue> + '_ {
-        self.config.former.iter().map(|(path, domain)| {
+        self.config.former.iter().flat_map(|(path, domain)| {
             let mut cookie = self.build(String::new());
             cookie.set_path(path.as_str());
             match domain {
@@ -273,7 +274,10 @@ impl CookieSigner {
                 None => cookie.unset_domain(),
             }
             cookie.make_removal();
-            header_value(&cookie)
+            let removal = header_value(&cookie);
+            cookie.set_partitioned(false);
+            let unpartitioned = self.config.partitioned.then(|| header_value(&cookie));
+            [removal].into_iter().chain(unpartitioned)
         })
     }
 

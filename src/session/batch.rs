@@ -65,10 +65,9 @@ impl<T: Clone> Batch<T> {
 
     /// Returns the deletion of what the cookies led to.
     pub(super) fn logout(&self) -> Logout<T> {
-        let is_replaced = self.plan == Plan::Replace;
-        let is_login = is_replaced && !self.intent.is_logout();
-        let reason = if is_login { Ended::Replaced } else { Ended::LoggedOut };
-        Logout::new(&self.loaded, &self.named, self.last_seen.clone(), reason, is_replaced)
+        let is_replaced = self.plan == Plan::Replace && !self.intent.is_logout();
+        let reason = if is_replaced { Ended::Replaced } else { Ended::LoggedOut };
+        Logout::new(&self.loaded, &self.named, self.last_seen.clone(), reason)
     }
 
     /// Returns the error of a plan that cannot be carried out, whatever the backend replies.

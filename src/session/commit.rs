@@ -90,7 +90,7 @@ impl<T: SessionData> RequestSession<T> {
             }
         }
         let _logout = LogoutOnPanic {
-            logout: batch.intent.is_logout().then(|| batch.logout().without_another()),
+            logout: batch.intent.is_logout().then(|| batch.logout()),
             store: self.store(),
         };
         if batch
@@ -157,7 +157,7 @@ impl<T: SessionData> RequestSession<T> {
                 if !batch.intent.is_logout() {
                     store.ensure_place(encoded.data(), batch.loaded.record()).await?;
                 }
-                match batch.logout().carry_out(store).await {
+                match batch.logout().with_another().carry_out(store).await {
                     // A login does not depend on what became of the session before it.
                     Err(error)
                         if error.kind() == StoreErrorKind::Gone && !batch.intent.is_logout() => {}

@@ -23,16 +23,20 @@ impl<T> Logout<T> {
         named: &[SessionId],
         last_seen: Option<LastSeen<T>>,
         reason: Ended,
-        is_replaced: bool,
     ) -> Self {
         let id = loaded.id();
         let others = named.iter().copied().filter(|named| Some(*named) != id);
-        Logout { ids: id.into_iter().chain(others).collect(), last_seen, reason, is_replaced }
+        Logout {
+            ids: id.into_iter().chain(others).collect(),
+            last_seen,
+            reason,
+            is_replaced: false,
+        }
     }
 
-    /// Returns the logout of a request that begins no other session after all.
-    pub(super) fn without_another(self) -> Self {
-        Logout { is_replaced: false, ..self }
+    /// Returns the logout of a request that begins another session.
+    pub(super) fn with_another(self) -> Self {
+        Logout { is_replaced: true, ..self }
     }
 
     #[cfg(test)]

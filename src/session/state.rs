@@ -396,8 +396,7 @@ impl<T> RequestState<T> {
         if !std::mem::take(&mut self.intent).is_logout() {
             return None;
         }
-        let logout =
-            Logout::new(&self.loaded, &self.named, self.last_seen(), Ended::LoggedOut, false);
+        let logout = Logout::new(&self.loaded, &self.named, self.last_seen(), Ended::LoggedOut);
         let ended = self.loaded.id().map_or(Loaded::NoSession, Loaded::EndedMeanwhile);
         self.replace_loaded(ended);
         Some(logout)

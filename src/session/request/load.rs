@@ -85,7 +85,7 @@ impl<T: SessionData> RequestSession<T> {
         let _one_at_a_time = self.io_lock.lock().await;
         let before = self.lock().loaded().clone();
         let loaded = match (&before, before.id()) {
-            // It was chosen among those that the cookies name, or could not be.
+            // The cookies may name several sessions.
             (Loaded::NotYet | Loaded::Ambiguous | Loaded::Unavailable(..), _) => {
                 self.load_named(Freshness::Fresh).await?
             }
