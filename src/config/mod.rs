@@ -181,6 +181,9 @@ impl<T> SessionConfigBuilder<T> {
 
     /// Sets the options of the local cache and of the announcements. Defaults to
     /// [`ClusterConfig::new`].
+    ///
+    /// It replaces all of them, those of a preset included. To change some of a preset's, begin
+    /// with the same preset of `ClusterConfig`, such as [`ClusterConfig::production`].
     pub fn cluster(mut self, cluster: ClusterConfig) -> Self {
         self.cluster = cluster;
         self

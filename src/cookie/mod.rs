@@ -263,8 +263,8 @@ impl CookieSigner {
     }
 
     /// Returns the `Set-Cookie` headers that remove what is left of the cookie under its former
-    /// paths and domains. If the cookie is partitioned, it may not have been then, and browsers keep
-    /// the two apart.
+    /// paths and domains. If the cookie is partitioned, it may not have been then, and browsers
+    /// keep the two apart.
     pub(crate) fn former_removals(&self) -> impl Iterator<Item = HeaderValue> + '_ {
         self.config.former.iter().flat_map(|(path, domain)| {
             let mut cookie = self.build(String::new());
