@@ -113,6 +113,15 @@ impl SessionId {
         &self.0
     }
 
+    /// Returns the id that the tombstone of a session names which another session has replaced.
+    /// There is never a session under it: that would take a token with this digest.
+    pub(crate) fn nowhere(&self) -> Self {
+        let digest = Sha256::new().chain_update(b"replaced").chain_update(self.0).finalize();
+        let mut id = [0; 16];
+        id.copy_from_slice(&digest[..16]);
+        SessionId(id)
+    }
+
     /// Creates an id from its 128 bits, as returned by [`SessionId::as_bytes`].
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         SessionId(bytes)

@@ -141,6 +141,8 @@ impl CookieConfig {
 
     /// Sets whether browsers keep the cookie apart for each site that embeds this one (CHIPS).
     /// Defaults to `false`. Requires a `Secure` cookie, and is of use only with [`SameSite::None`].
+    ///
+    /// Browsers keep a cookie from before a change of this until it expires, beside the new one.
     pub fn partitioned(mut self, partitioned: bool) -> Self {
         self.partitioned = partitioned;
         self

@@ -63,13 +63,15 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// # Risk
     ///
-    /// All users are logged out. Sessions created meanwhile may stay; one that is regenerated
-    /// meanwhile does not. The owner index is left to expire.
+    /// All users are logged out. Sessions created meanwhile may stay. One that is regenerated
+    /// meanwhile may stay only if the last walk over all records takes more than a minute. The
+    /// owner index is left to expire.
     ///
     /// # Errors
     ///
     /// Fails with the backend's error, and with [`Timeout`](crate::StoreErrorKind::Timeout) if
-    /// there are still sessions after 10 minutes. What was deleted by then stays deleted.
+    /// after 10 minutes each walk has taken more than one and has found sessions. What was deleted
+    /// by then stays deleted.
     pub async fn clear(&self) -> Result<u64, StoreError> {
         self.begin()?;
         // Whatever the outcome, the cached sessions can no longer be trusted.

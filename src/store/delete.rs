@@ -1,5 +1,7 @@
 //! Deletion of one session, even if it has been regenerated meanwhile.
 
+use tokio::time::timeout;
+
 use super::SessionStore;
 use super::single_flight::Freshness;
 use super::tombstone::{MAX_TOMBSTONES, TOMBSTONE_TTL, too_many_tombstones};
@@ -11,6 +13,17 @@ use crate::events::SessionEvent;
 use crate::guards::{self, Guard};
 use crate::id::SessionId;
 use crate::record::{Ended, Record, SessionData};
+
+/// The result of a deletion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Deletion {
+    /// The session existed.
+    Deleted,
+    /// Another session had taken its place.
+    Replaced,
+    /// There was none.
+    Gone,
+}
 
 /// The last version of a session that a request has seen.
 pub(crate) struct LastSeen<T> {
@@ -54,7 +67,7 @@ impl<T: SessionData> SessionStore<T> {
     pub async fn delete(&self, id: SessionId) -> Result<bool, StoreError> {
         self.begin()?;
         let delete = self.delete_following_tombstones(id, None, Some(Ended::Revoked));
-        self.operation(delete).await
+        Ok(self.operation(delete).await? == Deletion::Deleted)
     }
 
     /// Ends the session that a request has loaded, because another one takes its place.
@@ -70,21 +83,36 @@ impl<T: SessionData> SessionStore<T> {
     ) -> Result<(), StoreError> {
         let known = match last_seen {
             Some(seen) => Some(seen.record.clone()),
-            // A logout must not wait for a read, which may take all the time that it has.
+            // A logout must not wait for a read.
             None if reason == Ended::LoggedOut => None,
-            // The request has not loaded it. What cannot be read is deleted.
-            None => self.read(id, Freshness::Cached).await.ok().and_then(Result::ok),
+            None => self.read_in_half_the_time(id).await,
         };
-        if let Some(known) = known {
-            match self.retire(&known, reason).await {
-                Ok(true) => return Ok(()),
-                Ok(false) => {}
-                // A deletion needs no memory, and its outcome is known if there is any reply.
-                Err(_) if reason == Ended::LoggedOut => {}
-                Err(error) => return Err(error),
-            }
+        let retired = match known {
+            Some(known) => self.retire(&known, reason).await,
+            // What cannot be read is deleted.
+            None => Ok(false),
+        };
+        match retired {
+            Ok(true) => Ok(()),
+            Ok(false) => self.log_out(id, last_seen, reason).await,
+            Err(error) if reason != Ended::LoggedOut => Err(error),
+            // A deletion needs no memory, and its outcome is known if there is any reply.
+            Err(error) => self.log_out(id, last_seen, reason).await.map_err(|later| {
+                let is_unknown = error.kind() == StoreErrorKind::OutcomeUnknown;
+                if is_unknown { error } else { later }
+            }),
         }
-        self.log_out(id, last_seen, reason).await
+    }
+
+    /// Returns a session that the request has not loaded, unless it is absent or takes more than
+    /// half of the time that the operation has left.
+    async fn read_in_half_the_time(&self, id: SessionId) -> Option<Record<T>> {
+        if let Some(found) = self.known(id) {
+            return found;
+        }
+        let half = self.inner.backend.deadline().left() / 2;
+        let read = self.inner.single_flight.read(self, id, Freshness::Cached);
+        timeout(half, read).await.ok()?.ok()?.ok()
     }
 
     /// Deletes the session that a request has loaded, under whatever id it has by now.
@@ -102,12 +130,11 @@ impl<T: SessionData> SessionStore<T> {
         reason: Ended,
     ) -> Result<(), StoreError> {
         let known = last_seen.map(|seen| &seen.record);
-        if self.delete_following_tombstones(id, known, Some(reason)).await? {
-            return Ok(());
-        }
+        let deletion = self.delete_following_tombstones(id, known, Some(reason)).await?;
         match last_seen {
             Some(seen)
-                if self.may_have_moved_since(seen.at)
+                if deletion == Deletion::Gone
+                    && self.may_have_moved_since(seen.at)
                     && !self.delete_by_origin(&seen.record, reason).await? =>
             {
                 Err(StoreError::gone(&id))
@@ -122,7 +149,6 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     /// Deletes a session under its present id, which the tombstones of its former ids lead to.
-    /// Returns `true` if it existed.
     ///
     /// `known` is a version of the session, if the caller has one. It tells whose index has an
     /// entry, which the cache may not.
@@ -131,7 +157,7 @@ impl<T: SessionData> SessionStore<T> {
         id: SessionId,
         known: Option<&Record<T>>,
         reason: Option<Ended>,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Deletion, StoreError> {
         let (mut id, began) = (id, self.inner.clock.now());
         for _ in 0..MAX_TOMBSTONES {
             let announcement = self.announce_deletion(id, reason);
@@ -150,11 +176,12 @@ impl<T: SessionData> SessionStore<T> {
                         self.report_end(id, known.as_ref(), reason);
                     }
                     self.remove_from_index_in_background(known);
-                    return Ok(true);
+                    return Ok(Deletion::Deleted);
                 }
-                Deleted::Gone => return Ok(false),
+                Deleted::Gone => return Ok(Deletion::Gone),
+                Deleted::MovedTo(new) if new == id.nowhere() => return Ok(Deletion::Replaced),
                 Deleted::MovedTo(new) if guards::enabled(Guard::Tombstone) => id = new,
-                Deleted::MovedTo(_) => return Ok(false),
+                Deleted::MovedTo(_) => return Ok(Deletion::Gone),
                 Deleted::Conflict(_) => break,
             }
         }
@@ -207,6 +234,8 @@ impl<T: SessionData> SessionStore<T> {
     /// this node, who may find that it is gone before they hear of it.
     pub(super) fn announce_deletion(&self, id: SessionId, reason: Option<Ended>) -> Vec<u8> {
         self.inner.cache.watches().note(&id, reason);
+        // `Deleted` is what nodes say that were not told the reason.
+        let reason = reason.filter(|reason| *reason != Ended::Deleted);
         self.inner.coordinator.encode(Announcement::SessionDeleted(id, reason))
     }
 }

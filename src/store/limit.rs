@@ -105,7 +105,8 @@ impl<T: SessionData> SessionStore<T> {
             Ok(()) => Ok(()),
             Err(refusal) => {
                 let error = self.give_up(refusal);
-                let reason = reason.filter(|_| error.kind() == StoreErrorKind::LimitReached);
+                let is_limit = error.kind() == StoreErrorKind::LimitReached;
+                let reason = reason.map(|reason| if is_limit { reason } else { Ended::Deleted });
                 self.undo(record, reason).await;
                 Err(error)
             }

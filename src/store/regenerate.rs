@@ -7,7 +7,7 @@ use super::write::{MAX_ATTEMPTS, Reapply, Written};
 use crate::backend::{Update, Updated};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::events::SessionEvent;
-use crate::id::{SessionId, SessionToken};
+use crate::id::SessionId;
 use crate::record::{Content, Ended, Meta, NewSession, Record, SessionData, Snapshot, Stored};
 
 impl<T: SessionData> SessionStore<T> {
@@ -65,10 +65,9 @@ impl<T: SessionData> SessionStore<T> {
         known: &Record<T>,
         reason: Ended,
     ) -> Result<bool, StoreError> {
-        let nowhere = SessionToken::random().session_id();
         let mut base = known.clone();
         for attempt in 1..=MAX_ATTEMPTS {
-            match self.replace_by_tombstone(&base, nowhere, Some(reason)).await {
+            match self.replace_by_tombstone(&base, base.id().nowhere(), Some(reason)).await {
                 Ok(None) => {
                     self.report_end(base.id(), Some(&base), reason);
                     self.remove_from_index_in_background(Some(base));

@@ -14,6 +14,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::SessionStore;
+use super::delete::Deletion;
 use super::scan::Scan;
 use super::tombstone::{FollowedTombstones, TOMBSTONE_TTL};
 use crate::backend::{Deleted, OwnerTag};
@@ -219,8 +220,8 @@ impl<'a, T: SessionData> Revocation<'a, T> {
             return Ok(Chased::Unreadable);
         }
         match self.store.delete_following_tombstones(id, None, Some(self.reason)).await {
-            Ok(true) => Ok(Chased::Deleted),
-            Ok(false) => Ok(Chased::Done),
+            Ok(Deletion::Deleted) => Ok(Chased::Deleted),
+            Ok(Deletion::Gone | Deletion::Replaced) => Ok(Chased::Done),
             // The key holds no record at all.
             Err(error) if error.kind() == StoreErrorKind::Corrupt => Ok(Chased::Unreadable),
             Err(error) => Err(error),

@@ -115,7 +115,7 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     /// Returns a session, or that there is none, if the cache says so.
-    fn known(&self, id: SessionId) -> Option<Option<Record<T>>> {
+    pub(super) fn known(&self, id: SessionId) -> Option<Option<Record<T>>> {
         match self.inner.cache.get_if_known(&id) {
             Lookup::Hit(record) => Some(Some(record)),
             Lookup::Absent(Absence::Gone) => Some(None),

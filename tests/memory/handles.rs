@@ -146,6 +146,20 @@ async fn a_logout_of_a_session_that_was_cached_long_ago_and_has_moved_since_repo
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_late_logout_by_a_handle_of_a_replaced_session_is_ok() {
+    let memory = MemoryBackend::with_clock(Clock::tokio());
+    let sessions = start(config(&memory).clock(Clock::tokio())).await;
+    let mut browser = Browser::with(&sessions, ada()).await;
+    let socket = session_after_the_head(&sessions, &browser).await;
+    let login = async |session: Session<Data>| session.replace(ada());
+    assert_eq!(browser.visit(&serve(&sessions, login)).await.status, StatusCode::OK);
+    tokio::time::advance(Duration::from_secs(31)).await;
+    socket.destroy();
+    socket.save().await.unwrap();
+    assert_eq!(sessions.store().size().await.unwrap(), 1, "the login is left alone");
+}
+
+#[tokio::test(start_paused = true)]
 async fn with_an_owner_an_old_handle_logs_out_the_session_under_its_new_token_and_no_other() {
     let memory = MemoryBackend::new();
     let with_owner = config(&memory).clock(Clock::tokio()).owner(|data: &Data| data.user.clone());

@@ -283,13 +283,23 @@ async fn a_session_that_ends_because_the_limit_cannot_be_applied_does_not_end_fo
     let limited = || limited(&memory, &clock, 1, LimitPolicy::EndOldest);
     let elsewhere = start(limited()).await;
     let backend = Interposed::with_interposer(memory.clone(), NoIndex);
-    let node = start(limited().backend(backend)).await;
+    let events: Arc<Mutex<Vec<String>>> = Arc::default();
+    let log = events.clone();
+    let logged = limited().backend(backend).on_event(move |event| {
+        log.lock().unwrap().push(format!("{event:?}"));
+        async {}
+    });
+    let node = start(logged).await;
     let session = elsewhere.store().create(Data { user: None, visits: 7 }).await.unwrap();
     let watch = elsewhere.store().watch(session.id);
     let login = |data: &mut Data| data.user = Some("ada".to_owned());
     let failed = node.store().modify(session.id, login).await.unwrap_err();
     assert_eq!(failed.kind(), StoreErrorKind::OutcomeUnknown);
     assert_eq!(watch.ended().await, Ended::Deleted);
+    settle().await;
+    let id = session.id;
+    let ended = format!("Ended {{ id: {id:?}, owner: Some(\"ada\"), reason: Deleted }}");
+    assert_eq!(*events.lock().unwrap(), [ended]);
 }
 
 #[tokio::test(start_paused = true)]

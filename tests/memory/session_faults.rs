@@ -283,6 +283,38 @@ async fn a_login_that_fails_after_it_has_ended_the_session_before_leaves_none() 
     assert_eq!(elsewhere.store().size().await.unwrap(), 0);
 }
 
+/// Loses the replies to updates, and then the backend.
+struct Lost;
+
+impl Interposer for Lost {
+    async fn around<R: Send + 'static>(
+        &self,
+        method: BackendMethod,
+        call: impl Future<Output = Result<R, StoreError>> + Send + 'static,
+    ) -> Result<R, StoreError> {
+        match method {
+            BackendMethod::Update => Err(StoreErrorKind::OutcomeUnknown.into()),
+            BackendMethod::Delete => Err(StoreErrorKind::Unavailable.into()),
+            _ => call.await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_later_failure_hides_that_a_logout_may_have_been_carried_out() {
+    let memory = MemoryBackend::new();
+    let elsewhere = node(&memory).await;
+    let lost = start(config(&memory).backend(Interposed::with_interposer(memory, Lost))).await;
+    let mut browser = Browser::with(&elsewhere, ada()).await;
+    let app = serve(&lost, async |session: Session<Data>| {
+        session.destroy();
+        session.update(|data| data.visits += 1);
+    });
+    let page = browser.visit(&app).await;
+    let SessionError::Store(error) = error(&page) else { panic!("{:?}", page.status) };
+    assert_eq!(error.kind(), StoreErrorKind::OutcomeUnknown);
+}
+
 #[tokio::test]
 async fn a_failed_logout_is_reported_and_retried() {
     let spy = Spy::new();
