@@ -25,6 +25,13 @@ pub(crate) enum Deletion {
     Gone,
 }
 
+impl Deletion {
+    /// Returns `true` if there was a session to delete.
+    pub(crate) fn existed(self) -> bool {
+        self == Deletion::Deleted
+    }
+}
+
 /// The last version of a session that a request has seen.
 pub(crate) struct LastSeen<T> {
     record: Record<T>,
@@ -67,7 +74,7 @@ impl<T: SessionData> SessionStore<T> {
     pub async fn delete(&self, id: SessionId) -> Result<bool, StoreError> {
         self.begin()?;
         let delete = self.delete_following_tombstones(id, None, Some(Ended::Revoked));
-        Ok(self.operation(delete).await? == Deletion::Deleted)
+        Ok(self.operation(delete).await?.existed())
     }
 
     /// Ends the session that a request has loaded, because another one takes its place.

@@ -34,7 +34,7 @@ use std::sync::atomic::AtomicBool;
 
 use tokio_util::task::TaskTracker;
 
-pub(crate) use self::delete::{Deletion, LastSeen};
+pub(crate) use self::delete::LastSeen;
 use self::index::Owners;
 pub(crate) use self::lifetime::Term;
 use self::lifetime::{Lifetime, Lifetimes};

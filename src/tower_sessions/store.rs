@@ -11,7 +11,7 @@ use crate::id::SessionToken;
 use crate::observe::Outcome;
 use crate::record::{Ended, Snapshot};
 use crate::session::KeyValues;
-use crate::store::{Deletion, Freshness, SessionStore};
+use crate::store::{Freshness, SessionStore};
 
 /// A store for [tower-sessions](https://docs.rs/tower-sessions) and the libraries built on it, such
 /// as axum-login, over a [`SessionStore<KeyValues>`](SessionStore).
@@ -187,7 +187,7 @@ impl TowerSessionsStore {
     pub(super) async fn delete_session(&self, token: &SessionToken) -> Result<(), StoreError> {
         let id = token.session_id();
         let delete = self.store.delete_following_tombstones(id, None, Some(Ended::LoggedOut));
-        let was_alive = self.commit(delete).await? == Deletion::Deleted;
+        let was_alive = self.commit(delete).await?.existed();
         self.requests.note_end(id, was_alive);
         Ok(())
     }
