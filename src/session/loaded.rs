@@ -1,6 +1,7 @@
 //! The result of loading a request's session.
 
 use super::change::SessionState;
+use crate::clock::Millis;
 use crate::error::StoreError;
 use crate::id::SessionId;
 use crate::record::Record;
@@ -29,6 +30,15 @@ pub(super) enum Loaded<T> {
     Unavailable(StoreError, SessionId),
     /// The backend is unreachable, and this is the last record that this node knew.
     Stale(StoreError, Record<T>),
+}
+
+/// The time of a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) at: Millis,
+    /// The moment at which the read proves that the session existed. It is earlier if the session
+    /// was cached by a node that is told nothing of what happens afterwards.
+    pub(super) alive_at: Millis,
 }
 
 impl<T> Loaded<T> {

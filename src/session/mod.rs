@@ -14,6 +14,7 @@ mod inspect;
 mod key_values;
 mod layer_state;
 mod loaded;
+mod login;
 mod logout;
 mod part;
 mod refusals;
@@ -233,64 +234,6 @@ impl<T: SessionData> Session<T> {
         self.modify(move |data| unless_declined(data, &change)).await
     }
 
-    /// Begins a new session with this data, whatever the visitor's cookie led to. With the
-    /// response, the visitor gets a new token, and the session that the cookie led to is deleted on
-    /// every node, which ends the streams that [watch](Session::watch) it.
-    ///
-    /// Call it at login, and after a change of the password. It works for a visitor without a
-    /// session, with one that has ended or was regenerated meanwhile, and with one whose record
-    /// cannot be read (that record is left alone). The token is new, so an attacker who planted or
-    /// learned the old cookie gains nothing (OWASP Session Management Cheat Sheet, "Renew the
-    /// Session ID After Any Privilege Level Change"). Nothing of the old session is kept but what
-    /// `data` holds. To keep the session at a change of privilege, call
-    /// [`regenerate`](Session::regenerate).
-    ///
-    /// Earlier uncommitted changes are dropped; later ones are made to the new session. Like a
-    /// change, it is not made if the handler panics or the request is cancelled.
-    ///
-    /// ```
-    /// # use clustered_sessions::{Session, SessionError};
-    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
-    /// # struct UserSession { user_id: Option<i64>, cart: Vec<u64> }
-    /// fn login(session: &Session<UserSession>, user_id: i64) {
-    ///     let cart = session.read(|s| s.cart.clone());
-    ///     session.replace(UserSession { user_id: Some(user_id), cart });
-    /// }
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), SessionError> {
-    /// let session = Session::detached(UserSession { user_id: None, cart: vec![7] });
-    /// let before = session.id();
-    /// login(&session, 42);
-    /// session.save().await?;
-    /// assert_eq!((session.data().user_id, session.data().cart.len()), (Some(42), 1));
-    /// assert_ne!(session.id(), before);
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// The commit fails with [`SessionError::HeadSent`] after the response head has been sent: the
-    /// cookie could not be set any more.
-    pub fn replace(&self, data: T) {
-        self.request.replace(data);
-    }
-
-    /// Sets whether the session that this request begins is remembered. Browsers keep the cookie of
-    /// a remembered session when they are closed, and the timeouts of
-    /// [`SessionConfigBuilder::remember_me`](crate::SessionConfigBuilder::remember_me) apply to it.
-    ///
-    /// Call it together with [`replace`](Session::replace), at login. It applies to the session
-    /// that this request creates, replaces or [regenerates](Session::regenerate). Otherwise a new
-    /// session is not remembered, and one that is regenerated stays as it is.
-    ///
-    /// # Errors
-    ///
-    /// The commit fails with [`NotConfigured`](crate::StoreErrorKind::NotConfigured) if the
-    /// timeouts are not configured.
-    pub fn remember_me(&self, remember: bool) {
-        self.request.lock().remember_me(remember);
-    }
-
     /// Replaces the data of the visitor's session when the response is committed. Concurrent
     /// changes by other requests are **lost**; [`update`](Session::update) keeps them. It begins no
     /// new session, as a login must: see [`replace`](Session::replace).
@@ -301,40 +244,6 @@ impl<T: SessionData> Session<T> {
     /// Discards uncommitted changes. A pending [`destroy`](Session::destroy) is not undone.
     pub fn discard(&self) {
         self.request.discard();
-    }
-
-    /// Replaces the session's token and id when the response is committed. The old ones stop
-    /// working.
-    ///
-    /// Call it at a change of privilege: an attacker who planted or learned the old cookie cannot
-    /// use it any more (OWASP Session Management Cheat Sheet, "Renew the Session ID After Any
-    /// Privilege Level Change"). At login, call [`replace`](Session::replace).
-    ///
-    /// # Risk
-    ///
-    /// It is the same session under another token, so open streams that [watch](Session::watch) it
-    /// go on, among them one that an attacker has opened with the old cookie. If somebody else may
-    /// know the old cookie, as at a login or a change of the password, call
-    /// [`replace`](Session::replace) instead.
-    pub fn regenerate(&self) {
-        self.request.regenerate();
-    }
-
-    /// Logs out: deletes the session on every node and removes the cookie, with the response.
-    ///
-    /// The session is deleted even if the request is cancelled, panics or fails. Later changes go
-    /// to a new session. If the response head has already been sent, the session is deleted by the
-    /// next [`save`](Session::save), or when the last clone is dropped.
-    ///
-    /// # Errors
-    ///
-    /// A session that was loaded more than half a minute ago, for example by a socket, may have
-    /// been [regenerated](Session::regenerate) so long ago that its id no longer leads to it. It is
-    /// then looked for among the sessions of its [owner](crate::SessionConfigBuilder::owner). If it
-    /// is not found, the commit fails with [`SessionError::Gone`], since it may live on under its
-    /// new token.
-    pub fn destroy(&self) {
-        self.request.destroy();
     }
 
     /// Makes this request one that does not count as a use of the session: it does not extend the

@@ -8,7 +8,7 @@
 
 use super::batch::{Batch, Change};
 use super::change::{self, Intent, Plan};
-use super::loaded::Loaded;
+use super::loaded::{Loaded, Seen};
 use super::logout::Logout;
 use crate::clock::Millis;
 use crate::id::{SessionId, SessionToken};
@@ -47,15 +47,6 @@ pub(super) struct RequestState<T> {
     has_begun_io: bool,
     /// `false` if the request does not extend the session.
     extends: bool,
-}
-
-/// The time of a read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Seen {
-    pub(super) at: Millis,
-    /// The moment at which the read proves that the session existed. It is earlier if the session
-    /// was cached by a node that is told nothing of what happens afterwards.
-    pub(super) alive_at: Millis,
 }
 
 /// The data that the request sees.

@@ -11,6 +11,7 @@ mod conformance;
 mod cookies;
 mod data;
 mod events;
+mod failing;
 mod form;
 mod handles;
 mod key_values;

@@ -4,7 +4,6 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use clustered_sessions::backend::Backend;
 use clustered_sessions::testing::{FaultyBackend, Interposed, Interposer};
 use clustered_sessions::{
     Clock, Ended, LimitPolicy, MemoryBackend, Session, SessionConfigBuilder, SessionError,
@@ -13,6 +12,7 @@ use clustered_sessions::{
 use http::StatusCode;
 use tokio::time::sleep;
 
+use crate::failing::failing;
 use crate::web::{Browser, COOKIE, Call, Data, HasBackend, config, only_id, serve, settle, start};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -184,14 +184,19 @@ impl Interposer for RivalLogin {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_login_that_loses_the_last_place_to_another_one_ends_the_visitors_session() {
+/// Starts a node on which each login to the last place is overtaken, and the rival's node.
+async fn node_and_rival() -> (SessionLayer<Data>, SessionLayer<Data>) {
     let clock = Clock::tokio();
     let memory = MemoryBackend::with_clock(clock.clone());
     let limited = || limited(&memory, &clock, 1, LimitPolicy::RefuseNew);
     let rival = start(limited()).await;
     let backend = Interposed::with_interposer(memory.clone(), RivalLogin(rival.clone()));
-    let node = start(limited().backend(backend)).await;
+    (start(limited().backend(backend)).await, rival)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_loses_the_last_place_to_another_one_ends_the_visitors_session() {
+    let (node, rival) = node_and_rival().await;
     let mut browser = Browser::with(&node, Data { user: None, visits: 7 }).await;
     let app = serve(&node, async |session: Session<Data>| {
         session.replace(of("ada"));
@@ -246,12 +251,7 @@ async fn a_logout_is_carried_out_even_if_the_login_after_it_is_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn a_session_that_is_given_an_owner_and_loses_the_last_place_ends_for_that_reason() {
-    let clock = Clock::tokio();
-    let memory = MemoryBackend::with_clock(clock.clone());
-    let limited = || limited(&memory, &clock, 1, LimitPolicy::RefuseNew);
-    let rival = start(limited()).await;
-    let backend = Interposed::with_interposer(memory.clone(), RivalLogin(rival.clone()));
-    let node = start(limited().backend(backend)).await;
+    let (node, rival) = node_and_rival().await;
     let session = node.store().create(Data { user: None, visits: 7 }).await.unwrap();
     let watch = rival.store().watch(session.id);
     let login = |data: &mut Data| data.user = Some("ada".to_owned());
@@ -260,29 +260,13 @@ async fn a_session_that_is_given_an_owner_and_loses_the_last_place_ends_for_that
     assert_eq!(watch.ended().await, Ended::LimitReached);
 }
 
-/// Does not find the sessions of an owner.
-struct NoIndex;
-
-impl Interposer for NoIndex {
-    async fn around<R: Send + 'static>(
-        &self,
-        method: Call,
-        call: impl Future<Output = Result<R, StoreError>> + Send + 'static,
-    ) -> Result<R, StoreError> {
-        match method {
-            Call::SessionsOfOwner => Err(StoreErrorKind::Refused.into()),
-            _ => call.await,
-        }
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_session_that_ends_because_the_limit_cannot_be_applied_does_not_end_for_the_limit() {
     let clock = Clock::tokio();
     let memory = MemoryBackend::with_clock(clock.clone());
     let limited = || limited(&memory, &clock, 1, LimitPolicy::EndOldest);
     let elsewhere = start(limited()).await;
-    let backend = Interposed::with_interposer(memory.clone(), NoIndex);
+    let backend = failing(&memory, Call::SessionsOfOwner);
     let events: Arc<Mutex<Vec<String>>> = Arc::default();
     let log = events.clone();
     let logged = limited().backend(backend).on_event(move |event| {
@@ -354,31 +338,6 @@ async fn a_refused_login_is_an_event() {
     assert_eq!(refusal(&node, "ada").await, StoreErrorKind::LimitReached);
     settle().await;
     assert_eq!(*events.lock().unwrap(), ["ada"]);
-}
-
-/// Returns a backend that fails each call of one method.
-pub(crate) fn failing(memory: &MemoryBackend, method: Call) -> impl Backend {
-    failing_as(memory, method, StoreErrorKind::Unavailable)
-}
-
-pub(crate) fn failing_as(
-    memory: &MemoryBackend,
-    method: Call,
-    kind: StoreErrorKind,
-) -> impl Backend {
-    Interposed::with_interposer(memory.clone(), Failing(method, kind))
-}
-
-struct Failing(Call, StoreErrorKind);
-
-impl Interposer for Failing {
-    async fn around<R: Send + 'static>(
-        &self,
-        method: Call,
-        call: impl Future<Output = Result<R, StoreError>> + Send + 'static,
-    ) -> Result<R, StoreError> {
-        if method == self.0 { Err(self.1.into()) } else { call.await }
-    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,7 +7,7 @@ use clustered_sessions::{Clock, MemoryBackend, Session, SessionId, SessionLayer,
 use futures_util::TryStreamExt as _;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::owner_limit::failing_as;
+use crate::failing::failing_as;
 use crate::web::{Data, config, request, settle, start};
 
 async fn node() -> SessionLayer<Data> {

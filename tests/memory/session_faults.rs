@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use clustered_sessions::backend::{Backend as _, Content, Revision, Stored, Update};
-use clustered_sessions::testing::{BackendMethod, Interposed, Interposer};
 use clustered_sessions::{
-    Fresh, MemoryBackend, Session, SessionError, SessionLayer, StoreError, StoreErrorKind,
+    Fresh, MemoryBackend, Session, SessionError, SessionLayer, StoreErrorKind,
 };
 use http::{Extensions, StatusCode, header};
 use tower::service_fn;
 
+use crate::failing::failing_as;
 use crate::web::{
     Browser, COOKIE, Call, Data, Page, Spy, ada, config, eventually, node, only_data, only_id,
     send, serve, start,
@@ -247,27 +247,12 @@ async fn a_login_that_fails_sends_no_cookie() {
     assert_eq!((page.status, page.set_cookies().len()), (StatusCode::SERVICE_UNAVAILABLE, 0));
 }
 
-/// Lets no session be created.
-struct Full;
-
-impl Interposer for Full {
-    async fn around<R: Send + 'static>(
-        &self,
-        method: BackendMethod,
-        call: impl Future<Output = Result<R, StoreError>> + Send + 'static,
-    ) -> Result<R, StoreError> {
-        match method {
-            BackendMethod::Create => Err(StoreErrorKind::Refused.into()),
-            _ => call.await,
-        }
-    }
-}
-
 #[tokio::test]
 async fn a_login_that_fails_after_it_has_ended_the_session_before_leaves_none() {
     let memory = MemoryBackend::new();
     let elsewhere = node(&memory).await;
-    let full = start(config(&memory).backend(Interposed::with_interposer(memory, Full))).await;
+    let full = failing_as(&memory, Call::Create, StoreErrorKind::Refused);
+    let full = start(config(&memory).backend(full)).await;
     let mut browser = Browser::with(&elsewhere, ada()).await;
     let app = serve(&full, async |session: Session<Data>| {
         session.replace(ada());
@@ -283,33 +268,17 @@ async fn a_login_that_fails_after_it_has_ended_the_session_before_leaves_none() 
     assert_eq!(elsewhere.store().size().await.unwrap(), 0);
 }
 
-/// Loses the replies to updates, and then the backend.
-struct Lost;
-
-impl Interposer for Lost {
-    async fn around<R: Send + 'static>(
-        &self,
-        method: BackendMethod,
-        call: impl Future<Output = Result<R, StoreError>> + Send + 'static,
-    ) -> Result<R, StoreError> {
-        match method {
-            BackendMethod::Update => Err(StoreErrorKind::OutcomeUnknown.into()),
-            BackendMethod::Delete => Err(StoreErrorKind::Unavailable.into()),
-            _ => call.await,
-        }
-    }
-}
-
 #[tokio::test]
 async fn no_later_failure_hides_that_a_logout_may_have_been_carried_out() {
-    let memory = MemoryBackend::new();
-    let elsewhere = node(&memory).await;
-    let lost = start(config(&memory).backend(Interposed::with_interposer(memory, Lost))).await;
-    let mut browser = Browser::with(&elsewhere, ada()).await;
-    let app = serve(&lost, async |session: Session<Data>| {
+    let spy = Spy::new();
+    let sessions = node(&spy).await;
+    let mut browser = Browser::with(&sessions, ada()).await;
+    let app = serve(&sessions, async |session: Session<Data>| {
         session.destroy();
         session.update(|data| data.visits += 1);
     });
+    spy.fail_next(1, StoreErrorKind::OutcomeUnknown);
+    spy.fail_next(1, StoreErrorKind::Unavailable);
     let page = browser.visit(&app).await;
     let SessionError::Store(error) = error(&page) else { panic!("{:?}", page.status) };
     assert_eq!(error.kind(), StoreErrorKind::OutcomeUnknown);

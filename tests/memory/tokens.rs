@@ -5,7 +5,7 @@ use clustered_sessions::{
 };
 use http::{Request, header};
 
-use crate::owner_limit::failing;
+use crate::failing::failing;
 use crate::web::{Browser, Call, Data, Spy, ada, config, node, send, serve, settle, start};
 
 fn token(number: u8) -> SessionToken {

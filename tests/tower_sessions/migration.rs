@@ -4,17 +4,14 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use clustered_sessions::testing::{BackendMethod, Interposed, Interposer};
-use clustered_sessions::{
-    MemoryBackend, MigratingStore, MigrationStage, StoreError, StoreErrorKind, TowerSessionsStore,
-};
+use clustered_sessions::{MemoryBackend, MigratingStore, MigrationStage, TowerSessionsStore};
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 
 use super::tower_sessions::session::{Id, Record};
 use super::tower_sessions::session_store::{Error, Result};
 use super::tower_sessions::{Expiry, MemoryStore, Session, SessionStore};
-use crate::node::{config, node, start};
+use crate::node::node;
 use crate::web::{Spy, settle};
 
 /// What happens at a call of the old store, instead of it or just before it.
@@ -309,30 +306,16 @@ async fn a_move_that_an_old_store_does_not_finish_leaves_the_session_where_it_wa
     }
 }
 
-/// Creates sessions and loses the replies.
-struct LostReplies;
-
-impl Interposer for LostReplies {
-    async fn around<R: Send + 'static>(
-        &self,
-        method: BackendMethod,
-        call: impl Future<Output = std::result::Result<R, StoreError>> + Send + 'static,
-    ) -> std::result::Result<R, StoreError> {
-        let answer = call.await;
-        match method {
-            BackendMethod::Create => Err(StoreErrorKind::OutcomeUnknown.into()),
-            _ => answer,
-        }
-    }
-}
-
 #[tokio::test]
 async fn a_move_of_unknown_outcome_leaves_no_copy_in_the_new_store() {
     let (old, memory) = (Old::default(), MemoryBackend::new());
-    let backend = Interposed::with_interposer(memory.clone(), LostReplies);
-    let new = start(config(&memory).backend(backend)).await;
-    let moving = MigratingStore::new(old.clone(), new, MigrationStage::Move);
+    let spy = Spy::over(&memory);
+    let new = node(&spy).await;
+    let moving = MigratingStore::new(old.clone(), new.clone(), MigrationStage::Move);
     let id = stored(&old).await;
+    // The node remembers that the new store does not have it, so the next call creates it there.
+    assert!(new.load(&id).await.unwrap().is_none());
+    spy.lose_next_answer();
     assert!(moving.load(&id).await.is_err());
     assert!(old.memory.load(&id).await.unwrap().is_some());
     assert_eq!(node(&memory).await.store().size().await.unwrap(), 0);

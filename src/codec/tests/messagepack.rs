@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use proptest::prelude::*;
+
+use super::properties::{any_codec, any_data};
 use super::*;
 
 fn packing(codec: Codec) -> Codec {

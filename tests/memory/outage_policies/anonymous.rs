@@ -2,10 +2,10 @@
 //! cannot change anything.
 
 use super::*;
-use clustered_sessions::StoreError;
-use clustered_sessions::testing::{BackendMethod, Interposed, Interposer};
+use clustered_sessions::RetryConfig;
 
 use crate::cookies::with_both;
+use crate::failing::failing;
 
 async fn site() -> Site {
     Site::new(OutagePolicy::Anonymous).await
@@ -135,29 +135,15 @@ async fn a_login_that_replaces_the_session_is_attempted() {
     assert_eq!((page.status, page.set_cookies().len()), (StatusCode::SERVICE_UNAVAILABLE, 0));
 }
 
-/// Answers no load.
-struct NoLoads;
-
-impl Interposer for NoLoads {
-    async fn around<R: Send + 'static>(
-        &self,
-        method: BackendMethod,
-        call: impl Future<Output = Result<R, StoreError>> + Send + 'static,
-    ) -> Result<R, StoreError> {
-        match method {
-            BackendMethod::Load => std::future::pending().await,
-            _ => call.await,
-        }
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_login_that_replaces_the_session_does_not_wait_for_it_all_the_time() {
     let memory = MemoryBackend::with_clock(Clock::tokio());
     let config = || web::config(&memory).clock(Clock::tokio()).on_outage(OutagePolicy::Anonymous);
     let elsewhere = web::start(config()).await;
-    let backend = Interposed::with_interposer(memory.clone(), NoLoads);
-    let node = web::start(config().enable_retry(true).backend(backend)).await;
+    // A load is tried again for as long as there is time.
+    let retry = RetryConfig::new().max_attempts(10).base_delay(Duration::from_secs(1));
+    let node = config().retry(retry).backend(failing(&memory, Call::Load));
+    let node = web::start(node).await;
     let mut browser = Browser::with(&elsewhere, Data { visits: 3, ..ada() }).await;
     let login = async |session: Session<Data>| session.replace(ada());
     let page = browser.visit(&serve(&node, login)).await;
