@@ -1,4 +1,6 @@
-//! Backends that fail each call of one method.
+//! Backends that fail each call of one method, or do not answer it.
+
+use std::future::pending;
 
 use clustered_sessions::backend::Backend;
 use clustered_sessions::testing::{Interposed, Interposer};
@@ -17,10 +19,19 @@ pub(crate) fn failing_as(
     method: Call,
     kind: StoreErrorKind,
 ) -> impl Backend {
-    Interposed::with_interposer(memory.clone(), Failing(method, kind))
+    Interposed::with_interposer(memory.clone(), Failing { method, kind: Some(kind) })
 }
 
-struct Failing(Call, StoreErrorKind);
+/// Returns a backend that does not answer the calls of one method.
+pub(crate) fn hanging(memory: &MemoryBackend, method: Call) -> impl Backend {
+    Interposed::with_interposer(memory.clone(), Failing { method, kind: None })
+}
+
+struct Failing {
+    method: Call,
+    /// `None` for calls that are not answered.
+    kind: Option<StoreErrorKind>,
+}
 
 impl Interposer for Failing {
     async fn around<R: Send + 'static>(
@@ -28,6 +39,10 @@ impl Interposer for Failing {
         method: Call,
         call: impl Future<Output = Result<R, StoreError>> + Send + 'static,
     ) -> Result<R, StoreError> {
-        if method == self.0 { Err(self.1.into()) } else { call.await }
+        match self.kind {
+            _ if method != self.method => call.await,
+            Some(kind) => Err(kind.into()),
+            None => pending().await,
+        }
     }
 }

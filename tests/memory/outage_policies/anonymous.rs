@@ -2,10 +2,8 @@
 //! cannot change anything.
 
 use super::*;
-use clustered_sessions::RetryConfig;
-
 use crate::cookies::with_both;
-use crate::failing::failing;
+use crate::failing::hanging;
 
 async fn site() -> Site {
     Site::new(OutagePolicy::Anonymous).await
@@ -140,9 +138,7 @@ async fn a_login_that_replaces_the_session_does_not_wait_for_it_all_the_time() {
     let memory = MemoryBackend::with_clock(Clock::tokio());
     let config = || web::config(&memory).clock(Clock::tokio()).on_outage(OutagePolicy::Anonymous);
     let elsewhere = web::start(config()).await;
-    // A load is tried again for as long as there is time.
-    let retry = RetryConfig::new().max_attempts(10).base_delay(Duration::from_secs(1));
-    let node = config().retry(retry).backend(failing(&memory, Call::Load));
+    let node = config().enable_retry(true).backend(hanging(&memory, Call::Load));
     let node = web::start(node).await;
     let mut browser = Browser::with(&elsewhere, Data { visits: 3, ..ada() }).await;
     let login = async |session: Session<Data>| session.replace(ada());
