@@ -40,8 +40,8 @@ impl<T: SessionData> Session<T> {
     ///
     /// # Errors
     ///
-    /// The commit fails with [`SessionError::HeadSent`] after the response head has been sent: the
-    /// cookie could not be set any more.
+    /// The commit fails with [`SessionError::HeadSent`](crate::SessionError::HeadSent) after the
+    /// response head has been sent: the cookie could not be set any more.
     pub fn replace(&self, data: T) {
         self.request.replace(data);
     }
@@ -90,8 +90,8 @@ impl<T: SessionData> Session<T> {
     /// A session that was loaded more than half a minute ago, for example by a socket, may have
     /// been [regenerated](Session::regenerate) so long ago that its id no longer leads to it. It is
     /// then looked for among the sessions of its [owner](crate::SessionConfigBuilder::owner). If it
-    /// is not found, the commit fails with [`SessionError::Gone`], since it may live on under its
-    /// new token.
+    /// is not found, the commit fails with [`SessionError::Gone`](crate::SessionError::Gone), since
+    /// it may live on under its new token.
     pub fn destroy(&self) {
         self.request.destroy();
     }
