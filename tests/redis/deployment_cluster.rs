@@ -8,10 +8,10 @@ use std::time::Duration;
 use clustered_sessions::{RedisConfig, RedisTls, SessionId, SessionStore, StoreErrorKind};
 use http::StatusCode;
 use support::cluster::RedisCluster;
-use support::deployment::cluster::{DeployedCluster, rule};
+use support::deployment::cluster::{DeployedCluster, FORMATION, rule};
 use support::node::Node;
 use support::trial::{hits, login, me, stats};
-use support::wait::eventually;
+use support::wait::{eventually, eventually_within};
 use yaml_rust2::{Yaml, YamlLoader};
 
 use crate::deployment::with_sources;
@@ -131,8 +131,12 @@ async fn nodes_follow_the_deployed_cluster_when_a_master_is_killed() {
     // Until then, the new master has no replica, and so refuses writes.
     deployment.servers[0].restart();
     deployment.is_complete().await;
-    let is_replica = async || deployment.servers[0].info("replication").contains("role:slave");
-    eventually(is_replica, "the old master is a replica").await;
+    // It has all data only once its link is up, and is counted as a replica from then on.
+    let is_replica = async || {
+        let replication = deployment.servers[0].info("replication");
+        replication.contains("role:slave") && replication.contains("master_link_status:up")
+    };
+    eventually_within(FORMATION, is_replica, "the old master is a replica").await;
     for node in &nodes {
         eventually(async || stats(node).await["listening"] == true, "the node listens").await;
     }

@@ -8,7 +8,7 @@ use crate::files::Files;
 use crate::wait::{eventually, eventually_within};
 
 /// Six servers that have lost each other need seven seconds on an idle machine.
-const FORMATION: Duration = Duration::from_secs(30);
+pub const FORMATION: Duration = Duration::from_secs(30);
 
 /// This machine, by a name for each server.
 const HOSTS: [&str; 6] =
