@@ -15,6 +15,7 @@
 
 mod clear;
 mod pending;
+mod removed;
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,9 +23,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use quick_cache::sync::Cache;
-use quick_cache::{DefaultHashBuilder, Lifecycle, Weighter};
+use quick_cache::{DefaultHashBuilder, Weighter};
 
 pub(crate) use self::pending::{FillMark, PendingFill};
+use self::removed::{Evictions, Removed};
 use super::fence::Fence;
 use super::lease::{Epoch, LastHeld, Lease};
 use super::stats::{CacheStats, Counters};
@@ -44,7 +46,7 @@ const ABSENT_MAX: usize = 1024;
 
 /// The sessions in this node's memory.
 pub struct LocalCache<T> {
-    sessions: Cache<SessionId, Cached<T>, ByLength, DefaultHashBuilder, CountEvictions>,
+    sessions: Cache<SessionId, Cached<T>, ByLength, DefaultHashBuilder, Evictions>,
     /// Ids of sessions that do not exist. A map of its own, so that they cannot push out sessions.
     absent: Cache<SessionId, (Absence, Validity)>,
     fence: Fence,
@@ -133,7 +135,7 @@ impl<T> LocalCache<T> {
         metrics: &Metrics,
     ) -> Self {
         let counters = Arc::new(Counters::new(metrics));
-        let evictions = CountEvictions(counters.clone());
+        let evictions = Evictions(counters.clone());
         LocalCache {
             sessions: Cache::with(
                 capacity.sessions,
@@ -317,39 +319,45 @@ impl<T> LocalCache<T> {
     /// Evicts a session that was changed or deleted, unless the cached revision is the announced
     /// one.
     pub(crate) fn evict(&self, id: &SessionId, announced: Option<Revision>) {
-        self.fence.invalidate(id, announced, || self.remove(id, announced));
+        let removed = self.fence.invalidate(id, announced, || self.remove(id, announced));
         self.watches.call(id);
+        drop(removed);
     }
 
     /// Removes a session from the map unless its revision is `keep`. Called under the fence's lock
     /// for the session, so that no fill can come in between.
-    fn remove(&self, id: &SessionId, keep: Option<Revision>) {
+    fn remove(&self, id: &SessionId, keep: Option<Revision>) -> Removed<T> {
         self.absent.remove(id);
-        let cached = self.sessions.peek(id);
-        if cached.is_some_and(|cached| Some(cached.record.revision()) != keep) {
-            self.sessions.remove(id);
+        let is_other = |cached: &Cached<T>| Some(cached.record.revision()) != keep;
+        let removed = self.sessions.remove_if(id, is_other).map(|(_, cached)| cached);
+        if removed.is_some() {
             self.counters.invalidations.add_one();
         }
+        removed.into()
     }
 
     /// Removes a hidden entry for the session of a loaded record that may not be cached.
     ///
     /// Any such entry may be stale, and [`last_known`](Self::last_known) must not serve it during
     /// an outage. A visible entry is left alone: lease, epoch and fence vouch for it.
-    fn remove_hidden(&self, record: &Record<T>) {
-        if self.peek(&record.id()).is_none() {
-            self.remove(&record.id(), Some(record.revision()));
+    fn remove_hidden(&self, record: &Record<T>) -> Removed<T> {
+        if self.peek(&record.id()).is_some() {
+            return Removed::default();
         }
+        self.remove(&record.id(), Some(record.revision()))
     }
 
     /// Caches a record. Called under the fence's lock for the session.
-    fn insert(&self, record: &Record<T>, validity: Validity) {
+    fn insert(&self, record: &Record<T>, validity: Validity) -> Removed<T> {
         self.absent.remove(&record.id());
-        self.sessions.insert(record.id(), Cached { record: record.clone(), validity });
+        let mut removed = Removed::default();
+        let cached = Cached { record: record.clone(), validity };
+        self.sessions.insert_with_lifecycle(record.id(), cached, &mut removed);
         if self.lease.is_permanent() {
             // On a node that listens, the listener does this with every heartbeat.
             self.flush();
         }
+        removed
     }
 }
 
@@ -362,18 +370,6 @@ impl<T> fmt::Debug for LocalCache<T> {
 impl<T> Clone for Cached<T> {
     fn clone(&self) -> Self {
         Cached { record: self.record.clone(), validity: self.validity }
-    }
-}
-
-/// Counts the entries that the map evicts to make room.
-#[derive(Clone, Debug)]
-struct CountEvictions(Arc<Counters>);
-
-impl<T> Lifecycle<SessionId, Cached<T>> for CountEvictions {
-    type RequestState = ();
-
-    fn before_evict(&self, (): &mut (), _: &SessionId, _: &mut Cached<T>) {
-        self.0.evictions.add_one();
     }
 }
 

@@ -128,45 +128,46 @@ impl Fence {
     /// (`None`: the absence of a record) may be cached.
     ///
     /// It runs under the lock of the session, so that what it does to the cache comes before any
-    /// further change of the session.
-    pub(crate) fn end(
+    /// further change of the session. What it returns is handed to the caller, who can drop it once
+    /// the lock is free.
+    pub(crate) fn end<R>(
         &self,
         id: &SessionId,
         serial: u64,
         revision: Option<Revision>,
-        then: impl FnOnce(bool),
-    ) {
+        then: impl FnOnce(bool) -> R,
+    ) -> R {
         let mut shard = self.shard(id);
         let ticket = take(&mut shard, id, serial);
-        then(ticket.is_some_and(|ticket| ticket.admits(revision)));
+        then(ticket.is_some_and(|ticket| ticket.admits(revision)))
     }
 
     /// Gives back the ticket of a write, which marks the tickets of all other calls about the
     /// session. `revision` is the one written, if it is known. `then` is as in [`end`](Fence::end).
-    pub(crate) fn end_write(
+    pub(crate) fn end_write<R>(
         &self,
         id: &SessionId,
         serial: u64,
         revision: Option<Revision>,
-        then: impl FnOnce(bool),
-    ) {
+        then: impl FnOnce(bool) -> R,
+    ) -> R {
         let mut shard = self.shard(id);
         let ticket = take(&mut shard, id, serial);
         mark_all(&mut shard, id, revision);
-        then(ticket.is_some_and(|ticket| ticket.admits(revision)));
+        then(ticket.is_some_and(|ticket| ticket.admits(revision)))
     }
 
     /// Marks the tickets of all calls about a session. `then` evicts the session, under the lock,
-    /// before any further call about it ends.
-    pub(crate) fn invalidate(
+    /// before any further call about it ends. What it returns is handed on as by [`end`](Fence::end).
+    pub(crate) fn invalidate<R>(
         &self,
         id: &SessionId,
         announced: Option<Revision>,
-        then: impl FnOnce(),
-    ) {
+        then: impl FnOnce() -> R,
+    ) -> R {
         let mut shard = self.shard(id);
         mark_all(&mut shard, id, announced);
-        then();
+        then()
     }
 
     /// Marks all tickets. The caller evicts all sessions afterwards.

@@ -146,7 +146,7 @@ impl<T> PendingFill<T> {
             }
             validity
         };
-        match loaded {
+        let removed = match loaded {
             Ok(record) => cache.fence.end(id, serial, Some(record.revision()), |admitted| {
                 match validity(admitted) {
                     Some(validity) => cache.insert(record, validity),
@@ -155,12 +155,14 @@ impl<T> PendingFill<T> {
             }),
             // Ids are never used again, so this is as final as a deletion by this node.
             Err(absence) => cache.fence.end_write(id, serial, None, |admitted| {
-                cache.remove(id, None);
+                let removed = cache.remove(id, None);
                 if let Some(validity) = validity(admitted) {
                     cache.absent.insert(*id, (absence, validity));
                 }
+                removed
             }),
-        }
+        };
+        drop(removed);
     }
 }
 
@@ -184,13 +186,14 @@ impl<T> PendingWrite<T> {
     pub(super) fn saved(mut self, record: &Record<T>) {
         let Some(serial) = self.call.serial.take() else { return };
         let Pending { cache, id, .. } = &self.call;
-        cache.fence.end_write(id, serial, Some(record.revision()), |admitted| {
+        let removed = cache.fence.end_write(id, serial, Some(record.revision()), |admitted| {
             match self.call.validity().filter(|_| admitted) {
                 Some(validity) => cache.insert(record, validity),
                 None => cache.remove(id, None),
             }
         });
         cache.watches.call(id);
+        drop(removed);
     }
 }
 
@@ -198,8 +201,9 @@ impl<T> Drop for PendingWrite<T> {
     fn drop(&mut self) {
         if let Some(serial) = self.call.serial.take() {
             let Pending { cache, id, .. } = &self.call;
-            cache.fence.end_write(id, serial, None, |_| cache.remove(id, None));
+            let removed = cache.fence.end_write(id, serial, None, |_| cache.remove(id, None));
             cache.watches.call(id);
+            drop(removed);
         }
     }
 }
