@@ -51,7 +51,7 @@ const UNKNOWN: CloseFrame =
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let mut cluster = ClusterConfig::new();
+    let mut cluster = ClusterConfig::new().enabled(true);
     if let Some(time) = millis("MAX_STALENESS_MS")? {
         cluster = cluster.max_staleness(time);
     }

@@ -42,7 +42,7 @@
 //! pub async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let config = SessionConfig::<UserSession>::builder(Secret::from_env("SESSION_SECRET")?)
 //!         .redis(RedisConfig::from_env("REDIS_URL")?) // without it: in memory, for one process
-//!         .cluster(ClusterConfig::new().channel("prod:session:invalidate"))
+//!         .cluster(ClusterConfig::new().local_cache_max_size(50_000))
 //!         .build()?;
 //!     let app = Router::new()
 //!         .route("/me", get(me))

@@ -28,7 +28,7 @@ pub(crate) fn sessions() -> Result<SessionConfig<UserSession>, Box<dyn Error>> {
 }
 
 fn cluster() -> ClusterConfig {
-    let cluster = ClusterConfig::production().channel("session:invalidate");
+    let cluster = ClusterConfig::new();
     match env::var("NODE_ID") {
         Ok(node_id) => cluster.node_id(node_id),
         Err(_) => cluster,

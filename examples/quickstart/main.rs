@@ -73,7 +73,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 fn node(id: &str, memory: &MemoryBackend) -> Result<SessionLayer<User>, ConfigError> {
     // The development preset allows plain HTTP, but disables clustering: enable it again.
     let config = SessionConfig::development(Secret::insecure_dev("quickstart"))
-        .cluster(ClusterConfig::new().node_id(id).channel("quickstart:session:invalidate"));
+        .cluster(ClusterConfig::new().enabled(true).node_id(id));
     let config = match std::env::var_os("REDIS_URL") {
         Some(_) => {
             config.redis(RedisConfig::from_env("REDIS_URL")?.key_prefix("quickstart:session:"))

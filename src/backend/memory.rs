@@ -37,7 +37,7 @@ const SWEEP_AT: usize = 1024;
 /// let memory = MemoryBackend::new();
 /// let node = |id: &str| {
 ///     SessionConfig::<UserSession>::development(Secret::insecure_dev("dev"))
-///         .cluster(ClusterConfig::new().node_id(id))
+///         .cluster(ClusterConfig::new().enabled(true).node_id(id))
 ///         .backend(memory.clone())
 ///         .build()
 /// };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::cache::Capacity;
+use super::settings::ClusterSettings;
 use crate::error::ConfigError;
 use crate::random::random_bytes;
 
@@ -11,48 +11,39 @@ pub(crate) const MIB: u64 = 1 << 20;
 
 /// Configuration of a node's local cache, and of how the node receives announcements.
 ///
+/// An option that is not set keeps the value of the [preset](crate::SessionConfig::production) to
+/// which this is passed, or has its default.
+///
 /// ```
 /// use std::time::Duration;
 /// use clustered_sessions::ClusterConfig;
 ///
 /// let cluster = ClusterConfig::new()
 ///     .node_id("web-3")
-///     .channel("prod:session:invalidate")
 ///     .local_cache_ttl(Duration::from_secs(60))
 ///     .local_cache_max_size(100_000);
 /// # let _ = cluster;
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct ClusterConfig {
-    pub(crate) enabled: bool,
-    pub(crate) node_id: String,
-    pub(crate) channel: String,
-    pub(crate) cache_enabled: bool,
-    /// `None` for the default, which depends on the session timeout.
-    pub(crate) cache_ttl: Option<Duration>,
-    pub(crate) cache_max_size: usize,
-    pub(crate) cache_max_bytes: u64,
-    pub(crate) max_staleness: Duration,
-    pub(crate) watch_grace: Duration,
+    enabled: Option<bool>,
+    node_id: Option<String>,
+    channel: Option<String>,
+    cache_enabled: Option<bool>,
+    cache_ttl: Option<Duration>,
+    cache_max_size: Option<usize>,
+    cache_max_bytes: Option<u64>,
+    max_staleness: Option<Duration>,
+    watch_grace: Option<Duration>,
 }
 
 impl ClusterConfig {
-    /// Creates the default configuration: enabled, a random node id, the channel
-    /// `session:invalidate`, up to 10 000 sessions and 64 MiB cached for up to a minute, and at
-    /// most 2 seconds of staleness.
+    /// Creates a configuration in which nothing is set. The defaults: enabled, a random node id, a
+    /// channel named after the key prefix, up to 10 000 sessions and 64 MiB cached for up to a
+    /// minute, and at most 2 seconds of staleness.
     pub fn new() -> Self {
-        ClusterConfig {
-            enabled: true,
-            node_id: random_bytes::<4>().iter().map(|byte| format!("{byte:02x}")).collect(),
-            channel: "session:invalidate".to_owned(),
-            cache_enabled: true,
-            cache_ttl: None,
-            cache_max_size: 10_000,
-            cache_max_bytes: 64 * MIB,
-            max_staleness: Duration::from_secs(2),
-            watch_grace: Duration::from_secs(10),
-        }
+        Self::default()
     }
 
     /// Sets whether this node listens to announcements. Defaults to `true`.
@@ -63,7 +54,7 @@ impl ClusterConfig {
     /// receives no announcements: it may serve a session from its cache that was changed or deleted
     /// on another node, for up to [`local_cache_ttl`](Self::local_cache_ttl).
     pub fn enabled(mut self, enabled: bool) -> Self {
-        self.enabled = enabled;
+        self.enabled = Some(enabled);
         self
     }
 
@@ -73,20 +64,26 @@ impl ClusterConfig {
     /// It is only a label. Two nodes that share one by mistake still receive each other's
     /// announcements.
     pub fn node_id(mut self, node_id: impl Into<String>) -> Self {
-        self.node_id = node_id.into();
+        self.node_id = Some(node_id.into());
         self
     }
 
-    /// Sets the Pub/Sub channel of the announcements, 1 to 256 bytes. Defaults to
-    /// `session:invalidate`. All nodes of a cluster must use the same one.
+    /// Sets the Pub/Sub channel of the announcements, 1 to 256 bytes. Defaults to the
+    /// [key prefix](crate::RedisConfig::key_prefix) followed by `invalidate`, such as
+    /// `session:invalidate`: nodes that share sessions then share the channel.
     ///
     /// # Risk
     ///
-    /// Redis channels are not separated by database number: give each deployment on a shared server
-    /// its own channel. Under an ACL the user needs access to this channel and to those that begin
+    /// All nodes that share sessions must use the same channel. One that listens to another hears
+    /// of no changes, and cannot notice it: it may serve a session that was revoked on another node
+    /// for up to [`local_cache_ttl`](Self::local_cache_ttl).
+    ///
+    /// Redis channels are not separated by database number. Applications that use the same prefix
+    /// in several databases of one server receive each other's announcements, which costs time and
+    /// no correctness. Under an ACL the user needs access to this channel and to those that begin
     /// with its name followed by `:`.
     pub fn channel(mut self, channel: impl Into<String>) -> Self {
-        self.channel = channel.into();
+        self.channel = Some(channel.into());
         self
     }
 
@@ -94,7 +91,7 @@ impl ClusterConfig {
     ///
     /// With `false` each read queries the backend, and the node does not listen to announcements.
     pub fn local_cache_enabled(mut self, enabled: bool) -> Self {
-        self.cache_enabled = enabled;
+        self.cache_enabled = Some(enabled);
         self
     }
 
@@ -115,7 +112,7 @@ impl ClusterConfig {
     /// Two to three times the number of users that are active at the same time is a good size. When
     /// the cache is full, less frequently read sessions are evicted.
     pub fn local_cache_max_size(mut self, sessions: usize) -> Self {
-        self.cache_max_size = sessions;
+        self.cache_max_size = Some(sessions);
         self
     }
 
@@ -126,7 +123,7 @@ impl ClusterConfig {
     /// need beyond their text. A session that is longer than a few percent of the limit may not be
     /// cached at all, because the cache consists of several parts, each with its share of it.
     pub fn local_cache_max_bytes(mut self, bytes: u64) -> Self {
-        self.cache_max_bytes = bytes;
+        self.cache_max_bytes = Some(bytes);
         self
     }
 
@@ -144,7 +141,7 @@ impl ClusterConfig {
     /// late. It must not be shorter than
     /// [`RedisConfig::response_timeout`](crate::RedisConfig::response_timeout).
     pub fn max_staleness(mut self, max_staleness: Duration) -> Self {
-        self.max_staleness = max_staleness;
+        self.max_staleness = Some(max_staleness);
         self
     }
 
@@ -161,58 +158,69 @@ impl ClusterConfig {
     /// The longer it is, the longer a socket stays open whose session was revoked while its node
     /// was cut off. The shorter it is, the more sockets a short outage of the backend closes.
     pub fn watch_grace(mut self, grace: Duration) -> Self {
-        self.watch_grace = grace;
+        self.watch_grace = Some(grace);
         self
     }
 
-    pub(crate) fn cache_capacity(&self) -> Capacity {
-        Capacity { sessions: self.cache_max_size, bytes: self.cache_max_bytes }
+    /// Returns this configuration, with the options of `preset` where nothing is set.
+    pub(crate) fn or(self, preset: Self) -> Self {
+        ClusterConfig {
+            enabled: self.enabled.or(preset.enabled),
+            node_id: self.node_id.or(preset.node_id),
+            channel: self.channel.or(preset.channel),
+            cache_enabled: self.cache_enabled.or(preset.cache_enabled),
+            cache_ttl: self.cache_ttl.or(preset.cache_ttl),
+            cache_max_size: self.cache_max_size.or(preset.cache_max_size),
+            cache_max_bytes: self.cache_max_bytes.or(preset.cache_max_bytes),
+            max_staleness: self.max_staleness.or(preset.max_staleness),
+            watch_grace: self.watch_grace.or(preset.watch_grace),
+        }
     }
 
-    /// Returns `true` if the node runs a listener. Without a cache there is nothing to evict.
-    pub(crate) fn listens(&self) -> bool {
-        self.enabled && self.cache_enabled
-    }
-
-    /// Returns the interval between heartbeats. Four per lease, so that some may be late or lost.
-    pub(crate) fn heartbeat(&self) -> Duration {
-        self.max_staleness / 4
-    }
-
-    /// Returns the cache's time to live; the default is never above the session timeout.
-    pub(crate) fn effective_cache_ttl(&self, timeout: Duration) -> Duration {
-        self.cache_ttl.unwrap_or_else(|| Duration::from_secs(60).min(timeout))
-    }
-
-    /// Checks every setting, given the session timeout.
-    pub(crate) fn check(&self, timeout: Duration) -> Result<(), ConfigError> {
-        if self.node_id.is_empty() || self.node_id.len() > 128 {
+    /// Fills in the defaults and checks every setting, given the session timeout and the prefix of
+    /// the keys in the backend.
+    pub(crate) fn check(
+        self,
+        timeout: Duration,
+        key_prefix: &str,
+    ) -> Result<ClusterSettings, ConfigError> {
+        let settings = ClusterSettings {
+            enabled: self.enabled.unwrap_or(true),
+            node_id: self.node_id.unwrap_or_else(random_node_id),
+            channel: self.channel.unwrap_or_else(|| format!("{key_prefix}invalidate")),
+            cache_enabled: self.cache_enabled.unwrap_or(true),
+            cache_ttl: self.cache_ttl.unwrap_or(Duration::from_secs(60).min(timeout)),
+            cache_max_size: self.cache_max_size.unwrap_or(10_000),
+            cache_max_bytes: self.cache_max_bytes.unwrap_or(64 * MIB),
+            max_staleness: self.max_staleness.unwrap_or(Duration::from_secs(2)),
+            watch_grace: self.watch_grace.unwrap_or(Duration::from_secs(10)),
+        };
+        if settings.node_id.is_empty() || settings.node_id.len() > 128 {
             return Err(ConfigError::NodeId);
         }
-        if self.channel.is_empty() || self.channel.len() > 256 {
+        if settings.channel.is_empty() || settings.channel.len() > 256 {
             return Err(ConfigError::Channel);
         }
-        let ttl = self.effective_cache_ttl(timeout);
+        let ttl = settings.cache_ttl;
         if ttl.as_millis() == 0 {
             return Err(ConfigError::CacheTtlZero);
         }
         if ttl > timeout {
             return Err(ConfigError::CacheTtlAboveTimeout { ttl, timeout });
         }
-        if self.cache_max_size == 0 || self.cache_max_bytes == 0 {
+        if settings.cache_max_size == 0 || settings.cache_max_bytes == 0 {
             return Err(ConfigError::CacheSizeZero);
         }
-        if !(Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&self.max_staleness) {
-            return Err(ConfigError::MaxStaleness(self.max_staleness));
+        let max_staleness = settings.max_staleness;
+        if !(Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&max_staleness) {
+            return Err(ConfigError::MaxStaleness(max_staleness));
         }
-        Ok(())
+        Ok(settings)
     }
 }
 
-impl Default for ClusterConfig {
-    fn default() -> Self {
-        Self::new()
-    }
+fn random_node_id() -> String {
+    random_bytes::<4>().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -239,14 +247,29 @@ mod tests {
             (new().max_staleness(Duration::ZERO), Err(ConfigError::MaxStaleness(Duration::ZERO))),
             (new().max_staleness(second * 3601), Err(ConfigError::MaxStaleness(second * 3601))),
         ] {
-            assert_eq!(config.check(timeout), expected);
+            assert_eq!(config.check(timeout, "session:").map(drop), expected);
         }
     }
 
     #[test]
     fn the_default_cache_ttl_gives_way_to_a_short_timeout() {
         let timeout = Duration::from_secs(5);
-        assert_eq!(ClusterConfig::new().effective_cache_ttl(timeout), timeout);
-        assert_eq!(ClusterConfig::new().check(timeout), Ok(()));
+        assert_eq!(ClusterConfig::new().check(timeout, "").unwrap().cache_ttl, timeout);
+    }
+
+    #[test]
+    fn nodes_that_share_a_key_prefix_share_the_channel() {
+        let channel = |config: ClusterConfig| {
+            config.check(Duration::from_secs(600), "shop:session:").unwrap().channel
+        };
+        assert_eq!(channel(ClusterConfig::new()), "shop:session:invalidate");
+        assert_eq!(channel(ClusterConfig::new().channel("other")), "other");
+    }
+
+    #[test]
+    fn nodes_have_names_of_their_own() {
+        let name = || ClusterConfig::new().check(Duration::from_secs(600), "").unwrap().node_id;
+        assert_eq!(name().len(), 8);
+        assert_ne!(name(), name());
     }
 }

@@ -11,7 +11,7 @@ use super::cache::LocalCache;
 use super::listener::{Listener, ListenerState, ListenerStatus};
 use super::message::Announcement;
 use crate::clock::Clock;
-use crate::cluster::ClusterConfig;
+use crate::cluster::ClusterSettings;
 use crate::error::StoreError;
 use crate::id::SessionId;
 use crate::observe::Metrics;
@@ -28,7 +28,7 @@ pub struct Coordinator<T> {
     status: Arc<ListenerStatus>,
     node_id: Arc<str>,
     clock: Clock,
-    config: ClusterConfig,
+    settings: ClusterSettings,
     /// Held only to check or replace the task, never across an await.
     task: Mutex<Task>,
 }
@@ -49,17 +49,17 @@ impl<T: Send + Sync + 'static> Coordinator<T> {
         backend: Arc<Client>,
         cache: Arc<LocalCache<T>>,
         clock: Clock,
-        config: ClusterConfig,
+        settings: ClusterSettings,
         metrics: &Metrics,
     ) -> Self {
-        let listens = config.listens();
+        let listens = settings.listens();
         Coordinator {
             backend,
             cache,
             status: Arc::new(ListenerStatus::new(metrics, listens)),
-            node_id: config.node_id.as_str().into(),
+            node_id: settings.node_id.as_str().into(),
             clock,
-            config,
+            settings,
             task: Mutex::new(if listens { Task::Pending } else { Task::Off }),
         }
     }
@@ -153,8 +153,8 @@ impl<T: Send + Sync + 'static> Coordinator<T> {
             backend: self.backend.clone(),
             cache: self.cache.clone(),
             status: self.status.clone(),
-            heartbeat: self.config.heartbeat(),
-            max_staleness: self.config.max_staleness,
+            heartbeat: self.settings.heartbeat(),
+            max_staleness: self.settings.max_staleness,
             node_id: self.node_id.clone(),
             clock: self.clock.clone(),
         };

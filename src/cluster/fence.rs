@@ -158,7 +158,8 @@ impl Fence {
     }
 
     /// Marks the tickets of all calls about a session. `then` evicts the session, under the lock,
-    /// before any further call about it ends. What it returns is handed on as by [`end`](Fence::end).
+    /// before any further call about it ends. What it returns is handed on as by
+    /// [`end`](Fence::end).
     pub(crate) fn invalidate<R>(
         &self,
         id: &SessionId,

@@ -16,6 +16,7 @@ mod message;
 #[cfg(all(test, shuttle))]
 pub(crate) mod model;
 mod reception;
+mod settings;
 mod stats;
 mod watches;
 
@@ -28,5 +29,6 @@ pub(crate) use self::lease::Lease;
 pub(crate) use self::message::Announcement;
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::message::{Action, MAX_LEN, interpret};
+pub(crate) use self::settings::ClusterSettings;
 pub use self::stats::CacheStats;
 pub(crate) use self::watches::Registration;

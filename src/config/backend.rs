@@ -9,6 +9,7 @@ use crate::backend::{Backend, DynBackend, MemoryBackend};
 use crate::backend::{RedisBackend, RedisConfig};
 #[cfg(feature = "redis")]
 use crate::clock::ServerTime;
+use crate::cluster::ClusterSettings;
 use crate::error::ConfigError;
 
 impl<T> SessionConfigBuilder<T> {
@@ -49,15 +50,17 @@ impl<T> SessionConfigBuilder<T> {
     }
 
     /// Returns the configured backend, or one in memory. The clock takes the time from Redis.
-    pub(super) fn choose_backend(&mut self) -> Result<Arc<dyn DynBackend>, ConfigError> {
+    pub(super) fn choose_backend(
+        &mut self,
+        cluster: &ClusterSettings,
+    ) -> Result<Arc<dyn DynBackend>, ConfigError> {
         #[cfg(feature = "redis")]
         if let Some(redis) = &self.redis {
             if self.backend.is_some() || self.in_memory {
                 return Err(ConfigError::TwoBackends);
             }
-            let (max_staleness, response_timeout) =
-                (self.cluster.max_staleness, redis.response_timeout);
-            if self.cluster.listens() && max_staleness < response_timeout {
+            let (max_staleness, response_timeout) = (cluster.max_staleness, redis.response_timeout);
+            if cluster.listens() && max_staleness < response_timeout {
                 return Err(ConfigError::MaxStalenessBelowTimeout {
                     max_staleness,
                     response_timeout,
@@ -65,7 +68,7 @@ impl<T> SessionConfigBuilder<T> {
             }
             let time = Arc::new(ServerTime::default());
             self.clock.follow(time.clone());
-            let backend = RedisBackend::with_server_time(redis, &self.cluster.channel, &time)?;
+            let backend = RedisBackend::with_server_time(redis, &cluster.channel, &time)?;
             return Ok(Arc::new(backend));
         }
         match &self.backend {

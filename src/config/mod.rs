@@ -21,7 +21,7 @@ use crate::backend::DynBackend;
 #[cfg(feature = "redis")]
 use crate::backend::RedisConfig;
 use crate::clock::Clock;
-use crate::cluster::ClusterConfig;
+use crate::cluster::{ClusterConfig, ClusterSettings};
 use crate::codec::CodecConfig;
 use crate::cookie::CookieConfig;
 use crate::error::ConfigError;
@@ -45,7 +45,7 @@ pub struct SessionConfig<T> {
     /// The idle and the absolute timeout of remembered sessions.
     pub(crate) remember_me: Option<(Duration, Duration)>,
     pub(crate) cookie: CookieConfig,
-    pub(crate) cluster: ClusterConfig,
+    pub(crate) cluster: ClusterSettings,
     pub(crate) on_outage: OutagePolicy,
     pub(crate) codec: CodecConfig,
     pub(crate) resilience: ResiliencePolicy,
@@ -179,13 +179,12 @@ impl<T> SessionConfigBuilder<T> {
         self
     }
 
-    /// Sets the options of the local cache and of the announcements. Defaults to
-    /// [`ClusterConfig::new`].
+    /// Sets the options of the local cache and of the announcements.
     ///
-    /// It replaces all of them, those of a preset included. To change some of a preset's, begin
-    /// with the same preset of `ClusterConfig`, such as [`ClusterConfig::production`].
+    /// Those that `cluster` leaves out keep their values: those of a preset, of a call before, or
+    /// the defaults of [`ClusterConfig::new`].
     pub fn cluster(mut self, cluster: ClusterConfig) -> Self {
-        self.cluster = cluster;
+        self.cluster = cluster.or(self.cluster);
         self
     }
 
@@ -252,8 +251,9 @@ impl<T> SessionConfigBuilder<T> {
         self.check_timeouts()?;
         self.check_owner_limit()?;
         self.cookie.check()?;
-        self.cluster.check(self.timeout)?;
-        self.on_outage.check(&self.cluster, self.timeout)?;
+        let options = std::mem::take(&mut self.cluster);
+        let cluster = options.check(self.timeout, self.key_prefix().unwrap_or("session:"))?;
+        self.on_outage.check(&cluster)?;
         self.codec.check()?;
         if self.metrics_label.as_ref().is_some_and(|label| label.is_empty() || label.len() > 128) {
             return Err(ConfigError::MetricsLabel);
@@ -261,7 +261,7 @@ impl<T> SessionConfigBuilder<T> {
         let realm = self.realm.take().unwrap_or_else(|| self.default_realm());
         self.keys.set_realm(realm);
         self.warn_of_weak_secrets();
-        let backend = self.choose_backend()?;
+        let backend = self.choose_backend(&cluster)?;
         let resilience = self.resilience.check(self.attempt_at_backend())?;
         Ok(SessionConfig {
             keys: self.keys,
@@ -270,7 +270,7 @@ impl<T> SessionConfigBuilder<T> {
             touch_after: self.touch_after,
             remember_me: self.remember_me,
             cookie: self.cookie,
-            cluster: self.cluster,
+            cluster,
             on_outage: self.on_outage,
             codec: self.codec,
             resilience,
@@ -285,11 +285,18 @@ impl<T> SessionConfigBuilder<T> {
 
     /// Returns what tells this application's cookies and keys in the backend from those of others.
     fn default_realm(&self) -> String {
-        #[cfg(feature = "redis")]
-        if let Some(redis) = &self.redis {
-            return format!("{}@{}", self.cookie.name, redis.key_prefix);
+        match self.key_prefix() {
+            Some(prefix) => format!("{}@{prefix}", self.cookie.name),
+            None => self.cookie.name.clone(),
         }
-        self.cookie.name.clone()
+    }
+
+    /// Returns the prefix of the keys in Redis, if sessions are stored there.
+    fn key_prefix(&self) -> Option<&str> {
+        #[cfg(feature = "redis")]
+        return self.redis.as_ref().map(|redis| &*redis.key_prefix);
+        #[cfg(not(feature = "redis"))]
+        return None;
     }
 
     /// Warns if a secret that can be guessed protects sessions in Redis. In memory, it protects

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::cluster::ClusterConfig;
+use crate::cluster::ClusterSettings;
 use crate::error::ConfigError;
 
 /// The answer to a request whose session cannot be loaded, because the backend is unreachable or
@@ -90,21 +90,13 @@ impl OutagePolicy {
     const LONGEST: Duration = Duration::from_secs(3600);
 
     /// Checks `max_age` against the options of the cache.
-    pub(super) fn check(
-        self,
-        cluster: &ClusterConfig,
-        timeout: Duration,
-    ) -> Result<(), ConfigError> {
+    pub(super) fn check(self, cluster: &ClusterSettings) -> Result<(), ConfigError> {
         let OutagePolicy::ServeCached { max_age } = self else { return Ok(()) };
         if !cluster.cache_enabled {
             return Err(ConfigError::ServeCachedWithoutCache);
         }
         // Up to this age, a cached version is served without an outage as well.
-        let above = if cluster.listens() {
-            cluster.max_staleness
-        } else {
-            cluster.effective_cache_ttl(timeout)
-        };
+        let above = if cluster.listens() { cluster.max_staleness } else { cluster.cache_ttl };
         if max_age <= above || max_age > Self::LONGEST {
             return Err(ConfigError::ServeCachedMaxAge { max_age, above });
         }
@@ -115,6 +107,7 @@ impl OutagePolicy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::ClusterConfig;
 
     #[test]
     fn each_mistake_has_its_error() {
@@ -122,8 +115,9 @@ mod tests {
         let age = |max_age: Duration, above: Duration| {
             Err(ConfigError::ServeCachedMaxAge { max_age, above })
         };
-        let check =
-            |policy: OutagePolicy, cluster: ClusterConfig| policy.check(&cluster, second * 3600);
+        let check = |policy: OutagePolicy, cluster: ClusterConfig| {
+            policy.check(&cluster.check(second * 3600, "session:").unwrap())
+        };
         for policy in [OutagePolicy::Reject, OutagePolicy::Anonymous] {
             assert_eq!(check(policy, new().local_cache_enabled(false)), Ok(()));
         }

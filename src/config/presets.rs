@@ -19,8 +19,7 @@ impl<T> SessionConfig<T> {
     ///
     /// Retries and the circuit breaker are those of [`RetryConfig::new`](crate::RetryConfig::new)
     /// and [`CircuitBreakerConfig::new`](crate::CircuitBreakerConfig::new). Add the Redis server,
-    /// without which [`build`](SessionConfigBuilder::build) fails, and set a channel and a node id
-    /// on [`ClusterConfig::production`].
+    /// without which [`build`](SessionConfigBuilder::build) fails.
     ///
     /// Plain records are refused. If there are sessions that were written without encryption, set
     /// `.encrypt_redis_data(Encryption::Migrating)` until they have expired.
@@ -32,9 +31,7 @@ impl<T> SessionConfig<T> {
     /// let secret = Secret::new("at least thirty-two bytes of secret")?;
     /// let config = SessionConfig::<UserSession>::production(secret)
     ///     .redis(RedisConfig::new("redis.example.com", 6379))
-    ///     .cluster(
-    ///         ClusterConfig::production().node_id("web-3").channel("prod:session:invalidate"),
-    ///     )
+    ///     .cluster(ClusterConfig::new().node_id("web-3"))
     ///     .build()?;
     /// # let _ = config;
     /// # Ok::<(), clustered_sessions::ConfigError>(())
@@ -160,6 +157,7 @@ impl ClusterConfig {
 mod tests {
     use super::*;
     use crate::backend::MemoryBackend;
+    use crate::cluster::ClusterSettings;
     use crate::error::ConfigError;
     use crate::resilience::{CircuitBreakerConfig, RetryConfig};
 
@@ -175,7 +173,7 @@ mod tests {
         let production = SessionConfig::<Data>::production(secret()).in_memory().build().unwrap();
         assert_eq!(production.timeout, 24 * HOUR);
         assert!(production.cluster.enabled && production.cluster.cache_enabled);
-        assert_eq!(production.cluster.cache_ttl, Some(MINUTE));
+        assert_eq!(production.cluster.cache_ttl, MINUTE);
         assert_eq!(production.cluster.cache_max_size, 100_000);
         assert_eq!(production.cluster.cache_max_bytes, 256 * MIB);
         assert!(production.cookie.secure);
@@ -184,7 +182,7 @@ mod tests {
         assert_eq!(production.resilience.breaker, Some(CircuitBreakerConfig::new()));
 
         let traffic = SessionConfig::<Data>::high_traffic(secret()).in_memory().build().unwrap();
-        assert_eq!(traffic.cluster.cache_ttl, Some(2 * MINUTE));
+        assert_eq!(traffic.cluster.cache_ttl, 2 * MINUTE);
         assert_eq!(traffic.cluster.cache_max_size, 500_000);
         assert_eq!(traffic.cluster.cache_max_bytes, 1024 * MIB);
         assert_eq!(traffic.codec.encryption, Encryption::Required);
@@ -196,10 +194,27 @@ mod tests {
             SessionConfig::<Data>::development(Secret::insecure_dev("dev")).build().unwrap();
         assert_eq!(development.timeout, HOUR);
         assert!(!development.cluster.enabled && development.cluster.cache_enabled);
-        assert_eq!(development.cluster.cache_ttl, Some(Duration::from_secs(10)));
+        assert_eq!(development.cluster.cache_ttl, Duration::from_secs(10));
         assert!(!development.cookie.secure);
         assert_eq!(development.resilience.breaker, None);
         assert_eq!(development.codec.encryption, Encryption::Off);
+    }
+
+    #[test]
+    fn options_of_a_preset_hold_unless_they_are_set() {
+        let cluster = ClusterConfig::new().node_id("web-3").local_cache_max_size(5);
+        let production = SessionConfig::<Data>::production(secret()).in_memory().cluster(cluster);
+        let ClusterSettings { node_id, cache_max_size, cache_max_bytes, .. } =
+            production.build().unwrap().cluster;
+        assert_eq!((&*node_id, cache_max_size, cache_max_bytes), ("web-3", 5, 256 * MIB));
+
+        let insecure = Secret::insecure_dev("dev");
+        let development = SessionConfig::<Data>::development(insecure)
+            .cluster(ClusterConfig::new().node_id("one"))
+            .cluster(ClusterConfig::new().local_cache_enabled(false));
+        let cluster = development.build().unwrap().cluster;
+        assert!(!cluster.enabled && !cluster.cache_enabled);
+        assert_eq!((&*cluster.node_id, cluster.cache_ttl), ("one", Duration::from_secs(10)));
     }
 
     #[test]

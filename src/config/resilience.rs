@@ -128,7 +128,6 @@ mod tests {
     #[test]
     fn the_default_timeouts_leave_redis_its_own_timeouts() {
         use crate::backend::RedisConfig;
-        use crate::cluster::ClusterConfig;
         let redis = || {
             RedisConfig::new("localhost", 6379).connect_timeout(SECOND * 2).response_timeout(SECOND)
         };
@@ -137,7 +136,7 @@ mod tests {
         let expected = ConfigError::AttemptTimeoutBelowRedis { attempt: SECOND, redis: SECOND * 3 };
         assert_eq!(builder().redis(redis()).attempt_timeout(SECOND).build().unwrap_err(), expected);
         assert_eq!(
-            ClusterConfig::new().max_staleness,
+            builder().build().unwrap().cluster.max_staleness,
             SECOND * 2,
             "the operation timeout may exceed `max_staleness`"
         );

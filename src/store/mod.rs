@@ -149,7 +149,7 @@ impl<T: SessionData> SessionStore<T> {
         } else {
             Lease::new()
         };
-        let ttl = cluster.effective_cache_ttl(timeout);
+        let ttl = cluster.cache_ttl;
         let cache = Arc::new(LocalCache::new(
             lease,
             clock.clone(),

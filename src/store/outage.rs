@@ -2,7 +2,7 @@
 
 use super::SessionStore;
 use crate::clock::millis;
-use crate::cluster::{ClusterConfig, StaleIfError};
+use crate::cluster::{ClusterSettings, StaleIfError};
 use crate::config::OutagePolicy;
 use crate::error::StoreError;
 use crate::id::SessionId;
@@ -26,7 +26,7 @@ pub(super) enum Fallback {
 }
 
 impl Fallback {
-    pub(super) fn new(policy: OutagePolicy, cluster: &ClusterConfig) -> Self {
+    pub(super) fn new(policy: OutagePolicy, cluster: &ClusterSettings) -> Self {
         match policy {
             OutagePolicy::Reject => Fallback::Nothing,
             OutagePolicy::Anonymous => Fallback::Default,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::cluster::ClusterConfig;
+use crate::cluster::ClusterSettings;
 use crate::observe::{self, Counter, Gauge, Metrics};
 use crate::record::Ended;
 
@@ -20,13 +20,13 @@ pub(super) struct Watching {
 }
 
 impl Watching {
-    pub(super) fn new(config: &ClusterConfig, metrics: &Metrics) -> Self {
+    pub(super) fn new(cluster: &ClusterSettings, metrics: &Metrics) -> Self {
         let ended = |reason: Ended| {
             Counter::with_label(metrics, observe::ENDED_WATCHES, ("reason", reason.name()))
         };
         Watching {
-            pulse: config.heartbeat(),
-            grace: config.watch_grace,
+            pulse: cluster.heartbeat(),
+            grace: cluster.watch_grace,
             watches: metrics.gauge(observe::WATCHES),
             ended: Ended::ALL.map(ended),
         }

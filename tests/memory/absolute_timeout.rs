@@ -33,7 +33,8 @@ impl Cluster {
     }
 
     fn config(&self) -> SessionConfigBuilder<Data> {
-        let cluster = ClusterConfig::new().local_cache_ttl(IDLE);
+        let cluster =
+            ClusterConfig::new().local_cache_ttl(IDLE).max_staleness(Duration::from_secs(2));
         config(&self.spy).clock(self.clock.clone()).timeout(IDLE).cluster(cluster)
     }
 

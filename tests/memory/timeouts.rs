@@ -31,7 +31,8 @@ impl Cluster {
 
     /// Returns a configuration with sessions of 40 minutes that are extended after 10 minutes.
     fn config(&self) -> SessionConfigBuilder<Data> {
-        let cluster = ClusterConfig::new().local_cache_ttl(TIMEOUT);
+        let cluster =
+            ClusterConfig::new().local_cache_ttl(TIMEOUT).max_staleness(Duration::from_secs(2));
         config(&self.spy)
             .clock(self.clock.clone())
             .timeout(TIMEOUT)

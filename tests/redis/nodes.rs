@@ -21,7 +21,8 @@ impl Data {
 
 /// Returns a configuration for plain HTTP with a fixed secret and the default cluster settings.
 pub(crate) fn config() -> SessionConfigBuilder<Data> {
-    SessionConfig::development(Secret::insecure_dev("tests")).cluster(ClusterConfig::new())
+    SessionConfig::development(Secret::insecure_dev("tests"))
+        .cluster(ClusterConfig::new().enabled(true))
 }
 
 /// Creates a store and waits until it receives announcements.

@@ -157,6 +157,7 @@ pub(crate) fn as_usual(
 /// Returns the options of a node between others.
 pub(crate) fn cluster(number: u64, max_staleness: Duration) -> ClusterConfig {
     ClusterConfig::new()
+        .enabled(true)
         .node_id(format!("node-{number}"))
         .max_staleness(max_staleness)
         .watch_grace(WATCH_GRACE)
