@@ -13,12 +13,14 @@ use clustered_sessions::{
 use support::failover::FailoverTrial;
 use support::program::skipped;
 use support::proxy::{Proxy, Purpose};
+use support::redis::RedisServer;
 use support::sentinel::{PASSWORD, Protection, SENTINEL_PASSWORD, SERVICE, Service};
-use support::wait::eventually;
+use support::wait::{DEADLINE, eventually, eventually_within};
 #[cfg(feature = "tls")]
 use support::{files::Files, program::has_tls, tls::Authority};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use crate::nodes::{Data, config, store};
 
@@ -225,19 +227,24 @@ async fn a_sentinel_that_is_behind_does_not_lead_nodes_back() {
     assert_eq!(node.coordinator().disconnects(), disconnects);
 }
 
-/// Starts a false sentinel that names a server, and claims the latest failover. Returns its port.
-async fn liar(named: u16) -> u16 {
+/// Starts a false sentinel that names a server by its port, and an epoch. Returns its own port.
+async fn liar(claims: watch::Receiver<(u16, u64)>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(lie(stream, named));
+            tokio::spawn(lie(stream, claims.clone()));
         }
     });
     port
 }
 
-async fn lie(mut stream: TcpStream, named: u16) {
+/// Returns the claim that a server is the master since the latest failover.
+fn latest(port: u16) -> watch::Receiver<(u16, u64)> {
+    watch::channel((port, 999)).1
+}
+
+async fn lie(mut stream: TcpStream, claims: watch::Receiver<(u16, u64)>) {
     let mut buffer = [0; 4096];
     while let Ok(length @ 1..) = stream.read(&mut buffer).await {
         let commands = String::from_utf8_lossy(&buffer[..length]).to_string();
@@ -249,8 +256,9 @@ async fn lie(mut stream: TcpStream, named: u16) {
             reply += "-ERR unknown command\r\n";
         }
         if commands.contains("GET-MASTER-ADDR-BY-NAME") {
-            let port = named.to_string();
-            reply += "%1\r\n$12\r\nconfig-epoch\r\n$3\r\n999\r\n";
+            let (port, epoch) = *claims.borrow();
+            let (port, epoch) = (port.to_string(), epoch.to_string());
+            reply += &format!("%1\r\n$12\r\nconfig-epoch\r\n${}\r\n{epoch}\r\n", epoch.len());
             reply += &format!("*2\r\n$9\r\n127.0.0.1\r\n${}\r\n{port}\r\n", port.len());
         }
         stream.write_all(reply.as_bytes()).await.unwrap();
@@ -263,7 +271,7 @@ async fn no_old_master_is_used_while_the_new_one_cannot_be_reached() {
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let unreachable = gone.local_addr().unwrap().port();
     drop(gone);
-    let sentinels = [liar(unreachable).await, service.sentinels[0].service_port()];
+    let sentinels = [liar(latest(unreachable)).await, service.sentinels[0].service_port()];
     let sentinels = RedisSentinels::new(SERVICE, sentinels.map(|port| ("127.0.0.1", port)));
     let error = first_error(RedisConfig::sentinel(sentinels)).await;
     assert_eq!(error.kind(), StoreErrorKind::Unavailable);
@@ -276,7 +284,7 @@ async fn a_server_is_used_only_if_it_is_a_master_and_carries_out_a_write() {
     let replica = &service.servers[1];
     // It would carry out writes, and still is no master.
     let () = replica.command(&["CONFIG", "SET", "replica-read-only", "no"]);
-    let sentinels = [liar(replica.port()).await, service.sentinels[0].service_port()];
+    let sentinels = [liar(latest(replica.port())).await, service.sentinels[0].service_port()];
     let sentinels = RedisSentinels::new(SERVICE, sentinels.map(|port| ("127.0.0.1", port)));
     let node = store(config().redis(RedisConfig::sentinel(sentinels))).await;
     let id = node.create(Data::of("ada")).await.unwrap().id;
@@ -289,4 +297,41 @@ async fn a_server_is_used_only_if_it_is_a_master_and_carries_out_a_write() {
         new.command::<u64>(&["EXISTS", &format!("session:{}", created.id)]) == 1
     };
     eventually(follows, "the node follows the sentinel that is right").await;
+}
+
+#[test]
+fn a_failover_is_noticed_though_the_runtime_of_the_first_connection_has_gone() {
+    let runtime = || tokio::runtime::Runtime::new().unwrap();
+    let service = runtime().block_on(Service::start());
+    let redis = RedisConfig::from_url(&service.url()).unwrap();
+    // As an application does that prepares its store before it starts its server.
+    let node = runtime().block_on(store(config().redis(redis)));
+    runtime().block_on(async {
+        let id = node.create(Data::of("ada")).await.unwrap().id;
+        eventually(async || node.coordinator().is_listening(), "the node listens again").await;
+        let disconnects = node.coordinator().disconnects();
+        // The old master stays up, and its connections live.
+        service.fail_over();
+        let has_left = async || node.coordinator().disconnects() > disconnects;
+        eventually(has_left, "the node leaves the old master").await;
+        eventually(async || node.modify(id, |data| data.visits += 1).await.is_ok(), "works").await;
+    });
+}
+
+/// As they are after all of them have lost their configuration, or after `SENTINEL REMOVE` and
+/// `SENTINEL MONITOR`.
+#[tokio::test]
+async fn sentinels_that_are_set_up_anew_are_followed_to_another_master() {
+    let [old, new] = [RedisServer::start(), RedisServer::start()];
+    let (named, claims) = watch::channel((old.port(), 7));
+    let sentinels = RedisSentinels::new(SERVICE, [("127.0.0.1", liar(claims).await)]);
+    let node = store(config().redis(RedisConfig::sentinel(sentinels)).enable_retry(false)).await;
+    node.create(Data::of("ada")).await.unwrap();
+    named.send((new.port(), 1)).unwrap();
+    let has_left = async || !node.coordinator().is_listening();
+    eventually(has_left, "no sentinel names the master, so the cache is not used").await;
+    let follows =
+        async || node.create(Data::of("bob")).await.is_ok() && new.command::<u64>(&["DBSIZE"]) > 0;
+    eventually_within(DEADLINE * 2, follows, "the node follows the sentinels").await;
+    eventually(async || node.coordinator().is_listening(), "the cache is used again").await;
 }

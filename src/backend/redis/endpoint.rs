@@ -13,7 +13,7 @@ use super::config::{RedisAddress, RedisConfig};
 use super::dialer::{Dialer, Mode, Wire, before};
 use super::error::{cannot_save, is_read_only, refuses_the_command, unreachable};
 use super::findings::{Answers, Findings};
-use super::sentinel::{Masters, Sentinels};
+use super::sentinel::Sentinels;
 use super::server_info::field;
 use crate::clock::{self, ServerTime, Timestamp};
 use crate::error::{StoreError, StoreErrorKind};
@@ -145,15 +145,14 @@ impl Endpoint {
         sentinels: &Arc<Sentinels>,
         deadline: Instant,
     ) -> Result<Link, StoreError> {
-        let Masters { reports, asked_at } = sentinels.masters(deadline).await?;
         let mut refused = Vec::new();
-        for report in reports {
-            let linking = self.link_to_writable(&report.master, deadline);
+        for candidate in sentinels.masters(deadline).await? {
+            let linking = self.link_to_writable(&candidate.report.master, deadline);
             if let Some(link) = before(deadline, linking).await? {
-                sentinels.confirm(report, refused, asked_at);
+                sentinels.confirm(candidate, refused);
                 return Ok(link);
             }
-            refused.push(report);
+            refused.push(candidate.report);
         }
         Err(no_master())
     }

@@ -12,6 +12,7 @@
 //! for Redis clients with support for Redis Sentinel" in the Redis documentation.
 
 mod client;
+mod known;
 mod report;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -23,8 +24,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::client::SentinelClient;
+pub(super) use self::known::Candidate;
+use self::known::{Answers, Known};
 pub(super) use self::report::Report;
-use self::report::rank;
 use super::config::{RedisAddress, RedisSentinels};
 use super::dialer::Dialer;
 use super::own_task::in_own_task;
@@ -52,23 +54,8 @@ pub(super) struct Sentinels {
 
 #[derive(Default)]
 struct State {
-    /// The last master that has carried out a write.
-    confirmed: Option<Report>,
-    /// The time of the last question to which this master was the answer.
-    confirmed_at: Option<Instant>,
-    /// The reports that named another server first, which is no master.
-    refused: Vec<Report>,
-    /// The failover for which commands have last moved on.
-    considered: Option<Report>,
+    known: Known,
     watcher: Option<AbortOnDropHandle<()>>,
-}
-
-/// The masters to try, in order.
-pub(super) struct Masters {
-    /// Each master once, with the first of its reports.
-    pub(super) reports: Vec<Report>,
-    /// The time at which sentinels were asked, or `None` if none has answered.
-    pub(super) asked_at: Option<Instant>,
 }
 
 impl Sentinels {
@@ -103,47 +90,38 @@ impl Sentinels {
     /// Returns `true` if the master in use was the answer to a question that was asked at most this
     /// long ago.
     pub(super) fn have_confirmed_within(&self, limit: Duration) -> bool {
-        self.state().confirmed_at.is_some_and(|asked_at| asked_at.elapsed() <= limit)
+        self.state().known.was_named_within(limit)
     }
 
-    /// Returns the masters that the sentinels name, and the last one that was confirmed. From the
-    /// first call on, the sentinels are watched.
+    /// Returns the masters that the sentinels name, and the last one that was confirmed, in the
+    /// order in which to try them. From the first call on, the sentinels are watched.
     pub(super) async fn masters(
         self: &Arc<Self>,
         deadline: Instant,
-    ) -> Result<Masters, StoreError> {
-        self.state().watcher.get_or_insert_with(|| {
-            let (announced, interval) = (self.announced.clone(), self.interval.subscribe());
-            let watching = watch(Arc::downgrade(self), announced, interval);
-            AbortOnDropHandle::new(tokio::spawn(watching))
-        });
+    ) -> Result<Vec<Candidate>, StoreError> {
+        self.ensure_watched();
         // If all are silent, there must be time left to connect to the last master.
-        let has_last = self.state().confirmed.is_some();
+        let has_last = self.state().known.has_master();
         let now = Instant::now();
         let deadline = if has_last { now + (deadline - now) / 2 } else { deadline };
-        let Masters { reports: ranked, asked_at } = self.ranked(deadline).await?;
-        self.consider(&ranked, asked_at);
-        let mut reports: Vec<Report> = Vec::new();
-        for report in ranked {
-            if reports.iter().all(|known| known.master != report.master) {
-                reports.push(report);
+        let asked_at = Instant::now();
+        let (mut reports, mut errors) = (Vec::new(), Vec::new());
+        for answer in self.ask(deadline).await {
+            match answer {
+                Ok(report) => reports.push(report),
+                Err(error) => errors.push(error),
             }
         }
-        Ok(Masters { reports, asked_at })
+        let answers = self.answers(reports, asked_at);
+        self.consider(&answers);
+        let candidates = self.state().known.candidates(&answers);
+        if candidates.is_empty() { Err(most_telling(errors)) } else { Ok(candidates) }
     }
 
-    /// Records that a master has carried out a write, the reports before it that named servers
-    /// which are no masters, and the time of the question to which it is the answer, if it is.
-    pub(super) fn confirm(
-        &self,
-        master: Report,
-        refused: Vec<Report>,
-        confirmed_at: Option<Instant>,
-    ) {
-        let mut state = self.state();
-        state.confirmed = Some(master);
-        state.confirmed_at = confirmed_at;
-        state.refused = refused;
+    /// Records that a master has carried out a write, and the reports before it that named servers
+    /// which are no masters.
+    pub(super) fn confirm(&self, master: Candidate, refused: Vec<Report>) {
+        self.state().known.confirm(master, refused);
     }
 
     /// Stops asking, and closes all connections to sentinels.
@@ -152,22 +130,15 @@ impl Sentinels {
         self.clients.iter().for_each(|client| client.close());
     }
 
-    /// Asks the sentinels and returns all reports.
-    async fn ranked(&self, deadline: Instant) -> Result<Masters, StoreError> {
-        let asked_at = Instant::now();
-        let confirmed = self.state().confirmed.clone();
-        let answers = self.ask(deadline).await;
-        let reports = rank(answers.iter().flatten().cloned().chain(confirmed));
-        if !reports.is_empty() {
-            let has_answer = answers.iter().any(Result::is_ok);
-            return Ok(Masters { reports, asked_at: has_answer.then_some(asked_at) });
+    /// Starts the task that watches the sentinels, unless it is running: it may have panicked, or
+    /// ended with its runtime.
+    fn ensure_watched(self: &Arc<Self>) {
+        let mut state = self.state();
+        if state.watcher.as_ref().is_none_or(AbortOnDropHandle::is_finished) {
+            let (announced, interval) = (self.announced.clone(), self.interval.subscribe());
+            let watching = watch(Arc::downgrade(self), announced, interval);
+            state.watcher = Some(AbortOnDropHandle::new(tokio::spawn(watching)));
         }
-        // A sentinel that refuses says more than one that cannot be reached.
-        let errors = answers.into_iter().filter_map(Result::err);
-        let error = errors.max_by_key(|error| error.kind() == StoreErrorKind::Refused);
-        Err(error.unwrap_or_else(|| {
-            StoreError::from(StoreErrorKind::Unavailable).with_source("no sentinel answers in time")
-        }))
     }
 
     /// Asks all sentinels at once, and waits for those that answer soon after the first.
@@ -199,32 +170,21 @@ impl Sentinels {
 
     /// Asks all sentinels, so that another master is noticed while nobody connects.
     async fn check(&self) {
-        let deadline = Instant::now() + self.connect_timeout;
-        if let Ok(Masters { reports, asked_at }) = self.ranked(deadline).await {
-            self.consider(&reports, asked_at);
-        }
+        let asked_at = Instant::now();
+        let answers = self.ask(asked_at + self.connect_timeout).await;
+        let reports = answers.into_iter().flatten().collect();
+        self.consider(&self.answers(reports, asked_at));
     }
 
-    /// Moves on if there was a failover since the present master was confirmed.
-    ///
-    /// Answers may arrive in another order than they were given, so those of an earlier epoch
-    /// change nothing. If sentinels disagree within one epoch, moving on without need only costs
-    /// cache misses.
-    fn consider(&self, ranked: &[Report], asked_at: Option<Instant>) {
-        let mut state = self.state();
-        let first = ranked.iter().find(|report| !state.refused.contains(report));
-        let (Some(confirmed), Some(first)) = (&state.confirmed, first) else { return };
-        if first.master == confirmed.master {
-            state.confirmed_at = state.confirmed_at.max(asked_at);
-            return;
+    fn answers(&self, reports: Vec<Report>, asked_at: Instant) -> Answers {
+        Answers { reports, asked: self.clients.len(), asked_at }
+    }
+
+    fn consider(&self, answers: &Answers) {
+        if self.state().known.consider(answers) {
+            tracing::info!("the sentinels name another master of Redis");
+            self.moves.send_modify(|moves| *moves += 1);
         }
-        if first.epoch < confirmed.epoch || state.considered.as_ref() == Some(first) {
-            return;
-        }
-        state.considered = Some(first.clone());
-        drop(state);
-        tracing::info!("the sentinels name another master of Redis");
-        self.moves.send_modify(|moves| *moves += 1);
     }
 
     /// Returns `true` if the sentinels are asked even while nobody connects.
@@ -236,6 +196,14 @@ impl Sentinels {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns the error of a sentinel that refuses, which says more than one that cannot be reached.
+fn most_telling(errors: Vec<StoreError>) -> StoreError {
+    let error = errors.into_iter().max_by_key(|error| error.kind() == StoreErrorKind::Refused);
+    error.unwrap_or_else(|| {
+        StoreError::from(StoreErrorKind::Unavailable).with_source("no sentinel answers in time")
+    })
 }
 
 /// Watches the sentinels until they are dropped.
