@@ -302,20 +302,24 @@ async fn a_server_is_used_only_if_it_is_a_master_and_carries_out_a_write() {
 #[test]
 fn a_failover_is_noticed_though_the_runtime_of_the_first_connection_has_gone() {
     let runtime = || tokio::runtime::Runtime::new().unwrap();
-    let service = runtime().block_on(Service::start());
-    let redis = RedisConfig::from_url(&service.url()).unwrap();
+    let [old, new] = [RedisServer::start(), RedisServer::start()];
+    let (named, claims) = watch::channel((old.port(), 1));
+    let of_sentinel = runtime();
+    let sentinels = [("127.0.0.1", of_sentinel.block_on(liar(claims)))];
+    let redis = RedisConfig::sentinel(RedisSentinels::new(SERVICE, sentinels));
     // As an application does that prepares its store before it starts its server.
     let node = runtime().block_on(store(config().redis(redis)));
     runtime().block_on(async {
-        let id = node.create(Data::of("ada")).await.unwrap().id;
-        eventually(async || node.coordinator().is_listening(), "the node listens again").await;
-        let disconnects = node.coordinator().disconnects();
-        // The old master stays up, and its connections live.
-        service.fail_over();
-        let has_left = async || node.coordinator().disconnects() > disconnects;
-        eventually(has_left, "the node leaves the old master").await;
-        eventually(async || node.modify(id, |data| data.visits += 1).await.is_ok(), "works").await;
+        node.create(Data::of("ada")).await.unwrap();
+        // The old master stays up, and the connections to it live.
+        named.send((new.port(), 2)).unwrap();
+        eventually(async || creates_on(&node, &new).await, "the node uses the new master").await;
     });
+}
+
+/// Returns `true` if a session is created on this server.
+async fn creates_on(node: &SessionStore<Data>, server: &RedisServer) -> bool {
+    node.create(Data::of("bob")).await.is_ok() && server.command::<u64>(&["DBSIZE"]) > 0
 }
 
 /// As they are after all of them have lost their configuration, or after `SENTINEL REMOVE` and
