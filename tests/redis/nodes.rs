@@ -1,8 +1,6 @@
 //! Stores on a Redis server, in the test's process.
 
-use clustered_sessions::{
-    ClusterConfig, Secret, SessionConfig, SessionConfigBuilder, SessionStore,
-};
+use clustered_sessions::{CookieConfig, Secret, SessionConfig, SessionConfigBuilder, SessionStore};
 use serde::{Deserialize, Serialize};
 use support::wait::DEADLINE;
 
@@ -21,8 +19,7 @@ impl Data {
 
 /// Returns a configuration for plain HTTP with a fixed secret and the default cluster settings.
 pub(crate) fn config() -> SessionConfigBuilder<Data> {
-    SessionConfig::development(Secret::insecure_dev("tests"))
-        .cluster(ClusterConfig::new().enabled(true))
+    SessionConfig::builder(Secret::new([1; 32]).unwrap()).cookie(CookieConfig::development())
 }
 
 /// Creates a store and waits until it receives announcements.

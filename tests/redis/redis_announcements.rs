@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use clustered_sessions::{ClusterConfig, SessionId, SessionStore, StoreErrorKind};
+use clustered_sessions::{ClusterConfig, RedisConfig, SessionId, SessionStore, StoreErrorKind};
 use serde_json::{Value, json};
+use support::proxy::{Proxy, Purpose};
 use support::redis::RedisServer;
 use support::wait::eventually;
 
@@ -37,6 +38,18 @@ async fn cached(node: &SessionStore<Data>, id: SessionId) {
         node.cache_stats().hits > hits
     };
     eventually(hit, "the session is served from the cache").await;
+}
+
+/// To subscribe and to send a heartbeat takes several round trips, and each may take as long as the
+/// response timeout allows.
+#[tokio::test]
+async fn a_node_listens_although_each_answer_of_the_server_takes_long() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port()).await;
+    proxy.delay(Purpose::Announcements, Duration::from_millis(300));
+    let redis = RedisConfig::new("127.0.0.1", proxy.port());
+    let node = store(config().redis(redis.response_timeout(Duration::from_millis(500)))).await;
+    assert!(node.coordinator().is_listening());
 }
 
 #[tokio::test]

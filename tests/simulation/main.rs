@@ -154,10 +154,13 @@ pub(crate) fn as_usual(
         .on_outage(OutagePolicy::ServeCached { max_age: MAX_AGE })
 }
 
+pub(crate) fn config() -> SessionConfigBuilder<Counter> {
+    SessionConfig::builder(Secret::new([1; 32]).unwrap()).timeout(Duration::from_secs(3600))
+}
+
 /// Returns the options of a node between others.
 pub(crate) fn cluster(number: u64, max_staleness: Duration) -> ClusterConfig {
     ClusterConfig::new()
-        .enabled(true)
         .node_id(format!("node-{number}"))
         .max_staleness(max_staleness)
         .watch_grace(WATCH_GRACE)
@@ -184,7 +187,7 @@ pub(crate) fn nodes_with(
     let memory = MemoryBackend::with_clock(clock.clone());
     let node = |number: u64| {
         let (backend, faults) = FaultyBackend::new(memory.clone(), seed * count + number);
-        let config = SessionConfig::development(Secret::insecure_dev("simulation"))
+        let config = config()
             .clock(clock.clone())
             .backend(Interposed::with_interposer(backend, Late))
             .owner(|data: &Counter| data.owner.clone());

@@ -35,11 +35,13 @@ use std::time::Duration;
 use futures_util::future::{Fuse, FusedFuture as _, FutureExt as _, select_all, try_join_all};
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisError, Value, cmd, pipe};
+use tokio::time::Instant;
 
 use super::RedisInner;
 use super::cluster::{Cluster, Participant, Standing, Verdict, ask_for_view, slot_of};
 use super::commands::{beat_key, run_together};
 use super::connection::{Connected, SharedConnection};
+use super::dialer::before;
 use super::endpoint::Link;
 use super::error::{Effect, cannot_save, is_busy, is_redirect, unreachable};
 use super::inbox::{self, Channels, Inbox, Phase};
@@ -125,6 +127,10 @@ fn random_name() -> String {
 /// Returns the error of a subscription on another server than the one that gets the commands.
 fn other_server() -> StoreError {
     inbox::ended("commands and subscription lead to different servers")
+}
+
+fn moved_on() -> StoreError {
+    inbox::ended("commands are sent to another server")
 }
 
 /// Returns the time after which the master counts as unconfirmed. It is looked at before each
@@ -229,11 +235,22 @@ impl Subscriber {
             subscriber.write_nonce(&connected).await?;
         }
         let commands = subscriber.server.commands();
-        commands.within_timeout(subscriber.prove()).await?;
+        let limit = Instant::now() + subscriber.patience(heartbeat);
+        tokio::select! {
+            proven = before(limit, subscriber.prove()) => proven?,
+            () = commands.moves_on_from(subscriber.moves) => return Err(moved_on()),
+        }
         if !commands.endpoint().is_confirmed_within(confirmation_limit(heartbeat)) {
             return Err(unconfirmed());
         }
         Ok(subscriber)
+    }
+
+    /// Returns the time for which a heartbeat may stay pending, and for which the first one may take
+    /// with the subscription before it. Those are several round trips, so the timeout of one would
+    /// keep a node from listening to a distant or busy server, which answers it otherwise.
+    fn patience(&self, heartbeat: Duration) -> Duration {
+        heartbeat * HEARTBEATS + self.server.commands().response_timeout()
     }
 
     /// Writes a random number over the connection for commands, which the first heartbeat must
@@ -272,19 +289,18 @@ impl Subscriber {
     /// drops the subscription. Returns the cause, unless the inbox knows it.
     async fn run(&self, heartbeat: Duration) -> Option<StoreError> {
         let connection = self.server.commands();
-        let patience = heartbeat * HEARTBEATS + connection.response_timeout();
+        let patience = self.patience(heartbeat);
         let mut ended = std::pin::pin!(self.inbox.reaches(Phase::Ended));
         let mut left = std::pin::pin!(connection.moves_on_from(self.moves));
         let mut dropped = std::pin::pin!(self.inbox.dropped_by_listener());
-        let mut ticks =
-            tokio::time::interval_at(tokio::time::Instant::now() + heartbeat, heartbeat);
+        let mut ticks = tokio::time::interval_at(Instant::now() + heartbeat, heartbeat);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut sending = std::pin::pin!(Fuse::terminated());
         loop {
             tokio::select! {
                 biased;
                 _ = &mut ended => return None,
-                () = &mut left => return Some(inbox::ended("commands are sent to another server")),
+                () = &mut left => return Some(moved_on()),
                 () = &mut dropped => return None,
                 result = &mut sending, if !sending.is_terminated() => {
                     if let Err(Failure::End(error)) = result {
@@ -386,5 +402,5 @@ impl Server {
 }
 
 fn now() -> std::time::Instant {
-    tokio::time::Instant::now().into_std()
+    Instant::now().into_std()
 }

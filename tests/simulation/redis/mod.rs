@@ -12,7 +12,7 @@ mod server;
 use std::time::Duration;
 
 use clustered_sessions::backend::RedisBackend;
-use clustered_sessions::{Clock, OutagePolicy, RedisConfig, Secret, SessionConfig, SessionLayer};
+use clustered_sessions::{Clock, OutagePolicy, RedisConfig, SessionLayer};
 
 pub(crate) use self::cluster::ClusterWorld;
 pub(crate) use self::pair::{PairWorld, Rollback};
@@ -32,7 +32,7 @@ fn layer(
     seed: u64,
 ) -> SessionLayer<Counter> {
     let redis = redis.response_timeout(RESPONSE_TIMEOUT).connect_timeout(CONNECT_TIMEOUT);
-    let config = SessionConfig::development(Secret::insecure_dev("simulation"))
+    let config = crate::config()
         .clock(Clock::tokio())
         .backend(RedisBackend::new(&redis, CHANNEL).unwrap())
         .cluster(crate::cluster(number as u64, max_staleness))
