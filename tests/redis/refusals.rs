@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use clustered_sessions::{
-    ClusterConfig, SessionConfigBuilder, SessionId, SessionStore, StoreError, StoreErrorKind,
+    ClusterConfig, RedisConfig, SessionConfigBuilder, SessionId, SessionStore, StoreError,
+    StoreErrorKind,
 };
 use support::proxy::Proxy;
 use support::redis::RedisServer;
@@ -50,13 +51,20 @@ async fn a_server_that_runs_another_clients_long_script_is_unavailable() {
 #[tokio::test]
 async fn a_server_that_takes_no_more_clients_is_unavailable() {
     let server = RedisServer::start();
+    let () = server.command(&["ACL", "SETUSER", "app", "on", ">secret", "+@all", "~*", "&*"]);
+    let with_password = server.config().user("app").password("secret");
+    for redis in [server.config(), with_password, server.config().database(1)] {
+        takes_no_more_clients_for_a_moment(&server, redis).await;
+    }
+}
+
+async fn takes_no_more_clients_for_a_moment(server: &RedisServer, redis: RedisConfig) {
     let mut only = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
     let mut limit = |clients: u32| {
         redis::cmd("CONFIG").arg(&["SET", "maxclients"]).arg(clients).exec(&mut only).unwrap();
     };
     limit(1);
-    let node: SessionStore<Data> =
-        SessionStore::new(config().redis(server.config()).build().unwrap());
+    let node: SessionStore<Data> = SessionStore::new(config().redis(redis).build().unwrap());
     let id = SessionId::from_bytes([1; 16]);
     assert_eq!(kind(node.find(id).await), Some(StoreErrorKind::Unavailable));
     limit(100);

@@ -3,6 +3,11 @@
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, RedisResult, Value};
 
+/// Sends a command whose reply says no more than that it was carried out.
+pub(super) async fn run(commands: &mut MultiplexedConnection, command: &Cmd) -> RedisResult<()> {
+    commands.send_packed_command(command).await.and_then(Value::extract_error).map(drop)
+}
+
 /// Sends commands with nothing between them, although others use the connection, too. Returns this
 /// number of replies, or the first that is an error.
 ///

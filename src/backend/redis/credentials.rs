@@ -4,9 +4,10 @@ use std::error::Error;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, RedisResult, Value, cmd};
+use redis::{Cmd, cmd};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::commands::run;
 use super::config::{CredentialsSource, RedisCredentials};
 use super::error::unreachable;
 use crate::error::{StoreError, StoreErrorKind};
@@ -68,12 +69,11 @@ async fn authenticate(
     commands: &mut MultiplexedConnection,
 ) -> Result<RedisCredentials, StoreError> {
     let credentials = source.get().await.map_err(not_authenticated)?;
-    let reply: RedisResult<Value> = commands.send_packed_command(&auth(&credentials)).await;
-    reply.and_then(Value::extract_error).map_err(unreachable)?;
+    run(commands, &auth(&credentials)).await.map_err(unreachable)?;
     Ok(credentials)
 }
 
-fn auth(credentials: &RedisCredentials) -> Cmd {
+pub(super) fn auth(credentials: &RedisCredentials) -> Cmd {
     let mut command = cmd("AUTH");
     if let Some(user) = credentials.user() {
         command.arg(user);

@@ -1,16 +1,18 @@
 //! Makes authenticated connections to an address.
 
+use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use redis::aio::{AsyncPushSender, MultiplexedConnection};
-use redis::{AsyncConnectionConfig, ProtocolVersion, RedisConnectionInfo};
+use redis::{AsyncConnectionConfig, ProtocolVersion, RedisConnectionInfo, RedisResult, cmd};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::commands::run;
 use super::config::{CredentialsSource, RedisAddress, RedisCredentials};
 use super::connector::BoxStream;
 use super::credentials::{self, not_authenticated};
@@ -42,16 +44,9 @@ pub(super) struct Mode {
 pub(super) struct Wire {
     pub(super) commands: MultiplexedConnection,
     pub(super) received: ReadCounter,
-    tasks: Arc<Tasks>,
-}
-
-/// The tasks of a connection, which end with its last user, so that a connection to a server that
-/// no longer answers is closed.
-struct Tasks {
-    /// Reads and writes.
-    driver: AbortOnDropHandle<()>,
-    /// Authenticates anew before the credentials expire.
-    _renewal: Option<AbortOnDropHandle<()>>,
+    /// Reads and writes, and authenticates anew before the credentials expire. Ends with the last
+    /// user of the connection, so that one to a server that no longer answers is closed.
+    task: Arc<AbortOnDropHandle<()>>,
 }
 
 impl Mode {
@@ -77,7 +72,7 @@ impl Dialer {
         deadline: Instant,
     ) -> Result<Wire, StoreError> {
         let credentials = self.credentials.get().await.map_err(not_authenticated)?;
-        let settings = self.settings(mode.protocol, &credentials);
+        let settings = settings(mode.protocol, &credentials);
         let received = ReadCounter::default();
         let stream = self.transport.open(address, deadline).await.map_err(not_connected)?;
         let stream = Counted { stream, received: received.clone() };
@@ -88,36 +83,75 @@ impl Dialer {
             .set_connection_timeout(None)
             .set_response_timeout(None)
             .set_pipeline_buffer_size(QUEUE);
-        let (commands, driver) = MultiplexedConnection::new_with_config(&settings, stream, config)
-            .await
-            .map_err(unreachable)?;
-        let driver = AbortOnDropHandle::new(tokio::spawn(driver));
-        let renewal = credentials.validity().map(|validity| {
-            let source = self.credentials.clone();
-            let renewal = credentials::renew(source, validity, commands.clone());
-            AbortOnDropHandle::new(tokio::spawn(renewal))
-        });
-        Ok(Wire { commands, received, tasks: Arc::new(Tasks { driver, _renewal: renewal }) })
+        let (mut commands, driver) =
+            MultiplexedConnection::new_with_config(&settings, stream, config)
+                .await
+                .map_err(unreachable)?;
+        let task = match credentials.validity() {
+            None => tokio::spawn(driver),
+            Some(validity) => {
+                let source = self.credentials.clone();
+                let renewal = credentials::renew(source, validity, commands.clone());
+                tokio::spawn(until_closed(driver, renewal))
+            }
+        };
+        let task = Arc::new(AbortOnDropHandle::new(task));
+        self.log_in(&mut commands, mode.protocol, &credentials).await.map_err(unreachable)?;
+        Ok(Wire { commands, received, task })
     }
 
-    fn settings(
+    /// Authenticates, unless `HELLO` has done so, and selects the database.
+    ///
+    /// The client could do both, but its errors hide those of the server: one that takes no more
+    /// clients for a moment would seem to refuse the password.
+    async fn log_in(
         &self,
+        commands: &mut MultiplexedConnection,
         protocol: ProtocolVersion,
         credentials: &RedisCredentials,
-    ) -> RedisConnectionInfo {
-        let mut settings = RedisConnectionInfo::default()
-            .set_db(i64::from(self.database))
-            .set_protocol(protocol)
-            .set_skip_set_lib_name();
-        if let Some(user) = credentials.user() {
-            // Without a password, the client would not name the user either, and would be
-            // `default`.
-            settings = settings.set_username(user).set_password("");
+    ) -> RedisResult<()> {
+        if protocol == ProtocolVersion::RESP2 && !credentials.is_empty() {
+            run(commands, &credentials::auth(credentials)).await?;
         }
-        if let Some(password) = credentials.password() {
-            settings = settings.set_password(password);
+        if self.database != 0 {
+            run(commands, cmd("SELECT").arg(self.database)).await?;
         }
-        settings
+        Ok(())
+    }
+}
+
+/// Returns what the client does at the beginning of a connection. It must authenticate with
+/// `HELLO`, which is refused otherwise.
+fn settings(protocol: ProtocolVersion, credentials: &RedisCredentials) -> RedisConnectionInfo {
+    let mut settings =
+        RedisConnectionInfo::default().set_protocol(protocol).set_skip_set_lib_name();
+    if protocol == ProtocolVersion::RESP2 {
+        return settings;
+    }
+    if let Some(user) = credentials.user() {
+        // Without a password, the client would not name the user either, and would be `default`.
+        settings = settings.set_username(user).set_password("");
+    }
+    if let Some(password) = credentials.password() {
+        settings = settings.set_password(password);
+    }
+    settings
+}
+
+/// Drives a connection until it is closed, and renews its credentials meanwhile.
+///
+/// In one task: nobody may notice for long that a connection has been closed, and the provider of
+/// the credentials must not be asked for those of a closed one.
+async fn until_closed(driver: impl Future<Output = ()>, renewal: impl Future<Output = ()>) {
+    let renewal = async {
+        renewal.await;
+        // The credentials do not expire any more.
+        pending::<()>().await;
+    };
+    tokio::select! {
+        biased;
+        () = driver => {}
+        () = renewal => {}
     }
 }
 
@@ -135,7 +169,7 @@ impl Wire {
     /// Returns `true` if the connection has ended, for example because the server closed it while
     /// it was idle.
     pub(super) fn is_closed(&self) -> bool {
-        self.tasks.driver.is_finished()
+        self.task.is_finished()
     }
 }
 
@@ -193,12 +227,55 @@ impl AsyncWrite for Counted {
 
 #[cfg(test)]
 mod tests {
+    use std::future::ready;
+    use std::sync::Mutex;
+    use std::sync::atomic::AtomicUsize;
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+    use tokio::time::sleep;
+
+    use super::super::config::RedisConfig;
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn credentials_of_a_closed_connection_are_not_renewed() {
+        let (near, mut far) = duplex(1024);
+        let near = Mutex::new(Some(near));
+        let asked = Arc::new(AtomicUsize::new(0));
+        let provider = {
+            let asked = asked.clone();
+            move || {
+                asked.fetch_add(1, Ordering::SeqCst);
+                let token = RedisCredentials::new("app", "a token");
+                ready(Ok::<_, StoreError>(token.valid_for(Duration::from_secs(40))))
+            }
+        };
+        let redis = RedisConfig::new("localhost", 6379)
+            .connector(move |_| ready(Ok(near.lock().unwrap().take().unwrap())))
+            .credentials_provider(provider);
+        let address = RedisAddress::tcp("localhost", 6379);
+        tokio::spawn(async move {
+            for _ in 0..2 {
+                far.read(&mut [0; 1024]).await.unwrap();
+                far.write_all(b"+OK\r\n").await.unwrap();
+            }
+            sleep(Duration::from_secs(10)).await;
+        });
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let dialer = redis.dialer().unwrap();
+        let wire = dialer.dial(&address, Mode::commands(), deadline).await.unwrap();
+        sleep(Duration::from_secs(35)).await;
+        assert_eq!(asked.load(Ordering::SeqCst), 2, "they are renewed while it is open");
+        assert!(!wire.is_closed());
+        sleep(Duration::from_secs(1000)).await;
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
+        assert!(wire.is_closed());
+    }
 
     #[tokio::test]
     async fn only_bytes_that_arrive_are_counted() {
-        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        let (near, mut far) = tokio::io::duplex(64);
+        let (near, mut far) = duplex(64);
         let received = ReadCounter::default();
         let mut counted = Counted { stream: Box::new(near), received: received.clone() };
         counted.write_all(b"ping").await.unwrap();

@@ -54,6 +54,11 @@ impl RedisCredentials {
     }
 
     /// Returns the user, unless it is Redis' default.
+    /// Returns `true` if there is nothing to authenticate with.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.user().is_none() && self.password().is_none()
+    }
+
     pub(crate) fn user(&self) -> Option<&str> {
         Some(&*self.user).filter(|user| !user.is_empty())
     }
