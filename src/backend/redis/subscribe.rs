@@ -33,13 +33,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{Fuse, FusedFuture as _, FutureExt as _, select_all, try_join_all};
-use redis::aio::MultiplexedConnection;
-use redis::{Cmd, RedisError, Value, cmd, pipe};
+use redis::{Cmd, RedisError, Value, cmd};
 use tokio::time::Instant;
 
 use super::RedisInner;
 use super::cluster::{Cluster, Participant, Standing, Verdict, ask_for_view, slot_of};
-use super::commands::{beat_key, run_together};
+use super::commands::{beat_key, run};
 use super::connection::{Connected, SharedConnection};
 use super::dialer::before;
 use super::endpoint::Link;
@@ -268,9 +267,10 @@ impl Subscriber {
     async fn prove(&self) -> Result<(), StoreError> {
         let mut commands = self.link.wire.commands.clone();
         let channels = self.inbox.channels();
-        // Each call returns after the server has confirmed it.
+        // Each call returns after the server has confirmed it, by a push that counts as the reply.
         if channels.is_sharded {
-            subscribe_to_sharded(&mut commands, &channels.private).await.map_err(unreachable)?;
+            let mut subscribe = cmd("SSUBSCRIBE");
+            run(&mut commands, subscribe.arg(&channels.private)).await.map_err(unreachable)?;
         } else {
             commands.subscribe(&channels.private).await.map_err(unreachable)?;
         }
@@ -367,20 +367,6 @@ impl Subscriber {
         }
         reply.map(drop).map_err(|error| script.name_the_command(error))
     }
-}
-
-/// Subscribes to a channel that belongs to a slot.
-///
-/// The client has no method for that outside its own cluster client. The server confirms it by a
-/// push, which is no reply, so another command is sent behind it that has one. If the subscription
-/// is refused, that is the reply; the connection, on which one more is to come, is then dropped.
-async fn subscribe_to_sharded(
-    commands: &mut MultiplexedConnection,
-    channel: &str,
-) -> Result<(), RedisError> {
-    let mut both = pipe();
-    both.cmd("SSUBSCRIBE").arg(channel).cmd("CLUSTER").arg("INFO");
-    run_together(commands, &both, 1).await.map(drop)
 }
 
 impl Server {

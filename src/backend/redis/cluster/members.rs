@@ -67,11 +67,14 @@ impl Members {
         self.all.push(member);
     }
 
-    /// Records that the server at an address has a slot.
+    /// Records that the server at an address has a slot. Does nothing if it is none of the servers
+    /// any more: the owner that is known is better than none.
     pub(super) fn give(&mut self, slot: u16, address: &RedisAddress) {
-        let position = self.all.iter().position(|member| member.address == *address);
+        let Some(position) = self.all.iter().position(|member| member.address == *address) else {
+            return;
+        };
         if let Some(owner) = self.owners.get_mut(usize::from(slot)) {
-            *owner = position;
+            *owner = Some(position);
         }
     }
 }

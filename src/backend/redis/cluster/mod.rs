@@ -315,6 +315,10 @@ mod tests {
         cluster.moved(0, &RedisAddress::tcp("10.0.0.4", 6379));
         assert_eq!(additions(&cluster), before + 1, "another server has named it");
         assert_eq!(owner(&cluster, 0).as_deref(), Some("10.0.0.4:6379"));
+        let member = cluster.at(&RedisAddress::tcp("10.0.0.4", 6379));
+        cluster.apply(&mut cluster.lock(), &answer(&[ONE, TWO], 3));
+        cluster.lock().members.give(0, &member.address);
+        assert_eq!(owner(&cluster, 0).as_deref(), Some("10.0.0.1:6379"), "none is worse");
         let three = THREE.replace("new", "xyz");
         cluster.apply(&mut cluster.lock(), &answer(&[ONE, TWO, &three], 3));
         assert_eq!(additions(&cluster), before + 2, "a master has joined");

@@ -61,7 +61,9 @@ impl View {
         let myself = lines.iter().find(|line| line.has("myself"))?;
         let is_target = |id: &str| myself.moves.iter().any(|mv| mv.ends_with(&format!(">-{id}]")));
         let masters = lines.iter().filter(|line| {
-            let is_gone = line.has("fail") && line.slots.is_empty() && !is_target(line.id);
+            // Another server has answered at the address of one with `noaddr`. It may never fail.
+            let has_failed = line.has("fail") || line.has("noaddr");
+            let is_gone = has_failed && line.slots.is_empty() && !is_target(line.id);
             line.has("master") && !line.has("handshake") && !is_gone
         });
         Some(View {
@@ -195,6 +197,8 @@ mod tests {
         assert_eq!(ids(&view(&[dead, taken])), ["next"]);
         let target = format!("{taken} [7->-dead]");
         assert_eq!(ids(&view(&[dead, &target])), ["dead", "next"], "it is about to get a slot");
+        let replaced = "dead :0@0 master,noaddr - 1 1 1 disconnected";
+        assert_eq!(ids(&view(&[replaced, taken])), ["next"], "another server has its address");
         let suspect = "dead 127.0.0.1:1@2 master,fail? - 1 1 1 connected";
         assert_eq!(ids(&view(&[suspect, taken])), ["dead", "next"]);
         let with_slots = format!("{dead} 1-7");
