@@ -126,6 +126,16 @@ pub(crate) enum CookieRefusal {
     UnknownKey,
 }
 
+impl CookieRefusal {
+    /// Returns the name in logs and metrics.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            CookieRefusal::Malformed => "malformed",
+            CookieRefusal::UnknownKey => "unknown_key",
+        }
+    }
+}
+
 impl CookieSigner {
     /// Derives a key from each secret of the ring.
     #[expect(

@@ -186,7 +186,7 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::MissingVariable { variable } => {
-                write!(f, "environment variable {variable} must be set to Unicode text")
+                write!(f, "environment variable {variable} is not set, or not Unicode")
             }
             Self::SecretTooShort { found, minimum } => write!(
                 f,
@@ -246,7 +246,7 @@ impl fmt::Display for ConfigError {
                 "max_age of OutagePolicy::ServeCached is {max_age:?} but must be more than {above:?} (max_staleness, or local_cache_ttl with enabled(false)) and at most 1 hour"
             ),
             Self::RedisUrl => f.write_str(
-                "the Redis URL cannot be parsed: use a form such as redis://user:password@host:6379/0 or redis+unix:///path/to/socket",
+                "the Redis URL cannot be parsed: use a form such as redis://user:password@host:6379/0 or redis+unix:///path/to/socket; in a password, write `/` as `%2F`, `#` as `%23`, `@` as `%40`, `:` as `%3A` and `%` as `%25`",
             ),
             Self::RedisUrlParameter => f.write_str(
                 "the Redis URL has an unknown parameter: known are `db`, for a Unix socket also `user` and `pass`, for a cluster `node`, for Sentinel also `node`, `sentinelServiceName`, `sentinelUsername` and `sentinelPassword`; `?` in a password must be written as `%3F`",

@@ -11,7 +11,7 @@ use crate::id::SessionId;
 ///
 /// It is opaque so that its parts can change: [`kind`](StoreError::kind) tells what to do about it,
 /// and [`source`](Error::source) what caused it. It contains neither tokens nor session data.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct StoreError {
     kind: StoreErrorKind,
     id: Option<SessionId>,
@@ -149,6 +149,19 @@ impl From<StoreErrorKind> for StoreError {
     }
 }
 
+/// The message with all sources, since the errors that `main` returns are printed by their `Debug`.
+impl fmt::Debug for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        let mut cause = self.source();
+        while let Some(source) = cause {
+            write!(f, ": {source}")?;
+            cause = source.source();
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
@@ -194,5 +207,19 @@ impl fmt::Display for StoreError {
 impl Error for StoreError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.source.as_deref().map(|source| source as &(dyn Error + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_that_main_returns_is_printed_with_its_causes() {
+        let cause = StoreError::from(StoreErrorKind::Timeout).with_source("the disk is full");
+        let error = StoreError::from(StoreErrorKind::Unavailable).with_source(cause);
+        let expected = "the session backend cannot be reached: \
+                        the session backend did not answer in time: the disk is full";
+        assert_eq!(format!("{error:?}"), expected);
     }
 }

@@ -23,8 +23,8 @@ impl RefusedCookies {
         let counter =
             |reason| Counter::with_label(metrics, observe::REFUSED_COOKIES, ("reason", reason));
         RefusedCookies {
-            malformed: counter("malformed"),
-            unknown_key: counter("unknown_key"),
+            malformed: counter(CookieRefusal::Malformed.name()),
+            unknown_key: counter(CookieRefusal::UnknownKey.name()),
             ambiguous: counter("ambiguous"),
             refused_log: Mutex::default(),
             ambiguous_log: Mutex::default(),
@@ -42,9 +42,9 @@ impl RefusedCookies {
         if let Some(suppressed) = self.admits(&self.refused_log) {
             self.events.emit(|| SessionEvent::CookieRefused { suppressed });
             tracing::info!(
-                reason = ?refusal,
+                reason = refusal.name(),
                 suppressed,
-                "a session cookie does not verify: the visitor is treated as one without a session"
+                "a session cookie does not verify: it is forged, or signed with a secret that this node does not have"
             );
         }
     }

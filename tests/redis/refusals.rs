@@ -6,10 +6,12 @@ use clustered_sessions::{
     ClusterConfig, RedisConfig, SessionConfigBuilder, SessionId, SessionStore, StoreError,
     StoreErrorKind,
 };
+use support::log::Log;
 use support::proxy::Proxy;
 use support::redis::RedisServer;
 use support::replication::pair;
 use support::wait::eventually;
+use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 
 use crate::nodes::{self, Data, store};
@@ -189,4 +191,28 @@ async fn a_connection_that_was_closed_while_idle_costs_no_write_its_outcome() {
     // The node's runtime notices the end of the connection when it is polled next.
     sleep(Duration::from_millis(50)).await;
     assert!(node.delete(id).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_missing_password_is_named_and_nothing_else_is_complained_about() {
+    let server = RedisServer::start();
+    let () = server.command(&["CONFIG", "SET", "requirepass", "secret"]);
+    let log = Log::default();
+    let _guard = log.capture("clustered_sessions=warn");
+    let node: SessionStore<Data> =
+        SessionStore::new(config().redis(server.config()).build().unwrap());
+    let error = node.find(SessionId::from_bytes([1; 16])).await.err().unwrap();
+    assert_eq!(error.kind(), StoreErrorKind::Refused);
+    assert!(format!("{error:?}").contains("the server needs a password"), "{error:?}");
+    assert!(!log.text().contains("can do without"), "{}", log.text());
+}
+
+#[tokio::test]
+async fn an_error_names_the_server_that_cannot_be_reached() {
+    let unused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let redis = RedisConfig::new("127.0.0.1", unused.port());
+    let node: SessionStore<Data> = SessionStore::new(config().redis(redis).build().unwrap());
+    let error = node.find(SessionId::from_bytes([1; 16])).await.err().unwrap();
+    assert_eq!(error.kind(), StoreErrorKind::Unavailable);
+    assert!(format!("{error:?}").contains(&format!("no connection to {unused}: ")), "{error:?}");
 }

@@ -1,10 +1,12 @@
 //! Makes authenticated connections to an address.
 
+use std::error::Error;
 use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::{fmt, io};
 
 use redis::aio::{AsyncPushSender, MultiplexedConnection};
 use redis::{AsyncConnectionConfig, ProtocolVersion, RedisConnectionInfo, RedisResult, cmd};
@@ -74,7 +76,10 @@ impl Dialer {
         let credentials = self.credentials.get().await.map_err(not_authenticated)?;
         let settings = settings(mode.protocol, &credentials);
         let received = ReadCounter::default();
-        let stream = self.transport.open(address, deadline).await.map_err(not_connected)?;
+        let stream =
+            self.transport.open(address, deadline).await.map_err(|source| {
+                not_connected(NoConnection { address: address.clone(), source })
+            })?;
         let stream = Counted { stream, received: received.clone() };
         let stream = Gathered::new(stream);
         // The callers have their own timeouts, which cover all that a command does.
@@ -152,6 +157,25 @@ async fn until_closed(driver: impl Future<Output = ()>, renewal: impl Future<Out
         biased;
         () = driver => {}
         () = renewal => {}
+    }
+}
+
+/// An attempt to connect that has failed, with the server's address, which the cause lacks.
+#[derive(Debug)]
+struct NoConnection {
+    address: RedisAddress,
+    source: io::Error,
+}
+
+impl fmt::Display for NoConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no connection to {}", self.address)
+    }
+}
+
+impl Error for NoConnection {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.source)
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::commands::{get_from_master, idle_key};
 use super::config::{RedisAddress, RedisConfig};
 use super::dialer::{Dialer, Mode, Wire, before};
-use super::error::{cannot_save, is_read_only, refuses_the_command, unreachable};
+use super::error::{cannot_save, is_read_only, needs_password, refuses_the_command, unreachable};
 use super::findings::{Answers, Findings};
 use super::sentinel::Sentinels;
 use super::server_info::field;
@@ -209,10 +209,10 @@ async fn ask(commands: &mut MultiplexedConnection) -> RedisResult<Answers> {
     Ok(Answers { info, time: time.map(Timestamp::from_millis) })
 }
 
-/// Returns a reply, or `None` if the server refuses the command.
+/// Returns a reply, or `None` if the server refuses this command and not all.
 fn unless_refused<R>(reply: RedisResult<R>) -> RedisResult<Option<R>> {
     match reply {
-        Err(error) if refuses_the_command(&error) => Ok(None),
+        Err(error) if refuses_the_command(&error) && !needs_password(&error) => Ok(None),
         reply => reply.map(Some),
     }
 }

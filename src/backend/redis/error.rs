@@ -12,6 +12,10 @@ use crate::error::{StoreError, StoreErrorKind};
 const NOT_ALONE: &str = "the server is one of a Redis Cluster, and another one has the key: use \
                          `RedisConfig::cluster`, or `redis-cluster://` in the URL";
 
+/// The cause of any refusal by a server that needs a password.
+const NEEDS_PASSWORD: &str = "the server needs a password: put it into the URL, as in \
+                              redis://:password@host, or call `RedisConfig::password`";
+
 /// The effect that a command without a reply may have had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Effect {
@@ -61,6 +65,9 @@ impl Effect {
 
 /// Returns the error of an attempt to connect. Nothing was done.
 pub(super) fn unreachable(error: RedisError) -> StoreError {
+    if needs_password(&error) {
+        return StoreError::from(StoreErrorKind::Refused).with_source(NEEDS_PASSWORD);
+    }
     match refusal(&error) {
         Some(kind) => StoreError::from(kind).with_source(error),
         None => not_connected(error),
@@ -82,6 +89,11 @@ fn refusal(error: &RedisError) -> Option<StoreErrorKind> {
 /// Returns `true` if the server did not carry out a command because it is not allowed or unknown.
 pub(super) fn refuses_the_command(error: &RedisError) -> bool {
     matches!(Refusal::of(error), Some(Refusal::NotAllowed | Refusal::Unexpected))
+}
+
+/// Returns `true` if the server carries out nothing before a password is given.
+pub(super) fn needs_password(error: &RedisError) -> bool {
+    error.code() == Some("NOAUTH")
 }
 
 /// Returns `true` if the server must not be used although it answers.
