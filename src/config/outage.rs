@@ -76,11 +76,11 @@ pub enum OutagePolicy {
     #[doc(alias = "stale-if-error")]
     ServeCached {
         /// Maximum age of the node's last proof that it receives announcements. More than
-        /// [`max_staleness`](ClusterConfig::max_staleness), at most 1 hour.
+        /// [`max_staleness`](crate::ClusterConfig::max_staleness), at most 1 hour.
         ///
-        /// A node that does not listen ([`enabled(false)`](ClusterConfig::enabled)) has no such
+        /// A node that does not listen ([`enabled(false)`](crate::ClusterConfig::enabled)) has no such
         /// proof. There it is the maximum age of the cached version, and must be more than
-        /// [`local_cache_ttl`](ClusterConfig::local_cache_ttl).
+        /// [`local_cache_ttl`](crate::ClusterConfig::local_cache_ttl).
         max_age: Duration,
     },
 }
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn each_mistake_has_its_error() {
-        let (new, second) = (ClusterConfig::new, Duration::from_secs(1));
+        let (new, second) = (crate::ClusterConfig::new, Duration::from_secs(1));
         let age = |max_age: Duration, above: Duration| {
             Err(ConfigError::ServeCachedMaxAge { max_age, above })
         };

@@ -1,5 +1,6 @@
 //! The options about the owners of sessions.
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::SessionConfigBuilder;
@@ -40,8 +41,9 @@ impl<T> SessionConfigBuilder<T> {
     ///
     /// An owner is what [`SessionStore::sessions_of`](crate::SessionStore::sessions_of) and
     /// [`SessionStore::delete_all_of`](crate::SessionStore::delete_all_of) ("log out everywhere")
-    /// look up. Owners are compared byte for byte. The closure must be deterministic and fast, and
-    /// must not panic. It returns `None` for a session without an owner.
+    /// look up, by the owner's text. Texts are compared byte for byte. The closure must be
+    /// deterministic and fast, and must not panic. It returns `None` for a session without an
+    /// owner.
     ///
     /// For each owner the backend keeps an index of sessions, under a keyed hash of the owner. A
     /// session with an owner costs one more round trip when it is created, when its owner changes,
@@ -68,13 +70,16 @@ impl<T> SessionConfigBuilder<T> {
     ///
     /// let secret = Secret::new("at least thirty-two bytes of secret")?;
     /// let config = SessionConfig::<UserSession>::builder(secret)
-    ///     .owner(|session: &UserSession| session.user_id.map(|id| id.to_string()))
+    ///     .owner(|session: &UserSession| session.user_id)
     ///     .build()?;
     /// # let _ = config;
     /// # Ok::<(), clustered_sessions::ConfigError>(())
     /// ```
-    pub fn owner(mut self, owner: impl Fn(&T) -> Option<String> + Send + Sync + 'static) -> Self {
-        self.owner = Some(Arc::new(owner));
+    pub fn owner<O: fmt::Display>(
+        mut self,
+        owner: impl Fn(&T) -> Option<O> + Send + Sync + 'static,
+    ) -> Self {
+        self.owner = Some(Arc::new(move |data| owner(data).map(|owner| owner.to_string())));
         self
     }
 
@@ -95,14 +100,14 @@ impl<T> SessionConfigBuilder<T> {
     /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { user_id: Option<i64> }
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev"))
-    ///     .owner(|session: &UserSession| session.user_id.map(|id| id.to_string()))
+    ///     .owner(|session: &UserSession| session.user_id)
     ///     .max_sessions_of_owner(2, LimitPolicy::EndOldest)
     ///     .build()?;
     /// let store = SessionStore::new(config);
     /// for _ in 0..3 {
     ///     let _ = store.create(UserSession { user_id: Some(42) }).await?;
     /// }
-    /// assert_eq!(store.sessions_of("42").await?.len(), 2);
+    /// assert_eq!(store.sessions_of(42).await?.len(), 2);
     /// # Ok(()) }
     /// ```
     ///

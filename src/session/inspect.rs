@@ -75,6 +75,37 @@ impl<T: SessionData> Session<T> {
         self.request.outage()
     }
 
+    /// Returns the error with which the record of this request's session could not be decoded or
+    /// decrypted. `None` if there is no such record.
+    ///
+    /// The visitor is treated as one without a session, but a change is refused with
+    /// [`Corrupt`](crate::StoreErrorKind::Corrupt): the record is left to the build or the node
+    /// that can read it. If there is none, let the visitor begin anew with
+    /// [`replace`](Session::replace), or [`destroy`](Session::destroy) the record. Otherwise,
+    /// nothing that the visitor does is kept until the record expires.
+    ///
+    /// ```
+    /// # use clustered_sessions::Session;
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
+    /// # struct Shopper { items: u64 }
+    /// async fn add_to_cart(session: Session<Shopper>) {
+    ///     if session.unreadable().is_some() {
+    ///         session.replace(Shopper::default());
+    ///     }
+    ///     session.update(|shopper| shopper.items += 1);
+    /// }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// # let session = Session::detached(Shopper::default());
+    /// # add_to_cart(session.clone()).await;
+    /// # assert_eq!(session.read(|shopper| shopper.items), 1);
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn unreadable(&self) -> Option<StoreError> {
+        self.request.unreadable()
+    }
+
     /// Returns the store that this session lives in.
     pub fn store(&self) -> &SessionStore<T> {
         self.request.store()

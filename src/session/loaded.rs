@@ -104,6 +104,14 @@ impl<T> Loaded<T> {
         }
     }
 
+    /// Returns the error with which the record could not be decoded.
+    pub(super) fn unreadable(&self) -> Option<&StoreError> {
+        match self {
+            Loaded::Unreadable(error, _) => Some(error),
+            _ => None,
+        }
+    }
+
     /// Returns the error that made the session read-only.
     pub(super) fn outage(&self) -> Option<&StoreError> {
         match self {

@@ -301,6 +301,10 @@ impl<T> RequestSession<T> {
         self.lock().loaded().outage().cloned()
     }
 
+    pub(super) fn unreadable(&self) -> Option<StoreError> {
+        self.lock().loaded().unreadable().cloned()
+    }
+
     /// Ends a request that has no response head: it was cancelled, has panicked or has failed.
     ///
     /// A logout is still carried out. Other changes are dropped, unless their commit was requested.

@@ -36,7 +36,8 @@ impl<T: SessionData> Session<T> {
     }
 
     /// Waits until the session has ended, and returns the reason. Returns
-    /// [`Deleted`](crate::Ended::Deleted) at once if the visitor has no session. A regeneration is
+    /// [`Deleted`](crate::Ended::Deleted) at once if the visitor has no session, or if it has ended
+    /// before this call: call it before a stream begins, not after it has ended. A regeneration is
     /// no end: see the risk of [`regenerate`](Session::regenerate). [`SessionWatch::changed`] says
     /// how soon an end is noticed.
     ///

@@ -1,8 +1,9 @@
 //! Queries and deletions by owner.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use futures_core::Stream;
+use futures_core::stream::BoxStream;
 
 use super::SessionStore;
 use super::index::Owners;
@@ -29,13 +30,13 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev"))
-    ///     .owner(|session: &UserSession| session.user_id.map(|id| id.to_string()))
+    ///     .owner(|session: &UserSession| session.user_id)
     ///     .build()?;
     /// let store = SessionStore::new(config);
     /// let _ = store.create(UserSession { user_id: Some(42), browser: "Firefox".into() }).await?;
     /// let _ = store.create(UserSession { user_id: Some(7), browser: "Lynx".into() }).await?;
     ///
-    /// for session in store.sessions_of("42").await? {
+    /// for session in store.sessions_of(42).await? {
     ///     assert_eq!(session.data().browser, "Firefox");
     /// }
     /// # Ok(()) }
@@ -45,8 +46,11 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// Fails with [`NotConfigured`](StoreErrorKind::NotConfigured) without an `owner`, or with the
     /// backend's error.
-    pub async fn sessions_of(&self, owner: &str) -> Result<Vec<Record<T>>, StoreError> {
-        let listed = self.load_sessions_of(owner).await?;
+    pub async fn sessions_of(
+        &self,
+        owner: impl fmt::Display,
+    ) -> Result<Vec<Record<T>>, StoreError> {
+        let listed = self.load_sessions_of(&owner.to_string()).await?;
         // The last one of several versions of a record. A regeneration that has failed may have
         // left a second record of the same login.
         let sessions: BTreeMap<_, _> =
@@ -70,13 +74,13 @@ impl<T: SessionData> SessionStore<T> {
     /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { user_id: Option<i64> }
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev"))
-    /// #     .owner(|session: &UserSession| session.user_id.map(|id| id.to_string()))
+    /// #     .owner(|session: &UserSession| session.user_id)
     /// #     .build()?;
     /// use futures_util::TryStreamExt;
     ///
     /// # let store = SessionStore::new(config);
     /// let _ = store.create(UserSession { user_id: Some(42) }).await?;
-    /// let mut sessions = std::pin::pin!(store.each_session_of("42"));
+    /// let mut sessions = store.each_session_of(42);
     /// while let Some(session) = sessions.try_next().await? {
     ///     println!("logged in until {:?}", session.expires_at());
     /// }
@@ -84,17 +88,17 @@ impl<T: SessionData> SessionStore<T> {
     /// ```
     pub fn each_session_of(
         &self,
-        owner: &str,
-    ) -> impl Stream<Item = Result<Record<T>, StoreError>> + Send + use<T> {
+        owner: impl fmt::Display,
+    ) -> BoxStream<'static, Result<Record<T>, StoreError>> {
+        let (store, owner) = (self.clone(), owner.to_string());
         let scan = |tag| Scan::of_owner(self.clone(), tag);
-        let scans = self.owners().map(|owners| owners.tags(owner).map(scan).collect());
-        let (store, owner) = (self.clone(), owner.to_owned());
+        let scans = self.owners().map(|owners| owners.tags(&owner).map(scan).collect());
         let selects = move |record: &Record<T>| {
             let owners = store.inner.owners.as_ref();
             owners.is_some_and(|owners| owners.is_owner(&owner, record))
                 && !store.has_expired(record)
         };
-        records(scans, Tombstones::Follow, selects)
+        Box::pin(records(scans, Tombstones::Follow, selects))
     }
 
     /// Deletes all sessions of one owner, on every node: "log out everywhere".
@@ -116,14 +120,14 @@ impl<T: SessionData> SessionStore<T> {
     /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { user_id: Option<i64> }
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev"))
-    /// #     .owner(|session: &UserSession| session.user_id.map(|id| id.to_string()))
+    /// #     .owner(|session: &UserSession| session.user_id)
     /// #     .build()?;
     /// # let store = SessionStore::new(config);
     /// for _ in 0..3 {
     ///     let _ = store.create(UserSession { user_id: Some(42) }).await?;
     /// }
-    /// assert_eq!(store.delete_all_of("42").await?.deleted, 3);
-    /// assert!(store.sessions_of("42").await?.is_empty());
+    /// assert_eq!(store.delete_all_of(42).await?.deleted, 3);
+    /// assert!(store.sessions_of(42).await?.is_empty());
     /// # Ok(()) }
     /// ```
     ///
@@ -138,9 +142,13 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// A Redis that evicts keys may have lost entries of the owner's index. All sessions are then
     /// looked at, which takes time in proportion to their number, and may take more than a minute.
-    pub async fn delete_all_of(&self, owner: &str) -> Result<BulkDeletion, StoreError> {
+    pub async fn delete_all_of(
+        &self,
+        owner: impl fmt::Display,
+    ) -> Result<BulkDeletion, StoreError> {
         self.begin()?;
-        let delete = self.delete_owned(owner, None, &|_| true, Unreadable::Delete);
+        let owner = owner.to_string();
+        let delete = self.delete_owned(&owner, None, &|_| true, Unreadable::Delete);
         self.operation_within(revocation_timeout(), delete).await
     }
 
@@ -156,7 +164,7 @@ impl<T: SessionData> SessionStore<T> {
     ///     Fresh(session): Fresh<Session<UserSession>>,
     /// ) -> Result<(), SessionError> {
     ///     // … the new password has been stored.
-    ///     let Some(user_id) = session.read(|data| data.user_id.map(|id| id.to_string())) else { return Ok(()) };
+    ///     let Some(user_id) = session.read(|data| data.user_id) else { return Ok(()) };
     ///     // Ends what was opened with the old cookie, which somebody else may know.
     ///     let is_remembered = session.record().is_some_and(|record| record.is_remembered());
     ///     session.replace(session.read(UserSession::clone));
@@ -183,10 +191,11 @@ impl<T: SessionData> SessionStore<T> {
     /// As [`delete_all_of`](SessionStore::delete_all_of).
     pub async fn delete_all_of_except(
         &self,
-        owner: &str,
+        owner: impl fmt::Display,
         keep: SessionId,
     ) -> Result<BulkDeletion, StoreError> {
         self.begin()?;
+        let owner = owner.to_string();
         let keep_all = async {
             // A session that cannot be read is kept under its id.
             let kept = match self.load_present(keep).await {
@@ -197,7 +206,7 @@ impl<T: SessionData> SessionStore<T> {
             let is_kept =
                 |record: &Record<T>| record.id() == keep || Some(record.origin()) == origin;
             let is_other = |record: &Record<T>| !is_kept(record);
-            self.delete_owned(owner, Some(keep), &is_other, Unreadable::Delete).await
+            self.delete_owned(&owner, Some(keep), &is_other, Unreadable::Delete).await
         };
         self.operation_within(revocation_timeout(), keep_all).await
     }
@@ -218,7 +227,7 @@ impl<T: SessionData> SessionStore<T> {
     /// async fn login(session: Session<UserSession>, user_id: i64) -> Result<(), SessionError> {
     ///     session.replace(UserSession { user_id: Some(user_id) });
     ///     session.save().await?;
-    ///     let _ = session.store().delete_all_but_newest_of(&user_id.to_string()).await?;
+    ///     let _ = session.store().delete_all_but_newest_of(user_id).await?;
     ///     Ok(())
     /// }
     /// ```
@@ -231,15 +240,19 @@ impl<T: SessionData> SessionStore<T> {
     /// # Errors
     ///
     /// As [`delete_all_of`](SessionStore::delete_all_of).
-    pub async fn delete_all_but_newest_of(&self, owner: &str) -> Result<BulkDeletion, StoreError> {
+    pub async fn delete_all_but_newest_of(
+        &self,
+        owner: impl fmt::Display,
+    ) -> Result<BulkDeletion, StoreError> {
         self.begin()?;
+        let owner = owner.to_string();
         let delete = async {
             // The last one of several logins finds the sessions of all others here. Its call
             // deletes all but the newest of them, which no call deletes.
-            let sessions = self.sessions_of(owner).await?;
+            let sessions = self.sessions_of(&owner).await?;
             let Some(newest) = sessions.first() else { return Ok(BulkDeletion::default()) };
             let is_older = |record: &Record<T>| Login::of(record) < Login::of(newest);
-            self.delete_owned(owner, Some(newest.id()), &is_older, Unreadable::Delete).await
+            self.delete_owned(&owner, Some(newest.id()), &is_older, Unreadable::Delete).await
         };
         self.operation_within(revocation_timeout(), delete).await
     }
@@ -258,7 +271,7 @@ impl<T: SessionData> SessionStore<T> {
     /// # struct UserSession { user_id: Option<i64>, device: String }
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev"))
-    /// #     .owner(|session: &UserSession| session.user_id.map(|id| id.to_string()))
+    /// #     .owner(|session: &UserSession| session.user_id)
     /// #     .build()?;
     /// # let store = SessionStore::new(config);
     /// # for device in ["phone", "laptop"] {
@@ -266,7 +279,7 @@ impl<T: SessionData> SessionStore<T> {
     /// # }
     /// let month_ago = SystemTime::now() - Duration::from_secs(30 * 24 * 3600);
     /// let done = store
-    ///     .bulk_delete_of("42", |s| s.data().device == "phone" || s.created_at() < month_ago)
+    ///     .bulk_delete_of(42, |s| s.data().device == "phone" || s.created_at() < month_ago)
     ///     .await?;
     /// assert_eq!(done.deleted, 1);
     /// # Ok(()) }
@@ -277,11 +290,12 @@ impl<T: SessionData> SessionStore<T> {
     /// As [`delete_all_of`](SessionStore::delete_all_of).
     pub async fn bulk_delete_of(
         &self,
-        owner: &str,
+        owner: impl fmt::Display,
         predicate: impl Fn(&Record<T>) -> bool + Send + Sync,
     ) -> Result<BulkDeletion, StoreError> {
         self.begin()?;
-        let delete = self.delete_owned(owner, None, &predicate, Unreadable::Keep);
+        let owner = owner.to_string();
+        let delete = self.delete_owned(&owner, None, &predicate, Unreadable::Keep);
         self.operation_within(revocation_timeout(), delete).await
     }
 
@@ -329,7 +343,21 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     /// Returns the owner of a session, if owners are configured and it has one.
-    pub(super) fn owner_of(&self, record: &Record<T>) -> Option<String> {
+    ///
+    /// ```
+    /// # use clustered_sessions::{Secret, SessionConfig, SessionStore};
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { user_id: Option<i64> }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev"))
+    ///     .owner(|session: &UserSession| session.user_id)
+    ///     .build()?;
+    /// let store = SessionStore::new(config);
+    /// let session = store.create(UserSession { user_id: Some(42) }).await?;
+    /// assert_eq!(store.owner_of(&session.record).as_deref(), Some("42"));
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn owner_of(&self, record: &Record<T>) -> Option<String> {
         self.inner.owners.as_ref()?.owner_of(record.data())
     }
 

@@ -113,6 +113,28 @@ async fn an_unreadable_record_is_not_a_session_and_is_kept() {
 }
 
 #[tokio::test]
+async fn a_visitor_whose_record_cannot_be_read_can_begin_anew() {
+    let memory = MemoryBackend::new();
+    let sessions = node(&memory).await;
+    let mut browser = Browser::with(&sessions, ada()).await;
+    let app = serve(&sessions, async |session: Session<Data>| {
+        if let Some(error) = session.unreadable() {
+            assert_eq!(error.kind(), StoreErrorKind::Corrupt);
+            session.replace(Data::default());
+        }
+        session.update(|data| data.visits += 1);
+        session.data().visits.to_string()
+    });
+    assert_eq!(browser.visit(&app).await.body, "1", "a session that can be read goes on");
+    assert_eq!(browser.visit(&app).await.body, "2");
+    corrupt_record(&memory, &sessions).await;
+    for visits in ["1", "2"] {
+        let page = browser.visit(&app).await;
+        assert_eq!((page.status, &*page.body), (StatusCode::OK, visits));
+    }
+}
+
+#[tokio::test]
 async fn a_logout_deletes_a_record_that_cannot_be_read() {
     let memory = MemoryBackend::new();
     let sessions = node(&memory).await;

@@ -310,7 +310,7 @@ fn a_failover_is_noticed_though_the_runtime_of_the_first_connection_has_gone() {
     // As an application does that prepares its store before it starts its server.
     let node = runtime().block_on(store(config().redis(redis)));
     runtime().block_on(async {
-        node.create(Data::of("ada")).await.unwrap();
+        let _ = node.create(Data::of("ada")).await.unwrap();
         // The old master stays up, and the connections to it live.
         named.send((new.port(), 2)).unwrap();
         eventually(async || creates_on(&node, &new).await, "the node uses the new master").await;
@@ -330,7 +330,7 @@ async fn sentinels_that_are_set_up_anew_are_followed_to_another_master() {
     let (named, claims) = watch::channel((old.port(), 7));
     let sentinels = RedisSentinels::new(SERVICE, [("127.0.0.1", liar(claims).await)]);
     let node = store(config().redis(RedisConfig::sentinel(sentinels)).enable_retry(false)).await;
-    node.create(Data::of("ada")).await.unwrap();
+    let _ = node.create(Data::of("ada")).await.unwrap();
     named.send((new.port(), 1)).unwrap();
     let has_left = async || !node.coordinator().is_listening();
     eventually(has_left, "no sentinel names the master, so the cache is not used").await;
