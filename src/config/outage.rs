@@ -78,8 +78,8 @@ pub enum OutagePolicy {
         /// Maximum age of the node's last proof that it receives announcements. More than
         /// [`max_staleness`](crate::ClusterConfig::max_staleness), at most 1 hour.
         ///
-        /// A node that does not listen ([`enabled(false)`](crate::ClusterConfig::enabled)) has no such
-        /// proof. There it is the maximum age of the cached version, and must be more than
+        /// A node that does not listen ([`enabled(false)`](crate::ClusterConfig::enabled)) has no
+        /// such proof. There it is the maximum age of the cached version, and must be more than
         /// [`local_cache_ttl`](crate::ClusterConfig::local_cache_ttl).
         max_age: Duration,
     },

@@ -45,6 +45,12 @@ impl<T> SessionConfigBuilder<T> {
     /// deterministic and fast, and must not panic. It returns `None` for a session without an
     /// owner.
     ///
+    /// A request whose change gives its session another owner has logged somebody in. The session
+    /// gets a new token then, as by [`regenerate`](crate::Session::regenerate), so that whoever had
+    /// planted the old one is not logged in as well (OWASP Session Management Cheat Sheet, "Renew
+    /// the Session ID After Any Privilege Level Change"). A change after the response has begun, or
+    /// by [`SessionStore::modify`](crate::SessionStore::modify), cannot do that.
+    ///
     /// For each owner the backend keeps an index of sessions, under a keyed hash of the owner. A
     /// session with an owner costs one more round trip when it is created, when its owner changes,
     /// and when it is extended for the first time in an hour. A session without an owner costs

@@ -99,6 +99,11 @@ impl<T: SessionData> RequestSession<T> {
         {
             batch.plan_without_changes();
         }
+        // Somebody else may have planted the token, and must not be logged in with the visitor.
+        // Without a response head, the visitor could not be given another one.
+        if batch.plan == Plan::Update && !batch.head_sent && self.is_login(&batch) {
+            batch.plan = Plan::Regenerate;
+        }
         if let Err(error) = batch.check() {
             self.put_back(batch);
             return Err(error);
@@ -180,6 +185,12 @@ impl<T: SessionData> RequestSession<T> {
         let cookie = self.cookie_to_confirm(loaded)?;
         let found = self.store().read(cookie.id, Freshness::Fresh).await;
         matches!(found, Ok(Ok(_))).then(|| CookieChange::Set(cookie.token.clone()))
+    }
+
+    /// Returns `true` if the changes give the session an owner that it did not have.
+    fn is_login(&self, batch: &Batch<T>) -> bool {
+        let (Loaded::Live(base), Some(data)) = (&batch.loaded, &batch.data) else { return false };
+        self.store().has_new_owner(base, data)
     }
 
     fn put_back(&self, mut batch: Batch<T>) {

@@ -44,7 +44,7 @@ impl RefusedCookies {
             tracing::info!(
                 reason = refusal.name(),
                 suppressed,
-                "a session cookie does not verify: it is forged, or signed with a secret that this node does not have"
+                "a session cookie does not verify: no secret of this node has signed it"
             );
         }
     }

@@ -109,6 +109,11 @@ impl<T: SessionData> SessionStore<T> {
         Some(Ownership { owner, is_new })
     }
 
+    /// Returns `true` if `data`, which was made from `base`, has another owner.
+    pub(crate) fn has_new_owner(&self, base: &Record<T>, data: &T) -> bool {
+        self.ownership(Some(base), data).is_some_and(|ownership| ownership.is_new)
+    }
+
     /// Adds a session to the index of its owner, as must be done before a version with this
     /// deadline is written. `base` is the version under the same id before.
     pub(super) async fn index_before_write(

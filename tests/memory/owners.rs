@@ -8,7 +8,8 @@ use futures_util::TryStreamExt as _;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::failing::failing_as;
-use crate::web::{Data, config, request, settle, start};
+use crate::handles::session_after_the_head;
+use crate::web::{Browser, COOKIE, Data, config, only_data, request, serve, settle, start};
 
 async fn node() -> SessionLayer<Data> {
     let clock = Clock::tokio();
@@ -126,4 +127,55 @@ async fn an_index_that_cannot_be_read_is_an_error_and_not_an_owner_without_sessi
         let found = timeout(Duration::from_secs(60), found).await.expect("it ends");
         assert_eq!(found.unwrap_err().kind(), StoreErrorKind::Refused, "{method:?}");
     }
+}
+
+/// Adds a visit, and makes the user the owner.
+fn log_in_as(user: &'static str) -> impl Fn(&mut Data) + Send + Sync + 'static {
+    move |data| {
+        data.user = Some(user.to_owned());
+        data.visits += 1;
+    }
+}
+
+/// Session fixation: see OWASP's Session Management Cheat Sheet, "Renew the Session ID After Any
+/// Privilege Level Change".
+#[tokio::test]
+async fn a_change_that_gives_a_session_an_owner_gives_it_a_new_token() {
+    let node = node().await;
+    let count = serve(&node, async |session: Session<Data>| {
+        session.update(|data| data.visits += 1);
+        session.data().user.clone().unwrap_or_default()
+    });
+    let by_update = serve(&node, async |session: Session<Data>| session.update(log_in_as("Ada")));
+    let by_modify =
+        serve(&node, async |session: Session<Data>| session.modify(log_in_as("Grace")).await);
+    let mut browser = Browser::new();
+    browser.visit(&count).await;
+    for (app, user, visits) in [(by_update, "Ada", 5), (by_modify, "Grace", 9)] {
+        let planted = browser.clone();
+        browser.visit(&count).await;
+        assert_eq!(browser.cookie(COOKIE), planted.cookie(COOKIE));
+        browser.visit(&app).await;
+        let token = browser.cookie(COOKIE).map(str::to_owned);
+        assert_ne!(token.as_deref(), planted.cookie(COOKIE));
+        assert_eq!(browser.visit(&count).await.body, user);
+        browser.visit(&app).await;
+        let data = only_data(&node).await;
+        assert_eq!((data.user.as_deref(), data.visits), (Some(user), visits), "all is kept");
+        assert_eq!(browser.cookie(COOKIE), token.as_deref(), "a login as the same user is none");
+        let nobody = serve(&node, async |session: Session<Data>| session.is_new().to_string());
+        assert_eq!(planted.clone().visit(&nobody).await.body, "true");
+    }
+}
+
+/// Nothing could tell the visitor about another token.
+#[tokio::test]
+async fn a_login_after_the_response_has_begun_keeps_the_token() {
+    let node = node().await;
+    let browser = Browser::with(&node, Data::default()).await;
+    let session = session_after_the_head(&node, &browser).await;
+    session.update(log_in_as("Ada"));
+    session.save().await.unwrap();
+    let session = session_after_the_head(&node, &browser).await;
+    assert_eq!(session.data().user.as_deref(), Some("Ada"));
 }
