@@ -8,6 +8,8 @@ use std::str::FromStr;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use quick_cache::DefaultHashBuilder;
+use serde::de::{self, Deserialize, Deserializer};
+use serde::ser::{Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
 use crate::random::random_bytes;
@@ -92,6 +94,7 @@ impl fmt::Debug for SessionToken {
 ///
 /// It is not a credential. It may be logged, shown to administrators and passed to the methods of
 /// the store. As text it is 22 characters of base64url, and only this canonical spelling parses.
+/// In every format of serde it is that text, so it can be a field of a form or a part of a path.
 ///
 /// ```
 /// use clustered_sessions::SessionId;
@@ -99,7 +102,8 @@ impl fmt::Debug for SessionToken {
 /// let id: SessionId = "AAAAAAAAAAAAAAAAAAAAAA".parse()?;
 /// assert_eq!(id.to_string(), "AAAAAAAAAAAAAAAAAAAAAA");
 /// assert!("not an id".parse::<SessionId>().is_err());
-/// # Ok::<(), clustered_sessions::InvalidSessionId>(())
+/// assert_eq!(serde_json::to_string(&id)?, "\"AAAAAAAAAAAAAAAAAAAAAA\"");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SessionId([u8; 16]);
@@ -161,6 +165,35 @@ impl FromStr for SessionId {
     }
 }
 
+/// Serializes the text form, in binary formats too: an id then looks the same everywhere.
+impl Serialize for SessionId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.write_text(&mut [0; TEXT_LEN]))
+    }
+}
+
+impl<'de> Deserialize<'de> for SessionId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(TextForm)
+    }
+}
+
+/// Reads an id from text, whether borrowed or owned.
+struct TextForm;
+
+impl de::Visitor<'_> for TextForm {
+    type Value = SessionId;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a session id as text")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<SessionId, E> {
+        // Not `invalid_value`, which would repeat the text: by mistake it may be a credential.
+        text.parse().map_err(E::custom)
+    }
+}
+
 /// The error for a text that is not a [`SessionId`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidSessionId(());
@@ -218,6 +251,38 @@ mod tests {
     #[test]
     fn a_token_does_not_print_itself() {
         assert_eq!(format!("{:?}", SessionToken::random()), "SessionToken(redacted)");
+    }
+
+    #[test]
+    fn an_id_is_its_text_in_json_as_a_value_and_as_a_key() {
+        let text = "n59REfeyengfHx3d5evC3Q";
+        let id: SessionId = text.parse().unwrap();
+        let json = serde_json::to_string(&id).unwrap();
+        assert_eq!(json, format!("\"{text}\""));
+        assert_eq!(serde_json::from_str::<SessionId>(&json).unwrap(), id);
+        assert_eq!(serde_json::from_value::<SessionId>(text.into()).unwrap(), id);
+        let map: HashMap<_, _> = [(id, 1)].into();
+        let json = serde_json::to_string(&map).unwrap();
+        assert_eq!(json, format!("{{\"{text}\":1}}"));
+        assert_eq!(serde_json::from_str::<HashMap<SessionId, u8>>(&json).unwrap(), map);
+    }
+
+    #[cfg(feature = "messagepack")]
+    #[test]
+    fn an_id_is_its_text_in_a_binary_format() {
+        let id: SessionId = "n59REfeyengfHx3d5evC3Q".parse().unwrap();
+        let bytes = rmp_serde::to_vec(&id).unwrap();
+        assert_eq!(bytes, [&[0xb6], "n59REfeyengfHx3d5evC3Q".as_bytes()].concat());
+        assert_eq!(rmp_serde::from_slice::<SessionId>(&bytes).unwrap(), id);
+    }
+
+    #[test]
+    fn a_malformed_id_is_refused_and_not_repeated_in_the_error() {
+        for text in ["", "secret", "n59REfeyengfHx3d5evC3R", "n59REfeyengfHx3d5evC3Q=="] {
+            let error = serde_json::from_value::<SessionId>(text.into()).unwrap_err().to_string();
+            assert_eq!(error, InvalidSessionId(()).to_string());
+        }
+        assert!(serde_json::from_str::<SessionId>("[1, 2]").is_err());
     }
 
     proptest! {

@@ -38,7 +38,7 @@ pub(crate) async fn show(session: Session<UserSession>) -> Result<Html<String>, 
 
 #[derive(Deserialize)]
 pub(crate) struct End {
-    origin: String,
+    origin: SessionId,
     password: String,
 }
 
@@ -55,8 +55,7 @@ pub(crate) async fn end(
         return Ok((StatusCode::FORBIDDEN, page).into_response());
     }
     // The owner's sessions alone are looked at, so the form cannot name anybody else's.
-    let origin = form.origin.parse().ok();
-    let ended = session.store().bulk_delete_of(&name, |it| Some(it.origin()) == origin).await;
+    let ended = session.store().bulk_delete_of(&name, |it| it.origin() == form.origin).await;
     let note = match ended.map_err(SessionError::from)?.deleted {
         0 => "That session had ended already.",
         _ => "That device is logged out.",
