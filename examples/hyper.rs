@@ -54,7 +54,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 /// Turns an error into its response: without a framework, the handler must do so itself.
 async fn handle(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    Ok(visit(&request).await.unwrap_or_else(SessionError::response))
+    Ok(visit(&request).await.unwrap_or_else(|error| error.to_response()))
 }
 
 async fn visit(request: &Request<Incoming>) -> Result<Response<Full<Bytes>>, SessionError> {

@@ -27,6 +27,6 @@ pub struct EmptyErrorResponse;
 
 impl<B: Default> ErrorResponse<B> for EmptyErrorResponse {
     fn response_for(&self, error: &SessionError) -> Response<B> {
-        error.clone().response()
+        error.to_response()
     }
 }

@@ -10,10 +10,11 @@ use crate::observe::Outcome;
 
 /// The reason why a session could not be read or changed.
 ///
-/// With the feature `axum` it implements `IntoResponse`, as [`response`](SessionError::response);
-/// in a debug build, the text of a [`MissingLayer`](SessionError::MissingLayer) is in the body.
-/// When the middleware replaces a response, it puts the error into the extensions of the new one,
-/// where an outer layer can read and log it.
+/// With the feature `axum` it implements `IntoResponse`, as
+/// [`to_response`](SessionError::to_response); in a debug build, the text of a
+/// [`MissingLayer`](SessionError::MissingLayer) is in the body. When the middleware replaces a
+/// response, it puts the error into the extensions of the new one, where an outer layer can read
+/// and log it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum SessionError {
@@ -103,9 +104,34 @@ impl SessionError {
         }
     }
 
-    /// Returns `true` if the change may have been made although it is reported as failed.
-    fn is_outcome_unknown(&self) -> bool {
+    /// Returns `true` if the change may have been made although it is reported as failed, so that
+    /// it must not be repeated without a look at the session.
+    ///
+    /// ```
+    /// # use clustered_sessions::{SessionError, StoreError, StoreErrorKind};
+    /// let error = |kind| SessionError::from(StoreError::new(kind));
+    /// assert!(error(StoreErrorKind::OutcomeUnknown).is_outcome_unknown());
+    /// assert!(!error(StoreErrorKind::Timeout).is_outcome_unknown());
+    /// ```
+    #[must_use]
+    pub fn is_outcome_unknown(&self) -> bool {
         matches!(self, Self::Store(error) if error.kind() == StoreErrorKind::OutcomeUnknown)
+    }
+
+    /// Returns the error of the store, or `None` if the variant says everything.
+    ///
+    /// ```
+    /// # use clustered_sessions::{SessionError, StoreError, StoreErrorKind};
+    /// let error = SessionError::ReadOnly(StoreError::new(StoreErrorKind::Timeout));
+    /// assert_eq!(error.store_error().map(StoreError::kind), Some(StoreErrorKind::Timeout));
+    /// assert!(SessionError::Gone.store_error().is_none());
+    /// ```
+    #[must_use]
+    pub fn store_error(&self) -> Option<&StoreError> {
+        match self {
+            Self::ReadOnly(error) | Self::Encode(error) | Self::Store(error) => Some(error),
+            _ => None,
+        }
     }
 
     /// Returns an empty response with this [`status`](Self::status), and with the error in its
@@ -113,13 +139,22 @@ impl SessionError {
     ///
     /// A 503 has `Retry-After: 1`, unless the outcome of a change is unknown: a client that sends
     /// the request again by itself could make the change twice.
-    pub fn response<B: Default>(self) -> Response<B> {
+    ///
+    /// ```
+    /// # use clustered_sessions::{SessionError, StoreError, StoreErrorKind};
+    /// let error = SessionError::from(StoreError::new(StoreErrorKind::Timeout));
+    /// let response: http::Response<String> = error.to_response();
+    /// assert_eq!(response.status(), 503);
+    /// assert!(response.extensions().get::<SessionError>().is_some());
+    /// ```
+    #[doc(alias = "response")]
+    pub fn to_response<B: Default>(&self) -> Response<B> {
         let mut response = Response::new(B::default());
         *response.status_mut() = self.status();
         if self.status() == StatusCode::SERVICE_UNAVAILABLE && !self.is_outcome_unknown() {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
-        response.extensions_mut().insert(self);
+        response.extensions_mut().insert(self.clone());
         response
     }
 }
@@ -171,10 +206,7 @@ impl fmt::Display for SessionError {
 
 impl Error for SessionError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::ReadOnly(error) | Self::Encode(error) | Self::Store(error) => error.source(),
-            _ => None,
-        }
+        self.store_error()?.source()
     }
 }
 
@@ -184,7 +216,7 @@ impl Error for SessionError {
 impl axum_core::response::IntoResponse for SessionError {
     fn into_response(self) -> axum_core::response::Response {
         let text = (cfg!(debug_assertions) && self.is_mistake()).then(|| self.to_string());
-        let mut response = self.response();
+        let mut response = self.to_response();
         if let Some(text) = text {
             *response.body_mut() = text.into();
         }
@@ -196,7 +228,7 @@ impl axum_core::response::IntoResponse for SessionError {
 #[cfg(feature = "axum")]
 impl axum_core::response::IntoResponse for StoreError {
     fn into_response(self) -> axum_core::response::Response {
-        SessionError::from(self).response()
+        SessionError::from(self).to_response()
     }
 }
 
@@ -211,7 +243,7 @@ mod tests {
         let store = |kind| SessionError::from(StoreError::new(kind));
         let statuses = |errors: Vec<SessionError>| {
             errors.into_iter().map(|error| {
-                let response = error.response::<()>();
+                let response = error.to_response::<()>();
                 assert!(response.extensions().get::<SessionError>().is_some());
                 let retry = response.headers().get(header::RETRY_AFTER).cloned();
                 (response.status().as_u16(), retry.map(|after| after.to_str().unwrap().to_owned()))
@@ -246,5 +278,18 @@ mod tests {
             SessionError::MissingLayer { data: "UserSession" },
         ]);
         assert!(statuses(mistakes).all(|response| response == (500, None)));
+    }
+
+    #[test]
+    fn an_error_gives_the_error_of_the_store_that_caused_it() {
+        let cause = || StoreError::new(StoreErrorKind::Timeout).with_source("a cause");
+        for error in [SessionError::ReadOnly, SessionError::Encode, SessionError::Store] {
+            let error = error(cause());
+            assert_eq!(error.store_error().unwrap().kind(), StoreErrorKind::Timeout);
+            assert_eq!(error.source().unwrap().to_string(), "a cause");
+        }
+        for error in [SessionError::Gone, SessionError::Conflict { attempts: 1 }] {
+            assert!(error.store_error().is_none() && error.source().is_none());
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! A filter of warp.
 
-use clustered_sessions::{Secret, Session, SessionConfig, SessionError, SessionLayer};
+use clustered_sessions::{Secret, Session, SessionConfig, SessionLayer};
 use http::header;
 use http_body_util::{BodyExt as _, Empty};
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,10 @@ async fn visit(session: Session<Visitor>) -> warp::reply::Response {
         visitor.visits += 1;
         visitor.visits
     });
-    visits.await.map_or_else(SessionError::response, |visits| visits.to_string().into_response())
+    match visits.await {
+        Ok(visits) => visits.to_string().into_response(),
+        Err(error) => error.to_response(),
+    }
 }
 
 /// Puts the session where filters can take it from.
@@ -37,7 +40,7 @@ where
             request.extensions_mut().insert(session);
             filters.call(request).await
         }
-        Err(error) => Ok(error.response()),
+        Err(error) => Ok(error.to_response()),
     }
 }
 
