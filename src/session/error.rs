@@ -55,9 +55,10 @@ pub enum SessionError {
 impl SessionError {
     /// Returns the status of the response, which tells the client nothing else:
     ///
-    /// - 503 if the backend has failed or refused the call, if other requests were faster, or if
-    ///   the session has ended meanwhile. A request that is sent again may succeed.
-    /// - 409 for a login that was refused because of the limit of sessions.
+    /// - 503 if the backend has failed or refused the call, or if other requests were faster. A
+    ///   request that is sent again may succeed.
+    /// - 409 if the session has ended meanwhile, and for a login that was refused because of the
+    ///   limit of sessions. The server is well, and the same request would fail again.
     /// - 404 for a session that the handler has asked a store for and that does not exist.
     /// - 500 for a mistake in the application, or a record that cannot be decoded.
     ///
@@ -78,9 +79,9 @@ impl SessionError {
             {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
-            Self::LimitReached => StatusCode::CONFLICT,
+            Self::Gone | Self::LimitReached => StatusCode::CONFLICT,
             Self::Store(error) if error.kind() == StoreErrorKind::NotFound => StatusCode::NOT_FOUND,
-            Self::Conflict { .. } | Self::Gone | Self::ReadOnly(_) | Self::Store(_) => {
+            Self::Conflict { .. } | Self::ReadOnly(_) | Self::Store(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
         }
@@ -257,7 +258,6 @@ mod tests {
             Kind::Overloaded,
             Kind::Refused,
             Kind::Conflict,
-            Kind::Gone,
             Kind::Closed,
         ];
         let mut retry = retry.map(store).to_vec();
@@ -266,7 +266,8 @@ mod tests {
         assert!(
             statuses(vec![store(Kind::OutcomeUnknown)]).all(|response| response == (503, None))
         );
-        assert!(statuses(vec![store(Kind::LimitReached)]).all(|response| response == (409, None)));
+        let conflicts = [Kind::Gone, Kind::LimitReached].map(store).to_vec();
+        assert!(statuses(conflicts).all(|response| response == (409, None)));
         assert!(statuses(vec![store(Kind::NotFound)]).all(|response| response == (404, None)));
 
         let mistakes =

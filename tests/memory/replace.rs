@@ -220,7 +220,7 @@ async fn assert_no_login_is_taken_away(
         }),
     ] {
         let page = late.visit(&app).await;
-        assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(page.status, StatusCode::CONFLICT);
         assert_eq!(page.set_cookies().len(), 0);
     }
     assert_eq!(visitor.visit(&serve(sessions, read)).await.body, "Ada");
@@ -252,7 +252,7 @@ async fn a_late_logout_with_the_old_cookie_ends_the_session_and_leaves_the_brows
         session.update(|data| data.user = Some("goodbye".into()));
     });
     let page = late.visit(&goodbye).await;
-    assert_eq!((page.status, page.set_cookies().len()), (StatusCode::SERVICE_UNAVAILABLE, 0));
+    assert_eq!((page.status, page.set_cookies().len()), (StatusCode::CONFLICT, 0));
     crate::web::eventually(async || sessions.store().size().await.unwrap() == 0).await;
 }
 

@@ -382,7 +382,7 @@ async fn a_thief_who_regenerates_as_fast_as_redis_answers_is_logged_out() {
             }
             is_alive.to_string()
         });
-        // A regeneration that a revocation has overtaken is answered with 503.
+        // A regeneration that a revocation has overtaken is answered with 409.
         async move {
             loop {
                 let page = thief.visit(&app).await;

@@ -29,7 +29,7 @@ async fn visit(request: Request<()>) -> Result<Response<u64>, Status> {
 fn status(error: SessionError) -> Status {
     match error.status() {
         StatusCode::SERVICE_UNAVAILABLE => Status::unavailable(error.to_string()),
-        StatusCode::CONFLICT => Status::resource_exhausted(error.to_string()),
+        StatusCode::CONFLICT => Status::failed_precondition(error.to_string()),
         _ => Status::internal(error.to_string()),
     }
 }

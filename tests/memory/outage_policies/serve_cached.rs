@@ -229,7 +229,7 @@ async fn a_session_that_a_reload_finds_gone_is_not_recreated() {
         assert!(session.is_new());
     });
     let page = browser.visit(&app).await;
-    assert_unavailable(&page);
+    assert_eq!((page.status, page.body.as_str()), (StatusCode::CONFLICT, ""));
     assert!(matches!(error(&page), SessionError::Gone));
     assert_eq!(site.elsewhere.store().size().await.unwrap(), 0);
 }
