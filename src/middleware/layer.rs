@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use http::HeaderValue;
+use http::{HeaderValue, Response};
 use tower_layer::Layer;
 
 use super::error_response::EmptyErrorResponse;
@@ -11,7 +11,7 @@ use super::service::SessionService;
 use crate::config::SessionConfig;
 use crate::error::StoreError;
 use crate::record::{NewSession, SessionData};
-use crate::session::LayerState;
+use crate::session::{LayerState, SessionError};
 use crate::store::SessionStore;
 
 /// A tower layer that gives the handlers below it a [`Session<T>`](crate::Session).
@@ -88,27 +88,27 @@ impl<T: SessionData, E> SessionLayer<T, E> {
     ///
     /// ```
     /// # #[cfg(feature = "axum")] {
-    /// use axum::{body::Body, http::Response};
-    /// use clustered_sessions::{SessionError, SessionLayer};
+    /// use axum::response::{Html, IntoResponse};
+    /// use clustered_sessions::SessionLayer;
     /// # use clustered_sessions::{Secret, SessionConfig};
     /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession;
-    ///
-    /// fn sorry(error: &SessionError) -> Response<Body> {
-    ///     let page = "<h1>Sorry</h1><p>Please try again in a minute.";
-    ///     let mut response = Response::new(Body::from(page));
-    ///     *response.status_mut() = error.status();
-    ///     response
-    /// }
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev")).build()?;
-    /// let sessions = SessionLayer::new(config).on_commit_error(sorry);
+    /// let sessions = SessionLayer::new(config).on_commit_error(|error| {
+    ///     let page = "<h1>Sorry</h1><p>Please try again in a minute.";
+    ///     (error.status(), Html(page)).into_response()
+    /// });
     /// let app: axum::Router = axum::Router::new().layer(sessions);
     /// # let _ = app; Ok(()) }
     /// # }
     /// ```
-    pub fn on_commit_error<F>(self, response: F) -> SessionLayer<T, F> {
+    pub fn on_commit_error<F, B>(self, response: F) -> SessionLayer<T, F>
+    where
+        // Not `ErrorResponse<B>`: only from `Fn` does the compiler infer a closure's argument.
+        F: Fn(&SessionError) -> Response<B> + Clone,
+    {
         SessionLayer { state: self.state, on_commit_error: response }
     }
 

@@ -319,13 +319,12 @@ fn fixed(text: &'static str) -> Either<Full<Bytes>, Empty<Bytes>> {
 #[tokio::test]
 async fn the_application_shapes_the_response_that_replaces_a_failed_commit() {
     let spy = Spy::new();
-    let sorry = |error: &SessionError| {
+    let sessions = node(&spy).await.on_commit_error(|error| {
         let mut response = http::Response::new(fixed("<h1>Sorry</h1>"));
         *response.status_mut() = error.status();
         response.headers_mut().insert("grpc-status", http::HeaderValue::from_static("14"));
         response
-    };
-    let sessions = node(&spy).await.on_commit_error(sorry);
+    });
     let handler = service_fn(async |request: Request| {
         let session = Session::<Data>::from_extensions(request.extensions()).await.unwrap();
         session.update(|data| data.visits += 1);
@@ -339,6 +338,18 @@ async fn the_application_shapes_the_response_that_replaces_a_failed_commit() {
     assert_eq!((page.body.as_str(), page.set_cookies().len()), ("<h1>Sorry</h1>", 0));
     assert_eq!(page.headers["grpc-status"], "14");
     assert!(matches!(page.extensions.get(), Some(SessionError::Store(_))));
+}
+
+#[tokio::test]
+async fn the_type_of_a_layer_that_shapes_error_responses_can_be_named() {
+    fn status(error: &SessionError) -> Response {
+        error.status().into_response()
+    }
+    let sessions: SessionLayer<Data, fn(&SessionError) -> Response> =
+        node(&MemoryBackend::new()).await.on_commit_error(status);
+    let app =
+        sessions.layer(service_fn(async |_: Request| Ok::<_, Infallible>(Response::default())));
+    assert_eq!(Browser::new().visit(&app).await.status, StatusCode::OK);
 }
 
 #[tokio::test]
