@@ -220,7 +220,13 @@ async fn stats(State(store): State<SessionStore<UserSession>>) -> Json<Value> {
 
 /// Readiness probe: responds 503 while the backend is unavailable.
 async fn healthz(State(store): State<SessionStore<UserSession>>) -> StatusCode {
-    if store.healthy().await { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+    match store.ping().await {
+        Ok(()) => StatusCode::OK,
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn Error, "the session backend does not answer");
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+    }
 }
 
 /// The reason why a request that requires a session was rejected.

@@ -13,12 +13,40 @@ use crate::resilience::Deadline;
 const PING_INTERVAL: Duration = Duration::from_millis(100);
 
 impl<T: SessionData> SessionStore<T> {
-    /// Pings the backend and returns `true` if it answers within one attempt.
+    /// Pings the backend and returns `true` if it answers within one attempt. See
+    /// [`ping`](SessionStore::ping) for the cause if it does not.
+    pub async fn healthy(&self) -> bool {
+        self.ping().await.is_ok()
+    }
+
+    /// Pings the backend, and waits for its answer no longer than one attempt takes.
     ///
     /// The ping is sent even while the circuit is open. If the backend answers it then, the circuit
     /// becomes half-open.
-    pub async fn healthy(&self) -> bool {
-        self.check_open().is_ok() && self.inner.backend.ping().await.is_ok()
+    ///
+    /// # Errors
+    ///
+    /// Fails with the backend's error, and with [`Closed`](StoreErrorKind::Closed) after
+    /// [`shutdown`](SessionStore::shutdown).
+    ///
+    /// ```
+    /// # use clustered_sessions::{Secret, SessionConfig, SessionStore};
+    /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession;
+    /// async fn is_ready(store: &SessionStore<UserSession>) -> bool {
+    ///     let pinged = store.ping().await.inspect_err(|error| eprintln!("not ready: {error}"));
+    ///     pinged.is_ok()
+    /// }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev")).build()?;
+    /// # let store = SessionStore::new(config);
+    /// # assert!(is_ready(&store).await);
+    /// # store.shutdown().await;
+    /// # assert!(!is_ready(&store).await);
+    /// # Ok(()) }
+    /// ```
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.check_open()?;
+        self.inner.backend.ping().await
     }
 
     /// Waits until the backend answers and this node receives announcements.

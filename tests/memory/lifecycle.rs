@@ -43,6 +43,23 @@ async fn a_backend_that_does_not_answer_is_not_taken_for_one_that_announces_noth
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_ping_that_fails_says_why() {
+    let (backend, faults) = FaultyBackend::new(MemoryBackend::new(), 1);
+    let store = SessionStore::new(config(&MemoryBackend::new()).backend(backend).build().unwrap());
+    store.ping().await.unwrap();
+    faults.fail_calls(1.0);
+    assert_eq!(store.ping().await.unwrap_err().kind(), StoreErrorKind::Unavailable);
+    faults.heal();
+    let hour = Duration::from_secs(3600);
+    faults.delay_calls_by(hour..hour * 2);
+    assert_eq!(store.ping().await.unwrap_err().kind(), StoreErrorKind::Timeout);
+    faults.heal();
+    store.shutdown().await;
+    assert_eq!(store.ping().await.unwrap_err().kind(), StoreErrorKind::Closed);
+    assert!(!store.healthy().await);
+}
+
 /// Polls a request `polls` times and then drops it. Returns `true` if it was still pending.
 async fn cut_off(app: &Router, request: Request<Body>, polls: usize) -> bool {
     let mut response = pin!(app.clone().oneshot(request));
