@@ -205,7 +205,7 @@ async fn stats(State(store): State<SessionStore<UserSession>>) -> Json<Value> {
         "announcements": coordinator.announcements_received(),
         "unreadable_announcements": coordinator.announcements_unreadable(),
         "disconnects": coordinator.disconnects(),
-        "circuit": format!("{:?}", store.circuit().state()),
+        "circuit": store.circuit().state().as_str(),
         "circuit_openings": store.circuit().openings(),
         "hits": cache.hits,
         "misses": cache.misses,

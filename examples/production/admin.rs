@@ -92,7 +92,7 @@ async fn stats(State(Admin { store, .. }): State<Admin>) -> Json<Value> {
         "disconnects": coordinator.disconnects(),
         "announcements": coordinator.announcements_received(),
         "unreadable_announcements": coordinator.announcements_unreadable(),
-        "circuit": format!("{:?}", circuit.state()),
+        "circuit": circuit.state().as_str(),
         "openings": circuit.openings(),
         "hits": cache.hits,
         "misses": cache.misses,

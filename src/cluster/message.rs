@@ -80,7 +80,7 @@ impl Announcement {
             session_id: id.as_ref().map(|id| Text(id.write_text(&mut id_text).into())),
             revision: revision
                 .map(|revision| Text(encode_128(revision.as_bytes(), &mut revision_text).into())),
-            reason: reason.map(|reason| Text(reason.name().into())),
+            reason: reason.map(|reason| Text(reason.as_str().into())),
             node_id: node_id.into(),
             timestamp,
         })

@@ -1,9 +1,18 @@
 //! The end of a session.
 
+use std::fmt;
+
 /// The end of a session, as a watch tells it and as an event reports it.
 ///
 /// All but [`Unknown`](Ended::Unknown) mean that the visitor has to log in again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// ```
+/// use clustered_sessions::Ended;
+///
+/// assert_eq!(Ended::OwnerRevoked.as_str(), "owner_revoked");
+/// assert_eq!(Ended::LoggedOut.to_string(), "the visitor has logged out");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Ended {
     /// The visitor has logged out, by [`Session::destroy`](crate::Session::destroy).
@@ -48,8 +57,9 @@ impl Ended {
     pub(crate) const DELETIONS: [Self; 5] =
         [Self::LoggedOut, Self::Replaced, Self::Revoked, Self::OwnerRevoked, Self::LimitReached];
 
-    /// Returns the name in metrics and announcements.
-    pub(crate) fn name(self) -> &'static str {
+    /// Returns the name in metrics and announcements, such as `logged_out`. It is stable, unlike
+    /// the sentence of `Display`.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::LoggedOut => "logged_out",
             Self::Replaced => "replaced",
@@ -64,6 +74,46 @@ impl Ended {
 
     /// Returns the reason of a deletion by its name. A later version may announce others.
     pub(crate) fn deletion_named(name: &str) -> Option<Self> {
-        Self::DELETIONS.into_iter().find(|reason| reason.name() == name)
+        Self::DELETIONS.into_iter().find(|reason| reason.as_str() == name)
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::LoggedOut => "the visitor has logged out",
+            Self::Replaced => "another session has taken the place of this one",
+            Self::Revoked => "the session was revoked",
+            Self::OwnerRevoked => "the sessions of the owner were revoked",
+            Self::LimitReached => "the owner has reached the limit of sessions",
+            Self::Deleted => "the session was deleted",
+            Self::Expired => "the session has expired",
+            Self::Unknown => "it is unknown whether the session still exists",
+        })
+    }
+}
+
+/// Lets a handler of a stream return the end of a watch with `?`.
+impl std::error::Error for Ended {}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn each_end_has_a_name_and_a_sentence_of_its_own() {
+        let texts =
+            |text: fn(&Ended) -> String| Ended::ALL.iter().map(text).collect::<HashSet<_>>();
+        assert_eq!(texts(|end| end.as_str().to_owned()).len(), Ended::ALL.len());
+        assert_eq!(texts(ToString::to_string).len(), Ended::ALL.len());
+        assert_eq!(HashSet::from(Ended::ALL).len(), Ended::ALL.len());
+    }
+
+    #[test]
+    fn the_end_of_a_watch_is_an_error() {
+        let end: Box<dyn std::error::Error> = Ended::Expired.into();
+        assert_eq!(end.to_string(), "the session has expired");
     }
 }

@@ -113,6 +113,20 @@ impl Circuit {
 }
 
 impl CircuitState {
+    /// Returns the name for logs and status pages: `closed`, `open` or `half_open`.
+    ///
+    /// ```
+    /// # use clustered_sessions::CircuitState;
+    /// assert_eq!(CircuitState::HalfOpen.as_str(), "half_open");
+    /// ```
+    pub fn as_str(self) -> &'static str {
+        match self {
+            CircuitState::Closed => "closed",
+            CircuitState::HalfOpen => "half_open",
+            CircuitState::Open => "open",
+        }
+    }
+
     /// Returns the value of the metric: higher is worse.
     fn in_metrics(self) -> f64 {
         match self {

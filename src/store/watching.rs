@@ -22,7 +22,7 @@ pub(super) struct Watching {
 impl Watching {
     pub(super) fn new(cluster: &ClusterSettings, metrics: &Metrics) -> Self {
         let ended = |reason: Ended| {
-            Counter::with_label(metrics, observe::ENDED_WATCHES, ("reason", reason.name()))
+            Counter::with_label(metrics, observe::ENDED_WATCHES, ("reason", reason.as_str()))
         };
         Watching {
             pulse: cluster.heartbeat(),
