@@ -10,11 +10,13 @@ use std::time::Duration;
 #[non_exhaustive]
 pub enum ConfigError {
     /// An environment variable is unset or not Unicode.
+    #[non_exhaustive]
     MissingVariable {
         /// The name of the variable.
         variable: String,
     },
     /// A [`Secret`](crate::Secret) is too short to derive keys from.
+    #[non_exhaustive]
     SecretTooShort {
         /// The length of the secret in bytes.
         found: usize,
@@ -29,6 +31,7 @@ pub enum ConfigError {
     Timeout(Duration),
     /// The absolute timeout is shorter than the idle one, or longer than
     /// [`MAX_TIMEOUT`](crate::SessionConfigBuilder::MAX_TIMEOUT).
+    #[non_exhaustive]
     AbsoluteTimeout {
         /// The absolute timeout.
         absolute: Duration,
@@ -60,6 +63,7 @@ pub enum ConfigError {
     /// The time to live of cached entries is zero.
     CacheTtlZero,
     /// The time to live of cached entries is longer than the session timeout.
+    #[non_exhaustive]
     CacheTtlAboveTimeout {
         /// The configured time to live of a cached entry.
         ttl: Duration,
@@ -71,6 +75,7 @@ pub enum ConfigError {
     /// `max_staleness` is outside 100 ms to 1 hour.
     MaxStaleness(Duration),
     /// `max_staleness` is shorter than the time that Redis may take to answer a heartbeat.
+    #[non_exhaustive]
     MaxStalenessBelowTimeout {
         /// The configured staleness.
         max_staleness: Duration,
@@ -82,6 +87,7 @@ pub enum ConfigError {
     ServeCachedWithoutCache,
     /// The `max_age` of [`OutagePolicy::ServeCached`](crate::OutagePolicy::ServeCached) is so short
     /// that the policy would have no effect, or is longer than 1 hour.
+    #[non_exhaustive]
     ServeCachedMaxAge {
         /// The configured maximum age.
         max_age: Duration,
@@ -119,6 +125,7 @@ pub enum ConfigError {
     /// `max_record_size` is outside 1 KiB to 16 MiB.
     MaxRecordSize(usize),
     /// The compression threshold is not below `max_record_size`, so no record would be compressed.
+    #[non_exhaustive]
     CompressionThreshold {
         /// The configured threshold in bytes.
         threshold: usize,
@@ -131,6 +138,7 @@ pub enum ConfigError {
     RetryMultiplier,
     /// The shortest pause between attempts is zero or above the longest, or the longest is above 1
     /// hour.
+    #[non_exhaustive]
     RetryDelay {
         /// The configured base delay.
         base: Duration,
@@ -145,6 +153,7 @@ pub enum ConfigError {
     AttemptTimeoutZero,
     /// The timeout of an attempt is shorter than the time that Redis may take to connect and
     /// answer.
+    #[non_exhaustive]
     AttemptTimeoutBelowRedis {
         /// The configured timeout of an attempt.
         attempt: Duration,
@@ -152,6 +161,7 @@ pub enum ConfigError {
         redis: Duration,
     },
     /// The timeout of an operation is shorter than that of one attempt, or longer than 1 hour.
+    #[non_exhaustive]
     OperationTimeout {
         /// The timeout of an operation.
         operation: Duration,

@@ -19,6 +19,7 @@ use crate::observe::Outcome;
 #[non_exhaustive]
 pub enum SessionError {
     /// The route is not below a [`SessionLayer`](crate::SessionLayer) for this type of data.
+    #[non_exhaustive]
     MissingLayer {
         /// The name of the requested type of data.
         data: &'static str,
@@ -26,6 +27,7 @@ pub enum SessionError {
     /// Two layers with different stores use the same cookie name.
     ClashingLayers,
     /// Other requests changed the session during every attempt. Nothing was written.
+    #[non_exhaustive]
     Conflict {
         /// The number of attempts.
         attempts: u32,

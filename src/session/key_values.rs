@@ -246,11 +246,13 @@ impl Session<KeyValues> {
 #[non_exhaustive]
 pub enum ValueError {
     /// The value is not of the type that was asked for.
+    #[non_exhaustive]
     OtherType {
         /// The key.
         key: String,
     },
     /// The value cannot be serialized to JSON.
+    #[non_exhaustive]
     NotJson {
         /// The key.
         key: String,

@@ -78,6 +78,7 @@ pub struct MigratingStore<Old> {
 
 /// What a [`MigratingStore`] does with the sessions of the old store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum MigrationStage {
     /// It leaves them there, and finds those that other nodes have moved.
     Prepare,
