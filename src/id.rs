@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::digest::CtOutput;
 use quick_cache::DefaultHashBuilder;
 use serde::de::{self, Deserialize, Deserializer};
 use serde::ser::{Serialize, Serializer};
@@ -23,8 +24,8 @@ pub(crate) const TEXT_LEN: usize = 22;
 /// [`SessionId`], from which the token cannot be computed. 128 bits from the operating system's
 /// random generator are what OWASP's Session Management Cheat Sheet asks for.
 ///
-/// `Debug` prints nothing of it, and there is no `Display`.
-#[derive(Clone, PartialEq, Eq)]
+/// `Debug` prints nothing of it, and there is no `Display` and no serialization.
+#[derive(Clone, Eq)]
 pub struct SessionToken([u8; 16]);
 
 impl SessionToken {
@@ -79,6 +80,14 @@ impl SessionToken {
     /// Returns the token as 22 characters of base64url.
     pub(crate) fn to_text(&self) -> String {
         URL_SAFE_NO_PAD.encode(self.0)
+    }
+}
+
+/// Compares in constant time: the time tells nothing about the bits that are equal.
+impl PartialEq for SessionToken {
+    fn eq(&self, other: &Self) -> bool {
+        let digest = |token: &Self| CtOutput::<Sha256>::new(Sha256::digest(token.0));
+        digest(self) == digest(other)
     }
 }
 
@@ -245,6 +254,16 @@ mod tests {
         for bit in 0..128 {
             let ones = tokens.iter().filter(|token| *token >> bit & 1 == 1).count();
             assert!((350..650).contains(&ones), "bit {bit} is one in {ones} of 1000 tokens");
+        }
+    }
+
+    #[test]
+    fn tokens_are_equal_if_all_their_bits_are() {
+        let token = SessionToken::random();
+        assert_eq!(token, SessionToken::from_bytes(*token.expose_bytes()));
+        for bit in 0..128 {
+            let other = u128::from_be_bytes(token.0) ^ 1 << bit;
+            assert_ne!(token, SessionToken(other.to_be_bytes()), "bit {bit}");
         }
     }
 
