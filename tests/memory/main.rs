@@ -5,6 +5,8 @@
 
 mod absolute_timeout;
 mod allocations;
+#[cfg(all(feature = "messagepack", feature = "testing", feature = "tls"))]
+mod auto_traits;
 mod compose;
 #[cfg(feature = "testing")]
 mod conformance;
