@@ -108,7 +108,7 @@
 //!
 //! | feature | default | adds |
 //! |---|---|---|
-//! | `axum` | yes | the extractors `Session<T>`, `Option<Session<T>>` and `Fresh<Session<T>>` |
+//! | `axum` | yes | the extractors `Session<T>`, `Option<Session<T>>`, `Fresh<Session<T>>` and `Part<T, P>`, and `IntoResponse` for the errors |
 //! | `compression` | yes | compression of records: [`compress_data`](SessionConfigBuilder::compress_data) |
 //! | `messagepack` | no | `DataFormat::MessagePack`, for records that are shorter than JSON |
 //! | `metrics` | no | metrics for Prometheus and others, through the crate `metrics`: see [`guide::observability`] |

@@ -7,8 +7,9 @@ use super::SessionConfigBuilder;
 use crate::events::SessionEvent;
 
 impl<T> SessionConfigBuilder<T> {
-    /// Sets a function that is called for what this node does to sessions: for audit logs, alerts
-    /// and messages to other systems. By default there is none.
+    /// Sets an async hook that receives a [`SessionEvent`] for each change that this node makes.
+    ///
+    /// For audit logs, alerts and messages to other systems. By default there is none.
     ///
     /// It is called once for each change, on the node that has made the change, after the change
     /// was acknowledged, in a task of its own. The events of a node come one after the other, and

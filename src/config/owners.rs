@@ -14,7 +14,7 @@ pub(crate) type OwnerOf<T> = Arc<dyn Fn(&T) -> Option<String> + Send + Sync>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LimitPolicy {
-    /// The owner's oldest session ends, that of the earliest login. Whoever watches it is told
+    /// The owner's oldest session ends, that of the earliest login. Watches of it end with
     /// [`Ended::LimitReached`](crate::Ended::LimitReached).
     EndOldest,
     /// The login is refused with [`LimitReached`](crate::StoreErrorKind::LimitReached).

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// The end of a session, as a watch tells it and as an event reports it.
+/// The reason why a session ended, from a watch or an event.
 ///
 /// All but [`Unknown`](Ended::Unknown) mean that the visitor has to log in again.
 ///

@@ -7,16 +7,16 @@ use crate::record::{Record, SessionData};
 use crate::store::SessionStore;
 
 impl<T: SessionData> Session<T> {
-    /// Returns the session's id, or `None` for a visitor without a session and after
-    /// [`destroy`](Session::destroy). The id is not a credential and may be logged.
+    /// Returns the session's id, or `None` for a visitor without a session, after
+    /// [`destroy`](Session::destroy), and after [`replace`](Session::replace) until that is
+    /// committed. The id is not a credential and may be logged.
     #[must_use]
     pub fn id(&self) -> Option<SessionId> {
         self.request.id()
     }
 
     /// Returns the session's data with its id and times, as they were loaded or last committed, or
-    /// `None` for a visitor without a session and after [`destroy`](Session::destroy) or
-    /// [`replace`](Session::replace).
+    /// `None` where [`id`](Session::id) is.
     ///
     /// The times tell, for example, if the login is so long ago that the visitor should be asked
     /// for the password again (OWASP ASVS 5.0, 7.5.1):
@@ -40,7 +40,8 @@ impl<T: SessionData> Session<T> {
         self.request.record()
     }
 
-    /// Returns `true` if the visitor has no session. Under
+    /// Returns `true` if the visitor has no session, and wherever else [`id`](Session::id) is
+    /// `None`, as after a [`replace`](Session::replace) that is not committed yet. Under
     /// [`OutagePolicy::Anonymous`](crate::OutagePolicy::Anonymous), also `true` while the backend
     /// is unreachable: see [`outage`](Session::outage).
     #[must_use]

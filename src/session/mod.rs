@@ -107,6 +107,14 @@ impl<T: SessionData> Session<T> {
     /// If another request changes the session first, the closure is called again on top of that. If
     /// the commit fails, an error response replaces the handler's. See [`Session`] on closures.
     ///
+    /// After the response has begun, as in a socket or a stream, nothing commits a change: call
+    /// [`save`](Session::save), or use [`modify`](Session::modify).
+    ///
+    /// # Risk
+    ///
+    /// At login, call [`replace`](Session::replace): `update` keeps the token of a session, so
+    /// an attacker who planted it in the visitor's browser would be logged in, too.
+    ///
     /// # Panics
     ///
     /// Panics if it is called within a closure that changes this session.

@@ -77,6 +77,9 @@ impl<T: SessionData> Session<T> {
     /// Ends a stream when the session ends: the events of Server-Sent Events, the messages for a
     /// WebSocket, or the chunks of a body.
     ///
+    /// The stream is empty if the visitor has no session yet: after [`replace`](Session::replace),
+    /// call [`save`](Session::save) first.
+    ///
     /// ```
     /// # use clustered_sessions::{Session, SessionError};
     /// # use futures_util::{StreamExt as _, stream};

@@ -43,8 +43,8 @@ impl<T: SessionData> SessionStore<T> {
         Ok(found)
     }
 
-    /// Extends a session at once, however short the last extension is ago, and returns `true` if it
-    /// exists. See [`visit`](SessionStore::visit) for an extension that costs less.
+    /// Extends a session immediately, even if it was extended a moment ago, and returns `true` if
+    /// it exists. See [`visit`](SessionStore::visit) for an extension that costs less.
     ///
     /// # Errors
     ///

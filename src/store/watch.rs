@@ -31,7 +31,7 @@ use crate::task::join_result;
 /// A watch on one session: see [`SessionStore::watch`] and [`Session::watch`].
 ///
 /// [`Session::watch`]: crate::Session::watch
-#[must_use = "a watch does nothing unless it is asked"]
+#[must_use = "a watch does nothing unless `changed` or `ended` is awaited"]
 pub struct SessionWatch<T> {
     store: SessionStore<T>,
     registration: Registration,

@@ -2,6 +2,7 @@
 //! late requests that carry the cookie from before it.
 
 use clustered_sessions::{MemoryBackend, Session, SessionError, SessionLayer, StoreErrorKind};
+use futures_util::{StreamExt as _, stream};
 use http::StatusCode;
 use tokio::sync::Barrier;
 
@@ -91,6 +92,22 @@ async fn a_login_works_if_the_session_ends_during_the_request() {
     let page = browser.visit(&app).await;
     assert_logged_in(&page, &before, &browser);
     assert_eq!(only_data(&sessions).await, ada(), "nothing else is kept");
+}
+
+#[tokio::test]
+async fn a_session_that_a_login_begins_has_an_id_and_streams_once_it_is_committed() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let app = serve(&sessions, async |session: Session<Data>| {
+        let items = || session.until_ended(stream::iter([1, 2])).count();
+        session.replace(ada());
+        assert!(session.is_new() && session.id().is_none() && session.record().is_none());
+        assert_eq!(items().await, 0);
+        session.save().await.unwrap();
+        assert!(!session.is_new() && session.id().is_some() && session.record().is_some());
+        assert_eq!(items().await, 2);
+    });
+    let page = Browser::with(&sessions, grace()).await.visit(&app).await;
+    assert_eq!((page.status, page.set_cookies().len()), (StatusCode::OK, 1));
 }
 
 #[tokio::test]
