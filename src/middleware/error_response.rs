@@ -9,6 +9,12 @@ use crate::session::SessionError;
 ///
 /// Implemented for closures; see
 /// [`SessionLayer::on_commit_error`](crate::SessionLayer::on_commit_error).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` makes no response with the body `{B}`",
+    label = "not the body of the handlers' responses",
+    note = "put layers that change the body, such as `TraceLayer`, outside of the `SessionLayer`",
+    note = "or call `SessionLayer::on_commit_error` with a closure that returns this body"
+)]
 pub trait ErrorResponse<B> {
     /// Makes the response for this error.
     fn response_for(&self, error: &SessionError) -> Response<B>;

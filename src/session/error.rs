@@ -11,8 +11,8 @@ use crate::observe::Outcome;
 /// The reason why a session could not be read or changed.
 ///
 /// With the feature `axum` it implements `IntoResponse`, as
-/// [`to_response`](SessionError::to_response); in a debug build, the text of a
-/// [`MissingLayer`](SessionError::MissingLayer) is in the body. When the middleware replaces a
+/// [`to_response`](SessionError::to_response); in a debug build, the body says what to correct
+/// after a mistake in the layers or the configuration. When the middleware replaces a
 /// response, it puts the error into the extensions of the new one, where an outer layer can read
 /// and log it.
 #[derive(Clone, Debug)]
@@ -89,10 +89,17 @@ impl SessionError {
         }
     }
 
-    /// Returns `true` if the routes and layers of the application do not fit together.
+    /// Returns what the developer has to correct if the routes, the layers and the configuration do
+    /// not fit together.
     #[cfg(feature = "axum")]
-    fn is_mistake(&self) -> bool {
-        matches!(self, Self::MissingLayer { .. } | Self::ClashingLayers)
+    fn mistake(&self) -> Option<String> {
+        match self {
+            Self::MissingLayer { .. } | Self::ClashingLayers => Some(self.to_string()),
+            Self::Store(error) if error.kind() == StoreErrorKind::NotConfigured => {
+                error.source().map(ToString::to_string)
+            }
+            _ => None,
+        }
     }
 
     pub(crate) fn outcome(&self) -> Outcome {
@@ -182,8 +189,8 @@ impl fmt::Display for SessionError {
             Self::MissingLayer { data } => {
                 write!(
                     f,
-                    "no SessionLayer for `{data}` above this handler: add .layer(SessionLayer) \
-                     after the routes"
+                    "no SessionLayer for `{data}` around this handler or middleware: add one for this \
+                     type, with .layer(…) after the routes and the middleware that use it"
                 )
             }
             Self::ClashingLayers => f.write_str(
@@ -218,9 +225,10 @@ impl Error for SessionError {
 #[cfg(feature = "axum")]
 impl axum_core::response::IntoResponse for SessionError {
     fn into_response(self) -> axum_core::response::Response {
-        let text = (cfg!(debug_assertions) && self.is_mistake()).then(|| self.to_string());
-        let mut response = self.to_response();
-        if let Some(text) = text {
+        let mut response: axum_core::response::Response = self.to_response();
+        if cfg!(debug_assertions)
+            && let Some(text) = self.mistake()
+        {
             *response.body_mut() = text.into();
         }
         response
@@ -231,7 +239,7 @@ impl axum_core::response::IntoResponse for SessionError {
 #[cfg(feature = "axum")]
 impl axum_core::response::IntoResponse for StoreError {
     fn into_response(self) -> axum_core::response::Response {
-        SessionError::from(self).to_response()
+        SessionError::from(self).into_response()
     }
 }
 

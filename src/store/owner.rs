@@ -364,6 +364,10 @@ impl<T: SessionData> SessionStore<T> {
     fn owners(&self) -> Result<&Owners<T>, StoreError> {
         self.inner.owners.as_ref().ok_or_else(|| {
             let cause = "no owner is configured: set one with SessionConfigBuilder::owner";
+            tracing::error!(
+                error = cause,
+                "the sessions of an owner were asked for, and there are no owners"
+            );
             StoreError::from(StoreErrorKind::NotConfigured).with_source(cause)
         })
     }

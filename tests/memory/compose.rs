@@ -13,11 +13,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use clustered_sessions::{
-    CookieConfig, MemoryBackend, Session, SessionConfig, SessionError, SessionLayer, StoreErrorKind,
+    CookieConfig, MemoryBackend, Session, SessionConfig, SessionError, SessionLayer, StoreError,
+    StoreErrorKind,
 };
 use http::{HeaderName, StatusCode, header};
 use http_body_util::{Either, Empty, Full};
 use serde::{Deserialize, Serialize};
+use support::log::Log;
 use tower::{BoxError, Layer as _, Service as _, ServiceBuilder, ServiceExt as _, service_fn};
 use tower_http::ServiceBuilderExt as _;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -185,9 +187,25 @@ async fn extracting_a_session_outside_the_layer_is_explained_in_a_debug_build_on
         Router::new().route("/inside", get(count)).layer(sessions).route("/outside", get(count));
     let page = Browser::new().visit_path(&app, "/outside").await;
     assert_eq!(page.status, StatusCode::INTERNAL_SERVER_ERROR);
-    let text =
-        if cfg!(debug_assertions) { "add .layer(SessionLayer) after the routes" } else { "" };
+    let text = if cfg!(debug_assertions) { "with .layer(…) after the routes" } else { "" };
     assert!(page.body.contains(text) && page.body.is_empty() == text.is_empty(), "{}", page.body);
+}
+
+#[tokio::test]
+async fn a_setting_that_is_missing_is_logged_and_named_in_a_debug_build() {
+    let (sessions, log) = (node(&MemoryBackend::new()).await, Log::default());
+    let log_out_everywhere = async |session: Session<Data>| -> Result<(), StoreError> {
+        session.store().delete_all_of("Ada").await.map(drop)
+    };
+    let app = serve(&sessions, log_out_everywhere);
+    let page = {
+        let _guard = log.capture("clustered_sessions=error");
+        Browser::new().visit(&app).await
+    };
+    assert_eq!(page.status, StatusCode::INTERNAL_SERVER_ERROR);
+    let text = "no owner is configured: set one with SessionConfigBuilder::owner";
+    assert_eq!(page.body, if cfg!(debug_assertions) { text } else { "" });
+    assert!(log.text().contains(text), "{}", log.text());
 }
 
 #[tokio::test]
