@@ -50,6 +50,10 @@ impl<T> SessionConfigBuilder<T> {
     }
 
     /// Returns the configured backend, or one in memory. The clock takes the time from Redis.
+    #[cfg_attr(
+        not(feature = "redis"),
+        expect(unused_variables, reason = "only Redis has a channel")
+    )]
     pub(super) fn choose_backend(
         &mut self,
         cluster: &ClusterSettings,
