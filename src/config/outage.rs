@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn each_mistake_has_its_error() {
-        let (new, second) = (crate::ClusterConfig::new, Duration::from_secs(1));
+        let (new, second) = (ClusterConfig::new, Duration::from_secs(1));
         let age = |max_age: Duration, above: Duration| {
             Err(ConfigError::ServeCachedMaxAge { max_age, above })
         };

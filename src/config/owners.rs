@@ -45,11 +45,14 @@ impl<T> SessionConfigBuilder<T> {
     /// deterministic and fast, and must not panic. It returns `None` for a session without an
     /// owner.
     ///
-    /// A request whose change gives its session another owner has logged somebody in. The session
-    /// gets a new token then, as by [`regenerate`](crate::Session::regenerate), so that whoever had
-    /// planted the old one is not logged in as well (OWASP Session Management Cheat Sheet, "Renew
-    /// the Session ID After Any Privilege Level Change"). A change after the response has begun, or
-    /// by [`SessionStore::modify`](crate::SessionStore::modify), cannot do that.
+    /// A request whose change gives the loaded session another owner has logged somebody in. The
+    /// session gets a new token then, as by [`regenerate`](crate::Session::regenerate), so that an
+    /// attacker who had planted the old one is not logged in as well (OWASP Session Management
+    /// Cheat Sheet, "Renew the Session ID After Any Privilege Level Change"). Use
+    /// [`replace`](crate::Session::replace) at login nevertheless: as after any regeneration,
+    /// streams that were opened with the old token go on, and other requests that are in flight
+    /// with it fail with [`Gone`](crate::SessionError::Gone). A change after the response has
+    /// begun, or by [`SessionStore::modify`](crate::SessionStore::modify), keeps the token.
     ///
     /// For each owner the backend keeps an index of sessions, under a keyed hash of the owner. A
     /// session with an owner costs one more round trip when it is created, when its owner changes,

@@ -10,6 +10,8 @@
 //! | a record that cannot be decoded | nothing | refuse | refuse | delete | replace | create |
 //! | a session that an outage makes unavailable | nothing | refuse | refuse | delete | replace | replace |
 //!
+//! An *update* of a session that gives it another owner becomes *regenerate*: see `commit.rs`.
+//!
 //! The column *regenerated* includes changes made before or after `regenerate`; *as without* means
 //! that `regenerate` has no effect. *Delete* and *replace* do not depend on what was loaded: once
 //! the backend has deleted the session, none is left.

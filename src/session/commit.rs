@@ -99,7 +99,7 @@ impl<T: SessionData> RequestSession<T> {
         {
             batch.plan_without_changes();
         }
-        // Somebody else may have planted the token, and must not be logged in with the visitor.
+        // An attacker may have planted the token, and must not be logged in with the visitor.
         // Without a response head, the visitor could not be given another one.
         if batch.plan == Plan::Update && !batch.head_sent && self.is_login(&batch) {
             batch.plan = Plan::Regenerate;

@@ -81,7 +81,7 @@ impl<T: SessionData> Session<T> {
     ///
     /// The visitor is treated as one without a session, but a change is refused with
     /// [`Corrupt`](crate::StoreErrorKind::Corrupt): the record is left to the build or the node
-    /// that can read it. If there is none, let the visitor begin anew with
+    /// that can read it. If there is none, let the visitor start over with
     /// [`replace`](Session::replace), or [`destroy`](Session::destroy) the record. Otherwise,
     /// nothing that the visitor does is kept until the record expires.
     ///

@@ -53,7 +53,8 @@ impl<T: SessionData> Session<T> {
     /// Call it together with [`replace`](Session::replace), at login. It applies to the session
     /// that this request creates, replaces or [regenerates](Session::regenerate). Otherwise a new
     /// session is not remembered, and one that is regenerated stays as it is. It has no effect on a
-    /// session that this request only changes.
+    /// session that this request only changes, unless the change gives it another
+    /// [owner](crate::SessionConfigBuilder::owner) and so a new token.
     ///
     /// # Errors
     ///

@@ -113,8 +113,9 @@ impl<T: SessionData> Session<T> {
     /// # Risk
     ///
     /// At login, call [`replace`](Session::replace): `update` keeps the token of a session, so an
-    /// attacker who planted it in the visitor's browser would be logged in, too. Only if the change
-    /// gives the session another [owner](crate::SessionConfigBuilder::owner), it gets a new token.
+    /// attacker who planted it in the visitor's browser would be logged in, too. The session gets a
+    /// new token only if the change gives it another
+    /// [owner](crate::SessionConfigBuilder::owner).
     ///
     /// # Panics
     ///

@@ -8,7 +8,6 @@
 //! while they live, whatever is done to them. So of several logins, no two end each other.
 
 use std::collections::BTreeSet;
-use std::pin::pin;
 
 use futures_util::StreamExt as _;
 
@@ -200,7 +199,7 @@ impl<T: SessionData> SessionStore<T> {
     /// be there twice. Records that cannot be read are left out.
     pub(super) async fn load_sessions_of(&self, owner: &str) -> Result<Vec<Record<T>>, StoreError> {
         let mut sessions = Vec::new();
-        let mut stream = pin!(self.each_session_of(owner));
+        let mut stream = self.each_session_of(owner);
         while let Some(session) = stream.next().await {
             match session {
                 Ok(record) => sessions.push(record),

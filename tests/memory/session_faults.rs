@@ -114,7 +114,7 @@ async fn an_unreadable_record_is_not_a_session_and_is_kept() {
 }
 
 #[tokio::test]
-async fn a_visitor_whose_record_cannot_be_read_can_begin_anew() {
+async fn a_visitor_whose_record_cannot_be_read_can_start_over() {
     let memory = MemoryBackend::new();
     let sessions = node(&memory).await;
     let mut browser = Browser::with(&sessions, ada()).await;

@@ -325,7 +325,7 @@ async fn creates_on(node: &SessionStore<Data>, server: &RedisServer) -> bool {
 /// As they are after all of them have lost their configuration, or after `SENTINEL REMOVE` and
 /// `SENTINEL MONITOR`.
 #[tokio::test]
-async fn sentinels_that_are_set_up_anew_are_followed_to_another_master() {
+async fn sentinels_that_are_set_up_again_are_followed_to_another_master() {
     let [old, new] = [RedisServer::start(), RedisServer::start()];
     let (named, claims) = watch::channel((old.port(), 7));
     let sentinels = RedisSentinels::new(SERVICE, [("127.0.0.1", liar(claims).await)]);

@@ -1,7 +1,6 @@
 //! Makes authenticated connections to an address.
 
 use std::error::Error;
-use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,8 +45,9 @@ pub(super) struct Mode {
 pub(super) struct Wire {
     pub(super) commands: MultiplexedConnection,
     pub(super) received: ReadCounter,
-    /// Reads and writes, and authenticates anew before the credentials expire. Ends with the last
-    /// user of the connection, so that one to a server that no longer answers is closed.
+    /// Reads and writes, and owns the task that authenticates again before the credentials expire.
+    /// Ends with the last user of the connection, so that one to a server that no longer answers is
+    /// closed.
     task: Arc<AbortOnDropHandle<()>>,
 }
 
@@ -92,14 +92,16 @@ impl Dialer {
             MultiplexedConnection::new_with_config(&settings, stream, config)
                 .await
                 .map_err(unreachable)?;
-        let task = match credentials.validity() {
-            None => tokio::spawn(driver),
-            Some(validity) => {
-                let source = self.credentials.clone();
-                let renewal = credentials::renew(source, validity, commands.clone());
-                tokio::spawn(until_closed(driver, renewal))
-            }
-        };
+        let renewal = credentials.validity().map(|validity| {
+            let source = self.credentials.clone();
+            let renewal = credentials::renew(source, validity, commands.clone());
+            AbortOnDropHandle::new(tokio::spawn(renewal))
+        });
+        let task = tokio::spawn(async move {
+            driver.await;
+            // The provider must not be asked for the credentials of a closed connection.
+            drop(renewal);
+        });
         let task = Arc::new(AbortOnDropHandle::new(task));
         self.log_in(&mut commands, mode.protocol, &credentials).await.map_err(unreachable)?;
         Ok(Wire { commands, received, task })
@@ -141,23 +143,6 @@ fn settings(protocol: ProtocolVersion, credentials: &RedisCredentials) -> RedisC
         settings = settings.set_password(password);
     }
     settings
-}
-
-/// Drives a connection until it is closed, and renews its credentials meanwhile.
-///
-/// In one task: nobody may notice for long that a connection has been closed, and the provider of
-/// the credentials must not be asked for those of a closed one.
-async fn until_closed(driver: impl Future<Output = ()>, renewal: impl Future<Output = ()>) {
-    let renewal = async {
-        renewal.await;
-        // The credentials do not expire any more.
-        pending::<()>().await;
-    };
-    tokio::select! {
-        biased;
-        () = driver => {}
-        () = renewal => {}
-    }
 }
 
 /// An attempt to connect that has failed, with the server's address, which the cause lacks.

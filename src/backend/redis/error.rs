@@ -13,8 +13,8 @@ const NOT_ALONE: &str = "the server is one of a Redis Cluster, and another one h
                          `RedisConfig::cluster`, or `redis-cluster://` in the URL";
 
 /// The cause of any refusal by a server that needs a password.
-const NEEDS_PASSWORD: &str = "the server needs a password: put it into the URL, as in \
-                              redis://:password@host, or call `RedisConfig::password`";
+const NEEDS_PASSWORD: &str = "the server needs a password: put it into the URL, or call \
+                              `RedisConfig::password`, or `RedisSentinels::password` for a sentinel";
 
 /// The effect that a command without a reply may have had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -245,9 +245,9 @@ impl Subscriber {
         Ok(subscriber)
     }
 
-    /// Returns the time for which a heartbeat may stay pending, and for which the first one may
-    /// take with the subscription before it. Those are several round trips, so the timeout of one
-    /// would keep a node from listening to a distant or busy server, which answers it otherwise.
+    /// Returns the longest time that a heartbeat may stay pending. The first one shares it with the
+    /// subscription: both take several round trips, so the timeout of one would keep a node from
+    /// listening to a distant or busy server, which answers it otherwise.
     fn patience(&self, heartbeat: Duration) -> Duration {
         heartbeat * HEARTBEATS + self.server.commands().response_timeout()
     }

@@ -53,12 +53,12 @@ impl RedisCredentials {
         self
     }
 
-    /// Returns the user, unless it is Redis' default.
     /// Returns `true` if there is nothing to authenticate with.
     pub(crate) fn is_empty(&self) -> bool {
         self.user().is_none() && self.password().is_none()
     }
 
+    /// Returns the user, unless it is Redis' default.
     pub(crate) fn user(&self) -> Option<&str> {
         Some(&*self.user).filter(|user| !user.is_empty())
     }

@@ -83,9 +83,11 @@ impl Known {
             return;
         }
         let same = before.filter(|before| before.report.master == master.report.master);
-        let named_at = master.named_at.or(same.and_then(|same| same.named_at));
+        let named_at = master.named_at.max(same.and_then(|same| same.named_at));
         self.confirmed = Some(Candidate { named_at, ..master });
         self.refused = refused;
+        // The attempt to follow a failover may have led back, while the sentinels were silent.
+        self.considered = None;
     }
 
     /// Returns `true` if commands must move on: there was a failover since the present master was
@@ -115,13 +117,13 @@ impl Known {
     }
 }
 
-/// Returns `true` if the sentinels have been set up anew. Given that no answer knows of the
+/// Returns `true` if the sentinels have been set up again. Given that no answer knows of the
 /// failover in which this became the master, that is so if most sentinels have answered, and none
 /// has named the master for long.
 fn is_forgotten(confirmed: &Candidate, answers: &Answers) -> bool {
     let Answers { reports, asked, asked_at } = answers;
     let named_long_ago =
-        confirmed.named_at.is_some_and(|at| asked_at.duration_since(at) > FORGOTTEN_AFTER);
+        confirmed.named_at.is_none_or(|at| asked_at.duration_since(at) > FORGOTTEN_AFTER);
     named_long_ago && reports.len() * 2 > *asked
 }
 
@@ -189,7 +191,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn sentinels_that_are_set_up_anew_are_believed_when_most_of_them_agree_for_long() {
+    async fn a_node_that_was_led_back_by_silent_sentinels_follows_the_failover_again() {
+        let mut known = connected([("old", 5)]);
+        assert!(known.consider(&answers([("new", 6)])));
+        let remembered = known.candidates(&answers([])).remove(0);
+        known.confirm(remembered, Vec::new());
+        assert!(known.consider(&answers([("new", 6)])));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_connection_does_not_undo_a_later_answer() {
+        let mut known = connected([("new", 6)]);
+        let slow = known.candidates(&answers([("new", 6)])).remove(0);
+        pass(5).await;
+        assert!(!known.consider(&answers([("new", 6)])));
+        known.confirm(slow, Vec::new());
+        assert!(known.was_named_within(Duration::ZERO));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn sentinels_that_are_set_up_again_are_believed_when_most_of_them_agree_for_long() {
         let anew = [("other", 0), ("other", 0)];
         let mut known = connected([("lost", 6)]);
         pass(10).await;
