@@ -166,3 +166,23 @@ fn the_timeouts_are_checked_like_the_others() {
     );
     assert_eq!(build(DAY, DAY), Ok(()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_change_is_remembered_only_if_it_brings_another_owner() {
+    let owner = |data: &Data| data.user.clone();
+    let sessions = start(both(&memory()).owner(owner)).await;
+    let mut browser = Browser::with(&sessions, Data::default()).await;
+    let change = |user: Option<&'static str>| {
+        serve(&sessions, async move |session: Session<Data>| {
+            session.update(move |data| {
+                data.user = user.map(str::to_owned);
+                data.visits += 1;
+            });
+            session.remember_me(true);
+        })
+    };
+    assert!(browser.visit(&change(None)).await.set_cookies().is_empty());
+    let cookie = browser.visit(&change(Some("Ada"))).await.set_cookies().remove(0);
+    assert!(cookie.ends_with(&format!("Max-Age={}", 90 * DAY.as_secs())), "{cookie}");
+    assert!(browser.visit(&change(Some("Ada"))).await.set_cookies().is_empty());
+}

@@ -211,21 +211,21 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn sentinels_that_are_set_up_again_are_believed_when_most_of_them_agree_for_long() {
-        let anew = [("other", 0), ("other", 0)];
+        let set_up_again = [("other", 0), ("other", 0)];
         let mut known = connected([("lost", 6)]);
         pass(10).await;
-        assert!(!known.consider(&answers(anew)), "they may be behind");
+        assert!(!known.consider(&answers(set_up_again)), "they may be behind");
         pass(1).await;
         assert!(!known.consider(&answers([("other", 0)])), "one may be cut off");
         assert!(!known.consider(&answers([("other", 0), ("lost", 6)])));
         pass(11).await;
-        assert_eq!(to_try(&known, anew), [report("lost", 6), report("other", 0)]);
-        assert!(known.consider(&answers(anew)));
-        assert_eq!(to_try(&known, anew), [report("other", 0)]);
-        let other = known.candidates(&answers(anew)).remove(0);
+        assert_eq!(to_try(&known, set_up_again), [report("lost", 6), report("other", 0)]);
+        assert!(known.consider(&answers(set_up_again)));
+        assert_eq!(to_try(&known, set_up_again), [report("other", 0)]);
+        let other = known.candidates(&answers(set_up_again)).remove(0);
         known.confirm(other, Vec::new());
         assert!(known.was_named_within(Duration::ZERO));
-        assert!(!known.consider(&answers(anew)));
+        assert!(!known.consider(&answers(set_up_again)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -102,9 +102,8 @@ impl Sentinels {
         self.ensure_watched();
         // If all are silent, there must be time left to connect to the last master.
         let has_last = self.state().known.has_master();
-        let now = Instant::now();
-        let deadline = if has_last { now + (deadline - now) / 2 } else { deadline };
         let asked_at = Instant::now();
+        let deadline = if has_last { asked_at + (deadline - asked_at) / 2 } else { deadline };
         let (mut reports, mut errors) = (Vec::new(), Vec::new());
         for answer in self.ask(deadline).await {
             match answer {
