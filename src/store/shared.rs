@@ -28,9 +28,16 @@ pub(super) struct Shared<R> {
 pub(super) struct WeakShared<R>(Weak<Inner<R>>);
 
 struct Inner<R> {
-    progress: Mutex<Progress<R>>,
+    state: Mutex<State<R>>,
     /// Apart from the future, which keeps it as its waker, and so would keep itself.
     readers: Arc<Readers>,
+}
+
+struct State<R> {
+    progress: Progress<R>,
+    /// `true` once there has been a second reader at the same time. Until then, the future wakes
+    /// its only reader directly: most loads have one.
+    crowded: bool,
 }
 
 enum Progress<R> {
@@ -42,14 +49,24 @@ enum Progress<R> {
     Ended(R),
 }
 
-/// The wakers of the readers that wait, by their places.
-struct Readers(Mutex<Vec<Option<Waker>>>);
+/// The wakers of the readers that wait.
+#[derive(Default)]
+struct Readers(Mutex<Wakers>);
+
+/// The wakers of readers by their places, of which the first costs no allocation.
+#[derive(Default)]
+struct Wakers {
+    first: Option<Waker>,
+    others: Vec<Option<Waker>>,
+}
+
+/// The place of a reader that is the only one.
+const FIRST: usize = 0;
 
 impl<R: Clone> Shared<R> {
     pub(super) fn new(work: Work<R>) -> Self {
-        let progress = Mutex::new(Progress::Waiting(work));
-        let readers = Arc::new(Readers(Mutex::default()));
-        Shared { inner: Arc::new(Inner { progress, readers }), place: None }
+        let state = Mutex::new(State { progress: Progress::Waiting(work), crowded: false });
+        Shared { inner: Arc::new(Inner { state, readers: Arc::default() }), place: None }
     }
 
     pub(super) fn downgrade(&self) -> WeakShared<R> {
@@ -57,7 +74,7 @@ impl<R: Clone> Shared<R> {
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        matches!(*self.inner.progress(), Progress::Ended(_))
+        matches!(self.inner.state().progress, Progress::Ended(_))
     }
 }
 
@@ -75,7 +92,7 @@ impl<R: Clone> Future for Shared<R> {
         // First, so that a reader that ends the future from now on wakes this one.
         let place = self.inner.readers.enter(self.place, cx.waker());
         self.place = Some(place);
-        let result = self.inner.poll(place);
+        let result = self.inner.poll(place, cx.waker());
         if result.is_ready() {
             self.inner.readers.leave(place);
             self.place = None;
@@ -86,25 +103,27 @@ impl<R: Clone> Future for Shared<R> {
 
 impl<R: Clone> Inner<R> {
     /// Polls the future for the reader in this place, unless another reader does.
-    fn poll(&self, place: usize) -> Poll<R> {
-        let mut work = {
-            let mut progress = self.progress();
-            match std::mem::replace(&mut *progress, Progress::Polling { missed: false }) {
-                Progress::Waiting(work) => work,
+    fn poll(&self, place: usize, own: &Waker) -> Poll<R> {
+        let (mut work, crowded) = {
+            let mut state = self.state();
+            state.crowded |= place != FIRST;
+            match state.progress.replace(Progress::Polling { missed: false }) {
+                Progress::Waiting(work) => (work, state.crowded),
                 Progress::Polling { .. } => {
-                    *progress = Progress::Polling { missed: true };
+                    state.progress = Progress::Polling { missed: true };
                     return Poll::Pending;
                 }
                 Progress::Ended(result) => {
-                    *progress = Progress::Ended(result.clone());
+                    state.progress = Progress::Ended(result.clone());
                     return Poll::Ready(result);
                 }
             }
         };
-        let waker = Waker::from(self.readers.clone());
-        match work.as_mut().poll(&mut Context::from_waker(&waker)) {
+        // A second reader that comes from now on polls the future again, and so replaces the waker.
+        let all = crowded.then(|| Waker::from(self.readers.clone()));
+        match work.as_mut().poll(&mut Context::from_waker(all.as_ref().unwrap_or(own))) {
             Poll::Pending => {
-                let before = std::mem::replace(&mut *self.progress(), Progress::Waiting(work));
+                let before = self.state().progress.replace(Progress::Waiting(work));
                 // The future may have woken the others too early, while it was still being polled.
                 if matches!(before, Progress::Polling { missed: true }) {
                     self.readers.wake_all_but(Some(place));
@@ -112,7 +131,7 @@ impl<R: Clone> Inner<R> {
                 Poll::Pending
             }
             Poll::Ready(result) => {
-                *self.progress() = Progress::Ended(result.clone());
+                self.state().progress = Progress::Ended(result.clone());
                 self.readers.wake_all_but(Some(place));
                 Poll::Ready(result)
             }
@@ -121,8 +140,14 @@ impl<R: Clone> Inner<R> {
 }
 
 impl<R> Inner<R> {
-    fn progress(&self) -> MutexGuard<'_, Progress<R>> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State<R>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<R> Progress<R> {
+    fn replace(&mut self, by: Self) -> Self {
+        std::mem::replace(self, by)
     }
 }
 
@@ -131,11 +156,8 @@ impl Readers {
     /// place.
     fn enter(&self, place: Option<usize>, waker: &Waker) -> usize {
         let mut wakers = self.wakers();
-        let place = place.unwrap_or_else(|| {
-            wakers.push(None);
-            wakers.len() - 1
-        });
-        let before = match &mut wakers[place] {
+        let place = place.unwrap_or_else(|| wakers.add_place());
+        let before = match wakers.at(place) {
             Some(known) if known.will_wake(waker) => None,
             other => other.replace(waker.clone()),
         };
@@ -148,9 +170,9 @@ impl Readers {
 
     fn leave(&self, place: usize) {
         let mut wakers = self.wakers();
-        let waker = wakers[place].take();
-        while let Some(None) = wakers.last() {
-            wakers.pop();
+        let waker = wakers.at(place).take();
+        while let Some(None) = wakers.others.last() {
+            wakers.others.pop();
         }
         drop(wakers);
         // Not under the lock, as in `enter`.
@@ -160,7 +182,7 @@ impl Readers {
     fn wake_all_but(&self, place: Option<usize>) {
         let (first, others) = {
             let wakers = self.wakers();
-            let others = wakers.iter().enumerate().filter(|(other, _)| Some(*other) != place);
+            let others = wakers.iter().filter(|(other, _)| Some(*other) != place);
             let mut others = others.filter_map(|(_, waker)| waker.clone());
             // Most loads have one reader, for which nothing is allocated.
             (others.next(), others.collect::<Vec<_>>())
@@ -169,8 +191,32 @@ impl Readers {
         first.into_iter().chain(others).for_each(Waker::wake);
     }
 
-    fn wakers(&self) -> MutexGuard<'_, Vec<Option<Waker>>> {
+    fn wakers(&self) -> MutexGuard<'_, Wakers> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Wakers {
+    /// Returns a free place, the first one if it is free.
+    fn add_place(&mut self) -> usize {
+        if self.first.is_none() {
+            return FIRST;
+        }
+        self.others.push(None);
+        self.others.len()
+    }
+
+    fn at(&mut self, place: usize) -> &mut Option<Waker> {
+        if place == FIRST { &mut self.first } else { &mut self.others[place - 1] }
+    }
+
+    #[cfg(test)]
+    fn are_empty(&self) -> bool {
+        self.first.is_none() && self.others.is_empty()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (usize, &Option<Waker>)> {
+        std::iter::once(&self.first).chain(&self.others).enumerate()
     }
 }
 
@@ -190,7 +236,8 @@ impl<R> Clone for Shared<R> {
     }
 }
 
-/// No other reader needs to be woken: whatever has woken this one has woken all of them.
+/// No other reader needs to be woken: whatever has woken this one has woken all of them, or was
+/// there already when the others polled the future.
 impl<R> Drop for Shared<R> {
     fn drop(&mut self) {
         if let Some(place) = self.place {
@@ -294,6 +341,32 @@ mod tests {
     }
 
     #[test]
+    fn the_only_reader_is_woken_directly_until_there_is_a_second() {
+        let (sender, shared) = shared();
+        let mut first = Reader::of(&shared);
+        assert_eq!((first.poll(), Arc::strong_count(&shared.inner.readers)), (None, 1));
+        let mut second = Reader::of(&shared);
+        assert_eq!((second.poll(), Arc::strong_count(&shared.inner.readers)), (None, 2));
+        // Polled again, it may not take the second's place.
+        assert_eq!(first.poll(), None);
+        sender.send(7).unwrap();
+        assert_eq!((first.woken(), second.woken()), (1, 1));
+        drop(first);
+        assert_eq!(second.poll(), Some(7));
+    }
+
+    #[test]
+    fn the_place_of_the_first_reader_is_free_for_another() {
+        let (sender, shared) = shared();
+        let [mut first, mut second, mut third] = [(); 3].map(|()| Reader::of(&shared));
+        assert_eq!((first.poll(), second.poll()), (None, None));
+        drop(first);
+        assert_eq!(third.poll(), None);
+        sender.send(7).unwrap();
+        assert_eq!((second.woken(), third.woken()), (1, 1));
+    }
+
+    #[test]
     fn readers_that_come_and_go_leave_nothing_behind() {
         let (_sender, shared) = shared();
         let mut stays = Reader::of(&shared);
@@ -301,7 +374,7 @@ mod tests {
         for _ in 0..100 {
             assert_eq!(Reader::of(&shared).poll(), None);
         }
-        assert_eq!(shared.inner.readers.wakers().len(), 1);
+        assert_eq!(shared.inner.readers.wakers().others.len(), 0);
     }
 
     /// The waker of a task that nothing else keeps, and that waits for the same future.
@@ -322,7 +395,7 @@ mod tests {
             assert!(Pin::new(&mut reader).poll(&mut Context::from_waker(&waker)).is_pending());
         }
         drop(reader);
-        assert!(shared.inner.readers.wakers().is_empty());
+        assert!(shared.inner.readers.wakers().are_empty());
     }
 
     #[test]
