@@ -156,7 +156,8 @@ impl ClusterConfig {
     /// # Risk
     ///
     /// The longer it is, the longer a socket stays open whose session was revoked while its node
-    /// was cut off. The shorter it is, the more sockets a short outage of the backend closes.
+    /// was cut off. The shorter it is, the more sockets a short outage of the backend closes. At
+    /// least 100 ms.
     pub fn watch_grace(mut self, grace: Duration) -> Self {
         self.watch_grace = Some(grace);
         self
@@ -215,6 +216,9 @@ impl ClusterConfig {
         if !(Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&max_staleness) {
             return Err(ConfigError::MaxStaleness(max_staleness));
         }
+        if settings.watch_grace < Duration::from_millis(100) {
+            return Err(ConfigError::WatchGrace(settings.watch_grace));
+        }
         Ok(settings)
     }
 }
@@ -246,6 +250,7 @@ mod tests {
             (new().local_cache_max_bytes(0), Err(ConfigError::CacheSizeZero)),
             (new().max_staleness(Duration::ZERO), Err(ConfigError::MaxStaleness(Duration::ZERO))),
             (new().max_staleness(second * 3601), Err(ConfigError::MaxStaleness(second * 3601))),
+            (new().watch_grace(Duration::ZERO), Err(ConfigError::WatchGrace(Duration::ZERO))),
         ] {
             assert_eq!(config.check(timeout, "session:").map(drop), expected);
         }

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -82,6 +83,11 @@ impl<T: Send + Sync + 'static> Coordinator<T> {
     /// Returns the configured name of this node.
     pub fn node_id(&self) -> &str {
         &self.node_id
+    }
+
+    /// Returns the maximum age of what a node with a lease serves from its cache.
+    pub(crate) fn max_staleness(&self) -> Duration {
+        self.settings.max_staleness
     }
 
     /// Returns this node's local cache.

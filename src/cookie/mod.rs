@@ -34,9 +34,10 @@ use crate::secret::KeyRing;
 const PURPOSE: &str = "clustered-sessions/cookie/v2";
 /// Length of a tag in characters: 32 bytes in base64url.
 const TAG_LEN: usize = 43;
-/// Maximum number of cookies of our name in one request. Browsers send a handful at most; a request
-/// with more is an attack and has no session.
-pub(crate) const MAX_CANDIDATES: usize = 8;
+/// Maximum number of sessions that the cookies of one request name. Browsers send a handful at most;
+/// a request with more is an attack and has no session. Cookies that do not verify are not counted:
+/// whoever can set cookies for a sibling domain could hide the visitor's own behind them.
+pub(crate) const MAX_CANDIDATES: usize = 32;
 
 /// The longest `Max-Age` that browsers accept.
 const LONGEST_LIFE: Duration = Duration::from_secs(400 * 24 * 3600);
@@ -85,8 +86,8 @@ pub(crate) enum VerifiedCookies {
     One(VerifiedCookie),
     /// Cookies with different tokens. At most one of their sessions is used.
     Several(Arc<[VerifiedCookie]>),
-    /// Those among the first [`MAX_CANDIDATES`] of a request with more cookies of our name. None of
-    /// their sessions is used.
+    /// The first [`MAX_CANDIDATES`] cookies with different tokens of a request with more of them.
+    /// None of their sessions is used.
     TooMany(Arc<[VerifiedCookie]>),
 }
 
@@ -104,8 +105,8 @@ impl VerifiedCookies {
         self.as_slice().iter().find(|cookie| cookie.id == id)
     }
 
-    /// Returns the ids that the cookies name if they are several. A logout ends all of them: the
-    /// visitor's own session is among them.
+    /// Returns the ids that the cookies name if they are several. A logout ends all of them, since
+    /// it is unknown which session is the visitor's own.
     pub(crate) fn rivals(&self) -> Vec<SessionId> {
         match self {
             VerifiedCookies::None | VerifiedCookies::One(_) => Vec::new(),
@@ -176,11 +177,7 @@ impl CookieSigner {
         let mut first: Option<VerifiedCookie> = None;
         let mut others: Vec<VerifiedCookie> = Vec::new();
         let mut is_flood = false;
-        for (index, value) in headers.named(&self.config.name).enumerate() {
-            if index == MAX_CANDIDATES {
-                is_flood = true;
-                break;
-            }
+        for value in headers.named(&self.config.name) {
             let claimed = ClaimedCookie::parse(value).ok_or(CookieRefusal::Malformed);
             let verified = match claimed.and_then(|claimed| self.verify_claim(&claimed)) {
                 Ok(verified) => verified,
@@ -194,8 +191,11 @@ impl CookieSigner {
                 same.needs_resigning &= verified.needs_resigning;
             } else if first.is_none() {
                 first = Some(verified);
-            } else {
+            } else if others.len() + 1 < MAX_CANDIDATES {
                 others.push(verified);
+            } else {
+                is_flood = true;
+                break;
             }
         }
         let all = || first.iter().chain(&others).cloned().collect();

@@ -136,14 +136,30 @@ fn tokens_that_verify_are_told_apart() {
 }
 
 #[test]
-fn of_a_flood_of_cookies_only_the_first_eight_are_looked_at() {
+fn a_cookie_is_found_in_a_flood_of_others_that_do_not_verify() {
+    let (signer, other) = (signer(&["secret"]), signer(&["another"]));
+    let forged = format!("__Host-session=x; {}; ", pair(&other, &token(2)));
+    let flood = forged.repeat(100);
+    for cookies in [
+        format!("{flood}{}", pair(&signer, &token(1))),
+        format!("{}; {flood}", pair(&signer, &token(1))),
+    ] {
+        let cookie = verified(token(1), false);
+        assert_eq!(verify(&signer, &request(&[&cookies])), VerifiedCookies::One(cookie));
+    }
+}
+
+#[test]
+fn of_a_flood_of_cookies_that_verify_the_first_32_are_used_for_a_logout_alone() {
     let signer = signer(&["secret"]);
-    let flood = "__Host-session=x; ".repeat(MAX_CANDIDATES);
-    let after = format!("{flood}{}", pair(&signer, &token(1)));
-    assert_eq!(verify(&signer, &request(&[&after])), VerifiedCookies::TooMany([].into()));
-    let before = format!("{}; {flood}", pair(&signer, &token(1)));
-    let cookie = verified(token(1), false);
-    assert_eq!(verify(&signer, &request(&[&before])), VerifiedCookies::TooMany([cookie].into()));
+    let cookies = |count: u8| {
+        let pairs: Vec<_> = (1..=count).map(|number| pair(&signer, &token(number))).collect();
+        // Copies do not count.
+        verify(&signer, &request(&[&pairs.join("; "), &pairs.join("; ")]))
+    };
+    let all: Vec<_> = (1..=32).map(|number| verified(token(number), false)).collect();
+    assert_eq!(cookies(32), VerifiedCookies::Several(all.clone().into()));
+    assert_eq!(cookies(33), VerifiedCookies::TooMany(all.into()));
 }
 
 #[test]

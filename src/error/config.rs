@@ -74,6 +74,8 @@ pub enum ConfigError {
     CacheSizeZero,
     /// `max_staleness` is outside 100 ms to 1 hour.
     MaxStaleness(Duration),
+    /// `watch_grace` is shorter than 100 ms, so that any read would end a watch.
+    WatchGrace(Duration),
     /// `max_staleness` is shorter than the time that Redis may take to answer a heartbeat.
     #[non_exhaustive]
     MaxStalenessBelowTimeout {
@@ -243,6 +245,9 @@ impl fmt::Display for ConfigError {
             ),
             Self::MaxStaleness(found) => {
                 write!(f, "max_staleness is {found:?} but must be between 100 ms and 1 hour")
+            }
+            Self::WatchGrace(found) => {
+                write!(f, "watch_grace is {found:?} but must be at least 100 ms")
             }
             Self::MaxStalenessBelowTimeout { max_staleness, response_timeout } => write!(
                 f,

@@ -91,7 +91,7 @@ where
                     let mut response = match committed {
                         Ok(()) => response,
                         Err(error) => {
-                            this.request.discard();
+                            this.request.discard_failed(&error);
                             log_failed_commit(&error);
                             let mut instead = error_response(error, this.on_commit_error);
                             headers::keep_cookies(response, &mut instead);
@@ -113,9 +113,9 @@ where
 impl<T: SessionData> AbortOnDrop<T> {
     /// Discards the changes of a failed commit: the client gets an error, so they must not be made
     /// later. A logout is tried again.
-    fn discard(&self) {
+    fn discard_failed(&self, error: &SessionError) {
         if let Some(session) = &self.0 {
-            session.discard_failed();
+            session.discard_failed(error);
         }
     }
 

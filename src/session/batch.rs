@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::SessionError;
 use super::change::{self, Intent, Plan};
+use super::head::Head;
 use super::loaded::Loaded;
 use super::logout::Logout;
 use crate::error::StoreErrorKind;
@@ -30,7 +31,9 @@ pub(super) struct Batch<T> {
     pub(super) remember: Option<bool>,
     /// `true` if the last change is that of the commit's own caller.
     pub(super) has_extra: bool,
-    pub(super) head_sent: bool,
+    pub(super) head: Head,
+    /// `false` if the request does not extend the session.
+    pub(super) extends: bool,
 }
 
 impl<T: Clone> Batch<T> {
@@ -47,6 +50,11 @@ impl<T: Clone> Batch<T> {
         if std::mem::take(&mut self.has_extra) {
             self.changes.pop();
         }
+    }
+
+    /// Returns `true` if it has something to write that is not the change of the commit's caller.
+    pub(super) fn is_of_others(&self) -> bool {
+        self.changes.len() > usize::from(self.has_extra) || self.intent != Intent::Keep
     }
 
     /// Returns the data of a session that would be created only because the default data was
@@ -72,7 +80,7 @@ impl<T: Clone> Batch<T> {
 
     /// Returns the error of a plan that cannot be carried out, whatever the backend replies.
     pub(super) fn check(&self) -> Result<(), SessionError> {
-        if self.head_sent && self.plan.sets_cookie() {
+        if self.head != Head::Ahead && self.plan.sets_cookie() {
             return Err(SessionError::HeadSent);
         }
         match (self.plan, self.loaded.outage()) {

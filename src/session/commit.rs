@@ -12,14 +12,15 @@ use tracing::Instrument as _;
 use super::SessionError;
 use super::batch::{Batch, Change};
 use super::change::Plan;
+use super::head::{CookieChange, Head};
 use super::loaded::Loaded;
 use super::logout::Logout;
+use super::losses::Told;
 use super::request::RequestSession;
-use super::state::CookieChange;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::observe::Outcome;
 use crate::record::{NewSession, SessionData};
-use crate::store::{Freshness, SessionStore, Term};
+use crate::store::{Deletion, Freshness, Term};
 use crate::task::join_result;
 
 /// A running commit. Awaiting it returns its result, and resumes a panic of the application's
@@ -40,20 +41,32 @@ impl Future for CommitHandle {
 }
 
 impl<T: SessionData> RequestSession<T> {
+    /// Commits for the handler, which is told of a failure.
+    pub(super) async fn commit_for_handler(
+        self: &Arc<Self>,
+        extra: Option<Change<T>>,
+    ) -> Result<(), SessionError> {
+        let committed = self.commit(extra).await;
+        if committed.is_err() {
+            self.lock().losses().tell();
+        }
+        committed
+    }
+
     /// Commits the uncommitted changes, with `extra` as the last one.
     pub(crate) fn commit(self: &Arc<Self>, extra: Option<Change<T>>) -> CommitHandle {
         // Both steps are done before the task runs: a request that is cancelled until then must not
         // drop the changes, and a store that is shut down until then must still accept them.
-        let session = {
+        let (session, told) = {
             let mut state = self.lock();
             state.request_commit();
-            state.loaded().id()
+            (state.loaded().id(), state.losses().told())
         };
         let admitted = self.store().begin();
         let request = self.clone();
         let commit = async move {
             let _one_at_a_time = request.io_lock.lock().await;
-            let committed = request.commit_now(admitted, extra).await;
+            let committed = request.commit_now(admitted, extra, told).await;
             let outcome = committed.as_ref().map_or_else(SessionError::outcome, |()| Outcome::Ok);
             request.store().count_commit(outcome);
             committed
@@ -68,8 +81,16 @@ impl<T: SessionData> RequestSession<T> {
         &self,
         admitted: Result<(), StoreError>,
         extra: Option<Change<T>>,
+        told: Told,
     ) -> Result<(), SessionError> {
         let mut batch = self.take_batch(extra.is_some());
+        if extra.is_none() && !batch.intent.hides_loaded() {
+            let lost = self.lock().losses().unknown_to(told).cloned();
+            if let Some(error) = lost {
+                self.put_back(batch);
+                return Err(error);
+            }
+        }
         if let Err(closed) = admitted {
             if batch.plan == Plan::Nothing && extra.is_none() {
                 return Ok(());
@@ -89,9 +110,10 @@ impl<T: SessionData> RequestSession<T> {
                 }
             }
         }
-        let _logout = LogoutOnPanic {
+        let _on_panic = OnPanic {
             logout: batch.intent.is_logout().then(|| batch.logout()),
-            store: self.store(),
+            loses_changes: batch.is_of_others(),
+            request: self,
         };
         if batch
             .changed_default()
@@ -100,8 +122,8 @@ impl<T: SessionData> RequestSession<T> {
             batch.plan_without_changes();
         }
         // An attacker may have planted the token, and must not be logged in with the visitor.
-        // Without a response head, the visitor could not be given another one.
-        if batch.plan == Plan::Update && !batch.head_sent && self.is_login(&batch) {
+        // After the response head, as in a socket, the visitor cannot be given another one.
+        if batch.plan == Plan::Update && batch.head != Head::Sent && self.is_login(&batch) {
             batch.plan = Plan::Regenerate;
         }
         if let Err(error) = batch.check() {
@@ -114,22 +136,24 @@ impl<T: SessionData> RequestSession<T> {
                 Ok(())
             }
             Err(Failed { error, has_ended }) => {
-                let (before, kept) = (batch.loaded.clone(), batch.give_up_after(error.kind()));
+                let kept = batch.give_up_after(error.kind());
+                let error = SessionError::from(error);
                 if kept.is_none() {
                     self.put_back(batch);
+                } else if batch.is_of_others() {
+                    self.lock().losses().record(error.clone());
                 }
-                if has_ended {
-                    let Committed { loaded, cookie } = Committed::deleted(before);
+                if let Some(Committed { loaded, cookie }) = has_ended {
                     self.rebase_onto(loaded, cookie);
                 } else if let Some(loaded) = kept {
                     self.rebase_onto(loaded, None);
                 }
-                Err(error.into())
+                Err(error)
             }
         }
     }
 
-    async fn execute(&self, batch: &Batch<T>) -> Result<Committed<T>, Failed> {
+    async fn execute(&self, batch: &Batch<T>) -> Result<Committed<T>, Failed<T>> {
         let store = self.store();
         let reapply = |base: &T| self.apply_all(base, &batch.changes);
         let data = || batch.data.clone().unwrap_or_default();
@@ -145,15 +169,22 @@ impl<T: SessionData> RequestSession<T> {
             )),
             (Plan::Update, Loaded::Live(base)) => {
                 let record = store.write(base.clone(), data(), &reapply).await?;
-                Ok(Committed::same_token(Loaded::Live(record)))
+                if batch.head != Head::Ahead && batch.extends {
+                    // Otherwise the response does.
+                    store.touch_if_due(&record, store.now());
+                }
+                // The write has shown that the session exists, and under which id.
+                let outdated = self.outdated_cookie(&record);
+                let cookie = outdated.map(|cookie| CookieChange::Set(cookie.token.clone()));
+                Ok(Committed { loaded: Loaded::Live(record), cookie })
             }
             (Plan::Regenerate, Loaded::Live(base)) => {
                 let new = store.regenerate(base.clone(), data(), &reapply, remember).await?;
                 Ok(Committed::new_token(new))
             }
             (Plan::Delete, loaded) => {
-                batch.logout().carry_out(store).await?;
-                Ok(Committed::deleted(loaded.clone()))
+                let deletion = batch.logout().carry_out(store).await?;
+                Ok(Committed::deleted(loaded.clone(), deletion))
             }
             (Plan::Replace, _) => {
                 let term = Term::remembered(remember == Some(true));
@@ -162,16 +193,22 @@ impl<T: SessionData> RequestSession<T> {
                 if !batch.intent.is_logout() {
                     store.ensure_place(encoded.data(), batch.loaded.record()).await?;
                 }
-                match batch.logout().with_another().carry_out(store).await {
+                let deletion = match batch.logout().with_another().carry_out(store).await {
                     // A login does not depend on what became of the session before it.
                     Err(error)
-                        if error.kind() == StoreErrorKind::Gone && !batch.intent.is_logout() => {}
+                        if error.kind() == StoreErrorKind::Gone && !batch.intent.is_logout() =>
+                    {
+                        Deletion::Gone
+                    }
                     deleted => deleted?,
-                }
+                };
                 let created = store.create_encoded(&encoded, None, term).await;
-                created.map(Committed::new_token).map_err(|error| Failed { error, has_ended: true })
+                created.map(Committed::new_token).map_err(|error| Failed {
+                    error,
+                    has_ended: Some(Committed::deleted(batch.loaded.clone(), deletion)),
+                })
             }
-            (Plan::RemoveCookie, loaded) => Ok(Committed::deleted(loaded.clone())),
+            (Plan::RemoveCookie, loaded) => Ok(Committed::deleted(loaded.clone(), Deletion::Gone)),
             (Plan::Refuse, Loaded::Unreadable(error, _)) => Err(error.clone().into()),
             (Plan::Refuse | Plan::Update | Plan::Regenerate, _) => {
                 Err(StoreError::from(StoreErrorKind::Gone).into())
@@ -199,34 +236,39 @@ impl<T: SessionData> RequestSession<T> {
     }
 }
 
-/// Carries out the logout of a commit that panics in the application's code, as that of a handler
-/// that panics.
-struct LogoutOnPanic<'a, T: SessionData> {
+/// Ends a commit that panics in the application's code: carries out its logout, as that of a
+/// handler that panics, and records the loss of changes that are not its caller's.
+struct OnPanic<'a, T: SessionData> {
     logout: Option<Logout<T>>,
-    store: &'a SessionStore<T>,
+    loses_changes: bool,
+    request: &'a RequestSession<T>,
 }
 
-impl<T: SessionData> Drop for LogoutOnPanic<'_, T> {
+impl<T: SessionData> Drop for OnPanic<'_, T> {
     fn drop(&mut self) {
-        if std::thread::panicking()
-            && let Some(logout) = self.logout.take()
-        {
-            logout.carry_out_in_background(self.store);
+        if !std::thread::panicking() {
+            return;
+        }
+        if self.loses_changes {
+            self.request.lock().losses().record(SessionError::ChangesLost);
+        }
+        if let Some(logout) = self.logout.take() {
+            logout.carry_out_in_background(self.request.store());
         }
     }
 }
 
 /// The failure of a commit.
-struct Failed {
+struct Failed<T> {
     error: StoreError,
-    /// `true` if the visitor's session has ended although the one to take its place was not
-    /// created.
-    has_ended: bool,
+    /// What is loaded now, if the visitor's session has ended although the one to take its place
+    /// was not created.
+    has_ended: Option<Committed<T>>,
 }
 
-impl From<StoreError> for Failed {
+impl<T> From<StoreError> for Failed<T> {
     fn from(error: StoreError) -> Self {
-        Failed { error, has_ended: false }
+        Failed { error, has_ended: None }
     }
 }
 
@@ -248,10 +290,11 @@ impl<T> Committed<T> {
     }
 
     /// What was loaded is no session any more.
-    fn deleted(loaded: Loaded<T>) -> Self {
-        match loaded {
+    fn deleted(loaded: Loaded<T>, deletion: Deletion) -> Self {
+        match (loaded.id(), deletion) {
             // The browser may have the cookie of a later login by now.
-            Loaded::Moved(_) => Committed::same_token(loaded),
+            (Some(id), Deletion::Replaced) => Committed::same_token(Loaded::Moved(id)),
+            (Some(_), _) if matches!(loaded, Loaded::Moved(_)) => Committed::same_token(loaded),
             _ => Committed { loaded: Loaded::NoSession, cookie: Some(CookieChange::Remove) },
         }
     }

@@ -39,6 +39,10 @@ pub enum SessionError {
     /// The response head has been sent, so it cannot carry the cookie of a new token. Nothing was
     /// written.
     HeadSent,
+    /// An earlier step of the request has dropped changes that this commit would have made. Either
+    /// the request was cancelled or has failed before its response, or a closure has panicked.
+    /// Nothing was written.
+    ChangesLost,
     /// Loading the session failed with this error, and the [outage policy](crate::OutagePolicy) has
     /// made it read-only. Nothing was written. After a successful
     /// [`reload`](crate::Session::reload) it can be changed.
@@ -68,9 +72,11 @@ impl SessionError {
     /// what to do about each.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::MissingLayer { .. } | Self::ClashingLayers | Self::HeadSent | Self::Encode(_) => {
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
+            Self::MissingLayer { .. }
+            | Self::ClashingLayers
+            | Self::HeadSent
+            | Self::ChangesLost
+            | Self::Encode(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Store(error)
                 if matches!(
                     error.kind(),
@@ -110,7 +116,7 @@ impl SessionError {
             Self::ReadOnly(_) => Outcome::ReadOnly,
             Self::LimitReached => Outcome::LimitReached,
             Self::Encode(error) | Self::Store(error) => error.kind().into(),
-            Self::MissingLayer { .. } | Self::ClashingLayers => Outcome::Other,
+            Self::MissingLayer { .. } | Self::ClashingLayers | Self::ChangesLost => Outcome::Other,
         }
     }
 
@@ -205,6 +211,10 @@ impl fmt::Display for SessionError {
                 "the response head has been sent: a session can no longer be created or \
                  regenerated",
             ),
+            Self::ChangesLost => f.write_str(
+                "an earlier step of the request has dropped changes to the session: it was \
+                 cancelled or has failed, or a closure has panicked",
+            ),
             Self::ReadOnly(error) => {
                 write!(f, "the session is read-only because it could not be loaded: {error}")
             }
@@ -285,6 +295,7 @@ mod tests {
         let mut mistakes = mistakes.map(store).to_vec();
         mistakes.extend([
             SessionError::HeadSent,
+            SessionError::ChangesLost,
             SessionError::ClashingLayers,
             SessionError::MissingLayer { data: "UserSession" },
         ]);

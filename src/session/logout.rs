@@ -4,7 +4,7 @@ use super::loaded::Loaded;
 use crate::error::StoreError;
 use crate::id::SessionId;
 use crate::record::{Ended, SessionData};
-use crate::store::{LastSeen, SessionStore};
+use crate::store::{Deletion, LastSeen, SessionStore};
 
 /// The sessions that a logout deletes.
 pub(super) struct Logout<T> {
@@ -46,10 +46,10 @@ impl<T> Logout<T> {
 }
 
 impl<T: SessionData> Logout<T> {
-    /// Deletes the sessions, as a step of an operation. If one cannot be deleted, deletes the
-    /// others and returns the error.
-    pub(super) async fn carry_out(&self, store: &SessionStore<T>) -> Result<(), StoreError> {
-        let mut result = Ok(());
+    /// Deletes the sessions, as a step of an operation, and returns what became of the first of
+    /// them. If one cannot be deleted, deletes the others and returns the error.
+    pub(super) async fn carry_out(&self, store: &SessionStore<T>) -> Result<Deletion, StoreError> {
+        let mut result: Option<Result<Deletion, StoreError>> = None;
         for id in &self.ids {
             // It says nothing about the sessions that other cookies name.
             let last_seen = self.last_seen.as_ref().filter(|seen| seen.names(id));
@@ -58,9 +58,12 @@ impl<T: SessionData> Logout<T> {
             } else {
                 store.log_out(*id, last_seen, self.reason).await
             };
-            result = result.and(deleted);
+            result = Some(match result {
+                None => deleted,
+                Some(first) => first.and_then(|first| deleted.map(|_| first)),
+            });
         }
-        result
+        result.unwrap_or(Ok(Deletion::Gone))
     }
 
     /// Deletes the sessions in a task of its own. An error is logged.

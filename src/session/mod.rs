@@ -10,16 +10,19 @@ mod detached;
 mod digests;
 mod error;
 mod extract;
+mod head;
 mod inspect;
 mod key_values;
 mod layer_state;
 mod loaded;
 mod login;
 mod logout;
+mod losses;
 mod part;
 mod refusals;
 mod request;
 mod state;
+mod view;
 mod watch;
 
 use std::fmt;
@@ -32,11 +35,11 @@ pub(crate) use self::commit::CommitHandle;
 pub(crate) use self::digests::{digest, digests};
 pub use self::error::SessionError;
 pub use self::extract::Fresh;
+pub(crate) use self::head::{CookieChange, HeadChanges};
 pub use self::key_values::{KeyValues, ValueError};
 pub(crate) use self::layer_state::LayerState;
 pub use self::part::Part;
-pub(crate) use self::request::{HeadChanges, RequestSession};
-pub(crate) use self::state::CookieChange;
+pub(crate) use self::request::RequestSession;
 use crate::record::{SessionData, Snapshot};
 use crate::store::unless_declined;
 
@@ -61,8 +64,9 @@ use crate::store::unless_declined;
 /// effects in it, such as counting or sending, happen as many times. A closure that changes the
 /// session which it is called for panics: it would be called again without end.
 ///
-/// A closure that changes nothing costs nothing: the session is not written, no other node is told,
-/// and a visitor without a session gets none. It still counts as a use of the session.
+/// A closure that changes nothing writes nothing: no other node is told, and a visitor without a
+/// session gets none. An existing session is read from the backend once more, since it may have
+/// been changed elsewhere, and the request counts as a use of it.
 ///
 /// ```
 /// # use clustered_sessions::{Session, SessionError};
@@ -174,7 +178,7 @@ impl<T: SessionData> Session<T> {
             let answer = change(data);
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
         });
-        self.request.commit(Some(change)).await?;
+        self.request.commit_for_handler(Some(change)).await?;
         // Each application overwrites the result; the last one is the committed one.
         let result = result.lock().unwrap_or_else(PoisonError::into_inner).take();
         result.ok_or(SessionError::Gone)
@@ -298,7 +302,7 @@ impl<T: SessionData> Session<T> {
     ///
     /// Panics if a closure given to [`update`](Session::update) does.
     pub async fn save(&self) -> Result<(), SessionError> {
-        self.request.commit(None).await
+        self.request.commit_for_handler(None).await
     }
 
     /// Loads the session again, past the cache, and applies uncommitted changes on top of it.

@@ -8,18 +8,21 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
+use super::SessionError;
 use super::batch::{Batch, Change, apply_all};
 use super::closures::{self, Running};
+use super::head::{CookieChange, HeadChanges};
 use super::layer_state::LayerState;
 use super::loaded::{Loaded, Seen};
 use super::logout::Logout;
-use super::state::{CookieChange, Rebase, RequestState, Versioned};
+use super::state::RequestState;
+use super::view::{Rebase, Versioned};
 use crate::clock::Millis;
 use crate::cookie::{CookieHeaders, VerifiedCookie, VerifiedCookies};
 use crate::error::StoreError;
 use crate::id::SessionId;
-use crate::record::{Record, Revision, SessionData, Snapshot};
-use crate::store::SessionStore;
+use crate::record::{Record, SessionData, Snapshot};
+use crate::store::{SessionStore, Version};
 
 /// The one session of a request. Shared by all clones of the request's
 /// [`Session`](super::Session), the middleware, and the task that commits.
@@ -35,20 +38,6 @@ pub(crate) struct RequestSession<T> {
     /// [`Logout::carry_out_in_background`]. It needs `T: SessionData`, and the drops that call it
     /// must not have that bound, so that types that contain a session need not repeat it.
     carry_out_in_background: fn(Logout<T>, &SessionStore<T>),
-}
-
-/// The session's changes to the response head.
-#[derive(Debug)]
-pub(crate) struct HeadChanges {
-    /// `true` if the response may depend on the session.
-    pub(crate) extracted: bool,
-    /// `true` if the request has cookies of several sessions, none of which was used.
-    pub(crate) ambiguous: bool,
-    pub(crate) cookie: Option<CookieChange>,
-    /// Maximum remaining lifetime of the session.
-    pub(crate) lifetime: Duration,
-    /// `true` if browsers are to keep the cookie when they are closed.
-    pub(crate) remembered: bool,
 }
 
 impl<T: SessionData> RequestSession<T> {
@@ -165,20 +154,17 @@ impl<T: SessionData> RequestSession<T> {
 
     /// Returns the cookie that must be signed again, with the current secret, if the session which
     /// it names is the one that is loaded.
-    fn outdated_cookie(&self, record: &Record<T>) -> Option<&VerifiedCookie> {
+    pub(super) fn outdated_cookie(&self, record: &Record<T>) -> Option<&VerifiedCookie> {
         self.verified.get()?.naming(record.id()).filter(|cookie| cookie.needs_resigning)
     }
 
     /// Returns a cookie that must be signed again and whose session has to be looked up for that:
-    /// the node has no cache, or none that would tell whether the session has got a new token
-    /// meanwhile.
+    /// the node does not have it in its cache, which would tell that the session has got a new
+    /// token meanwhile.
     pub(super) fn cookie_to_confirm(&self, loaded: &Loaded<T>) -> Option<&VerifiedCookie> {
-        match loaded {
-            Loaded::Live(record) if !self.store().caches_what_is_current() => {
-                self.outdated_cookie(record)
-            }
-            _ => None,
-        }
+        let Loaded::Live(record) = loaded else { return None };
+        let cookie = self.outdated_cookie(record)?;
+        (!self.store().is_known_to_exist(&cookie.id)).then_some(cookie)
     }
 
     /// Marks the response head as sent and returns what the session adds to it, unless the response
@@ -277,9 +263,10 @@ impl<T> RequestSession<T> {
         self.lock().discard();
     }
 
-    /// Discards the changes of a commit that has failed.
-    pub(crate) fn discard_failed(&self) {
-        self.lock().discard();
+    /// Discards the changes of the response's commit, which failed with this error. A clone of the
+    /// session may have made some of them: it gets the error from its next commit.
+    pub(crate) fn discard_failed(&self, error: &SessionError) {
+        self.lock().discard_after(error.clone());
     }
 
     /// Returns the session's id, unless the handler has destroyed or replaced the session.
@@ -291,10 +278,14 @@ impl<T> RequestSession<T> {
         self.lock().record().cloned()
     }
 
-    /// Returns the session's id and the version that the request has seen, unless the handler has
-    /// destroyed or replaced the session.
-    pub(super) fn version(&self) -> Option<(SessionId, Revision)> {
-        self.lock().record().map(|record| (record.id(), record.revision()))
+    /// Returns the version that the request has seen, and when the session was known to exist,
+    /// unless the handler has destroyed or replaced it. A session that was served during an outage
+    /// is known to have existed at the end of the last lease alone.
+    pub(super) fn version(&self) -> Option<Version> {
+        let state = self.lock();
+        let record = state.record()?;
+        let seen_at = state.alive_at().unwrap_or(Millis(0));
+        Some(Version { id: record.id(), revision: record.revision(), seen_at })
     }
 
     pub(super) fn outage(&self) -> Option<StoreError> {

@@ -6,12 +6,16 @@
 //! The application's closures run outside that lock. So new data is computed from [`Versioned`]
 //! data or a [`Rebase`], and it is stored only if the state's version is still the same.
 
+use super::SessionError;
 use super::batch::{Batch, Change};
 use super::change::{self, Intent, Plan};
+use super::head::{CookieChange, Head};
 use super::loaded::{Loaded, Seen};
 use super::logout::Logout;
+use super::losses::Losses;
+use super::view::{Rebase, Versioned, View};
 use crate::clock::Millis;
-use crate::id::{SessionId, SessionToken};
+use crate::id::SessionId;
 use crate::record::{Ended, Record, Snapshot};
 use crate::store::LastSeen;
 
@@ -40,44 +44,14 @@ pub(super) struct RequestState<T> {
     ended: Option<LastSeen<T>>,
     /// Number of commits that were requested and have not taken their batch yet.
     pending_commits: u32,
-    head_sent: bool,
+    losses: Losses,
+    head: Head,
     /// `true` once a handler has asked for the session, even if it could not be loaded.
     is_extracted: bool,
     /// `true` once something was begun that the response may have to wait for.
     has_begun_io: bool,
     /// `false` if the request does not extend the session.
     extends: bool,
-}
-
-/// The data that the request sees.
-enum View<T> {
-    /// That of the loaded record or, if none is loaded, the default data.
-    Record,
-    /// The default data, whatever is loaded. It may not have been made yet.
-    Default,
-    /// Either of the two with `changes` applied.
-    Changed(Snapshot<T>),
-}
-
-/// A change to the visitor's cookie.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum CookieChange {
-    Set(SessionToken),
-    Remove,
-}
-
-/// What the request sees, from which changed data is computed outside the lock.
-pub(super) struct Versioned<T> {
-    pub(super) version: u64,
-    pub(super) data: Snapshot<T>,
-}
-
-/// Uncommitted changes and the data to apply them to, outside the lock.
-pub(super) struct Rebase<T> {
-    pub(super) version: u64,
-    /// `None` for default data that has not been made yet.
-    pub(super) base: Option<Snapshot<T>>,
-    pub(super) changes: Vec<Change<T>>,
 }
 
 impl<T> RequestState<T> {
@@ -95,7 +69,8 @@ impl<T> RequestState<T> {
             seen: None,
             ended: None,
             pending_commits: 0,
-            head_sent: false,
+            losses: Losses::default(),
+            head: Head::Ahead,
             is_extracted: false,
             has_begun_io: false,
             extends: true,
@@ -151,13 +126,15 @@ impl<T> RequestState<T> {
         }
     }
 
+    /// Returns the moment at which the loaded session was known to exist. `None` if it is not known.
+    pub(super) fn alive_at(&self) -> Option<Millis> {
+        self.seen.map(|seen| seen.alive_at)
+    }
+
     /// Returns the record that is or was loaded.
     fn last_seen(&self) -> Option<LastSeen<T>> {
         match self.loaded.record() {
-            Some(record) => {
-                let alive_at = self.seen.map(|seen| seen.alive_at);
-                Some(LastSeen::new(record.clone(), alive_at))
-            }
+            Some(record) => Some(LastSeen::new(record.clone(), self.alive_at())),
             None => self.ended.clone(),
         }
     }
@@ -180,9 +157,15 @@ impl<T> RequestState<T> {
         self.has_begun_io
     }
 
-    /// Returns `true` if a commit is planned or about to start.
+    /// Returns `true` if a commit is planned or about to start, or must report a loss.
     pub(super) fn has_work(&self) -> bool {
-        self.plan() != Plan::Nothing || self.pending_commits > 0
+        let is_silent = self.losses.unknown_to(self.losses.told()).is_none();
+        self.plan() != Plan::Nothing || self.pending_commits > 0 || !is_silent
+    }
+
+    /// Returns the changes that were dropped.
+    pub(super) fn losses(&mut self) -> &mut Losses {
+        &mut self.losses
     }
 
     fn plan(&self) -> Plan {
@@ -301,6 +284,20 @@ impl<T> RequestState<T> {
         self.drop_changes();
     }
 
+    /// Like [`discard`](Self::discard), after a commit that failed with this error.
+    pub(super) fn discard_after(&mut self, error: SessionError) {
+        self.record_loss(error);
+        self.discard();
+    }
+
+    /// Records that what is not committed is dropped, except for a logout.
+    fn record_loss(&mut self, error: SessionError) {
+        let is_lost = matches!(self.intent, Intent::Regenerate | Intent::Replace { .. });
+        if is_lost || self.has_changes() {
+            self.losses.record(error);
+        }
+    }
+
     fn drop_changes(&mut self) {
         self.changes.clear();
         self.reset_view();
@@ -337,7 +334,8 @@ impl<T> RequestState<T> {
             intent: std::mem::take(&mut self.intent),
             remember: self.remember,
             has_extra: false,
-            head_sent: self.head_sent,
+            head: self.head,
+            extends: self.extends,
         }
     }
 
@@ -363,7 +361,7 @@ impl<T> RequestState<T> {
 
     /// Marks the response head as sent and returns the cookie change that it carries.
     pub(super) fn send_head(&mut self) -> Option<CookieChange> {
-        self.head_sent = true;
+        self.head = Head::Sent;
         self.cookie.take()
     }
 
@@ -373,10 +371,11 @@ impl<T> RequestState<T> {
     /// otherwise its next change would be made on top of them. If a commit is pending, its task
     /// takes everything, and nothing is dropped here.
     pub(super) fn abort(&mut self) -> Option<Logout<T>> {
-        self.head_sent = true;
+        self.head = Head::Never;
         if self.pending_commits > 0 {
             return None;
         }
+        self.record_loss(SessionError::ChangesLost);
         let logout = self.take_logout();
         self.drop_changes();
         logout

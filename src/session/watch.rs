@@ -31,8 +31,7 @@ impl<T: SessionData> Session<T> {
     /// # Ok(()) }
     /// ```
     pub fn watch(&self) -> Option<SessionWatch<T>> {
-        let (id, seen) = self.request.version()?;
-        Some(self.request.store().watch_from(id, Some(seen)))
+        Some(self.request.store().watch_from(&self.request.version()?))
     }
 
     /// Waits until the session has ended, and returns the reason. Returns

@@ -183,7 +183,14 @@ impl<T: SessionData> SessionStore<T> {
                 Ok(Created::Exists) => {}
                 // A failed attempt may still be executed later. It then leaves a record whose
                 // token was never given out, and which expires like any other.
-                Err(error) => self.inner.backend.pause_after(&mut attempts, error).await?,
+                Err(error) => {
+                    if error.kind() == StoreErrorKind::Refused {
+                        // A server that is full takes index entries all the same. Each login that
+                        // it refuses would leave another one.
+                        self.remove_from_index_in_background(Some(draft.new.record));
+                    }
+                    self.inner.backend.pause_after(&mut attempts, error).await?;
+                }
             }
         }
     }

@@ -2,9 +2,9 @@
 
 use tokio::time::timeout;
 
-use super::SessionStore;
 use super::single_flight::Freshness;
 use super::tombstone::{MAX_TOMBSTONES, TOMBSTONE_TTL, too_many_tombstones};
+use super::{SessionStore, StoreInner};
 use crate::backend::Deleted;
 use crate::clock::{Millis, millis};
 use crate::cluster::Announcement;
@@ -87,7 +87,7 @@ impl<T: SessionData> SessionStore<T> {
         id: SessionId,
         last_seen: Option<&LastSeen<T>>,
         reason: Ended,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Deletion, StoreError> {
         let known = match last_seen {
             Some(seen) => Some(seen.record.clone()),
             // A logout must not wait for a read.
@@ -100,7 +100,7 @@ impl<T: SessionData> SessionStore<T> {
             None => Ok(false),
         };
         match retired {
-            Ok(true) => Ok(()),
+            Ok(true) => Ok(Deletion::Deleted),
             Ok(false) => self.log_out(id, last_seen, reason).await,
             Err(error) if reason != Ended::LoggedOut => Err(error),
             // A deletion needs no memory, and its outcome is known if there is any reply.
@@ -135,7 +135,7 @@ impl<T: SessionData> SessionStore<T> {
         id: SessionId,
         last_seen: Option<&LastSeen<T>>,
         reason: Ended,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Deletion, StoreError> {
         let known = last_seen.map(|seen| &seen.record);
         let deletion = self.delete_following_tombstones(id, known, Some(reason)).await?;
         match last_seen {
@@ -146,13 +146,25 @@ impl<T: SessionData> SessionStore<T> {
             {
                 Err(StoreError::gone(&id))
             }
-            _ => Ok(()),
+            _ => Ok(deletion),
         }
     }
 
     /// Returns the moment at which the backend is known to have had a session that was read now.
     pub(crate) fn alive_at(&self, record: &Record<T>, now: Millis) -> Millis {
-        self.inner.cache.unannounced_since(record).unwrap_or(now)
+        let StoreInner { cache, coordinator, .. } = &*self.inner;
+        if let Some(loaded_at) = cache.unannounced_since(record) {
+            return loaded_at;
+        }
+        let max_staleness = millis(coordinator.max_staleness());
+        match cache.lease().last_held(|| now) {
+            // It may come from the cache. What was announced before the node's last proof has
+            // arrived.
+            Some(held) if now < held.until.plus(max_staleness) => {
+                now.min(Millis(held.until.0.saturating_sub(max_staleness)))
+            }
+            _ => now,
+        }
     }
 
     /// Deletes a session under its present id, which the tombstones of its former ids lead to.

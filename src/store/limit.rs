@@ -14,7 +14,7 @@ use futures_util::StreamExt as _;
 use super::SessionStore;
 use super::index::Ownership;
 use super::revoke::{Revocation, Unreadable};
-use super::scan::aborts_scan;
+use super::scan::{Scan, aborts_scan};
 use super::tombstone::TOMBSTONE_TTL;
 use crate::clock::{Timestamp, millis};
 use crate::config::{LimitPolicy, OwnerLimit};
@@ -199,7 +199,7 @@ impl<T: SessionData> SessionStore<T> {
     /// be there twice. Records that cannot be read are left out.
     pub(super) async fn load_sessions_of(&self, owner: &str) -> Result<Vec<Record<T>>, StoreError> {
         let mut sessions = Vec::new();
-        let mut stream = self.each_session_of(owner);
+        let mut stream = self.records_of(owner.to_owned(), Scan::as_step);
         while let Some(session) = stream.next().await {
             match session {
                 Ok(record) => sessions.push(record),

@@ -34,7 +34,7 @@ use std::sync::atomic::AtomicBool;
 
 use tokio_util::task::TaskTracker;
 
-pub(crate) use self::delete::LastSeen;
+pub(crate) use self::delete::{Deletion, LastSeen};
 use self::index::Owners;
 pub(crate) use self::lifetime::Term;
 use self::lifetime::{Lifetime, Lifetimes};
@@ -44,6 +44,7 @@ pub use self::revoke::BulkDeletion;
 pub(crate) use self::single_flight::Freshness;
 use self::single_flight::SingleFlight;
 pub use self::watch::SessionWatch;
+pub(crate) use self::watch::Version;
 use self::watching::Watching;
 pub(crate) use self::write::unless_declined;
 use self::write_locks::WriteLocks;

@@ -50,6 +50,7 @@ impl<T: SessionData> SessionStore<T> {
         &self,
         owner: impl fmt::Display,
     ) -> Result<Vec<Record<T>>, StoreError> {
+        self.begin()?;
         let listed = self.load_sessions_of(&owner.to_string()).await?;
         // The last one of several versions of a record. A regeneration that has failed may have
         // left a second record of the same login.
@@ -90,8 +91,17 @@ impl<T: SessionData> SessionStore<T> {
         &self,
         owner: impl fmt::Display,
     ) -> BoxStream<'static, Result<Record<T>, StoreError>> {
-        let (store, owner) = (self.clone(), owner.to_string());
-        let scan = |tag| Scan::of_owner(self.clone(), tag);
+        self.records_of(owner.to_string(), |scan| scan)
+    }
+
+    /// Returns a stream of the sessions of one owner, from such scans.
+    pub(super) fn records_of(
+        &self,
+        owner: String,
+        scans: impl Fn(Scan<T>) -> Scan<T>,
+    ) -> BoxStream<'static, Result<Record<T>, StoreError>> {
+        let store = self.clone();
+        let scan = |tag| scans(Scan::of_owner(self.clone(), tag));
         let scans = self.owners().map(|owners| owners.tags(&owner).map(scan).collect());
         let selects = move |record: &Record<T>| {
             let owners = store.inner.owners.as_ref();

@@ -143,6 +143,8 @@ pub(super) struct Scan<T> {
     /// Number of times that the scan has visited the sessions anew.
     rounds: u32,
     followed: FollowedTombstones,
+    /// `true` if it is a step of an operation that was accepted, which a shutdown does not end.
+    is_step: bool,
 }
 
 enum Position {
@@ -174,6 +176,7 @@ impl<T: SessionData> Scan<T> {
             starts: 1,
             rounds: 0,
             followed: FollowedTombstones::default(),
+            is_step: false,
         }
     }
 
@@ -181,8 +184,16 @@ impl<T: SessionData> Scan<T> {
         Scan { owner: Some(owner), ..Scan::new(store) }
     }
 
+    /// Returns the scan as a step of an operation that was accepted, and that runs to its end even
+    /// during a shutdown.
+    pub(super) fn as_step(self) -> Self {
+        Scan { is_step: true, ..self }
+    }
+
     pub(super) async fn next_page(&mut self) -> Result<Option<ScanPage>, StoreError> {
-        self.store.begin()?;
+        if !self.is_step {
+            self.store.begin()?;
+        }
         while self.starts <= MAX_STARTS {
             let cursor = match &self.position {
                 Position::Start => None,

@@ -24,7 +24,7 @@ impl<T> SessionStore<T> {
     /// Returns `true` if a session that existed at this moment, or at an unknown one, may have been
     /// regenerated so long ago that its tombstone has expired.
     ///
-    /// What was read from the cache may be older by `max_staleness`, hence half of the time.
+    /// The deletion that has found nothing took some time, hence half of a tombstone's.
     pub(crate) fn may_have_moved_since(&self, alive_at: Option<Millis>) -> bool {
         alive_at.is_none_or(|at| self.now() >= at.plus(millis(TOMBSTONE_TTL / 2)))
     }

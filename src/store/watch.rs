@@ -46,6 +46,14 @@ pub struct SessionWatch<T> {
     ended: Option<Ended>,
 }
 
+/// The version of a session that a request has seen.
+pub(crate) struct Version {
+    pub(crate) id: SessionId,
+    pub(crate) revision: Revision,
+    /// The moment at which the session was known to exist.
+    pub(crate) seen_at: Millis,
+}
+
 /// The time in which it is in doubt that a session exists.
 #[derive(Clone, Copy)]
 struct Doubt {
@@ -86,15 +94,24 @@ impl<T: SessionData> SessionStore<T> {
     /// # Ok(()) }
     /// ```
     pub fn watch(&self, id: SessionId) -> SessionWatch<T> {
-        self.watch_from(id, None)
+        self.watch_since(id, None, self.now())
     }
 
     /// Watches a session of which the caller has seen this version.
-    pub(crate) fn watch_from(&self, id: SessionId, seen: Option<Revision>) -> SessionWatch<T> {
+    pub(crate) fn watch_from(&self, version: &Version) -> SessionWatch<T> {
+        self.watch_since(version.id, Some(version.revision), version.seen_at)
+    }
+
+    fn watch_since(
+        &self,
+        id: SessionId,
+        seen: Option<Revision>,
+        seen_at: Millis,
+    ) -> SessionWatch<T> {
         SessionWatch {
             registration: self.inner.cache.watches().register(id),
             seen,
-            seen_at: self.now(),
+            seen_at,
             expires: None,
             doubt: None,
             ended: None,

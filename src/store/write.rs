@@ -49,9 +49,9 @@ impl<T: SessionData> SessionStore<T> {
         let data = Snapshot::new(data);
         let put = async {
             let base = self.get(id).await?;
-            self.write(base, data.clone(), &|_| data.clone()).await
+            self.write_as_use(base, data.clone(), &|_| data.clone()).await
         };
-        self.operation(put).await.map(drop).map_err(gone_is_not_found)
+        self.operation(put).await.map_err(gone_is_not_found)
     }
 
     /// Changes a session now, and returns the closure's result once the change is committed.
@@ -94,7 +94,7 @@ impl<T: SessionData> SessionStore<T> {
         let modify = async {
             let base = self.get(id).await?;
             let data = apply(base.data());
-            self.write(base, data, &apply).await
+            self.write_as_use(base, data, &apply).await
         };
         self.operation(modify).await.map_err(gone_is_not_found)?;
         // Each run replaces the result of the one before, so this is the committed run's.
@@ -123,8 +123,20 @@ impl<T: SessionData> SessionStore<T> {
         self.inner.codec.is_same(one, other)
     }
 
+    /// Like [`write`](Self::write), and counts as a use of the session, even if nothing is changed.
+    async fn write_as_use(
+        &self,
+        base: Record<T>,
+        data: Snapshot<T>,
+        reapply: Reapply<'_, T>,
+    ) -> Result<(), StoreError> {
+        let written = self.write(base, data, reapply).await?;
+        self.touch_if_due(&written, self.now());
+        Ok(())
+    }
+
     /// Writes `data`, which was made from `base`. On a conflict, writes what `reapply` makes from
-    /// the data of the other version.
+    /// the data of the other version. A write that changes nothing does not extend the session.
     pub(crate) async fn write(
         &self,
         base: Record<T>,
@@ -172,7 +184,7 @@ impl<T: SessionData> SessionStore<T> {
         self.inner.write_locks.lock(id, || self.inner.backend.deadline().left() / 2).await
     }
 
-    /// Completes a change that changes nothing on top of `base`. It counts as a use of the session.
+    /// Completes a change that changes nothing on top of `base`.
     ///
     /// `base` may come from the cache, and be older than a change that was acknowledged on another
     /// node. On top of that, this one may change something. So the backend is asked what it has.
@@ -183,7 +195,6 @@ impl<T: SessionData> SessionStore<T> {
         if current.revision() != base.revision() {
             return Ok(Written::Conflict(current));
         }
-        self.touch_if_due(&current, self.inner.clock.now());
         Ok(Written::Saved(current))
     }
 

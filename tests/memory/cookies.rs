@@ -122,7 +122,6 @@ async fn a_cookie_that_does_not_verify_names_no_session_and_makes_no_backend_cal
         ("oversized", "A".repeat(100_000)),
         ("without the dot", format!("{token}A{tag}")),
         ("in another case", good.to_lowercase()),
-        ("one among too many cookies", format!("{good}{}", format!("; {COOKIE}=x").repeat(50))),
     ] {
         let mut browser = Browser::new();
         browser.set_cookie(COOKIE, value);
@@ -279,6 +278,31 @@ async fn a_node_without_a_cache_resigns_cookies_after_looking_the_session_up() {
     let page = browser.visit(&serve(&new, read)).await;
     assert_eq!((page.body.as_str(), page.set_cookies().len()), ("Ada", 0));
     assert_eq!(spy.take_calls(), [Call::Load]);
+}
+
+#[tokio::test]
+async fn a_node_that_hears_nothing_resigns_cookies_after_looking_the_session_up() {
+    let spy = Spy::new();
+    let old = node(&spy).await;
+    let mut browser = Browser::with(&old, ada()).await;
+    let new = Secret::new("the new secret, which is just as long").unwrap();
+    let new = SessionConfig::builder(new).previous_secret(web::secret()).backend(spy.backend());
+    // It is configured to listen, and may never have been able to, as under an ACL without channels.
+    let deaf = SessionLayer::new(new.build().unwrap());
+    assert!(!deaf.store().coordinator().is_listening());
+    let page = browser.visit(&serve(&deaf, read)).await;
+    assert_eq!((page.body.as_str(), page.set_cookies().len()), ("Ada", 1));
+}
+
+#[tokio::test]
+async fn a_change_resigns_the_cookie_also_without_a_cache() {
+    let memory = MemoryBackend::new();
+    let old = node(&memory).await;
+    let mut browser = Browser::with(&old, ada()).await;
+    let uncached = ClusterConfig::new().local_cache_enabled(false);
+    let new = start(rotated(&memory).cluster(uncached)).await;
+    assert_eq!(browser.visit(&serve(&new, count)).await.set_cookies().len(), 1);
+    assert_eq!(browser.visit(&serve(&new, count)).await.set_cookies().len(), 0);
 }
 
 #[tokio::test]
@@ -440,6 +464,18 @@ async fn a_logout_with_several_cookies_ends_each_session_that_they_name() {
     let logout = serve(&layer, async |session: Session<Data>| session.destroy());
     assert_eq!(send(&logout, both(Browser::new().request())).await.status, StatusCode::OK);
     assert_eq!(layer.store().size().await.unwrap(), 0, "both sessions have ended");
+}
+
+#[tokio::test]
+async fn a_logout_in_a_flood_of_forged_cookies_ends_the_session() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let mut browser = Browser::with(&sessions, ada()).await;
+    let forged = format!("junk; {COOKIE}={}.{}; {COOKIE}=", "A".repeat(22), "A".repeat(43));
+    let flood = forged.repeat(50) + cookie(&browser);
+    browser.set_cookie(COOKIE, flood);
+    assert_eq!(browser.clone().visit(&serve(&sessions, read)).await.body, "Ada");
+    browser.visit(&serve(&sessions, destroy)).await;
+    assert_eq!(sessions.store().size().await.unwrap(), 0);
 }
 
 /// Here the client hangs up before the logout is committed.

@@ -145,6 +145,31 @@ async fn a_logout_of_a_session_that_was_cached_long_ago_and_has_moved_since_repo
     }
 }
 
+/// With a lease this long, what the node reads from its cache may be as old as a tombstone lives.
+#[tokio::test(start_paused = true)]
+async fn a_logout_on_a_node_with_a_long_lease_that_has_heard_nothing_finds_the_session() {
+    let spy = Spy::new();
+    let with = |cluster| config(&spy).clock(Clock::tokio()).cluster(cluster);
+    let owned = |cluster| start(with(cluster).owner(|data: &Data| data.user.clone()));
+    let deaf = owned(ClusterConfig::new().max_staleness(Duration::from_secs(120))).await;
+    let elsewhere = owned(ClusterConfig::new()).await;
+    let mut browser = Browser::with(&elsewhere, ada()).await;
+    let mut late = browser.clone();
+    let read = async |session: Session<Data>| session.data().user.clone().unwrap_or_default();
+    assert_eq!(late.visit(&serve(&deaf, read)).await.body, "Ada");
+    spy.drop_messages();
+    let regenerate = async |session: Session<Data>| session.regenerate();
+    browser.visit(&serve(&elsewhere, regenerate)).await;
+    tokio::time::advance(Duration::from_secs(58)).await;
+    let logout = serve(&deaf, async |session: Session<Data>| {
+        assert_eq!(session.data().user.as_deref(), Some("Ada"), "from the cache");
+        tokio::time::advance(Duration::from_secs(4)).await;
+        session.destroy();
+    });
+    assert_eq!(late.visit(&logout).await.status, StatusCode::OK);
+    assert_eq!(browser.visit(&serve(&elsewhere, read)).await.body, "");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_late_logout_by_a_handle_of_a_replaced_session_is_ok() {
     let memory = MemoryBackend::with_clock(Clock::tokio());

@@ -11,8 +11,8 @@ use axum::body::Body;
 use axum::routing::get;
 use clustered_sessions::testing::FaultyBackend;
 use clustered_sessions::{
-    MemoryBackend, Session, SessionConfig, SessionConfigBuilder, SessionError, SessionLayer,
-    SessionStore, StoreErrorKind,
+    LimitPolicy, MemoryBackend, Session, SessionConfig, SessionConfigBuilder, SessionError,
+    SessionLayer, SessionStore, StoreErrorKind,
 };
 use futures_util::poll;
 use http::{Request, Response, StatusCode, header};
@@ -26,7 +26,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::handles::session_after_the_head;
 use crate::web::{
     Browser, Call, Data, Spy, ada, config, eventually, node, only_data, only_id, secret, serve,
-    settle,
+    settle, start,
 };
 
 #[tokio::test(start_paused = true)]
@@ -150,7 +150,7 @@ async fn a_login_that_is_cut_off_never_changes_the_old_session() {
 }
 
 /// Returns the session of a request that was cut off after `act` was applied to the session.
-async fn session_after_cut_off(
+pub(crate) async fn session_after_cut_off(
     sessions: &SessionLayer<Data>,
     browser: &Browser,
     act: impl Fn(&Session<Data>) + Clone + Send + Sync + 'static,
@@ -403,6 +403,33 @@ async fn a_logout_whose_commit_began_before_the_shutdown_is_carried_out() {
     let (committed, ()) = tokio::join!(session.save(), sessions.store().shutdown());
     committed.unwrap();
     assert_eq!(node(&memory).await.store().size().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_login_whose_commit_began_before_the_shutdown_finds_its_place() {
+    let memory = MemoryBackend::new();
+    let limited = config(&Spy::over(&memory))
+        .owner(|data: &Data| data.user.clone())
+        .max_sessions_of_owner(1, LimitPolicy::EndOldest);
+    let sessions = start(limited).await;
+    let (sender, mut receiver) = mpsc::channel(1);
+    let app = serve(&sessions, async move |session: Session<Data>| {
+        session.replace(ada());
+        sender.send(()).await.unwrap();
+    });
+    let mut browser = Browser::with(&sessions, ada()).await;
+    let shutdown = async {
+        receiver.recv().await.unwrap();
+        // The response's commit has been requested by then.
+        yield_now().await;
+        sessions.store().shutdown().await;
+    };
+    let (page, ()) = tokio::join!(browser.visit(&app), shutdown);
+    assert_eq!((page.status, page.set_cookies().len()), (StatusCode::OK, 1));
+    let other = node(&memory).await;
+    assert_eq!(other.store().size().await.unwrap(), 1);
+    let read = async |session: Session<Data>| session.data().user.clone().unwrap_or_default();
+    assert_eq!(browser.visit(&serve(&other, read)).await.body, "Ada");
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ mod handles;
 mod key_values;
 mod lifecycle;
 mod login;
+mod lost_changes;
 #[cfg(all(feature = "metrics", feature = "testing"))]
 mod observability;
 #[cfg(feature = "testing")]

@@ -1,9 +1,13 @@
 //! The sessions of one owner: how they are listed, and which of them are deleted.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use clustered_sessions::testing::BackendMethod;
-use clustered_sessions::{Clock, MemoryBackend, Session, SessionId, SessionLayer, StoreErrorKind};
+use clustered_sessions::testing::{BackendMethod, Interposed, Interposer};
+use clustered_sessions::{
+    Clock, MemoryBackend, Session, SessionId, SessionLayer, StoreError, StoreErrorKind,
+};
 use futures_util::TryStreamExt as _;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -178,4 +182,40 @@ async fn a_login_after_the_response_has_begun_keeps_the_token() {
     session.save().await.unwrap();
     let session = session_after_the_head(&node, &browser).await;
     assert_eq!(session.data().user.as_deref(), Some("Ada"));
+}
+
+/// A server that is full: it refuses new sessions, and takes what concerns the index.
+struct Full {
+    entries: Arc<AtomicUsize>,
+}
+
+impl Interposer for Full {
+    async fn around<R: Send + 'static>(
+        &self,
+        method: BackendMethod,
+        call: impl Future<Output = Result<R, StoreError>> + Send + 'static,
+    ) -> Result<R, StoreError> {
+        match method {
+            BackendMethod::Create => return Err(StoreErrorKind::Refused.into()),
+            BackendMethod::AddToOwner => drop(self.entries.fetch_add(1, Ordering::Relaxed)),
+            BackendMethod::RemoveFromOwner => drop(self.entries.fetch_sub(1, Ordering::Relaxed)),
+            _ => {}
+        }
+        call.await
+    }
+}
+
+#[tokio::test]
+async fn logins_that_a_full_server_refuses_leave_no_entries_behind() {
+    let entries = Arc::<AtomicUsize>::default();
+    let full = Full { entries: entries.clone() };
+    let backend = Interposed::with_interposer(MemoryBackend::new(), full);
+    let node = config(&MemoryBackend::new()).backend(backend);
+    let node = start(node.owner(|data: &Data| data.user.clone())).await;
+    for _ in 0..3 {
+        let data = Data { user: Some("ada".to_owned()), visits: 0 };
+        assert_eq!(node.store().create(data).await.unwrap_err().kind(), StoreErrorKind::Refused);
+    }
+    node.store().shutdown().await;
+    assert_eq!(entries.load(Ordering::Relaxed), 0);
 }

@@ -1,6 +1,8 @@
 //! `Session::replace`: the login, which must work whatever the visitor's cookie led to; and the
 //! late requests that carry the cookie from before it.
 
+use std::sync::Arc;
+
 use clustered_sessions::{MemoryBackend, Session, SessionError, SessionLayer, StoreErrorKind};
 use futures_util::{StreamExt as _, stream};
 use http::StatusCode;
@@ -114,7 +116,7 @@ async fn a_session_that_a_login_begins_has_an_id_and_streams_once_it_is_committe
 async fn both_of_two_logins_at_once_succeed() {
     let sessions = node(&MemoryBackend::new()).await;
     let browser = Browser::with(&sessions, grace()).await;
-    let both_loaded = std::sync::Arc::new(Barrier::new(2));
+    let both_loaded = Arc::new(Barrier::new(2));
     let app = serve(&sessions, async move |session: Session<Data>| {
         both_loaded.wait().await;
         session.replace(ada());
@@ -252,6 +254,21 @@ async fn a_late_logout_with_the_cookie_of_a_replaced_session_leaves_the_login_al
         late.visit(&serve(&sessions, async |session: Session<Data>| session.destroy())).await;
     assert_eq!((page.status, page.set_cookies().len()), (StatusCode::OK, 0));
     assert_eq!(visitor.visit(&serve(&sessions, read)).await.body, "Ada");
+}
+
+#[tokio::test]
+async fn a_logout_that_another_tabs_login_overtakes_leaves_the_login_alone() {
+    let sessions = node(&MemoryBackend::new()).await;
+    let mut slow = Browser::with(&sessions, grace()).await;
+    let tab = Arc::new(tokio::sync::Mutex::new(slow.clone()));
+    let (login, other) = (serve(&sessions, login), tab.clone());
+    let logout = serve(&sessions, async move |session: Session<Data>| {
+        other.lock().await.visit(&login).await;
+        session.destroy();
+    });
+    let page = slow.visit(&logout).await;
+    assert_eq!((page.status, page.set_cookies().len()), (StatusCode::OK, 0));
+    assert_eq!(tab.lock().await.visit(&serve(&sessions, read)).await.body, "Ada");
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use clustered_sessions::{
 use futures_util::future::join_all;
 use tokio::time::advance;
 
+use crate::handles::session_after_the_head;
 use crate::web::{
     Browser, Call, Data, Spy, ada, config, eventually, only_id, serve, settle, start,
 };
@@ -270,6 +271,7 @@ async fn a_page_that_polls_does_not_keep_its_session_alive() {
     let mut browser = Browser::with(&sessions, ada()).await;
     let poll = serve(&sessions, async |session: Session<Data>| {
         session.do_not_extend();
+        let _ = session.modify(|data| std::mem::take(&mut data.visits)).await;
         session.data().user.clone().unwrap_or_default()
     });
     cluster.spy.take_calls();
@@ -293,6 +295,19 @@ async fn a_change_that_changes_nothing_counts_as_a_use() {
         browser.visit(&app).await;
     }
     assert_eq!(browser.visit(&who(&sessions)).await.body, "Ada");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_over_an_open_stream_that_changes_nothing_counts_as_a_use() {
+    let cluster = Cluster::new();
+    let sessions = cluster.node().await;
+    let browser = Browser::with(&sessions, ada()).await;
+    let socket = session_after_the_head(&sessions, &browser).await;
+    for _ in 0..3 {
+        advance_and_settle(&sessions, 39 * MINUTE).await;
+        socket.modify(|_| ()).await.unwrap();
+        settle().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -19,7 +19,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, advance, sleep, timeout};
 use tower::ServiceExt as _;
 
-use crate::web::{Call, Data, Spy, ada, config, request, secret, serve, settle, start};
+use crate::handles::session_after_the_head;
+use crate::web::{Browser, Call, Data, Spy, ada, config, request, secret, serve, settle, start};
 
 /// The defaults.
 const MAX_STALENESS: Duration = Duration::from_secs(2);
@@ -480,6 +481,19 @@ async fn a_watch_on_a_node_that_is_cut_off_ends_after_the_grace() {
     let begun = Instant::now();
     lasts(&mut ended, GRACE).await;
     assert_eq!(ended.await, Ended::Unknown);
+    assert!(begun.elapsed() <= MAX_STALENESS + GRACE + PULSE, "after {:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_a_request_begins_late_counts_from_when_its_session_was_seen() {
+    let nodes = Nodes::start().await;
+    let browser = Browser::with(&nodes.there, ada()).await;
+    let session = session_after_the_head(&nodes.there, &browser).await;
+    nodes.faults.stall_subscriptions();
+    nodes.faults.fail_calls(1.0);
+    let begun = Instant::now();
+    sleep(SECOND * 8).await;
+    assert_eq!(session.ended().await, Ended::Unknown);
     assert!(begun.elapsed() <= MAX_STALENESS + GRACE + PULSE, "after {:?}", begun.elapsed());
 }
 

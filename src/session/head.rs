@@ -1,0 +1,36 @@
+//! The response head of a request and what the session changes in it.
+
+use std::time::Duration;
+
+use crate::id::SessionToken;
+
+/// The progress of a request's response head, which alone can carry a cookie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Head {
+    /// It has not been sent yet.
+    Ahead,
+    Sent,
+    /// There will be none: the request was cancelled, has panicked or has failed.
+    Never,
+}
+
+/// A change to the visitor's cookie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum CookieChange {
+    Set(SessionToken),
+    Remove,
+}
+
+/// The session's changes to the response head.
+#[derive(Debug)]
+pub(crate) struct HeadChanges {
+    /// `true` if the response may depend on the session.
+    pub(crate) extracted: bool,
+    /// `true` if the request has cookies of several sessions, none of which was used.
+    pub(crate) ambiguous: bool,
+    pub(crate) cookie: Option<CookieChange>,
+    /// Maximum remaining lifetime of the session.
+    pub(crate) lifetime: Duration,
+    /// `true` if browsers are to keep the cookie when they are closed.
+    pub(crate) remembered: bool,
+}
