@@ -4,10 +4,12 @@
 //! then announces, then writes. If the announcement is refused, nothing is written. If the write
 //! fails after the announcement, the nodes have a cache miss.
 //!
-//! All scripts count as writes, even those that only read (`#!lua` without `no-writes`). A server
-//! that is not a writable master refuses the whole script, so a demoted master cannot answer from
-//! outdated data. A server without free memory refuses an update before it is announced, and
-//! carries out the other scripts (`allow-oom`): a logout needs no memory.
+//! Scripts count as writes, even those that only read (`#!lua` without `no-writes`). A server that
+//! is not a writable master refuses the whole script, so a demoted master cannot answer from
+//! outdated data. Two scripts are the exception: those for a server that refuses writes because it
+//! cannot save its data. They have no `#!lua` line, and ask for the server's role instead. A server
+//! without free memory refuses an update before it is announced, and carries out the other scripts
+//! (`allow-oom`): a logout needs no memory.
 //!
 //! Each script has a key, and touches no key that it is not given. Clustered and managed servers
 //! refuse others.
