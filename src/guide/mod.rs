@@ -98,6 +98,7 @@ pub mod deployment {
     //! [observability]: super::observability
     //! [owners]: super::owners
     //! [proxy]: super::recipes#behind-a-proxy
+    //! [retries]: super::resilience#retries
     //! [rotation]: super::encryption#changing-the-secret
     //! [rule-1]: super::protocol#rule-1-proof-by-heartbeat
     //! [rule-28]: super::protocol#rule-28-history
