@@ -1,6 +1,8 @@
 //! A gRPC method of tonic.
 
-use clustered_sessions::{Secret, Session, SessionConfig, SessionError, SessionLayer};
+use clustered_sessions::{
+    Secret, Session, SessionConfig, SessionError, SessionLayer, StoreError, StoreErrorKind,
+};
 use http::{StatusCode, header};
 use serde::{Deserialize, Serialize};
 use tonic::body::Body;
@@ -25,9 +27,11 @@ async fn visit(request: Request<()>) -> Result<Response<u64>, Status> {
     Ok(Response::new(visits.await.map_err(status)?))
 }
 
-/// Returns the gRPC status of an error: a client may repeat what is `Unavailable`.
+/// Returns the gRPC status of an error. A client may repeat what is `Unavailable`, so a change that
+/// may have been made is `Unknown`.
 fn status(error: SessionError) -> Status {
     match error.status() {
+        _ if error.is_outcome_unknown() => Status::unknown(error.to_string()),
         StatusCode::SERVICE_UNAVAILABLE => Status::unavailable(error.to_string()),
         StatusCode::CONFLICT => Status::failed_precondition(error.to_string()),
         _ => Status::internal(error.to_string()),
@@ -75,6 +79,13 @@ async fn a_method_counts_the_visits_of_a_session() {
 async fn an_error_is_a_status_of_grpc() {
     let without_layer = visit(Request::new(())).await.unwrap_err();
     assert_eq!(without_layer.code(), Code::Internal);
+    for (kind, code) in [
+        (StoreErrorKind::Timeout, Code::Unavailable),
+        (StoreErrorKind::OutcomeUnknown, Code::Unknown),
+        (StoreErrorKind::Gone, Code::FailedPrecondition),
+    ] {
+        assert_eq!(status(StoreError::new(kind).into()).code(), code);
+    }
 
     let app = sessions().layer(service_fn(async |request: http::Request<Body>| {
         let session = Session::<Visitor>::from_extensions(request.extensions()).await.unwrap();
