@@ -23,6 +23,7 @@
 //! | `SESSION_SECRET` | signs cookies and encrypts records; at least 32 bytes, the same on all nodes |
 //! | `SESSION_SECRET_NEXT`, `SESSION_SECRET_PREVIOUS` | the other secret during a rotation |
 //! | `REDIS_URL` | the Redis server that stores the sessions |
+//! | `SSL_CERT_FILE` | root certificates for a `REDIS_URL` with TLS; unset: those of the system |
 //! | `NODE_ID` | the node's name in logs and announcements; unset: random |
 //! | `LISTEN` | address of the application; defaults to 127.0.0.1:3000 |
 //! | `ADMIN_LISTEN` | address of metrics and probes, not to be exposed publicly; defaults to 127.0.0.1:9000 |
