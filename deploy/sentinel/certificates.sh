@@ -4,7 +4,8 @@
 #   sh certificates.sh DIRECTORY NAME HOST...
 #
 # Writes NAME.pem and NAME-key.pem. Clients and servers need ca.pem. Only this script needs
-# ca-key.pem: keep it elsewhere.
+# ca-key.pem: keep it elsewhere, with ca.pem. To renew a certificate, put both into the directory
+# again.
 set -eu
 
 directory=$1 name=$2

@@ -15,7 +15,9 @@ use support::wait::{eventually, eventually_within};
 use yaml_rust2::{Yaml, YamlLoader};
 
 use crate::deployment::with_sources;
-use crate::deployment_sentinel::{deploys_the_same_nodes, permissions, read};
+use crate::deployment_sentinel::{
+    deploys_the_same_nodes, permissions, read, recipes_leave_the_authority_alone,
+};
 use crate::nodes::{Data, config, store};
 
 /// A node waits for 45 seconds if an election may have an unknown winner: three times the
@@ -341,9 +343,23 @@ fn nodes_are_deployed_as_with_one_server() {
     deploys_the_same_nodes("cluster");
 }
 
+#[test]
+fn the_recipes_leave_no_key_but_that_of_the_authority() {
+    recipes_leave_the_authority_alone("cluster", &["redis"]);
+}
+
 /// Returns the documents of a file.
 fn documents(path: &str) -> Vec<Yaml> {
     YamlLoader::load_from_str(&read(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Returns the paths of the manifests and Compose files, from the root.
+fn all_yaml_files() -> Vec<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    yaml_files(&root.join("deploy"), &mut found);
+    let path = |path: &PathBuf| path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+    found.iter().map(path).collect()
 }
 
 fn yaml_files(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -359,19 +375,70 @@ fn yaml_files(folder: &Path, found: &mut Vec<PathBuf>) {
 
 #[test]
 fn all_manifests_are_valid_yaml() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut found = Vec::new();
-    yaml_files(&root.join("deploy"), &mut found);
+    let found = all_yaml_files();
     assert!(found.len() >= 6, "{found:?}");
     for path in found {
-        let path = path.strip_prefix(root).unwrap().to_str().unwrap();
-        for document in documents(path) {
+        for document in documents(&path) {
             let is_object = document["kind"].as_str().is_some()
                 && document["apiVersion"].as_str().is_some()
                 && document["metadata"]["name"].as_str().is_some();
             assert!(is_object || document["services"].as_hash().is_some(), "{path}: {document:?}");
         }
     }
+}
+
+#[test]
+fn no_pod_has_more_rights_than_it_needs() {
+    let mut count = 0;
+    for path in all_yaml_files() {
+        for document in documents(&path) {
+            let pod = &document["spec"]["template"]["spec"];
+            let Some(containers) = pod["containers"].as_vec() else { continue };
+            count += 1;
+            let place = format!("{path}: {:?}", document["metadata"]["name"]);
+            assert_eq!(pod["automountServiceAccountToken"].as_bool(), Some(false), "{place}");
+            let common = &pod["securityContext"];
+            assert_eq!(
+                common["seccompProfile"]["type"].as_str(),
+                Some("RuntimeDefault"),
+                "{place}"
+            );
+            for container in containers {
+                let own = &container["securityContext"];
+                let is = |name: &str| {
+                    own[name].as_bool().or_else(|| common[name].as_bool()).expect(&place)
+                };
+                assert!(is("runAsNonRoot"), "{place}");
+                assert!(is("readOnlyRootFilesystem"), "{place}");
+                assert!(!is("allowPrivilegeEscalation"), "{place}");
+                assert_eq!(texts(&own["capabilities"]["drop"]), ["ALL"], "{place}");
+            }
+        }
+    }
+    assert_eq!(count, 8, "each kind of pod is checked");
+}
+
+/// Each directory with keys that a Compose file says how to make, for a build in the repository.
+#[test]
+fn neither_git_nor_an_image_has_the_keys_of_a_deployment() {
+    let matches = |pattern: &str, directory: &str| {
+        let (pattern, parts) = (pattern.trim_start_matches('/').split('/'), directory.split('/'));
+        pattern.clone().count() == parts.clone().count()
+            && pattern.zip(parts).all(|(pattern, part)| pattern == "*" || pattern == part)
+    };
+    let mut count = 0;
+    for path in all_yaml_files().iter().filter(|path| path.ends_with("compose.yaml")) {
+        let text = read(path);
+        let calls = text.split("certificates.sh ").skip(1);
+        for directory in calls.filter_map(|arguments| arguments.split(' ').next()) {
+            count += 1;
+            for list in [".dockerignore", ".gitignore"] {
+                let is_left_out = read(list).lines().any(|pattern| matches(pattern, directory));
+                assert!(is_left_out, "{list} does not leave out {directory}");
+            }
+        }
+    }
+    assert!(count >= 3, "{count}");
 }
 
 /// Returns the texts of a list.

@@ -1,13 +1,17 @@
 //! The files in `deploy/sentinel/` run as they are, but for addresses, ports and paths.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::process::Command;
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use clustered_sessions::{
     RedisConfig, RedisSentinels, RedisTls, SessionStore, StoreError, StoreErrorKind,
 };
 use http::StatusCode;
 use support::deployment::{Deployed, Deployment, SERVICE, rule};
+use support::files::Files;
 use support::node::Node;
 use support::trial::{login, me, stats};
 use support::wait::eventually;
@@ -320,6 +324,77 @@ pub(crate) fn deploys_the_same_nodes(variant: &str) {
 #[test]
 fn nodes_are_deployed_as_with_one_server() {
     deploys_the_same_nodes("sentinel");
+}
+
+/// Stands for `kubectl`: each file that it is given must be there.
+const KUBECTL: &str = r#"#!/bin/sh
+for argument; do
+    case $argument in --from-file=*) test -e "${argument##*=}" || exit 1 ;; esac
+done
+echo "$@" >> "$LOG"
+"#;
+
+/// Runs the two recipes at the top of a manifest, and checks that they leave nothing but the
+/// authority, which signs the certificates of both.
+pub(crate) fn recipes_leave_the_authority_alone(variant: &str, secrets: &[&str]) {
+    let manifest = read(&format!("deploy/{variant}/kubernetes.yaml"));
+    let header: Vec<_> = manifest.lines().take_while(|line| line.starts_with('#')).collect();
+    let blocks: Vec<String> = header
+        .split(|line| *line == "#")
+        .filter(|block| block[0].starts_with("#   "))
+        .map(|block| block.iter().map(|line| format!("{}\n", &line[1..])).collect())
+        .collect();
+    let [creation, renewal] = &blocks[..] else { panic!("{blocks:?}") };
+
+    let files = Files::new();
+    let [safe, temporary, log] = ["safe", "temporary", "log"].map(|name| files.path(name));
+    for directory in [&safe, &temporary] {
+        fs::create_dir(directory).unwrap();
+    }
+    let kubectl = files.write("kubectl", KUBECTL);
+    fs::set_permissions(&kubectl, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", files.path(""), std::env::var("PATH").unwrap());
+    let names = |directory: &str| {
+        let entries = fs::read_dir(directory).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let mut authority = None;
+    for recipe in [creation, renewal] {
+        let recipe = recipe.replace("/a/directory/that/is/safe", &safe);
+        assert!(recipe.contains(&safe));
+        let ran = Command::new("sh")
+            .args(["-e", "-c", &recipe])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .envs([("PATH", &path), ("TMPDIR", &temporary), ("LOG", &log)])
+            .output()
+            .unwrap();
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        assert_eq!(names(&safe), ["ca-key.pem", "ca.pem"]);
+        assert!(names(&temporary).is_empty(), "{:?}", names(&temporary));
+        let kept = fs::read(format!("{safe}/ca.pem")).unwrap();
+        assert_eq!(*authority.get_or_insert_with(|| kept.clone()), kept);
+    }
+    let log = fs::read_to_string(&log).unwrap();
+    for secret in secrets {
+        let patch = log.lines().find(|line| line.starts_with(&format!("patch secret {secret} ")));
+        let (_, patch) = patch.unwrap().split_once(" -p ").unwrap();
+        let patch: serde_json::Value = serde_json::from_str(patch).unwrap();
+        let certificate = patch["data"]["cert.pem"].as_str().unwrap();
+        let certificate = BASE64_STANDARD.decode(certificate).unwrap();
+        let certificate = files.write("cert.pem", str::from_utf8(&certificate).unwrap());
+        let verified = Command::new("openssl")
+            .args(["verify", "-CAfile", &format!("{safe}/ca.pem"), &certificate])
+            .output()
+            .unwrap();
+        assert!(verified.status.success(), "the authority has not signed that of {secret}");
+    }
+}
+
+#[test]
+fn the_recipes_leave_no_key_but_that_of_the_authority() {
+    recipes_leave_the_authority_alone("sentinel", &["redis", "sentinel"]);
 }
 
 #[test]
