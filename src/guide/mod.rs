@@ -12,7 +12,7 @@
 //! 8. [`scale`]: what nodes and writes cost one Redis and a Cluster, and up to where.
 //! 9. [`performance`]: what each operation costs, compared with others, and where the time goes.
 //! 10. [`observability`]: metrics, alerts, spans, log events, and events for audit logs.
-//! 11. [`recipes`]: pages for members, an extractor for the user, error pages, tokens, and the proxy.
+//! 11. [`recipes`]: pages for members, an extractor for the user, error pages, tokens, the proxy.
 //! 12. [`testing`]: tests of an application that uses this crate.
 //! 13. [`owasp`]: the OWASP session checklist and ASVS 5.0, requirement by requirement.
 //! 14. [`other_frameworks`]: sessions in hyper, tonic, warp and salvo.

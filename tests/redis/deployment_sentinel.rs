@@ -60,7 +60,7 @@ fn take_away(processes: &[Deployed], acl: &str, user: &str, missing: &[&str]) {
     }
 }
 
-/// Closes all connections of a user, so that it authenticates anew.
+/// Closes all connections of a user, so that it authenticates again.
 fn disconnect(processes: &[Deployed], user: &str) {
     for process in processes {
         let _: u64 = process.command(&["CLIENT", "KILL", "USER", user]).unwrap();
