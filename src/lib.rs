@@ -91,8 +91,9 @@
 //! | is configured not to listen, by [`enabled(false)`](ClusterConfig::enabled) | [`local_cache_ttl`](ClusterConfig::local_cache_ttl) |
 //!
 //! Updates are never lost. A change replaces only the revision that it was made from; if another
-//! change came first, it is applied again on top of that one, or reported as a conflict. Only
-//! [`Session::overwrite`] discards other changes, as its name says. A deleted session never comes
+//! change came first, it is applied again on top of that one, or reported as a conflict. What
+//! replaces data as a whole discards other changes, as its name says: [`Session::overwrite`],
+//! [`SessionStore::put`], and [`KeyValues::insert`] for its key. A deleted session never comes
 //! back, because a write never creates a record that does not exist.
 //!
 //! # Limits

@@ -19,7 +19,7 @@ mod removed;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use quick_cache::sync::Cache;
@@ -54,6 +54,8 @@ pub struct LocalCache<T> {
     /// Number of times that the cache was cleared. What was cached before the last time is
     /// invisible.
     clears: AtomicU32,
+    /// `true` while a thread frees what was cached before the last clear.
+    is_freeing: AtomicBool,
     clock: Clock,
     /// Time to live of an entry in milliseconds, counted from the beginning of its backend call.
     ttl: u64,
@@ -148,6 +150,7 @@ impl<T> LocalCache<T> {
             fence: Fence::new(),
             lease,
             clears: AtomicU32::new(0),
+            is_freeing: AtomicBool::new(false),
             clock,
             ttl: millis(ttl),
             watches: Arc::new(Watches::new()),

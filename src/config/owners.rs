@@ -98,11 +98,14 @@ impl<T> SessionConfigBuilder<T> {
     /// It is applied whenever a session comes to an owner: when it is created with one, replaced,
     /// or changed so that it has another one. Once all logins that run at the same time have been
     /// answered, the owner has no more than `max` sessions that anybody was given a token for,
-    /// however many nodes they were on. A session keeps its place when it is regenerated. Logins
-    /// are ordered by their milliseconds; the order of two in the same millisecond is arbitrary.
+    /// however many nodes they were on. A change whose reply is lost counts as not answered: it may
+    /// have given a session to an owner who has `max` others. A session keeps its place when it is
+    /// regenerated. Logins are ordered by their milliseconds; the order of two in the same
+    /// millisecond is arbitrary.
     ///
     /// Each login reads the owner's index and then the sessions that it names, all at once: two
-    /// round trips more. If sessions are ended, it takes three more.
+    /// round trips more, and under [`RefuseNew`](crate::LimitPolicy::RefuseNew) four if a session
+    /// goes on or is replaced. If sessions are ended, it takes three more.
     ///
     /// ```
     /// use clustered_sessions::{LimitPolicy, Secret, SessionConfig, SessionStore};

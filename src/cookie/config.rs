@@ -152,7 +152,8 @@ impl CookieConfig {
     /// of it. Can be called several times. Excludes the prefix `__Host-`, under which there is only
     /// one path and no domain.
     ///
-    /// The removal is sent with each response that sets or removes the cookie. Until then, a
+    /// The removal is sent with each response that sets or removes the cookie, but not with a
+    /// header of [`SessionLayer::set_cookie`](crate::SessionLayer::set_cookie). Until then, a
     /// browser may send both cookies: the one whose session exists is used. Keep the call until all
     /// sessions from before the change have expired.
     ///
@@ -189,7 +190,8 @@ impl CookieConfig {
         if name.starts_with("__host-") && is_elsewhere {
             return Err(ConfigError::HostPrefix);
         }
-        if !self.secure && (name.starts_with("__host-") || name.starts_with("__secure-")) {
+        let demands_secure = ["__host-", "__secure-", "__http-"];
+        if !self.secure && demands_secure.iter().any(|prefix| name.starts_with(prefix)) {
             return Err(ConfigError::PrefixWithoutSecure);
         }
         if !self.secure && self.same_site == SameSite::None {
@@ -207,11 +209,11 @@ fn check_location(path: &str, domain: Option<&str>) -> Result<(), ConfigError> {
     if !path.starts_with('/') || !path.bytes().all(is_attribute_char) {
         return Err(ConfigError::CookiePath);
     }
-    let is_domain_char = |c: u8| c.is_ascii_alphanumeric() || b".-".contains(&c);
+    let is_label_char = |c: u8| c.is_ascii_alphanumeric() || c == b'-';
+    let is_label = |label: &str| !label.is_empty() && label.bytes().all(is_label_char);
     match domain {
-        Some(domain)
-            if domain.trim_matches('.').is_empty() || !domain.bytes().all(is_domain_char) =>
-        {
+        // Browsers ignore a dot in front, and a dot at the end makes a name that no host matches.
+        Some(domain) if !domain.trim_start_matches('.').split('.').all(is_label) => {
             Err(ConfigError::CookieDomain)
         }
         _ => Ok(()),
@@ -237,6 +239,7 @@ mod tests {
             (new().path("/app"), Err(ConfigError::HostPrefix)),
             (new().secure(false), Err(ConfigError::PrefixWithoutSecure)),
             (new().name("__host-x").secure(false), Err(ConfigError::PrefixWithoutSecure)),
+            (new().name("__Http-x").secure(false), Err(ConfigError::PrefixWithoutSecure)),
             (
                 new().name("id").secure(false).same_site(SameSite::None),
                 Err(ConfigError::SameSiteNoneWithoutSecure),
@@ -250,6 +253,8 @@ mod tests {
             (new().name("id").path("/a;Domain=evil"), Err(ConfigError::CookiePath)),
             (new().name("id").domain(""), Err(ConfigError::CookieDomain)),
             (new().name("id").domain("a;b"), Err(ConfigError::CookieDomain)),
+            (new().name("id").domain("example.com."), Err(ConfigError::CookieDomain)),
+            (new().name("id").domain("example..com"), Err(ConfigError::CookieDomain)),
             (new().partitioned(true), Ok(())),
             (
                 new().name("id").secure(false).partitioned(true),

@@ -34,9 +34,9 @@ use crate::secret::KeyRing;
 const PURPOSE: &str = "clustered-sessions/cookie/v2";
 /// Length of a tag in characters: 32 bytes in base64url.
 const TAG_LEN: usize = 43;
-/// Maximum number of sessions that the cookies of one request name. Browsers send a handful at most;
-/// a request with more is an attack and has no session. Cookies that do not verify are not counted:
-/// whoever can set cookies for a sibling domain could hide the visitor's own behind them.
+/// Maximum number of sessions that the cookies of one request name. Browsers send a handful at
+/// most; a request with more is an attack and has no session. Cookies that do not verify are not
+/// counted: whoever can set cookies for a sibling domain could hide the visitor's own behind them.
 pub(crate) const MAX_CANDIDATES: usize = 32;
 
 /// The longest `Max-Age` that browsers accept.

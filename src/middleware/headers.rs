@@ -66,14 +66,15 @@ fn vary_on_cookie(headers: &mut HeaderMap) {
 /// visitor's session to another.
 ///
 /// The handler's directives are kept, except that `private` replaces `public` and `s-maxage`, which
-/// are for shared caches. `no-store` is left as it is, since nothing is stricter.
+/// are for shared caches. `no-store` is left as it is, since nothing is stricter, unless
+/// `must-understand` lets caches ignore it (RFC 9111, section 5.2.2.3).
 fn prevent_caching(headers: &mut HeaderMap) {
     let mut directives = Vec::new();
     for value in headers.get_all(header::CACHE_CONTROL) {
         directives.extend(split_directives(value.as_bytes()));
     }
     let has = |name: &[u8]| directives.iter().any(|directive| directive.eq_ignore_ascii_case(name));
-    if has(b"no-store") {
+    if has(b"no-store") && !has(b"must-understand") {
         return;
     }
     let (has_private, has_no_cache) = (has(b"private"), has(b"no-cache"));
@@ -155,6 +156,10 @@ mod tests {
             (&["s-maxage=60, max-age=5"], r#"max-age=5, private, no-cache="set-cookie""#),
             (&["S-MaxAge = 60"], r#"private, no-cache="set-cookie""#),
             (&["no-store"], "no-store"),
+            (
+                &["must-understand, no-store"],
+                "must-understand, no-store, private, no-cache=\"set-cookie\"",
+            ),
             (&["private", "max-age=0"], r#"private, max-age=0, no-cache="set-cookie""#),
             (&["no-cache"], "no-cache, private"),
             (&[r#"no-cache="a, b", ,"#], r#"no-cache="a, b", private, no-cache="set-cookie""#),

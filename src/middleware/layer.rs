@@ -29,8 +29,9 @@ use crate::store::SessionStore;
 ///   layers for the same type, handlers see the inner one.
 /// - `CatchPanicLayer` belongs outside: a panic then ends the request as an error does.
 /// - `TimeoutLayer` may be outside or inside. Outside, a request that it cuts off in the handler
-///   commits nothing but a logout. A commit that has begun is finished, but the client does not get
-///   the cookie of a login: let the timeout be longer than that of two operations
+///   commits nothing but a logout. A commit that has begun is finished, unless it waits for another
+///   one and needs a new token, but the client does not get the cookie of a login: let the timeout
+///   be longer than that of two operations
 ///   ([`operation_timeout`](crate::SessionConfigBuilder::operation_timeout)). Inside, its response
 ///   is committed like any other, with the changes made so far.
 /// - `TraceLayer` belongs outside, since its body type has no default. Inside, map its body to

@@ -298,6 +298,9 @@ impl<T: SessionData> Session<T> {
     /// [`replace`](Session::replace) are tried again, and after
     /// [`LimitReached`](SessionError::LimitReached), only a logout.
     ///
+    /// If another call was to commit the changes and has lost them, this one reports its error, or
+    /// [`ChangesLost`](SessionError::ChangesLost) if the request was cut off.
+    ///
     /// # Panics
     ///
     /// Panics if a closure given to [`update`](Session::update) does.
@@ -307,8 +310,9 @@ impl<T: SessionData> Session<T> {
 
     /// Loads the session again, past the cache, and applies uncommitted changes on top of it.
     ///
-    /// A long-lived stream or socket calls this to learn whether its session was changed or
-    /// revoked. After a revocation, [`id`](Session::id) is `None`.
+    /// After a revocation or an expiry, [`id`](Session::id) is `None`, and also after a
+    /// regeneration by another request. A long-lived stream or socket that is to go on after a
+    /// regeneration uses [`watch`](Session::watch) instead.
     ///
     /// # Errors
     ///

@@ -126,7 +126,8 @@ impl<T> RequestState<T> {
         }
     }
 
-    /// Returns the moment at which the loaded session was known to exist. `None` if it is not known.
+    /// Returns the moment at which the loaded session was known to exist. `None` if it is not
+    /// known.
     pub(super) fn alive_at(&self) -> Option<Millis> {
         self.seen.map(|seen| seen.alive_at)
     }

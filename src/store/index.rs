@@ -93,8 +93,8 @@ pub(super) struct Ownership {
 ///
 /// Of the two hours, one is for a node whose clock is behind the backend's. The other is for an
 /// extension that runs while another node changes the owner: it writes the entry of the wrong
-/// owner, and moves the deadline by less than an hour, since the version that it is based on cannot
-/// be older than the staleness of a cache.
+/// owner, and moves the deadline by less than an hour, since it is based on a version that was
+/// current less than an hour ago.
 fn entry_expiry(deadline: Timestamp) -> Timestamp {
     Timestamp::from_millis((deadline.as_millis() / HOUR + 3).saturating_mul(HOUR))
 }
@@ -139,7 +139,13 @@ impl<T: SessionData> SessionStore<T> {
         deadline: Timestamp,
     ) -> Result<(), StoreError> {
         let Some(owners) = &self.inner.owners else { return Ok(()) };
-        let record = match self.inner.cache.peek(id) {
+        // A node that does not listen may not have heard of the present owner: see `entry_expiry`.
+        let now = self.now();
+        let is_recent = |record: &Record<T>| {
+            let since = self.inner.cache.unannounced_since(record).unwrap_or(now);
+            now < since.plus(HOUR / 2)
+        };
+        let record = match self.inner.cache.peek(id).filter(is_recent) {
             Some(record) => Some(record),
             None => self.load(id).await?.ok(),
         };

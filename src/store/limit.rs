@@ -24,6 +24,9 @@ use crate::guards::{self, Guard};
 use crate::id::SessionId;
 use crate::record::{Ended, Record, SessionData};
 
+/// Maximum number of sessions that a login ends at once, as many as there are on a page of a scan.
+const AT_ONCE: usize = 256;
+
 /// A session's place among those of its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Login {
@@ -139,13 +142,17 @@ impl<T: SessionData> SessionStore<T> {
             Verdict::Admit { end } => {
                 self.inner.limited_logins.add_one();
                 let ids = all.iter().filter(|record| end.contains(&Login::of(record)));
-                let ids = ids.map(Record::id).collect();
+                let ids: Vec<_> = ids.map(Record::id).collect();
                 let judge = |found: &Record<T>| {
                     self.owner_of(found).as_deref() == Some(owner)
                         && end.contains(&Login::of(found))
                 };
                 let reason = Ended::LimitReached;
-                Revocation::new(self, &judge, reason, Unreadable::Keep).chase_all(ids).await?;
+                let mut revocation = Revocation::new(self, &judge, reason, Unreadable::Keep);
+                // The first login under a new limit may end thousands.
+                for page in ids.chunks(AT_ONCE) {
+                    revocation.chase_all(page.to_vec()).await?;
+                }
             }
         }
         // A session that was regenerated meanwhile has been found by its tombstone.

@@ -287,7 +287,8 @@ async fn a_node_that_hears_nothing_resigns_cookies_after_looking_the_session_up(
     let mut browser = Browser::with(&old, ada()).await;
     let new = Secret::new("the new secret, which is just as long").unwrap();
     let new = SessionConfig::builder(new).previous_secret(web::secret()).backend(spy.backend());
-    // It is configured to listen, and may never have been able to, as under an ACL without channels.
+    // It is configured to listen, and may never have been able to, as under an ACL without
+    // channels.
     let deaf = SessionLayer::new(new.build().unwrap());
     assert!(!deaf.store().coordinator().is_listening());
     let page = browser.visit(&serve(&deaf, read)).await;

@@ -261,6 +261,22 @@ async fn an_extension_by_a_node_with_a_stale_owner_keeps_the_new_owners_index_en
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_extension_by_a_node_that_does_not_listen_extends_the_entry_of_the_present_owner() {
+    let (clock, memory) = paused();
+    let config = || in_memory(&memory, &clock).timeout(24 * HOUR);
+    let current = SessionStore::new(config().build().unwrap());
+    let deaf = ClusterConfig::new().enabled(false).local_cache_ttl(6 * HOUR);
+    let deaf = SessionStore::new(config().cluster(deaf).build().unwrap());
+    let id = current.create(ada()).await.unwrap().id;
+    assert!(deaf.find(id).await.unwrap().is_some());
+    current.modify(id, |data| data.user = Some("Bob".to_owned())).await.unwrap();
+    sleep(5 * HOUR).await;
+    assert!(deaf.touch(id).await.unwrap());
+    sleep(23 * HOUR).await;
+    assert_eq!(ids_of(&current, "Bob").await, [id].into());
+}
+
 #[tokio::test]
 async fn a_session_belongs_to_the_owner_in_its_data() {
     let memory = MemoryBackend::new();

@@ -49,10 +49,27 @@ impl<T: Send + Sync + 'static> LocalCache<T> {
         self.hide_all();
         match Handle::try_current() {
             Ok(runtime) if self.sessions.len() > FREED_AT_ONCE => {
-                let cache = self.clone();
-                drop(runtime.spawn_blocking(move || cache.free_hidden()));
+                // A clear of all sessions is announced once for each page of them. If each message
+                // had a thread, the application's own blocking tasks would wait for all of them.
+                if !self.is_freeing.swap(true, Ordering::AcqRel) {
+                    let cache = self.clone();
+                    drop(runtime.spawn_blocking(move || cache.free_until_done()));
+                }
             }
             _ => self.free_hidden(),
+        }
+    }
+
+    /// Frees what was cached before the last clear, also if that comes meanwhile.
+    fn free_until_done(&self) {
+        loop {
+            let clears = self.clears.load(Ordering::Acquire);
+            self.free_hidden();
+            self.is_freeing.store(false, Ordering::Release);
+            let is_done = self.clears.load(Ordering::Acquire) == clears;
+            if is_done || self.is_freeing.swap(true, Ordering::AcqRel) {
+                return;
+            }
         }
     }
 }

@@ -189,6 +189,18 @@ async fn many_sessions_are_invisible_at_once_and_freed_in_the_end() {
     tokio::time::timeout(Duration::from_secs(30), freed).await.unwrap();
 }
 
+#[tokio::test]
+async fn many_clears_in_a_row_are_freed_by_one_thread() {
+    let bench = bench_for(10_000);
+    bench.fill_others(5_000);
+    let users = Arc::strong_count(&bench.cache);
+    for _ in 0..500 {
+        bench.cache.clear_soon();
+        // One frees, and one that has just done so may still be ending.
+        assert!(Arc::strong_count(&bench.cache) <= users + 2);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn loads_and_entries_from_before_a_new_epoch_are_not_served() {
     let bench = bench();

@@ -135,7 +135,10 @@ fn an_aborted_request_keeps_nothing_but_its_logout() {
     push(&mut state, "after");
     let logout = state.abort().unwrap();
     assert_eq!(logout.ids(), [id()]);
-    assert!(!state.has_work() && state.live_record().is_none());
+    assert_eq!((state.plan(), state.live_record().is_some()), (Plan::Nothing, false));
+    assert!(state.has_work(), "the next commit reports the change that is lost");
+    state.losses().tell();
+    assert!(!state.has_work());
     assert!(state.abort().is_none(), "the logout is taken once");
 }
 
