@@ -206,7 +206,7 @@ impl<T: SessionData> SessionStore<T> {
     /// be there twice. Records that cannot be read are left out.
     pub(super) async fn load_sessions_of(&self, owner: &str) -> Result<Vec<Record<T>>, StoreError> {
         let mut sessions = Vec::new();
-        let mut stream = self.records_of(owner.to_owned(), Scan::as_step);
+        let mut stream = self.records_of(owner.to_owned(), Scan::into_step);
         while let Some(session) = stream.next().await {
             match session {
                 Ok(record) => sessions.push(record),

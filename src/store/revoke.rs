@@ -122,7 +122,7 @@ impl<'a, T: SessionData> Revocation<'a, T> {
         tag: OwnerTag,
         except: Option<SessionId>,
     ) -> Result<(), StoreError> {
-        let mut scan = Scan::of_owner(self.store.clone(), tag).as_step();
+        let mut scan = Scan::of_owner(self.store.clone(), tag).into_step();
         while let Some(mut page) = scan.next_page().await? {
             page.ids.retain(|id| Some(*id) != except);
             self.chase_all(page.ids).await?;
@@ -132,7 +132,7 @@ impl<'a, T: SessionData> Revocation<'a, T> {
 
     /// Chases all sessions.
     pub(super) async fn scan_all(&mut self) -> Result<(), StoreError> {
-        let mut scan = Scan::new(self.store.clone()).as_step();
+        let mut scan = Scan::new(self.store.clone()).into_step();
         while let Some(mut page) = scan.next_page().await? {
             page.ids.append(&mut page.moved);
             self.chase_all(page.ids).await?;

@@ -186,7 +186,7 @@ impl<T: SessionData> Scan<T> {
 
     /// Returns the scan as a step of an operation that was accepted, and that runs to its end even
     /// during a shutdown.
-    pub(super) fn as_step(self) -> Self {
+    pub(super) fn into_step(self) -> Self {
         Scan { is_step: true, ..self }
     }
 
