@@ -125,6 +125,14 @@ impl<'a> Saved<'a> {
         Saved { loaded: Loaded::read(data), data }
     }
 
+    /// Returns `true` if the request has exactly the values that it has loaded.
+    pub(super) fn is_unchanged(&self) -> bool {
+        self.loaded.as_ref().is_some_and(|loaded| {
+            own(self.data).count() == loaded.digests.len()
+                && own(self.data).all(|(key, value)| loaded.has(key, value))
+        })
+    }
+
     /// Returns the present values with the changes of the request.
     pub(super) fn apply_to(&self, current: &KeyValues) -> KeyValues {
         let mut values = current.clone();
@@ -267,6 +275,23 @@ mod tests {
         set(&mut data, "c", 2);
         save(&mut stored, &data);
         assert_eq!(stored, values(&[("c", 2)]));
+    }
+
+    #[test]
+    fn a_request_is_unchanged_if_it_has_what_it_loaded_and_nothing_else() {
+        let mut data = Loaded::give_out(1, ID, &values(&[("a", 1), ("b", 1)]));
+        assert!(Saved::new(&data).is_unchanged());
+        set(&mut data, "a", 2);
+        assert!(!Saved::new(&data).is_unchanged());
+        set(&mut data, "a", 1);
+        assert!(Saved::new(&data).is_unchanged());
+        data.remove("b");
+        assert!(!Saved::new(&data).is_unchanged(), "one is missing");
+        set(&mut data, "c", 1);
+        assert!(!Saved::new(&data).is_unchanged(), "another one is in its place");
+        data.clear();
+        assert!(!Saved::new(&data).is_unchanged(), "a cleared session replaces whatever there is");
+        assert!(Saved::new(&Loaded::give_out(1, ID, &values(&[]))).is_unchanged());
     }
 
     #[test]

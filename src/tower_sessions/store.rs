@@ -154,14 +154,22 @@ impl TowerSessionsStore {
         let id = token.session_id();
         let saved = Saved::new(data);
         let save = async {
-            let base = self.store.find(id).await?.ok_or_else(|| StoreError::gone(&id))?;
-            let values = saved.apply_to(base.data());
-            if values == *base.data() && !self.store.should_move(&base, until) {
-                return Ok(());
+            // A cached session may be older than a change that was acknowledged on another node. On
+            // top of that, a change may be one that is none on the cached session.
+            for freshness in [Freshness::Cached, Freshness::Fresh] {
+                let base = self.store.read(id, freshness).await?;
+                let base = base.map_err(|_| StoreError::gone(&id))?;
+                let values = saved.apply_to(base.data());
+                if values != *base.data() || self.store.should_move(&base, until) {
+                    let reapply = |current: &KeyValues| Snapshot::new(saved.apply_to(current));
+                    let values = Snapshot::new(values);
+                    return self.store.write_until(base, values, until, &reapply).await.map(drop);
+                }
+                if saved.is_unchanged() {
+                    break;
+                }
             }
-            let reapply = |current: &KeyValues| Snapshot::new(saved.apply_to(current));
-            let write = self.store.write_until(base, Snapshot::new(values), until, &reapply);
-            write.await.map(drop)
+            Ok(())
         };
         match self.commit(save).await {
             Err(error) if error.kind() == StoreErrorKind::Gone => {

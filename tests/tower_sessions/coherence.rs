@@ -121,6 +121,33 @@ async fn a_cleared_session_loses_what_others_have_put_into_it() {
 }
 
 #[tokio::test]
+async fn a_change_that_changes_nothing_on_a_stale_version_is_made_to_the_present_one() {
+    for has_loaded in [true, false] {
+        let memory = MemoryBackend::new();
+        let spy = Spy::over(&memory);
+        let (here, there) = (node(&spy).await, node(&memory).await);
+        let id = stored(&here, &[("a", 1)]).await;
+        let slow = request(&here, id);
+        if has_loaded {
+            slow.load().await.unwrap();
+        }
+        let fast = request(&here, id);
+        fast.remove::<u64>("a").await.unwrap();
+        fast.save().await.unwrap();
+        settle().await;
+
+        spy.drop_messages();
+        let other = request(&there, id);
+        other.insert("b", 2).await.unwrap();
+        other.save().await.unwrap();
+        assert_eq!(read(&here, id, &["b"]).await, [None], "the empty session is cached here");
+        slow.clear().await;
+        slow.save().await.unwrap();
+        assert_eq!(read(&there, id, &["a", "b"]).await, [None, None]);
+    }
+}
+
+#[tokio::test]
 async fn a_session_that_another_node_ends_has_ended_everywhere_and_is_not_saved_again() {
     let memory = MemoryBackend::new();
     let (here, there) = (node(&memory).await, node(&memory).await);
