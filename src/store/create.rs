@@ -16,8 +16,8 @@ use crate::id::{SessionId, SessionToken};
 use crate::record::{Content, Meta, NewSession, Record, Revision, SessionData, Stored};
 
 /// A session that is yet to be written.
-struct Draft<T> {
-    new: NewSession<T>,
+pub(crate) struct Draft<T> {
+    pub(super) new: NewSession<T>,
     stored: Stored,
     ttl: Duration,
 }
@@ -86,13 +86,28 @@ impl<T: SessionData> SessionStore<T> {
         data: &T,
         term: Term,
     ) -> Result<NewSession<T>, StoreError> {
+        let draft = self.draft_under(token, data, term)?;
+        self.create_draft(&draft).await?;
+        Ok(draft.new)
+    }
+
+    pub(super) fn draft_under(
+        &self,
+        token: SessionToken,
+        data: &T,
+        term: Term,
+    ) -> Result<Draft<T>, StoreError> {
         let encoded = self.encode_new(data, term)?;
-        let ownership = self.ownership(None, encoded.data());
+        Ok(self.draft(token, &encoded, None, None, term))
+    }
+
+    /// Creates a session under a token that the caller has chosen.
+    pub(super) async fn create_draft(&self, draft: &Draft<T>) -> Result<(), StoreError> {
+        let Draft { new, .. } = draft;
+        let ownership = self.ownership(None, new.record.data());
         let ownership = ownership.as_ref();
-        let draft = self.draft(token, &encoded, None, ownership, term);
-        let Draft { new, .. } = &draft;
         self.index_before_write(ownership, &new.id, None, new.record.deadline()).await?;
-        if self.write_draft(&draft).await? == Created::Exists {
+        if self.write_draft(draft).await? == Created::Exists {
             return Err(StoreError::from(StoreErrorKind::AlreadyExists).with_session_id(&new.id));
         }
         // Another node may have looked for the session a moment ago, and remember that there is
@@ -103,7 +118,7 @@ impl<T: SessionData> SessionStore<T> {
         }
         self.admit_or_undo(&new.record, ownership, None).await?;
         self.report_creation(new.id, ownership);
-        Ok(draft.new)
+        Ok(())
     }
 
     /// Creates a session, which goes on from `continues` under a new id.

@@ -6,6 +6,8 @@ mod cached;
 mod create;
 mod decode;
 mod delete;
+#[cfg(feature = "_tower-sessions")]
+mod import;
 mod index;
 mod lifecycle;
 mod lifetime;
@@ -34,7 +36,11 @@ use std::sync::atomic::AtomicBool;
 
 use tokio_util::task::TaskTracker;
 
+#[cfg(feature = "_tower-sessions")]
+pub(crate) use self::create::Draft;
 pub(crate) use self::delete::{Deletion, LastSeen};
+#[cfg(feature = "_tower-sessions")]
+pub(crate) use self::import::Undo;
 use self::index::Owners;
 pub(crate) use self::lifetime::Term;
 use self::lifetime::{Lifetime, Lifetimes};

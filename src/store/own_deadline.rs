@@ -4,7 +4,6 @@ use super::write::Reapply;
 use super::{SessionStore, Term};
 use crate::clock::Timestamp;
 use crate::error::StoreError;
-use crate::id::SessionToken;
 use crate::record::{NewSession, Record, SessionData, Snapshot};
 
 impl<T: SessionData> SessionStore<T> {
@@ -15,17 +14,6 @@ impl<T: SessionData> SessionStore<T> {
         until: Timestamp,
     ) -> Result<NewSession<T>, StoreError> {
         self.create_session(data, None, Term::Until(until)).await
-    }
-
-    /// Like [`create_until`](Self::create_until), under a token that another library has chosen:
-    /// see [`create_with_token`](Self::create_with_token).
-    pub(crate) async fn create_with_token_until(
-        &self,
-        token: SessionToken,
-        data: &T,
-        until: Timestamp,
-    ) -> Result<NewSession<T>, StoreError> {
-        self.create_under(token, data, Term::Until(until)).await
     }
 
     /// Like [`write`](Self::write), and makes the session end at this time.

@@ -41,16 +41,19 @@ use super::TowerSessionsStore;
 /// writes it to the new store, looks for it in the old store once more, and removes it there,
 /// before it uses it, even if the client disconnects meanwhile. If one of these steps fails, so
 /// does the request, and the session stays where it was, or is gone from both stores if the old one
-/// carries out a deletion that it has not acknowledged in time. (Under `Prepare`, the old store is
-/// as good as it was before: some stores of tower-sessions write a session that has ended.)
+/// carries out a deletion that it has not acknowledged in time. One that another request has changed
+/// meanwhile stays in the new store, and a copy without the change may stay in the old one. (Under
+/// `Prepare`, the old store is as good as it was before: some stores of tower-sessions write a
+/// session that has ended.)
 ///
 /// Three things are not promised:
 ///
 /// - The methods of the new [`SessionStore`](crate::SessionStore), such as
 ///   [`delete_all_of`](crate::SessionStore::delete_all_of), end sessions in the new store only.
 ///   They do not end one that has not moved yet, nor the copy in the old store that is left if a
-///   process dies while it moves a session, or can reach neither store then: such a visitor is
-///   logged in again by the next request.
+///   process dies while it moves a session, can reach neither store then, or finds that the old
+///   store does not delete it and another request has changed it: such a visitor is logged in again
+///   by the next request.
 ///   To log a user out everywhere meanwhile, delete the sessions in both stores, first in the old
 ///   one. A logout by the visitor ends both.
 /// - A save by a node of the stage `Prepare` may be lost if another node moves the session at the

@@ -21,7 +21,7 @@ pub use self::store::TowerSessionsStore;
 use crate::clock::Timestamp;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionToken;
-use crate::store::Freshness;
+use crate::store::{Freshness, Undo};
 use crate::task::join_result;
 
 /// Time for which a move waits for the old store, twice at most. A shutdown waits for the move.
@@ -164,29 +164,34 @@ macro_rules! implement_for {
                 id: &Id,
             ) -> Result<()> {
                 let Some(record) = in_time(old.load(id)).await? else { return Ok(()) };
-                let deadline = until(&record);
-                let moved = match new.import(token(id), record.data, deadline).await {
-                    Ok(true) => in_time(remove(old, id)).await,
+                let draft = new.draft_import(token(id), &record.data, until(&record));
+                let Some(draft) = draft.map_err(to_error)? else { return Ok(()) };
+                let imported = match new.import(&draft).await {
+                    Ok(true) => Ok(()),
                     Ok(false) => return Ok(()),
                     Err(error) if error.kind() != StoreErrorKind::OutcomeUnknown => {
                         return Err(to_error(error));
                     }
                     Err(error) => Err(to_error(error)),
                 };
+                // If the old store does not have it any more, it may have been moved and ended
+                // before this node has imported it.
+                let mut undo = Undo::Always;
+                let moved = in_time(async {
+                    if old.load(id).await?.is_some() {
+                        // Whoever ends it from now on ends it in the new store, too.
+                        undo = Undo::UnlessChanged;
+                        imported?;
+                        return old.delete(id).await.map(|()| true);
+                    }
+                    imported.map(|()| false)
+                });
+                let moved = moved.await;
                 if !matches!(moved, Ok(true)) {
                     // Whoever finds it in the new store does not look for it in the old one.
-                    new.undo_import(&token(id)).await.map_err(to_error)?;
+                    new.undo_import(&draft, undo).await.map_err(to_error)?;
                 }
                 moved.map(drop)
-            }
-
-            /// Removes a session from the old store. Returns `false` if it is not there: it may
-            /// have been moved and ended before this node has imported it.
-            async fn remove<Old: SessionStore>(old: &Old, id: &Id) -> Result<bool> {
-                match old.load(id).await? {
-                    Some(_) => old.delete(id).await.map(|()| true),
-                    None => Ok(false),
-                }
             }
 
             /// Waits for the old store.

@@ -11,7 +11,7 @@ use crate::id::SessionToken;
 use crate::observe::Outcome;
 use crate::record::{Ended, Snapshot};
 use crate::session::KeyValues;
-use crate::store::{Freshness, SessionStore};
+use crate::store::{Draft, Freshness, SessionStore, Undo};
 
 /// A store for [tower-sessions](https://docs.rs/tower-sessions) and the libraries built on it, such
 /// as axum-login, over a [`SessionStore<KeyValues>`](SessionStore).
@@ -200,20 +200,23 @@ impl TowerSessionsStore {
         Ok(())
     }
 
-    /// Creates a session under a token from another store. Returns `false` if there is one already,
-    /// or if it has expired.
-    pub(super) async fn import(
+    /// Prepares the import of a session from another store, under its token. Returns `None` if it
+    /// has expired.
+    pub(super) fn draft_import(
         &self,
         token: SessionToken,
-        data: Data,
+        data: &Data,
         until: Timestamp,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<Draft<KeyValues>>, StoreError> {
         if self.store.has_passed(until) {
-            return Ok(false);
+            return Ok(None);
         }
-        let values = merge::values(&data);
-        let create = self.store.create_with_token_until(token, &values, until);
-        match self.commit(create).await {
+        self.store.draft_import(token, &merge::values(data), until).map(Some)
+    }
+
+    /// Creates a session as it was in another store. Returns `false` if there is one already.
+    pub(super) async fn import(&self, draft: &Draft<KeyValues>) -> Result<bool, StoreError> {
+        match self.commit(self.store.import(draft)).await {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == StoreErrorKind::AlreadyExists => Ok(false),
             Err(error) => Err(error),
@@ -221,9 +224,12 @@ impl TowerSessionsStore {
     }
 
     /// Deletes what [`import`](Self::import) may have created, even during a shutdown.
-    pub(super) async fn undo_import(&self, token: &SessionToken) -> Result<(), StoreError> {
-        let undo = self.store.delete_following_tombstones(token.session_id(), None, None);
-        self.store.operation(undo).await.map(drop)
+    pub(super) async fn undo_import(
+        &self,
+        draft: &Draft<KeyValues>,
+        undo: Undo,
+    ) -> Result<(), StoreError> {
+        self.store.operation(self.store.undo_import(draft, undo)).await
     }
 
     /// Carries out a change as an operation of its own, and counts it among the commits.

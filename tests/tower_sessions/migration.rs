@@ -12,7 +12,7 @@ use super::tower_sessions::session::{Id, Record};
 use super::tower_sessions::session_store::{Error, Result};
 use super::tower_sessions::{Expiry, MemoryStore, Session, SessionStore};
 use crate::node::node;
-use crate::web::{Spy, settle};
+use crate::web::{Call, Spy, settle};
 
 /// What happens at a call of the old store, instead of it or just before it.
 #[derive(Debug)]
@@ -108,6 +108,14 @@ async fn stored(store: &(impl SessionStore + Clone)) -> Id {
     session.insert("a", 1).await.unwrap();
     session.save().await.unwrap();
     session.id().unwrap()
+}
+
+/// Changes a session that another request is moving.
+async fn save_b(store: &Node, id: Id) {
+    settle().await;
+    let session = request(store, id);
+    session.insert("b", 2).await.unwrap();
+    session.save().await.unwrap();
 }
 
 /// Returns the values of a session under `a` and `b`, as a request finds them.
@@ -304,6 +312,56 @@ async fn a_move_that_an_old_store_does_not_finish_leaves_the_session_where_it_wa
         assert!(cluster.moving.load(&id).await.is_err());
         assert_eq!(cluster.places(id).await, (true, false));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_move_that_an_old_store_does_not_finish_keeps_what_was_saved_meanwhile() {
+    let cluster = Cluster::start().await;
+    let id = stored(&cluster.old).await;
+    let never = Some(Fault::Waits(Arc::default()));
+    cluster.old.deletions.lock().unwrap().push_back(never);
+    let (moved, ()) = tokio::join!(cluster.moving.load(&id), save_b(&cluster.preparing, id));
+    assert!(moved.is_err());
+    assert_eq!(read(&cluster.moving, id).await, [Some(1), Some(2)]);
+    request(&cluster.moving, id).flush().await.unwrap();
+    assert_eq!(cluster.places(id).await, (false, false), "a logout ends both copies");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_ends_before_it_is_moved_does_not_come_back_by_a_change() {
+    for answers in [true, false] {
+        let cluster = Cluster::start().await;
+        let id = stored(&cluster.old).await;
+        let release = Arc::new(Notify::new());
+        let waits = Some(Fault::Waits(release.clone()));
+        cluster.old.loads.lock().unwrap().extend([None, waits]);
+        let meanwhile = async {
+            save_b(&cluster.preparing, id).await;
+            cluster.old.memory.delete(&id).await.unwrap();
+            if answers {
+                release.notify_one();
+            }
+        };
+        let (moved, ()) = tokio::join!(cluster.moving.load(&id), meanwhile);
+        assert_eq!(moved.is_ok(), answers);
+        assert_eq!(cluster.places(id).await, (false, false));
+    }
+}
+
+#[tokio::test]
+async fn a_move_that_fails_removes_no_entry_that_the_next_one_needs() {
+    let (old, spy) = (Old::default(), Spy::new());
+    let moving = MigratingStore::new(old.clone(), node(&spy).await, MigrationStage::Move);
+    let session = Session::new(None, Arc::new(old.clone()), None);
+    session.insert("user", "ada").await.unwrap();
+    session.save().await.unwrap();
+    let id = session.id().unwrap();
+    old.deletions.lock().unwrap().push_back(Some(Fault::Fails));
+    assert!(moving.load(&id).await.is_err());
+    settle().await;
+    let calls = spy.take_calls();
+    assert!(calls.contains(&Call::AddToOwner), "{calls:?}");
+    assert!(!calls.contains(&Call::RemoveFromOwner), "{calls:?}");
 }
 
 #[tokio::test]
