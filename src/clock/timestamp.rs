@@ -4,9 +4,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::millis;
 
-/// The end of the year 9999, in milliseconds since the Unix epoch.
-const END_OF_9999: u64 = 253_402_300_799_999;
-
 /// A moment on the wall clock, in whole milliseconds since the Unix epoch.
 ///
 /// ```
@@ -23,6 +20,9 @@ const END_OF_9999: u64 = 253_402_300_799_999;
 pub struct Timestamp(u64);
 
 impl Timestamp {
+    /// The end of the year 9999.
+    pub(crate) const END_OF_9999: Timestamp = Timestamp(253_402_300_799_999);
+
     /// Creates a timestamp from milliseconds since the Unix epoch.
     pub const fn from_millis(millis: u64) -> Self {
         Timestamp(millis)
@@ -63,8 +63,9 @@ impl From<SystemTime> for Timestamp {
 /// A timestamp that the platform's `SystemTime` cannot represent becomes the end of the year 9999.
 impl From<Timestamp> for SystemTime {
     fn from(timestamp: Timestamp) -> Self {
-        let after_epoch = |millis| UNIX_EPOCH.checked_add(Duration::from_millis(millis));
-        after_epoch(timestamp.0).unwrap_or_else(|| UNIX_EPOCH + Duration::from_millis(END_OF_9999))
+        let after_epoch = |it: Timestamp| UNIX_EPOCH.checked_add(Duration::from_millis(it.0));
+        let end = Duration::from_millis(Timestamp::END_OF_9999.0);
+        after_epoch(timestamp).unwrap_or_else(|| UNIX_EPOCH + end)
     }
 }
 

@@ -32,8 +32,13 @@ impl<T: SessionData> SessionStore<T> {
         self.inner.lifetimes.should_move(&record.meta(), until, self.inner.clock.wall())
     }
 
+    /// Returns the time by which deadlines are judged.
+    pub(crate) fn wall(&self) -> Timestamp {
+        self.inner.clock.wall()
+    }
+
     /// Returns `true` if this time has come.
     pub(crate) fn has_passed(&self, time: Timestamp) -> bool {
-        time <= self.inner.clock.wall()
+        time <= self.wall()
     }
 }

@@ -3,6 +3,7 @@
 //! What it does is the same for all versions of tower-sessions. The macro below implements the
 //! trait of each.
 
+mod expiry;
 mod merge;
 mod migrating;
 mod requests;
@@ -46,8 +47,8 @@ macro_rules! implement_for {
                 SessionToken::from_bytes(id.0.to_le_bytes())
             }
 
-            fn until(record: &Record) -> Timestamp {
-                SystemTime::from(record.expiry_date).into()
+            fn until(store: &TowerSessionsStore, record: &Record) -> Timestamp {
+                store.present().to_deadline(record.expiry_date.into())
             }
 
             fn to_error(error: StoreError) -> Error {
@@ -66,7 +67,7 @@ macro_rules! implement_for {
             ) -> Result<Option<Record>> {
                 let loaded = store.load_session(&token(id), freshness).await.map_err(to_error)?;
                 Ok(loaded.map(|(data, deadline)| {
-                    let expiry_date = SystemTime::from(deadline).into();
+                    let expiry_date = store.present().to_expiry(deadline).into();
                     Record { id: *id, data, expiry_date }
                 }))
             }
@@ -74,7 +75,7 @@ macro_rules! implement_for {
             #[async_trait]
             impl SessionStore for TowerSessionsStore {
                 async fn create(&self, record: &mut Record) -> Result<()> {
-                    let until = until(record);
+                    let until = until(self, record);
                     let token = self.create_session(&mut record.data, until).await;
                     record.id = Id(i128::from_le_bytes(*token.map_err(to_error)?.expose_bytes()));
                     Ok(())
@@ -82,7 +83,8 @@ macro_rules! implement_for {
 
                 async fn save(&self, record: &Record) -> Result<()> {
                     let token = token(&record.id);
-                    self.save_session(&token, &record.data, until(record)).await.map_err(to_error)
+                    let until = until(self, record);
+                    self.save_session(&token, &record.data, until).await.map_err(to_error)
                 }
 
                 async fn load(&self, id: &Id) -> Result<Option<Record>> {
@@ -164,7 +166,9 @@ macro_rules! implement_for {
                 id: &Id,
             ) -> Result<()> {
                 let Some(record) = in_time(old.load(id)).await? else { return Ok(()) };
-                let draft = new.draft_import(token(id), &record.data, until(&record));
+                // Any node may have chosen this time, so it is not converted from this node's clock.
+                let until = SystemTime::from(record.expiry_date).into();
+                let draft = new.draft_import(token(id), &record.data, until);
                 let Some(draft) = draft.map_err(to_error)? else { return Ok(()) };
                 let imported = match new.import(&draft).await {
                     Ok(true) => Ok(()),

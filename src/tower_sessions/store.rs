@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
+use super::expiry::Present;
 use super::merge::{self, Data, Loaded, Saved};
 use super::requests::Requests;
 use crate::clock::Timestamp;
@@ -76,7 +78,9 @@ use crate::store::{Draft, Freshness, SessionStore, Undo};
 /// A session ends at the time that their `Expiry` says, or at the
 /// [`absolute_timeout`](crate::SessionConfigBuilder::absolute_timeout) if that is earlier. The idle
 /// [`timeout`](crate::SessionConfigBuilder::timeout) of this crate does not apply, and reading a
-/// session does not extend it. As with their other stores, `Expiry::OnInactivity` counts from the
+/// session does not extend it. The store is given what is left until then on the node's clock, so a
+/// wrong clock does not matter, except to `Expiry::AtDateTime` with a time that was not counted from
+/// the present. As with their other stores, `Expiry::OnInactivity` counts from the
 /// last save, so it takes `with_always_save(true)` to count from the last request. A save that only
 /// extends the session is written once a quarter of the time has passed
 /// ([`touch_after`](crate::SessionConfigBuilder::touch_after)).
@@ -116,6 +120,12 @@ impl TowerSessionsStore {
     /// [shut it down](SessionStore::shutdown).
     pub fn store(&self) -> &SessionStore<KeyValues> {
         &self.store
+    }
+
+    /// Returns the present on the clocks of this node, by which tower-sessions counts, and of the
+    /// store.
+    pub(super) fn present(&self) -> Present {
+        Present { node: SystemTime::now().into(), store: self.store.wall() }
     }
 
     /// Creates a session and returns its token.

@@ -31,13 +31,12 @@ impl Cluster {
     }
 }
 
-/// Returns an expiry so long after the start of the test: their sessions read the real clock, which
-/// does not move while the test runs.
+/// Returns an expiry so long from now: their sessions read the real clock, which does not move while
+/// the test runs, and the store is given what is left by it.
 fn after(time: Duration) -> Option<Expiry> {
     Some(Expiry::AtDateTime(OffsetDateTime::now_utc() + time))
 }
 
-/// Their clock may be a little ahead of a paused one.
 fn past() -> Option<Expiry> {
     Some(Expiry::AtDateTime(OffsetDateTime::UNIX_EPOCH))
 }
@@ -70,10 +69,9 @@ async fn a_session_ends_when_its_own_expiry_says() {
     let cluster = Cluster::new();
     let (here, there) = (cluster.node().await, cluster.node().await);
     for round in 0..2u32 {
-        // The clock of their sessions has not moved.
         let expiry = match round {
             0 => Expiry::OnInactivity((60 * MINUTE).try_into().unwrap()),
-            _ => Expiry::AtDateTime(OffsetDateTime::now_utc() + 121 * MINUTE),
+            _ => Expiry::AtDateTime(OffsetDateTime::now_utc() + 60 * MINUTE),
         };
         let id = stored(&here, Some(expiry)).await;
         // Reading does not extend it, neither here nor by the store.
@@ -88,6 +86,30 @@ async fn a_session_ends_when_its_own_expiry_says() {
         assert!(is_alive(&here, id).await && is_alive(&there, id).await);
         pass(2 * MINUTE).await;
         assert!(!is_alive(&here, id).await && !is_alive(&there, id).await);
+    }
+}
+
+#[cfg(feature = "_guards")]
+#[tokio::test]
+async fn a_node_whose_clock_is_wrong_neither_lengthens_nor_shortens_a_session() {
+    for hours in [-1, 1] {
+        // Their clock cannot be changed, so that of the store is. Seen from there, theirs is wrong.
+        let clock = Clock::wrong_by(hours * 3_600_000);
+        let memory = MemoryBackend::with_clock(clock.clone());
+        let node = start(config(&memory).clock(clock)).await;
+        let expiry = Some(Expiry::OnInactivity((10 * MINUTE).try_into().unwrap()));
+        let id = stored(&node, expiry).await;
+        save(&node, id, expiry).await;
+
+        let theirs = node.load(&id).await.unwrap().expect("the session is alive");
+        let native = SessionToken::from_bytes(id.0.to_le_bytes()).session_id();
+        let ours = node.store().get(native).await.unwrap();
+        for left in [
+            (theirs.expiry_date - OffsetDateTime::now_utc()).try_into().unwrap(),
+            ours.expires_at().duration_since(ours.created_at()).unwrap(),
+        ] {
+            assert!(left > 9 * MINUTE && left < 11 * MINUTE, "{left:?}");
+        }
     }
 }
 

