@@ -45,7 +45,7 @@ mod tests {
             let present = Present { node: at(node), store: at(store) };
             for (until, deadline) in [(node + 500, store + 500), (node - 500, store - 500)] {
                 assert_eq!(present.to_deadline(at(until).into()), at(deadline));
-                assert_eq!(present.to_expiry(at(deadline)), at(until).into());
+                assert_eq!(present.to_expiry(at(deadline)), SystemTime::from(at(until)));
             }
         }
     }
@@ -54,7 +54,7 @@ mod tests {
     fn a_date_at_the_end_of_the_range_is_converted_without_a_panic() {
         let present = Present { node: at(2_000), store: at(1_000) };
         for deadline in [Timestamp::END_OF_9999, at(u64::MAX)] {
-            assert_eq!(present.to_expiry(deadline), Timestamp::END_OF_9999.into());
+            assert_eq!(present.to_expiry(deadline), SystemTime::from(Timestamp::END_OF_9999));
         }
         assert_eq!(present.to_deadline(SystemTime::UNIX_EPOCH), at(0));
     }

@@ -41,10 +41,10 @@ use super::TowerSessionsStore;
 /// writes it to the new store, looks for it in the old store once more, and removes it there,
 /// before it uses it, even if the client disconnects meanwhile. If one of these steps fails, so
 /// does the request, and the session stays where it was, or is gone from both stores if the old one
-/// carries out a deletion that it has not acknowledged in time. One that another request has changed
-/// meanwhile stays in the new store, and a copy without the change may stay in the old one. (Under
-/// `Prepare`, the old store is as good as it was before: some stores of tower-sessions write a
-/// session that has ended.)
+/// carries out a deletion that it has not acknowledged in time. One that another request has
+/// changed meanwhile stays in the new store, and a copy without the change may stay in the old one.
+/// (Under `Prepare`, the old store is as good as it was before: some stores of tower-sessions write
+/// a session that has ended.)
 ///
 /// Four things are not promised:
 ///

@@ -166,7 +166,7 @@ macro_rules! implement_for {
                 id: &Id,
             ) -> Result<()> {
                 let Some(record) = in_time(old.load(id)).await? else { return Ok(()) };
-                // Any node may have chosen this time, so it is not converted from this node's clock.
+                // Any node may have chosen this time, by its own clock.
                 let until = SystemTime::from(record.expiry_date).into();
                 let draft = new.draft_import(token(id), &record.data, until);
                 let Some(draft) = draft.map_err(to_error)? else { return Ok(()) };

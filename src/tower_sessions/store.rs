@@ -79,8 +79,8 @@ use crate::store::{Draft, Freshness, SessionStore, Undo};
 /// [`absolute_timeout`](crate::SessionConfigBuilder::absolute_timeout) if that is earlier. The idle
 /// [`timeout`](crate::SessionConfigBuilder::timeout) of this crate does not apply, and reading a
 /// session does not extend it. The store is given what is left until then on the node's clock, so a
-/// wrong clock does not matter, except to `Expiry::AtDateTime` with a time that was not counted from
-/// the present. As with their other stores, `Expiry::OnInactivity` counts from the
+/// wrong clock does not matter, except to `Expiry::AtDateTime` with a time that was not counted
+/// from the present. As with their other stores, `Expiry::OnInactivity` counts from the
 /// last save, so it takes `with_always_save(true)` to count from the last request. A save that only
 /// extends the session is written once a quarter of the time has passed
 /// ([`touch_after`](crate::SessionConfigBuilder::touch_after)).

@@ -31,8 +31,8 @@ impl Cluster {
     }
 }
 
-/// Returns an expiry so long from now: their sessions read the real clock, which does not move while
-/// the test runs, and the store is given what is left by it.
+/// Returns an expiry so long from now: their sessions read the real clock, which does not move
+/// while the test runs, and the store is given what is left by it.
 fn after(time: Duration) -> Option<Expiry> {
     Some(Expiry::AtDateTime(OffsetDateTime::now_utc() + time))
 }
