@@ -1,6 +1,7 @@
 //! Each guard of the coherence contract is needed: with it disabled, the simulations find a
 //! violation. `coherence.rs` and `regeneration.rs` show that with all guards they find none.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio::time::sleep;
 use crate::history::history;
 use crate::limits::limits;
 use crate::owners::{self, Answer};
+use crate::promise::{Broken, promise};
 use crate::race::{NewId, race};
 #[cfg(feature = "redis")]
 use crate::rollback::rollback;
@@ -20,38 +22,12 @@ use crate::topologies::{
 };
 use crate::{Counter, nodes, nodes_with, run};
 
-/// Runs up to several hundred thousand operations and panics at the first violation. Without any
-/// one of the guards, at least one history in a hundred has a violation.
-fn histories() {
-    for seed in 0..1000 {
-        run(history(seed));
-    }
-}
-
-fn races() {
-    for seed in 0..300 {
-        run(race(seed, NewId::Regeneration));
-    }
-}
-
-fn owner_histories() {
-    for seed in 0..100 {
-        run(owners::owners(seed));
-    }
-}
-
-#[cfg(feature = "redis")]
-fn rollbacks() {
-    for seed in 0..100 {
-        run(rollback(seed));
-    }
-}
-
-fn limit_histories() {
-    for seed in 0..100 {
-        run(limits(seed));
-    }
-}
+/// Number of histories in which a violation is looked for. Without any one of the guards, at least
+/// one in a hundred has one.
+const HISTORIES: u64 = 1000;
+const RACES: u64 = 300;
+/// Number of histories of owners, of logins under a limit, and of rollbacks.
+const OTHERS: u64 = 100;
 
 /// A session gets a new id while a slow node deletes its owner's sessions, and the tombstone
 /// expires before that node follows it. The node must report that it has not finished.
@@ -72,10 +48,10 @@ async fn slow_revocation() {
     sleep(Duration::from_secs(70)).await;
     nodes[1].faults.heal();
     match end.await.unwrap() {
-        Ok(_) => assert!(
-            nodes[0].store().find_fresh(new).await.unwrap().is_none(),
-            "a session was missed"
-        ),
+        Ok(_) => {
+            let found = nodes[0].store().find_fresh(new).await.unwrap();
+            promise!(NotRevoked, found.is_none(), "a session was missed");
+        }
         Err(error) => assert_eq!(error.kind(), StoreErrorKind::Timeout),
     }
 }
@@ -88,7 +64,8 @@ async fn loss() {
     nodes[0].faults.refuse_subscriptions();
     nodes[0].faults.cut_subscriptions();
     sleep(Duration::from_millis(1)).await;
-    assert!(!nodes[0].store().coordinator().is_listening(), "the node does not notice the loss");
+    let is_listening = nodes[0].store().coordinator().is_listening();
+    promise!(LossUnnoticed, !is_listening, "the node does not notice the loss");
 }
 
 /// A node's own write does not cause a cache miss, although its announcement arrives before the
@@ -103,69 +80,93 @@ async fn own_write() {
     store.modify(id, |data| data.count += 1).await.unwrap();
     let before = store.cache_stats();
     assert_eq!(store.find(id).await.unwrap().unwrap().data().count, 1);
-    assert_eq!(store.cache_stats().hits, before.hits + 1, "a node's own write caused a cache miss");
+    let hits = store.cache_stats().hits - before.hits;
+    promise!(OwnWriteMissed, hits == 1, "a node's own write caused a cache miss");
 }
 
-/// Returns `true` if the scenario ends without a violation.
-fn holds(scenario: impl FnOnce()) -> bool {
-    catch_unwind(AssertUnwindSafe(scenario)).is_ok()
+/// Runs a simulation and returns the message with which it fails.
+fn failure(simulation: impl Future) -> Option<String> {
+    let panic = catch_unwind(AssertUnwindSafe(|| drop(run(simulation)))).err()?;
+    Some(match panic.downcast::<String>() {
+        Ok(message) => *message,
+        Err(panic) => (*panic.downcast::<&str>().expect("a message")).to_owned(),
+    })
+}
+
+/// Asserts that without a guard, one of the simulations breaks this promise.
+fn breaks<F: Future>(guard: Guard, broken: Broken, simulations: impl IntoIterator<Item = F>) {
+    let mut others = BTreeSet::new();
+    let found = disabled(guard, || {
+        simulations.into_iter().filter_map(failure).any(|message| {
+            let found = broken.is_in(&message);
+            others.extend((!found).then_some(message));
+            found
+        })
+    });
+    assert!(found, "without {guard:?}, no simulation is {broken:?}, but: {others:#?}");
 }
 
 #[test]
 fn with_all_guards_every_scenario_holds() {
-    assert!(holds(|| run(loss())));
-    assert!(holds(|| run(own_write())));
-    assert!(holds(|| run(slow_revocation())));
+    assert_eq!(failure(loss()), None);
+    assert_eq!(failure(own_write()), None);
+    assert_eq!(failure(slow_revocation()), None);
     #[cfg(feature = "redis")]
     {
-        assert!(holds(|| run(replaced_behind_the_back())));
-        assert!(holds(|| run(elected_unheard())));
-        assert!(holds(|| run(elected_elsewhere())));
-        assert!(holds(|| run(one_master_is_silent())));
+        assert_eq!(failure(replaced_behind_the_back()), None);
+        assert_eq!(failure(elected_unheard()), None);
+        assert_eq!(failure(elected_elsewhere()), None);
+        assert_eq!(failure(one_master_is_silent()), None);
     }
     for thief in [owners::Thief::Regenerates, owners::Thief::Updates] {
-        assert!(holds(|| run(owners::thief(1, thief))));
+        assert_eq!(failure(owners::thief(1, thief)), None);
     }
 }
 
 macro_rules! needed {
-    ($($(#[$attribute:meta])* $name:ident: $guard:ident in $scenario:expr;)*) => {
+    ($($name:ident: without $guard:ident, $broken:ident in $simulations:expr;)*) => {
         $(
-            $(#[$attribute])*
             #[test]
             fn $name() {
-                let holds_without = disabled(Guard::$guard, || holds(|| $scenario));
-                assert!(!holds_without, "no violation is found without {:?}", Guard::$guard);
+                breaks(Guard::$guard, Broken::$broken, $simulations);
             }
         )*
     };
 }
 
 needed! {
-    the_fence_is_needed: Fence in histories();
-    the_lease_is_needed: Lease in histories();
-    the_epoch_at_a_loss_is_needed: EpochAtLoss in run(loss());
-    the_epoch_at_a_new_subscription_is_needed: EpochAtSubscription in histories();
-    eviction_is_needed: Eviction in histories();
-    knowing_ones_own_revision_is_needed: OwnRevision in run(own_write());
-    the_comparison_is_needed: Comparison in histories();
-    the_sharing_rule_is_needed: Sharing in histories();
-    the_tombstone_is_needed: Tombstone in races();
-    the_maximum_age_in_an_outage_is_needed: MaxAge in histories();
-    calling_those_who_watch_is_needed: WakeUp in histories();
-    looking_again_without_a_lease_is_needed: Doubt in histories();
-    the_index_before_the_record_is_needed: IndexFirst in owner_histories();
-    counting_later_logins_is_needed: LaterLogins in limit_histories();
-    the_timeout_of_a_revocation_is_needed: RevocationTimeout in run(slow_revocation());
-    judging_the_record_of_a_conflict_is_needed: Chase in
-        run(owners::thief(1, owners::Thief::Updates));
+    the_fence_is_needed: without Fence, Stale in (0..HISTORIES).map(history);
+    the_lease_is_needed: without Lease, Stale in (0..HISTORIES).map(history);
+    the_epoch_at_a_loss_is_needed: without EpochAtLoss, LossUnnoticed in [loss()];
+    the_epoch_at_a_new_subscription_is_needed: without EpochAtSubscription, Stale in
+        (0..HISTORIES).map(history);
+    eviction_is_needed: without Eviction, Stale in (0..HISTORIES).map(history);
+    knowing_ones_own_revision_is_needed: without OwnRevision, OwnWriteMissed in [own_write()];
+    the_comparison_is_needed: without Comparison, Lost in (0..HISTORIES).map(history);
+    the_sharing_rule_is_needed: without Sharing, Stale in (0..HISTORIES).map(history);
+    the_tombstone_is_needed: without Tombstone, Revived in
+        (0..RACES).map(|seed| race(seed, NewId::Regeneration));
+    the_maximum_age_in_an_outage_is_needed: without MaxAge, Stale in
+        (0..HISTORIES).map(history);
+    calling_those_who_watch_is_needed: without WakeUp, LateWatch in (0..HISTORIES).map(history);
+    looking_again_without_a_lease_is_needed: without Doubt, LateWatch in
+        (0..HISTORIES).map(history);
+    the_index_before_the_record_is_needed: without IndexFirst, NotRevoked in
+        (0..OTHERS).map(owners::owners);
+    counting_later_logins_is_needed: without LaterLogins, OverLimit in (0..OTHERS).map(limits);
+    the_timeout_of_a_revocation_is_needed: without RevocationTimeout, NotRevoked in
+        [slow_revocation()];
+    judging_the_record_of_a_conflict_is_needed: without Chase, NotRevoked in
+        [owners::thief(1, owners::Thief::Updates)];
 }
 
 #[cfg(feature = "redis")]
 needed! {
-    the_history_of_the_data_is_needed: History in rollbacks();
-    the_word_of_the_sentinels_is_needed: SentinelsConfirm in run(replaced_behind_the_back());
-    a_proof_of_every_master_is_needed: EveryMaster in run(one_master_is_silent());
-    knowing_all_masters_is_needed: SameMasters in run(elected_elsewhere());
-    waiting_for_the_winner_of_an_election_is_needed: Election in run(elected_unheard());
+    the_history_of_the_data_is_needed: without History, Stale in (0..OTHERS).map(rollback);
+    the_word_of_the_sentinels_is_needed: without SentinelsConfirm, Stale in
+        [replaced_behind_the_back()];
+    a_proof_of_every_master_is_needed: without EveryMaster, Stale in [one_master_is_silent()];
+    knowing_all_masters_is_needed: without SameMasters, Stale in [elected_elsewhere()];
+    waiting_for_the_winner_of_an_election_is_needed: without Election, Stale in
+        [elected_unheard()];
 }

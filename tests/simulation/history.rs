@@ -1,156 +1,33 @@
 //! One history: clients read, increment and delete sessions on several nodes, while a checker
 //! compares each result with what had been acknowledged before.
-//!
-//! Each session holds a counter that only increases, so a lower count is an older version. A read
-//! that begins at time t must not return a count below any that was acknowledged before t minus the
-//! staleness bound. The bound is zero on the node that wrote, and on a node without a lease. A
-//! deleted session counts as higher than any number. A session that is served in an outage must not
-//! be below any count that was acknowledged before t minus the policy's maximum age, nor below any
-//! that the same node wrote.
 #![allow(clippy::await_holding_refcell_ref, reason = "no other task uses the histories at the end")]
 
-use std::cell::{Ref, RefCell, RefMut};
-use std::collections::HashMap;
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use clustered_sessions::{Session, SessionId, SessionLayer, SessionStore, StoreErrorKind};
+use clustered_sessions::{
+    Session, SessionId, SessionLayer, SessionStore, StoreError, StoreErrorKind,
+};
 use http::{HeaderValue, Request, Response, header};
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, sleep, timeout};
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
+use super::checker::{Checker, DELETED, Histories, History, NO_NODE};
+use super::promise::promise;
 #[cfg(feature = "redis")]
 use super::redis::{ClusterWorld, Info, PairWorld, SentinelWorld};
-use super::watching::{self, Watchers};
+use super::watching::Watchers;
 use super::{
-    Counter, Dice, MAX_AGE, MAX_STALENESS, World, absolute_timeout, as_usual, calm, nodes_with,
-    trouble, with_timeouts,
+    Counter, Dice, World, absolute_timeout, as_usual, calm, nodes_with, trouble, with_timeouts,
 };
 
 const NODES: usize = 3;
 const CLIENTS: usize = 6;
-const DELETED: u64 = u64::MAX;
-/// Used in place of a node for a change that was not made through any node.
-const NO_NODE: usize = usize::MAX;
-/// Used in place of a node that has made no change.
-const BYSTANDER: usize = usize::MAX - 1;
-
-/// The checker's knowledge of one session.
-#[derive(Default)]
-struct History {
-    /// Acknowledged counts: the time, the node and the count.
-    acknowledged: Vec<(Instant, usize, u64)>,
-    increments: u64,
-    /// Increments of unknown outcome.
-    unknown: u64,
-    /// `true` once a deletion has been attempted, so the session may be gone.
-    may_be_deleted: bool,
-    /// Number of times that the data was replaced. Concurrent increments may then be lost.
-    puts: u64,
-    /// `true` while the data is being replaced: of two at a time, the last one would win.
-    is_put: bool,
-}
-
-impl History {
-    /// Returns the lowest count that a read may return that begins now on this node and may be
-    /// stale by `staleness`.
-    fn floor(&self, node: usize, staleness: Duration) -> u64 {
-        let now = Instant::now();
-        let visible =
-            |(at, writer, _): &&(Instant, usize, u64)| *writer == node || *at + staleness <= now;
-        self.acknowledged.iter().filter(visible).map(|(.., count)| *count).max().unwrap_or(0)
-    }
-
-    fn acknowledge(&mut self, node: usize, count: u64) {
-        self.acknowledged.push((Instant::now(), node, count));
-    }
-
-    /// Checks that a read may have returned this.
-    fn judge(&mut self, node: usize, found: Option<u64>, floor: u64) {
-        match found {
-            Some(count) => assert!(
-                count >= floor,
-                "node {node} read {count} at {:?}, but {floor} was acknowledged before: {:?}",
-                Instant::now(),
-                self.acknowledged
-            ),
-            None => {
-                assert!(
-                    self.may_be_deleted,
-                    "node {node} reports a session as gone that was not deleted"
-                );
-                // From now on, the deletion counts as acknowledged.
-                self.acknowledge(node, DELETED);
-            }
-        }
-    }
-
-    fn is_deleted(&self) -> bool {
-        self.acknowledged.iter().any(|(.., count)| *count == DELETED)
-    }
-}
-
-pub(crate) type Histories = Rc<Checker>;
-
-/// The histories of all sessions, and what they are judged by.
-pub(crate) struct Checker {
-    histories: RefCell<HashMap<SessionId, History>>,
-    /// The bound for a read on a node that has a lease, and did not write what it reads.
-    max_staleness: Duration,
-    /// The bound for a session that is served in an outage.
-    max_age: Duration,
-    /// The bound for a watch.
-    pub(crate) watching: Duration,
-}
-
-impl Checker {
-    fn new(world: &impl World) -> Self {
-        let doubt = world.max_doubt();
-        let max_staleness = MAX_STALENESS.max(doubt);
-        Checker {
-            histories: RefCell::default(),
-            max_staleness,
-            max_age: MAX_AGE + doubt,
-            watching: watching::bound(max_staleness),
-        }
-    }
-
-    /// Returns the staleness bound of a read that begins now: zero without a lease, because the
-    /// node must not use its cache then.
-    fn staleness(&self, store: &SessionStore<Counter>, fresh: bool) -> Duration {
-        if fresh || !store.coordinator().is_listening() {
-            Duration::ZERO
-        } else {
-            self.max_staleness
-        }
-    }
-
-    fn floor(&self, id: SessionId, node: usize, staleness: Duration) -> u64 {
-        self.borrow()[&id].floor(node, staleness)
-    }
-
-    /// Returns the lowest count that a watch must have told by now.
-    pub(crate) fn due(&self, id: SessionId) -> u64 {
-        self.floor(id, BYSTANDER, self.watching)
-    }
-
-    /// Notes that a watch on a node has told the end of a session.
-    pub(crate) fn has_ended(&self, node: usize, id: SessionId) {
-        self.borrow_mut().entry(id).or_default().judge(node, None, 0);
-    }
-
-    fn borrow(&self) -> Ref<'_, HashMap<SessionId, History>> {
-        self.histories.borrow()
-    }
-
-    fn borrow_mut(&self) -> RefMut<'_, HashMap<SessionId, History>> {
-        self.histories.borrow_mut()
-    }
-}
 
 /// A session, with its cookie.
 #[derive(Clone)]
@@ -255,7 +132,8 @@ async fn increment(
         }
         Err(error) if error.kind() == StoreErrorKind::OutcomeUnknown => history.unknown += 1,
         Err(error) if error.kind() == StoreErrorKind::NotFound => {
-            assert!(
+            promise!(
+                Lost,
                 history.may_be_deleted,
                 "an update found no session, although it was not deleted"
             );
@@ -294,17 +172,27 @@ async fn put(node: usize, store: &SessionStore<Counter>, id: SessionId, historie
     });
 }
 
+/// Returns `true` if all sessions are deleted in a history: once while faults occur, and once at
+/// its end.
+fn clears(seed: u64) -> bool {
+    seed % 8 == 3
+}
+
 /// Deletes all sessions.
-async fn clear(node: usize, store: &SessionStore<Counter>, histories: &Histories) {
+async fn clear(
+    node: usize,
+    store: &SessionStore<Counter>,
+    histories: &Histories,
+) -> Result<(), StoreError> {
     let existing: Vec<_> = histories.borrow().keys().copied().collect();
     for id in &existing {
         with_history(histories, *id, |history| history.may_be_deleted = true);
     }
-    if store.clear().await.is_ok() {
-        for id in existing {
-            with_history(histories, id, |history| history.acknowledge(node, DELETED));
-        }
+    store.clear().await?;
+    for id in existing {
+        with_history(histories, id, |history| history.acknowledge(node, DELETED));
     }
+    Ok(())
 }
 
 async fn delete(node: usize, store: &SessionStore<Counter>, id: SessionId, histories: &Histories) {
@@ -375,13 +263,13 @@ async fn history_in(world: Rc<impl World>, seed: u64) -> Acknowledgements {
             create_sessions(dice.pick(&layers), &histories, &sessions, count, seed).await;
         }));
     }
-    if seed % 8 == 3 {
+    if clears(seed) {
         let (layers, histories, dice, sessions) =
             (layers.clone(), histories.clone(), dice.clone(), sessions.clone());
         tasks.push(tokio::task::spawn_local(async move {
             sleep(dice.millis(2000)).await;
             let node = dice.roll(NODES as u64) as usize;
-            clear(node, layers[node].store(), &histories).await;
+            drop(clear(node, layers[node].store(), &histories).await);
             create_sessions(dice.pick(&layers), &histories, &sessions, count, seed).await;
         }));
     }
@@ -414,6 +302,10 @@ async fn history_in(world: Rc<impl World>, seed: u64) -> Acknowledgements {
     }
     assert_recovery(&*world, &histories).await;
     watchers.check().await;
+    if clears(seed) {
+        let node = dice.roll(NODES as u64) as usize;
+        assert_cleared(&layers, node, &histories).await;
+    }
     let histories = histories.borrow();
     let acknowledged = |known: &Known| {
         histories[&known.id]
@@ -493,23 +385,36 @@ async fn assert_recovery(world: &impl World, histories: &Histories) {
                 store.cache_stats().hits > before,
                 "a node does not use its cache after the faults"
             );
-            assert_eq!(
-                first.as_ref().map(|record| record.data().count),
-                second.map(|record| record.data().count)
-            );
-            found.push(first.map(|record| record.data().count));
+            found.extend([first, second].map(|found| found.map(|record| record.data().count)));
         }
-        assert!(found.windows(2).all(|pair| pair[0] == pair[1]), "the nodes disagree: {found:?}");
+        let agree = found.windows(2).all(|pair| pair[0] == pair[1]);
+        promise!(Stale, agree, "the nodes disagree: {found:?}");
         match found[0] {
             Some(count) => {
-                assert!(!history.is_deleted(), "a deleted session exists again");
+                promise!(Revived, !history.is_deleted(), "a deleted session exists again");
                 let range = history.increments..=history.increments + history.unknown;
-                assert!(
+                promise!(
+                    Lost,
                     range.contains(&count) || history.puts > 0,
                     "the count is {count}, but {range:?} increments were made"
                 );
             }
-            None => assert!(history.may_be_deleted, "a session is gone that was not deleted"),
+            None => {
+                promise!(Lost, history.may_be_deleted, "a session is gone that was not deleted");
+            }
+        }
+    }
+}
+
+/// Deletes all sessions through one node when there are no faults, which must succeed, and checks
+/// that no node finds one.
+async fn assert_cleared(layers: &[SessionLayer<Counter>], node: usize, histories: &Histories) {
+    clear(node, layers[node].store(), histories).await.expect("the faults have ended");
+    sleep(histories.max_staleness).await;
+    for layer in layers {
+        for id in histories.borrow().keys() {
+            let found = layer.store().find(*id).await.unwrap();
+            promise!(Stale, found.is_none(), "a node finds a session after all were deleted");
         }
     }
 }

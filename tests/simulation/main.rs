@@ -6,6 +6,7 @@
 #![allow(clippy::print_stderr, reason = "a failure names its seed")]
 
 mod cancellation;
+mod checker;
 mod coherence;
 mod guards;
 mod history;
@@ -14,6 +15,7 @@ mod lifetimes;
 mod limits;
 mod owners;
 mod owners_simulated;
+mod promise;
 mod race;
 #[cfg(feature = "redis")]
 mod redis;

@@ -16,6 +16,7 @@ use http::{HeaderValue, Request, Response, header};
 use tokio::time::{Instant, sleep, timeout};
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
+use super::promise::promise;
 use super::{Counter, Dice, MAX_STALENESS, Node, clients_in_trouble, nodes, nodes_with};
 
 const NODES: usize = 3;
@@ -164,7 +165,8 @@ impl Client {
         let answer = request(node, Some(cookie), owner).await;
         if matches!(answer, Answer::Saved(_, Some(_))) {
             let found = node.store().find(old).await;
-            assert!(
+            promise!(
+                Stale,
                 !matches!(found, Ok(Some(_))),
                 "a node serves the old id of a session that it has regenerated"
             );
@@ -218,7 +220,8 @@ impl Client {
         let strict = !node.store().coordinator().is_listening();
         let Ok(Some(_)) = node.store().find(id).await else { return };
         let due = dead.is_some_and(|dead| strict || dead + MAX_STALENESS < began);
-        assert!(
+        promise!(
+            Stale,
             !due,
             "a session was read at {began:?} that had been gone since {dead:?} (strict: {strict})"
         );
@@ -284,10 +287,12 @@ impl Client {
         for id in ids {
             let mut at = *id;
             while let Some(Stored { content, .. }) = self.nodes[0].memory.load(&at).await.unwrap() {
-                let Content::MovedTo(new) = content else {
-                    panic!("a session still exists after {why}")
+                let new = match content {
+                    Content::MovedTo(new) => Some(new),
+                    _ => None,
                 };
-                at = new;
+                promise!(NotRevoked, new.is_some(), "a session still exists after {why}");
+                at = new.unwrap();
             }
         }
     }
@@ -398,16 +403,17 @@ pub(crate) async fn owners(seed: u64) {
         } else if !visit.may_be_dead && !visit.unsure {
             let found = nodes[0].store().find(visit.id()).await.unwrap();
             let owner = found.as_ref().and_then(|record| record.data().owner.as_deref());
-            assert_eq!(
-                owner,
-                Some(visit.owner),
+            promise!(
+                Lost,
+                owner == Some(visit.owner),
                 "a session that was not ended is gone, or has another owner"
             );
         }
     }
     for owner in OWNERS {
         let _ = nodes[2].store().delete_all_of(owner).await.expect("the faults have ended");
-        assert!(recorded(nodes[0].store(), owner).await.is_empty(), "{owner} has a session left");
+        let left = recorded(nodes[0].store(), owner).await;
+        promise!(NotRevoked, left.is_empty(), "{owner} has a session left");
     }
 }
 
@@ -453,12 +459,18 @@ pub(crate) async fn thief(seed: u64, thief: Thief) {
     let done = nodes[2].store().delete_all_of("ada").await.expect("the revocation completes");
     // A regeneration that was under way had two records.
     let expected = if matches!(thief, Thief::Regenerates) { 6..=7 } else { 6..=6 };
-    assert!(expected.contains(&done.deleted), "{} sessions were deleted", done.deleted);
+    promise!(
+        NotRevoked,
+        expected.contains(&done.deleted),
+        "{} sessions were deleted",
+        done.deleted
+    );
     assert!(began.elapsed() < Duration::from_secs(20), "the revocation took {:?}", began.elapsed());
     for client in clients {
         timeout(Duration::from_secs(1), client).await.expect("the stolen session ends").unwrap();
     }
-    assert_eq!(recorded(nodes[0].store(), "ada").await, BTreeSet::new());
+    let left = recorded(nodes[0].store(), "ada").await;
+    promise!(NotRevoked, left.is_empty(), "{} sessions are left", left.len());
 }
 
 /// Regenerates the session until it ends.

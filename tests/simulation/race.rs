@@ -13,6 +13,7 @@ use http::{HeaderValue, Request, Response, header};
 use tokio::time::sleep;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
+use super::promise::promise;
 use super::{Counter, Dice, Node, calm, nodes, trouble};
 
 /// The outcomes that were reported to the racers.
@@ -132,27 +133,28 @@ async fn judge(nodes: &[Node], old: SessionId, outcomes: &Outcomes, how: NewId) 
             },
         );
         if how == NewId::Login {
-            assert!(at_old.is_none() || !outcomes.logged_out, "a logged-out session still exists");
+            let is_gone = at_old.is_none() || !outcomes.logged_out;
+            promise!(Revived, is_gone, "a logged-out session still exists");
             if outcomes.new.is_some() {
-                assert_eq!((at_old, at_new), (None, Some(LOGIN)), "the session of the login");
+                promise!(Revived, at_old.is_none(), "the session before the login still exists");
+                promise!(Lost, at_new == Some(LOGIN), "the session of the login: {at_new:?}");
             }
             continue;
         }
         if outcomes.logged_out {
-            assert_eq!(
-                (at_old, at_new),
-                (None, None),
-                "a session that was logged out still exists"
-            );
+            let is_gone = at_old.is_none() && at_new.is_none();
+            promise!(Revived, is_gone, "a session that was logged out still exists");
         }
         let Some(count) = at_new.or(at_old) else {
             let excused = outcomes.logout_tried || outcomes.unknown > 0 || outcomes.new.is_none();
-            assert!(excused, "the session is gone, although nothing ended it");
+            promise!(Lost, excused, "the session is gone, although nothing ended it");
             continue;
         };
-        assert!(at_old.is_none() || at_new.is_none(), "both the old and the new session exist");
+        let is_one = at_old.is_none() || at_new.is_none();
+        promise!(Revived, is_one, "both the old and the new session exist");
         let expected = outcomes.increments..=outcomes.increments + outcomes.unknown;
-        assert!(
+        promise!(
+            Lost,
             expected.contains(&count),
             "the count is {count}, but {expected:?} increments were made"
         );

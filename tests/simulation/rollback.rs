@@ -10,6 +10,7 @@ use std::time::Duration;
 use clustered_sessions::{SessionId, SessionLayer, SessionStore, StoreErrorKind};
 use tokio::time::{Instant, sleep};
 
+use crate::promise::promise;
 use crate::redis::{Info, PairWorld, Rollback};
 use crate::{Counter, Dice, MAX_STALENESS, World as _, run_all};
 
@@ -62,7 +63,8 @@ pub(crate) async fn rollback(seed: u64) {
     let due = Instant::now() + MAX_STALENESS;
     for reader in readers {
         for (begun, id, seen) in reader.await.unwrap() {
-            assert!(
+            promise!(
+                Stale,
                 begun < due || seen == before[&id],
                 "{how:?}: {seen:?} was read when {:?} was due",
                 before[&id]

@@ -11,7 +11,8 @@ use clustered_sessions::{Ended, SessionId, SessionStore, SessionWatch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use crate::history::Histories;
+use crate::checker::Histories;
+use crate::promise::promise;
 use crate::{Counter, WATCH_GRACE};
 
 /// Time between two checks of a watch that has told nothing.
@@ -73,7 +74,8 @@ async fn watch(
                 break answer;
             }
             let due = histories.due(id);
-            assert!(
+            promise!(
+                LateWatch,
                 told >= due || begun.elapsed() < histories.watching,
                 "a watch on node {node} has told {told} by {:?}, but {due} is due",
                 Instant::now()

@@ -399,10 +399,12 @@ impl Server {
             }
             Script::Clear => {
                 self.publish(&args[0], &args[1]);
-                let is_session = |entry: &Entry| entry.value[1] != 1;
                 let mut data = self.keys();
                 let removed = keys.iter().filter_map(|key| data.remove(key));
-                integer(removed.filter(is_session).count() as u64)
+                let (tombstones, sessions): (Vec<_>, Vec<_>) =
+                    removed.filter(Entry::is_live).partition(|entry| entry.value[1] == 1);
+                let moved = tombstones.iter().map(|entry| bulk(&entry.value[67..]));
+                array([integer(sessions.len() as u64), array(moved)])
             }
             Script::Publish => {
                 self.publish(&args[0], &args[1]);
