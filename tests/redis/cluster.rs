@@ -8,6 +8,7 @@ use serde_json::json;
 use support::client::Client;
 use support::node::Node;
 use support::redis::RedisServer;
+use support::trial::{counter, stats};
 use support::wait::eventually;
 
 struct Cluster {
@@ -39,9 +40,9 @@ impl Cluster {
     async fn warm_up(&self, browser: &Client) {
         for node in &self.nodes {
             let hit = async || {
-                let hits = stats(node).await["hits"].as_u64().unwrap();
+                let hits = counter(node, "hits").await;
                 assert_eq!(me(node, browser).await, StatusCode::OK);
-                stats(node).await["hits"].as_u64().unwrap() > hits
+                counter(node, "hits").await > hits
             };
             eventually(hit, "the node answers from its cache").await;
         }
@@ -63,10 +64,6 @@ impl Cluster {
 /// hundreds of others may take long.
 fn start_node(url: &str, id: &str) -> Node {
     Node::start(&[("REDIS_URL", url), ("NODE_ID", id), ("OPERATION_TIMEOUT_MS", "30000")])
-}
-
-async fn stats(node: &Node) -> serde_json::Value {
-    Client::new().get(&node.url("/stats")).await.body
 }
 
 async fn me(node: &Node, browser: &Client) -> StatusCode {
@@ -141,7 +138,7 @@ async fn a_logout_on_one_node_is_a_logout_on_all() {
     for node in &cluster.nodes {
         assert_eq!(stolen.clone().post(&node.url("/visit")).await.status, StatusCode::UNAUTHORIZED);
         assert_eq!(
-            stats(node).await["disconnects"],
+            counter(node, "disconnects").await,
             0,
             "the announcement evicted it, and not a lost subscription"
         );

@@ -93,7 +93,7 @@ async fn demotion_with_a_node_without_a_lease(
     trial.stop_visits().await;
     let elsewhere = start_node(pair.replica.port(), "", &[]);
     trial.answers(&node, &trial.eve, StatusCode::OK).await;
-    trial.watch(&node);
+    trial.watch(&node).await;
     pair.swap(&trial.redis).await;
     let acknowledged = trial.revoke_at(&elsewhere).await;
     trial.answers(&node, &trial.eve, StatusCode::SERVICE_UNAVAILABLE).await;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use axum::http::StatusCode;
 use futures_util::future::join;
 use support::redis::RedisServer;
-use support::trial::{MAX_STALENESS, Trial, start_node, stats};
+use support::trial::{MAX_STALENESS, Trial, counter, start_node, stats};
 use support::wait::eventually;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -111,7 +111,7 @@ async fn an_idle_node_subscribes_again_at_the_first_attempt_after_an_outage() {
     let node = start_node(redis.port(), "", &[]);
     eventually(async || stats(&node).await["listening"] == true, "the node listens").await;
     redis.kill();
-    eventually(async || stats(&node).await["disconnects"] == 1, "the node notices").await;
+    eventually(async || counter(&node, "disconnects").await == 1, "the node notices").await;
     redis.restart();
     eventually(async || stats(&node).await["listening"] == true, "the node listens again").await;
     // One for the shared channel, and one for the node's heartbeats.

@@ -2,17 +2,14 @@
 //! fail, how long a revoked session is served, what replication has forgotten, and when the cache
 //! is used again.
 
-use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
-use tokio::task::JoinHandle;
 
-use crate::client::{Answer, Client};
+use crate::client::Client;
 use crate::node::Node;
-use crate::trial::{MARGIN, MAX_STALENESS, PAUSE, Watch, hits, login, me, stats};
+use crate::trial::{MARGIN, MAX_STALENESS, Watch, counter, hits, login, me, stats};
+use crate::visits::Visits;
 use crate::wait::eventually;
 
 /// The longest time that requests may fail after the sentinels have switched.
@@ -24,6 +21,8 @@ pub struct FailoverTrial {
     watches: Vec<Watch>,
     visits: Vec<Visits>,
     pub nodes: Vec<Node>,
+    /// The number of subscriptions that each node had lost before the fault.
+    disconnects: Vec<u64>,
     bob: Client,
     eve: Client,
 }
@@ -56,19 +55,24 @@ impl FailoverTrial {
             hits(node, &bob).await;
             hits(node, &eve).await;
         }
-        let watches = nodes.iter().map(|node| Watch::start(node, &eve)).collect();
-        let mut visits = Vec::new();
-        for node in nodes.iter().cycle().take(nodes.len() * number) {
-            visits.push(Visits::start(node, &login(node, "ada").await));
+        let (mut watches, mut visits, mut disconnects) = (Vec::new(), Vec::new(), Vec::new());
+        for node in &nodes {
+            watches.push(Watch::start(node, &eve).await);
         }
-        FailoverTrial { watches, visits, nodes, bob, eve }
+        for node in nodes.iter().cycle().take(nodes.len() * number) {
+            visits.push(Visits::start(login(node, "ada").await, [node]));
+        }
+        for node in &nodes {
+            disconnects.push(counter(node, "disconnects").await);
+        }
+        FailoverTrial { watches, visits, nodes, disconnects, bob, eve }
     }
 
     /// Waits until each node has left the old master and is in use again, logs Eve out, and returns
     /// what the failover has cost.
     pub async fn end(self, fault: &'static str, began: Instant, switched: Instant) -> Cost {
-        for node in &self.nodes {
-            let has_moved = async || stats(node).await["disconnects"] != 0;
+        for (node, before) in self.nodes.iter().zip(&self.disconnects) {
+            let has_moved = async || counter(node, "disconnects").await > *before;
             eventually(has_moved, "the node leaves the old master").await;
         }
         self.settle(fault, began, switched).await
@@ -98,11 +102,10 @@ impl FailoverTrial {
             served = served.max(watch.served_after(acknowledged).await);
         }
         let (mut forgotten, mut failed_at) = (0, began);
-        for visits in self.visits.drain(..) {
-            let (numbers, last_failure) = visits.stop().await;
-            // A visit that was forgotten shares its number with a later one.
-            forgotten += numbers.len() - numbers.iter().collect::<BTreeSet<_>>().len();
-            failed_at = failed_at.max(last_failure.unwrap_or(began));
+        for mut visits in self.visits.drain(..) {
+            visits.stop().await;
+            forgotten += visits.forgotten();
+            failed_at = failed_at.max(visits.last_failure().unwrap_or(began));
         }
         Cost {
             fault,
@@ -136,62 +139,5 @@ impl Cost {
             "{fault}: requests failed until {failed_after_switch:?} after the switch"
         );
         forgotten
-    }
-}
-
-/// A visitor's continuous visits to a node.
-struct Visits {
-    is_over: Arc<AtomicBool>,
-    seen: Arc<Mutex<Seen>>,
-    task: JoinHandle<()>,
-}
-
-#[derive(Default)]
-struct Seen {
-    /// The numbers of the acknowledged visits.
-    acknowledged: Vec<u64>,
-    last_failure: Option<Instant>,
-}
-
-impl Seen {
-    fn note(&mut self, answer: &Answer) {
-        if answer.status == StatusCode::OK {
-            self.acknowledged.push(answer.body["visits"].as_u64().unwrap());
-        } else {
-            self.last_failure = Some(Instant::now());
-        }
-    }
-}
-
-impl Visits {
-    fn start(node: &Node, visitor: &Client) -> Self {
-        let (is_over, seen) = (Arc::new(AtomicBool::new(false)), Arc::<Mutex<Seen>>::default());
-        let (url, visitor) = (node.url("/visit"), visitor.clone());
-        let task = tokio::spawn({
-            let (is_over, seen) = (is_over.clone(), seen.clone());
-            async move {
-                while !is_over.load(Ordering::SeqCst) {
-                    let answer = visitor.clone().post(&url).await;
-                    seen.lock().unwrap().note(&answer);
-                    tokio::time::sleep(PAUSE).await;
-                }
-            }
-        });
-        Visits { is_over, seen, task }
-    }
-
-    /// Stops the visits. Returns the numbers of those that were acknowledged, and the time of the
-    /// last one that failed.
-    async fn stop(mut self) -> (Vec<u64>, Option<Instant>) {
-        self.is_over.store(true, Ordering::SeqCst);
-        (&mut self.task).await.unwrap();
-        let seen = std::mem::take(&mut *self.seen.lock().unwrap());
-        (seen.acknowledged, seen.last_failure)
-    }
-}
-
-impl Drop for Visits {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }

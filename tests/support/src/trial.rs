@@ -4,7 +4,7 @@
 //! Three visitors are logged in: Ada visits both nodes all the time, Bob only reads, and Eve's
 //! session is revoked while both nodes are queried for it continuously.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use crate::client::Client;
 use crate::node::Node;
 use crate::proxy::Proxy;
 use crate::redis::RedisServer;
+use crate::visits::Visits;
 use crate::wait::eventually;
 
 /// The staleness bound that the nodes are configured with.
@@ -40,6 +41,8 @@ pub struct Trial {
     pub bob: Client,
     pub eve: Client,
     visits: Visits,
+    /// The number of subscriptions that each node had lost before the fault, by its address.
+    disconnects: HashMap<String, u64>,
 }
 
 impl Trial {
@@ -54,13 +57,15 @@ impl Trial {
         let far = start_node(proxy.port(), credentials, &[]);
         let [ada, bob, eve] =
             [login(&near, "ada").await, login(&near, "bob").await, login(&near, "eve").await];
+        let (mut watches, mut disconnects) = (Vec::new(), HashMap::new());
         for node in [&near, &far] {
             hits(node, &bob).await;
             hits(node, &eve).await;
+            watches.push(Watch::start(node, &eve).await);
+            disconnects.insert(node.url(""), counter(node, "disconnects").await);
         }
-        let watches = [&near, &far].map(|node| Watch::start(node, &eve)).into();
         let visits = Visits::start(ada, [&near, &far]);
-        Trial { watches, redis, proxy, near, far, bob, eve, visits }
+        Trial { watches, redis, proxy, near, far, bob, eve, visits, disconnects }
     }
 
     /// Logs Eve out through a node, with retries. Returns the time of the acknowledgement.
@@ -89,18 +94,19 @@ impl Trial {
         eventually(answers, &format!("the node responds with {expected}")).await;
     }
 
-    /// Waits until a node has lost its subscription at least once since it started.
+    /// Waits until the near or the far node has lost its subscription since the trial started.
     pub async fn notices(&self, node: &Node) {
+        let before = self.disconnects[&node.url("")];
         eventually(
-            async || stats(node).await["disconnects"] != 0,
+            async || counter(node, "disconnects").await > before,
             "the node notices the loss of its subscription",
         )
         .await;
     }
 
     /// Adds a watch of Eve's session on another node.
-    pub fn watch(&mut self, node: &Node) {
-        self.watches.push(Watch::start(node, &self.eve));
+    pub async fn watch(&mut self, node: &Node) {
+        self.watches.push(Watch::start(node, &self.eve).await);
     }
 
     /// Stops Ada's visits.
@@ -110,14 +116,14 @@ impl Trial {
 
     /// Makes Ada visit a node once, which must succeed.
     pub async fn visit(&self, node: &Node) {
-        assert_eq!(self.visits.ada.visit(&node.url("/visit")).await, StatusCode::OK);
+        self.visits.visit(node).await;
     }
 
     /// Checks that all sessions are lost, after Redis has restarted empty. Then Ada and Bob log in
     /// again.
     pub async fn log_in_again(&mut self) {
         self.visits.stop().await;
-        for browser in [&self.visits.ada.browser, &self.bob, &self.eve] {
+        for browser in [self.visits.browser(), &self.bob, &self.eve] {
             self.answers(&self.near, browser, StatusCode::UNAUTHORIZED).await;
         }
         self.bob = login(&self.near, "bob").await;
@@ -138,7 +144,7 @@ impl Trial {
         }
         self.visits.stop().await;
         self.visit(&self.far).await;
-        self.visits.assert_counted_once();
+        assert_eq!(self.visits.forgotten(), 0, "{fault}: acknowledged visits are forgotten");
 
         let mut still_served = Duration::ZERO;
         for watch in self.watches {
@@ -179,11 +185,17 @@ pub async fn stats(node: &Node) -> Value {
     Client::new().get(&node.url("/stats")).await.body
 }
 
+/// Returns one of the counters of a node.
+pub async fn counter(node: &Node, name: &str) -> u64 {
+    let stats = stats(node).await;
+    stats[name].as_u64().unwrap_or_else(|| panic!("{name} is no counter of {stats}"))
+}
+
 /// Waits until the node serves a visitor's session from its cache.
 pub async fn hits(node: &Node, browser: &Client) {
     let hit = async || {
-        let hits = stats(node).await["hits"].as_u64();
-        me(node, browser).await == StatusCode::OK && stats(node).await["hits"].as_u64() > hits
+        let hits = counter(node, "hits").await;
+        me(node, browser).await == StatusCode::OK && counter(node, "hits").await > hits
     };
     eventually(hit, "the node serves the session from its cache").await;
 }
@@ -191,24 +203,29 @@ pub async fn hits(node: &Node, browser: &Client) {
 /// A task that requests a session from a node continuously. It ends on drop.
 pub(crate) struct Watch {
     task: JoinHandle<()>,
-    /// The time at which the last request was sent that was answered with the session.
-    last: Arc<Mutex<Instant>>,
+    /// The time at which the last request was sent that was answered with the session. `None`
+    /// before the first.
+    last: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Watch {
-    pub(crate) fn start(node: &Node, browser: &Client) -> Self {
-        let last = Arc::new(Mutex::new(Instant::now()));
+    /// Starts a watch and waits until the node has answered with the session.
+    pub(crate) async fn start(node: &Node, browser: &Client) -> Self {
+        let last = Arc::new(Mutex::new(None));
         let (url, mut browser, noted) = (node.url("/me"), browser.clone(), last.clone());
         let task = tokio::spawn(async move {
             loop {
                 let sent = Instant::now();
                 if browser.get(&url).await.status == StatusCode::OK {
-                    *noted.lock().unwrap() = sent;
+                    *noted.lock().unwrap() = Some(sent);
                 }
                 tokio::time::sleep(PAUSE).await;
             }
         });
-        Watch { task, last }
+        let watch = Watch { task, last };
+        let has_seen = async || watch.last.lock().unwrap().is_some();
+        eventually(has_seen, "the watch sees the session").await;
+        watch
     }
 
     /// Ends the watch and returns for how long after `moment` the session was still served.
@@ -216,79 +233,13 @@ impl Watch {
         assert!(!self.task.is_finished(), "the watch has ended before the trial");
         self.task.abort();
         let _ = (&mut self.task).await;
-        self.last.lock().unwrap().saturating_duration_since(moment)
+        let last = self.last.lock().unwrap().expect("the watch has seen the session");
+        last.saturating_duration_since(moment)
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
         self.task.abort();
-    }
-}
-
-/// A visitor whose visits are counted. Each acknowledged visit returns a distinct number.
-#[derive(Clone)]
-struct Visitor {
-    browser: Client,
-    tried: Arc<AtomicU64>,
-    acknowledged: Arc<Mutex<Vec<u64>>>,
-}
-
-impl Visitor {
-    async fn visit(&self, url: &str) -> StatusCode {
-        self.tried.fetch_add(1, Ordering::SeqCst);
-        let answer = self.browser.clone().post(url).await;
-        if answer.status == StatusCode::OK {
-            self.acknowledged.lock().unwrap().push(answer.body["visits"].as_u64().unwrap());
-        }
-        answer.status
-    }
-}
-
-/// Ada's continuous visits to two nodes.
-struct Visits {
-    ada: Visitor,
-    stopping: Arc<AtomicBool>,
-    tasks: Vec<JoinHandle<()>>,
-}
-
-impl Visits {
-    fn start(browser: Client, nodes: [&Node; 2]) -> Self {
-        let ada = Visitor { browser, tried: Arc::default(), acknowledged: Arc::default() };
-        let stopping = Arc::new(AtomicBool::new(false));
-        let tasks = nodes.map(|node| {
-            let (url, ada, stopping) = (node.url("/visit"), ada.clone(), stopping.clone());
-            tokio::spawn(async move {
-                while !stopping.load(Ordering::SeqCst) {
-                    ada.visit(&url).await;
-                    tokio::time::sleep(PAUSE).await;
-                }
-            })
-        });
-        Visits { ada, stopping, tasks: tasks.into() }
-    }
-
-    /// Stops the visits and waits for those in progress.
-    async fn stop(&mut self) {
-        self.stopping.store(true, Ordering::SeqCst);
-        for task in self.tasks.drain(..) {
-            task.await.unwrap();
-        }
-    }
-
-    /// Checks that each acknowledged visit was counted exactly once, and each other visit at most
-    /// once.
-    fn assert_counted_once(&self) {
-        let mut numbers = self.ada.acknowledged.lock().unwrap().clone();
-        numbers.sort_unstable();
-        let acknowledged = numbers.len() as u64;
-        numbers.dedup();
-        assert_eq!(numbers.len() as u64, acknowledged, "two visits got the same number");
-        let tried = self.ada.tried.load(Ordering::SeqCst);
-        let counted = numbers.last().copied().unwrap_or_default();
-        assert!(
-            (acknowledged..=tried).contains(&counted),
-            "{counted} of {tried} visits were counted, {acknowledged} acknowledged"
-        );
     }
 }
