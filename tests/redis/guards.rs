@@ -1,15 +1,18 @@
 //! The guard whose necessity only a real server can show. The others are in
 //! `tests/simulation/guards.rs`.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use clustered_sessions::guards::{Guard, disabled};
 use clustered_sessions::{ClusterConfig, StoreErrorKind};
+use support::failure::failure;
 use support::redis::RedisServer;
 
 use crate::nodes::{Data, config, store};
 use crate::web::RedisAddress as _;
+
+/// The violation that the guard prevents.
+const UNANNOUNCED: &str = "a change was written without an announcement";
 
 /// A change whose announcement is refused is not written: no other node would evict the session.
 #[tokio::main(flavor = "current_thread")]
@@ -40,16 +43,16 @@ async fn refused_announcement() {
     let cached = node.get(id).await.unwrap();
     assert_eq!(node.cache_stats().hits, 2, "both reads are cache hits");
     let fresh = node.find_fresh(id).await.unwrap().unwrap();
-    assert_eq!(cached.data(), fresh.data(), "a change was written without an announcement");
-}
-
-/// Returns `true` if the scenario ends without a violation.
-fn holds() -> bool {
-    catch_unwind(AssertUnwindSafe(refused_announcement)).is_ok()
+    assert_eq!(cached.data(), fresh.data(), "{UNANNOUNCED}");
 }
 
 #[test]
 fn announcing_before_writing_is_needed() {
-    assert!(holds());
-    assert!(!disabled(Guard::Order, holds), "no violation is found without {:?}", Guard::Order);
+    assert_eq!(failure(refused_announcement), None);
+    let violation = disabled(Guard::Order, || failure(refused_announcement));
+    assert!(
+        violation.as_ref().is_some_and(|message| message.contains(UNANNOUNCED)),
+        "without {:?}: {violation:?}",
+        Guard::Order
+    );
 }

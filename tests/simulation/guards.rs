@@ -2,11 +2,11 @@
 //! violation. `coherence.rs` and `regeneration.rs` show that with all guards they find none.
 
 use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use clustered_sessions::StoreErrorKind;
 use clustered_sessions::guards::{Guard, disabled};
+use support::failure::failure;
 use tokio::time::sleep;
 
 use crate::history::history;
@@ -84,20 +84,16 @@ async fn own_write() {
     promise!(OwnWriteMissed, hits == 1, "a node's own write caused a cache miss");
 }
 
-/// Runs a simulation and returns the message with which it fails.
-fn failure(simulation: impl Future) -> Option<String> {
-    let panic = catch_unwind(AssertUnwindSafe(|| drop(run(simulation)))).err()?;
-    Some(match panic.downcast::<String>() {
-        Ok(message) => *message,
-        Err(panic) => (*panic.downcast::<&str>().expect("a message")).to_owned(),
-    })
+/// Returns the message of the violation that a simulation ends with.
+fn violation(simulation: impl Future) -> Option<String> {
+    failure(|| drop(run(simulation)))
 }
 
 /// Asserts that without a guard, one of the simulations breaks this promise.
 fn breaks<F: Future>(guard: Guard, broken: Broken, simulations: impl IntoIterator<Item = F>) {
     let mut others = BTreeSet::new();
     let found = disabled(guard, || {
-        simulations.into_iter().filter_map(failure).any(|message| {
+        simulations.into_iter().filter_map(violation).any(|message| {
             let found = broken.is_in(&message);
             others.extend((!found).then_some(message));
             found
@@ -108,18 +104,18 @@ fn breaks<F: Future>(guard: Guard, broken: Broken, simulations: impl IntoIterato
 
 #[test]
 fn with_all_guards_every_scenario_holds() {
-    assert_eq!(failure(loss()), None);
-    assert_eq!(failure(own_write()), None);
-    assert_eq!(failure(slow_revocation()), None);
+    assert_eq!(violation(loss()), None);
+    assert_eq!(violation(own_write()), None);
+    assert_eq!(violation(slow_revocation()), None);
     #[cfg(feature = "redis")]
     {
-        assert_eq!(failure(replaced_behind_the_back()), None);
-        assert_eq!(failure(elected_unheard()), None);
-        assert_eq!(failure(elected_elsewhere()), None);
-        assert_eq!(failure(one_master_is_silent()), None);
+        assert_eq!(violation(replaced_behind_the_back()), None);
+        assert_eq!(violation(elected_unheard()), None);
+        assert_eq!(violation(elected_elsewhere()), None);
+        assert_eq!(violation(one_master_is_silent()), None);
     }
     for thief in [owners::Thief::Regenerates, owners::Thief::Updates] {
-        assert_eq!(failure(owners::thief(1, thief)), None);
+        assert_eq!(violation(owners::thief(1, thief)), None);
     }
 }
 
