@@ -17,16 +17,30 @@ fn subscribers(server: &RedisServer) -> u64 {
     count
 }
 
-/// Closes the connections to a server that are not in use by a subscription.
-pub(crate) fn close_command_connections(server: &RedisServer) {
+/// Returns the ids of the connections to a server that are not in use by a subscription, the oldest
+/// first.
+fn command_connections(server: &RedisServer) -> Vec<u64> {
     let clients: String = server.command(&["CLIENT", "LIST"]);
     let field = |client: &str, name: &str| {
-        client.split(' ').find_map(|field| field.strip_prefix(name)).map(str::to_owned).unwrap()
+        client.split(' ').find_map(|field| field.strip_prefix(name)?.parse::<u64>().ok()).unwrap()
     };
-    for client in clients.lines().filter(|client| !client.contains("cmd=client|list")) {
-        if field(client, "sub=") == "0" {
-            let _: u64 = server.command(&["CLIENT", "KILL", "ID", &field(client, "id=")]);
-        }
+    let clients = clients.lines().filter(|client| !client.contains("cmd=client|list"));
+    let mut ids: Vec<_> = clients
+        .filter(|client| field(client, "sub=") == 0)
+        .map(|client| field(client, "id="))
+        .collect();
+    ids.sort_unstable();
+    ids
+}
+
+fn close_connection(server: &RedisServer, id: u64) {
+    let _: u64 = server.command(&["CLIENT", "KILL", "ID", &id.to_string()]);
+}
+
+/// Closes the connections to a server that are not in use by a subscription.
+pub(crate) fn close_command_connections(server: &RedisServer) {
+    for id in command_connections(server) {
+        close_connection(server, id);
     }
 }
 
@@ -93,6 +107,35 @@ async fn a_subscription_on_another_server_is_not_trusted() {
 async fn a_subscription_on_a_replica_is_not_trusted() {
     let (master, replica) = pair().await;
     is_never_trusted(&master, &replica, |redis| redis).await;
+}
+
+/// The connection for large records stays when the other one has moved to another server.
+#[tokio::test]
+async fn a_large_record_is_not_read_from_another_server_than_all_others() {
+    let (first, second) = (RedisServer::start(), RedisServer::start());
+    let proxy = Proxy::start(first.port()).await;
+    let alone = ClusterConfig::new().enabled(false);
+    let config = config().cluster(alone).enable_retry(false).redis(proxy.config());
+    let node = SessionStore::new(config.build().unwrap());
+    let small = node.create(Data::of("ada")).await.unwrap().id;
+    let large = node.create(Data::of(&"x".repeat(100_000))).await.unwrap().id;
+    for _ in 0..2 {
+        assert!(node.find_fresh(large).await.unwrap().is_some());
+    }
+    let connections = command_connections(&first);
+    assert_eq!(connections.len(), 2, "one of them is for large records");
+
+    proxy.redirect(second.port());
+    close_connection(&first, connections[0]);
+    let is_gone = async || node.find_fresh(small).await.is_ok_and(|found| found.is_none());
+    eventually(is_gone, "commands go to the second server").await;
+    assert_eq!(command_connections(&first), connections[1..], "large records had not moved yet");
+    for _ in 0..10 {
+        let found = node.find_fresh(large).await;
+        assert!(!matches!(found, Ok(Some(_))), "a record was read from the first server");
+    }
+    let is_gone = async || node.find_fresh(large).await.is_ok_and(|found| found.is_none());
+    eventually(is_gone, "large records go to the second server, too").await;
 }
 
 #[tokio::test]
