@@ -328,20 +328,27 @@ fn a_layer_made_outside_a_runtime_listens_from_the_first_operation_on() {
 #[test]
 fn a_listener_whose_runtime_has_gone_is_started_again_by_the_next_operation() {
     let memory = MemoryBackend::new();
-    let sessions = runtime().block_on(node(&memory));
+    let visits = async |session: Session<Data>| session.data().visits.to_string();
+    let (sessions, mut browser) = runtime().block_on(async {
+        let sessions = node(&memory).await;
+        let mut browser = Browser::with(&sessions, ada()).await;
+        assert_eq!(browser.visit(&serve(&sessions, visits)).await.body, "0");
+        assert_eq!(sessions.store().cache_stats().hits, 1, "the session is cached");
+        (sessions, browser)
+    });
     let coordinator = sessions.store().coordinator();
     assert!(!coordinator.is_running() && !coordinator.is_listening());
     runtime().block_on(async {
-        let mut browser = Browser::with(&sessions, ada()).await;
-        let app =
-            serve(&sessions, async |session: Session<Data>| session.data().visits.to_string());
-        browser.visit(&app).await;
-        eventually(async || coordinator.is_listening()).await;
-        assert_eq!(browser.visit(&app).await.body, "0");
-
         let elsewhere = node(&memory).await;
-        elsewhere.store().modify(only_id(&sessions).await, |data| data.visits += 1).await.unwrap();
-        eventually(async || browser.clone().visit(&app).await.body == "1").await;
+        let id = only_id(&elsewhere).await;
+        elsewhere.store().modify(id, |data| data.visits += 1).await.unwrap();
+        let app = serve(&sessions, visits);
+        assert_eq!(browser.visit(&app).await.body, "1", "no cached session outlives the listener");
+
+        eventually(async || coordinator.is_listening()).await;
+        assert_eq!(browser.visit(&app).await.body, "1");
+        elsewhere.store().modify(id, |data| data.visits += 1).await.unwrap();
+        eventually(async || browser.clone().visit(&app).await.body == "2").await;
         assert!(coordinator.is_running());
     });
 }
