@@ -37,6 +37,8 @@ mod reseal;
 mod resilience;
 #[cfg(feature = "testing")]
 mod revocation;
+#[cfg(feature = "testing")]
+mod scan_restarts;
 mod session;
 mod session_faults;
 #[cfg(feature = "testing")]
@@ -44,6 +46,8 @@ mod shared_loads;
 mod timeouts;
 #[cfg(feature = "testing")]
 mod tokens;
+#[cfg(feature = "testing")]
+mod tombstones;
 #[cfg(feature = "testing")]
 mod watch;
 #[cfg_attr(

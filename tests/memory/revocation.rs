@@ -6,28 +6,35 @@ use std::time::Duration;
 
 use clustered_sessions::backend::{Event, Subscription};
 use clustered_sessions::testing::{BackendMethod, Interposed, Interposer};
-use clustered_sessions::{MemoryBackend, SessionId, SessionStore, StoreError, StoreErrorKind};
+use clustered_sessions::{
+    Clock, MemoryBackend, Session, SessionId, SessionLayer, SessionStore, StoreError,
+    StoreErrorKind,
+};
+use http::HeaderValue;
 use tokio::time::{Instant, advance};
 
-use crate::web::{Data, ada, config, start};
+use crate::web::{Data, ada, config, request, start};
 
 /// Time for which a tombstone lives. A scan that takes longer is repeated.
 const TOMBSTONE_TTL: Duration = Duration::from_secs(60);
 const BULK_DELETE_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Changes the backend through another node before each conditional deletion, and after each
-/// `clear`.
+/// Changes the backend through another node before each deletion, and after each `clear`.
 #[derive(Clone)]
 struct Rival {
-    store: SessionStore<Data>,
+    sessions: SessionLayer<Data>,
+    /// The cookie of the session that there is from the start.
+    cookie: HeaderValue,
     act: Action,
     counts: Arc<Counts>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Action {
-    /// Updates every session.
+    /// Updates every session before each conditional deletion.
     Update,
+    /// Does so, and regenerates the session before the first unconditional deletion.
+    UpdateAndMove,
     /// Creates a session and takes longer than a tombstone lives, this many times.
     CreateSlowly(u32),
 }
@@ -51,7 +58,10 @@ impl Interposer for Rival {
                 self.interfere(earlier).await?;
             }
             BackendMethod::Delete => {
-                self.counts.unconditional.fetch_add(1, Ordering::SeqCst);
+                let earlier = self.counts.unconditional.fetch_add(1, Ordering::SeqCst);
+                if self.act == Action::UpdateAndMove && earlier == 0 {
+                    request(&self.sessions, self.cookie.clone(), Session::regenerate).await;
+                }
             }
             BackendMethod::Clear => {
                 let cleared = call.await;
@@ -68,13 +78,13 @@ impl Interposer for Rival {
 impl Rival {
     async fn interfere(&self, earlier: u32) -> Result<(), StoreError> {
         match self.act {
-            Action::Update => {
-                for id in self.store.all_session_ids().await? {
-                    self.store.modify(id, |data| data.visits += 1).await?;
+            Action::Update | Action::UpdateAndMove => {
+                for id in self.sessions.store().all_session_ids().await? {
+                    self.sessions.store().modify(id, |data| data.visits += 1).await?;
                 }
             }
             Action::CreateSlowly(times) if earlier < times => {
-                let _ = self.store.create(ada()).await?;
+                let _ = self.sessions.store().create(ada()).await?;
                 // The call ends at once by the clock of its own timeout, which is polled after it.
                 advance(TOMBSTONE_TTL + Duration::from_secs(1)).await;
             }
@@ -86,14 +96,15 @@ impl Rival {
 
 /// Returns a store over a backend with a rival, and the rival's counts. There is one session.
 async fn store_with_rival(act: Action) -> (SessionStore<Data>, Arc<Counts>) {
-    let memory = MemoryBackend::new();
-    let owned = |user: &Data| user.user.clone();
-    let rival = start(config(&memory).owner(owned)).await;
-    let _ = rival.store().create(ada()).await.unwrap();
+    let clock = Clock::tokio();
+    let memory = MemoryBackend::with_clock(clock.clone());
+    let config = || config(&memory).clock(clock.clone()).owner(|user: &Data| user.user.clone());
+    let rival = start(config()).await;
+    let cookie = rival.cookie_for(ada()).await.unwrap();
     let counts = Arc::<Counts>::default();
-    let interposer = Rival { store: rival.store().clone(), act, counts: counts.clone() };
+    let interposer = Rival { sessions: rival, cookie, act, counts: counts.clone() };
     let backend = Interposed::with_interposer(memory.clone(), interposer);
-    let sessions = start(config(&memory).backend(backend).owner(owned)).await;
+    let sessions = start(config().backend(backend)).await;
     (sessions.store().clone(), counts)
 }
 
@@ -104,6 +115,16 @@ async fn after_eight_conflicts_in_a_row_the_next_version_is_deleted_without_bein
     assert_eq!((deletion.deleted, deletion.unreadable), (1, 0));
     assert_eq!(counts.conditional.load(Ordering::SeqCst), 8);
     assert_eq!(counts.unconditional.load(Ordering::SeqCst), 1);
+    assert_eq!(store.size().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_session_that_moves_after_eight_conflicts_is_deleted_under_its_new_id() {
+    let (store, counts) = store_with_rival(Action::UpdateAndMove).await;
+    let deletion = store.delete_all_of("Ada").await.unwrap();
+    assert_eq!((deletion.deleted, deletion.unreadable), (1, 0));
+    assert_eq!(counts.conditional.load(Ordering::SeqCst), 8);
+    assert_eq!(counts.unconditional.load(Ordering::SeqCst), 2);
     assert_eq!(store.size().await.unwrap(), 0);
 }
 

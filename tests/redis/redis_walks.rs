@@ -15,6 +15,7 @@ use support::redis::RedisServer;
 use support::wait::eventually;
 
 use crate::nodes::{Data, config, store};
+use crate::servers::close_command_connections;
 use crate::web::RedisAddress as _;
 
 async fn create(store: &SessionStore<Data>, count: u64) -> HashSet<SessionId> {
@@ -191,6 +192,37 @@ async fn a_session_that_ends_or_moves_between_the_steps_of_a_scan_is_found_as_wh
     proxy.heal();
     assert_eq!(clear.await.unwrap(), 0, "what is gone is not counted, nor is a tombstone");
     assert_eq!(server.command::<u64>(&["DBSIZE"]), 0);
+}
+
+#[tokio::test]
+async fn a_scan_that_began_on_another_server_must_start_again() {
+    let (first, second) = (RedisServer::start(), RedisServer::start());
+    let proxy = Proxy::start(first.port()).await;
+    let direct = RedisBackend::new(&first.config(), CHANNEL).unwrap();
+    let scanning = RedisBackend::new(&proxy.config(), CHANNEL).unwrap();
+    let payload = record(1, Content::Payload(Bytes::from_static(b"payload")));
+    // More than fit on a page.
+    for number in 0..2000_u16 {
+        let [high, low] = number.to_be_bytes();
+        let mut bytes = [high; 16];
+        bytes[0] = low;
+        direct.create(&SessionId::from_bytes(bytes), &payload, HOUR).await.unwrap();
+    }
+    let Page::Ids { next: Some(cursor), .. } = scanning.scan(None).await.unwrap() else {
+        panic!("there is no next page")
+    };
+    let next = scanning.scan(Some(&cursor)).await.unwrap();
+    assert!(matches!(next, Page::Ids { .. }), "on the same server, the cursor is valid");
+
+    proxy.redirect(second.port());
+    close_command_connections(&first);
+    eventually(
+        async || scanning.ping().await.is_ok() && second.connections() > 0,
+        "commands go to the second server",
+    )
+    .await;
+    assert_eq!(scanning.scan(Some(&cursor)).await.unwrap(), Page::Restart);
+    assert_eq!(scanning.scan(None).await.unwrap(), Page::new(Vec::new(), Vec::new(), None));
 }
 
 #[tokio::test]
