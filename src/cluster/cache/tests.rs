@@ -54,6 +54,15 @@ impl Bench {
         self.cache.begin_load(&self.id).finish(Ok(record));
     }
 
+    /// Finds that there are no sessions under this number of other ids.
+    fn miss_others(&self, number: u32) {
+        for number in 0..number {
+            let mut bytes = [2; 16];
+            bytes[..4].copy_from_slice(&number.to_be_bytes());
+            self.cache.begin_load(&SessionId::from_bytes(bytes)).finish(Err(Absence::Gone));
+        }
+    }
+
     /// Caches this number of other sessions.
     fn fill_others(&self, number: u32) {
         for number in 0..number {
@@ -305,13 +314,16 @@ async fn the_absence_of_a_session_is_cached_for_a_second_or_until_an_announcemen
 async fn absent_ids_do_not_evict_sessions() {
     let bench = bench();
     bench.fill(&bench.record(1));
-    for number in 0..10_000u32 {
-        let mut bytes = [2; 16];
-        bytes[..4].copy_from_slice(&number.to_be_bytes());
-        bench.cache.begin_load(&SessionId::from_bytes(bytes)).finish(Err(Absence::Gone));
-    }
+    bench.miss_others(10_000);
     assert_eq!(bench.cached(), Some(1));
     assert!(bench.cache.absent.len() <= 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_cache_does_not_remember_more_than_1024_absent_ids() {
+    let bench = bench_for(100 * ABSENT_MAX);
+    bench.miss_others(10_000);
+    assert!((ABSENT_MAX / 2..=ABSENT_MAX).contains(&bench.cache.absent.len()));
 }
 
 #[tokio::test(start_paused = true)]
