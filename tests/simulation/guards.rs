@@ -11,11 +11,13 @@ use tokio::time::sleep;
 
 use crate::history::history;
 use crate::limits::limits;
-use crate::owners::{self, Answer};
+use crate::owners::owners;
 use crate::promise::{Broken, promise};
 use crate::race::{NewId, race};
+use crate::request::{Answer, request};
 #[cfg(feature = "redis")]
 use crate::rollback::rollback;
+use crate::thief::{Thief, thief};
 #[cfg(feature = "redis")]
 use crate::topologies::{
     elected_elsewhere, elected_unheard, one_master_is_silent, replaced_behind_the_back,
@@ -26,7 +28,7 @@ use crate::{Counter, nodes, nodes_with, run};
 /// one in a hundred has one.
 const HISTORIES: u64 = 1000;
 const RACES: u64 = 300;
-/// Number of histories of owners, of logins under a limit, and of rollbacks.
+/// Number of histories of owners, of logins under a limit, of rollbacks, and of thieves.
 const OTHERS: u64 = 100;
 
 /// A session gets a new id while a slow node deletes its owner's sessions, and the tombstone
@@ -42,7 +44,7 @@ async fn slow_revocation() {
     let slow = nodes[1].store().clone();
     let end = tokio::task::spawn_local(async move { slow.delete_all_of("ada").await });
     sleep(Duration::from_secs(36)).await;
-    let Answer::Saved(new, _) = owners::request(&nodes[0], Some(cookie), None).await else {
+    let Answer::Saved(new, _) = request(&nodes[0], Some(cookie), None).await else {
         panic!("no new id")
     };
     sleep(Duration::from_secs(70)).await;
@@ -114,8 +116,8 @@ fn with_all_guards_every_scenario_holds() {
         assert_eq!(violation(elected_elsewhere()), None);
         assert_eq!(violation(one_master_is_silent()), None);
     }
-    for thief in [owners::Thief::Regenerates, owners::Thief::Updates] {
-        assert_eq!(violation(owners::thief(1, thief)), None);
+    for how in [Thief::Regenerates, Thief::Updates] {
+        assert_eq!(violation(thief(1, how)), None);
     }
 }
 
@@ -148,12 +150,12 @@ needed! {
     looking_again_without_a_lease_is_needed: without Doubt, LateWatch in
         (0..HISTORIES).map(history);
     the_index_before_the_record_is_needed: without IndexFirst, NotRevoked in
-        (0..OTHERS).map(owners::owners);
+        (0..OTHERS).map(owners);
     counting_later_logins_is_needed: without LaterLogins, OverLimit in (0..OTHERS).map(limits);
     the_timeout_of_a_revocation_is_needed: without RevocationTimeout, NotRevoked in
         [slow_revocation()];
     judging_the_record_of_a_conflict_is_needed: without Chase, NotRevoked in
-        [owners::thief(1, owners::Thief::Updates)];
+        (0..OTHERS).map(|seed| thief(seed, Thief::Updates));
 }
 
 #[cfg(feature = "redis")]

@@ -1,6 +1,5 @@
 //! One history: clients read, increment and delete sessions on several nodes, while a checker
 //! compares each result with what had been acknowledged before.
-#![allow(clippy::await_holding_refcell_ref, reason = "no other task uses the histories at the end")]
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -19,12 +18,11 @@ use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use super::checker::{Checker, DELETED, Histories, History, NO_NODE};
 use super::promise::promise;
+use super::recovery::{assert_cleared, assert_recovery};
 #[cfg(feature = "redis")]
 use super::redis::{ClusterWorld, Info, PairWorld, SentinelWorld};
 use super::watching::Watchers;
-use super::{
-    Counter, Dice, World, absolute_timeout, as_usual, calm, nodes_with, trouble, with_timeouts,
-};
+use super::{Counter, Dice, World, absolute_timeout, as_usual, nodes_with, trouble, with_timeouts};
 
 const NODES: usize = 3;
 const CLIENTS: usize = 6;
@@ -179,7 +177,7 @@ fn clears(seed: u64) -> bool {
 }
 
 /// Deletes all sessions.
-async fn clear(
+pub(crate) async fn clear(
     node: usize,
     store: &SessionStore<Counter>,
     histories: &Histories,
@@ -360,61 +358,5 @@ fn restart_empty(world: &impl World, histories: &Histories) {
     for history in histories.borrow_mut().values_mut() {
         history.may_be_deleted = true;
         history.acknowledge(NO_NODE, DELETED);
-    }
-}
-
-/// Checks that after the faults all nodes use their caches again and agree, and that no update was
-/// lost or applied twice.
-async fn assert_recovery(world: &impl World, histories: &Histories) {
-    calm(world).await;
-    // A connection that was closed while it was idle is noticed at its first use. If servers do not
-    // tell their run ids, the subscription ends with it.
-    for layer in world.layers() {
-        let _ = layer.store().find_fresh(SessionId::from_bytes([0; 16])).await;
-    }
-    calm(world).await;
-    let histories = histories.borrow();
-    for (id, history) in histories.iter() {
-        let mut found = Vec::new();
-        for layer in world.layers() {
-            let store = layer.store();
-            let before = store.cache_stats().hits;
-            let first = store.find(*id).await.unwrap();
-            let second = store.find(*id).await.unwrap();
-            assert!(
-                store.cache_stats().hits > before,
-                "a node does not use its cache after the faults"
-            );
-            found.extend([first, second].map(|found| found.map(|record| record.data().count)));
-        }
-        let agree = found.windows(2).all(|pair| pair[0] == pair[1]);
-        promise!(Stale, agree, "the nodes disagree: {found:?}");
-        match found[0] {
-            Some(count) => {
-                promise!(Revived, !history.is_deleted(), "a deleted session exists again");
-                let range = history.increments..=history.increments + history.unknown;
-                promise!(
-                    Lost,
-                    range.contains(&count) || history.puts > 0,
-                    "the count is {count}, but {range:?} increments were made"
-                );
-            }
-            None => {
-                promise!(Lost, history.may_be_deleted, "a session is gone that was not deleted");
-            }
-        }
-    }
-}
-
-/// Deletes all sessions through one node when there are no faults, which must succeed, and checks
-/// that no node finds one.
-async fn assert_cleared(layers: &[SessionLayer<Counter>], node: usize, histories: &Histories) {
-    clear(node, layers[node].store(), histories).await.expect("the faults have ended");
-    sleep(histories.max_staleness).await;
-    for layer in layers {
-        for id in histories.borrow().keys() {
-            let found = layer.store().find(*id).await.unwrap();
-            promise!(Stale, found.is_none(), "a node finds a session after all were deleted");
-        }
     }
 }

@@ -14,8 +14,9 @@ use http::{HeaderValue, Request, Response, header};
 use tokio::time::{sleep, timeout};
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
-use crate::owners::{Answer, OWNERS, cookie_pair, request};
+use crate::owners::OWNERS;
 use crate::promise::promise;
+use crate::request::{Answer, cookie_pair, request};
 use crate::{
     Counter, Dice, MAX_STALENESS, Node, clients_in_trouble, cluster, nodes_with, run_all,
     with_timeouts,

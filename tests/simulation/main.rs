@@ -17,11 +17,14 @@ mod owners;
 mod owners_simulated;
 mod promise;
 mod race;
+mod recovery;
 #[cfg(feature = "redis")]
 mod redis;
 mod regeneration;
+mod request;
 #[cfg(feature = "redis")]
 mod rollback;
+mod thief;
 #[cfg(feature = "redis")]
 mod topologies;
 mod watching;

@@ -5,19 +5,18 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
-use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
 use clustered_sessions::backend::{Backend as _, Content, Stored};
-use clustered_sessions::{Session, SessionId, SessionStore, StoreErrorKind};
+use clustered_sessions::{SessionId, SessionStore, StoreErrorKind};
 use futures_util::TryStreamExt as _;
-use http::{HeaderValue, Request, Response, header};
-use tokio::time::{Instant, sleep, timeout};
-use tower::{Layer as _, ServiceExt as _, service_fn};
+use http::HeaderValue;
+use tokio::time::{Instant, timeout};
 
 use super::promise::promise;
-use super::{Counter, Dice, MAX_STALENESS, Node, clients_in_trouble, nodes, nodes_with};
+use super::request::{Answer, request};
+use super::{Counter, Dice, MAX_STALENESS, Node, clients_in_trouble, nodes};
 
 const NODES: usize = 3;
 const CLIENTS: usize = 6;
@@ -298,66 +297,6 @@ impl Client {
     }
 }
 
-/// The outcome of a request as the client knows it.
-pub(crate) enum Answer {
-    /// The session was saved under this id. The cookie is there if the response set one.
-    Saved(SessionId, Option<HeaderValue>),
-    /// Nothing was changed.
-    Refused,
-    /// The change may have been made.
-    Unknown,
-}
-
-/// Sends a request that regenerates the session and may set its owner. Without a cookie, the
-/// request creates a session.
-pub(crate) async fn request(
-    node: &Node,
-    cookie: Option<HeaderValue>,
-    owner: Option<&'static str>,
-) -> Answer {
-    let is_new = cookie.is_none();
-    let service = node.layer.layer(service_fn(move |request: Request<()>| async move {
-        let Ok(session) = Session::<Counter>::from_extensions(request.extensions()).await else {
-            return Ok::<_, Infallible>(Response::new(None));
-        };
-        if session.is_new() != is_new {
-            return Ok(Response::new(None));
-        }
-        if let Some(owner) = owner {
-            session.update(move |data| data.owner = Some(owner.to_owned()));
-        }
-        session.regenerate();
-        let saved = session.save().await;
-        Ok(Response::new(Some(saved.map(|()| session.id()).map_err(|error| match error {
-            clustered_sessions::SessionError::Store(error) => Some(error.kind()),
-            _ => None,
-        }))))
-    }));
-    let mut request = Request::builder().body(()).unwrap();
-    if let Some(cookie) = cookie {
-        request.headers_mut().insert(header::COOKIE, cookie);
-    }
-    let response = service.oneshot(request).await.unwrap();
-    // The layer commits a failed save again, and replaces the response if that fails, too.
-    if !response.status().is_success() {
-        return Answer::Unknown;
-    }
-    let set = response.headers().get(header::SET_COOKIE).map(cookie_pair);
-    match response.into_body() {
-        Some(Ok(Some(id))) => Answer::Saved(id, set),
-        // A regeneration writes more than once, so a failure may leave the outcome of the last step
-        // unknown.
-        Some(Err(Some(_)) | Ok(None)) => Answer::Unknown,
-        Some(Err(None)) | None => Answer::Refused,
-    }
-}
-
-/// Returns the `Cookie` that a browser sends after this `Set-Cookie`.
-pub(crate) fn cookie_pair(set: &HeaderValue) -> HeaderValue {
-    let text = set.to_str().unwrap();
-    HeaderValue::from_str(text.split(';').next().unwrap()).unwrap()
-}
-
 /// Returns an owner's sessions according to the owner index.
 pub(crate) async fn indexed(store: &SessionStore<Counter>, owner: &str) -> BTreeSet<SessionId> {
     store.sessions_of(owner).await.unwrap().iter().map(|record| record.id()).collect()
@@ -415,72 +354,4 @@ pub(crate) async fn owners(seed: u64) {
         let left = recorded(nodes[0].store(), owner).await;
         promise!(NotRevoked, left.is_empty(), "{owner} has a session left");
     }
-}
-
-/// Operations that the holder of a stolen session performs as fast as the backend replies.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Thief {
-    /// One client regenerates the session again and again.
-    Regenerates,
-    /// Many clients on two nodes change the session's data.
-    Updates,
-}
-
-/// Checks that `delete_all_of` completes and deletes all sessions of an owner, however fast they
-/// are regenerated or changed. There are no faults, and each call takes up to 20 ms.
-pub(crate) async fn thief(seed: u64, thief: Thief) {
-    let nodes = nodes_with(3, seed, |_, config| config);
-    sleep(Duration::from_secs(1)).await;
-    for node in nodes.iter() {
-        node.faults.delay_calls_by(Duration::from_millis(1)..Duration::from_millis(20));
-    }
-    let ada = Counter { count: 0, owner: Some("ada".to_owned()) };
-    for _ in 0..5 {
-        let _ = nodes[2].store().create(ada.clone()).await.unwrap();
-    }
-    let clients = match thief {
-        Thief::Regenerates => {
-            let stolen = nodes[0].layer.cookie_for(ada).await.unwrap();
-            vec![tokio::task::spawn_local(regenerate_for_ever(nodes.clone(), stolen))]
-        }
-        Thief::Updates => {
-            let stolen = nodes[0].store().create(ada).await.unwrap().id;
-            let client = |at: usize| update_for_ever(nodes[at % 2].store().clone(), stolen);
-            (0..32).map(|at| tokio::task::spawn_local(client(at))).collect()
-        }
-    };
-    sleep(match thief {
-        // Long enough for many regenerations, and for tombstones to expire.
-        Thief::Regenerates => Duration::from_secs(65),
-        Thief::Updates => Duration::from_secs(1),
-    })
-    .await;
-    let began = Instant::now();
-    let done = nodes[2].store().delete_all_of("ada").await.expect("the revocation completes");
-    // A regeneration that was under way had two records.
-    let expected = if matches!(thief, Thief::Regenerates) { 6..=7 } else { 6..=6 };
-    promise!(
-        NotRevoked,
-        expected.contains(&done.deleted),
-        "{} sessions were deleted",
-        done.deleted
-    );
-    assert!(began.elapsed() < Duration::from_secs(20), "the revocation took {:?}", began.elapsed());
-    for client in clients {
-        timeout(Duration::from_secs(1), client).await.expect("the stolen session ends").unwrap();
-    }
-    let left = recorded(nodes[0].store(), "ada").await;
-    promise!(NotRevoked, left.is_empty(), "{} sessions are left", left.len());
-}
-
-/// Regenerates the session until it ends.
-async fn regenerate_for_ever(nodes: Rc<Vec<Node>>, mut cookie: HeaderValue) {
-    while let Answer::Saved(_, Some(new)) = request(&nodes[0], Some(cookie), None).await {
-        cookie = new;
-    }
-}
-
-/// Updates the session until it ends.
-async fn update_for_ever(store: SessionStore<Counter>, id: SessionId) {
-    while store.modify(id, |data| data.count += 1).await.is_ok() {}
 }

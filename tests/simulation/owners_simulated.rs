@@ -5,8 +5,9 @@
 //! scanned depends on the ids, which are random, so a seed may have to be run several times.
 
 use crate::lifetimes::lifetimes;
-use crate::owners::{Thief, owners, thief};
+use crate::owners::owners;
 use crate::run_all;
+use crate::thief::{Thief, thief};
 
 #[test]
 fn nothing_outlives_a_logout_everywhere_and_nobody_else_is_logged_out() {

@@ -6,6 +6,7 @@ mod cluster;
 mod network;
 mod pair;
 mod resp;
+mod scripts;
 mod sentinel;
 mod server;
 
