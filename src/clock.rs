@@ -119,7 +119,7 @@ impl Clock {
         let origin = match &self.wall {
             // An origin per clock, so that a repeated test rounds alike.
             Wall::FollowsTokio { origin, .. } => origin,
-            _ => ORIGIN.get_or_init(monotonic),
+            _ => ORIGIN.get_or_init(origin),
         };
         Millis(millis(instant.saturating_duration_since(*origin)))
     }
@@ -220,6 +220,15 @@ pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Returns a moment before all that the clock is asked for in this process.
+///
+/// It is not tokio's present: the first caller may be a test that has paused that clock and
+/// advanced it. It is an hour earlier, because another test may have paused it before this call.
+fn origin() -> Instant {
+    let now = Instant::now();
+    now.checked_sub(Duration::from_secs(3600)).unwrap_or(now)
+}
+
 /// Returns the monotonic time. tokio's clock is the machine's, unless a test has paused it.
 #[cfg(not(all(test, shuttle)))]
 fn monotonic() -> Instant {
@@ -255,6 +264,13 @@ pub(crate) mod model {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_test_that_pauses_the_clock_does_not_stop_that_of_others() {
+        tokio::time::advance(Duration::from_secs(7200)).await;
+        assert!(origin() < Instant::now());
+        assert!(Clock::system().at(Instant::now()) > Millis(0));
+    }
 
     #[test]
     fn jitter_stays_within_the_pause() {

@@ -18,6 +18,7 @@ use super::{
 use crate::clock::{Clock, Millis, millis};
 use crate::guards::{self, Guard};
 use crate::id::SessionId;
+use crate::record::Lifespan;
 
 /// Number of ids on one page of a scan.
 const PAGE: usize = 256;
@@ -241,6 +242,9 @@ impl Backend for MemoryBackend {
         };
         if matches!(kept.stored.content, Content::MovedTo(_)) {
             return Ok(Touched::Gone);
+        }
+        if kept.stored.meta.lifespan == Lifespan::Fixed {
+            return Ok(Touched::Extended);
         }
         kept.expires = kept.expires.max(now.plus(millis(extension.ttl)));
         let meta = &mut kept.stored.meta;

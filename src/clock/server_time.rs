@@ -68,8 +68,9 @@ mod tests {
         Instant::now()
     }
 
+    /// Returns a time that is so much later than another.
     fn time(millis: u64) -> Timestamp {
-        Timestamp::from_millis(millis)
+        Timestamp::from_millis(1_700_000_000_000 + millis)
     }
 
     #[test]
@@ -108,7 +109,7 @@ mod tests {
     #[test]
     fn the_time_is_read_from_info() {
         let info = "# Server\r\nrun_id:abc\r\nserver_time_usec:1764105600123456\r\n";
-        assert_eq!(parse_info(info), Some(time(1_764_105_600_123)));
+        assert_eq!(parse_info(info), Some(Timestamp::from_millis(1_764_105_600_123)));
         assert_eq!(parse_info("# Server\r\n"), None);
         assert_eq!(parse_info("server_time_usec:now"), None);
     }

@@ -221,6 +221,12 @@ async fn a_touch_moves_the_time_to_live_and_the_last_use_and_nothing_else() {
     assert_eq!(late[26..34], after[26..34], "the deadline stays");
     assert!(number(&late[34..42]) >= number(&after[34..42]), "the last use is recorded");
 
+    // Another node may have given the session a deadline of its own.
+    let () = server.command(&["SETRANGE", &key, "66", "\u{2}"]);
+    let () = server.command(&["PEXPIRE", &key, "60000"]);
+    assert!(store.touch(id).await.unwrap());
+    assert!(server.command::<u64>(&["PTTL", &key]) <= 60_000);
+
     // The deletion is the first announcement: touches are not announced.
     store.delete(id).await.unwrap();
     let message = channel.next().await;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use clustered_sessions::{Clock, MemoryBackend, SessionToken, TowerSessionsStore};
+use clustered_sessions::{Clock, KeyValues, MemoryBackend, SessionToken, TowerSessionsStore};
 use time::OffsetDateTime;
 use tokio::time::advance;
 
@@ -177,6 +177,20 @@ async fn a_node_that_has_missed_an_earlier_expiry_does_not_undo_it() {
     assert!(there.store().touch(native).await.unwrap());
     pass(11 * MINUTE).await;
     assert!(here.store().find_fresh(native).await.unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_has_missed_the_first_expiry_of_a_session_does_not_undo_it() {
+    let cluster = Cluster::new();
+    let (here, there) = (cluster.node().await, cluster.node().await);
+    let created = here.store().create(KeyValues::default()).await.unwrap();
+    let id = Id(i128::from_le_bytes(*created.token.expose_bytes()));
+    assert!(is_alive(&there, id).await);
+    cluster.spy.drop_messages();
+    save(&here, id, after(MINUTE)).await;
+    assert!(there.store().touch(created.id).await.unwrap());
+    pass(2 * MINUTE).await;
+    assert!(here.store().find_fresh(created.id).await.unwrap().is_none());
 }
 
 #[tokio::test(start_paused = true)]

@@ -61,10 +61,11 @@ return redis.call('DEL', KEYS[1])
 ";
 
 /// Key: the record. Arguments: deadline and time of use in 8 bytes each, time to live.
-/// Returns 1 if the record now lives at least that long, 0 if gone.
+/// Returns 1 if the record now lives at least that long or has a deadline of its own, 0 if gone.
 const TOUCH: &str = r"#!lua flags=allow-oom
-local kind = redis.call('GETRANGE', KEYS[1], 1, 1)
-if kind ~= '\0' then return 0 end
+local head = redis.call('GETRANGE', KEYS[1], 1, 66)
+if head:byte(1) ~= 0 then return 0 end
+if head:byte(66) == 2 then return 1 end
 if redis.call('PEXPIRE', KEYS[1], ARGV[3], 'GT') == 1 then
   redis.call('SETRANGE', KEYS[1], 26, ARGV[1] .. ARGV[2])
 else
