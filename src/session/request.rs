@@ -48,7 +48,7 @@ impl<T: SessionData> RequestSession<T> {
             verified: OnceLock::new(),
             io_lock: tokio::sync::Mutex::new(()),
             carry_out_in_background: Logout::carry_out_in_background,
-            // Last, since a call that may panic after it would cost two copies of its 240 bytes.
+            // Last, since a call that may panic after it would cost two copies of it.
             state: Mutex::new(RequestState::new()),
         }
     }
