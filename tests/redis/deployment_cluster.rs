@@ -18,7 +18,7 @@ use crate::deployment::with_sources;
 use crate::deployment_sentinel::{
     deploys_the_same_nodes, permissions, read, recipes_leave_the_authority_alone,
 };
-use crate::nodes::{Data, config, store};
+use crate::nodes::{Data, config, is_cached, key, store};
 
 /// A node waits for 45 seconds if an election may have an unknown winner: three times the
 /// `cluster-node-timeout` that it assumes for a URL. Servers that start together may hold one.
@@ -39,10 +39,6 @@ async fn start_store(deployment: &DeployedCluster) -> SessionStore<Data> {
     started
 }
 
-fn key(id: SessionId) -> String {
-    format!("session:{id}")
-}
-
 /// Creates a session for each of the three masters, in their order.
 async fn create_on_each(
     store: &SessionStore<Data>,
@@ -54,14 +50,6 @@ async fn create_on_each(
         ids.insert(deployment.owner(&key(id)), id);
     }
     ids.into_values().collect()
-}
-
-async fn is_cached(store: &SessionStore<Data>, id: SessionId) {
-    let hit = async || {
-        let before = store.cache_stats().hits;
-        store.find(id).await.is_ok_and(|found| found.is_some()) && store.cache_stats().hits > before
-    };
-    eventually(hit, "the session is cached").await;
 }
 
 fn nobody_lacks_a_permission(deployment: &DeployedCluster) {

@@ -9,6 +9,7 @@ use http::StatusCode;
 use support::redis::RedisServer;
 use support::wait;
 
+use crate::nodes::key;
 use crate::web::{Browser, COOKIE, Data, RedisAddress as _, only_id, serve, start};
 
 fn secret(name: &str) -> Secret {
@@ -42,10 +43,6 @@ async fn seen(sessions: &SessionLayer<Data>, browser: &mut Browser) -> String {
     let page = browser.visit(&serve(sessions, who)).await;
     assert_eq!(page.status, StatusCode::OK);
     page.body
-}
-
-fn key(id: SessionId) -> String {
-    format!("session:{id}")
 }
 
 fn value(server: &RedisServer, id: SessionId) -> Vec<u8> {

@@ -1,8 +1,10 @@
 //! Stores on a Redis server, in the test's process.
 
-use clustered_sessions::{CookieConfig, Secret, SessionConfig, SessionConfigBuilder, SessionStore};
+use clustered_sessions::{
+    CookieConfig, Secret, SessionConfig, SessionConfigBuilder, SessionId, SessionStore,
+};
 use serde::{Deserialize, Serialize};
-use support::wait::DEADLINE;
+use support::wait::{DEADLINE, eventually};
 
 /// The session data of these tests.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,4 +29,18 @@ pub(crate) async fn store(config: SessionConfigBuilder<Data>) -> SessionStore<Da
     let store = SessionStore::new(config.build().unwrap());
     store.wait_until_ready(DEADLINE).await.unwrap();
     store
+}
+
+/// Reads a session until the node serves it from its cache.
+pub(crate) async fn is_cached(store: &SessionStore<Data>, id: SessionId) {
+    let hit = async || {
+        let before = store.cache_stats().hits;
+        store.find(id).await.is_ok_and(|found| found.is_some()) && store.cache_stats().hits > before
+    };
+    eventually(hit, "the session is served from the cache").await;
+}
+
+/// Returns the key of a session's record.
+pub(crate) fn key(id: impl std::fmt::Display) -> String {
+    format!("session:{id}")
 }

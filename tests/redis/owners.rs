@@ -16,7 +16,7 @@ use support::redis::{Calls, RedisServer};
 use support::wait::{DEADLINE, eventually};
 use tokio::time::sleep;
 
-use crate::nodes::{Data, config, store};
+use crate::nodes::{Data, config, key, store};
 use crate::web::{self, Browser, Call, RedisAddress as _, Spy, ada, serve};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -429,13 +429,13 @@ async fn a_command_removes_at_most_a_thousand_expired_index_entries() {
     let server = RedisServer::start();
     let store = store(owned(&server).cluster(silent())).await;
     create(&store, "ada").await;
-    let [key]: [String; 1] = index_keys(&server).try_into().unwrap();
+    let [index]: [String; 1] = index_keys(&server).try_into().unwrap();
     let ghosts = "for i = 1, 100000 do \
                   redis.call('ZADD', KEYS[1], 1, string.format('%022d', i)) end";
-    let () = server.command(&["EVAL", ghosts, "1", &key]);
+    let () = server.command(&["EVAL", ghosts, "1", &index]);
     for logins in 1..=3u64 {
         create(&store, "ada").await;
-        let left: u64 = server.command(&["ZCARD", &key]);
+        let left: u64 = server.command(&["ZCARD", &index]);
         assert_eq!(left, 100_000 - 1000 * logins + logins + 1, "after {logins} more logins");
     }
 }
@@ -581,12 +581,12 @@ async fn the_name_of_an_owner_is_nowhere_in_redis() {
     let id = create(&store, "ada").await;
     store.modify(id, |data| data.visits += 1).await.unwrap();
     let message = channel.next().await;
-    let [key]: [String; 1] = index_keys(&server).try_into().unwrap();
-    assert_eq!(key.len(), "session:owner:".len() + 43);
-    let entries: Vec<String> = server.command(&["ZRANGE", &key, "0", "-1"]);
+    let [index]: [String; 1] = index_keys(&server).try_into().unwrap();
+    assert_eq!(index.len(), "session:owner:".len() + 43);
+    let entries: Vec<String> = server.command(&["ZRANGE", &index, "0", "-1"]);
     assert_eq!(entries, [id.to_string()]);
-    let record: Vec<u8> = server.command(&["GET", &format!("session:{id}")]);
-    for place in [key.as_bytes(), &record, &message] {
+    let record: Vec<u8> = server.command(&["GET", &key(id)]);
+    for place in [index.as_bytes(), &record, &message] {
         assert!(
             !String::from_utf8_lossy(place).contains("owner-of"),
             "the owner's name is in {place:?}"
@@ -628,14 +628,9 @@ async fn unreadable_records_are_not_listed_and_are_deleted_with_the_rest() {
     let store = store(owned(&server).cluster(silent())).await;
     let (good, spoilt, foreign) =
         (create(&store, "ada").await, create(&store, "ada").await, create(&store, "ada").await);
-    let () = server.command(&[
-        "SETRANGE",
-        &format!("session:{spoilt}"),
-        "70",
-        "not the JSON of a session",
-    ]);
-    let () = server.command(&["DEL", &format!("session:{foreign}")]);
-    let () = server.command(&["SADD", &format!("session:{foreign}"), "a set"]);
+    let () = server.command(&["SETRANGE", &key(spoilt), "70", "not the JSON of a session"]);
+    let () = server.command(&["DEL", &key(foreign)]);
+    let () = server.command(&["SADD", &key(foreign), "a set"]);
     assert_eq!(ids_of(&store, "owner-of-ada").await, [good].into());
 
     let done = store.bulk_delete_of("owner-of-ada", |_| true).await.unwrap();

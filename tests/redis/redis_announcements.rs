@@ -8,7 +8,7 @@ use support::proxy::{Proxy, Purpose};
 use support::redis::RedisServer;
 use support::wait::eventually;
 
-use crate::nodes::{Data, config, store};
+use crate::nodes::{Data, config, is_cached, key, store};
 use crate::web::RedisAddress as _;
 
 const CHANNEL: &str = "session:invalidate";
@@ -30,16 +30,6 @@ async fn node_of_app_user(server: &RedisServer) -> SessionStore<Data> {
         .await
 }
 
-/// Reads the session until the node serves it from its cache.
-async fn cached(node: &SessionStore<Data>, id: SessionId) {
-    let hit = async || {
-        let hits = node.cache_stats().hits;
-        node.get(id).await.unwrap();
-        node.cache_stats().hits > hits
-    };
-    eventually(hit, "the session is served from the cache").await;
-}
-
 /// To subscribe and to send a heartbeat takes several round trips, and each may take as long as the
 /// response timeout allows.
 #[tokio::test]
@@ -57,7 +47,7 @@ async fn a_session_deleted_on_one_node_is_gone_on_another() {
     let server = RedisServer::start();
     let (one, other) = (node(&server).await, node(&server).await);
     let id = one.create(Data::of("ada")).await.unwrap().id;
-    cached(&other, id).await;
+    is_cached(&other, id).await;
     assert!(one.delete(id).await.unwrap());
     eventually(
         async || other.find(id).await.unwrap().is_none(),
@@ -76,7 +66,7 @@ async fn a_session_changed_on_one_node_is_changed_on_another() {
     let server = RedisServer::start();
     let (one, other) = (node(&server).await, node(&server).await);
     let id = one.create(Data::of("ada")).await.unwrap().id;
-    cached(&other, id).await;
+    is_cached(&other, id).await;
     one.modify(id, |data| data.visits = 7).await.unwrap();
     eventually(
         async || other.get(id).await.unwrap().data().visits == 7,
@@ -106,7 +96,7 @@ async fn nodes_on_other_channels_and_prefixes_are_not_disturbed() {
     let cluster = long_lease().channel("shop:invalidate");
     let shop = store(config().cluster(cluster).redis(server.config().key_prefix("shop:"))).await;
     let id = shop.create(Data::of("ada")).await.unwrap().id;
-    cached(&shop, id).await;
+    is_cached(&shop, id).await;
 
     let _ = one.create(Data::of("bob")).await.unwrap();
     assert_eq!(one.clear().await.unwrap(), 1);
@@ -119,7 +109,7 @@ async fn nodes_on_other_channels_and_prefixes_are_not_disturbed() {
         "the shop receives its own announcement",
     )
     .await;
-    cached(&shop, id).await;
+    is_cached(&shop, id).await;
     assert!(shop.find_fresh(id).await.unwrap().is_some());
 }
 
@@ -128,7 +118,7 @@ async fn a_killed_subscription_is_renewed_and_counted() {
     let server = RedisServer::start();
     let (one, other) = (node(&server).await, node(&server).await);
     let id = one.create(Data::of("ada")).await.unwrap().id;
-    cached(&other, id).await;
+    is_cached(&other, id).await;
     assert_eq!(server.command::<u64>(&["CLIENT", "KILL", "TYPE", "pubsub"]), 2);
     let back =
         async || other.coordinator().disconnects() == 1 && other.coordinator().is_listening();
@@ -137,7 +127,7 @@ async fn a_killed_subscription_is_renewed_and_counted() {
     let misses = other.cache_stats().misses;
     other.get(id).await.unwrap();
     assert_eq!(other.cache_stats().misses, misses + 1);
-    cached(&other, id).await;
+    is_cached(&other, id).await;
     one.delete(id).await.unwrap();
     eventually(
         async || other.find(id).await.unwrap().is_none(),
@@ -152,7 +142,7 @@ async fn a_node_without_a_subscription_reads_from_redis_until_it_has_subscribed_
     let server = RedisServer::start();
     let (one, other) = (node(&server).await, node_of_app_user(&server).await);
     let id = one.create(Data::of("ada")).await.unwrap().id;
-    cached(&other, id).await;
+    is_cached(&other, id).await;
 
     // Ends the subscription and forbids a new one.
     let () = server.command(&["ACL", "SETUSER", "app", "resetchannels"]);
@@ -175,7 +165,7 @@ async fn a_node_without_a_subscription_reads_from_redis_until_it_has_subscribed_
     let () = server.command(&["ACL", "SETUSER", "app", "allchannels"]);
     eventually(async || other.coordinator().is_listening(), "the node has subscribed again").await;
     let id = one.create(Data::of("bob")).await.unwrap().id;
-    cached(&other, id).await;
+    is_cached(&other, id).await;
 }
 
 #[tokio::test]
@@ -216,7 +206,7 @@ async fn a_message_that_cannot_be_read_clears_the_cache() {
     let server = RedisServer::start();
     let node = node(&server).await;
     let id = node.create(Data::of("ada")).await.unwrap().id;
-    cached(&node, id).await;
+    is_cached(&node, id).await;
     for (count, garbage) in
         (1..).zip(["", "garbage", "{}", "{\"type\":\"SessionDeleted\",\"session_id\":\"short\"}"])
     {
@@ -228,7 +218,7 @@ async fn a_message_that_cannot_be_read_clears_the_cache() {
         .await;
         eventually(async || node.coordinator().local_cache().size() == 0, "the cache is cleared")
             .await;
-        cached(&node, id).await;
+        is_cached(&node, id).await;
     }
 }
 
@@ -243,7 +233,7 @@ async fn announcements_of_other_programs_evict_sessions() {
         json!({"type": "CacheClear", "node_id": "x", "timestamp": 0}),
         json!({"type": "FromALaterVersion", "session_id": id.to_string()}),
     ] {
-        cached(&node, id).await;
+        is_cached(&node, id).await;
         let () = server.command(&["PUBLISH", CHANNEL, &message.to_string()]);
         eventually(async || node.coordinator().local_cache().size() == 0, "the session is evicted")
             .await;
@@ -262,7 +252,7 @@ async fn announcements_have_the_documented_form() {
     let id = node.create(Data::of("ada")).await.unwrap().id;
     node.modify(id, |data| data.visits += 1).await.unwrap();
     let message = next().await;
-    let value: Vec<u8> = server.command(&["GET", &format!("session:{id}")]);
+    let value: Vec<u8> = server.command(&["GET", &key(id)]);
     let revision =
         base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, &value[2..18]);
     let timestamp = message["timestamp"].as_u64().unwrap();

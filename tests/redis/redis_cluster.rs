@@ -11,7 +11,7 @@ use support::cluster::{Options, RedisCluster};
 use support::redis::RedisServer;
 use support::wait::eventually;
 
-use crate::nodes::{Data, config, store};
+use crate::nodes::{Data, config, is_cached, key, store};
 
 pub(crate) fn redis(cluster: &RedisCluster) -> RedisConfig {
     RedisConfig::from_url(&cluster.url()).unwrap()
@@ -26,10 +26,6 @@ async fn create(store: &SessionStore<Data>, count: u64) -> HashSet<SessionId> {
     stream::iter((0..count).map(new)).buffer_unordered(64).try_collect().await.unwrap()
 }
 
-fn key(id: SessionId) -> String {
-    format!("session:{id}")
-}
-
 /// Creates a session in a slot of this master's.
 async fn create_on(store: &SessionStore<Data>, cluster: &RedisCluster, master: usize) -> SessionId {
     loop {
@@ -38,16 +34,6 @@ async fn create_on(store: &SessionStore<Data>, cluster: &RedisCluster, master: u
             return id;
         }
     }
-}
-
-/// Waits until a node answers for a session from its cache.
-async fn is_cached(store: &SessionStore<Data>, id: SessionId) {
-    let hit = async || {
-        let before = store.cache_stats().hits;
-        assert!(store.find(id).await.unwrap().is_some());
-        store.cache_stats().hits > before
-    };
-    eventually(hit, "the session is cached").await;
 }
 
 #[tokio::test]

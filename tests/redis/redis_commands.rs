@@ -8,7 +8,7 @@ use clustered_sessions::{ClusterConfig, SessionId, SessionLayer, SessionStore};
 use support::proxy::Proxy;
 use support::redis::{Calls, RedisServer};
 
-use crate::nodes::{Data, config, store};
+use crate::nodes::{Data, config, key, store};
 use crate::web::RedisAddress as _;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -127,7 +127,7 @@ async fn a_record_has_the_documented_layout() {
     let store = store(config().timeout(HOUR).redis(server.config())).await;
     let begun = now();
     let id = store.create(Data::of("ada")).await.unwrap().id;
-    let key = format!("session:{id}");
+    let key = key(id);
     assert_eq!(id.to_string().len(), 22);
     assert_eq!(server.command::<String>(&["TYPE", &key]), "string");
 
@@ -167,7 +167,7 @@ async fn the_token_is_nowhere_in_redis() {
 
     let [id]: [SessionId; 1] = layer.store().all_session_ids().await.unwrap().try_into().unwrap();
     let keys: Vec<String> = server.command(&["KEYS", "*"]);
-    assert_eq!(keys, [format!("session:{id}")]);
+    assert_eq!(keys, [key(id)]);
     let value: Vec<u8> = server.command(&["GET", &keys[0]]);
     layer.store().modify(id, |data| data.visits += 1).await.unwrap();
     let message = channel.next().await;
@@ -199,7 +199,7 @@ async fn a_touch_moves_the_time_to_live_and_the_last_use_and_nothing_else() {
     let mut channel = server.listen("session:invalidate").await;
     let store = store(config().timeout(HOUR).cluster(silent()).redis(server.config())).await;
     let id = store.create(Data::of("ada")).await.unwrap().id;
-    let key = format!("session:{id}");
+    let key = key(id);
     let before: Vec<u8> = server.command(&["GET", &key]);
     let () = server.command(&["PEXPIRE", &key, "60000"]);
     let () = server.command(&["SETRANGE", &key, "34", "an older"]);

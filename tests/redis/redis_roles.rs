@@ -12,7 +12,7 @@ use support::redis::RedisServer;
 use support::replication::pair;
 use support::wait::eventually;
 
-use crate::nodes::{Data, config, store};
+use crate::nodes::{Data, config, key, store};
 use crate::web::{self, Browser, RedisAddress as _};
 
 /// Configures a heartbeat every two seconds, so that a demotion fits between two of them.
@@ -25,7 +25,7 @@ async fn a_demotion_between_two_heartbeats_ends_the_subscription() {
     let (master, replica) = pair().await;
     let node = store(config().cluster(slow_heartbeat()).redis(master.config())).await;
     let id = node.create(Data::of("ada")).await.unwrap().id;
-    let key = format!("session:{id}");
+    let key = key(id);
     eventually(
         async || replica.command::<u64>(&["EXISTS", &key]) == 1,
         "the replica has the session",

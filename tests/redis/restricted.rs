@@ -8,7 +8,7 @@ use support::redis::RedisServer;
 use support::replication::pair;
 use support::wait::eventually;
 
-use crate::nodes::{Data, config, store};
+use crate::nodes::{Data, config, is_cached, key, store};
 use crate::servers::{close_command_connections, is_never_trusted};
 use crate::web::RedisAddress as _;
 
@@ -28,15 +28,6 @@ async fn node_without_info(server: &RedisServer) -> SessionStore<Data> {
     store(config().redis(as_app(server.config()))).await
 }
 
-/// Reads the session until the node serves it from its cache.
-async fn cached(node: &SessionStore<Data>, id: SessionId) {
-    let hit = async || {
-        let hits = node.cache_stats().hits;
-        node.find(id).await.is_ok_and(|found| found.is_some()) && node.cache_stats().hits > hits
-    };
-    eventually(hit, "the session is served from the cache").await;
-}
-
 async fn gone(node: &SessionStore<Data>, id: SessionId) {
     let gone = async || node.find(id).await.is_ok_and(|found| found.is_none());
     eventually(gone, "the session is gone").await;
@@ -49,7 +40,7 @@ fn server_info(node: &SessionStore<Data>) -> ServerInfo {
 /// Checks that two nodes receive each other's announcements, and notice a flushed database.
 async fn are_coherent(server: &RedisServer, one: SessionStore<Data>, other: SessionStore<Data>) {
     let id = one.create(Data::of("ada")).await.unwrap().id;
-    cached(&other, id).await;
+    is_cached(&other, id).await;
     assert!(one.delete(id).await.unwrap());
     gone(&other, id).await;
     assert_eq!(
@@ -58,7 +49,7 @@ async fn are_coherent(server: &RedisServer, one: SessionStore<Data>, other: Sess
         "the announcement evicted it, and not a lost subscription"
     );
     let id = one.create(Data::of("ada")).await.unwrap().id;
-    cached(&other, id).await;
+    is_cached(&other, id).await;
     let () = server.command(&["FLUSHALL"]);
     gone(&other, id).await;
     assert_eq!(other.coordinator().disconnects(), 1);
@@ -118,10 +109,10 @@ async fn without_info_a_demoted_master_is_noticed() {
     let (master, replica) = pair().await;
     let node = node_without_info(&master).await;
     let id = node.create(Data::of("ada")).await.unwrap().id;
-    cached(&node, id).await;
+    is_cached(&node, id).await;
     replica.has_caught_up_with(&master).await;
     replica.promote();
-    let () = replica.command(&["DEL", &format!("session:{id}")]);
+    let () = replica.command(&["DEL", &key(id)]);
     master.replicate(replica.port());
     eventually(async || !node.coordinator().is_listening(), "the lease has ended").await;
     assert_eq!(node.find(id).await.unwrap_err().kind(), StoreErrorKind::Unavailable);
@@ -158,7 +149,7 @@ async fn without_info_a_new_connection_for_commands_ends_the_subscription() {
     let subscribed_again =
         async || node.find_fresh(id).await.is_ok() && node.coordinator().disconnects() == 1;
     eventually(subscribed_again, "the subscription has ended").await;
-    cached(&node, id).await;
+    is_cached(&node, id).await;
 }
 
 #[tokio::test]
@@ -171,7 +162,7 @@ async fn a_permission_for_info_that_comes_and_goes_begins_an_epoch_each_time() {
         ("-info", HistoryProof::HeartbeatsAlone, 1),
         ("+info", HistoryProof::ReplicationIdAndHeartbeats, 2),
     ] {
-        cached(&node, id).await;
+        is_cached(&node, id).await;
         let () = server.command(&["ACL", "SETUSER", "app", permission]);
         let proven = async || {
             server_info(&node).history == history && node.coordinator().disconnects() == disconnects
@@ -180,7 +171,7 @@ async fn a_permission_for_info_that_comes_and_goes_begins_an_epoch_each_time() {
         let refused: &[&str] = if permission == "-info" { &["INFO"] } else { &[] };
         assert_eq!(server_info(&node).refused, refused);
     }
-    cached(&node, id).await;
+    is_cached(&node, id).await;
 }
 
 #[tokio::test]
@@ -196,5 +187,5 @@ async fn without_info_a_server_that_cannot_save_is_not_read() {
     assert_eq!(node.find(id).await.unwrap_err().kind(), StoreErrorKind::Refused);
     server.need_not_save();
     node.wait_until_ready(Duration::from_secs(10)).await.unwrap();
-    cached(&node, id).await;
+    is_cached(&node, id).await;
 }

@@ -22,7 +22,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::nodes::{Data, config, store};
+use crate::nodes::{Data, config, key, store};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_follow_the_sentinels_when_the_master_is_killed() {
@@ -151,7 +151,7 @@ async fn a_master_that_only_the_sentinels_have_lost_is_left() {
     eventually(async || node.coordinator().is_listening(), "the node listens again").await;
     node.modify(id, |data| data.visits += 1).await.unwrap();
     assert!(old.command::<String>(&["INFO", "replication"]).contains("role:master"));
-    let key = format!("session:{id}");
+    let key = key(id);
     assert_ne!(old.command::<Vec<u8>>(&["GET", &key]), new.command::<Vec<u8>>(&["GET", &key]));
 }
 
@@ -288,7 +288,7 @@ async fn a_server_is_used_only_if_it_is_a_master_and_carries_out_a_write() {
     let sentinels = RedisSentinels::new(SERVICE, sentinels.map(|port| ("127.0.0.1", port)));
     let node = store(config().redis(RedisConfig::sentinel(sentinels))).await;
     let id = node.create(Data::of("ada")).await.unwrap().id;
-    let key = format!("session:{id}");
+    let key = key(id);
     assert_eq!(service.servers[0].command::<u64>(&["EXISTS", &key]), 1);
     service.fail_over();
     let new = service.has_switched().await;
