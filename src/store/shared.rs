@@ -4,11 +4,14 @@
 //! just carried it out. Its task then runs once more, for nothing: the next step of what it does is
 //! polled before anything has happened. This one wakes only the others.
 
+mod readers;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, Weak};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Waker};
 
+use self::readers::{FIRST, Readers};
 use crate::sync::{Mutex, MutexGuard};
 
 /// A future as it is shared. It must not panic.
@@ -48,20 +51,6 @@ enum Progress<R> {
     },
     Ended(R),
 }
-
-/// The wakers of the readers that wait.
-#[derive(Default)]
-struct Readers(Mutex<Wakers>);
-
-/// The wakers of readers by their places, of which the first costs no allocation.
-#[derive(Default)]
-struct Wakers {
-    first: Option<Waker>,
-    others: Vec<Option<Waker>>,
-}
-
-/// The place of a reader that is the only one.
-const FIRST: usize = 0;
 
 impl<R: Clone> Shared<R> {
     pub(super) fn new(work: Work<R>) -> Self {
@@ -151,85 +140,6 @@ impl<R> Progress<R> {
     }
 }
 
-impl Readers {
-    /// Enters the waker of a reader, which has this place if it has waited before. Returns its
-    /// place.
-    fn enter(&self, place: Option<usize>, waker: &Waker) -> usize {
-        let mut wakers = self.wakers();
-        let place = place.unwrap_or_else(|| wakers.add_place());
-        let before = match wakers.at(place) {
-            Some(known) if known.will_wake(waker) => None,
-            other => other.replace(waker.clone()),
-        };
-        drop(wakers);
-        // Not under the lock: the task of a waker may be dropped with it, and other readers with
-        // the task.
-        drop(before);
-        place
-    }
-
-    fn leave(&self, place: usize) {
-        let mut wakers = self.wakers();
-        let waker = wakers.at(place).take();
-        while let Some(None) = wakers.others.last() {
-            wakers.others.pop();
-        }
-        drop(wakers);
-        // Not under the lock, as in `enter`.
-        drop(waker);
-    }
-
-    fn wake_all_but(&self, place: Option<usize>) {
-        let (first, others) = {
-            let wakers = self.wakers();
-            let others = wakers.iter().filter(|(other, _)| Some(*other) != place);
-            let mut others = others.filter_map(|(_, waker)| waker.clone());
-            // Most loads have one reader, for which nothing is allocated.
-            (others.next(), others.collect::<Vec<_>>())
-        };
-        // Not under the lock: a waker may poll its reader at once.
-        first.into_iter().chain(others).for_each(Waker::wake);
-    }
-
-    fn wakers(&self) -> MutexGuard<'_, Wakers> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Wakers {
-    /// Returns a free place, the first one if it is free.
-    fn add_place(&mut self) -> usize {
-        if self.first.is_none() {
-            return FIRST;
-        }
-        self.others.push(None);
-        self.others.len()
-    }
-
-    fn at(&mut self, place: usize) -> &mut Option<Waker> {
-        if place == FIRST { &mut self.first } else { &mut self.others[place - 1] }
-    }
-
-    #[cfg(test)]
-    fn are_empty(&self) -> bool {
-        self.first.is_none() && self.others.is_empty()
-    }
-
-    fn iter(&self) -> impl Iterator<Item = (usize, &Option<Waker>)> {
-        std::iter::once(&self.first).chain(&self.others).enumerate()
-    }
-}
-
-impl Wake for Readers {
-    fn wake(self: Arc<Self>) {
-        self.wake_all_but(None);
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.wake_all_but(None);
-    }
-}
-
 impl<R> Clone for Shared<R> {
     fn clone(&self) -> Self {
         Shared { inner: self.inner.clone(), place: None }
@@ -250,6 +160,7 @@ impl<R> Drop for Shared<R> {
 mod tests {
     use std::future::poll_fn;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
 
     use futures_util::FutureExt as _;
     use tokio::sync::oneshot;
@@ -374,7 +285,7 @@ mod tests {
         for _ in 0..100 {
             assert_eq!(Reader::of(&shared).poll(), None);
         }
-        assert_eq!(shared.inner.readers.wakers().others.len(), 0);
+        assert_eq!(shared.inner.readers.wakers().len(), 1);
     }
 
     /// The waker of a task that nothing else keeps, and that waits for the same future.
@@ -395,7 +306,7 @@ mod tests {
             assert!(Pin::new(&mut reader).poll(&mut Context::from_waker(&waker)).is_pending());
         }
         drop(reader);
-        assert!(shared.inner.readers.wakers().are_empty());
+        assert_eq!(shared.inner.readers.wakers().len(), 0);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use clustered_sessions::{
 use http::{HeaderValue, Request, StatusCode, header};
 
 use crate::web::{
-    self, Browser, COOKIE, Call, Data, HasBackend as _, Spy, ada, config, node, only_data, only_id,
+    self, Browser, COOKIE, Call, Data, HasBackend, Spy, ada, config, node, only_data, only_id,
     send, serve, start,
 };
 
@@ -171,10 +171,13 @@ async fn a_logout_removes_the_cookie_of_a_session_that_is_gone_or_never_existed(
     }
 }
 
+fn new_secret() -> Secret {
+    Secret::new("the new secret, which is just as long").unwrap()
+}
+
 /// Returns a configuration with a new secret, and the tests' usual secret as the previous one.
-fn rotated(memory: &MemoryBackend) -> SessionConfigBuilder<Data> {
-    let new = Secret::new("the new secret, which is just as long").unwrap();
-    SessionConfig::builder(new).previous_secret(web::secret()).backend(memory.clone())
+fn rotated(backend: &impl HasBackend) -> SessionConfigBuilder<Data> {
+    SessionConfig::builder(new_secret()).previous_secret(web::secret()).backend(backend.backend())
 }
 
 #[tokio::test]
@@ -248,8 +251,7 @@ async fn a_cookie_that_cannot_be_confirmed_is_not_resigned() {
     let spy = Spy::new();
     let old = node(&spy).await;
     let mut browser = Browser::with(&old, ada()).await;
-    let new = Secret::new("the new secret, which is just as long").unwrap();
-    let new = SessionConfig::builder(new).previous_secret(web::secret()).backend(spy.backend());
+    let new = rotated(&spy);
     let silent = ClusterConfig::new().enabled(false);
     let silent = start(new.cluster(silent).enable_retry(false)).await;
     let fails = spy.clone();
@@ -268,8 +270,7 @@ async fn a_node_without_a_cache_resigns_cookies_after_looking_the_session_up() {
     let old = node(&spy).await;
     let mut browser = Browser::with(&old, ada()).await;
     let uncached = ClusterConfig::new().local_cache_enabled(false);
-    let new = Secret::new("the new secret, which is just as long").unwrap();
-    let new = SessionConfig::builder(new).previous_secret(web::secret()).backend(spy.backend());
+    let new = rotated(&spy);
     let new = start(new.cluster(uncached).enable_retry(false)).await;
     spy.take_calls();
     let page = browser.visit(&serve(&new, read)).await;
@@ -285,8 +286,7 @@ async fn a_node_that_hears_nothing_resigns_cookies_after_looking_the_session_up(
     let spy = Spy::new();
     let old = node(&spy).await;
     let mut browser = Browser::with(&old, ada()).await;
-    let new = Secret::new("the new secret, which is just as long").unwrap();
-    let new = SessionConfig::builder(new).previous_secret(web::secret()).backend(spy.backend());
+    let new = rotated(&spy);
     // It is configured to listen, and may never have been able to, as under an ACL without
     // channels.
     let deaf = SessionLayer::new(new.build().unwrap());
@@ -320,8 +320,7 @@ async fn a_secret_that_was_removed_verifies_no_cookie() {
     let spy = Spy::new();
     let old = node(&spy).await;
     let mut browser = Browser::with(&old, ada()).await;
-    let new = Secret::new("the new secret, which is just as long").unwrap();
-    let new = start(SessionConfig::builder(new).backend(spy.backend())).await;
+    let new = start(SessionConfig::builder(new_secret()).backend(spy.backend())).await;
     spy.take_calls();
     assert_eq!(browser.visit(&serve(&new, read)).await.body, "");
     assert_eq!(spy.take_calls(), []);

@@ -13,13 +13,8 @@ use tower::ServiceExt as _;
 
 use crate::handles::session_after_the_head;
 use crate::lifecycle::{cold, session_after_cut_off};
-use crate::web::{
-    Browser, Data, Page, Spy, ada, config, eventually, node, only_data, serve, start,
-};
-
-fn error(page: &Page) -> &SessionError {
-    page.extensions.get().expect("the response carries the error")
-}
+use crate::session_faults::error;
+use crate::web::{Browser, Data, Spy, ada, config, eventually, node, only_data, serve, start};
 
 fn count(session: &Session<Data>) {
     session.update(|data| data.visits += 1);

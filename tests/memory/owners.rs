@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clustered_sessions::testing::{BackendMethod, Interposed, Interposer};
 use clustered_sessions::{
-    Clock, MemoryBackend, Session, SessionId, SessionLayer, StoreError, StoreErrorKind,
+    Clock, LimitPolicy, MemoryBackend, Session, SessionId, SessionLayer, StoreError, StoreErrorKind,
 };
 use futures_util::TryStreamExt as _;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -218,4 +218,45 @@ async fn logins_that_a_full_server_refuses_leave_no_entries_behind() {
     }
     node.store().shutdown().await;
     assert_eq!(entries.load(Ordering::Relaxed), 0);
+}
+
+/// Counts the deletions that are under way.
+struct Crowd {
+    present: AtomicUsize,
+    most: Arc<AtomicUsize>,
+}
+
+impl Interposer for Crowd {
+    async fn around<R: Send + 'static>(
+        &self,
+        method: BackendMethod,
+        call: impl Future<Output = Result<R, StoreError>> + Send + 'static,
+    ) -> Result<R, StoreError> {
+        if method != BackendMethod::DeleteIf {
+            return call.await;
+        }
+        let present = self.present.fetch_add(1, Ordering::Relaxed) + 1;
+        self.most.fetch_max(present, Ordering::Relaxed);
+        tokio::task::yield_now().await;
+        let answer = call.await;
+        self.present.fetch_sub(1, Ordering::Relaxed);
+        answer
+    }
+}
+
+#[tokio::test]
+async fn the_first_login_under_a_limit_ends_the_others_in_groups() {
+    let (memory, most) = (MemoryBackend::new(), Arc::<AtomicUsize>::default());
+    let owned = || config(&memory).owner(|data: &Data| data.user.clone());
+    let ada = || Data { user: Some("ada".to_owned()), visits: 0 };
+    let before = start(owned()).await;
+    for _ in 0..600 {
+        let _ = before.store().create(ada()).await.unwrap();
+    }
+    let crowd = Crowd { present: AtomicUsize::new(0), most: most.clone() };
+    let limited = owned().backend(Interposed::with_interposer(memory.clone(), crowd));
+    let limited = start(limited.max_sessions_of_owner(1, LimitPolicy::EndOldest)).await;
+    let last = limited.store().create(ada()).await.unwrap().id;
+    assert_eq!(ids(&limited, "ada").await, [last]);
+    assert_eq!(most.load(Ordering::Relaxed), 256);
 }

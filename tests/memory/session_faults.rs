@@ -15,7 +15,8 @@ use crate::web::{
     send, serve, start,
 };
 
-fn error(page: &Page) -> &SessionError {
+/// Returns the error that has replaced the response.
+pub(crate) fn error(page: &Page) -> &SessionError {
     page.extensions.get().expect("the response carries the error")
 }
 

@@ -49,7 +49,7 @@ impl Scene {
         let scene = Arc::new(Scene { shared: Shared::new(Box::pin(work)), gate });
         race(&scene, threads);
         assert!(scene.shared.has_ended());
-        assert!(scene.shared.inner.readers.wakers().are_empty());
+        assert_eq!(scene.shared.inner.readers.wakers().len(), 0);
     }
 
     fn read(&self) {

@@ -15,6 +15,7 @@ use clustered_sessions::{
 };
 use http::{StatusCode, header, request};
 
+use crate::session_faults::error;
 use crate::web::{
     self, Browser, Call, Data, HasBackend as _, Page, Spy, ada, secret, serve, settle,
 };
@@ -143,10 +144,6 @@ fn assert_unavailable(page: &Page) {
     assert_eq!((page.status, page.body.as_str()), (StatusCode::SERVICE_UNAVAILABLE, ""));
     assert_eq!(page.all(header::RETRY_AFTER), ["1"]);
     assert_eq!(page.set_cookies().len(), 0);
-}
-
-fn error(page: &Page) -> &SessionError {
-    page.extensions.get().expect("the response carries the error")
 }
 
 fn rejected() -> (StatusCode, String) {
