@@ -49,7 +49,7 @@ impl<T: SessionData> Logout<T> {
     /// Deletes the sessions, as a step of an operation, and returns what became of the first of
     /// them. If one cannot be deleted, deletes the others and returns the error.
     pub(super) async fn carry_out(&self, store: &SessionStore<T>) -> Result<Deletion, StoreError> {
-        let mut result: Option<Result<Deletion, StoreError>> = None;
+        let (mut first, mut result) = (None, Ok(()));
         for id in &self.ids {
             // It says nothing about the sessions that other cookies name.
             let last_seen = self.last_seen.as_ref().filter(|seen| seen.names(id));
@@ -58,12 +58,12 @@ impl<T: SessionData> Logout<T> {
             } else {
                 store.log_out(*id, last_seen, self.reason).await
             };
-            result = Some(match result {
-                None => deleted,
-                Some(first) => first.and_then(|first| deleted.map(|_| first)),
-            });
+            match deleted {
+                Ok(deletion) => first = first.or(Some(deletion)),
+                Err(error) => result = result.and(Err(error)),
+            }
         }
-        result.unwrap_or(Ok(Deletion::Gone))
+        result.map(|()| first.unwrap_or(Deletion::Gone))
     }
 
     /// Deletes the sessions in a task of its own. An error is logged.

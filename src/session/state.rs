@@ -160,8 +160,8 @@ impl<T> RequestState<T> {
 
     /// Returns `true` if a commit is planned or about to start, or must report a loss.
     pub(super) fn has_work(&self) -> bool {
-        let is_silent = self.losses.unknown_to(self.losses.told()).is_none();
-        self.plan() != Plan::Nothing || self.pending_commits > 0 || !is_silent
+        let must_report = self.losses.unknown_to(self.losses.told()).is_some();
+        self.plan() != Plan::Nothing || self.pending_commits > 0 || must_report
     }
 
     /// Returns the changes that were dropped.
