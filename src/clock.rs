@@ -39,7 +39,7 @@ enum Wall {
     /// The machine's wall clock, wrong by this many milliseconds.
     #[cfg(feature = "_guards")]
     Wrong(i64),
-    /// tokio's clock, counted from the wall-clock time at which it was created.
+    /// tokio's clock.
     FollowsTokio {
         origin: Instant,
         /// The wall-clock time at `origin`.
@@ -73,10 +73,10 @@ impl Clock {
         }
     }
 
-    /// Creates a wall clock that starts at the present and then follows `tokio::time`, which a test
-    /// can pause and advance.
+    /// Creates a wall clock that follows `tokio::time`, which a test can pause and advance.
+    /// Until then, it shows the present.
     ///
-    /// Stores that share sessions in a test should share one such clock.
+    /// All such clocks of a runtime agree to the millisecond, whenever they are created.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -91,12 +91,9 @@ impl Clock {
     /// # }
     /// ```
     pub fn tokio() -> Self {
-        let wall = Wall::FollowsTokio {
-            origin: monotonic(),
-            at_origin: SystemTime::now().into(),
-            pauses: Arc::default(),
-        };
-        Self::with(wall)
+        let origin = monotonic();
+        let at_origin = wall_of_tokio(origin);
+        Self::with(Wall::FollowsTokio { origin, at_origin, pauses: Arc::default() })
     }
 
     fn with(wall: Wall) -> Self {
@@ -229,6 +226,19 @@ fn origin() -> Instant {
     now.checked_sub(Duration::from_secs(3600)).unwrap_or(now)
 }
 
+/// Returns the wall-clock time at a moment of tokio's clock.
+///
+/// The wall clock is read once in a process. If each [`Clock`] read it when it is created, then two
+/// of them would differ by the real time between, which a paused clock does not show.
+fn wall_of_tokio(moment: Instant) -> Timestamp {
+    static PAIR: OnceLock<(Instant, Timestamp)> = OnceLock::new();
+    let (origin, at_origin) = PAIR.get_or_init(|| {
+        let (origin, now) = (origin(), Instant::now());
+        (origin, Timestamp::from(SystemTime::now()).saturating_sub(now - origin))
+    });
+    at_origin.saturating_add(moment.saturating_duration_since(*origin))
+}
+
 /// Returns the monotonic time. tokio's clock is the machine's, unless a test has paused it.
 #[cfg(not(all(test, shuttle)))]
 fn monotonic() -> Instant {
@@ -298,6 +308,18 @@ mod tests {
         let (of_server, own) = (clock.wall(), clock.own_wall_at(clock.now()));
         let ahead = of_server.saturating_duration_since(own);
         assert!(ahead > hour / 2 && ahead < hour * 2, "{ahead:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_tokio_clocks_of_a_runtime_agree() {
+        let before = Clock::tokio();
+        let real = Instant::now();
+        while real.elapsed() < Duration::from_millis(5) {
+            std::hint::spin_loop();
+        }
+        assert_eq!(Clock::tokio().wall(), before.wall());
+        tokio::time::advance(Duration::from_secs(86_400)).await;
+        assert_eq!(Clock::tokio().wall(), before.wall());
     }
 
     #[tokio::test(start_paused = true)]
