@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 use clustered_sessions::RedisTls;
 use clustered_sessions::{RedisAddress, RedisConfig, SessionStore, StoreErrorKind};
 use support::redis::RedisServer;
+#[cfg(target_os = "linux")]
+use support::wait::eventually;
 #[cfg(feature = "tls")]
 use support::{
     program::has_tls,
@@ -15,6 +17,13 @@ use support::{
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::nodes::{Data, config, store};
+
+/// The state of an open connection in `/proc/net/tcp`.
+#[cfg(target_os = "linux")]
+const ESTABLISHED: &str = "01";
+/// The timer of keepalives there.
+#[cfg(target_os = "linux")]
+const KEEPALIVE: &str = "02";
 
 #[tokio::test]
 async fn a_connector_opens_each_connection_and_learns_the_address() {
@@ -31,6 +40,31 @@ async fn a_connector_opens_each_connection_and_learns_the_address() {
     let _ = node.create(Data::of("ada")).await.unwrap();
     let address = RedisAddress::tcp("redis.internal", 6379);
     assert_eq!(*asked.lock().unwrap(), [address.clone(), address]);
+}
+
+/// Linux lists the timer of each connection, and the hundredths of a second until it fires.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn an_idle_connection_sends_keepalives_after_a_minute() {
+    let server = RedisServer::start();
+    let node = store(config().redis(RedisConfig::new("127.0.0.1", server.port()))).await;
+    let _ = node.create(Data::of("ada")).await.unwrap();
+    let remote = format!(":{:04X}", server.port());
+    // A connection for commands and one for the subscription. While data awaits its
+    // acknowledgement, another timer is listed.
+    let both_have_timers = async || {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let timers = table.lines().filter_map(|line| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            let is_ours = fields[2].ends_with(&remote) && fields[3] == ESTABLISHED;
+            is_ours.then(|| fields[5].split_once(':').unwrap())
+        });
+        let keepalives = timers.filter(|(kind, left)| {
+            *kind == KEEPALIVE && (1..=6000).contains(&u32::from_str_radix(left, 16).unwrap())
+        });
+        keepalives.count() == 2
+    };
+    eventually(both_have_timers, "both connections have a timer for keepalives").await;
 }
 
 #[tokio::test]

@@ -291,7 +291,9 @@ impl RedisConfig {
     /// the certificate must be for the host in the address that the function is given.
     ///
     /// The time that it takes counts towards [`connect_timeout`](Self::connect_timeout). A stream
-    /// must belong to one connection alone, and must fail or end when the connection is lost.
+    /// must belong to one connection alone, and must fail or end when the connection is lost. The
+    /// usual function sends TCP keepalives after 60 seconds without traffic; over a network that
+    /// forgets idle connections, this one should do so as well.
     ///
     /// ```
     /// use clustered_sessions::{RedisAddress, RedisConfig};

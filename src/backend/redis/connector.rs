@@ -4,12 +4,19 @@ use std::io;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::select_ok;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
 
 use super::config::RedisAddress;
+
+/// Time without traffic after which a keepalive is sent. A node that answers all reads from its
+/// cache sends no commands, and load balancers and NAT gateways forget idle connections after
+/// minutes.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// A stream of bytes to a server.
 pub(super) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -54,6 +61,7 @@ async fn open(address: RedisAddress) -> io::Result<BoxStream> {
             let stream = connect_to_any(&host, port).await?;
             // Small packets are sent at once.
             stream.set_nodelay(true)?;
+            SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
             Ok(Box::new(stream))
         }
         RedisAddress::Unix { path } => open_unix(&path).await,
