@@ -117,7 +117,7 @@ pub enum Page {
         moved: Vec<SessionId>,
         /// The cursor of the next page; `None` on the last one.
         next: Option<Cursor>,
-        /// `true` if the scan begins anew with this page, because some records may have been where
+        /// `true` if the scan starts again with this page, because some records may have been where
         /// it had been already. It needs no restart: it goes on at `next`.
         again: bool,
     },

@@ -25,7 +25,7 @@ pub(super) struct RequestState<T> {
     /// The ids that the request's cookies name, if there are several. Known once they are verified.
     named: Vec<SessionId>,
     view: View<T>,
-    /// The default data of this request, once it has been needed. Made anew for each session: it
+    /// The default data of this request, once it has been needed. Each session has its own: it
     /// may hold a random value.
     default_data: Option<Snapshot<T>>,
     /// Number of changes to `view` so far. Data computed from an older version is not stored.

@@ -140,7 +140,7 @@ pub(super) struct Scan<T> {
     position: Position,
     /// Number of times that the scan has started, including the first.
     starts: u32,
-    /// Number of times that the scan has visited the sessions anew.
+    /// Number of times that the scan has started again.
     rounds: u32,
     followed: FollowedTombstones,
     /// `true` if it is a step of an operation that was accepted, which a shutdown does not end.

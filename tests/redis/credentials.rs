@@ -104,7 +104,7 @@ async fn credentials_rotate_under_load_and_nothing_is_lost() {
     add_user(&server, "tuesday");
     vault.rotate("tuesday");
     let has_rotated = async || connections_of(&server, "tuesday") == 2;
-    eventually(has_rotated, "both connections have authenticated anew").await;
+    eventually(has_rotated, "both connections have authenticated again").await;
     // Closes what connections the user still has.
     let () = server.command(&["ACL", "DELUSER", "monday"]);
     is_over.store(true, Ordering::SeqCst);
@@ -154,7 +154,7 @@ async fn a_provider_that_fails_later_is_asked_again_and_the_connections_stay() {
     vault.seal(false);
     let calls = server.calls().get("auth").copied().unwrap_or_default();
     let has_renewed = async || server.calls().get("auth").copied().unwrap_or_default() >= calls + 2;
-    eventually(has_renewed, "both connections have authenticated anew").await;
+    eventually(has_renewed, "both connections have authenticated again").await;
     assert_eq!(node.coordinator().disconnects(), 0);
     let warnings = log.text().matches("could not authenticate with new credentials").count();
     assert_eq!(warnings, 2, "one for each connection");

@@ -232,9 +232,9 @@ impl RedisConfig {
     ///
     /// If the credentials are [valid for a limited time](RedisCredentials::valid_for), the provider
     /// is asked again after three quarters of that time, and each open connection authenticates
-    /// anew (`AUTH`), without a pause and without losing the lease on the cache. If the provider or
-    /// the server fails then, or takes longer than ten seconds and than a quarter of the remaining
-    /// time, that is logged and tried again, and the connection stays as it is.
+    /// again (`AUTH`), without a pause and without losing the lease on the cache. If the provider
+    /// or the server fails then, or takes longer than ten seconds and than a quarter of the
+    /// remaining time, that is logged and tried again, and the connection stays as it is.
     ///
     /// A node has up to three connections, and makes a new one when the old one is lost. The
     /// provider is asked for each, within [`connect_timeout`](Self::connect_timeout), so it should

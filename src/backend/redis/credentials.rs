@@ -1,4 +1,4 @@
-//! Authenticates open connections anew before their credentials expire.
+//! Authenticates open connections again before their credentials expire.
 
 use std::error::Error;
 use std::time::Duration;
@@ -20,8 +20,8 @@ const MIN_PAUSE: Duration = Duration::from_secs(1);
 /// times as long.
 const MIN_LIMIT: Duration = Duration::from_secs(10);
 
-/// Asks for new credentials before the old ones expire, and authenticates the connection anew. Ends
-/// when credentials do not expire.
+/// Asks for new credentials before the old ones expire, and authenticates the connection again.
+/// Ends when credentials do not expire.
 ///
 /// The server carries `AUTH` out between two other commands, so that none of them waits or fails,
 /// and subscriptions go on.
@@ -98,8 +98,8 @@ mod tests {
 
     use super::*;
 
-    /// Returns the seconds until a connection has authenticated anew, if the provider hangs when it
-    /// is asked for the first time.
+    /// Returns the seconds until a connection has authenticated again, if the provider hangs when
+    /// it is asked for the first time.
     async fn seconds_of_renewal(validity: u64) -> u64 {
         let asked = Arc::new(AtomicUsize::new(0));
         let source = CredentialsSource::provider({

@@ -16,7 +16,7 @@ pub(super) const PAGE: u32 = 256;
 pub(super) struct Keys {
     pub(super) keys: Vec<Bytes>,
     pub(super) next: Option<Cursor>,
-    /// `true` if the walk begins anew with this page, because keys may have moved to a server that
+    /// `true` if the walk starts again with this page, because keys may have moved to a server that
     /// it had left already.
     pub(super) again: bool,
 }

@@ -24,7 +24,7 @@ const MAX_STARTS: u32 = 8;
 struct IdPage {
     ids: Vec<SessionId>,
     next: Option<Cursor>,
-    /// `true` if the scan begins anew with this page.
+    /// `true` if the scan starts again with this page.
     again: bool,
 }
 

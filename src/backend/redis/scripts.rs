@@ -1,8 +1,8 @@
 //! Lua scripts for operations that must be atomic on the server.
 //!
-//! Redis does not roll a script back when one of its commands fails. So each script first compares,
-//! then announces, then writes. If the announcement is refused, nothing is written. If the write
-//! fails after the announcement, the nodes have a cache miss.
+//! Redis does not roll a script back when one of its commands fails. So a script that changes a
+//! record first compares, then announces, then writes. If the announcement is refused, nothing is
+//! written. If the write fails after the announcement, the nodes have a cache miss.
 //!
 //! Scripts count as writes, even those that only read (`#!lua` without `no-writes`). A server that
 //! is not a writable master refuses the whole script, so a demoted master cannot answer from
@@ -11,8 +11,8 @@
 //! without free memory refuses an update before it is announced, and carries out the other scripts
 //! (`allow-oom`): a logout needs no memory.
 //!
-//! Each script has a key, and touches no key that it is not given. Clustered and managed servers
-//! refuse others.
+//! A script touches no key that it is not given, and each has a key, but for the heartbeat of a
+//! master that has no slots. Clustered and managed servers refuse others.
 //!
 //! Lua counts from 1 and `GETRANGE` from 0. The offsets are those of `Stored::to_bytes`.
 

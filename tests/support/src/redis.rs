@@ -38,7 +38,7 @@ impl RedisServer {
         Self::with_new_args(|| args.clone())
     }
 
-    /// Starts a server with arguments that are made anew for each attempt, since they name further
+    /// Starts a server with arguments that are made again for each attempt, since they name further
     /// ports.
     pub(crate) fn with_new_args(mut args: impl FnMut() -> Vec<String>) -> Self {
         // Another process may take a free port before the server does.

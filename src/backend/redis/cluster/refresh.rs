@@ -163,7 +163,7 @@ impl Cluster {
 
 impl State {
     /// Returns `true` if a view is of a past of the cluster: an old master that is cut off from the
-    /// others does not know that it has been replaced. A cluster that was built anew has lower
+    /// others does not know that it has been replaced. A cluster that was built again has lower
     /// epochs, too, but consists of other members.
     fn knows_better_than(&self, view: &View) -> bool {
         let is_known = |id: &MemberId| view.master(id).is_some();
@@ -220,7 +220,7 @@ mod tests {
         assert!(knows_better(&[ONE, TWO], 4));
         assert!(!knows_better(&[ONE, TWO], 5));
         let new = THREE.replace("master", "myself,master");
-        assert!(!knows_better(&[&new], 1), "the cluster was built anew");
+        assert!(!knows_better(&[&new], 1), "the cluster was built again");
     }
 
     /// Returns a cluster of which no server answers.

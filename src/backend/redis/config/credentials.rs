@@ -37,7 +37,7 @@ impl RedisCredentials {
     }
 
     /// Sets how long the password is valid from now on. After three quarters of this time, the
-    /// provider is asked again, and open connections authenticate anew.
+    /// provider is asked again, and open connections authenticate again.
     pub fn valid_for(mut self, duration: Duration) -> Self {
         self.valid_for = Some(duration);
         self

@@ -114,7 +114,7 @@ impl SharedConnection {
         }
     }
 
-    /// Tries to connect. Begins anew if commands must move on meanwhile: what is waited for may be
+    /// Tries to connect. Starts again if commands must move on meanwhile: what is waited for may be
     /// a server that has just been replaced. Returns the number of moves from before the attempt.
     async fn attempt(&self) -> (Result<Link, StoreError>, u64) {
         loop {
@@ -212,7 +212,7 @@ mod tests {
             assert_eq!(caller.await.map(drop).unwrap_err().kind(), StoreErrorKind::Closed);
         }
         assert!(!sentinels.are_watched());
-        // The one under way may have begun anew. Those that waited have made none.
+        // The one under way may have started again. Those that waited have made none.
         assert!(opened.load(Ordering::Relaxed) <= 2, "{opened:?}");
     }
 }
