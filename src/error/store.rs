@@ -16,6 +16,8 @@ pub struct StoreError {
     kind: StoreErrorKind,
     id: Option<SessionId>,
     attempts: Option<u32>,
+    /// `true` if the backend refuses changes for now, and answers reads.
+    is_read_only: bool,
     source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
@@ -87,21 +89,16 @@ impl StoreErrorKind {
         matches!(self, Self::Unavailable | Self::Timeout | Self::CircuitOpen | Self::Overloaded)
     }
 
-    /// Returns `true` if the backend was called and did not answer.
+    /// Returns `true` if the backend was called and did not answer, or cannot be used for now.
     pub(crate) fn is_fault(self) -> bool {
         matches!(self, Self::Unavailable | Self::Timeout | Self::OutcomeUnknown)
-    }
-
-    /// Returns `true` if a retry may help.
-    pub(crate) fn is_transient(self) -> bool {
-        self.is_fault() || self == Self::Overloaded
     }
 }
 
 impl StoreError {
     /// Creates an error of this kind, without a source.
     pub fn new(kind: StoreErrorKind) -> Self {
-        StoreError { kind, id: None, attempts: None, source: None }
+        StoreError { kind, id: None, attempts: None, is_read_only: false, source: None }
     }
 
     /// Sets the source of the error.
@@ -119,6 +116,22 @@ impl StoreError {
     /// Creates the error of a change that has lost against concurrent changes this many times.
     pub(crate) fn conflict(attempts: u32) -> Self {
         StoreError { attempts: Some(attempts), ..StoreError::new(StoreErrorKind::Conflict) }
+    }
+
+    /// Says that the backend refuses changes for now, and answers reads.
+    #[cfg(feature = "redis")]
+    pub(crate) fn read_only(self) -> Self {
+        StoreError { is_read_only: true, ..self }
+    }
+
+    /// Returns `true` if the backend was called and did not answer, or cannot be used for now.
+    pub(crate) fn is_fault(&self) -> bool {
+        self.kind.is_fault() && !self.is_read_only
+    }
+
+    /// Returns `true` if a retry may help.
+    pub(crate) fn is_transient(&self) -> bool {
+        self.is_fault() || self.kind == StoreErrorKind::Overloaded
     }
 
     pub(crate) fn with_session_id(mut self, id: &SessionId) -> Self {

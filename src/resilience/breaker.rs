@@ -6,6 +6,8 @@
 //! | open | are refused | `reset_timeout` has passed, or a ping or subscription succeeded: half-open |
 //! | half-open | `half_open_probes` are made, the others are refused | all of them are answered: closed; one fails: open |
 //!
+//! A probe that has not ended after `reset_timeout` loses its place to another call.
+//!
 //! Calls that fail together count as one fault. When a connection breaks, all calls under way fail,
 //! which says no more about the server than one failure does. So a fault counts only if its call
 //! began after the last fault that counted. The share of failed calls is taken by time for the same
@@ -51,6 +53,8 @@ enum BreakerState {
     HalfOpen {
         under_way: u32,
         answered: u32,
+        /// When the last probe began.
+        probed_at: Instant,
     },
 }
 
@@ -92,15 +96,23 @@ impl Breaker {
 
     /// Returns a ticket if a call may be made. Each ticket must be [`settle`](Breaker::settle)d.
     pub(super) fn admit(&mut self, now: Instant) -> Option<ProbeTicket> {
-        if matches!(self.state, BreakerState::Open { until } if until <= now) {
-            self.seen_alive();
+        match self.state {
+            BreakerState::Open { until } if until <= now => self.seen_alive(now),
+            // The future of a probe may be neither polled nor dropped, and would keep its place.
+            BreakerState::HalfOpen { answered, probed_at, .. }
+                if probed_at + self.config.reset_timeout <= now =>
+            {
+                self.enter(BreakerState::HalfOpen { under_way: 0, answered, probed_at });
+            }
+            _ => {}
         }
         match &mut self.state {
             BreakerState::Closed { .. } => {}
-            BreakerState::HalfOpen { under_way, answered }
+            BreakerState::HalfOpen { under_way, answered, probed_at }
                 if *under_way + *answered < self.config.half_open_probes =>
             {
                 *under_way += 1;
+                *probed_at = now;
             }
             BreakerState::Open { .. } | BreakerState::HalfOpen { .. } => return None,
         }
@@ -130,7 +142,7 @@ impl Breaker {
             (BreakerState::HalfOpen { under_way, .. }, CallOutcome::Dropped) if counts => {
                 *under_way -= 1;
             }
-            (BreakerState::HalfOpen { under_way, answered }, CallOutcome::Answer) if counts => {
+            (BreakerState::HalfOpen { under_way, answered, .. }, CallOutcome::Answer) if counts => {
                 *under_way -= 1;
                 *answered += 1;
                 if *answered >= self.config.half_open_probes {
@@ -143,9 +155,9 @@ impl Breaker {
 
     /// Half-opens an open circuit, because its time has passed or the backend answered a ping or a
     /// subscription.
-    pub(super) fn seen_alive(&mut self) {
+    pub(super) fn seen_alive(&mut self, now: Instant) {
         if matches!(self.state, BreakerState::Open { .. }) {
-            self.enter(BreakerState::HalfOpen { under_way: 0, answered: 0 });
+            self.enter(BreakerState::HalfOpen { under_way: 0, answered: 0, probed_at: now });
         }
     }
 

@@ -71,7 +71,7 @@ impl Circuit {
     /// Records that the backend answered a ping or a subscription, which the circuit does not count
     /// as calls.
     pub(super) fn seen_alive(&self) {
-        self.with(Breaker::seen_alive);
+        self.with(|breaker| breaker.seen_alive(Instant::now()));
     }
 
     /// Runs `step` on the breaker, and logs and exports a change of its state. Returns `None` if
@@ -156,11 +156,12 @@ pub(super) struct Permit<'a> {
 
 impl Permit<'_> {
     /// Records the end of the call. Any answer of the backend, even a refusal, counts as an answer.
-    /// A call that was not made, because too many are in flight, counts as nothing.
+    /// A call that was not made, because too many are in flight, counts as nothing. A server that
+    /// refuses changes alone answers.
     pub(super) fn settle<R>(mut self, answer: &Result<R, StoreError>) {
-        self.end(match answer.as_ref().map_err(StoreError::kind) {
-            Err(kind) if kind.is_fault() => CallOutcome::Fault,
-            Err(StoreErrorKind::Overloaded) => CallOutcome::Dropped,
+        self.end(match answer {
+            Err(error) if error.is_fault() => CallOutcome::Fault,
+            Err(error) if error.kind() == StoreErrorKind::Overloaded => CallOutcome::Dropped,
             Ok(_) | Err(_) => CallOutcome::Answer,
         });
     }

@@ -38,7 +38,7 @@ impl Attempts {
         self.made = self.made.saturating_add(1);
         self.in_doubt |= error.kind() == StoreErrorKind::OutcomeUnknown;
         let pause = self.policy.pause_after(self.made);
-        if self.made < self.policy.max_attempts && error.kind().is_transient() && pause < left {
+        if self.made < self.policy.max_attempts && error.is_transient() && pause < left {
             return Ok(pause);
         }
         Err(self.ended_by(error))

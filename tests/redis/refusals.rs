@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use clustered_sessions::{
-    ClusterConfig, RedisConfig, SessionConfigBuilder, SessionId, SessionStore, StoreError,
-    StoreErrorKind,
+    CircuitState, ClusterConfig, RedisConfig, SessionConfigBuilder, SessionId, SessionStore,
+    StoreError, StoreErrorKind,
 };
 use support::log::Log;
 use support::proxy::Proxy;
@@ -113,6 +113,20 @@ async fn a_server_that_cannot_save_refuses_changes_and_is_still_read() {
     server.need_not_save();
     node.modify(id, |data| data.visits += 1).await.unwrap();
     assert_eq!(node.find_fresh(id).await.unwrap().unwrap().data().visits, 1);
+}
+
+#[tokio::test]
+async fn changes_that_a_server_refuses_because_it_cannot_save_do_not_keep_it_from_being_read() {
+    let server = RedisServer::start();
+    let node = store(config().redis(server.config()).circuit_breaker_enabled(true)).await;
+    let id = node.create(Data::of("ada")).await.unwrap().id;
+    server.fail_to_save().await;
+    for _ in 0..10 {
+        let refused = node.modify(id, |data| data.visits += 1).await;
+        assert_eq!(kind(refused), Some(StoreErrorKind::Unavailable));
+    }
+    assert_eq!(node.circuit().state(), CircuitState::Closed);
+    assert!(node.find_fresh(id).await.unwrap().is_some());
 }
 
 #[tokio::test]

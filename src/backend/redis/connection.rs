@@ -143,7 +143,7 @@ impl SharedConnection {
         SharedConnection {
             endpoint,
             response_timeout,
-            loads: Loads::new(max_loads),
+            loads: Loads::new(max_loads, response_timeout),
             state: Mutex::default(),
             connecting: tokio::sync::Mutex::new(()),
             moves,

@@ -57,7 +57,11 @@ impl Effect {
             return StoreError::from(StoreErrorKind::Refused).with_source(NOT_ALONE);
         }
         match refusal(&error) {
-            Some(kind) => StoreError::from(kind).with_source(error),
+            Some(kind) => {
+                let is_read_only = cannot_save(&error);
+                let refused = StoreError::from(kind).with_source(error);
+                if is_read_only { refused.read_only() } else { refused }
+            }
             None => self.unanswered(error, false),
         }
     }

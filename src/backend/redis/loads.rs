@@ -1,6 +1,7 @@
 //! The loads in flight over one connection.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -19,8 +20,10 @@ pub(super) struct LoadInFlight {
 }
 
 impl Loads {
-    pub(super) fn new(max: u32) -> Self {
-        Loads(Arc::new(Mutex::new(LoadLimiter::new(max))))
+    pub(super) fn new(max: u32, response_timeout: Duration) -> Self {
+        // A load that somebody waits for is late after the timeout, and not forgotten.
+        let limiter = LoadLimiter::new(max, response_timeout * 2);
+        Loads(Arc::new(Mutex::new(limiter)))
     }
 
     /// Begins a load now, or fails with `Overloaded`.
@@ -36,8 +39,8 @@ impl Loads {
 
 impl LoadInFlight {
     /// Records that the load was not answered in time. It stays in flight.
-    pub(super) fn is_late(&self) {
-        if let Some(ticket) = self.ticket {
+    pub(super) fn is_late(&mut self) {
+        if let Some(ticket) = &mut self.ticket {
             self.loads.limiter().late(ticket, Instant::now());
         }
     }

@@ -105,6 +105,22 @@ fn the_circuit_closes_when_all_probes_are_answered() {
 }
 
 #[test]
+fn a_probe_that_does_not_end_loses_its_place() {
+    let now = Instant::now();
+    let mut breaker = open(now);
+    let now = now + SECOND;
+    let (stuck, answered) = (breaker.admit(now).unwrap(), breaker.admit(now).unwrap());
+    breaker.settle(&answered, CallOutcome::Answer, now);
+    assert!(breaker.admit(now + SECOND / 2).is_none(), "it may still be answered");
+    let later = now + SECOND;
+    let another = breaker.admit(later).expect("the place of the one that does not end");
+    breaker.settle(&stuck, CallOutcome::Fault, later);
+    assert_eq!(breaker.state(), CircuitState::HalfOpen, "it no longer counts");
+    breaker.settle(&another, CallOutcome::Answer, later);
+    assert_eq!(breaker.state(), CircuitState::Closed, "the answer before still counts");
+}
+
+#[test]
 fn a_failed_probe_opens_the_circuit_again() {
     let now = Instant::now();
     let mut breaker = open(now);
@@ -151,13 +167,13 @@ fn a_call_that_began_before_the_circuit_opened_is_no_probe() {
 fn a_sign_of_life_half_opens_the_circuit_and_a_reset_closes_it() {
     let now = Instant::now();
     let mut breaker = open(now);
-    breaker.seen_alive();
+    breaker.seen_alive(now);
     assert_eq!(breaker.state(), CircuitState::HalfOpen);
     call(&mut breaker, CallOutcome::Fault, now);
     assert_eq!(breaker.state(), CircuitState::Open);
     breaker.reset();
     assert_eq!(breaker.state(), CircuitState::Closed);
-    breaker.seen_alive();
+    breaker.seen_alive(now);
     assert_eq!(breaker.state(), CircuitState::Closed);
 }
 
@@ -195,15 +211,22 @@ proptest! {
         // Calls under way, and `true` for probes of the current half-open state.
         let mut under_way: Vec<(ProbeTicket, bool)> = Vec::new();
         let mut opened: Option<Instant> = None;
+        let mut probed_at = now;
         for event in events {
             let before = breaker.state();
             match event {
                 TestEvent::Begin => {
                     let ticket = breaker.admit(now);
                     prop_assert!(before != CircuitState::Closed || ticket.is_some());
-                    if let Some(ticket) = ticket {
-                        under_way.push((ticket, breaker.state() == CircuitState::HalfOpen));
+                    let is_probe = breaker.state() == CircuitState::HalfOpen;
+                    if ticket.is_some() && is_probe {
+                        if probed_at + SECOND <= now {
+                            // They have lost their places.
+                            under_way.iter_mut().for_each(|(_, probe)| *probe = false);
+                        }
+                        probed_at = now;
                     }
+                    under_way.extend(ticket.map(|ticket| (ticket, is_probe)));
                 }
                 TestEvent::End(which, outcome) if !under_way.is_empty() => {
                     let (ticket, _) = under_way.swap_remove(which % under_way.len());
@@ -212,7 +235,7 @@ proptest! {
                 TestEvent::End(..) => {}
                 TestEvent::Wait(millis) => now += Duration::from_millis(millis),
                 TestEvent::SeenAlive => {
-                    breaker.seen_alive();
+                    breaker.seen_alive(now);
                     opened = opened.filter(|_| breaker.state() == CircuitState::Open);
                 }
             }
