@@ -65,8 +65,10 @@ impl<T: SessionData> RequestSession<T> {
         let admitted = self.store().begin();
         let request = self.clone();
         let commit = async move {
-            let _one_at_a_time = request.io_lock.lock().await;
-            let committed = request.commit_now(admitted, extra, told).await;
+            let committed = match request.io_turn().await {
+                Ok(_one_at_a_time) => request.commit_now(admitted, extra, told).await,
+                Err(error) => Err(error.into()),
+            };
             let outcome = committed.as_ref().map_or_else(SessionError::outcome, |()| Outcome::Ok);
             request.store().count_commit(outcome);
             committed

@@ -285,7 +285,8 @@ impl<T> RequestSession<T> {
         let state = self.lock();
         let record = state.record()?;
         let seen_at = state.alive_at().unwrap_or(Millis(0));
-        Some(Version { id: record.id(), revision: record.revision(), seen_at })
+        let (id, origin, revision) = (record.id(), record.origin(), record.revision());
+        Some(Version { id, origin, revision, seen_at })
     }
 
     pub(super) fn outage(&self) -> Option<StoreError> {

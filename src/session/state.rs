@@ -265,10 +265,12 @@ impl<T> RequestState<T> {
     }
 
     /// Marks the session for deletion. Earlier changes belong to the session that ends, so they are
-    /// dropped.
+    /// dropped, and so is a cookie that the response was to carry: if the deletion fails, the
+    /// visitor must not be given the session.
     pub(super) fn destroy(&mut self) {
         self.intent = Intent::Destroy;
         self.drop_changes();
+        self.cookie = self.cookie.take().filter(|cookie| *cookie == CookieChange::Remove);
     }
 
     /// Begins a new session with the data that `change` sets. Earlier changes are dropped.

@@ -165,6 +165,18 @@ impl<T: SessionData> SessionStore<T> {
         Deadline::current_or(timeout).within(steps)
     }
 
+    /// Waits for something that another task or future must do. Fails once an operation that begins
+    /// now has no time left.
+    pub(crate) async fn wait_as_long_as_an_operation<F: Future>(
+        &self,
+        event: F,
+    ) -> Result<F::Output, StoreError> {
+        self.inner.backend.deadline().wait_for(event).await.ok_or_else(|| {
+            StoreError::from(StoreErrorKind::Timeout)
+                .with_source("another operation of the request has not ended")
+        })
+    }
+
     /// Spawns a task that runs to its end even if the request that needed it is cancelled.
     /// [`shutdown`](Self::shutdown) waits for it.
     pub(crate) fn spawn<F>(&self, task: F) -> tokio::task::JoinHandle<F::Output>

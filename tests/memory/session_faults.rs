@@ -1,12 +1,16 @@
 //! Results for handlers and visitors when the session is gone, unreadable, outdated or unavailable.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use clustered_sessions::backend::{Backend as _, Content, Revision, Stored, Update};
+use clustered_sessions::testing::FaultyBackend;
 use clustered_sessions::{
     Fresh, MemoryBackend, Session, SessionError, SessionLayer, StoreErrorKind,
 };
+use futures_util::poll;
 use http::{Extensions, StatusCode, header};
+use tokio::time::Instant;
 use tower::service_fn;
 
 use crate::failing::failing_as;
@@ -321,6 +325,44 @@ async fn a_failed_logout_is_reported_and_retried() {
     eventually(async || sessions.store().size().await.unwrap() == 0).await;
     let deletions = spy.take_calls().iter().filter(|call| **call == Call::Delete).count();
     assert_eq!(deletions, 2);
+}
+
+#[tokio::test]
+async fn a_response_whose_logout_has_failed_carries_no_cookie_of_the_session_that_should_have_ended()
+ {
+    let spy = Spy::new();
+    let sessions = node(&spy).await;
+    let app = serve(&sessions, {
+        let spy = spy.clone();
+        async move |session: Session<Data>| {
+            session.replace(ada());
+            session.save().await.unwrap();
+            session.destroy();
+            spy.fail_next(1, StoreErrorKind::Unavailable);
+        }
+    });
+    let page = Browser::new().visit(&app).await;
+    assert_eq!((page.status, page.set_cookies().len()), (StatusCode::SERVICE_UNAVAILABLE, 0));
+}
+
+/// As one does who polls it in a loop with other work, and waits for that work.
+#[tokio::test(start_paused = true)]
+async fn a_load_that_is_not_polled_holds_a_commit_up_for_no_longer_than_an_operation_may_take() {
+    let (backend, faults) = FaultyBackend::new(MemoryBackend::new(), 1);
+    let sessions = start(config(&MemoryBackend::new()).backend(backend)).await;
+    let browser = Browser::with(&sessions, ada()).await;
+    let app = serve(&sessions, async move |session: Session<Data>| {
+        faults.delay_calls_by(Duration::from_millis(10)..Duration::from_millis(20));
+        let mut held = pin!(session.reload());
+        assert!(poll!(&mut held).is_pending());
+        session.update(|data| data.visits += 1);
+        let begun = Instant::now();
+        let failed = session.save().await.unwrap_err();
+        assert_eq!(failed.store_error().unwrap().kind(), StoreErrorKind::Timeout);
+        assert_eq!(begun.elapsed(), Duration::from_secs(3), "the default of `operation_timeout`");
+        held.await.unwrap_err();
+    });
+    assert_eq!(send(&app, browser.request()).await.status, StatusCode::OK);
 }
 
 #[tokio::test]

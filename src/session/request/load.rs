@@ -1,11 +1,12 @@
 //! Loads the session of a request: from the cache, or after its cookies have been verified.
 
 use futures_util::future::try_join_all;
+use tokio::sync::MutexGuard;
 
 use super::RequestSession;
 use crate::clock::Millis;
 use crate::cookie::{VerifiedCookie, VerifiedCookies};
-use crate::error::StoreErrorKind;
+use crate::error::{StoreError, StoreErrorKind};
 use crate::id::SessionId;
 use crate::record::{Absence, SessionData};
 use crate::session::SessionError;
@@ -25,7 +26,7 @@ impl<T: SessionData> RequestSession<T> {
 
     /// Verifies the request's cookies and loads the session that they name.
     async fn load_verified(&self) -> Result<(), SessionError> {
-        let _one_at_a_time = self.io_lock.lock().await;
+        let _one_at_a_time = self.io_turn().await?;
         if self.lock().begin_extraction() {
             // By another extraction, in the meantime.
             return Ok(());
@@ -75,6 +76,15 @@ impl<T: SessionData> RequestSession<T> {
         })
     }
 
+    /// Waits until no other commit or load of this request is under way. A load may be held up by a
+    /// future that its caller neither polls nor drops.
+    pub(in super::super) async fn io_turn(&self) -> Result<MutexGuard<'_, ()>, StoreError> {
+        match self.io_lock.try_lock() {
+            Ok(turn) => Ok(turn),
+            Err(_) => self.store().wait_as_long_as_an_operation(self.io_lock.lock()).await,
+        }
+    }
+
     /// Loads the session past the cache and applies the uncommitted changes again on top of it.
     pub(in super::super) async fn reload(&self) -> Result<(), SessionError> {
         {
@@ -82,7 +92,7 @@ impl<T: SessionData> RequestSession<T> {
             state.begin_extraction();
             state.begin_io();
         }
-        let _one_at_a_time = self.io_lock.lock().await;
+        let _one_at_a_time = self.io_turn().await?;
         let before = self.lock().loaded().clone();
         let loaded = match (&before, before.id()) {
             // The cookies may name several sessions.
