@@ -157,7 +157,8 @@ impl ClusterConfig {
     ///
     /// The longer it is, the longer a socket stays open whose session was revoked while its node
     /// was cut off. The shorter it is, the more sockets a short outage of the backend closes. At
-    /// least 100 ms.
+    /// least 100 ms. Half of `max_staleness` counts if that is longer, since a node without a lease
+    /// reads a session only four times per `max_staleness`.
     pub fn watch_grace(mut self, grace: Duration) -> Self {
         self.watch_grace = Some(grace);
         self

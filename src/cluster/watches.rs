@@ -173,9 +173,11 @@ impl Registration {
     }
 
     /// Sets the moment from which on this session's watchers are called even if nothing has
-    /// happened.
-    pub(crate) fn call_from(&self, due: Millis) {
-        self.wake_up.due.store(due.0, Ordering::Relaxed);
+    /// happened. If the one before has come by `now`, they are called.
+    pub(crate) fn call_from(&self, due: Millis, now: Millis) {
+        if self.wake_up.due.swap(due.0, Ordering::Relaxed) <= now.0 {
+            self.wake_up.notify.notify_waiters();
+        }
     }
 }
 
@@ -243,6 +245,20 @@ mod tests {
     const TWO: SessionId = SessionId::from_bytes([2; 16]);
 
     #[test]
+    fn a_watcher_that_sets_a_later_time_calls_those_whose_time_has_come() {
+        let watches = Arc::new(Watches::new());
+        let [early, late] = [ONE; 2].map(|id| watches.register(id));
+        let wake_up = early.wake_up();
+        early.call_from(Millis(10), Millis(0));
+        let mut called = pin!(wake_up.next());
+        late.call_from(Millis(30), Millis(9));
+        assert!(called.as_mut().now_or_never().is_none(), "nothing is due");
+        early.call_from(Millis(10), Millis(0));
+        late.call_from(Millis(40), Millis(20));
+        assert!(called.now_or_never().is_some());
+    }
+
+    #[test]
     fn a_call_reaches_all_watchers_of_its_session_and_no_others() {
         let watches = Arc::new(Watches::new());
         let watchers = [ONE, ONE, TWO].map(|id| watches.register(id));
@@ -273,7 +289,7 @@ mod tests {
         let watcher = watches.register(ONE);
         let call = watcher.wake_up();
         let mut called = pin!(call.next());
-        watcher.call_from(Millis(10));
+        watcher.call_from(Millis(10), Millis(0));
         watches.call_due(Millis(9));
         assert!(called.as_mut().now_or_never().is_none());
         watches.call_due(Millis(10));

@@ -171,7 +171,12 @@ impl<'a, T: SessionData> Revocation<'a, T> {
             if !(self.judge)(&record) {
                 return Ok(Chased::Done);
             }
-            found = match self.delete(&record, conflicts >= MAX_CONFLICTS).await? {
+            let deleted = match self.delete(&record, conflicts >= MAX_CONFLICTS).await {
+                Ok(deleted) => deleted,
+                // Another version may be there by now that cannot be read.
+                Err(error) => return self.cannot_judge(id, error).await,
+            };
+            found = match deleted {
                 Deleted::Deleted => return Ok(Chased::Deleted),
                 Deleted::Conflict(current) if guards::enabled(Guard::Chase) => {
                     conflicts += 1;

@@ -9,24 +9,22 @@
 //!
 //! Nothing is done for a watch in between. One task for each store calls those that are due.
 
+mod doubt;
+
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures_util::future::poll_immediate;
 use tokio::time::{MissedTickBehavior, interval, timeout};
-use tokio_util::task::AbortOnDropHandle;
-use tracing::Instrument as _;
 
+use self::doubt::{Doubt, Reading};
 use super::SessionStore;
 use super::single_flight::Freshness;
-use crate::clock::{Millis, millis};
+use crate::clock::Millis;
 use crate::cluster::{Lookup, Registration};
-use crate::error::{StoreError, StoreErrorKind};
+use crate::error::StoreError;
 use crate::guards::{self, Guard};
 use crate::id::SessionId;
 use crate::record::{Absence, Ended, Record, Revision, SessionData};
-use crate::task::join_result;
 
 /// A watch on one session: see [`SessionStore::watch`] and [`Session::watch`].
 ///
@@ -37,32 +35,26 @@ pub struct SessionWatch<T> {
     registration: Registration,
     /// The version that the caller has seen.
     seen: Option<Revision>,
+    /// The id under which the session was first created, once it has been seen.
+    origin: Option<SessionId>,
     /// The last moment at which the session was seen to exist.
     seen_at: Millis,
     /// The deadline that it had then.
     expires: Option<Millis>,
     /// `None` while it is certain that the session exists.
     doubt: Option<Doubt>,
+    /// The read of the session that is under way. A call that is dropped leaves it to the next.
+    reading: Option<Reading<T>>,
     ended: Option<Ended>,
 }
 
 /// The version of a session that a request has seen.
 pub(crate) struct Version {
     pub(crate) id: SessionId,
+    pub(crate) origin: SessionId,
     pub(crate) revision: Revision,
     /// The moment at which the session was known to exist.
     pub(crate) seen_at: Millis,
-}
-
-/// The time in which it is in doubt that a session exists.
-#[derive(Clone, Copy)]
-struct Doubt {
-    /// The moment up to which the session is known to have existed.
-    since: Millis,
-    /// When the last read of the session has ended, if one has.
-    tried_at: Option<Millis>,
-    /// `true` if a read has had more time than the grace, because nobody had asked before.
-    extended: bool,
 }
 
 /// The result of a look at a session.
@@ -94,39 +86,51 @@ impl<T: SessionData> SessionStore<T> {
     /// # Ok(()) }
     /// ```
     pub fn watch(&self, id: SessionId) -> SessionWatch<T> {
-        self.watch_since(id, None, self.now())
+        self.watch_since(id, None, None, self.now())
     }
 
     /// Watches a session of which the caller has seen this version.
     pub(crate) fn watch_from(&self, version: &Version) -> SessionWatch<T> {
-        self.watch_since(version.id, Some(version.revision), version.seen_at)
+        let Version { id, origin, revision, seen_at } = *version;
+        self.watch_since(id, Some(origin), Some(revision), seen_at)
     }
 
     fn watch_since(
         &self,
         id: SessionId,
+        origin: Option<SessionId>,
         seen: Option<Revision>,
         seen_at: Millis,
     ) -> SessionWatch<T> {
         SessionWatch {
             registration: self.inner.cache.watches().register(id),
+            origin,
             seen,
             seen_at,
             expires: None,
             doubt: None,
+            reading: None,
             ended: None,
             store: self.clone(),
         }
     }
 
     /// Reads a session under the id that it has by now.
-    async fn read_where_it_is(&self, id: SessionId) -> Result<Option<Record<T>>, StoreError> {
+    ///
+    /// A session keeps its origin. Another one to which a tombstone leads is another session: whoever
+    /// can write to the backend can forge a tombstone, but not a record, if encryption is required.
+    async fn read_where_it_is(
+        &self,
+        id: SessionId,
+        origin: Option<SessionId>,
+    ) -> Result<Option<Record<T>>, StoreError> {
         match self.read(id, Freshness::Cached).await? {
             Ok(record) => Ok(Some(record)),
             Err(Absence::Gone) => Ok(None),
             Err(Absence::Moved) => {
                 let found = self.operation(self.load_present(id)).await?;
-                Ok(found.filter(|record| !self.has_expired(record)))
+                let is_it = |record: &Record<T>| origin.is_none_or(|it| record.origin() == it);
+                Ok(found.filter(|record| is_it(record) && !self.has_expired(record)))
             }
         }
     }
@@ -212,8 +216,11 @@ impl<T: SessionData> SessionWatch<T> {
             // From before the look on: what happens meanwhile leads to another one.
             let wake_up = self.registration.wake_up();
             let called = wake_up.next();
+            let is_resumed = self.reading.is_some();
             match self.look().await {
                 Look::Answer(answer) => return answer,
+                // The session was read before this call, which knows of no earlier wake-up.
+                Look::Nothing if is_resumed => {}
                 Look::Nothing => called.await,
                 // A timer of its own: other watches of the session may have read it.
                 Look::Unreadable => {
@@ -274,7 +281,7 @@ impl<T: SessionData> SessionWatch<T> {
     /// # Ok(()) }
     /// ```
     pub async fn visit(&self) -> Result<bool, StoreError> {
-        let found = self.store.read_where_it_is(self.id()).await?;
+        let found = self.store.read_where_it_is(self.id(), self.origin).await?;
         if let Some(record) = &found {
             self.store.touch_if_due(record, self.store.now());
         }
@@ -290,22 +297,25 @@ impl<T: SessionData> SessionWatch<T> {
     async fn look(&mut self) -> Look<T> {
         let (id, now) = (self.id(), self.store.now());
         // Of many watchers of a session that has changed, one loads it, and most find it here.
-        let found = match self.store.known(id) {
-            Some(found) => found,
+        let (found, seen_at) = match self.store.known(id) {
+            Some(found) => (found, now),
             None => match self.read(id, now).await {
                 Ok(found) => found,
                 Err(look) => return look,
             },
         };
+        self.reading = None;
         let Some(record) = found else { return Look::Answer(Err(self.end_of_what_is_gone())) };
         self.doubt = None;
+        self.origin = Some(record.origin());
         self.registration.is_there();
-        (self.seen_at, self.expires) = (now, Some(record.expires()));
+        (self.seen_at, self.expires) = (seen_at, Some(record.expires()));
         let is_moved = record.id() != id;
         if is_moved {
             self.registration = self.store.inner.cache.watches().register(record.id());
         }
-        self.registration.call_from(self.store.inner.cache.look_again_by(&record, now));
+        let due = self.store.inner.cache.look_again_by(&record, seen_at);
+        self.registration.call_from(due, now);
         if self.seen.replace(record.revision()) != Some(record.revision()) {
             Look::Answer(Ok(record))
         } else if is_moved {
@@ -320,60 +330,6 @@ impl<T: SessionData> SessionWatch<T> {
             return Ended::Expired;
         }
         self.registration.deletion().unwrap_or(Ended::Deleted)
-    }
-
-    /// Reads the session, as long as its existence may stay in doubt. Fails with the result of the
-    /// look.
-    async fn read(&mut self, id: SessionId, now: Millis) -> Result<Option<Record<T>>, Look<T>> {
-        let since = self.store.certain_until(self.seen_at, now);
-        let doubt = self.doubt.get_or_insert(Doubt { since, tried_at: None, extended: false });
-        let watching = &self.store.inner.watching;
-        let end = doubt.since.plus(millis(watching.grace));
-        let last = doubt.tried_at.unwrap_or(doubt.since);
-        let left = match end.0.saturating_sub(now.0) {
-            // Nobody has asked the watch for a while, so it has not tried to read the session.
-            0 if !doubt.extended && last.plus(2 * millis(watching.pulse)) < now => {
-                doubt.extended = true;
-                self.store.inner.backend.deadline().left()
-            }
-            left => Duration::from_millis(left),
-        };
-        let found = self.read_within(left, id).await;
-        if let Some(doubt) = &mut self.doubt {
-            doubt.tried_at = Some(self.store.now());
-        }
-        match found {
-            Some(Ok(found)) => Ok(found),
-            // A read that fails at once does not time out.
-            Some(Err(error))
-                if error.kind() != StoreErrorKind::Closed && self.store.now() < end =>
-            {
-                Err(Look::Unreadable)
-            }
-            Some(Err(_)) | None => Err(Look::Answer(Err(Ended::Unknown))),
-        }
-    }
-
-    /// Reads the session when it is this watch's turn. Returns `None` if that takes too long.
-    ///
-    /// If there is no answer at once, a task waits for it: a watch may not be polled while its
-    /// client is slow. It must not keep its turn from the others then, nor a load.
-    async fn read_within(
-        &self,
-        limit: Duration,
-        id: SessionId,
-    ) -> Option<Result<Option<Record<T>>, StoreError>> {
-        let store = self.store.clone();
-        let read = async move {
-            // The semaphore is never closed.
-            let _turn = store.inner.cache.watches().looks().acquire().await;
-            store.read_where_it_is(id).await
-        };
-        let mut read = Box::pin(timeout(limit, read).in_current_span());
-        if let Some(answer) = poll_immediate(&mut read).await {
-            return answer.ok();
-        }
-        join_result(AbortOnDropHandle::new(tokio::spawn(read)).await)?.ok()
     }
 }
 

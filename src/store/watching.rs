@@ -26,7 +26,8 @@ impl Watching {
         };
         Watching {
             pulse: cluster.heartbeat(),
-            grace: cluster.watch_grace,
+            // A session is read once in a pulse, and must have had the time for it.
+            grace: cluster.watch_grace.max(2 * cluster.heartbeat()),
             watches: metrics.gauge(observe::WATCHES),
             ended: Ended::ALL.map(ended),
         }

@@ -7,6 +7,7 @@ mod absolute_timeout;
 mod allocations;
 #[cfg(all(feature = "messagepack", feature = "testing", feature = "tls"))]
 mod auto_traits;
+mod busy_watch;
 mod compose;
 #[cfg(feature = "testing")]
 mod conformance;

@@ -46,6 +46,37 @@ struct Counts {
     clears: AtomicU32,
 }
 
+/// Answers the first conditional deletion as Redis does if another version is there that it cannot
+/// parse.
+#[derive(Default)]
+struct Unparsable(AtomicU32);
+
+impl Interposer for Unparsable {
+    async fn around<R: Send + 'static>(
+        &self,
+        method: BackendMethod,
+        call: impl Future<Output = Result<R, StoreError>> + Send + 'static,
+    ) -> Result<R, StoreError> {
+        if method == BackendMethod::DeleteIf && self.0.fetch_add(1, Ordering::Relaxed) == 0 {
+            return Err(StoreErrorKind::Corrupt.into());
+        }
+        call.await
+    }
+}
+
+#[tokio::test]
+async fn a_logout_everywhere_goes_on_after_a_version_that_it_cannot_read() {
+    let memory = MemoryBackend::new();
+    let backend = Interposed::with_interposer(memory.clone(), Unparsable::default());
+    let owned = config(&memory).backend(backend).owner(|data: &Data| data.user.clone());
+    let sessions = start(owned).await;
+    for _ in 0..3 {
+        let _ = sessions.store().create(ada()).await.unwrap();
+    }
+    assert_eq!(sessions.store().delete_all_of("Ada").await.unwrap().deleted, 3);
+    assert_eq!(sessions.store().size().await.unwrap(), 0);
+}
+
 impl Interposer for Rival {
     async fn around<R: Send + 'static>(
         &self,

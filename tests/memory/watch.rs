@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::Body;
-use clustered_sessions::backend::Backend;
+use clustered_sessions::backend::{Backend, Content, Revision, Stored, Update, Updated};
 use clustered_sessions::testing::{BackendMethod, Faults, FaultyBackend, Interposed, Interposer};
 use clustered_sessions::{
     Clock, ClusterConfig, Ended, MemoryBackend, Session, SessionConfig, SessionConfigBuilder,
@@ -23,18 +23,18 @@ use crate::handles::session_after_the_head;
 use crate::web::{Browser, Call, Data, Spy, ada, config, request, secret, serve, settle, start};
 
 /// The defaults.
-const MAX_STALENESS: Duration = Duration::from_secs(2);
-const GRACE: Duration = Duration::from_secs(10);
+pub(crate) const MAX_STALENESS: Duration = Duration::from_secs(2);
+pub(crate) const GRACE: Duration = Duration::from_secs(10);
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// How late a watch is that is called by the pulse.
-const PULSE: Duration = Duration::from_millis(500);
-const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const PULSE: Duration = Duration::from_millis(500);
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
-struct Nodes {
-    here: SessionLayer<Data>,
-    there: SessionLayer<Data>,
+pub(crate) struct Nodes {
+    pub(crate) here: SessionLayer<Data>,
+    pub(crate) there: SessionLayer<Data>,
     /// Those of the link of `there`.
-    faults: Faults,
+    pub(crate) faults: Faults,
 }
 
 impl Nodes {
@@ -43,7 +43,7 @@ impl Nodes {
     }
 
     /// Starts nodes of which the second has this configuration.
-    async fn with(there: ClusterConfig) -> Self {
+    pub(crate) async fn with(there: ClusterConfig) -> Self {
         let clock = Clock::tokio();
         let memory = MemoryBackend::with_clock(clock.clone());
         let (backend, faults) = FaultyBackend::new(memory.clone(), 1);
@@ -54,7 +54,7 @@ impl Nodes {
         }
     }
 
-    async fn session(&self) -> SessionId {
+    pub(crate) async fn session(&self) -> SessionId {
         self.here.store().create(ada()).await.unwrap().id
     }
 
@@ -65,7 +65,11 @@ impl Nodes {
     }
 }
 
-async fn node(clock: &Clock, backend: impl Backend, cluster: ClusterConfig) -> SessionLayer<Data> {
+pub(crate) async fn node(
+    clock: &Clock,
+    backend: impl Backend,
+    cluster: ClusterConfig,
+) -> SessionLayer<Data> {
     start(config_of_node(clock, backend, cluster)).await
 }
 
@@ -295,6 +299,51 @@ async fn a_watch_follows_a_regeneration() {
     assert_eq!(ended.await, Ended::Revoked);
 }
 
+/// Writes a session's record behind the backs of the nodes.
+async fn write(memory: &MemoryBackend, id: SessionId, content: Content, ttl: Duration) {
+    let mut meta = stored(memory, id).await.meta;
+    let before = std::mem::replace(&mut meta.revision, Revision::from_bytes([7; 16]));
+    let written = Stored::new(meta, content);
+    let update = Update::new(&id, before, &written, ttl, b"no announcement");
+    assert!(matches!(memory.update(update).await, Ok(Updated::Saved)));
+}
+
+async fn stored(memory: &MemoryBackend, id: SessionId) -> Stored {
+    memory.load(&id).await.unwrap().unwrap()
+}
+
+/// Whoever can write to the backend can do that, also if records are encrypted.
+#[tokio::test(start_paused = true)]
+async fn a_forged_tombstone_leads_a_watch_to_no_session_of_another_visitor() {
+    let clock = Clock::tokio();
+    let memory = MemoryBackend::with_clock(clock.clone());
+    let cluster = ClusterConfig::new().local_cache_enabled(false);
+    let sessions = node(&clock, memory.clone(), cluster).await;
+    let [own, other] = [sessions.store().create(ada()).await, sessions.store().create(ada()).await]
+        .map(|created| created.unwrap().id);
+    let mut watch = sessions.store().watch(own);
+    watch.changed().await.unwrap();
+
+    write(&memory, own, Content::MovedTo(other), TIMEOUT).await;
+    assert!(!watch.visit().await.unwrap());
+    assert_eq!(timeout(SECOND, watch.changed()).await.unwrap().unwrap_err(), Ended::Deleted);
+}
+
+/// As after Redis has evicted it, which it does not announce.
+#[tokio::test(start_paused = true)]
+async fn a_load_that_finds_no_session_ends_its_watches() {
+    let clock = Clock::tokio();
+    let memory = MemoryBackend::with_clock(clock.clone());
+    let sessions = node(&clock, memory.clone(), ClusterConfig::new()).await;
+    let id = sessions.store().create(ada()).await.unwrap().id;
+    let mut ended = pin!(sessions.store().watch(id).ended());
+    lasts(&mut ended, SECOND).await;
+    write(&memory, id, stored(&memory, id).await.content, SECOND).await;
+    lasts(&mut ended, SECOND * 2).await;
+    assert!(sessions.store().find_fresh(id).await.unwrap().is_none());
+    assert_eq!(timeout(SECOND, ended).await, Ok(Ended::Deleted));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_session_that_is_visited_over_a_stream_lives_on() {
     let nodes = Nodes::start().await;
@@ -350,7 +399,7 @@ async fn a_visit_follows_a_session_to_its_new_id() {
 }
 
 /// Sends a request that gives a session a new id.
-async fn regenerate(node: &SessionLayer<Data>, cookie: HeaderValue) {
+pub(crate) async fn regenerate(node: &SessionLayer<Data>, cookie: HeaderValue) {
     request(node, cookie, Session::regenerate).await;
 }
 
@@ -524,6 +573,19 @@ async fn a_watch_whose_reads_fail_at_once_ends_after_the_grace() {
     faults.fail_calls(1.0);
     lasts(&mut ended, GRACE - PULSE).await;
     assert_eq!(timeout(PULSE * 2 + SECOND / 100, ended).await, Ok(Ended::Unknown));
+}
+
+/// Such a node reads the session once in a pulse.
+#[tokio::test(start_paused = true)]
+async fn a_grace_that_is_shorter_than_a_pulse_ends_no_watch_on_a_node_without_a_cache() {
+    let cluster = ClusterConfig::new().local_cache_enabled(false).watch_grace(PULSE / 2);
+    let nodes = Nodes::with(cluster).await;
+    nodes.faults.delay_calls_by(SECOND / 50..SECOND / 25);
+    let id = nodes.session().await;
+    let mut ended = pin!(nodes.there.store().watch(id).ended());
+    lasts(&mut ended, SECOND * 30).await;
+    assert!(nodes.here.store().delete(id).await.unwrap());
+    assert_eq!(timeout(SECOND, ended).await, Ok(Ended::Deleted));
 }
 
 #[tokio::test(start_paused = true)]

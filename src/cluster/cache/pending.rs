@@ -146,6 +146,7 @@ impl<T> PendingFill<T> {
             }
             validity
         };
+        let is_gone = loaded.is_err();
         let removed = match loaded {
             Ok(record) => cache.fence.end(id, serial, Some(record.revision()), |admitted| {
                 match validity(admitted) {
@@ -163,6 +164,9 @@ impl<T> PendingFill<T> {
             }),
         };
         drop(removed);
+        if is_gone {
+            cache.watches.call(id);
+        }
     }
 }
 
