@@ -174,6 +174,7 @@ impl<T: SessionData> RequestSession<T> {
                 if batch.head != Head::Ahead && batch.extends {
                     // Otherwise the response does.
                     store.touch_if_due(&record, store.now());
+                    store.reencrypt_if_needed(&record);
                 }
                 // The write has shown that the session exists, and under which id.
                 let outdated = self.outdated_cookie(&record);

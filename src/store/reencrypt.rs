@@ -21,30 +21,28 @@ impl<T: SessionData> SessionStore<T> {
         }
         let (store, record) = (self.clone(), record.clone());
         self.spawn(async move {
-            match store.operation(store.reencrypt(&record)).await {
-                Ok(true) => store.inner.reencrypted.add_one(),
-                Ok(false) => {}
-                Err(error) => {
-                    tracing::debug!(
-                        session = %record.id(),
-                        error = &error as &dyn std::error::Error,
-                        "a session was not re-encrypted"
-                    );
-                }
+            if let Err(error) = store.operation(store.reencrypt(&record)).await {
+                tracing::debug!(
+                    session = %record.id(),
+                    error = &error as &dyn std::error::Error,
+                    "a session was not re-encrypted"
+                );
             }
         });
     }
 
-    /// Re-encrypts the record and returns `true` if this call has written it.
-    async fn reencrypt(&self, record: &Record<T>) -> Result<bool, StoreError> {
+    /// Re-encrypts the record, unless the session has been written meanwhile.
+    pub(super) async fn reencrypt(&self, record: &Record<T>) -> Result<(), StoreError> {
         let id = record.id();
         let _guard = self.write_lock(id).await;
         let newer = self.inner.cache.peek(&id);
         if newer.is_some_and(|newer| newer.revision() != record.revision()) {
-            return Ok(false);
+            return Ok(());
         }
         let data = self.inner.codec.encode(record.data())?;
-        let written = self.compare_and_set(record, record, data, None).await?;
-        Ok(matches!(written, Written::Saved(_)))
+        if let Written::Saved(_) = self.compare_and_set(record, record, data, None).await? {
+            self.inner.reencrypted.add_one();
+        }
+        Ok(())
     }
 }

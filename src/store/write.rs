@@ -58,7 +58,8 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// If a concurrent change is committed first, the closure is called again with the new data. It
     /// may thus run several times, each time on a fresh copy, but only one run is committed. If it
-    /// changes nothing, nothing is written and no other node is told.
+    /// changes nothing, nothing is written and no other node is told, unless the record is encrypted
+    /// under a previous secret, or not yet encrypted.
     ///
     /// # Errors
     ///
@@ -124,6 +125,7 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     /// Like [`write`](Self::write), and counts as a use of the session, even if nothing is changed.
+    /// A record that must be re-encrypted is, and a failure of that is not hidden from the caller.
     async fn write_as_use(
         &self,
         base: Record<T>,
@@ -131,6 +133,10 @@ impl<T: SessionData> SessionStore<T> {
         reapply: Reapply<'_, T>,
     ) -> Result<(), StoreError> {
         let written = self.write(base, data, reapply).await?;
+        if written.needs_reencryption() {
+            // This extends it as well.
+            return self.reencrypt(&written).await;
+        }
         self.touch_if_due(&written, self.now());
         Ok(())
     }

@@ -9,6 +9,7 @@ use clustered_sessions::{
     SessionId, SessionLayer, StoreErrorKind,
 };
 
+use crate::handles::session_after_the_head;
 use crate::web::{
     self, Browser, Call, Data, HasBackend as _, Spy, ada, config, eventually, only_id, serve,
     settle, start,
@@ -25,6 +26,13 @@ fn after_rotation(backend: &Spy) -> SessionConfigBuilder<Data> {
         .previous_secret(web::secret())
         .backend(backend.backend())
         .cluster(ClusterConfig::new().max_staleness(Duration::from_secs(60)))
+        .encrypt_redis_data(Encryption::Required)
+}
+
+/// Returns the configuration of a node at the last step of a rotation.
+fn without_the_previous_secret(memory: &MemoryBackend) -> SessionConfigBuilder<Data> {
+    clustered_sessions::SessionConfig::builder(rotated())
+        .backend(memory.clone())
         .encrypt_redis_data(Encryption::Required)
 }
 
@@ -96,6 +104,31 @@ async fn reads_through_the_store_neither_extend_nor_reencrypt_a_session() {
     sessions.store().find_fresh(id).await.unwrap();
     settle().await;
     assert_eq!(spy.take_calls(), [Call::Load, Call::Load]);
+}
+
+#[tokio::test]
+async fn a_write_through_the_store_that_changes_nothing_reencrypts_the_session() {
+    for how in ["modify", "put"] {
+        let memory = MemoryBackend::new();
+        let (_, id) = logged_in_before(&memory).await;
+        let spy = Spy::over(&memory);
+        let sessions = start(after_rotation(&spy).enable_retry(false)).await;
+        let store = sessions.store();
+        let write = async || match how {
+            "modify" => store.modify(id, |_| ()).await,
+            _ => store.put(id, ada()).await,
+        };
+        let (failed, ()) = tokio::join!(write(), async {
+            eventually(async || spy.take_calls().contains(&Call::Update)).await;
+            spy.fail_next(1, StoreErrorKind::Unavailable);
+        });
+        assert_eq!(failed.unwrap_err().kind(), StoreErrorKind::Unavailable, "{how}");
+        write().await.unwrap();
+        assert_eq!(reencrypted(&sessions), 1, "{how}");
+        let after = start(without_the_previous_secret(&memory)).await;
+        let found = after.store().find(id).await.unwrap().unwrap();
+        assert_eq!(found.data(), &ada(), "{how}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -207,6 +240,43 @@ async fn one_of_many_nodes_reencrypts_a_session_that_all_have_loaded() {
     settle().await;
     assert_eq!(nodes.iter().map(reencrypted).sum::<u64>(), 1);
     assert!(!spy.take_calls().contains(&Call::Update), "no node tries again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_no_use_of_a_session_neither_reencrypts_nor_extends_it() {
+    let hour = Duration::from_secs(3600);
+    let memory = MemoryBackend::with_clock(Clock::tokio());
+    let timed = |config: SessionConfigBuilder<Data>| config.timeout(hour).clock(Clock::tokio());
+    let before = start(timed(config(&memory).encrypt_redis_data(Encryption::Required))).await;
+    let mut browser = Browser::with(&before, ada()).await;
+    let spy = Spy::over(&memory);
+    let sessions = start(timed(after_rotation(&spy))).await;
+    let poll = serve(&sessions, async |session: Session<Data>| {
+        session.do_not_extend();
+        session.modify(|_| ()).await.unwrap();
+        read(session).await
+    });
+    tokio::time::advance(hour - Duration::from_secs(1)).await;
+    assert_eq!(browser.visit(&poll).await.body, "Ada");
+    settle().await;
+    assert!(!spy.take_calls().contains(&Call::Update));
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(before.store().size().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_change_over_an_open_stream_that_changes_nothing_reencrypts_the_session() {
+    let memory = MemoryBackend::new();
+    let (browser, _) = logged_in_before(&memory).await;
+    let spy = Spy::over(&memory);
+    let sessions = start(after_rotation(&spy).enable_retry(false)).await;
+    let socket = session_after_the_head(&sessions, &browser).await;
+    eventually(async || spy.take_calls().contains(&Call::Update)).await;
+    spy.fail_next(1, StoreErrorKind::Unavailable);
+    settle().await;
+    assert_eq!(reencrypted(&sessions), 0);
+    socket.modify(|_| ()).await.unwrap();
+    eventually(async || reencrypted(&sessions) == 1).await;
 }
 
 #[tokio::test(start_paused = true)]
