@@ -138,11 +138,14 @@ impl<T> LocalCache<T> {
     ) -> Self {
         let counters = Arc::new(Counters::new(metrics));
         let evictions = Evictions(counters.clone());
+        // The map admits no entry that takes up all of it, even if there is room for one only.
+        let longest = capacity.bytes - capacity.bytes / 32;
+        let share = capacity.bytes.div_ceil(capacity.sessions.max(1) as u64);
         LocalCache {
             sessions: Cache::with(
                 capacity.sessions,
                 capacity.bytes,
-                ByLength { minimum: capacity.bytes.div_ceil(capacity.sessions.max(1) as u64) },
+                ByLength { minimum: share.min(longest) },
                 DefaultHashBuilder::default(),
                 evictions,
             ),

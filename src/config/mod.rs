@@ -262,7 +262,7 @@ impl<T> SessionConfigBuilder<T> {
         self.keys.set_realm(realm);
         self.warn_of_weak_secrets();
         let backend = self.choose_backend(&cluster)?;
-        let resilience = self.resilience.check(self.attempt_at_backend())?;
+        let resilience = self.resilience_policy()?;
         Ok(SessionConfig {
             keys: self.keys,
             timeout: self.timeout,

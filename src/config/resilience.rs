@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::SessionConfigBuilder;
-use crate::resilience::{CircuitBreakerConfig, RetryConfig};
+use crate::error::ConfigError;
+use crate::resilience::{CircuitBreakerConfig, ResiliencePolicy, RetryConfig};
 
 impl<T> SessionConfigBuilder<T> {
     /// Sets whether failed calls to the backend are retried. Defaults to `true`, as configured by
@@ -14,7 +15,8 @@ impl<T> SessionConfigBuilder<T> {
         self
     }
 
-    /// Sets how failed calls to the backend are retried, and enables retries.
+    /// Sets how failed calls to the backend are retried, and enables retries. Their base delay must
+    /// be shorter than the [`operation_timeout`](Self::operation_timeout).
     pub fn retry(mut self, retry: RetryConfig) -> Self {
         self.resilience.retry = Some(retry);
         self
@@ -70,14 +72,22 @@ impl<T> SessionConfigBuilder<T> {
         self.resilience.operation_timeout = Some(timeout);
         self
     }
+
+    /// Checks and completes the options.
+    pub(super) fn resilience_policy(&self) -> Result<ResiliencePolicy, ConfigError> {
+        let policy = self.resilience.check(self.attempt_at_backend())?;
+        let (base, operation) = (policy.retry.base_delay, policy.operation_timeout);
+        if policy.retry.max_attempts > 1 && base >= operation {
+            return Err(ConfigError::RetryDelayAboveOperation { base, operation });
+        }
+        Ok(policy)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::SessionConfig;
-    use crate::error::ConfigError;
-    use crate::resilience::ResiliencePolicy;
     use crate::secret::Secret;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -179,6 +189,15 @@ mod tests {
         let too_short = builder().attempt_timeout(SECOND).operation_timeout(SECOND / 2).build();
         let expected = ConfigError::OperationTimeout { operation: SECOND / 2, attempt: SECOND };
         assert_eq!(too_short.unwrap_err(), expected);
+        let paused = |max_attempts, base| {
+            let retry = retry().max_attempts(max_attempts).base_delay(base).max_delay(SECOND * 9);
+            builder().retry(retry).build()
+        };
+        let (base, operation) = (SECOND * 3, SECOND * 3);
+        let expected = ConfigError::RetryDelayAboveOperation { base, operation };
+        assert_eq!(paused(2, base).unwrap_err(), expected);
+        assert!(paused(1, base).is_ok(), "there is no pause");
+        assert!(paused(2, SECOND * 2).is_ok());
         for (attempt, operation) in [(SECOND, Duration::MAX), (Duration::MAX, Duration::MAX)] {
             let too_long = builder().attempt_timeout(attempt).operation_timeout(operation).build();
             assert_eq!(too_long.unwrap_err(), ConfigError::OperationTimeout { operation, attempt });

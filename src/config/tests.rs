@@ -42,7 +42,7 @@ fn each_mistake_has_its_error() {
             .build()
             .is_ok()
     );
-    for share in [0.0, -1.0, 1.1, f64::NAN] {
+    for share in [0.0, -1.0, 1.0, f64::NAN] {
         assert_eq!(builder().touch_after(share).build().unwrap_err(), ConfigError::TouchAfter);
     }
     let cookie = CookieConfig::new().domain("example.com");

@@ -72,7 +72,7 @@ impl<T> SessionConfigBuilder<T> {
     }
 
     /// Sets the share of the timeout that must have passed before a read extends the session.
-    /// Defaults to 0.25; more than 0, at most 1.
+    /// Defaults to 0.25; more than 0, less than 1.
     ///
     /// Reads do not write otherwise. A session therefore lives between `1 - touch_after` and 1
     /// timeout after its last use. A smaller share is more exact and costs more writes.
@@ -95,7 +95,7 @@ impl<T> SessionConfigBuilder<T> {
                 return Err(ConfigError::AbsoluteTimeout { absolute, idle });
             }
         }
-        if !(self.touch_after > 0.0 && self.touch_after <= 1.0) {
+        if !(self.touch_after > 0.0 && self.touch_after < 1.0) {
             return Err(ConfigError::TouchAfter);
         }
         Ok(())

@@ -39,7 +39,7 @@ pub enum ConfigError {
         idle: Duration,
     },
     /// `touch_after`, the share of the idle timeout after which a read extends a session, is not
-    /// above 0 and at most 1.
+    /// above 0 and below 1. At 1 the session would end before any read could extend it.
     TouchAfter,
     /// The cookie's name is empty, too long or has a character that RFC 6265 does not allow.
     CookieName,
@@ -147,6 +147,15 @@ pub enum ConfigError {
         /// The configured longest delay.
         max: Duration,
     },
+    /// Retries are enabled, and their first pause alone would be as long as an operation may take, so
+    /// that none would be made.
+    #[non_exhaustive]
+    RetryDelayAboveOperation {
+        /// The configured base delay.
+        base: Duration,
+        /// The timeout of an operation.
+        operation: Duration,
+    },
     /// The circuit breaker's threshold or number of probes is zero.
     CircuitBreakerZero,
     /// The circuit breaker's reset timeout is outside 1 ms to 1 hour.
@@ -214,7 +223,7 @@ impl fmt::Display for ConfigError {
             Self::Timeout(found) => {
                 write!(f, "a session timeout is {found:?} but must be between 1 second and 400 days")
             }
-            Self::TouchAfter => f.write_str("touch_after is a share of the timeout and must be above 0 and at most 1"),
+            Self::TouchAfter => f.write_str("touch_after is a share of the timeout and must be above 0 and below 1"),
             Self::CookieName => f.write_str(
                 "cookie name must be 1 to 128 RFC 6265 token characters, such as `__Host-session`",
             ),
@@ -311,6 +320,10 @@ impl fmt::Display for ConfigError {
             Self::RetryDelay { base, max } => write!(
                 f,
                 "retry delays from {base:?} to {max:?} are not possible: use a base_delay of at least 1 ms and a max_delay between that and 1 hour"
+            ),
+            Self::RetryDelayAboveOperation { base, operation } => write!(
+                f,
+                "base_delay ({base:?}) must be shorter than operation_timeout ({operation:?}): lower it, or disable retries with enable_retry(false)"
             ),
             Self::CircuitBreakerZero => f.write_str(
                 "the circuit breaker's failure_threshold or half_open_probes is zero: use 1 or more, or disable it with circuit_breaker_enabled(false)",

@@ -338,6 +338,18 @@ async fn every_fence_ticket_is_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_cache_for_one_session_holds_one() {
+    let bench = bench_for(1);
+    for data in [1, 2] {
+        bench.fill_others(data);
+        bench.fill(&bench.record(data));
+        let found = bench.cache.peek(&bench.id).map(|record| *record.data());
+        assert_eq!(found, Some(data));
+        assert_eq!(bench.cache.size(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_size_is_bounded_and_evictions_are_counted() {
     let bench = bench();
     bench.fill_others(1000);
