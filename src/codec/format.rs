@@ -1,7 +1,6 @@
 //! The formats in which data is serialized. The flags of a payload name its format, so nodes read
 //! all formats, whichever they write.
 
-use std::error::Error;
 use std::io::Write;
 
 use serde::Serialize;
@@ -12,6 +11,15 @@ pub(super) const MESSAGE_PACK: u8 = 4;
 
 /// Number of bytes that the data of a session seldom exceeds. So much is allocated at first.
 const USUAL_LEN: usize = 512;
+
+/// Greatest depth of nested MessagePack that is read, as that of serde_json. By default it is eight
+/// times as much, which may overflow the stack of a thread.
+#[cfg(feature = "messagepack")]
+const MAX_DEPTH: usize = 128;
+
+/// Stands in for the message of a `Serialize`.
+const FOREIGN_ERROR: &str =
+    "`Serialize` has failed, with a message that is not shown since it may quote the data";
 
 /// The format in which a session's data is written.
 ///
@@ -28,7 +36,8 @@ pub enum DataFormat {
     /// for numbers and bytes, which JSON writes as text.
     ///
     /// It is no human-readable format to serde, so some types are serialized in another way than to
-    /// JSON, such as addresses and times: as numbers or bytes.
+    /// JSON, such as addresses and times: as numbers or bytes. Data may be nested up to 128 deep, as
+    /// in JSON.
     ///
     /// # Risk
     ///
@@ -68,28 +77,33 @@ impl DataFormat {
         }
     }
 
-    pub(super) fn to_bytes<T: Serialize>(
-        self,
-        data: &T,
-    ) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
+    pub(super) fn to_bytes<T: Serialize>(self, data: &T) -> Result<Vec<u8>, String> {
         let mut bytes = Vec::with_capacity(USUAL_LEN);
         self.write(&mut bytes, data)?;
         Ok(bytes)
     }
 
+    /// Writes data. The error says what the format does not allow, and nothing of what the data is:
+    /// the message of an application's `Serialize` may quote it.
     pub(super) fn write<T: Serialize>(
         self,
         writer: &mut impl Write,
         data: &T,
-    ) -> Result<(), Box<dyn Error + Send + Sync>> {
+    ) -> Result<(), String> {
         match self {
-            DataFormat::Json => serde_json::to_writer(writer, data)?,
+            DataFormat::Json => serde_json::to_writer(writer, data).map_err(|error| {
+                // In an error of serialization, this is a message that is not serde_json's own.
+                let is_foreign = error.classify() == serde_json::error::Category::Data;
+                if is_foreign { FOREIGN_ERROR.to_owned() } else { error.to_string() }
+            }),
             #[cfg(feature = "messagepack")]
-            DataFormat::MessagePack => {
-                data.serialize(&mut rmp_serde::Serializer::new(writer).with_struct_map())?;
-            }
+            DataFormat::MessagePack => data
+                .serialize(&mut rmp_serde::Serializer::new(writer).with_struct_map())
+                .map_err(|error| match error {
+                    rmp_serde::encode::Error::Syntax(_) => FOREIGN_ERROR.to_owned(),
+                    error => error.to_string(),
+                }),
         }
-        Ok(())
     }
 
     /// Reads data, which must be all of the bytes. The error says where they do not match the type,
@@ -103,7 +117,9 @@ impl DataFormat {
             #[cfg(feature = "messagepack")]
             DataFormat::MessagePack => {
                 let mut rest = bytes;
-                let data = T::deserialize(&mut rmp_serde::Deserializer::new(&mut rest));
+                let mut deserializer = rmp_serde::Deserializer::new(&mut rest);
+                deserializer.set_max_depth(MAX_DEPTH);
+                let data = T::deserialize(&mut deserializer);
                 data.ok().filter(|_| rest.is_empty()).ok_or_else(|| {
                     let position = bytes.len() - rest.len();
                     format!("the MessagePack does not match the session type at byte {position}")

@@ -158,16 +158,16 @@ impl Codec {
     }
 
     /// Encodes data and decodes it again, so that nothing is stored that cannot be read back, and
-    /// the node that writes sees the same data as the others.
+    /// the node that writes sees the same data as the others. An error never quotes the data.
     pub(crate) fn encode<T: Serialize + DeserializeOwned>(
         &self,
         data: &T,
     ) -> Result<Encoded<T>, StoreError> {
-        let refused = |cause: Box<dyn Error + Send + Sync>| {
-            StoreError::from(StoreErrorKind::Encode).with_source(cause)
-        };
+        let refused = |cause: String| StoreError::from(StoreErrorKind::Encode).with_source(cause);
         let format = self.format;
-        let bytes = format.to_bytes(data).map_err(refused)?;
+        let bytes = format.to_bytes(data).map_err(|cause| {
+            refused(format!("the data cannot be serialized to {}: {cause}", format.name()))
+        })?;
         if bytes.len() > self.max_len {
             let message = format!(
                 "the data has {} bytes as {}, but at most {} can be stored (max_record_size)",
@@ -179,13 +179,10 @@ impl Codec {
         }
         match format.read(&bytes) {
             Ok(data) => Ok(Encoded { format, bytes, data }),
-            Err(mismatch) => Err(refused(
-                format!(
-                    "the data is serialized to {} from which it cannot be deserialized: {mismatch}",
-                    format.name()
-                )
-                .into(),
-            )),
+            Err(mismatch) => Err(refused(format!(
+                "the data is serialized to {} from which it cannot be deserialized: {mismatch}",
+                format.name()
+            ))),
         }
     }
 

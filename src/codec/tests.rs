@@ -102,6 +102,37 @@ fn hex(text: &str) -> Vec<u8> {
         .collect()
 }
 
+#[test]
+fn an_error_of_serialization_says_what_is_wrong_and_does_not_quote_the_data() {
+    struct Secretive;
+    impl Serialize for Secretive {
+        fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+            Err(serde::ser::Error::custom("the card 4711 has expired"))
+        }
+    }
+    impl<'de> Deserialize<'de> for Secretive {
+        fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+            Ok(Secretive)
+        }
+    }
+    fn reason<T: Serialize + serde::de::DeserializeOwned>(format: DataFormat, data: &T) -> String {
+        let error = Codec { format, ..off() }.encode(data).err().unwrap();
+        assert_eq!(error.kind(), StoreErrorKind::Encode);
+        error.source().unwrap().to_string()
+    }
+    let foreign = "`Serialize` has failed, with a message that is not shown since it may quote \
+                   the data";
+    let json = |cause| format!("the data cannot be serialized to JSON: {cause}");
+    assert_eq!(reason(DataFormat::Json, &Secretive), json(foreign));
+    let pairs = std::collections::BTreeMap::from([((1, 2), 3)]);
+    assert_eq!(reason(DataFormat::Json, &pairs), json("key must be a string"));
+    #[cfg(feature = "messagepack")]
+    assert_eq!(
+        reason(DataFormat::MessagePack, &Secretive),
+        format!("the data cannot be serialized to MessagePack: {foreign}")
+    );
+}
+
 mod frozen {
     //! If one of these tests fails, every record in production has become unreadable. The encrypted
     //! vectors were made by another implementation, OpenSSL.

@@ -75,6 +75,22 @@ fn two_backends_are_refused() {
 
 #[cfg(feature = "redis")]
 #[test]
+fn the_default_realm_is_the_cookie_name_and_the_key_prefix() {
+    let keys = |builder: SessionConfigBuilder<()>| -> Vec<_> {
+        builder.build().unwrap().keys.derive("a purpose").map(|key| key.bytes).collect()
+    };
+    let stored_under = |prefix| {
+        let redis = RedisConfig::new("localhost", 6379).key_prefix(prefix);
+        builder().cookie(CookieConfig::new().name("sid")).redis(redis)
+    };
+    assert_eq!(keys(stored_under("shop:")), keys(builder().realm("sid@shop:")));
+    assert_ne!(keys(stored_under("shop:")), keys(stored_under("admin:")));
+    let explicit = stored_under("shop:").realm("both");
+    assert_eq!(keys(explicit), keys(stored_under("admin:").realm("both")));
+}
+
+#[cfg(feature = "redis")]
+#[test]
 fn max_staleness_must_not_be_below_the_response_timeout() {
     let (max_staleness, response_timeout) =
         (Duration::from_millis(200), Duration::from_millis(500));

@@ -52,7 +52,8 @@ pub enum StoreErrorKind {
     /// encrypted under another secret, or is plain text where encryption is required. It stays
     /// until it expires or is deleted: a logout and the store's deletions do not read it.
     Corrupt,
-    /// The data cannot be serialized. Nothing was written.
+    /// The data cannot be serialized. Nothing was written. The source of the error says why, but
+    /// leaves out the message of a `Serialize` that has failed, which may quote the data.
     Encode,
     /// The data, as encoded, is larger than
     /// [`max_record_size`](crate::SessionConfigBuilder::max_record_size). Nothing was written.
