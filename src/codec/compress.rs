@@ -27,7 +27,7 @@ const LEVEL: u32 = 3;
 const LEN_LEN: usize = 4;
 
 const MALFORMED: &str = "the compressed record is malformed";
-const TOO_LONG: &str = "the compressed record is longer than max_record_size";
+const TOO_LONG: &str = "the compressed record is longer than any that is read";
 
 thread_local! {
     /// Reused by all records that a thread compresses; some 300 KB.

@@ -6,6 +6,9 @@ use crate::error::ConfigError;
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
+/// Maximum length of data that any node may write, and so that every node reads.
+pub(super) const LONGEST: usize = 16 * MIB;
+
 /// Encryption of the records in the backend.
 ///
 /// Whatever is set, a node reads encrypted records of other nodes that share its secret. Encryption
@@ -39,7 +42,7 @@ pub(crate) struct CodecConfig {
     pub(crate) compress: bool,
     /// In bytes of data.
     pub(crate) compression_threshold: usize,
-    /// In bytes of data.
+    /// In bytes of data that is written.
     pub(crate) max_record_size: usize,
 }
 
@@ -58,7 +61,7 @@ impl CodecConfig {
     /// Checks the size limit, and that the threshold is below it.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let maximum = self.max_record_size;
-        if !(KIB..=16 * MIB).contains(&maximum) {
+        if !(KIB..=LONGEST).contains(&maximum) {
             return Err(ConfigError::MaxRecordSize(maximum));
         }
         if self.compress && self.compression_threshold >= maximum {

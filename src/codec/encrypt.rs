@@ -23,7 +23,7 @@
 //!
 //! The deadline and the time of the last use are left out, because reading a session changes them
 //! without writing the record again. An attacker who changes the deadline can keep an idle session
-//! from expiring, but cannot extend its absolute timeout.
+//! from expiring, also one with a deadline of its own, but cannot extend its absolute timeout.
 //!
 //! A key has an id of one byte, derived from its secret like the key itself. It therefore stays the
 //! same when the ring is rotated, and all nodes agree on it whatever the order of their rings. Two

@@ -42,7 +42,9 @@ pub enum DataFormat {
     /// # Risk
     ///
     /// A node that was built without the feature `messagepack` cannot read such records. Deploy
-    /// the feature on all nodes before the first one writes the format.
+    /// the feature on all nodes before the first one writes the format. Remove it again only when
+    /// every session has been written in JSON or has expired: one that is only read keeps its
+    /// format. See [the guide](crate::guide::encryption).
     #[cfg(feature = "messagepack")]
     MessagePack,
 }

@@ -27,6 +27,7 @@ use serde::de::DeserializeOwned;
 
 pub(crate) use self::config::CodecConfig;
 pub use self::config::Encryption;
+use self::config::LONGEST;
 use self::encrypt::RecordKeys;
 #[cfg_attr(
     not(feature = "messagepack"),
@@ -59,7 +60,8 @@ pub(crate) struct Codec {
     keys: RecordKeys,
     /// Length of data, in bytes, above which compression is tried. `None` disables it.
     compress_above: Option<usize>,
-    /// Maximum length of data, in bytes.
+    /// Maximum length of data that is written, in bytes. Other nodes may have another one, so all
+    /// that any of them may write is read.
     max_len: usize,
 }
 
@@ -238,9 +240,9 @@ impl Codec {
         meta: &Meta,
         payload: &'a [u8],
     ) -> Result<Opened<'a>, Cow<'static, str>> {
-        let max_payload = PREFIX_LEN + encrypt::OVERHEAD + self.max_len;
+        let max_payload = PREFIX_LEN + encrypt::OVERHEAD + LONGEST;
         if payload.len() > max_payload {
-            return Err(self.too_long(payload.len()));
+            return Err(too_long(payload.len()));
         }
         let Some((&[flags, key_id], body)) = payload.split_first_chunk() else {
             return Err(UNKNOWN_FORMAT.into());
@@ -263,22 +265,18 @@ impl Codec {
         let bytes = if flags & COMPRESSED == 0 {
             body
         } else {
-            compress::decompress(&body, self.max_len)?.into()
+            compress::decompress(&body, LONGEST)?.into()
         };
-        if bytes.len() > self.max_len {
-            return Err(self.too_long(bytes.len()));
+        if bytes.len() > LONGEST {
+            return Err(too_long(bytes.len()));
         }
         Ok(Opened { format: DataFormat::of(flags)?, bytes, needs_reencryption })
     }
+}
 
-    /// The error for a record that exceeds `max_record_size`.
-    fn too_long(&self, len: usize) -> Cow<'static, str> {
-        format!(
-            "the record has {len} bytes, but at most {} are read (max_record_size)",
-            self.max_len
-        )
-        .into()
-    }
+/// The error for a record that is longer than any node may write.
+fn too_long(len: usize) -> Cow<'static, str> {
+    format!("the record has {len} bytes, but at most {LONGEST} are read").into()
 }
 
 /// Omits the keys.

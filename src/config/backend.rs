@@ -35,6 +35,12 @@ impl<T> SessionConfigBuilder<T> {
     }
 
     /// Stores sessions in a custom backend, or in a [`MemoryBackend`] that several layers share.
+    ///
+    /// # Risk
+    ///
+    /// Only [`redis`](Self::redis) prepares the store for Redis. For a
+    /// [`RedisBackend`](crate::backend::RedisBackend) that is passed here, or a backend that wraps
+    /// one, see the risk there.
     pub fn backend(mut self, backend: impl Backend) -> Self {
         self.backend = Some(Arc::new(backend));
         self

@@ -42,6 +42,8 @@ impl<T> SessionConfigBuilder<T> {
     /// such attacks on HTTP). Do not enable it if both can be the case.
     ///
     /// A node that was built without the feature `compression` cannot read compressed records.
+    /// Remove it only when every session has been written without compression or has expired: one
+    /// that is only read stays compressed. See [the guide](crate::guide::encryption).
     #[doc(alias = "compression")]
     #[cfg(feature = "compression")]
     pub fn compress_data(mut self, compress: bool) -> Self {
@@ -85,13 +87,19 @@ impl<T> SessionConfigBuilder<T> {
     /// most 16 MiB.
     ///
     /// A larger session is refused when it is written, with
-    /// [`StoreErrorKind::TooLarge`](crate::StoreErrorKind::TooLarge). Reading never takes more
-    /// memory than this, whatever length a compressed record claims. A session is read as a whole
-    /// at each cache miss: store large objects elsewhere, and their keys in the session.
+    /// [`StoreErrorKind::TooLarge`](crate::StoreErrorKind::TooLarge). Sessions of up to 16 MiB are
+    /// read whatever this is, so that it can be raised and lowered node by node. A session is read
+    /// as a whole at each cache miss: store large objects elsewhere, and their keys in the session.
+    ///
+    /// It does not limit the memory that a read takes. A compressed record that claims more than 16
+    /// MiB is refused before it is decompressed, but the backend's client first holds the whole of
+    /// what was stored: in Redis, that is up to 512 MB for an attacker who can write there.
     ///
     /// # Risk
     ///
-    /// Once lowered, longer records can no longer be read.
+    /// Once lowered, a longer session can still be read, but every change and regeneration of it
+    /// fails until it is short enough. It is not encrypted again either, so it is lost at the end of
+    /// a rotation.
     pub fn max_record_size(mut self, bytes: usize) -> Self {
         self.codec.max_record_size = bytes;
         self

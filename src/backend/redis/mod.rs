@@ -64,6 +64,24 @@ use crate::id::{SessionId, TEXT_LEN};
 /// connection, which speaks RESP3. Records of 64 KiB and more have a third, so that they slow only
 /// each other. At most 512 reads are in flight, fewer while answers are late; another one fails
 /// with [`Overloaded`](StoreErrorKind::Overloaded).
+///
+/// # Risk
+///
+/// A store to which it is passed by [`backend`](crate::SessionConfigBuilder::backend) does not know
+/// that sessions are in Redis, so it differs from one that is built by
+/// [`redis`](crate::SessionConfigBuilder::redis):
+///
+/// - The default [`realm`](crate::SessionConfigBuilder::realm) is the cookie's name alone. Cookies,
+///   records and owners of the one kind of store are not those of the other. Set
+///   `realm("{cookie name}@{key prefix}")` for those that share sessions.
+/// - [`ClusterConfig::channel`](crate::ClusterConfig::channel) has no effect. Nodes must pass the
+///   same `channel` to [`new`](Self::new), such as `{key prefix}invalidate`.
+/// - Times are those of each node's own clock, so the clocks of nodes must agree.
+/// - Nothing checks that [`max_staleness`](crate::ClusterConfig::max_staleness) is not shorter than
+///   the [`response_timeout`](RedisConfig::response_timeout), and that
+///   [`attempt_timeout`](crate::SessionConfigBuilder::attempt_timeout), 1.5 seconds unless it is
+///   set, is not shorter than this and the
+///   [`connect_timeout`](RedisConfig::connect_timeout) together. Nothing warns of a weak secret.
 pub struct RedisBackend {
     shared: Arc<RedisInner>,
 }
