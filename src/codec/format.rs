@@ -36,8 +36,8 @@ pub enum DataFormat {
     /// for numbers and bytes, which JSON writes as text.
     ///
     /// It is no human-readable format to serde, so some types are serialized in another way than to
-    /// JSON, such as addresses and times: as numbers or bytes. Data may be nested up to 128 deep, as
-    /// in JSON.
+    /// JSON, such as addresses and times: as numbers or bytes. Data may be nested up to 128
+    /// deep, as in JSON.
     ///
     /// # Risk
     ///

@@ -80,8 +80,9 @@ pub enum OutagePolicy {
         ///
         /// It also passes while a load waits for an answer, up to the
         /// [`operation_timeout`](crate::SessionConfigBuilder::operation_timeout) if the backend is
-        /// frozen. So `max_age` should exceed the two together, 5 seconds by default; otherwise only
-        /// a backend that refuses connections, or an open circuit, leaves time to serve anything.
+        /// frozen. So `max_age` should exceed the two together, 5 seconds by default; otherwise
+        /// only a backend that refuses connections, or an open circuit, leaves time to serve
+        /// anything.
         ///
         /// A node that does not listen ([`enabled(false)`](crate::ClusterConfig::enabled)) has no
         /// such proof. There it is the maximum age of the cached version, and must be more than

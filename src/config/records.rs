@@ -98,8 +98,8 @@ impl<T> SessionConfigBuilder<T> {
     /// # Risk
     ///
     /// Once lowered, a longer session can still be read, but every change and regeneration of it
-    /// fails until it is short enough. It is not encrypted again either, so it is lost at the end of
-    /// a rotation.
+    /// fails until it is short enough. It is not encrypted again either, so it is lost at the end
+    /// of a rotation.
     pub fn max_record_size(mut self, bytes: usize) -> Self {
         self.codec.max_record_size = bytes;
         self

@@ -147,8 +147,8 @@ pub enum ConfigError {
         /// The configured longest delay.
         max: Duration,
     },
-    /// Retries are enabled, and their first pause alone would be as long as an operation may take, so
-    /// that none would be made.
+    /// Retries are enabled, and their first pause alone would be as long as an operation may take,
+    /// so that none would be made.
     #[non_exhaustive]
     RetryDelayAboveOperation {
         /// The configured base delay.

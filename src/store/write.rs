@@ -58,8 +58,8 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// If a concurrent change is committed first, the closure is called again with the new data. It
     /// may thus run several times, each time on a fresh copy, but only one run is committed. If it
-    /// changes nothing, nothing is written and no other node is told, unless the record is encrypted
-    /// under a previous secret, or not yet encrypted.
+    /// changes nothing, nothing is written and no other node is told, unless the record is
+    /// encrypted under a previous secret, or not yet encrypted.
     ///
     /// # Errors
     ///
