@@ -117,8 +117,9 @@ impl<T: SessionData> SessionStore<T> {
 
     /// Reads a session under the id that it has by now.
     ///
-    /// A session keeps its origin. Another one to which a tombstone leads is another session: whoever
-    /// can write to the backend can forge a tombstone, but not a record, if encryption is required.
+    /// A session keeps its origin. Another one to which a tombstone leads is another session:
+    /// whoever can write to the backend can forge a tombstone, but not a record, if encryption is
+    /// required.
     async fn read_where_it_is(
         &self,
         id: SessionId,

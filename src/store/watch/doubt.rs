@@ -27,9 +27,9 @@ pub(super) struct Doubt {
 
 /// A read of a session by a task of its own.
 ///
-/// A watch may not be polled while its client is slow, and it must not keep its turn from the others
-/// then, nor a load. The task outlives a call that is dropped: a client that sends so often that each
-/// call is dropped must not keep the watch from its answer.
+/// A watch may not be polled while its client is slow, and it must not keep its turn from the
+/// others then, nor a load. The task outlives a call that is dropped: a client that sends so often
+/// that each call is dropped must not keep the watch from its answer.
 pub(super) struct Reading<T> {
     began: Millis,
     found: AbortOnDropHandle<Found<T>>,
