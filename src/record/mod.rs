@@ -272,9 +272,9 @@ impl<T> fmt::Debug for Record<T> {
 pub(crate) enum Absence {
     /// There is nothing: it never existed, was deleted, or has expired.
     Gone,
-    /// There is a tombstone: the session was regenerated or replaced a moment ago. Whoever still
-    /// has this id is late.
-    Moved,
+    /// There is a tombstone, which names this id: the session was regenerated or replaced a moment
+    /// ago. Whoever still has the old id is late.
+    Moved(SessionId),
 }
 
 /// A session that has just been created.

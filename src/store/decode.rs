@@ -75,8 +75,8 @@ impl<T: SessionData> SessionStore<T> {
         id: &SessionId,
         stored: Stored,
     ) -> Result<Result<Record<T>, Absence>, StoreError> {
-        if matches!(stored.content, Content::MovedTo(_)) {
-            return Ok(Err(Absence::Moved));
+        if let Content::MovedTo(new) = stored.content {
+            return Ok(Err(Absence::Moved(new)));
         }
         let now = self.inner.clock.moment();
         if self.inner.lifetimes.has_expired(&stored.meta, now.wall) {

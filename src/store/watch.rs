@@ -19,6 +19,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use self::doubt::{Doubt, Reading};
 use super::SessionStore;
 use super::single_flight::Freshness;
+use super::tombstone::MAX_TOMBSTONES;
 use crate::clock::Millis;
 use crate::cluster::{Lookup, Registration};
 use crate::error::StoreError;
@@ -125,15 +126,18 @@ impl<T: SessionData> SessionStore<T> {
         id: SessionId,
         origin: Option<SessionId>,
     ) -> Result<Option<Record<T>>, StoreError> {
-        match self.read(id, Freshness::Cached).await? {
-            Ok(record) => Ok(Some(record)),
-            Err(Absence::Gone) => Ok(None),
-            Err(Absence::Moved) => {
-                let found = self.operation(self.load_present(id)).await?;
-                let is_it = |record: &Record<T>| origin.is_none_or(|it| record.origin() == it);
-                Ok(found.filter(|record| is_it(record) && !self.has_expired(record)))
+        let mut id = id;
+        for _ in 0..=MAX_TOMBSTONES {
+            match self.read(id, Freshness::Cached).await? {
+                Ok(record) => {
+                    let is_it = origin.is_none_or(|origin| record.origin() == origin);
+                    return Ok(is_it.then_some(record));
+                }
+                Err(Absence::Gone) => break,
+                Err(Absence::Moved(new)) => id = new,
             }
         }
+        Ok(None)
     }
 
     /// Returns a session, or that there is none, if the cache says so.
@@ -141,7 +145,7 @@ impl<T: SessionData> SessionStore<T> {
         match self.inner.cache.get_if_known(&id) {
             Lookup::Hit(record) => Some(Some(record)),
             Lookup::Absent(Absence::Gone) => Some(None),
-            Lookup::Absent(Absence::Moved) | Lookup::Miss => None,
+            Lookup::Absent(Absence::Moved(_)) | Lookup::Miss => None,
         }
     }
 
@@ -282,7 +286,8 @@ impl<T: SessionData> SessionWatch<T> {
     /// # Ok(()) }
     /// ```
     pub async fn visit(&self) -> Result<bool, StoreError> {
-        let found = self.store.read_where_it_is(self.id(), self.origin).await?;
+        let read = self.store.read_where_it_is(self.id(), self.origin);
+        let found = self.store.operation(read).await?;
         if let Some(record) = &found {
             self.store.touch_if_due(record, self.store.now());
         }

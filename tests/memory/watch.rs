@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::pin::pin;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,8 +12,9 @@ use clustered_sessions::backend::{Backend, Content, Revision, Stored, Update, Up
 use clustered_sessions::testing::{BackendMethod, Faults, FaultyBackend, Interposed, Interposer};
 use clustered_sessions::{
     Clock, ClusterConfig, Ended, MemoryBackend, Session, SessionConfig, SessionConfigBuilder,
-    SessionId, SessionLayer, StoreError,
+    SessionId, SessionLayer, SessionWatch, StoreError,
 };
+use futures_util::future::join_all;
 use futures_util::{StreamExt as _, poll, stream};
 use http::{HeaderValue, Request, StatusCode};
 use tokio::task::JoinSet;
@@ -191,6 +193,44 @@ async fn when_all_watches_look_at_once_64_of_them_read() {
     sleep(SECOND).await;
     assert_eq!(*crowd.0.lock().unwrap(), (0, 64));
     assert!(watches.try_join_next().is_none());
+}
+
+/// Counts the loads.
+#[derive(Clone, Default)]
+struct Loads(Arc<AtomicU32>);
+
+impl Interposer for Loads {
+    async fn around<R: Send + 'static>(
+        &self,
+        method: BackendMethod,
+        call: impl Future<Output = Result<R, StoreError>> + Send + 'static,
+    ) -> Result<R, StoreError> {
+        self.0.fetch_add(u32::from(method == BackendMethod::Load), Ordering::Relaxed);
+        sleep(SECOND / 100).await;
+        call.await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_watches_of_a_session_share_what_they_load_when_it_moves() {
+    let (clock, loads) = (Clock::tokio(), Loads::default());
+    let memory = MemoryBackend::with_clock(clock.clone());
+    let here = node(&clock, memory.clone(), ClusterConfig::new()).await;
+    let counted = Interposed::with_interposer(memory, loads.clone());
+    let there = node(&clock, counted, ClusterConfig::new()).await;
+    let cookie = here.cookie_for(ada()).await.unwrap();
+    let old = crate::web::only_id(&here).await;
+    let mut watches: Vec<_> = (0..50).map(|_| there.store().watch(old)).collect();
+    for watch in &mut watches {
+        watch.changed().await.unwrap();
+    }
+    let before = loads.0.load(Ordering::Relaxed);
+    regenerate(&here, cookie).await;
+    for moved in join_all(watches.iter_mut().map(SessionWatch::changed)).await {
+        assert_eq!(moved.unwrap().origin(), old);
+    }
+    let made = loads.0.load(Ordering::Relaxed) - before;
+    assert_eq!(made, 2, "one finds the tombstone, and one the session");
 }
 
 #[tokio::test(start_paused = true)]

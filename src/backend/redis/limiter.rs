@@ -109,6 +109,7 @@ impl LoadLimiter {
     }
 
     /// Records that a load was answered in time.
+    #[expect(clippy::needless_pass_by_value, reason = "a load ends once")]
     pub(super) fn answered(&mut self, ticket: LoadTicket) {
         // A limit that is not used says nothing about the server.
         if f64::from(self.in_flight()) >= self.limit / 2.0 {
@@ -119,6 +120,7 @@ impl LoadLimiter {
 
     /// Records that a load is no longer in flight: it was answered late, or its connection has
     /// ended.
+    #[expect(clippy::needless_pass_by_value, reason = "a load ends once")]
     pub(super) fn ended(&mut self, ticket: LoadTicket) {
         self.end(&ticket);
     }

@@ -146,7 +146,7 @@ impl<T: SessionData> RequestSession<T> {
             Ok(Ok(record)) => Ok(Loaded::Live(record)),
             Ok(Err(_)) if was_seen => Ok(Loaded::EndedMeanwhile(id)),
             Ok(Err(Absence::Gone)) => Ok(Loaded::Missing(id)),
-            Ok(Err(Absence::Moved)) => Ok(Loaded::Moved(id)),
+            Ok(Err(Absence::Moved(_))) => Ok(Loaded::Moved(id)),
             Err(error) if error.kind() == StoreErrorKind::Corrupt => {
                 Ok(Loaded::Unreadable(error, id))
             }

@@ -88,7 +88,7 @@ impl<T: SessionData> SessionWatch<T> {
         let read = async move {
             // The semaphore is never closed.
             let _turn = store.inner.cache.watches().looks().acquire().await;
-            store.read_where_it_is(id, origin).await
+            store.operation(store.read_where_it_is(id, origin)).await
         };
         let mut read = Box::pin(async move { timeout(limit, read).await.ok() }.in_current_span());
         if let Some(found) = poll_immediate(&mut read).await {

@@ -65,6 +65,28 @@ async fn a_failing_backend_is_not_called_until_the_reset_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn loads_that_were_not_sent_say_nothing_about_the_backend() {
+    let nodes = with_breaker().await;
+    let (store, id) = (nodes.store(), nodes.session().await);
+    for (kinds, state) in [
+        ([StoreErrorKind::Unavailable, StoreErrorKind::Unavailable], CircuitState::Closed),
+        ([StoreErrorKind::Overloaded, StoreErrorKind::Unavailable], CircuitState::Open),
+    ] {
+        for failure in kinds {
+            nodes.spy.fail_next(1, failure);
+            assert_eq!(kind(store.find_fresh(id).await), failure);
+        }
+        assert_eq!(nodes.circuit().0, state);
+    }
+    sleep(SECOND * 60).await;
+    for _ in 0..2 {
+        nodes.spy.fail_next(1, StoreErrorKind::Overloaded);
+        assert_eq!(kind(store.find_fresh(id).await), StoreErrorKind::Overloaded);
+    }
+    assert_eq!(nodes.circuit().0, CircuitState::HalfOpen);
+}
+
+#[tokio::test(start_paused = true)]
 async fn cached_sessions_are_served_while_the_circuit_is_open() {
     let nodes = with_breaker().await;
     let (one, two) = (nodes.session().await, nodes.session().await);

@@ -1,15 +1,11 @@
 //! Reads values. Only so many reads are in flight at once.
 
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-
 use redis::{Cmd, RedisResult, Value};
-use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::super::commands::get_from_master;
 use super::super::error::{Effect, cannot_save};
-use super::super::loads::LoadInFlight;
+use super::super::loads::SentLoad;
 use super::super::scripts::{Script, is_unknown_script};
 use super::{Connected, SharedConnection};
 use crate::error::StoreError;
@@ -60,7 +56,7 @@ impl SharedConnection {
         let received_before = connected.link.wire.received.get();
         let sender = connected.sender();
         let reply = Box::pin(async move { sender.send(&command).await });
-        let mut sent = SentLoad(Some((reply, load)));
+        let mut sent = SentLoad::new(reply, load);
         match timeout_at(now + self.response_timeout, &mut sent).await {
             Ok(reply) => Ok(self.replied(connected, reply)),
             Err(elapsed) => {
@@ -68,44 +64,6 @@ impl SharedConnection {
                 self.has_not_replied(connected, received_before);
                 Err(Effect::Idempotent.unanswered(elapsed, true))
             }
-        }
-    }
-}
-
-/// A load that was sent. It is in flight until its reply arrives or the connection ends: if this is
-/// dropped before, a task waits for that.
-struct SentLoad<F: Future + Send + 'static>(Option<(Pin<Box<F>>, LoadInFlight)>);
-
-impl<T, E, F: Future<Output = Result<T, E>> + Send + 'static> Future for SentLoad<F> {
-    type Output = Result<T, E>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some((reply, _)) = &mut self.0 else { return Poll::Pending };
-        let reply = ready!(reply.as_mut().poll(cx));
-        if let Some((_, load)) = self.0.take() {
-            load.ended_with(&reply);
-        }
-        Poll::Ready(reply)
-    }
-}
-
-impl<F: Future + Send + 'static> SentLoad<F> {
-    fn is_late(&mut self) {
-        if let Some((_, load)) = &mut self.0 {
-            load.is_late();
-        }
-    }
-}
-
-impl<F: Future + Send + 'static> Drop for SentLoad<F> {
-    fn drop(&mut self) {
-        if let Some((reply, load)) = self.0.take()
-            && let Ok(runtime) = Handle::try_current()
-        {
-            runtime.spawn(async move {
-                let _ = reply.await;
-                drop(load);
-            });
         }
     }
 }
