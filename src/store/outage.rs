@@ -50,13 +50,17 @@ impl<T: SessionData> SessionStore<T> {
         if !error.kind().is_outage() {
             return None;
         }
-        let degraded = match self.inner.fallback {
-            Fallback::Nothing => return None,
-            Fallback::Default => Degraded::Default,
+        match self.inner.fallback {
+            Fallback::Nothing => None,
+            Fallback::Default => Some(Degraded::Default),
             Fallback::StaleIfError(limit) => {
-                Degraded::Stale(self.inner.cache.last_known(id, limit)?)
+                Some(Degraded::Stale(self.inner.cache.last_known(id, limit)?))
             }
-        };
+        }
+    }
+
+    /// Counts and logs a request that is served with such a replacement.
+    pub(crate) fn report_degraded_read(&self, id: &SessionId, error: &StoreError) {
         self.inner.degraded_reads.add_one();
         // Only debug: every request of an outage logs this. The listener logs the beginning and the
         // end of the outage.
@@ -65,7 +69,6 @@ impl<T: SessionData> SessionStore<T> {
             error = error as &dyn std::error::Error,
             "a session is read-only: it could not be loaded"
         );
-        Some(degraded)
     }
 
     /// Returns the number of requests so far whose session could not be loaded and that the

@@ -32,6 +32,9 @@ impl<T: SessionData> RequestSession<T> {
             return Ok(());
         }
         let loaded = self.load_named(Freshness::Cached).await?;
+        if let (Some(id), Some(error)) = (loaded.id(), loaded.outage()) {
+            self.store().report_degraded_read(&id, error);
+        }
         self.provide(loaded, self.store().now());
         Ok(())
     }

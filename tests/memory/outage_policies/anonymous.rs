@@ -91,6 +91,7 @@ async fn nothing_is_created_if_one_of_two_cookies_leads_to_what_cannot_be_loaded
     assert_unavailable(&page);
     assert_read_only(error(&page));
     assert_eq!(site.elsewhere.store().size().await.unwrap(), 2);
+    assert_eq!(site.store().degraded_reads(), 1, "a request is counted once");
 
     // Once both can be loaded, it is unknown which of the sessions the visitor means to use.
     site.store().evict_from_cache(site.elsewhere.store().all_session_ids().await.unwrap()[0]);

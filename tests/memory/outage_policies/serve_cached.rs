@@ -1,6 +1,7 @@
 //! The rules of `ServeCached`: cached sessions are served for a limited time, for reading only.
 
 use super::*;
+use crate::cookies::with_both;
 
 const MAX_AGE: u64 = 60;
 
@@ -60,6 +61,15 @@ async fn a_session_that_is_not_cached_is_rejected() {
     let mut browser = Browser::with(&site.elsewhere, ada()).await;
     site.outage().await;
     assert_eq!(site.read(&mut browser).await, rejected());
+    assert_eq!(site.store().degraded_reads(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_rejected_for_one_of_two_cookies_is_not_counted_as_degraded() {
+    let site = site().await;
+    let (cached, unknown) = (site.visitor().await, Browser::with(&site.elsewhere, ada()).await);
+    site.outage().await;
+    assert_eq!(site.read(&mut with_both(&cached, &unknown)).await, rejected());
     assert_eq!(site.store().degraded_reads(), 0);
 }
 
