@@ -1,7 +1,7 @@
 //! Logs that calls to the backend fail, and that they succeed again: once each, not for each call.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::clock::Clock;
 use crate::error::{StoreError, StoreErrorKind};
@@ -10,21 +10,15 @@ use crate::observe::{LogLimit, Operation};
 /// Notices when the calls of one store begin to fail.
 #[derive(Debug)]
 pub(super) struct Failures {
-    /// `true` from a failed call that was logged until one succeeds.
+    /// `true` from a failed call that was logged until one succeeds. Changed under the lock, so
+    /// that the two lines alternate.
     failing: AtomicBool,
-    log: Mutex<Log>,
-}
-
-#[derive(Debug, Default)]
-struct Log {
-    limit: LogLimit,
-    /// `true` if the present failure has been logged.
-    is_logged: bool,
+    limit: Mutex<LogLimit>,
 }
 
 impl Failures {
     pub(super) fn new() -> Self {
-        Failures { failing: AtomicBool::new(false), log: Mutex::default() }
+        Failures { failing: AtomicBool::new(false), limit: Mutex::default() }
     }
 
     /// Takes note of the outcome of a call.
@@ -44,32 +38,36 @@ impl Failures {
     }
 
     fn failed(&self, operation: Operation, error: &StoreError, clock: &Clock) {
-        if self.failing.swap(true, Ordering::Relaxed) {
+        // Most failures of an outage need no lock.
+        if self.failing.load(Ordering::Relaxed) {
             return;
         }
-        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(suppressed) = log.limit.admit(clock.now()) {
-            log.is_logged = true;
+        let mut limit = self.lock();
+        if self.failing.load(Ordering::Relaxed) {
+            return;
+        }
+        // If there was a line a moment ago, the next failure asks again: an outage may have begun
+        // just after a single failure.
+        if let Some(suppressed) = limit.admit(clock.now()) {
+            self.failing.store(true, Ordering::Relaxed);
             tracing::warn!(
                 operation = operation.name(),
                 error = error as &dyn std::error::Error,
                 suppressed,
                 "a call to the session backend has failed"
             );
-        } else {
-            // The next failure asks again: an outage may have begun just after a single failure.
-            self.failing.store(false, Ordering::Relaxed);
         }
     }
 
     fn succeeded(&self) {
-        if !self.failing.swap(false, Ordering::Relaxed) {
-            return;
-        }
-        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        if std::mem::take(&mut log.is_logged) {
+        let _limit = self.lock();
+        if self.failing.swap(false, Ordering::Relaxed) {
             tracing::info!("calls to the session backend succeed again");
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LogLimit> {
+        self.limit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -86,7 +84,7 @@ mod tests {
         let (failures, clock) = (Failures::new(), Clock::tokio());
         let failed = || Err::<(), _>(StoreErrorKind::Timeout.into());
         let note = |answer| failures.note(Operation::Load, &answer, &clock);
-        let is_logged = || failures.log.lock().unwrap().is_logged;
+        let is_logged = || failures.failing.load(Ordering::Relaxed);
         note(failed());
         assert!(is_logged());
         note(Ok(()));
