@@ -272,6 +272,7 @@ impl Client {
         let watched = self.calls.begin(Operation::Clear, now);
         let answer = self.inner.clear(announcement).instrument(watched.span()).await;
         watched.end(outcome(&answer));
+        self.failures.note(Operation::Clear, &answer, &self.clock);
         answer
     }
 

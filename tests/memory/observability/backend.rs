@@ -8,7 +8,9 @@ use futures_util::future::join;
 use tokio::time::{sleep, timeout};
 
 use super::{Figures, SECOND, Scrape, all, calls, figures, visit};
-use crate::web::{Call, Data, Spy, ada, config, node, settle};
+use crate::failing::failing;
+use crate::web::{Call, Data, Spy, ada, config, node, settle, start};
+use support::log::Log;
 
 /// Returns the increases that an announced write causes besides those of the call.
 fn announced() -> Figures {
@@ -221,4 +223,15 @@ async fn readers_that_share_a_load_count_as_a_miss_each_and_as_one_call() {
     let misses = figures([("cache_misses_total", 2.0)]);
     assert_eq!(scrape.rises(both).await, all([misses, calls("load", &[("ok", 1.0)])]));
     assert_eq!(spy.take_calls(), [Call::Load]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clear_that_fails_is_logged_like_any_other_call() {
+    let (log, memory) = (Log::default(), MemoryBackend::new());
+    let layer = start(config(&memory).backend(failing(&memory, Call::Clear))).await;
+    let guard = log.capture("clustered_sessions=warn");
+    layer.store().clear().await.unwrap_err();
+    drop(guard);
+    let line = "a call to the session backend has failed operation=\"clear\"";
+    assert!(log.text().contains(line), "{}", log.text());
 }
