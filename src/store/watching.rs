@@ -47,3 +47,10 @@ impl Watching {
         }
     }
 }
+
+/// The watches of a store end before it does, but their last number may not have been reported.
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.report(0);
+    }
+}

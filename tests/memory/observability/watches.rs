@@ -5,7 +5,7 @@ use clustered_sessions::{Clock, Ended, MemoryBackend};
 use tokio::time::sleep;
 
 use super::{SECOND, Scrape};
-use crate::web::{ada, config};
+use crate::web::{ada, config, settle};
 
 #[tokio::test(start_paused = true)]
 async fn watches_are_reported_while_there_are_any() {
@@ -20,6 +20,21 @@ async fn watches_are_reported_while_there_are_any() {
     assert_eq!(scrape.get("watches"), 2.0);
     drop(watches);
     sleep(SECOND * 16).await;
+    assert_eq!(scrape.get("watches"), 0.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_watches_are_reported_once_their_store_has_gone() {
+    let scrape = Scrape::new();
+    let layer = scrape.start(config(&MemoryBackend::new())).await;
+    let id = layer.store().create(ada()).await.unwrap().id;
+    let mut watch = layer.store().watch(id);
+    watch.changed().await.unwrap();
+    sleep(SECOND * 16).await;
+    assert_eq!(scrape.get("watches"), 1.0);
+    layer.store().shutdown().await;
+    drop((watch, layer));
+    settle().await;
     assert_eq!(scrape.get("watches"), 0.0);
 }
 
