@@ -140,7 +140,6 @@ impl<T: SessionData> SessionStore<T> {
             Verdict::Refuse => return Err(self.refuse(owner).into()),
             Verdict::Admit { end } if end.is_empty() => {}
             Verdict::Admit { end } => {
-                self.inner.limited_logins.add_one();
                 let ids = all.iter().filter(|record| end.contains(&Login::of(record)));
                 let ids: Vec<_> = ids.map(Record::id).collect();
                 let judge = |found: &Record<T>| {
@@ -153,6 +152,7 @@ impl<T: SessionData> SessionStore<T> {
                 for page in ids.chunks(AT_ONCE) {
                     revocation.chase_all(page.to_vec()).await?;
                 }
+                self.inner.limited_logins.add_one();
             }
         }
         // A session that was regenerated meanwhile has been found by its tombstone.

@@ -9,7 +9,8 @@ use clustered_sessions::{
 use http::StatusCode;
 
 use super::{Figures, Scrape, figures, visit};
-use crate::web::{self, Browser, Data, Spy, ada, config, node, only_id, serve, settle};
+use crate::failing::failing;
+use crate::web::{self, Browser, Call, Data, Spy, ada, config, node, only_id, serve, settle};
 
 async fn count(session: Session<Data>) {
     session.update(visit);
@@ -190,4 +191,18 @@ async fn logins_beyond_the_limit_are_counted_under_each_policy() {
         expected.insert("limited_logins_total".to_owned(), 1.0);
         assert_eq!(rises(&scrape, log_in()).await, expected);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_fails_because_the_limit_cannot_be_applied_is_not_beyond_the_limit() {
+    let scrape = Scrape::new();
+    let memory = MemoryBackend::new();
+    let limited = || {
+        let owned = config(&memory).owner(|data| data.user.clone());
+        owned.max_sessions_of_owner(1, LimitPolicy::EndOldest)
+    };
+    let _ = web::start(limited()).await.store().create(ada()).await.unwrap();
+    let broken = scrape.start(limited().backend(failing(&memory, Call::DeleteIf))).await;
+    let log_in = async { drop(broken.store().create(ada()).await.unwrap_err()) };
+    assert_eq!(rises(&scrape, log_in).await, figures([]));
 }
