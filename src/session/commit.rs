@@ -165,9 +165,7 @@ impl<T: SessionData> RequestSession<T> {
                 Ok(Committed { cookie: self.confirm_cookie(loaded).await, loaded: loaded.clone() })
             }
             (Plan::Create, _) => Ok(Committed::new_token(
-                store
-                    .create_session(&data(), None, Term::remembered(remember == Some(true)))
-                    .await?,
+                store.create_session(&data(), Term::remembered(remember == Some(true))).await?,
             )),
             (Plan::Update, Loaded::Live(base)) => {
                 let record = store.write(base.clone(), data(), &reapply).await?;
@@ -205,7 +203,7 @@ impl<T: SessionData> RequestSession<T> {
                     }
                     deleted => deleted?,
                 };
-                let created = store.create_encoded(&encoded, None, term).await;
+                let created = store.create_encoded(&encoded, term).await;
                 created.map(Committed::new_token).map_err(|error| Failed {
                     error,
                     has_ended: Some(Committed::deleted(batch.loaded.clone(), deletion)),

@@ -11,7 +11,7 @@ use super::limit::NotAdmitted;
 use crate::backend::{Created, MemoryBackend, Timestamp};
 use crate::codec::Encoded;
 use crate::error::{StoreError, StoreErrorKind};
-use crate::events::SessionEvent;
+use crate::events::{SessionEvent, Unreported};
 use crate::id::{SessionId, SessionToken};
 use crate::record::{Content, Meta, NewSession, Record, Revision, SessionData, Stored};
 
@@ -36,7 +36,7 @@ impl<T: SessionData> SessionStore<T> {
     /// may have no more sessions, or with the backend's error.
     pub async fn create(&self, data: T) -> Result<NewSession<T>, StoreError> {
         self.begin()?;
-        self.operation(self.create_session(&data, None, Term::Ordinary)).await
+        self.operation(self.create_session(&data, Term::Ordinary)).await
     }
 
     /// Creates a session whose token the application has chosen, such as one that is taken over
@@ -107,6 +107,7 @@ impl<T: SessionData> SessionStore<T> {
         let ownership = self.ownership(None, new.record.data());
         let ownership = ownership.as_ref();
         self.index_before_write(ownership, &new.id, None, new.record.deadline()).await?;
+        let unreported = self.inner.events.hold(new.id);
         if self.write_draft(draft).await? == Created::Exists {
             return Err(StoreError::from(StoreErrorKind::AlreadyExists).with_session_id(&new.id));
         }
@@ -117,19 +118,17 @@ impl<T: SessionData> SessionStore<T> {
             return Err(error);
         }
         self.admit_or_undo(&new.record, ownership, None).await?;
-        self.report_creation(new.id, ownership);
+        self.report_creation(&new.record, unreported);
         Ok(())
     }
 
-    /// Creates a session, which goes on from `continues` under a new id.
     pub(crate) async fn create_session(
         &self,
         data: &T,
-        continues: Option<&Record<T>>,
         term: Term,
     ) -> Result<NewSession<T>, StoreError> {
         let encoded = self.encode_new(data, term)?;
-        self.create_encoded(&encoded, continues, term).await
+        self.create_encoded(&encoded, term).await
     }
 
     /// Encodes the data of a new session, and checks that it can be created.
@@ -144,21 +143,27 @@ impl<T: SessionData> SessionStore<T> {
     pub(crate) async fn create_encoded(
         &self,
         encoded: &Encoded<T>,
-        continues: Option<&Record<T>>,
         term: Term,
     ) -> Result<NewSession<T>, StoreError> {
+        let (new, unreported) = self.create_unreported(encoded, None, term).await?;
+        self.report_creation(&new.record, unreported);
+        Ok(new)
+    }
+
+    /// Creates a session, which goes on from `continues` under a new id. The caller reports it.
+    pub(super) async fn create_unreported(
+        &self,
+        encoded: &Encoded<T>,
+        continues: Option<&Record<T>>,
+        term: Term,
+    ) -> Result<(NewSession<T>, Unreported<'_>), StoreError> {
         let ownership = self.ownership(continues, encoded.data());
         let ownership = ownership.as_ref();
         let mut attempt = 1;
         loop {
-            let new = self.write_new(encoded, continues, ownership, term).await?;
+            let (new, unreported) = self.write_new(encoded, continues, ownership, term).await?;
             let reason = match self.admit(&new.record, ownership).await {
-                Ok(()) => {
-                    if continues.is_none() {
-                        self.report_creation(new.id, ownership);
-                    }
-                    return Ok(new);
-                }
+                Ok(()) => return Ok((new, unreported)),
                 Err(reason) => reason,
             };
             self.undo(&new.record, None).await;
@@ -170,9 +175,9 @@ impl<T: SessionData> SessionStore<T> {
         }
     }
 
-    fn report_creation(&self, id: SessionId, ownership: Option<&Ownership>) {
-        let owner = || ownership.map(|it| it.owner.clone());
-        self.inner.events.emit(|| SessionEvent::Created { id, owner: owner() });
+    fn report_creation(&self, record: &Record<T>, unreported: Unreported<'_>) {
+        let (id, owner) = (record.id(), || self.owner_of(record));
+        unreported.report(|| [SessionEvent::Created { id, owner: owner() }]);
     }
 
     /// Writes the record of a new session.
@@ -182,7 +187,7 @@ impl<T: SessionData> SessionStore<T> {
         continues: Option<&Record<T>>,
         ownership: Option<&Ownership>,
         term: Term,
-    ) -> Result<NewSession<T>, StoreError> {
+    ) -> Result<(NewSession<T>, Unreported<'_>), StoreError> {
         let mut attempts = self.inner.backend.attempts();
         loop {
             // Each attempt has its own token. Under the same id, a delayed first attempt could
@@ -193,8 +198,9 @@ impl<T: SessionData> SessionStore<T> {
             self.index_before_write(ownership, &draft.new.id, None, draft.new.record.deadline())
                 .await
                 .map_err(|error| attempts.ended_by(error))?;
+            let unreported = self.inner.events.hold(draft.new.id);
             match self.write_draft(&draft).await {
-                Ok(Created::Created) => return Ok(draft.new),
+                Ok(Created::Created) => return Ok((draft.new, unreported)),
                 Ok(Created::Exists) => {}
                 // A failed attempt may still be executed later. It then leaves a record whose
                 // token was never given out, and which expires like any other.

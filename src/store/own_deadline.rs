@@ -13,7 +13,7 @@ impl<T: SessionData> SessionStore<T> {
         data: &T,
         until: Timestamp,
     ) -> Result<NewSession<T>, StoreError> {
-        self.create_session(data, None, Term::Until(until)).await
+        self.create_session(data, Term::Until(until)).await
     }
 
     /// Like [`write`](Self::write), and makes the session end at this time.

@@ -35,13 +35,18 @@ impl<T: SessionData> SessionStore<T> {
         // A node without timeouts for remembered sessions gives them the ordinary ones.
         let can_remember = self.inner.lifetimes.can_remember();
         let term = Term::remembered(remember.unwrap_or(base.is_remembered() && can_remember));
-        let mut new = self.create_session(&data, Some(&base), term).await?;
+        let encoded = self.encode_new(&data, term)?;
+        let (mut new, unreported) = self.create_unreported(&encoded, Some(&base), term).await?;
         match self.move_to(&mut new, base, reapply).await {
-            Ok(()) => {
-                self.inner.events.emit(|| SessionEvent::Regenerated {
-                    old,
-                    new: new.id,
-                    owner: self.owner_of(&new.record),
+            Ok(replaced) => {
+                unreported.report(|| {
+                    let owner = self.owner_of(&new.record);
+                    let is_new = self.has_new_owner(&replaced, new.record.data());
+                    let new_owner = owner.clone().filter(|_| is_new);
+                    let regenerated = SessionEvent::Regenerated { old, new: new.id, owner };
+                    let new_owner =
+                        new_owner.map(|owner| SessionEvent::NewOwner { id: new.id, owner });
+                    [regenerated].into_iter().chain(new_owner)
                 });
                 Ok(new)
             }
@@ -87,17 +92,17 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     /// Replaces the old record by a tombstone that names the new one, and takes over what others
-    /// change in it meanwhile.
+    /// change in it meanwhile. Returns the version that was replaced.
     async fn move_to(
         &self,
         new: &mut NewSession<T>,
         mut base: Record<T>,
         reapply: Reapply<'_, T>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Record<T>, StoreError> {
         for attempt in 1..=MAX_ATTEMPTS {
             let Some(current) = self.replace_by_tombstone(&base, new.id, None).await? else {
                 self.expire_index_entry_in_background(&base);
-                return Ok(());
+                return Ok(base);
             };
             self.inner.reapplied.add_one();
             new.record = self.rewrite(&new.record, &current, reapply(current.data())).await?;

@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::SessionStore;
+use super::index::Ownership;
 use super::lifetime::time_to_live;
 use super::single_flight::Freshness;
 use super::write_locks::WriteGuard;
@@ -11,6 +12,7 @@ use crate::backend::{Timestamp, Update, Updated};
 use crate::cluster::Announcement;
 use crate::codec::Encoded;
 use crate::error::{StoreError, StoreErrorKind};
+use crate::events::SessionEvent;
 use crate::id::SessionId;
 use crate::record::{Content, Ended, Lifespan, Meta, Record, SessionData, Snapshot, Stored};
 use crate::resilience::end_of_step;
@@ -293,6 +295,10 @@ impl<T: SessionData> SessionStore<T> {
                 // What was there before cannot be brought back: others may have seen the new
                 // version already.
                 let was_known = new.id() == continues.id();
+                if was_known && let Some(Ownership { owner, is_new: true }) = ownership {
+                    let event = || SessionEvent::NewOwner { id, owner: owner.clone() };
+                    self.inner.events.emit(event);
+                }
                 let reason = was_known.then_some(Ended::LimitReached);
                 let admitted = self.admit_or_undo(&new, ownership, reason).await;
                 admitted.map_err(|error| match error.kind() {

@@ -3,15 +3,18 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use clustered_sessions::testing::FaultyBackend;
+use clustered_sessions::testing::{FaultyBackend, Interposed, Interposer};
 use clustered_sessions::{
-    Clock, Ended, MemoryBackend, Session, SessionConfigBuilder, SessionEvent, SessionId,
-    SessionLayer,
+    Clock, Ended, LimitPolicy, MemoryBackend, Session, SessionConfigBuilder, SessionEvent,
+    SessionId, SessionLayer, SessionStore, StoreError,
 };
+use futures_util::future::join;
 use http::HeaderValue;
 use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, timeout};
 
-use crate::web::{Data, ada, config, only_id, request, settle, start};
+use crate::lifecycle::runtime;
+use crate::web::{Call, Data, ada, config, only_id, request, settle, start};
 
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<SessionEvent>>>);
@@ -46,6 +49,10 @@ async fn node(log: &Log) -> SessionLayer<Data> {
 
 fn created(id: SessionId) -> String {
     format!("Created {{ id: {id:?}, owner: Some(\"Ada\") }}")
+}
+
+fn given(id: SessionId) -> String {
+    format!("NewOwner {{ id: {id:?}, owner: \"Ada\" }}")
 }
 
 fn ended(id: SessionId, reason: Ended) -> String {
@@ -83,6 +90,94 @@ async fn a_login_that_replaces_a_session_is_an_end_and_a_beginning() {
     request(&node, cookie, |session| session.replace(ada())).await;
     let new = only_id(&node).await;
     assert_eq!(log.texts().await, [ended(old, Ended::Replaced), created(new)]);
+}
+
+/// Once, while a login lists the sessions of its owner, logs the same owner in on the same node.
+#[derive(Clone, Default)]
+struct LaterLogin(Arc<Mutex<Option<SessionStore<Data>>>>);
+
+impl Interposer for LaterLogin {
+    async fn around<R: Send + 'static>(
+        &self,
+        method: Call,
+        call: impl Future<Output = Result<R, StoreError>> + Send + 'static,
+    ) -> Result<R, StoreError> {
+        let store =
+            if method == Call::SessionsOfOwner { self.0.lock().unwrap().take() } else { None };
+        if let Some(store) = store {
+            sleep(Duration::from_secs(1)).await;
+            let _ = store.create(ada()).await.unwrap();
+        }
+        call.await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_session_is_never_reported_before_its_beginning() {
+    let clock = Clock::tokio();
+    let (log, later) = (Log::default(), LaterLogin::default());
+    let backend =
+        Interposed::with_interposer(MemoryBackend::with_clock(clock.clone()), later.clone());
+    let limited = owned(config(&MemoryBackend::new()).backend(backend))
+        .clock(clock)
+        .max_sessions_of_owner(1, LimitPolicy::EndOldest);
+    let node = start(logged(limited, &log)).await;
+
+    *later.0.lock().unwrap() = Some(node.store().clone());
+    let first = node.store().create(ada()).await.unwrap().id;
+    let second = only_id(&node).await;
+    let expected = [created(second), created(first), ended(first, Ended::LimitReached)];
+    assert_eq!(log.texts().await, expected);
+    node.store().delete(second).await.unwrap();
+
+    // The same, if the first login keeps the visitor's session.
+    let cookie = node.cookie_for(Data::default()).await.unwrap();
+    let old = only_id(&node).await;
+    log.take().await;
+    *later.0.lock().unwrap() = Some(node.store().clone());
+    request(&node, cookie, |session| session.update(|data| *data = ada())).await;
+    let events = log.take().await;
+    let [SessionEvent::Created { .. }, SessionEvent::Regenerated { new, .. }, rest @ ..] =
+        &events[..]
+    else {
+        panic!("{events:?}")
+    };
+    let rest: Vec<_> = rest.iter().map(|event| format!("{event:?}")).collect();
+    assert_eq!(rest, [given(*new), ended(*new, Ended::LimitReached)], "{old:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_is_refused_begins_no_session() {
+    let log = Log::default();
+    let limited =
+        owned(config(&MemoryBackend::new())).max_sessions_of_owner(1, LimitPolicy::RefuseNew);
+    let node = start(logged(limited, &log)).await;
+    let id = node.store().create(ada()).await.unwrap().id;
+    node.store().create(ada()).await.unwrap_err();
+    assert_eq!(log.texts().await, [created(id), "LimitReached { owner: \"Ada\" }".to_owned()]);
+}
+
+#[tokio::test]
+async fn a_login_that_keeps_the_session_is_reported_as_that_of_a_new_owner() {
+    let log = Log::default();
+    let node = node(&log).await;
+    let id = node.store().create(Data::default()).await.unwrap().id;
+    log.take().await;
+    node.store().modify(id, |data| data.visits += 1).await.unwrap();
+    node.store().modify(id, |data| *data = ada()).await.unwrap();
+    node.store().modify(id, |data| data.visits += 1).await.unwrap();
+    node.store().modify(id, |data| data.user = None).await.unwrap();
+    assert_eq!(log.texts().await, [given(id)]);
+    assert!(node.store().delete(id).await.unwrap());
+
+    // A change by a request also gives the session a new token.
+    let cookie = node.cookie_for(Data::default()).await.unwrap();
+    let old = only_id(&node).await;
+    log.take().await;
+    request(&node, cookie, |session| session.update(|data| *data = ada())).await;
+    let new = only_id(&node).await;
+    let expected = format!("Regenerated {{ old: {old:?}, new: {new:?}, owner: Some(\"Ada\") }}");
+    assert_eq!(log.texts().await, [expected, given(new)]);
 }
 
 #[tokio::test]
@@ -229,6 +324,48 @@ async fn a_hook_that_hangs_does_not_hold_up_a_shutdown_for_ever() {
     let begun = tokio::time::Instant::now();
     node.store().shutdown().await;
     assert_eq!(begun.elapsed(), Duration::from_secs(5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_shutdown_waits_for_the_events() {
+    const SECOND: Duration = Duration::from_secs(1);
+    let log = Log::default();
+    let config = config(&MemoryBackend::new()).on_event({
+        let log = log.clone();
+        move |event| {
+            let log = log.clone();
+            async move {
+                sleep(SECOND * 3).await;
+                log.0.lock().unwrap().push(event);
+            }
+        }
+    });
+    let node = start(config).await;
+    let _ = node.store().create(ada()).await.unwrap();
+    let begun = Instant::now();
+    assert!(timeout(SECOND, node.store().shutdown()).await.is_err());
+    let shutdown = async || {
+        node.store().shutdown().await;
+        (begun.elapsed(), log.0.lock().unwrap().len())
+    };
+    assert_eq!(join(shutdown(), shutdown()).await, ((SECOND * 3, 1), (SECOND * 3, 1)));
+    assert_eq!(shutdown().await, (SECOND * 3, 1));
+}
+
+#[test]
+fn the_hook_is_called_after_its_runtime_has_gone() {
+    let log = Log::default();
+    let node = runtime().block_on(async {
+        let node = node(&log).await;
+        let _ = node.store().create(ada()).await.unwrap();
+        assert_eq!(log.take().await.len(), 1);
+        node
+    });
+    runtime().block_on(async {
+        let id = node.store().create(ada()).await.unwrap().id;
+        assert_eq!(log.texts().await, [created(id)]);
+    });
+    assert_eq!(node.store().dropped_events(), 0);
 }
 
 #[tokio::test]

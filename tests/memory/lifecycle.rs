@@ -309,7 +309,7 @@ async fn no_task_keeps_running_after_the_layer_is_dropped() {
     eventually(async || Handle::current().metrics().num_alive_tasks() == before).await;
 }
 
-fn runtime() -> Runtime {
+pub(crate) fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
 

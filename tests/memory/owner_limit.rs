@@ -282,8 +282,9 @@ async fn a_session_that_ends_because_the_limit_cannot_be_applied_does_not_end_fo
     assert_eq!(watch.ended().await, Ended::Deleted);
     settle().await;
     let id = session.id;
+    let given = format!("NewOwner {{ id: {id:?}, owner: \"ada\" }}");
     let ended = format!("Ended {{ id: {id:?}, owner: Some(\"ada\"), reason: Deleted }}");
-    assert_eq!(*events.lock().unwrap(), [ended]);
+    assert_eq!(*events.lock().unwrap(), [given, ended]);
 }
 
 #[tokio::test(start_paused = true)]
