@@ -11,7 +11,6 @@ use pin_project_lite::pin_project;
 
 use super::error_response::{EmptyErrorResponse, ErrorResponse};
 use super::headers;
-use crate::error::StoreErrorKind;
 use crate::record::SessionData;
 use crate::session::{CommitHandle, HeadChanges, LayerState, RequestSession, SessionError};
 
@@ -92,7 +91,6 @@ where
                         Ok(()) => response,
                         Err(error) => {
                             this.request.discard_failed(&error);
-                            log_failed_commit(&error);
                             let mut instead = error_response(error, this.on_commit_error);
                             headers::keep_cookies(response, &mut instead);
                             instead
@@ -111,11 +109,12 @@ where
 }
 
 impl<T: SessionData> AbortOnDrop<T> {
-    /// Discards the changes of a failed commit: the client gets an error, so they must not be made
-    /// later. A logout is tried again.
+    /// Logs a failed commit, and discards its changes: the client gets an error, so they must not
+    /// be made later. A logout is tried again.
     fn discard_failed(&self, error: &SessionError) {
         if let Some(session) = &self.0 {
             session.discard_failed(error);
+            session.layer().failed_commits.log(error);
         }
     }
 
@@ -164,26 +163,6 @@ fn error_response<B>(error: SessionError, on_commit_error: &impl ErrorResponse<B
     let mut response = on_commit_error.response_for(&error);
     response.extensions_mut().insert(error);
     response
-}
-
-fn log_failed_commit(error: &SessionError) {
-    let cause = error as &dyn std::error::Error;
-    let expected = match error {
-        // `Gone` is ordinary: a logout came first. So is `LimitReached`, which is counted. During
-        // an outage, every request may fail as `ReadOnly` or with an open circuit. The listener and
-        // the circuit log its start and end. Under overload, a line per request would only add to
-        // it.
-        SessionError::Gone | SessionError::LimitReached | SessionError::ReadOnly(_) => true,
-        SessionError::Store(error) => {
-            matches!(error.kind(), StoreErrorKind::CircuitOpen | StoreErrorKind::Overloaded)
-        }
-        _ => false,
-    };
-    if expected {
-        tracing::debug!(error = cause, "a session could not be committed");
-    } else {
-        tracing::error!(error = cause, "a session could not be committed");
-    }
 }
 
 impl<F, B, T, E> fmt::Debug for ResponseFuture<F, B, T, E> {

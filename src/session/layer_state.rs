@@ -1,5 +1,6 @@
 //! The state that all requests of a layer share.
 
+use super::failed_commits::FailedCommits;
 use super::refusals::RefusedCookies;
 use crate::config::SessionConfig;
 use crate::cookie::CookieSigner;
@@ -12,6 +13,7 @@ pub(crate) struct LayerState<T> {
     pub(crate) store: SessionStore<T>,
     pub(crate) signer: CookieSigner,
     pub(crate) refused: RefusedCookies,
+    pub(crate) failed_commits: FailedCommits,
 }
 
 impl<T: SessionData> LayerState<T> {
@@ -21,7 +23,8 @@ impl<T: SessionData> LayerState<T> {
         let metrics = Metrics::new(config.metrics_label.as_deref());
         let clock = config.clock.clone();
         let store = SessionStore::new(config);
+        let failed_commits = FailedCommits::new(clock.clone());
         let refused = RefusedCookies::new(&metrics, clock, store.events());
-        LayerState { store, signer, refused }
+        LayerState { store, signer, refused, failed_commits }
     }
 }

@@ -10,6 +10,7 @@ mod detached;
 mod digests;
 mod error;
 mod extract;
+mod failed_commits;
 mod head;
 mod inspect;
 mod key_values;

@@ -3,12 +3,14 @@
 use std::sync::{Arc, Mutex};
 
 use clustered_sessions::{
-    Encryption, LimitPolicy, MemoryBackend, OutagePolicy, Secret, Session, SessionConfigBuilder,
-    SessionLayer, StoreErrorKind,
+    Clock, Encryption, LimitPolicy, MemoryBackend, OutagePolicy, Secret, Session,
+    SessionConfigBuilder, SessionLayer, StoreErrorKind,
 };
 use http::StatusCode;
+use support::log::Log;
+use tokio::time::sleep;
 
-use super::{Figures, Scrape, figures, visit};
+use super::{Figures, SECOND, Scrape, figures, visit};
 use crate::failing::failing;
 use crate::web::{self, Browser, Call, Data, Spy, ada, config, node, only_id, serve, settle};
 
@@ -205,4 +207,25 @@ async fn a_login_that_fails_because_the_limit_cannot_be_applied_is_not_beyond_th
     let broken = scrape.start(limited().backend(failing(&memory, Call::DeleteIf))).await;
     let log_in = async { drop(broken.store().create(ada()).await.unwrap_err()) };
     assert_eq!(rises(&scrape, log_in).await, figures([]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn commits_that_fail_in_an_outage_are_logged_once_in_ten_seconds() {
+    let (log, clock) = (Log::default(), Clock::tokio());
+    let memory = MemoryBackend::with_clock(clock.clone());
+    let layer = web::start(config(&memory).clock(clock).backend(failing(&memory, Call::Update)));
+    let layer = layer.await;
+    let guard = log.capture("clustered_sessions=info");
+    let counting = serve(&layer, count);
+    for seconds in [0, 9, 1, 0] {
+        sleep(SECOND * seconds).await;
+        let mut browser = Browser::with(&layer, ada()).await;
+        assert_eq!(browser.visit(&counting).await.status, StatusCode::SERVICE_UNAVAILABLE);
+    }
+    drop(guard);
+    let text = log.text();
+    let lines: Vec<_> =
+        text.lines().filter(|line| line.contains("a session could not be committed")).collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    assert!(lines[0].contains("suppressed=0") && lines[1].contains("suppressed=1"), "{lines:?}");
 }
