@@ -41,8 +41,8 @@ impl<T> SessionConfigBuilder<T> {
     ///
     /// # Risk
     ///
-    /// An event is delivered at most once. It is lost if the process ends before the function has
-    /// been called, if the change was made although its reply was lost
+    /// An event is delivered at most once. It is lost if the process or the runtime ends before the
+    /// function has been called, if the change was made although its reply was lost
     /// ([`OutcomeUnknown`](crate::StoreErrorKind::OutcomeUnknown)), and if the function panics.
     /// Expiry is reported when it is noticed, by each node that had the session in its cache; if
     /// nobody asks for the session again, it is not.
