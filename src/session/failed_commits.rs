@@ -40,7 +40,7 @@ impl FailedCommits {
             _ => return Some(0),
         };
         match kind {
-            // The circuit logs its opening. Under overload, a line per request would only add to it.
+            // The circuit logs its opening. Under overload, a line per request only adds to it.
             StoreErrorKind::CircuitOpen | StoreErrorKind::Overloaded => None,
             // While the backend does not answer, or refuses commands, every request may fail.
             kind if kind.is_fault() || kind == StoreErrorKind::Refused => {
