@@ -10,13 +10,10 @@ use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
 use tokio::sync::Semaphore;
 
-/// Maximum number of passwords hashed at a time. Each takes 19 MiB and a core.
-const MAX_CONCURRENT_HASHES: usize = 4;
-
 #[derive(Clone)]
 struct Account {
     hash: String,
-    /// Incremented with every password change.
+    /// Incremented with every password change. Sessions of a former version are not logged in.
     version: u64,
 }
 
@@ -30,8 +27,8 @@ pub(crate) struct Accounts {
 }
 
 impl Accounts {
-    pub(crate) async fn new() -> Result<Self, HashError> {
-        let hashing = Arc::new(Semaphore::new(MAX_CONCURRENT_HASHES));
+    /// Creates accounts whose passwords are hashed with a permit of `hashing` each.
+    pub(crate) async fn new(hashing: Arc<Semaphore>) -> Result<Self, HashError> {
         let hash = hash("the password of no account".to_owned(), &hashing).await?;
         let dummy = Arc::new(Account { hash, version: 0 });
         Ok(Accounts { accounts: Arc::default(), dummy, hashing })
@@ -68,31 +65,30 @@ impl Accounts {
 
     /// Creates an account, or replaces the one of that name.
     pub(crate) async fn register(&self, name: &str, password: &str) -> Result<(), HashError> {
-        let account = Account { hash: hash(password.to_owned(), &self.hashing).await?, version: 1 };
-        self.accounts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(name.to_owned(), account);
+        let hash = hash(password.to_owned(), &self.hashing).await?;
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        let version = accounts.get(name).map_or(0, |account| account.version) + 1;
+        accounts.insert(name.to_owned(), Account { hash, version });
         Ok(())
     }
 
-    /// Sets a new password if the current one still has the given version.
+    /// Sets a new password if the current one still has the given version, and returns its version.
     ///
-    /// Returns `false` without a change otherwise: of two concurrent changes, one wins.
+    /// Returns `None` without a change otherwise: of two concurrent changes, one wins.
     pub(crate) async fn replace_password(
         &self,
         name: &str,
         version: u64,
         password: String,
-    ) -> Result<bool, HashError> {
+    ) -> Result<Option<u64>, HashError> {
         let hash = hash(password, &self.hashing).await?;
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
         match accounts.get_mut(name) {
             Some(account) if account.version == version => {
                 *account = Account { hash, version: version + 1 };
-                Ok(true)
+                Ok(Some(account.version))
             }
-            _ => Ok(false),
+            _ => Ok(None),
         }
     }
 }

@@ -9,8 +9,8 @@ use axum::response::{Html, IntoResponse as _, Response};
 use clustered_sessions::{Session, SessionError, SessionId};
 use serde::Deserialize;
 
-use crate::accounts::Accounts;
-use crate::{Failure, UserSession, name, pages};
+use super::accounts::Accounts;
+use super::{Failure, UserSession, name, pages};
 
 /// Longest description of a device, in characters. The header comes from the client, and is kept in
 /// each session.

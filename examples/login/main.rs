@@ -17,9 +17,10 @@
 //!   reveals which accounts exist.
 //! - [`login`] gives the session a new token, so a token planted by an attacker is worthless
 //!   (session fixation).
-//! - [`change_password`] ends all other sessions of the account. A concurrent login or password
-//!   change that verified the old password fails. If the other sessions cannot be deleted because
-//!   the backend is unreachable, the response is 503 and the user must try again.
+//! - A session keeps the version of the password that was verified, and [`require_login`] compares
+//!   it with the account's. So [`change_password`] ends all other sessions of the account, even if
+//!   they cannot be deleted because the backend is unreachable, and also that of a concurrent login
+//!   that has verified the old password.
 //! - An account has five sessions at most: a sixth login ends the oldest.
 //! - `devices.rs` lists an account's sessions, with their devices and times, and ends any of them.
 //! - [`router`] rejects forms posted by other sites with `CsrfLayer`, in addition to
@@ -30,15 +31,16 @@
 //! by e-mail, a second factor.
 #![allow(clippy::print_stdout, reason = "the example prints its address")]
 
-mod accounts;
+pub(crate) mod accounts;
 mod devices;
 mod pages;
 
 use std::error::Error;
+use std::sync::Arc;
 
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use axum::{Form, Router};
@@ -46,28 +48,36 @@ use clustered_sessions::{
     Fresh, LimitPolicy, Secret, Session, SessionConfig, SessionError, SessionLayer,
 };
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 use tower_http::csrf::CsrfLayer;
 
-use crate::accounts::{Accounts, HashError};
+use self::accounts::{Accounts, HashError};
 
-/// The data of a session: the account's name, and the device. Everything else about the account is
-/// looked up by name, so nothing here can become stale.
+/// Maximum number of passwords hashed at a time. Each takes 19 MiB and a core.
+const MAX_CONCURRENT_HASHES: usize = 4;
+
+/// The data of a session. Everything else about the account is looked up by name, so that it cannot
+/// become stale.
 #[derive(Clone, Default, Serialize, Deserialize)]
-struct UserSession {
-    name: Option<String>,
+pub(crate) struct UserSession {
+    pub(crate) name: Option<String>,
+    /// The version of the password with which the visitor has logged in.
+    version: u64,
     device: String,
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    // For plain HTTP on one machine: cookies are not `Secure`, records are not encrypted, and the
+    // node does not listen to others. The example `production` has what a deployment needs.
     let config = SessionConfig::development(Secret::insecure_dev("login"))
         .owner(|session: &UserSession| session.name.clone())
         .max_sessions_of_owner(5, LimitPolicy::EndOldest)
         // The audit log: who has logged in and out, and why.
         .on_event(async |event| tracing::info!(?event, "session event"))
         .build()?;
-    let accounts = Accounts::new().await?;
+    let accounts = Accounts::new(Arc::new(Semaphore::new(MAX_CONCURRENT_HASHES))).await?;
     accounts.register("ada", "correct horse battery staple").await?;
     let port = std::env::var("PORT").map_or(Ok(3000), |port| port.parse::<u16>())?;
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
@@ -76,14 +86,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn router(sessions: SessionLayer<UserSession>, accounts: Accounts) -> Router {
+pub(crate) fn router(sessions: SessionLayer<UserSession>, accounts: Accounts) -> Router {
     let members = Router::new()
         .route("/", get(home))
         .route("/password", post(change_password))
         .route("/devices", get(devices::show).post(devices::end))
         .route("/logout", post(logout))
         .route("/logout-everywhere", post(logout_everywhere))
-        .route_layer(from_fn(require_login));
+        .route_layer(from_fn_with_state(accounts.clone(), require_login));
     Router::new()
         .route("/login", get(login_page).post(login))
         .merge(members)
@@ -93,9 +103,17 @@ fn router(sessions: SessionLayer<UserSession>, accounts: Accounts) -> Router {
         .layer(CsrfLayer::new())
 }
 
-/// Redirects visitors who are not logged in to the login page.
-async fn require_login(session: Session<UserSession>, request: Request, next: Next) -> Response {
-    match session.read(|data| data.name.is_some()) {
+/// Redirects visitors to the login page who are not logged in, or whose password has been changed
+/// since.
+async fn require_login(
+    session: Session<UserSession>,
+    State(accounts): State<Accounts>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let data = session.data();
+    let current = data.name.as_ref().and_then(|name| accounts.version(name));
+    match current == Some(data.version) {
         // Keeps the Back button from showing the page after a logout.
         true => ([(header::CACHE_CONTROL, "no-store")], next.run(request).await).into_response(),
         false => Redirect::to("/login").into_response(),
@@ -127,19 +145,13 @@ async fn login(
     headers: HeaderMap,
     Form(form): Form<Login>,
 ) -> Result<Response, Failure> {
-    let unauthorized = |note| (StatusCode::UNAUTHORIZED, pages::login(note)).into_response();
     let Some(version) = accounts.verify(&form.name, form.password).await? else {
-        return Ok(unauthorized("The name or the password is wrong."));
+        let page = pages::login("The name or the password is wrong.");
+        return Ok((StatusCode::UNAUTHORIZED, page).into_response());
     };
     let device = devices::describe(&headers);
-    session.replace(UserSession { name: Some(form.name.clone()), device });
-    session.save().await?;
-    // A password change between `verify` and `save` has ended all sessions except this one, which
-    // did not exist yet.
-    if accounts.version(&form.name) != Some(version) {
-        session.destroy();
-        return Ok(unauthorized("The password has just been changed. Log in with the new one."));
-    }
+    // If the password has been changed since it was verified, the session has a former version.
+    session.replace(UserSession { name: Some(form.name), version, device });
     Ok(Redirect::to("/").into_response())
 }
 
@@ -162,20 +174,24 @@ async fn change_password(
     if !(12..=128).contains(&form.new.chars().count()) {
         return Ok(refused(StatusCode::BAD_REQUEST, "Choose a password of 12 to 128 characters."));
     }
-    // The order matters: first the password, then a new session for this visitor, then the other
-    // sessions. A login with the old password fails from the first step on.
-    if !accounts.replace_password(&name, version, form.new).await? {
+    // From here on, the sessions so far are those of a former version: nobody is logged in by them,
+    // even if they cannot be deleted.
+    let Some(version) = accounts.replace_password(&name, version, form.new).await? else {
         return Ok(refused(StatusCode::CONFLICT, "The password has just been changed elsewhere."));
-    }
-    session.replace(session.read(UserSession::clone));
-    let saved = session.save().await;
-    let others = match session.id().filter(|_| saved.is_ok()) {
-        Some(this) => session.store().delete_all_of_except(&name, this).await,
-        // Without a new one, this session must end as well: an attacker may know its token.
-        None => session.store().delete_all_of(&name).await,
     };
-    let _ = others.map_err(SessionError::from)?;
-    saved?;
+    session.replace(UserSession { version, ..session.read(UserSession::clone) });
+    if let Err(error) = session.save().await {
+        tracing::error!(%error, "no session with the new password");
+        // Otherwise the response would commit what it says has failed.
+        session.discard();
+        let page = pages::login("Your password is changed. Log in with the new one.");
+        return Ok((error.status(), page).into_response());
+    }
+    if let Some(this) = session.id()
+        && let Err(error) = session.store().delete_all_of_except(&name, this).await
+    {
+        tracing::warn!(%error, "the other sessions of the account could not be deleted");
+    }
     Ok(pages::home("Your password is changed. All other sessions are logged out.").into_response())
 }
 

@@ -2,7 +2,7 @@
 
 use axum::response::Html;
 
-use crate::devices::Device;
+use super::devices::Device;
 
 /// Returns the login form, with a message above it.
 pub(crate) fn login(note: &str) -> Html<String> {

@@ -179,18 +179,25 @@ impl<T: SessionData> SessionStore<T> {
     ///     let is_remembered = session.record().is_some_and(|record| record.is_remembered());
     ///     session.replace(session.read(UserSession::clone));
     ///     session.remember_me(is_remembered);
-    ///     let saved = session.save().await; // from here on, there is a new session
-    ///     let _ = match session.id().filter(|_| saved.is_ok()) {
-    ///         Some(this) => session.store().delete_all_of_except(&user_id, this).await?,
-    ///         None => session.store().delete_all_of(&user_id).await?, // including this one: better than none
-    ///     };
-    ///     saved
+    ///     if let Err(error) = session.save().await {
+    ///         session.discard(); // otherwise the response would commit it after all
+    ///         // Including this one: somebody else may know its cookie.
+    ///         let _ = session.store().delete_all_of(user_id).await?;
+    ///         return Err(error);
+    ///     }
+    ///     let this = session.id().ok_or(SessionError::Gone)?; // the new session
+    ///     let _ = session.store().delete_all_of_except(user_id, this).await?;
+    ///     Ok(())
     /// }
     /// ```
     ///
     /// The session is kept even if it is regenerated meanwhile.
     ///
     /// # Risk
+    ///
+    /// The deletion may fail after the password was changed, and the visitor, whose old password is
+    /// wrong by now, cannot try again. Keep the version of the password in the data, and compare it
+    /// where a login is required, as the example `login` does: it refuses the other sessions.
     ///
     /// Two calls at once, each of which keeps another session, delete both. To allow one session
     /// per owner, call [`delete_all_but_newest_of`](SessionStore::delete_all_but_newest_of) after
@@ -236,7 +243,10 @@ impl<T: SessionData> SessionStore<T> {
     /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession { user_id: Option<i64> }
     /// async fn login(session: Session<UserSession>, user_id: i64) -> Result<(), SessionError> {
     ///     session.replace(UserSession { user_id: Some(user_id) });
-    ///     session.save().await?;
+    ///     if let Err(error) = session.save().await {
+    ///         session.discard(); // otherwise the response would log the user in after all
+    ///         return Err(error);
+    ///     }
     ///     let _ = session.store().delete_all_but_newest_of(user_id).await?;
     ///     Ok(())
     /// }

@@ -20,6 +20,8 @@ mod handles;
 mod key_values;
 mod lifecycle;
 mod login;
+#[cfg(feature = "testing")]
+mod login_example;
 mod lost_changes;
 #[cfg(all(feature = "metrics", feature = "testing"))]
 mod observability;

@@ -164,10 +164,15 @@ impl Browser {
         let mut request = self.request();
         *request.uri_mut() = path.parse().unwrap();
         let page = send(app, request).await;
+        self.keep_cookies(&page);
+        page
+    }
+
+    /// Keeps and removes cookies as a response says.
+    pub(crate) fn keep_cookies(&mut self, page: &Page) {
         for cookie in page.set_cookies() {
             self.keep(&cookie);
         }
-        page
     }
 
     fn keep(&mut self, set_cookie: &str) {
