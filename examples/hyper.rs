@@ -6,12 +6,14 @@
 //! ```
 //!
 //! Points of interest: [`visit`] takes the session from the request's extensions, and [`handle`]
-//! turns an error into its response, which axum's extractor does by itself.
+//! turns an error into its response, which axum's extractor does by itself. `PORT` sets another
+//! port; 0 picks a free one.
 
 #![allow(clippy::print_stdout, reason = "the example prints its address")]
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::time::Duration;
 
 use bytes::Bytes;
 use clustered_sessions::{Secret, Session, SessionConfig, SessionError, SessionLayer};
@@ -32,14 +34,25 @@ struct Visitor {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
+    // For plain HTTP on one machine: cookies are not `Secure`, records are not encrypted, and the
+    // node does not listen to others. The example `production` has what a deployment needs.
     let config = SessionConfig::<Visitor>::development(Secret::insecure_dev("hyper")).build()?;
     // Built once and cloned for each request: all clones share one store.
     let service = ServiceBuilder::new().layer(SessionLayer::new(config)).service_fn(handle);
 
-    let listener = TcpListener::bind(("127.0.0.1", 3000)).await?;
+    let port = std::env::var("PORT").map_or(Ok(3000), |port| port.parse())?;
+    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     println!("listening on http://{}", listener.local_addr()?);
     loop {
-        let (stream, _) = listener.accept().await?;
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                println!("cannot accept a connection: {error}");
+                // Too many files may be open, which only the end of other connections changes.
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue;
+            }
+        };
         let service = service.clone();
         tokio::spawn(async move {
             let service = hyper::service::service_fn(|request| service.clone().oneshot(request));

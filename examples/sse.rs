@@ -2,7 +2,7 @@
 //!
 //! ```sh
 //! cargo run --example sse
-//! curl -c jar -X POST localhost:3000/login
+//! curl -c jar -X POST localhost:3000/login?user=ada
 //! curl -b jar -N localhost:3000/events            # in one terminal; stays open
 //! curl -b jar -X POST localhost:3000/visit        # in another; appears in the stream
 //! curl -b jar -X POST localhost:3000/logout       # ends the stream
@@ -10,7 +10,8 @@
 //!
 //! Points of interest: [`events`]. The stream asks the store for nothing while nothing happens. It
 //! is told of each change and of the end of the session on whatever node that was. `until_ended`
-//! does the same for a stream that has another source, such as a clock or a message queue.
+//! does the same for a stream that has another source, such as a clock or a message queue. `PORT`
+//! sets another port; 0 picks a free one.
 
 #![allow(clippy::print_stdout, reason = "the example prints its address")]
 
@@ -19,6 +20,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::Query;
 use axum::http::StatusCode;
 use axum::response::Sse;
 use axum::response::sse::Event;
@@ -33,11 +35,15 @@ use tokio::time::interval;
 /// The data of a session.
 #[derive(Clone, Default, Serialize, Deserialize)]
 struct Viewer {
+    /// Set by a login alone. A visitor who is not logged in may have a session as well.
+    user: Option<String>,
     visits: u64,
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
+    // For plain HTTP on one machine: cookies are not `Secure`, records are not encrypted, and the
+    // node does not listen to others. The example `production` has what a deployment needs.
     let config = SessionConfig::<Viewer>::development(Secret::insecure_dev("sse")).build()?;
     let app = Router::new()
         .route("/login", post(login))
@@ -46,15 +52,21 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .route("/events", get(events))
         .route("/clock", get(clock))
         .layer(SessionLayer::new(config));
-    let listener = TcpListener::bind(("127.0.0.1", 3000)).await?;
+    let port = std::env::var("PORT").map_or(Ok(3000), |port| port.parse())?;
+    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     println!("listening on http://{}", listener.local_addr()?);
     axum::serve(listener, app).await?;
     Ok(())
 }
 
+#[derive(Deserialize)]
+struct Login {
+    user: String,
+}
+
 /// Starts a session. An application would check a password first: see the example `login`.
-async fn login(session: Session<Viewer>) {
-    session.replace(Viewer::default());
+async fn login(session: Session<Viewer>, Query(Login { user }): Query<Login>) {
+    session.replace(Viewer { user: Some(user), visits: 0 });
 }
 
 async fn visit(session: Session<Viewer>) {
@@ -67,9 +79,14 @@ async fn logout(session: Session<Viewer>) {
 
 type Events<S> = Result<Sse<S>, StatusCode>;
 
-/// Sends the number of visits whenever it changes. A visitor without a session is refused: a stream
-/// cannot begin one, since the cookie must be sent with the response head.
+fn require_login(session: &Session<Viewer>) -> Result<(), StatusCode> {
+    session.read(|viewer| viewer.user.is_some()).then_some(()).ok_or(StatusCode::UNAUTHORIZED)
+}
+
+/// Sends the number of visits whenever it changes, to a visitor who is logged in. A stream cannot
+/// begin a session, since the cookie must be sent with the response head.
 async fn events(session: Session<Viewer>) -> Events<impl Stream<Item = Result<Event, Infallible>>> {
+    require_login(&session)?;
     let watch = session.watch().ok_or(StatusCode::UNAUTHORIZED)?;
     let changes = stream::unfold(watch, async |mut watch| {
         let session = watch.changed().await.ok()?;
@@ -81,7 +98,7 @@ async fn events(session: Session<Viewer>) -> Events<impl Stream<Item = Result<Ev
 
 /// Sends an event a second, as long as the session lasts.
 async fn clock(session: Session<Viewer>) -> Events<impl Stream<Item = Result<Event, Infallible>>> {
-    session.id().ok_or(StatusCode::UNAUTHORIZED)?;
+    require_login(&session)?;
     let seconds = stream::unfold(interval(Duration::from_secs(1)), async |mut interval| {
         interval.tick().await;
         Some((Event::default().data("tick"), interval))

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Points of interest: [`talk`], which waits for the session and for the client at the same time,
-//! and [`is_same_origin`], without which any website could open a socket with a visitor's cookie.
+//! [`is_same_origin`], without which any website could open a socket with a visitor's cookie, and
+//! [`Sockets`], which a graceful shutdown does not wait for by itself.
 //!
 //! | variable | meaning |
 //! |---|---|
@@ -21,8 +22,8 @@ use std::error::Error;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::Query;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
+use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{Html, Response};
 use axum::routing::{get, post};
@@ -31,12 +32,24 @@ use clustered_sessions::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// The data of a session.
 #[derive(Clone, Default, Serialize, Deserialize)]
-struct User {
-    name: String,
+struct UserSession {
+    /// Set by a login alone. A visitor who is not logged in may have a session as well.
+    user: Option<String>,
+}
+
+/// The sockets that are open. After the upgrade, they are not among the requests that axum's
+/// graceful shutdown waits for.
+#[derive(Clone, Default)]
+struct Sockets {
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
 }
 
 /// A client that has not read a message for this long is given up: while it holds back a message,
@@ -48,6 +61,9 @@ const LOGGED_OUT: CloseFrame =
     CloseFrame { code: 4001, reason: Utf8Bytes::from_static("please log in") };
 const UNKNOWN: CloseFrame =
     CloseFrame { code: 4002, reason: Utf8Bytes::from_static("please connect again") };
+/// "Going away" (RFC 6455, section 7.4.1).
+const SHUTDOWN: CloseFrame =
+    CloseFrame { code: 1001, reason: Utf8Bytes::from_static("please connect again") };
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -58,22 +74,37 @@ async fn main() -> Result<(), Box<dyn Error>> {
     if let Some(time) = millis("WATCH_GRACE_MS")? {
         cluster = cluster.watch_grace(time);
     }
+    // For plain HTTP on one machine: cookies are not `Secure`, and records are not encrypted.
     let mut config =
-        SessionConfig::<User>::development(Secret::insecure_dev("ws")).cluster(cluster);
+        SessionConfig::<UserSession>::development(Secret::insecure_dev("ws")).cluster(cluster);
     if env::var_os("REDIS_URL").is_some() {
         config = config.redis(RedisConfig::from_env("REDIS_URL")?);
     }
+    let sessions = SessionLayer::new(config.build()?);
+    let store = sessions.store().clone();
+    let sockets = Sockets::default();
     let app = Router::new()
         .route("/", get(async || Html(PAGE)))
         .route("/login", post(login))
         .route("/rename", post(rename))
         .route("/logout", post(logout))
         .route("/socket", get(socket))
-        .layer(SessionLayer::new(config.build()?));
+        .with_state(sockets.clone())
+        .layer(sessions);
     let port = env::var("PORT").map_or(Ok(3000), |port| port.parse())?;
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+    let mut terminate = signal(SignalKind::terminate())?;
     println!("listening on http://{}", listener.local_addr()?);
-    axum::serve(listener, app).await?;
+    axum::serve(listener, app)
+        .with_graceful_shutdown(async move {
+            terminate.recv().await;
+        })
+        .await?;
+    // Before the store: what is done over a socket may still have to be committed.
+    sockets.shutdown.cancel();
+    sockets.tasks.close();
+    sockets.tasks.wait().await;
+    store.shutdown().await;
     Ok(())
 }
 
@@ -82,30 +113,47 @@ fn millis(variable: &str) -> Result<Option<Duration>, Box<dyn Error>> {
     Ok(Some(Duration::from_millis(text.parse()?)))
 }
 
+#[derive(Deserialize)]
+struct Name {
+    name: String,
+}
+
 /// Starts a session. An application would check a password first: see the example `login`.
-async fn login(session: Session<User>, Query(user): Query<User>) {
-    session.replace(user);
+async fn login(session: Session<UserSession>, Query(Name { name }): Query<Name>) {
+    session.replace(UserSession { user: Some(name) });
 }
 
-async fn rename(session: Session<User>, Query(user): Query<User>) {
-    session.update(move |known| known.name.clone_from(&user.name));
+async fn rename(
+    session: Session<UserSession>,
+    Query(Name { name }): Query<Name>,
+) -> Result<(), StatusCode> {
+    require_login(&session)?;
+    session.update(move |data| data.user = Some(name.clone()));
+    Ok(())
 }
 
-async fn logout(session: Session<User>) {
+async fn logout(session: Session<UserSession>) {
     session.destroy();
+}
+
+fn require_login(session: &Session<UserSession>) -> Result<(), StatusCode> {
+    session.read(|data| data.user.is_some()).then_some(()).ok_or(StatusCode::UNAUTHORIZED)
 }
 
 /// Opens a socket for a visitor who is logged in.
 async fn socket(
-    session: Session<User>,
+    session: Session<UserSession>,
+    State(sockets): State<Sockets>,
     headers: HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, StatusCode> {
     if !is_same_origin(&headers) {
         return Err(StatusCode::FORBIDDEN);
     }
+    require_login(&session)?;
     let watch = session.watch().ok_or(StatusCode::UNAUTHORIZED)?;
-    Ok(upgrade.on_upgrade(|socket| talk(socket, watch)))
+    let Sockets { tasks, shutdown } = sockets;
+    Ok(upgrade.on_upgrade(move |socket| tasks.track_future(talk(socket, watch, shutdown))))
 }
 
 /// Returns `true` unless another website has asked for the socket. Browsers name the website, and
@@ -119,17 +167,22 @@ fn is_same_origin(headers: &HeaderMap) -> bool {
 }
 
 /// Answers the client, tells it of changes of its session, and closes the socket when the session
-/// has ended.
-async fn talk(mut socket: WebSocket, mut watch: SessionWatch<User>) {
+/// has ended, or the server shuts down.
+async fn talk(
+    mut socket: WebSocket,
+    mut watch: SessionWatch<UserSession>,
+    shutdown: CancellationToken,
+) {
     let farewell = loop {
         let text = tokio::select! {
             // The session first: after its end, no message is answered.
             biased;
             changed = watch.changed() => match changed {
-                Ok(session) => format!("you are {}", session.data().name),
+                Ok(session) => format!("you are {}", session.data().user.as_deref().unwrap_or("?")),
                 Err(Ended::Unknown) => break UNKNOWN,
                 Err(_) => break LOGGED_OUT,
             },
+            () = shutdown.cancelled() => break SHUTDOWN,
             message = socket.recv() => match message {
                 Some(Ok(Message::Text(text))) => {
                     // A message counts as a use, so the session does not become idle. If that

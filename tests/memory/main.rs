@@ -17,6 +17,7 @@ mod events;
 mod failing;
 mod form;
 mod handles;
+mod hyper_example;
 mod key_values;
 mod lifecycle;
 mod login;
@@ -46,6 +47,7 @@ mod session;
 mod session_faults;
 #[cfg(feature = "testing")]
 mod shared_loads;
+mod sse_example;
 mod timeouts;
 #[cfg(feature = "testing")]
 mod tokens;

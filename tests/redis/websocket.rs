@@ -26,6 +26,7 @@ const GRACE: Duration = Duration::from_secs(6);
 /// The codes with which the example closes a socket.
 const LOGGED_OUT: u16 = 4001;
 const UNKNOWN: u16 = 4002;
+const SHUTDOWN: u16 = 1001;
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -47,19 +48,23 @@ struct Server {
     sockets: Vec<JoinHandle<u16>>,
 }
 
+/// Starts a process of the example, over the Redis at this port.
+fn start(port: u16) -> Node {
+    let (redis, millis) =
+        (format!("redis://127.0.0.1:{port}"), |time: Duration| time.as_millis().to_string());
+    Node::start_example(
+        "websocket",
+        &[
+            ("REDIS_URL", &redis),
+            ("MAX_STALENESS_MS", &millis(MAX_STALENESS)),
+            ("WATCH_GRACE_MS", &millis(GRACE)),
+        ],
+    )
+}
+
 impl Server {
     fn start(port: u16) -> Self {
-        let (redis, millis) =
-            (format!("redis://127.0.0.1:{port}"), |time: Duration| time.as_millis().to_string());
-        let node = Node::start_example(
-            "websocket",
-            &[
-                ("REDIS_URL", &redis),
-                ("MAX_STALENESS_MS", &millis(MAX_STALENESS)),
-                ("WATCH_GRACE_MS", &millis(GRACE)),
-            ],
-        );
-        Server { node, sockets: Vec::new() }
+        Server { node: start(port), sockets: Vec::new() }
     }
 
     /// Opens a socket for each visitor, and keeps it until the server closes it.
@@ -165,7 +170,7 @@ async fn a_thousand_sockets_on_three_nodes_are_closed_with_their_sessions_also_t
 }
 
 #[tokio::test]
-async fn a_socket_is_refused_to_another_website_and_to_a_visitor_without_a_session() {
+async fn a_socket_is_refused_to_another_website_and_to_a_visitor_who_is_not_logged_in() {
     let redis = RedisServer::start();
     let server = Server::start(redis.port());
     let mut visitor = Client::new();
@@ -191,4 +196,23 @@ async fn a_socket_is_refused_to_another_website_and_to_a_visitor_without_a_sessi
     assert_eq!(status(Some("https://evil.example"), cookie).await, StatusCode::FORBIDDEN);
     assert_eq!(status(Some("null"), cookie).await, StatusCode::FORBIDDEN);
     assert_eq!(status(Some(&own), None).await, StatusCode::UNAUTHORIZED);
+    let mut stranger = Client::new();
+    let renamed = stranger.post(&server.node.url("/rename?name=eve")).await;
+    assert_eq!(renamed.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(stranger.cookie, None);
+}
+
+#[tokio::test]
+async fn a_shutdown_closes_the_sockets_with_a_code_and_then_ends_the_process() {
+    let redis = RedisServer::start();
+    let node = start(redis.port());
+    let mut visitor = Client::new();
+    visitor.post(&node.url("/login?name=ada")).await;
+    let mut socket = connect(&node, &visitor).await;
+    let (exit, last) = tokio::join!(node.terminate(), socket.next());
+    match last {
+        Some(Ok(Message::Close(Some(frame)))) => assert_eq!(u16::from(frame.code), SHUTDOWN),
+        other => panic!("{other:?}"),
+    }
+    assert!(exit.success());
 }

@@ -51,6 +51,15 @@ impl Node {
         format!("{}{path}", self.address)
     }
 
+    /// Limits the number of files that the process may have open.
+    pub fn limit_files(&self, limit: u32) {
+        let status = Command::new("prlimit")
+            .args(["--pid", &self.process.id().to_string(), &format!("--nofile={limit}:")])
+            .status()
+            .unwrap();
+        assert!(status.success(), "prlimit failed");
+    }
+
     /// Stops the process with `SIGSTOP`: its connections stay open.
     pub fn freeze(&self) {
         signal(&self.process, "STOP");
