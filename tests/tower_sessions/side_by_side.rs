@@ -2,12 +2,15 @@
 //! `docs/coming-from-tower-sessions.md`.
 
 use axum::Router;
-use axum::extract::Request;
-use axum::middleware::{Next, from_fn};
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::get;
-use clustered_sessions::{ClusterConfig, MemoryBackend, Session, SessionConfig, SessionLayer};
+use clustered_sessions::{
+    ClusterConfig, MemoryBackend, Session, SessionConfig, SessionLayer, TowerSessionsStore,
+};
 use http::StatusCode;
+use tokio::sync::Semaphore;
 use tower_sessions_0_15 as tower_sessions;
 use tower_sessions_0_15::SessionManagerLayer;
 
@@ -22,7 +25,10 @@ struct UserSession {
 // In the guide, word for word:
 
 /// Makes the typed session agree with that of tower-sessions, before and after the handler.
-async fn follow(
+///
+/// The state is the store of tower-sessions: `from_fn_with_state(store, follow::<TheirStore>)`.
+async fn follow<S: tower_sessions::SessionStore + Clone>(
+    State(store): State<S>,
     theirs: tower_sessions::Session,
     ours: Session<UserSession>,
     request: Request,
@@ -30,6 +36,14 @@ async fn follow(
 ) -> Result<Response, StatusCode> {
     agree(&theirs, &ours).await?;
     let response = next.run(request).await;
+    // During a slow request, the visitor may have logged out on another node. `theirs` is a copy
+    // of the session as it was before.
+    if let Some(id) = theirs.id()
+        && store.load(&id).await.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?.is_none()
+    {
+        ours.discard();
+        return Ok(response);
+    }
     agree(&theirs, &ours).await?;
     Ok(response)
 }
@@ -86,9 +100,17 @@ async fn our_user(ours: Session<UserSession>) -> String {
     ours.read(|s| s.user.clone()).unwrap_or_default()
 }
 
+/// Each permit lets a slow request end.
+static SLOW: Semaphore = Semaphore::const_new(0);
+
+async fn slow() {
+    SLOW.acquire().await.unwrap().forget();
+}
+
 /// Returns nodes from before the move, of each of its stages, and their common stores.
 async fn stages() -> [Router; 4] {
-    let theirs = SessionManagerLayer::new(node(&MemoryBackend::new()).await);
+    let store = node(&MemoryBackend::new()).await;
+    let theirs = SessionManagerLayer::new(store.clone());
     let cluster = ClusterConfig::new();
     let config = SessionConfig::<UserSession>::builder(secret()).cluster(cluster);
     let ours = SessionLayer::new(config.build().unwrap());
@@ -102,7 +124,8 @@ async fn stages() -> [Router; 4] {
         .route("/", get(our_user))
         .route("/login", get(their_login))
         .route("/logout", get(their_logout))
-        .layer(from_fn(follow))
+        .route("/slow", get(slow))
+        .layer(from_fn_with_state(store, follow::<TowerSessionsStore>))
         .layer(ours.clone())
         .layer(theirs.clone());
     let second = Router::new()
@@ -150,5 +173,26 @@ async fn a_login_from_before_the_move_lasts_until_after_it() {
     browser.visit_path(&stages[0], "/login").await;
     for app in &stages {
         assert_eq!(browser.visit(app).await.body, "ada");
+    }
+}
+
+#[tokio::test]
+async fn a_slow_request_does_not_log_in_again_a_visitor_who_has_logged_out() {
+    let [before, first, second, _] = stages().await;
+    let mut browser = Browser::new();
+    browser.visit_path(&before, "/login").await;
+    let mut same = browser.clone();
+    let slow = tokio::spawn({
+        let first = first.clone();
+        async move { same.visit_path(&first, "/slow").await }
+    });
+    settle().await;
+    browser.visit_path(&second, "/logout").await;
+    SLOW.add_permits(1);
+    let page = slow.await.unwrap();
+    assert_eq!((page.status, page.set_cookies().len()), (StatusCode::OK, 0));
+    browser.keep_cookies(&page);
+    for app in [&first, &second] {
+        assert_eq!(browser.visit(app).await.body, "");
     }
 }
