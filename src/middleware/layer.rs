@@ -29,9 +29,9 @@ use crate::store::SessionStore;
 ///   layers for the same type, handlers see the inner one.
 /// - `CatchPanicLayer` belongs outside: a panic then ends the request as an error does.
 /// - `TimeoutLayer` may be outside or inside. Outside, a request that it cuts off in the handler
-///   commits nothing but a logout. A commit that has begun is finished, unless it waits for another
-///   one and needs a new token, but the client does not get the cookie of a login: let the timeout
-///   be longer than that of two operations
+///   commits nothing but a logout. A commit that writes already is finished, but the client does
+///   not get the cookie of a login. One that must set a cookie and has not begun to write is not
+///   made. Let the timeout be longer than that of two operations
 ///   ([`operation_timeout`](crate::SessionConfigBuilder::operation_timeout)). Inside, its response
 ///   is committed like any other, with the changes made so far.
 /// - `TraceLayer` belongs outside, since its body type has no default. Inside, map its body to
@@ -89,7 +89,7 @@ impl<T: SessionData, E> SessionLayer<T, E> {
     ///
     /// ```
     /// # #[cfg(feature = "axum")] {
-    /// use axum::response::{Html, IntoResponse};
+    /// use axum::{http::header::RETRY_AFTER, response::{Html, IntoResponse}};
     /// use clustered_sessions::SessionLayer;
     /// # use clustered_sessions::{Secret, SessionConfig};
     /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct UserSession;
@@ -98,8 +98,13 @@ impl<T: SessionData, E> SessionLayer<T, E> {
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let config = SessionConfig::<UserSession>::development(Secret::insecure_dev("dev")).build()?;
     /// let sessions = SessionLayer::new(config).on_commit_error(|error| {
-    ///     let page = "<h1>Sorry</h1><p>Please try again in a minute.";
-    ///     (error.status(), Html(page)).into_response()
+    ///     let (parts, ()) = error.to_response().into_parts();
+    ///     let advice = match parts.headers.contains_key(RETRY_AFTER) {
+    ///         true => "Please try again in a minute.",
+    ///         // To send the request again is of no use, or makes the change twice.
+    ///         false => "Please load the page again, and look whether your change was made.",
+    ///     };
+    ///     (parts, Html(advice)).into_response() // with the status, and `Retry-After`
     /// });
     /// let app: axum::Router = axum::Router::new().layer(sessions);
     /// # let _ = app; Ok(()) }
