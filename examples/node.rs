@@ -142,7 +142,7 @@ fn router(sessions: SessionLayer<UserSession>) -> Router {
         .route("/logout", post(logout))
         .route("/logout-everywhere", post(logout_everywhere))
         .route("/stats", get(stats))
-        .route("/healthz", get(healthz))
+        .route("/backend", get(backend))
         .with_state(sessions.store().clone())
         .layer(sessions)
 }
@@ -218,8 +218,9 @@ async fn stats(State(store): State<SessionStore<UserSession>>) -> Json<Value> {
     }))
 }
 
-/// Readiness probe: responds 503 while the backend is unavailable.
-async fn healthz(State(store): State<SessionStore<UserSession>>) -> StatusCode {
+/// Responds 503 while the backend is unavailable. It is no readiness probe: all nodes would become
+/// unready together. The example `production` has probes.
+async fn backend(State(store): State<SessionStore<UserSession>>) -> StatusCode {
     match store.ping().await {
         Ok(()) => StatusCode::OK,
         Err(error) => {

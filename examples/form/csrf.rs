@@ -10,7 +10,8 @@ use clustered_sessions::{Part, SessionData, SessionError};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-/// The token of a session. It lasts as long as the session; a login begins a new one.
+/// The token of a session. It lasts as long as the session. A login by `replace` ends it, unless
+/// the application gives it to the new session: begin with `Csrf::default()` there.
 #[derive(Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Csrf(Option<String>);
 

@@ -68,7 +68,7 @@ async fn page(
     flash: Part<Visitor, Flash>,
     csrf: Part<Visitor, Csrf>,
 ) -> Result<Html<String>, SessionError> {
-    let messages = flash::take(&flash).await?.join(" ");
+    let messages = escape(&flash::take(&flash).await?.join(" "));
     let token = csrf::token(&csrf).await?;
     let notes = session.read(|visitor| visitor.notes);
     Ok(Html(format!(
@@ -76,6 +76,11 @@ async fn page(
          <form method=post><input name=note><input type=hidden name=token value=\"{token}\">\
          <button>Leave a note</button></form>"
     )))
+}
+
+/// Makes text safe between tags. A message may have something that a visitor has written.
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;")
 }
 
 #[derive(Deserialize)]
@@ -98,13 +103,17 @@ async fn leave(
         flash::add(&flash, "A note has some text.");
     } else {
         session.update(|visitor| visitor.notes += 1);
-        flash::add(&flash, "Thank you.");
+        // Limited, because it is kept in the session.
+        let beginning: String = form.note.chars().take(40).collect();
+        flash::add(&flash, format!("Thank you for \"{beginning}\"."));
     }
     Ok(Redirect::to("/"))
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
+    // For plain HTTP on one machine: cookies are not `Secure`, records are not encrypted, and the
+    // node does not listen to others. The example `production` has what a deployment needs.
     let config = SessionConfig::<Visitor>::development(Secret::insecure_dev("form")).build()?;
     let app = Router::new().route("/", get(page).post(leave)).layer(SessionLayer::new(config));
     let port = std::env::var("PORT").unwrap_or_else(|_| "3000".to_owned());

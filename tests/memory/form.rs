@@ -12,7 +12,7 @@ fn token(page: &Page) -> String {
 }
 
 #[tokio::test]
-async fn a_note_is_taken_from_the_own_form_alone_and_its_message_is_shown_once() {
+async fn a_note_is_taken_from_the_own_form_alone_and_its_message_is_escaped_and_shown_once() {
     let node = Node::start_example("form", &[]);
     let (mut visitor, mut other) = (Browser::new(&node), Browser::new(&node));
     let page = visitor.get("/").await;
@@ -26,14 +26,15 @@ async fn a_note_is_taken_from_the_own_form_alone_and_its_message_is_shown_once()
     }
     assert!(visitor.get("/").await.body.contains("left 0 notes"));
 
-    let taken = visitor.post("/", &[("note", "hello"), ("token", &own)]).await;
+    let taken = visitor.post("/", &[("note", "<b>hello</b>"), ("token", &own)]).await;
     assert_eq!(taken.status, StatusCode::SEE_OTHER);
     let page = visitor.get("/").await;
     assert!(
-        page.body.contains("Thank you.") && page.body.contains("left 1 notes"),
+        page.body.contains("Thank you for \"&lt;b>hello&lt;/b>\".")
+            && page.body.contains("left 1 notes"),
         "{}",
         page.body
     );
-    assert!(!visitor.get("/").await.body.contains("Thank you."));
-    assert!(!other.get("/").await.body.contains("Thank you."));
+    assert!(!visitor.get("/").await.body.contains("Thank you"));
+    assert!(!other.get("/").await.body.contains("Thank you"));
 }

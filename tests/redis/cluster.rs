@@ -204,7 +204,7 @@ async fn nodes_report_a_frozen_redis_and_recover_when_it_resumes() {
     cluster.warm_up(&browser).await;
     let respond = async |expected: StatusCode| {
         for node in &cluster.nodes {
-            let health = async || Client::new().get(&node.url("/healthz")).await.status == expected;
+            let health = async || Client::new().get(&node.url("/backend")).await.status == expected;
             eventually(health, "the node reports the state of Redis").await;
             // The node uses its cache until the lease ends.
             eventually(
