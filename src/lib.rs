@@ -3,7 +3,7 @@
 //!
 //! - **Typed.** A handler takes a [`Session<UserSession>`](Session) and works with its own struct.
 //! - **Fast.** A session in the local cache is read without IO. Reading never writes, except to
-//!   extend a session from time to time.
+//!   extend a session from time to time, and to encrypt it again while secrets are rotated.
 //! - **Coherent.** A change or logout on one node evicts the session from the caches of all nodes.
 //!   A node that cannot prove that it receives these announcements bypasses its cache.
 //! - **Safe.** Concurrent changes are never lost, deleted sessions stay deleted, cookies are

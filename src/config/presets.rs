@@ -64,18 +64,24 @@ impl<T> SessionConfig<T> {
     ///
     /// A level requires more than timeouts, above all certain kinds of authenticators. Call
     /// [`replace`](crate::Session::replace) at each login: it restarts both timeouts.
+    ///
+    /// # Risk
+    ///
+    /// [`regenerate`](crate::Session::regenerate) restarts both timeouts as well, and so does a
+    /// change that gives the session another [owner](SessionConfigBuilder::owner). The time between
+    /// logins is bounded only if they are used where the user authenticates.
     pub fn aal1(secret: Secret) -> SessionConfigBuilder<T> {
         Self::production(secret).timeout(30 * DAY).absolute_timeout(30 * DAY)
     }
 
     /// Returns a builder like [`SessionConfig::aal1`], for assurance level 2 (section 2.2.3): a
-    /// login at least every 24 hours, and after an hour of idleness.
+    /// login at least every 24 hours, and after an hour of idleness. The risk there applies.
     pub fn aal2(secret: Secret) -> SessionConfigBuilder<T> {
         Self::production(secret).timeout(HOUR).absolute_timeout(DAY)
     }
 
     /// Returns a builder like [`SessionConfig::aal1`], for assurance level 3 (section 2.3.3): a
-    /// login at least every 12 hours, and after 15 minutes of idleness.
+    /// login at least every 12 hours, and after 15 minutes of idleness. The risk there applies.
     ///
     /// ```
     /// use clustered_sessions::{Secret, SessionConfig};

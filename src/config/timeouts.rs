@@ -74,7 +74,8 @@ impl<T> SessionConfigBuilder<T> {
     /// Sets the share of the timeout that must have passed before a read extends the session.
     /// Defaults to 0.25; more than 0, less than 1.
     ///
-    /// Reads do not write otherwise. A session therefore lives between `1 - touch_after` and 1
+    /// Reads do not write otherwise, except that a record is encrypted again while secrets are
+    /// rotated. A session therefore lives between `1 - touch_after` and 1
     /// timeout after its last use. A smaller share is more exact and costs more writes.
     pub fn touch_after(mut self, share: f64) -> Self {
         self.touch_after = share;

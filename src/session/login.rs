@@ -77,6 +77,11 @@ impl<T: SessionData> Session<T> {
     /// go on, among them one that an attacker has opened with the old cookie. If somebody else may
     /// know the old cookie, as at a login or a change of the password, call
     /// [`replace`](Session::replace) instead.
+    ///
+    /// It restarts the absolute timeout
+    /// ([`absolute_timeout`](crate::SessionConfigBuilder::absolute_timeout)). If that is to bound
+    /// the time between logins, call it only where the user authenticates: otherwise a session that
+    /// is regenerated again and again lasts without a login.
     pub fn regenerate(&self) {
         self.request.regenerate();
     }

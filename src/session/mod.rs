@@ -159,7 +159,8 @@ impl<T: SessionData> Session<T> {
     /// was committed: of concurrent requests that count something, each gets a different number.
     ///
     /// Changes made before by [`update`](Session::update) are committed with it. If the request is
-    /// cancelled, the commit continues.
+    /// cancelled, the commit continues, with one exception: if it must set a cookie, as one that
+    /// creates a session does, and has not begun to write yet, the change is not made.
     ///
     /// # Errors
     ///
