@@ -184,12 +184,13 @@ async fn talk(
             },
             () = shutdown.cancelled() => break SHUTDOWN,
             message = socket.recv() => match message {
-                Some(Ok(Message::Text(text))) => {
-                    // A message counts as a use, so the session does not become idle. If that
-                    // fails, the watch ends as soon as it must.
-                    let _ = watch.visit().await;
-                    format!("you said {text}")
-                }
+                // A message counts as a use, so the session does not become idle.
+                Some(Ok(Message::Text(text))) => match watch.visit().await {
+                    Ok(true) => format!("you said {text}"),
+                    Ok(false) => break LOGGED_OUT,
+                    // The session may have ended. If it stays unknown, the watch ends.
+                    Err(_) => continue,
+                },
                 Some(Ok(Message::Binary(_) | Message::Ping(_) | Message::Pong(_))) => continue,
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return,
             },

@@ -189,6 +189,7 @@ impl<T: SessionData> SessionStore<T> {
         term: Term,
     ) -> Result<(NewSession<T>, Unreported<'_>), StoreError> {
         let mut attempts = self.inner.backend.attempts();
+        let mut in_doubt = Vec::new();
         loop {
             // Each attempt has its own token. Under the same id, a delayed first attempt could
             // bring back a session that has been deleted meanwhile.
@@ -200,11 +201,22 @@ impl<T: SessionData> SessionStore<T> {
                 .map_err(|error| attempts.ended_by(error))?;
             let unreported = self.inner.events.hold(draft.new.id);
             match self.write_draft(&draft).await {
-                Ok(Created::Created) => return Ok((draft.new, unreported)),
+                Ok(Created::Created) => {
+                    for record in &in_doubt {
+                        self.undo(record, None).await;
+                    }
+                    return Ok((draft.new, unreported));
+                }
                 Ok(Created::Exists) => {}
                 // A failed attempt may still be executed later. It then leaves a record whose
                 // token was never given out, and which expires like any other.
                 Err(error) => {
+                    if error.kind() == StoreErrorKind::OutcomeUnknown
+                        && self.owner_limit().is_some()
+                    {
+                        // It must not take a place from the owner's other sessions.
+                        in_doubt.push(draft.new.record.clone());
+                    }
                     if error.kind() == StoreErrorKind::Refused {
                         // A server that is full takes index entries all the same. Each login that
                         // it refuses would leave another one.

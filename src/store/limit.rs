@@ -217,7 +217,7 @@ impl<T: SessionData> SessionStore<T> {
         Ok(sessions)
     }
 
-    fn owner_limit(&self) -> Option<OwnerLimit> {
+    pub(super) fn owner_limit(&self) -> Option<OwnerLimit> {
         self.inner.owners.as_ref()?.limit()
     }
 }

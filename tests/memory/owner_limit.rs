@@ -1,6 +1,7 @@
 //! The limit on the sessions of one owner: which sessions end, which logins are refused, and how
 //! visitors and handlers see that. `tests/simulation/limits.rs` has logins at the same time.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -362,6 +363,37 @@ async fn a_login_fails_and_is_undone_if_the_limit_cannot_be_applied() {
     let error = broken.store().modify(anonymous, log_in).await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::OutcomeUnknown, "the session was changed, and ended");
     assert_eq!(healthy.store().all_session_ids().await.unwrap(), [first]);
+}
+
+/// Loses the answer to the second creation.
+#[derive(Default)]
+struct LostAnswer(AtomicU32);
+
+impl Interposer for LostAnswer {
+    async fn around<R: Send + 'static>(
+        &self,
+        method: Call,
+        call: impl Future<Output = Result<R, StoreError>> + Send + 'static,
+    ) -> Result<R, StoreError> {
+        let answer = call.await;
+        if method == Call::Create && self.0.fetch_add(1, Ordering::Relaxed) == 1 {
+            return Err(StoreErrorKind::OutcomeUnknown.into());
+        }
+        answer
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_creation_whose_answer_was_lost_takes_no_place_from_another_session() {
+    for policy in [LimitPolicy::EndOldest, LimitPolicy::RefuseNew] {
+        let clock = Clock::tokio();
+        let memory = MemoryBackend::with_clock(clock.clone());
+        let backend = Interposed::with_interposer(memory.clone(), LostAnswer::default());
+        let node = start(limited(&memory, &clock, 2, policy).backend(backend)).await;
+        let first = create(&node, "ada").await;
+        let second = create(&node, "ada").await;
+        assert_eq!(ids(&node, "ada").await, [second, first], "{policy:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
