@@ -62,11 +62,14 @@ return redis.call('DEL', KEYS[1])
 
 /// Key: the record. Arguments: deadline and time of use in 8 bytes each, time to live.
 /// Returns 1 if the record now lives at least that long or has a deadline of its own, 0 if gone.
+/// Compares deadlines as numbers: Lua compares strings by the server's locale.
 const TOUCH: &str = r"#!lua flags=allow-oom
 local head = redis.call('GETRANGE', KEYS[1], 1, 66)
 if head:byte(1) ~= 0 then return 0 end
 if head:byte(66) == 2 then return 1 end
-if redis.call('PEXPIRE', KEYS[1], ARGV[3], 'GT') == 1 then
+local is_later = struct.unpack('>I8', ARGV[1]) > struct.unpack('>I8', head, 26)
+redis.call('PEXPIRE', KEYS[1], ARGV[3], 'GT')
+if is_later then
   redis.call('SETRANGE', KEYS[1], 26, ARGV[1] .. ARGV[2])
 else
   redis.call('SETRANGE', KEYS[1], 34, ARGV[2])

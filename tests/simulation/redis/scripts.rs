@@ -142,12 +142,11 @@ impl Server {
                 let Some(mut value) = current.filter(|value| value[1] == 0) else {
                     return integer(0);
                 };
-                let mut expires = Instant::now() + Duration::from_millis(number(&args[2]));
+                let expires = Instant::now() + Duration::from_millis(number(&args[2]));
                 let mut keys = self.keys();
-                if expires > keys[key].expires {
+                let expires = expires.max(keys[key].expires);
+                if args[0][..] > value[26..34] {
                     value[26..34].copy_from_slice(&args[0]);
-                } else {
-                    expires = keys[key].expires;
                 }
                 value[34..42].copy_from_slice(&args[1]);
                 keys.insert(key.to_vec(), Entry { value, expires });
