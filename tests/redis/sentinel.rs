@@ -7,6 +7,7 @@
 use std::error::Error as _;
 use std::time::{Duration, Instant};
 
+use clustered_sessions::backend::{Backend as _, Event, RedisBackend};
 use clustered_sessions::{
     RedisAddress, RedisConfig, RedisSentinels, SessionId, SessionStore, StoreError, StoreErrorKind,
 };
@@ -45,6 +46,23 @@ async fn nodes_follow_the_sentinels_when_the_master_is_frozen_and_stay_when_it_r
     // Until the sentinels reach it, it takes itself for a master.
     service.servers[0].thaw();
     trial.end("Sentinel: the master is frozen, and resumes", began, switched).await.check();
+}
+
+/// From its beginning, the sentinels are asked as often as it needs their word.
+#[tokio::test]
+async fn a_subscription_with_frequent_heartbeats_lasts() {
+    let service = Service::start().await;
+    let redis = RedisConfig::from_url(&service.url()).unwrap();
+    let backend = RedisBackend::new(&redis, "announcements").unwrap();
+    let mut subscription = backend.subscribe(Duration::from_millis(250)).await.unwrap();
+    let end = Instant::now() + Duration::from_secs(2);
+    loop {
+        match subscription.next().await {
+            Some(Event::Alive(sent_at)) if sent_at > end => return,
+            Some(_) => {}
+            None => panic!("the subscription has ended: {:?}", subscription.cause()),
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::client::SentinelClient;
@@ -209,11 +209,16 @@ fn most_telling(errors: Vec<StoreError>) -> StoreError {
 async fn watch(
     sentinels: Weak<Sentinels>,
     announced: Arc<Notify>,
-    interval: watch::Receiver<Duration>,
+    mut interval: watch::Receiver<Duration>,
 ) {
     loop {
-        let pause = *interval.borrow();
-        let _ = timeout(pause, announced.notified()).await;
+        // A pause that has begun must not outlast a subscription that wants shorter ones.
+        let pause = *interval.borrow_and_update();
+        tokio::select! {
+            () = announced.notified() => {}
+            _ = interval.changed() => {}
+            () = sleep(pause) => {}
+        }
         let Some(sentinels) = sentinels.upgrade() else { return };
         sentinels.check().await;
     }
