@@ -5,7 +5,8 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::interposed::{BackendMethod, Interposed, Interposer};
 use crate::backend::{Backend, Event, Subscription, SubscriptionSender};
@@ -150,15 +151,18 @@ impl Faults {
         state.random.chance(share)
     }
 
-    async fn pause(&self, range: impl FnOnce(&FaultState) -> &Range<Duration>) {
-        let pause = {
-            let mut state = self.lock();
-            let range = range(&state).clone();
-            range.start / 2
-                + (range.end.saturating_sub(range.start) / 2).mul_f64(state.random.share())
-        };
-        if !pause.is_zero() {
-            tokio::time::sleep(pause).await;
+    /// Returns the moment after half of a time from a range, or `None` if that is no time.
+    fn due(&self, range: impl FnOnce(&FaultState) -> &Range<Duration>) -> Option<Instant> {
+        let mut state = self.lock();
+        let range = range(&state).clone();
+        let pause = range.start / 2
+            + (range.end.saturating_sub(range.start) / 2).mul_f64(state.random.share());
+        (!pause.is_zero()).then(|| Instant::now() + pause)
+    }
+
+    async fn pause(&self) {
+        if let Some(due) = self.due(|state| &state.calls) {
+            tokio::time::sleep_until(due).await;
         }
     }
 
@@ -166,27 +170,46 @@ impl Faults {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forwards events with their delay until the subscriptions are cut.
-    async fn relay(self, mut from: Subscription, mut to: SubscriptionSender) {
-        let mut link = self.link.subscribe();
-        let Link { number, mut blinks, .. } = *link.borrow_and_update();
+    /// Receives events and decides when each is due, so that they do not delay each other.
+    async fn receive(self, mut from: Subscription, to: mpsc::UnboundedSender<Delayed>) {
         loop {
             let event = tokio::select! {
                 biased;
-                _ = link.wait_for(|link| link.number != number || link.blinks != blinks) => None,
                 () = to.closed() => return,
                 event = from.next() => event,
             };
-            let event = match event {
-                Some(event) => event,
+            let Some(event) = event else { return };
+            let due = self.due(|state| &state.events);
+            if to.send(Delayed { event, due }).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Forwards events when they are due until the subscriptions are cut.
+    async fn relay(self, mut from: mpsc::UnboundedReceiver<Delayed>, mut to: SubscriptionSender) {
+        let mut link = self.link.subscribe();
+        let Link { number, mut blinks, .. } = *link.borrow_and_update();
+        loop {
+            let next = tokio::select! {
+                biased;
+                _ = link.wait_for(|link| link.number != number || link.blinks != blinks) => None,
+                () = to.closed() => return,
+                next = from.recv() => next,
+            };
+            let Delayed { event, due } = match next {
+                Some(delayed) => delayed,
                 None if link.borrow().number == number && link.borrow().blinks != blinks => {
                     blinks = link.borrow().blinks;
                     discard(&mut from).await;
-                    Event::Connected
+                    let due = self.due(|state| &state.events);
+                    Delayed { event: Event::Connected, due }
                 }
                 None => return,
             };
-            self.pause(|state| &state.events).await;
+            if let Some(due) = due.filter(|due| *due > Instant::now()) {
+                tokio::time::sleep_until(due).await;
+            }
             let open = link.wait_for(|link| !link.stalled || link.number != number).await;
             if open.is_ok_and(|link| link.number != number) {
                 return;
@@ -198,10 +221,16 @@ impl Faults {
     }
 }
 
+/// An event and the moment at which it is due, or `None` if it is not delayed.
+struct Delayed {
+    event: Event,
+    due: Option<Instant>,
+}
+
 /// Discards all events of the next 100 ms.
-async fn discard(from: &mut Subscription) {
-    let end = tokio::time::Instant::now() + Duration::from_millis(100);
-    while let Ok(Some(_)) = tokio::time::timeout_at(end, from.next()).await {}
+async fn discard(from: &mut mpsc::UnboundedReceiver<Delayed>) {
+    let end = Instant::now() + Duration::from_millis(100);
+    while let Ok(Some(_)) = tokio::time::timeout_at(end, from.recv()).await {}
 }
 
 impl Interposer for Faults {
@@ -213,12 +242,12 @@ impl Interposer for Faults {
         if method == BackendMethod::Subscribe && self.link.borrow().refused {
             return Err(StoreErrorKind::Unavailable.into());
         }
-        self.pause(|state| &state.calls).await;
+        self.pause().await;
         if self.chance(|state| state.fail) {
             return Err(StoreErrorKind::Unavailable.into());
         }
         let answer = call.await;
-        self.pause(|state| &state.calls).await;
+        self.pause().await;
         if self.chance(|state| state.lose_answer) {
             return Err(unanswered(method).into());
         }
@@ -227,7 +256,9 @@ impl Interposer for Faults {
 
     fn subscribed(&self, subscription: Subscription) -> Subscription {
         let (sender, relayed) = Subscription::channel();
-        tokio::spawn(self.clone().relay(subscription, sender));
+        let (delay, delayed) = mpsc::unbounded_channel();
+        tokio::spawn(self.clone().receive(subscription, delay));
+        tokio::spawn(self.clone().relay(delayed, sender));
         relayed
     }
 }
@@ -273,5 +304,45 @@ impl Random {
 
     fn chance(&mut self, share: f64) -> bool {
         share > 0.0 && self.share() < share
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::MemoryBackend;
+
+    const HEARTBEAT: Duration = Duration::from_millis(20);
+
+    #[tokio::test(start_paused = true)]
+    async fn each_event_is_delayed_by_itself_and_not_by_those_before_it() {
+        let (backend, faults) = FaultyBackend::new(MemoryBackend::new(), 1);
+        let mut subscription = backend.subscribe(HEARTBEAT).await.unwrap();
+        for _ in ["`Connected`", "the first proof"] {
+            assert!(subscription.next().await.is_some());
+        }
+        let delay = HEARTBEAT * 5;
+        faults.delay_by(delay * 2..delay * 2);
+        for _ in 0..100 {
+            let event = subscription.next().await;
+            let Some(Event::Alive(sent_at)) = event else { panic!("{event:?}") };
+            let age = Instant::now().into_std() - sent_at;
+            assert!(delay <= age && age < delay + HEARTBEAT, "{age:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn events_with_different_delays_keep_their_order() {
+        let (backend, faults) = FaultyBackend::new(MemoryBackend::new(), 1);
+        faults.delay_by(Duration::ZERO..HEARTBEAT * 10);
+        let mut subscription = backend.subscribe(HEARTBEAT).await.unwrap();
+        let mut last = None;
+        for _ in 0..100 {
+            if let Some(Event::Alive(sent_at)) = subscription.next().await {
+                assert!(last < Some(sent_at));
+                last = Some(sent_at);
+            }
+        }
+        assert!(last.is_some());
     }
 }
