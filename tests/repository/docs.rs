@@ -86,6 +86,23 @@ fn every_test_that_the_guarantees_cite_exists() {
 }
 
 #[test]
+fn every_check_that_the_guarantees_name_exists() {
+    let checks: String = files("src/testing", ".rs").iter().map(read).collect();
+    let text = read("docs/guarantees.md");
+    // In parentheses, after the test that runs the conformance suite.
+    let names = text.split("` (`").skip(1).map(|rest| rest.split('`').next().unwrap());
+    let mut count = 0;
+    for name in names {
+        let exists = [format!("fn {name}("), format!("fn {name}<")]
+            .iter()
+            .any(|function| checks.contains(function));
+        assert!(exists, "the conformance suite has no check `{name}`");
+        count += 1;
+    }
+    assert!(count >= 3, "only {count} checks are named");
+}
+
+#[test]
 fn every_test_that_the_owasp_checklist_cites_exists() {
     check_citations("docs/owasp.md", 40);
 }
