@@ -97,7 +97,9 @@ pub enum Deleted {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Touched {
-    /// The record lives at least until the given deadline.
+    /// The record lives at least until the given deadline, or has [`Lifespan::Fixed`].
+    ///
+    /// [`Lifespan::Fixed`]: super::Lifespan::Fixed
     Extended,
     /// There is no record under this id, or there is a tombstone.
     Gone,

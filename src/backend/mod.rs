@@ -139,7 +139,8 @@ pub trait Backend: Send + Sync + 'static {
     /// Moves the deadline and the time to live of a record forward, never back, and records the
     /// time at which it was used.
     ///
-    /// The revision stays, and no announcement is made. A tombstone is not extended.
+    /// The revision stays, and no announcement is made. A tombstone is not extended. A record with
+    /// [`Lifespan::Fixed`] stays as it is, and the answer is [`Touched::Extended`].
     fn touch(
         &self,
         id: &SessionId,

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    LONG, PATIENCE, any_id, any_record, extension, later, ok, same, tombstone, with_payload,
+    LONG, PATIENCE, any_id, any_record, created, extension, later, ok, same, tombstone,
+    with_payload,
 };
 use crate::backend::{Backend, Event, Subscription, Update};
 use crate::record::Revision;
@@ -12,12 +13,7 @@ const HEARTBEAT: Duration = Duration::from_millis(20);
 
 pub(super) async fn a_subscription_is_confirmed_and_alive(backend: &impl Backend) {
     let before = tokio::time::Instant::now().into_std();
-    let mut subscription = ok(backend.subscribe(HEARTBEAT).await);
-    same(
-        &proof(&mut subscription).await,
-        &Event::Connected,
-        "a subscription begins with `Connected`",
-    );
+    let mut subscription = connected(backend).await;
     let mut last = before;
     for _ in 0..3 {
         let Event::Alive(sent_at) = proof(&mut subscription).await else {
@@ -30,7 +26,7 @@ pub(super) async fn a_subscription_is_confirmed_and_alive(backend: &impl Backend
 }
 
 pub(super) async fn writes_are_announced_in_order(backend: &impl Backend) {
-    let subscription = ok(backend.subscribe(HEARTBEAT).await);
+    let subscription = connected(backend).await;
     let (id, base) = (any_id(), any_record(Revision::first()));
     let new = with_payload(base.meta.revision.next(), "new");
     ok(backend.create(&id, &base, LONG).await);
@@ -49,7 +45,7 @@ pub(super) async fn writes_are_announced_in_order(backend: &impl Backend) {
 }
 
 pub(super) async fn announcements_about_no_session_arrive(backend: &impl Backend) {
-    let subscription = ok(backend.subscribe(HEARTBEAT).await);
+    let subscription = connected(backend).await;
     ok(backend.publish(b"publish\0\xff\n").await);
     ok(backend.clear(b"clear").await);
     Messages::of(subscription)
@@ -61,7 +57,7 @@ pub(super) async fn announcements_about_no_session_arrive(backend: &impl Backend
 }
 
 pub(super) async fn calls_that_change_nothing_are_not_announced(backend: &impl Backend) {
-    let subscription = ok(backend.subscribe(HEARTBEAT).await);
+    let subscription = connected(backend).await;
     let (id, base) = (any_id(), any_record(Revision::first()));
     let new = with_payload(base.meta.revision.next(), "new");
     ok(backend.create(&id, &base, LONG).await);
@@ -82,7 +78,7 @@ pub(super) async fn calls_that_change_nothing_are_not_announced(backend: &impl B
 }
 
 pub(super) async fn each_deletion_is_announced(backend: &impl Backend) {
-    let subscription = ok(backend.subscribe(HEARTBEAT).await);
+    let subscription = connected(backend).await;
     let moved = any_id();
     ok(backend.create(&moved, &tombstone(Revision::first(), any_id()), LONG).await);
     ok(backend.delete(&any_id(), b"gone").await);
@@ -97,27 +93,50 @@ pub(super) async fn each_deletion_is_announced(backend: &impl Backend) {
 }
 
 pub(super) async fn alive_comes_after_all_announcements_before_it(backend: &impl Backend) {
-    let mut subscription = ok(backend.subscribe(HEARTBEAT).await);
+    let mut subscription = connected(backend).await;
     for round in 0..20u8 {
-        ok(backend.publish(&[round]).await);
-        let announced = tokio::time::Instant::now().into_std();
-        let mut received = false;
-        loop {
-            match next(&mut subscription).await {
-                Event::Message(message) if message[..] == [round] => received = true,
-                Event::Alive(sent_at) if sent_at >= announced => {
-                    assert!(received, "`Alive` overtook an announcement that was made before it");
-                    break;
-                }
-                _ => {}
+        // Each announcement is made once: an earlier one may arrive again.
+        let [publish, update, delete, delete_if, clear] = [0, 1, 2, 3, 4].map(|call| [call, round]);
+        ok(backend.publish(&publish).await);
+        arrives_before_alive(&mut subscription, &publish, "publish").await;
+
+        let (id, base) = created(backend, LONG).await;
+        let new = with_payload(base.meta.revision.next(), "new");
+        ok(backend.update(Update::new(&id, base.meta.revision, &new, LONG, &update)).await);
+        arrives_before_alive(&mut subscription, &update, "update").await;
+        ok(backend.delete(&id, &delete).await);
+        arrives_before_alive(&mut subscription, &delete, "delete").await;
+
+        let (id, base) = created(backend, LONG).await;
+        ok(backend.delete_if(&id, base.meta.revision, &delete_if).await);
+        arrives_before_alive(&mut subscription, &delete_if, "delete_if").await;
+
+        created(backend, LONG).await;
+        ok(backend.clear(&clear).await);
+        arrives_before_alive(&mut subscription, &clear, "clear").await;
+    }
+}
+
+/// Asserts that the announcement of a call that has just ended arrives before any proof that was
+/// requested since.
+async fn arrives_before_alive(subscription: &mut Subscription, announcement: &[u8], call: &str) {
+    let ended = tokio::time::Instant::now().into_std();
+    let mut received = false;
+    loop {
+        match next(subscription).await {
+            Event::Message(message) if message == announcement => received = true,
+            Event::Alive(sent_at) if sent_at > ended => {
+                assert!(received, "`Alive` overtook the announcement that `{call}` has made");
+                break;
             }
+            _ => {}
         }
     }
 }
 
 pub(super) async fn each_subscriber_receives_each_announcement(backend: &impl Backend) {
-    let mut one = Messages::of(ok(backend.subscribe(HEARTBEAT).await));
-    let mut two = Messages::of(ok(backend.subscribe(HEARTBEAT).await));
+    let mut one = Messages::of(connected(backend).await);
+    let mut two = Messages::of(connected(backend).await);
     ok(backend.publish(b"both").await);
     for messages in [&mut one, &mut two] {
         messages.arrive(&[b"both"], "each subscriber receives each announcement").await;
@@ -127,10 +146,22 @@ pub(super) async fn each_subscriber_receives_each_announcement(backend: &impl Ba
     two.arrive(&[b"the other"], "a subscriber that leaves does not affect the others").await;
 }
 
+/// Subscribes, and waits until the subscription is confirmed: announcements from before may be
+/// missed.
+async fn connected(backend: &impl Backend) -> Subscription {
+    let mut subscription = ok(backend.subscribe(HEARTBEAT).await);
+    same(
+        &proof(&mut subscription).await,
+        &Event::Connected,
+        "a subscription begins with `Connected`",
+    );
+    subscription
+}
+
 async fn next(subscription: &mut Subscription) -> Event {
     match tokio::time::timeout(PATIENCE, subscription.next()).await {
         Ok(Some(event)) => event,
-        Ok(None) => panic!("the subscription has ended"),
+        Ok(None) => panic!("the subscription has ended: {:?}", subscription.cause()),
         Err(_) => panic!("the subscription yields no event"),
     }
 }

@@ -9,23 +9,33 @@ use clustered_sessions::backend::{
     Update, Updated,
 };
 use clustered_sessions::{
-    MemoryBackend, Secret, SessionConfig, SessionId, SessionStore, StoreError, StoreErrorKind,
-    testing,
+    Clock, MemoryBackend, Secret, SessionConfig, SessionId, SessionStore, StoreError,
+    StoreErrorKind, testing,
 };
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_memory_backend_conforms() {
     testing::conformance(async || MemoryBackend::new()).await;
 }
 
-#[tokio::test]
-async fn a_shared_pointer_to_a_backend_conforms() {
-    testing::conformance(async || Arc::new(MemoryBackend::new())).await;
+#[tokio::test(start_paused = true)]
+async fn the_memory_backend_conforms_under_a_paused_clock() {
+    testing::conformance(async || memory()).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
+async fn a_shared_pointer_to_a_backend_conforms() {
+    testing::conformance(async || Arc::new(memory())).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_backend_without_faults_conforms() {
-    testing::conformance(async || testing::FaultyBackend::new(MemoryBackend::new(), 1).0).await;
+    testing::conformance(async || testing::FaultyBackend::new(memory(), 1).0).await;
+}
+
+/// Returns a backend whose records expire by the clock of tokio.
+fn memory() -> MemoryBackend {
+    MemoryBackend::with_clock(Clock::tokio())
 }
 
 /// A backend that implements only the required methods.
@@ -92,10 +102,10 @@ impl Backend for Minimal {
 }
 
 fn minimal() -> Minimal {
-    Minimal(MemoryBackend::new())
+    Minimal(memory())
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_backend_without_the_owner_index_conforms() {
     testing::conformance(async || minimal()).await;
 }

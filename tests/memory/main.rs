@@ -24,6 +24,8 @@ mod login;
 #[cfg(feature = "testing")]
 mod login_example;
 mod lost_changes;
+#[cfg(feature = "testing")]
+mod nonconforming;
 #[cfg(all(feature = "metrics", feature = "testing"))]
 mod observability;
 #[cfg(feature = "testing")]

@@ -22,20 +22,20 @@ async fn conforms(server: &RedisServer, redis: &RedisConfig) {
     .await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_redis_backend_conforms() {
     let server = RedisServer::start();
     conforms(&server, &server.config()).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_redis_backend_conforms_on_one_server_in_cluster_mode() {
     let server = RedisServer::in_cluster_mode().await;
     conforms(&server, &server.config()).await;
 }
 
 /// Managed services offer this: a cluster behind one address, as one master that has all slots.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_redis_backend_conforms_on_a_cluster_behind_one_address() {
     let server = RedisServer::in_cluster_mode().await;
     let redis = RedisConfig::cluster(ClusterServers::new([("127.0.0.1", server.port())]));
@@ -45,14 +45,14 @@ async fn the_redis_backend_conforms_on_a_cluster_behind_one_address() {
     conforms(&server, &redis).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_redis_backend_conforms_with_sentinels() {
     let service = Service::start().await;
     let redis = RedisConfig::from_url(&service.url()).unwrap();
     conforms(&service.servers[0], &redis).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_redis_backend_conforms_on_a_cluster() {
     let cluster = RedisCluster::start(3, 0).await;
     let redis = RedisConfig::from_url(&cluster.url()).unwrap();
@@ -66,7 +66,7 @@ async fn the_redis_backend_conforms_on_a_cluster() {
 }
 
 #[cfg(feature = "tls")]
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_redis_backend_conforms_over_tls() {
     if !has_tls() {
         return;
