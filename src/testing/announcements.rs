@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::{Instant, timeout, timeout_at};
+
 use super::{
     LONG, PATIENCE, any_id, any_record, created, extension, later, ok, same, tombstone,
     with_payload,
@@ -12,7 +14,7 @@ use crate::record::Revision;
 const HEARTBEAT: Duration = Duration::from_millis(20);
 
 pub(super) async fn a_subscription_is_confirmed_and_alive(backend: &impl Backend) {
-    let before = tokio::time::Instant::now().into_std();
+    let before = Instant::now().into_std();
     let mut subscription = connected(backend).await;
     let mut last = before;
     for _ in 0..3 {
@@ -120,7 +122,7 @@ pub(super) async fn alive_comes_after_all_announcements_before_it(backend: &impl
 /// Asserts that the announcement of a call that has just ended arrives before any proof that was
 /// requested since.
 async fn arrives_before_alive(subscription: &mut Subscription, announcement: &[u8], call: &str) {
-    let ended = tokio::time::Instant::now().into_std();
+    let ended = Instant::now().into_std();
     let mut received = false;
     loop {
         match next(subscription).await {
@@ -159,7 +161,7 @@ async fn connected(backend: &impl Backend) -> Subscription {
 }
 
 async fn next(subscription: &mut Subscription) -> Event {
-    match tokio::time::timeout(PATIENCE, subscription.next()).await {
+    match timeout(PATIENCE, subscription.next()).await {
         Ok(Some(event)) => event,
         Ok(None) => panic!("the subscription has ended: {:?}", subscription.cause()),
         Err(_) => panic!("the subscription yields no event"),
@@ -191,8 +193,10 @@ impl Messages {
 
     /// Waits until all of these have arrived.
     async fn arrive(&mut self, expected: &[&[u8]], promise: &str) {
+        // For all of them: proofs arrive all the time.
+        let end = Instant::now() + PATIENCE;
         while self.of_these(expected).len() < expected.len() {
-            match tokio::time::timeout(PATIENCE, self.subscription.next()).await {
+            match timeout_at(end, self.subscription.next()).await {
                 Ok(Some(Event::Message(message))) => {
                     if !self.received.iter().any(|received| *received == message) {
                         self.received.push(message.to_vec());

@@ -29,6 +29,8 @@ enum Quirk {
     UpdatesKeepMeta,
     /// An update compares in one step and writes in another.
     UpdatesRace,
+    /// The announcements of this method are lost.
+    AnnouncesNothing(BackendMethod),
     /// The announcements of this method are made after it has answered.
     AnnouncesLate(BackendMethod),
     /// This method finds expired records.
@@ -78,6 +80,9 @@ impl Table {
     }
 
     async fn announce(&self, method: BackendMethod, announcement: &[u8]) {
+        if self.is(Quirk::AnnouncesNothing(method)) {
+            return;
+        }
         let late = self.is(Quirk::AnnouncesLate(method));
         let message = [if late { &[LATE][..] } else { &[] }, announcement].concat();
         self.others.publish(&message).await.unwrap();
@@ -365,6 +370,11 @@ async fn a_backend_that_announces_after_it_has_answered_is_found() {
         let promise = format!("`Alive` overtook the announcement that `{name}` has made");
         assert_found(Quirk::AnnouncesLate(method), &promise).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_announces_nothing_is_found() {
+    assert_found(Quirk::AnnouncesNothing(BackendMethod::Update), "writes are announced").await;
 }
 
 #[tokio::test(start_paused = true)]
