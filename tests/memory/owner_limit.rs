@@ -389,7 +389,8 @@ async fn a_creation_whose_answer_was_lost_takes_no_place_from_another_session() 
         let clock = Clock::tokio();
         let memory = MemoryBackend::with_clock(clock.clone());
         let backend = Interposed::with_interposer(memory.clone(), LostAnswer::default());
-        let node = start(limited(&memory, &clock, 2, policy).backend(backend)).await;
+        let limited = limited(&memory, &clock, 2, policy).backend(backend);
+        let node = start(limited.enable_retry(true)).await;
         let first = create(&node, "ada").await;
         let second = create(&node, "ada").await;
         assert_eq!(ids(&node, "ada").await, [second, first], "{policy:?}");
