@@ -669,9 +669,45 @@ async fn a_logout_everywhere_finds_sessions_whose_index_was_evicted() {
         let _ = node.create(Data::of(user)).await.unwrap();
     }
     assert!(log.text().contains("allkeys-lru"));
+    delete_indexes(&server);
+    assert_eq!(node.delete_all_of(&name("ada")).await.unwrap().deleted, 2);
+    assert_eq!(node.size().await.unwrap(), 1);
+}
+
+fn delete_indexes(server: &RedisServer) {
     for index in server.command::<Vec<String>>(&["KEYS", "session:owner:*"]) {
         let () = server.command(&["DEL", &index]);
     }
+}
+
+fn set_memory(server: &RedisServer, limit: &str, policy: &str) {
+    let () = server.command(&["CONFIG", "SET", "maxmemory", limit, "maxmemory-policy", policy]);
+}
+
+#[tokio::test]
+async fn a_logout_everywhere_finds_sessions_if_the_policy_was_set_after_the_node_connected() {
+    let server = RedisServer::start();
+    let node = store(owned(&server)).await;
+    for _ in 0..2 {
+        let _ = node.create(Data::of("ada")).await.unwrap();
+    }
+    set_memory(&server, "1gb", "allkeys-lru");
+    delete_indexes(&server);
     assert_eq!(node.delete_all_of(&name("ada")).await.unwrap().deleted, 2);
-    assert_eq!(node.size().await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_logout_everywhere_finds_sessions_if_the_server_evicted_before_the_policy_was_corrected()
+{
+    let server = RedisServer::start();
+    let () = server.command(&["SET", "other", "application", "EX", "1000"]);
+    set_memory(&server, "1", "volatile-lru");
+    let _: redis::RedisResult<()> = server.try_command(&["SET", "other", "again", "EX", "1000"]);
+    set_memory(&server, "0", "noeviction");
+    let node = store(owned(&server)).await;
+    for _ in 0..2 {
+        let _ = node.create(Data::of("ada")).await.unwrap();
+    }
+    delete_indexes(&server);
+    assert_eq!(node.delete_all_of(&name("ada")).await.unwrap().deleted, 2);
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::server_info::{evicting_policy, software};
+use super::server_info::{evicting_policy, has_evicted, software};
 use crate::backend::{HistoryProof, ServerInfo};
 use crate::clock::Timestamp;
 
@@ -31,6 +31,8 @@ struct State {
     refused: BTreeSet<&'static str>,
     /// `true` if the server evicts keys when its memory is full.
     evicts_keys: bool,
+    /// `true` if the server has evicted keys since it was started.
+    has_evicted: bool,
     /// `true` once the node has warned that its clock and the server's differ.
     clock_differs: bool,
 }
@@ -52,16 +54,22 @@ impl Findings {
         state.software = answers.info.as_deref().and_then(software);
         state.note(INFO, answers.info.is_none());
         state.note(TIME, answers.time.is_none());
-        state.note_eviction(answers.info.as_deref().and_then(evicting_policy));
+        state.note_eviction(answers.info.as_deref().unwrap_or_default());
         if let Some(time) = answers.time {
             state.note_clock(time);
         }
     }
 
-    /// Returns `true` if the server evicts keys when its memory is full, as far as it has said when
-    /// a connection was made.
-    pub(super) fn evicts_keys(&self) -> bool {
-        self.state().evicts_keys
+    /// Records what the server says about its memory now: both may have changed since the
+    /// connection was made.
+    pub(super) fn told_about_memory(&self, info: &str) {
+        self.state().note_eviction(info);
+    }
+
+    /// Returns `true` if the server may have evicted keys, as far as it has said.
+    pub(super) fn may_have_evicted(&self) -> bool {
+        let state = self.state();
+        state.evicts_keys || state.has_evicted
     }
 
     /// Records that a subscription begins, which nothing proves yet.
@@ -106,7 +114,9 @@ impl State {
         }
     }
 
-    fn note_eviction(&mut self, policy: Option<&str>) {
+    fn note_eviction(&mut self, info: &str) {
+        self.has_evicted = has_evicted(info);
+        let policy = evicting_policy(info);
         let evicted_before = std::mem::replace(&mut self.evicts_keys, policy.is_some());
         if policy.is_some() && !evicted_before {
             tracing::warn!(

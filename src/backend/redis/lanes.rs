@@ -10,14 +10,14 @@
 use std::sync::{Arc, OnceLock};
 
 use quick_cache::sync::Cache;
-use redis::Value;
+use redis::{Value, cmd};
 use tokio::sync::watch;
 
 use super::config::RedisConfig;
 use super::connection::{Connected, SharedConnection};
 use super::dialer::Dialer;
 use super::endpoint::{Endpoint, Target};
-use super::error::{Effect, breaks_the_connection};
+use super::error::{Effect, breaks_the_connection, refuses_the_command};
 use super::findings::Findings;
 use super::request::{Hop, Request, ServerReply, Work};
 use crate::clock::ServerTime;
@@ -108,6 +108,19 @@ impl Lanes {
             self.note_size(id, if let Value::BulkString(bytes) = value { bytes.len() } else { 0 });
         }
         Ok(request.replied(result, lane.connected.server().clone()))
+    }
+
+    /// Asks the server if it has evicted keys, or would, for its findings. A server that refuses the
+    /// question leaves them as they are.
+    pub(super) async fn ask_about_memory(&self) -> Result<(), StoreError> {
+        let mut question = cmd("INFO");
+        question.arg(&["memory", "stats"]);
+        let request = Request::command("", &question, Effect::Idempotent);
+        let reply = self.carry_out(&request, Hop::Owner).await?;
+        if !reply.result.as_ref().is_err_and(refuses_the_command) {
+            self.findings().told_about_memory(&reply.interpret::<String>()?);
+        }
+        Ok(())
     }
 
     async fn lane(&self, request: &Request<'_>, hop: Hop) -> Result<Lane<'_>, StoreError> {

@@ -312,6 +312,10 @@ impl Backend for RedisBackend {
         }
         let server = reply.server.clone();
         let (next, ids): (u64, Vec<Bytes>) = reply.interpret()?;
+        if next == 0 {
+            // After the last page: what is evicted later was on one of them.
+            topology.ask_about_memory(&key).await?;
+        }
         let ids = ids.iter().filter_map(|id| std::str::from_utf8(id).ok()?.parse().ok()).collect();
         Ok(Page::new(ids, Vec::new(), next_cursor(&server, next)))
     }
@@ -344,7 +348,7 @@ impl Backend for RedisBackend {
     }
 
     fn may_lose_index_entries(&self) -> bool {
-        self.shared.topology.findings().iter().any(|findings| findings.evicts_keys())
+        self.shared.topology.findings().iter().any(|findings| findings.may_have_evicted())
     }
 
     fn info(&self) -> BackendInfo {

@@ -19,6 +19,11 @@ pub(super) fn evicting_policy(info: &str) -> Option<&str> {
     field(info, "maxmemory_policy").filter(|policy| is_limited && *policy != "noeviction")
 }
 
+/// Returns `true` if the server has evicted keys since it was started.
+pub(super) fn has_evicted(info: &str) -> bool {
+    field(info, "evicted_keys").is_some_and(|count| count != "0")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

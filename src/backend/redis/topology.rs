@@ -129,6 +129,16 @@ impl Topology {
         }
     }
 
+    /// Asks the server that has a key if it has evicted keys, or would, for its findings.
+    pub(super) async fn ask_about_memory(&self, key: &str) -> Result<(), StoreError> {
+        match self {
+            Topology::Single(lanes) => lanes.ask_about_memory().await,
+            Topology::Cluster(cluster) => {
+                Box::pin(async { cluster.lanes_of(key).await?.ask_about_memory().await }).await
+            }
+        }
+    }
+
     pub(super) fn close(&self) {
         match self {
             Topology::Single(lanes) => lanes.close(),

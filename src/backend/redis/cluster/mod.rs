@@ -140,6 +140,11 @@ impl Cluster {
         Ok(self.lock().members.all().iter().filter(has_slots).cloned().collect())
     }
 
+    /// Returns the connections to the server that has a key.
+    pub(super) async fn lanes_of(self: &Arc<Self>, key: &str) -> Result<Arc<Lanes>, StoreError> {
+        Ok(self.owner(slot_of(key)).await?.lanes.clone())
+    }
+
     /// Returns the findings about each server that commands are sent to, as far as it is known.
     pub(super) fn findings(&self) -> Vec<Arc<Findings>> {
         self.lock().members.all().iter().map(|member| member.lanes.findings().clone()).collect()
