@@ -36,6 +36,10 @@ use crate::timeout::timeout_at;
 /// minimum pause after an attempt to connect that has failed.
 const RECONNECT_AFTER: Duration = Duration::from_millis(100);
 
+/// Minimum age of a connection that is replaced because its address leads to another server by now.
+/// A name that leads to two servers in turn would otherwise send commands to both.
+const LEAVE_AFTER: Duration = Duration::from_secs(5);
+
 /// The connection that all commands share, and the means to replace it.
 pub(super) struct SharedConnection {
     endpoint: Endpoint,
@@ -222,13 +226,22 @@ impl SharedConnection {
         if reply.as_ref().is_err_and(is_wrong_server) {
             // Another connection may lead to the present master. While there is none, each attempt
             // would only cost the server another connection.
-            if connected.since.elapsed() >= RECONNECT_AFTER && self.discard(connected) {
-                self.moves.send_modify(|moves| *moves += 1);
-            }
+            self.leave_after(RECONNECT_AFTER, connected);
         } else if reply.as_ref().is_err_and(breaks_the_connection) {
             self.discard(connected);
         }
         reply
+    }
+
+    /// Stops using a connection whose address leads to another server by now, unless it is recent.
+    pub(super) fn leave(&self, connected: &Connected) {
+        self.leave_after(LEAVE_AFTER, connected);
+    }
+
+    fn leave_after(&self, age: Duration, connected: &Connected) {
+        if connected.since.elapsed() >= age && self.discard(connected) {
+            self.moves.send_modify(|moves| *moves += 1);
+        }
     }
 
     /// Discards a connection over which nothing at all has arrived while a command timed out.
@@ -292,5 +305,54 @@ impl SharedConnection {
 
     fn lock(&self) -> MutexGuard<'_, ConnectionState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use tokio::time::sleep;
+
+    use super::super::config::{RedisAddress, RedisConfig};
+    use super::super::endpoint::Target;
+    use super::super::scripted::{bulk, scripted};
+    use super::*;
+    use crate::error::StoreErrorKind;
+
+    pub(super) fn connection(config: &RedisConfig, target: Target) -> Arc<SharedConnection> {
+        let dialer = config.dialer().unwrap();
+        let endpoint = Endpoint::new(config, target, dialer, Arc::default(), Arc::default());
+        let moves = watch::Sender::new(0);
+        Arc::new(SharedConnection::new(endpoint, Duration::from_millis(500), 1, moves))
+    }
+
+    pub(super) fn fixed() -> Target {
+        Target::Fixed(RedisAddress::tcp("localhost", 6379))
+    }
+
+    /// Returns the number of connections that are made for ten commands to which the server replies
+    /// with this error.
+    async fn connections(error: &'static str) -> usize {
+        let config = RedisConfig::new("localhost", 6379);
+        let (config, made) = scripted(config, move |_, words| match &*words[0] {
+            "INFO" => bulk("server_time_usec:1\r\n"),
+            _ => Some(format!("-{error}\r\n")),
+        });
+        let connection = connection(&config, fixed());
+        for _ in 0..10 {
+            let connected = connection.connected().await.unwrap();
+            sleep(RECONNECT_AFTER).await;
+            let probe = connection.endpoint().probe();
+            let reply = connection.run_on::<Value>(&connected, probe, Effect::Idempotent).await;
+            assert_eq!(reply.unwrap_err().kind(), StoreErrorKind::Unavailable, "{error}");
+        }
+        made.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_member_of_a_cluster_that_is_down_keeps_its_connection() {
+        assert_eq!(connections("CLUSTERDOWN The cluster is down").await, 1);
+        assert_eq!(connections("READONLY You can't write against a read only replica.").await, 10);
     }
 }

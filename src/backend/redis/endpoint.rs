@@ -50,6 +50,13 @@ pub(super) struct Link {
     role: Option<String>,
 }
 
+/// What a server has said at the beginning of a connection.
+struct Introduction {
+    asked: Instant,
+    answered: Instant,
+    answers: Answers,
+}
+
 /// The identity of a server process.
 ///
 /// It is the server's run id. A process that does not tell has an identity that equals no other,
@@ -118,7 +125,10 @@ impl Endpoint {
         let deadline = Instant::now() + self.connect_timeout;
         match &self.target {
             Target::Fixed(address) => {
-                before(deadline, self.link_to(address, Mode::commands(), deadline)).await
+                let linking = self.link_to(address, Mode::commands(), deadline);
+                let (link, introduction) = before(deadline, linking).await?;
+                self.learn(&introduction);
+                Ok(link)
             }
             Target::Sentinel(sentinels) => self.link_to_master(sentinels, deadline).await,
         }
@@ -133,7 +143,12 @@ impl Endpoint {
     ) -> Result<Link, StoreError> {
         let deadline = Instant::now() + self.connect_timeout;
         let mode = Mode::with_messages(messages);
-        before(deadline, self.link_to(&other.address, mode, deadline)).await
+        let linking = self.link_to(&other.address, mode, deadline);
+        let (link, introduction) = before(deadline, linking).await?;
+        if !link.differs_from(other) {
+            self.learn(&introduction);
+        }
+        Ok(link)
     }
 
     /// Makes a connection to the first of the named servers that is a master.
@@ -148,7 +163,8 @@ impl Endpoint {
         let mut refused = Vec::new();
         for candidate in sentinels.masters(deadline).await? {
             let linking = self.link_to_writable(&candidate.report.master, deadline);
-            if let Some(link) = before(deadline, linking).await? {
+            if let Some((link, introduction)) = before(deadline, linking).await? {
+                self.learn(&introduction);
                 sentinels.confirm(candidate, refused);
                 return Ok(link);
             }
@@ -163,9 +179,9 @@ impl Endpoint {
         &self,
         address: &RedisAddress,
         deadline: Instant,
-    ) -> Result<Option<Link>, StoreError> {
-        let mut link = self.link_to(address, Mode::commands(), deadline).await?;
-        if link.role.as_deref().is_some_and(|role| role != "master") {
+    ) -> Result<Option<(Link, Introduction)>, StoreError> {
+        let (mut link, introduction) = self.link_to(address, Mode::commands(), deadline).await?;
+        if !link.may_be_a_master() {
             return Ok(None);
         }
         let reply = link.wire.commands.send_packed_command(&self.probe).await;
@@ -173,33 +189,52 @@ impl Endpoint {
             Err(error) if is_read_only(&error) => Ok(None),
             // Still the master: it only cannot save its data.
             Err(error) if !cannot_save(&error) => Err(unreachable(error)),
-            _ => Ok(Some(link)),
+            _ => Ok(Some((link, introduction))),
         }
     }
 
+    /// Makes a connection to a server that may turn out to be another one than is meant.
     async fn link_to(
         &self,
         address: &RedisAddress,
         mode: Mode,
         deadline: Instant,
-    ) -> Result<Link, StoreError> {
+    ) -> Result<(Link, Introduction), StoreError> {
         let mut wire = self.dialer.dial(address, mode, deadline).await?;
         let asked = Instant::now();
         let answers = ask(&mut wire.commands).await.map_err(unreachable)?;
-        self.findings.connected(&answers);
+        let introduction = Introduction { asked, answered: Instant::now(), answers };
+        let info = introduction.answers.info.as_deref().unwrap_or_default();
+        let (server, role) = (ServerId::parse(info), field(info, "role").map(str::to_owned));
+        Ok((Link { address: address.clone(), wire, server, role }, introduction))
+    }
+
+    /// Records what the server that is meant has said.
+    fn learn(&self, Introduction { asked, answered, answers }: &Introduction) {
+        self.findings.connected(answers);
         if let Some(time) = answers.time {
-            self.server_time.observe(asked.into_std(), Instant::now().into_std(), time);
+            self.server_time.observe(asked.into_std(), answered.into_std(), time);
         }
-        let info = answers.info.unwrap_or_default();
-        let (server, role) = (ServerId::parse(&info), field(&info, "role").map(str::to_owned));
-        Ok(Link { address: address.clone(), wire, server, role })
+    }
+}
+
+impl Link {
+    /// Returns `true` if the other connection leads to another server process, as both report.
+    pub(super) fn differs_from(&self, other: &Link) -> bool {
+        let are_reported = self.server.is_reported() && other.server.is_reported();
+        are_reported && self.server != other.server
+    }
+
+    /// Returns `false` if the server reports that it is no master.
+    pub(super) fn may_be_a_master(&self) -> bool {
+        self.role.as_deref().is_none_or(|role| role == "master")
     }
 }
 
 /// Asks the server about itself, and for its time.
 async fn ask(commands: &mut MultiplexedConnection) -> RedisResult<Answers> {
     let mut command = cmd("INFO");
-    command.arg(&["server", "memory", "replication"]);
+    command.arg(&["server", "memory", "stats", "replication"]);
     let info: Option<String> = unless_refused(command.query_async(commands).await)?;
     if let Some(time) = info.as_deref().and_then(clock::parse_info) {
         return Ok(Answers { info, time: Some(time) });
@@ -234,7 +269,10 @@ impl ServerId {
     }
 
     fn parse(info: &str) -> Self {
-        match field(info, "run_id") {
+        // Some compatible servers report nothing, or zeros alone.
+        let is_digit = |digit: char| digit.is_ascii_hexdigit() && digit != '0';
+        let says_something = |run_id: &&str| run_id.contains(is_digit);
+        match field(info, "run_id").filter(says_something) {
             Some(run_id) => ServerId(run_id.into()),
             None => {
                 let random: u128 = u128::from_ne_bytes(crate::random::random_bytes());
@@ -264,6 +302,10 @@ mod tests {
     #[test]
     fn a_server_that_does_not_tell_is_never_the_same() {
         assert_ne!(ServerId::parse(""), ServerId::parse(""));
-        assert_ne!(ServerId::parse("# Server\r\n"), ServerId::parse("# Server\r\n"));
+        for run_id in ["", "0000000000000000000000000000000000000000"] {
+            let info = format!("# Server\r\nrun_id:{run_id}\r\ntcp_port:6379\r\n");
+            assert_ne!(ServerId::parse(&info), ServerId::parse(&info), "{info}");
+            assert!(!ServerId::parse(&info).is_reported(), "{info}");
+        }
     }
 }

@@ -100,9 +100,16 @@ pub(super) fn needs_password(error: &RedisError) -> bool {
     error.code() == Some("NOAUTH")
 }
 
-/// Returns `true` if the server must not be used although it answers.
+/// Returns `true` if the server must not be used although it answers, and another connection may
+/// lead to one that may be.
 pub(super) fn is_wrong_server(error: &RedisError) -> bool {
-    Refusal::of(error) == Some(Refusal::NotAMaster)
+    Refusal::of(error) == Some(Refusal::NotAMaster) && !is_cluster_down(error)
+}
+
+/// Returns `true` if the server's cluster is down, as far as it knows. Another connection would
+/// lead to the same server, whose next heartbeat shows what has become of it.
+pub(super) fn is_cluster_down(error: &RedisError) -> bool {
+    error.code() == Some("CLUSTERDOWN")
 }
 
 /// Returns `true` if the server is a replica.

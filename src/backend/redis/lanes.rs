@@ -110,8 +110,8 @@ impl Lanes {
         Ok(request.replied(result, lane.connected.server().clone()))
     }
 
-    /// Asks the server if it has evicted keys, or would, for its findings. A server that refuses the
-    /// question leaves them as they are.
+    /// Asks the server if it has evicted keys, or would, for its findings. A server that refuses
+    /// the question leaves them as they are.
     pub(super) async fn ask_about_memory(&self) -> Result<(), StoreError> {
         let mut question = cmd("INFO");
         question.arg(&["memory", "stats"]);

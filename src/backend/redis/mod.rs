@@ -23,6 +23,8 @@ mod refusal;
 mod request;
 mod scan;
 mod script_reply;
+#[cfg(test)]
+mod scripted;
 mod scripts;
 mod sentinel;
 mod server_info;

@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use futures_util::future::{Fuse, FusedFuture as _, FutureExt as _, select_all, try_join_all};
 use redis::{Cmd, RedisError, Value, cmd};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::RedisInner;
 use super::cluster::{Cluster, Participant, Standing, Verdict, ask_for_view, slot_of};
@@ -177,14 +177,6 @@ enum Failure {
     End(StoreError),
 }
 
-impl Failure {
-    fn into_error(self) -> StoreError {
-        match self {
-            Failure::NotNow(error) | Failure::End(error) => error,
-        }
-    }
-}
-
 /// What a heartbeat's command has failed with.
 impl From<RedisError> for Failure {
     fn from(error: RedisError) -> Self {
@@ -223,20 +215,23 @@ impl Subscriber {
             }
         };
         let link = endpoint.connect_with_messages(connected.link(), messages).await?;
-        let are_known = link.server.is_reported() && connected.server().is_reported();
-        if are_known && link.server != *connected.server() {
+        if link.differs_from(connected.link()) {
+            // A replica takes no commands.
+            if link.may_be_a_master() {
+                server.commands().leave(&connected);
+            }
             return Err(other_server());
         }
         let key_ttl = (heartbeat * 8).max(MIN_KEY_TTL);
         let moves = connected.moves();
         let subscriber = Subscriber { shared: shared.clone(), server, moves, inbox, link, key_ttl };
-        if !are_known {
+        if subscriber.link.server != *connected.server() {
             subscriber.write_nonce(&connected).await?;
         }
         let commands = subscriber.server.commands();
         let limit = Instant::now() + subscriber.patience(heartbeat);
         tokio::select! {
-            proven = before(limit, subscriber.prove()) => proven?,
+            proven = before(limit, subscriber.prove(heartbeat, limit)) => proven?,
             () = commands.moves_on_from(subscriber.moves) => return Err(moved_on()),
         }
         if !commands.endpoint().is_confirmed_within(confirmation_limit(heartbeat)) {
@@ -263,8 +258,9 @@ impl Subscriber {
         self.server.commands().run_on(commands, &command, Effect::Idempotent).await
     }
 
-    /// Subscribes to both channels, sends the first heartbeat and waits until it comes back.
-    async fn prove(&self) -> Result<(), StoreError> {
+    /// Subscribes to both channels, sends the first heartbeat and waits until it comes back. While
+    /// the server cannot carry it out, the next one is sent, until the limit.
+    async fn prove(&self, heartbeat: Duration, limit: Instant) -> Result<(), StoreError> {
         let mut commands = self.link.wire.commands.clone();
         let channels = self.inbox.channels();
         // Each call returns after the server has confirmed it, by a push that counts as the reply.
@@ -275,7 +271,16 @@ impl Subscriber {
             commands.subscribe(&channels.private).await.map_err(unreachable)?;
         }
         commands.subscribe(&channels.all).await.map_err(unreachable)?;
-        self.heartbeat().await.map_err(Failure::into_error)?;
+        loop {
+            match self.heartbeat().await {
+                Ok(()) => break,
+                // Another attempt would only subscribe again, to all masters of a cluster.
+                Err(Failure::NotNow(_)) if Instant::now() + heartbeat < limit => {
+                    sleep(heartbeat).await;
+                }
+                Err(Failure::NotNow(error) | Failure::End(error)) => return Err(error),
+            }
+        }
         match self.inbox.reaches(Phase::Proven).await {
             Phase::Proven => Ok(()),
             Phase::Unproven | Phase::Ended => {
@@ -390,3 +395,6 @@ impl Server {
 fn now() -> std::time::Instant {
     Instant::now().into_std()
 }
+
+#[cfg(test)]
+mod tests;

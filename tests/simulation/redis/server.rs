@@ -196,7 +196,7 @@ impl Server {
 
     fn about(&self) -> String {
         let role = if self.is_master { "master" } else { "slave" };
-        let run = *self.run.borrow();
+        let run = *self.run.borrow() + 1;
         format!("run_id:{run:040x}\r\nserver_time_usec:1\r\nmaxmemory:0\r\nrole:{role}\r\n")
     }
 

@@ -31,7 +31,7 @@ use super::commands::beat_key;
 use super::config::{RedisAddress, RedisCluster, RedisConfig};
 use super::dialer::Dialer;
 use super::endpoint::{Endpoint, Target};
-use super::error::is_wrong_server;
+use super::error::{is_cluster_down, is_wrong_server};
 use super::findings::Findings;
 use super::lanes::Lanes;
 use super::request::{Hop, Request, ServerReply};
@@ -113,7 +113,10 @@ impl Cluster {
             let reply = match member.lanes.carry_out(request, hop).await {
                 Ok(reply) => reply,
                 Err(error) => {
-                    self.refresh();
+                    // One that this node has held back says nothing about the server.
+                    if error.kind() != StoreErrorKind::Overloaded {
+                        self.refresh();
+                    }
                     return Err(error);
                 }
             };
@@ -122,7 +125,7 @@ impl Cluster {
                 Some(Redirect::Moved(address)) => (self.moved(slot, &address), Hop::Owner),
                 Some(Redirect::Ask(address)) => (self.at(&address), Hop::Asking),
                 None => {
-                    if is_wrong_server(error) {
+                    if is_wrong_server(error) || is_cluster_down(error) {
                         self.refresh();
                     }
                     return Ok(reply);
@@ -261,8 +264,18 @@ fn unavailable(cause: &'static str) -> StoreError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use futures_util::StreamExt as _;
+    use futures_util::stream::FuturesUnordered;
+    use tokio::time::sleep;
+
+    use super::super::scripted::{about_the_only_master, scripted};
+    use super::super::scripts::Scripts;
     use super::discovery::Description;
     use super::*;
+    use crate::id::SessionId;
 
     pub(super) const ONE: &str = "one 10.0.0.1:6379@16379 myself,master - 0 0 1 connected 0-8191";
     pub(super) const TWO: &str = "two 10.0.0.2:6379@16379 master - 0 0 2 connected 8192-16383";
@@ -330,6 +343,30 @@ mod tests {
         assert!(lanes(&cluster, "10.0.0.4").is_none(), "it was none of the masters");
         cluster.close();
         assert!(additions(&cluster) > before + 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_load_that_is_held_back_asks_the_cluster_nothing() {
+        let questions = Arc::new(AtomicUsize::new(0));
+        let count = questions.clone();
+        let seeds = RedisCluster::new([("10.0.0.1", 6379)]);
+        let (config, _) = scripted(RedisConfig::cluster(seeds.clone()), move |_, words| {
+            let is_question = words[0] == "CLUSTER" && words[1] == "NODES";
+            count.fetch_add(usize::from(is_question), Ordering::Relaxed);
+            about_the_only_master(words, 1)
+        });
+        let dialer = config.dialer().unwrap();
+        let cluster = Arc::new(Cluster::new(&config, &seeds, dialer, &Arc::default()));
+        cluster.discovered().await.unwrap();
+        sleep(Duration::from_secs(1)).await;
+        let (id, script) = (SessionId::from_bytes([1; 16]), Scripts::new().load_without_writing);
+        let request = Request::load("key", &id, &script);
+        let mut loads: FuturesUnordered<_> =
+            (0..=512).map(|_| cluster.carry_out(&request)).collect();
+        let error = loads.next().await.unwrap().err().unwrap();
+        assert_eq!(error.kind(), StoreErrorKind::Overloaded);
+        sleep(Duration::from_millis(100)).await;
+        assert_eq!(questions.load(Ordering::Relaxed), 1, "at the beginning");
     }
 
     #[tokio::test]

@@ -137,9 +137,10 @@ mod tests {
     use tokio::sync::watch;
     use tokio::time::{sleep, timeout};
 
-    use super::super::super::config::{RedisAddress, RedisConfig, RedisSentinels};
-    use super::super::super::endpoint::{Endpoint, Target};
+    use super::super::super::config::{RedisConfig, RedisSentinels};
+    use super::super::super::endpoint::Target;
     use super::super::super::sentinel::Sentinels;
+    use super::super::tests::{connection, fixed};
     use super::*;
 
     /// Returns the configuration of a server that cannot be reached, which takes this long to
@@ -155,17 +156,6 @@ mod tests {
             }
         });
         (config, opened)
-    }
-
-    fn connection(config: &RedisConfig, target: Target) -> Arc<SharedConnection> {
-        let dialer = config.dialer().unwrap();
-        let endpoint = Endpoint::new(config, target, dialer, Arc::default(), Arc::default());
-        let moves = watch::Sender::new(0);
-        Arc::new(SharedConnection::new(endpoint, Duration::from_millis(500), 1, moves))
-    }
-
-    fn fixed() -> Target {
-        Target::Fixed(RedisAddress::tcp("localhost", 6379))
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,0 +1,77 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::super::RedisBackend;
+use super::super::config::{RedisCluster, RedisConfig};
+use super::super::scripted::{about_the_only_master, bulk, scripted};
+use super::*;
+
+const HEARTBEAT: Duration = Duration::from_millis(500);
+
+/// Returns the confirmation of a subscription, if the command asks for one.
+fn confirmed(words: &[String]) -> Option<String> {
+    let name = words[0].to_lowercase();
+    name.ends_with("subscribe").then(|| format!(">3\r\n+{name}\r\n+{}\r\n:1\r\n", words[1]))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_that_begins_in_an_election_waits_for_its_end_over_the_same_connections() {
+    let questions = Arc::new(AtomicUsize::new(0));
+    let count = questions.clone();
+    let seeds = RedisCluster::new([("10.0.0.1", 6379)]);
+    // The winner of epoch 2 is never heard of.
+    let (config, connections) = scripted(RedisConfig::cluster(seeds), move |_, words| {
+        let is_question = words[0] == "CLUSTER" && words[1] == "NODES";
+        count.fetch_add(usize::from(is_question), Ordering::Relaxed);
+        let probed = (words[0] == "GETEX").then(|| "$-1\r\n".to_owned());
+        probed.or_else(|| confirmed(words)).or_else(|| about_the_only_master(words, 2))
+    });
+    let backend = RedisBackend::new(&config, "channel").unwrap();
+    let ended = subscribe(&backend.shared, HEARTBEAT).await.err().unwrap();
+    assert!(format!("{ended:?}").contains("the winner of an election"), "{ended:?}");
+    assert_eq!(
+        questions.load(Ordering::Relaxed),
+        1 + 5,
+        "once to discover it, then 5 times in 2.5 s"
+    );
+    // One to the seed, one for commands, one for the subscription.
+    assert_eq!(connections.load(Ordering::Relaxed), 3);
+}
+
+/// Subscribes at an address that leads to one server, and then to another one with this role, until
+/// commands could have followed. Returns the run id of the server that gets them.
+async fn server_after_a_switch_to(role: &'static str) -> String {
+    let greetings = AtomicUsize::new(0);
+    let (config, _) = scripted(RedisConfig::new("localhost", 6379), move |_, words| {
+        match (&*words[0], greetings.load(Ordering::Relaxed)) {
+            ("INFO", 0) => {
+                greetings.fetch_add(1, Ordering::Relaxed);
+                bulk("run_id:1\r\nredis_version:1.0\r\nserver_time_usec:1\r\n")
+            }
+            ("INFO", _) => {
+                let role = format!("role:{role}\r\n");
+                bulk(
+                    &("run_id:2\r\nredis_version:2.0\r\nserver_time_usec:1\r\n".to_owned() + &role),
+                )
+            }
+            ("GETEX", _) => Some("$-1\r\n".to_owned()),
+            _ => None,
+        }
+    });
+    let backend = RedisBackend::new(&config, "channel").unwrap();
+    let Topology::Single(lanes) = &backend.shared.topology else { panic!("one server") };
+    let commands = async || lanes.commands().connected().await.unwrap().server().to_string();
+    for _ in 0..2 {
+        let ended = subscribe(&backend.shared, HEARTBEAT).await.err().unwrap();
+        assert!(format!("{ended:?}").contains("lead to different servers"), "{ended:?}");
+        let software = lanes.findings().to_info().unwrap().software;
+        assert_eq!(software.as_deref(), Some("redis 1.0"), "the other one was refused");
+        sleep(Duration::from_secs(5)).await;
+    }
+    commands().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn commands_follow_an_address_that_has_led_to_another_master_for_some_seconds() {
+    assert_eq!(server_after_a_switch_to("master").await, "2");
+    assert_eq!(server_after_a_switch_to("slave").await, "1", "it would refuse them");
+}
