@@ -8,6 +8,7 @@ use redis::aio::{AsyncPushSender, MultiplexedConnection};
 use redis::{Cmd, RedisResult, Value, cmd};
 use tokio::time::Instant;
 
+use super::cluster::{MemberId, ask_for_view};
 use super::commands::{get_from_master, idle_key};
 use super::config::{RedisAddress, RedisConfig};
 use super::dialer::{Dialer, Mode, Wire, before};
@@ -36,6 +37,8 @@ pub(super) struct Endpoint {
 #[derive(Clone)]
 pub(super) enum Target {
     Fixed(RedisAddress),
+    /// At an address, where a cluster has a master with this id.
+    Member(RedisAddress, MemberId),
     /// Where the sentinels say.
     Sentinel(Arc<Sentinels>),
 }
@@ -103,7 +106,7 @@ impl Endpoint {
     /// for this long.
     pub(super) fn is_confirmed_within(&self, limit: Duration) -> bool {
         match &self.target {
-            Target::Fixed(_) => true,
+            Target::Fixed(_) | Target::Member(..) => true,
             Target::Sentinel(sentinels) => sentinels.have_confirmed_within(limit),
         }
     }
@@ -129,6 +132,10 @@ impl Endpoint {
                 let (link, introduction) = before(deadline, linking).await?;
                 self.learn(&introduction);
                 Ok(link)
+            }
+            Target::Member(address, id) => {
+                let linking = self.link_to_member(address, id, deadline);
+                before(deadline, linking).await
             }
             Target::Sentinel(sentinels) => self.link_to_master(sentinels, deadline).await,
         }
@@ -191,6 +198,24 @@ impl Endpoint {
             Err(error) if !cannot_save(&error) => Err(unreachable(error)),
             _ => Ok(Some((link, introduction))),
         }
+    }
+
+    /// Makes a connection to a member of a cluster. A server of another cluster may have taken its
+    /// address over.
+    async fn link_to_member(
+        &self,
+        address: &RedisAddress,
+        id: &MemberId,
+        deadline: Instant,
+    ) -> Result<Link, StoreError> {
+        let (link, introduction) = self.link_to(address, Mode::commands(), deadline).await?;
+        let view = ask_for_view(link.wire.commands.clone()).await.map_err(unreachable)?;
+        if view.is_by(id) {
+            self.learn(&introduction);
+            return Ok(link);
+        }
+        Err(StoreError::from(StoreErrorKind::Unavailable)
+            .with_source("the address leads to another server than the cluster says"))
     }
 
     /// Makes a connection to a server that may turn out to be another one than is meant.

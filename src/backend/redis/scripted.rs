@@ -36,20 +36,24 @@ pub(super) fn bulk(text: &str) -> Option<String> {
     Some(format!("${}\r\n{text}\r\n", text.len()))
 }
 
-/// Returns what a server that is the only master of its cluster replies to a question about itself,
-/// or `None` if the command is none. Its configuration epoch is 1, and this is the current one.
-pub(super) fn about_the_only_master(words: &[String], epoch: u64) -> Option<String> {
+/// Returns what a master of a cluster replies to a question about itself, or `None` if the command
+/// is none.
+pub(super) fn about_a_master(words: &[String], nodes: &str, epoch: u64) -> Option<String> {
     match (&*words[0], words.get(1).map(String::as_str)) {
         ("INFO", _) => bulk("run_id:1\r\nserver_time_usec:1\r\n"),
-        ("CLUSTER", Some("NODES")) => {
-            bulk("one 10.0.0.1:6379@16379 myself,master - 0 0 1 connected 0-16383")
-        }
+        ("CLUSTER", Some("NODES")) => bulk(nodes),
         ("CLUSTER", Some("INFO")) => {
             bulk(&format!("cluster_state:ok\r\ncluster_current_epoch:{epoch}\r\n"))
         }
         ("CLUSTER", Some("SLOTS")) => Some("*0\r\n".to_owned()),
         _ => None,
     }
+}
+
+/// Like [`about_a_master`], for the only one of its cluster, whose configuration epoch is 1.
+pub(super) fn about_the_only_master(words: &[String], epoch: u64) -> Option<String> {
+    let nodes = "one 10.0.0.1:6379@16379 myself,master - 0 0 1 connected 0-16383";
+    about_a_master(words, nodes, epoch)
 }
 
 /// Answers until the client closes the connection.

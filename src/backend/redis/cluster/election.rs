@@ -32,6 +32,16 @@ impl Elections {
         Elections { danger, open: None }
     }
 
+    /// Returns the time for which an unknown winner may accept writes.
+    pub(super) fn danger(&self) -> Duration {
+        self.danger
+    }
+
+    /// Forgets the elections of a cluster whose epochs have begun again.
+    pub(super) fn forget(&mut self) {
+        self.open = None;
+    }
+
     /// Returns `true` if there may be a master that accepts writes, and that this view does not
     /// have because its election is recent.
     pub(super) fn may_hide_a_master(&mut self, view: &View, now: Instant) -> bool {

@@ -48,6 +48,11 @@ impl Members {
         self.all.is_empty()
     }
 
+    /// Returns the ids of the servers, as far as they are known.
+    pub(super) fn ids(&self) -> impl Iterator<Item = &MemberId> {
+        self.all.iter().filter_map(|member| member.id.as_ref())
+    }
+
     pub(super) fn all(&self) -> &[Arc<Member>] {
         &self.all
     }

@@ -26,7 +26,7 @@ use self::members::{Member, Members};
 use self::redirect::Redirect;
 pub(super) use self::slot::slot_of;
 pub(super) use self::standing::{Standing, Verdict};
-pub(super) use self::view::View;
+pub(super) use self::view::{MemberId, View};
 use super::commands::beat_key;
 use super::config::{RedisAddress, RedisCluster, RedisConfig};
 use super::dialer::Dialer;
@@ -62,6 +62,8 @@ struct State {
     members: Members,
     /// The current epoch in the view that was taken over last.
     epoch: Option<u64>,
+    /// Since when most of the known masters have answered with an earlier epoch than that.
+    behind_since: Option<Instant>,
     /// When the cluster was asked last.
     asked_at: Option<Instant>,
     /// The error of the last attempt to ask the cluster, if it has failed.
@@ -179,9 +181,8 @@ impl Cluster {
 
     /// Judges a heartbeat by the view of the master that is about to carry it out.
     pub(super) fn judge(&self, standing: &Standing, view: &View) -> Verdict {
-        let mut elections = self.elections.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now().into_std();
-        standing.judge(view, elections.may_hide_a_master(view, now))
+        standing.judge(view, self.elections().may_hide_a_master(view, now))
     }
 
     pub(super) fn close(&self) {
@@ -220,7 +221,7 @@ impl Cluster {
         if let Some(member) = state.members.at(address) {
             return member.clone();
         }
-        let lanes = self.lanes(address, false);
+        let lanes = self.lanes(address, None, false);
         let address = address.clone();
         let member = Arc::new(Member { id: None, address, slots: Vec::new(), lanes });
         if state.closed {
@@ -233,9 +234,13 @@ impl Cluster {
         member
     }
 
-    fn lanes(&self, address: &RedisAddress, keeps_time: bool) -> Arc<Lanes> {
+    /// Creates the connections to the server at an address, which is used only if it has this id.
+    fn lanes(&self, address: &RedisAddress, id: Option<&MemberId>, keeps_time: bool) -> Arc<Lanes> {
         let time = if keeps_time { self.time.clone() } else { Arc::default() };
-        let target = Target::Fixed(address.clone());
+        let target = match id {
+            Some(id) => Target::Member(address.clone(), id.clone()),
+            None => Target::Fixed(address.clone()),
+        };
         let moves = watch::Sender::new(0);
         Arc::new(Lanes::new(&self.config, &target, &self.dialer, &time, moves))
     }
@@ -243,6 +248,10 @@ impl Cluster {
     fn endpoint(&self, address: &RedisAddress) -> Endpoint {
         let (target, dialer) = (Target::Fixed(address.clone()), self.dialer.clone());
         Endpoint::new(&self.config, target, dialer, Arc::default(), Arc::default())
+    }
+
+    fn elections(&self) -> MutexGuard<'_, Elections> {
+        self.elections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -351,7 +360,7 @@ mod tests {
         let count = questions.clone();
         let seeds = RedisCluster::new([("10.0.0.1", 6379)]);
         let (config, _) = scripted(RedisConfig::cluster(seeds.clone()), move |_, words| {
-            let is_question = words[0] == "CLUSTER" && words[1] == "NODES";
+            let is_question = words[0] == "CLUSTER" && words[1] == "SLOTS";
             count.fetch_add(usize::from(is_question), Ordering::Relaxed);
             about_the_only_master(words, 1)
         });

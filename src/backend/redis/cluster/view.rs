@@ -87,6 +87,16 @@ impl View {
         self.masters.iter().find(|master| &*master.id == id)
     }
 
+    /// Returns `true` if this is the view of the server with this id.
+    pub(in super::super) fn is_by(&self, id: &MemberId) -> bool {
+        self.myself == *id
+    }
+
+    /// Returns `true` if the server, or one of the masters that it knows, has one of these ids.
+    pub(super) fn is_of<'a>(&self, mut ids: impl Iterator<Item = &'a MemberId>) -> bool {
+        ids.any(|id| *id == self.myself || self.master(id).is_some())
+    }
+
     /// Returns `true` if the server may have voted in an election whose winner it does not know.
     ///
     /// That the current epoch is the highest is no sign of an election by itself: it is, in a
