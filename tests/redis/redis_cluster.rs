@@ -28,8 +28,18 @@ async fn create(store: &SessionStore<Data>, count: u64) -> HashSet<SessionId> {
 
 /// Creates a session in a slot of this master's.
 async fn create_on(store: &SessionStore<Data>, cluster: &RedisCluster, master: usize) -> SessionId {
+    create_of(store, cluster, master, "ada").await
+}
+
+/// Creates a session of this user's in a slot of this master's.
+async fn create_of(
+    store: &SessionStore<Data>,
+    cluster: &RedisCluster,
+    master: usize,
+    user: &str,
+) -> SessionId {
     loop {
-        let id = store.create(Data::of("ada")).await.unwrap().id;
+        let id = store.create(Data::of(user)).await.unwrap().id;
         if cluster.owner(cluster.slot(&key(id))).await == master {
             return id;
         }
@@ -109,6 +119,21 @@ async fn a_session_is_found_and_changed_at_every_step_of_the_migration_of_its_sl
     assert_eq!(cluster.owner(slot).await, 2);
     assert!(one.delete(id).await.unwrap());
     eventually(async || other.find(id).await.unwrap().is_none(), "the session is gone").await;
+}
+
+#[tokio::test]
+async fn a_large_record_is_changed_and_read_while_its_slot_migrates() {
+    let cluster = RedisCluster::start(3, 0).await;
+    let alone = ClusterConfig::new().enabled(false);
+    let node = store(config().redis(redis(&cluster)).cluster(alone)).await;
+    let id = create_of(&node, &cluster, 0, &"x".repeat(100_000)).await;
+    let slot = cluster.slot(&key(id));
+    cluster.begin_migration([slot], 0, 2).await;
+    cluster.move_keys([slot], 0, 2).await;
+    for visits in 1..=2 {
+        node.modify(id, |data| data.visits = visits).await.unwrap();
+        assert_eq!(node.find_fresh(id).await.unwrap().unwrap().data().visits, visits);
+    }
 }
 
 #[tokio::test]

@@ -183,6 +183,8 @@ impl Cluster {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::config::{RedisCluster, RedisConfig};
+    use super::super::super::scripted::{about_the_only_master, scripted};
     use super::*;
 
     const SAME: [&str; 2] = ["0-9999", "10000-16383"];
@@ -262,5 +264,24 @@ mod tests {
         for other in ["", "quiet", "quiet:1:2:3", "quiet:1:2:3:x", "loud:1:2:3:4"] {
             assert_eq!(WalkPosition::parse(&Cursor::new(other)), None, "{other}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cursor_of_another_server_process_is_not_used() {
+        let seeds = RedisCluster::new([("10.0.0.1", 6379)]);
+        let (config, _) = scripted(RedisConfig::cluster(seeds.clone()), |_, words| {
+            let page = (words[0] == "SCAN").then(|| "*2\r\n+0\r\n*0\r\n".to_owned());
+            page.or_else(|| about_the_only_master(words, 1))
+        });
+        let dialer = config.dialer().unwrap();
+        let cluster = Arc::new(Cluster::new(&config, &seeds, dialer, &Arc::default()));
+        let keys = async |server: &str, position: u64| {
+            let place = WalkPosition { master: "one".into(), server: server.into(), ..start() };
+            let cursor = WalkPosition { position, ..place }.to_cursor();
+            cluster.keys("session:", Some(&cursor)).await.unwrap()
+        };
+        assert!(keys("1", 42).await.is_some());
+        assert!(keys("2", 42).await.is_none());
+        assert!(keys("2", 0).await.is_some(), "a page that begins there belongs to none");
     }
 }
