@@ -5,6 +5,7 @@
 //! remembers the last lease that was lost.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::clock::Millis;
 use crate::guards::{self, Guard};
@@ -73,6 +74,12 @@ impl Lease {
         let (epoch, expiry) = unpack(self.present.load(Ordering::Acquire));
         let now = clock();
         (now.0 < expiry || !guards::enabled(Guard::Lease)).then_some((epoch, now))
+    }
+
+    /// Returns the time for which the lease is held from this moment on, unless it is extended.
+    pub(crate) fn left(&self, now: Millis) -> Duration {
+        let (_, expiry) = unpack(self.present.load(Ordering::Acquire));
+        Duration::from_millis(expiry.saturating_sub(now.0))
     }
 
     /// Extends the lease if `epoch` is still the current one, and returns whether it is. Never

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 
 use super::cache::LocalCache;
 use super::reception::Reception;
@@ -83,10 +84,16 @@ impl ListenerStatus {
 
     /// Enters a state and returns the previous one.
     pub(crate) fn enter(&self, state: ListenerState) -> ListenerState {
-        if let Some(gauges) = &self.gauges {
-            gauges.listening.set(|| f64::from(u8::from(state == ListenerState::Listening)));
-        }
+        self.report(state == ListenerState::Listening);
         self.state.send_replace(state)
+    }
+
+    /// Reports that the lease is held, or that it is not: heartbeats may stay away although the
+    /// subscription lives.
+    fn report(&self, is_held: bool) {
+        if let Some(gauges) = &self.gauges {
+            gauges.listening.set(|| f64::from(u8::from(is_held)));
+        }
     }
 
     /// Returns why the node does not listen, as far as it is known.
@@ -154,7 +161,23 @@ impl<T: Send + Sync + 'static> Listener<T> {
     async fn receive(&self, subscription: &mut Subscription) -> bool {
         let mut reception = Reception::default();
         let mut proven = false;
-        while let Some(event) = subscription.next().await {
+        // The end of the lease, while it is held.
+        let mut held_until = None;
+        loop {
+            let next = subscription.next();
+            let event = match held_until {
+                Some(end) => timeout_at(end, next).await,
+                None => Ok(next.await),
+            };
+            let event = match event {
+                Ok(Some(event)) => event,
+                Ok(None) => return proven,
+                Err(_) => {
+                    held_until = None;
+                    self.status.report(false);
+                    continue;
+                }
+            };
             match event {
                 Event::Connected => {
                     reception.connected(self.cache.lease());
@@ -174,6 +197,8 @@ impl<T: Send + Sync + 'static> Listener<T> {
                         continue;
                     }
                     self.status.proven(&self.backend, || self.clock.own_wall_at(sent_at));
+                    self.status.report(true);
+                    held_until = Some(Instant::now() + self.cache.lease().left(self.clock.now()));
                     self.cache.flush();
                     if !proven {
                         proven = true;
@@ -184,7 +209,6 @@ impl<T: Send + Sync + 'static> Listener<T> {
                 }
             }
         }
-        proven
     }
 
     /// Logs an announcement that cannot be read, unless one was logged a moment ago: anyone who may

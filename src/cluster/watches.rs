@@ -228,7 +228,9 @@ impl Pulse {
 impl Drop for Pulse {
     fn drop(&mut self) {
         if !self.has_ended {
+            // The runtime of the task has ended. Those on another one begin another pulse.
             self.watches.has_pulse.store(false, Ordering::SeqCst);
+            self.watches.call_all();
         }
     }
 }

@@ -216,8 +216,8 @@ impl<T: SessionData> SessionWatch<T> {
     }
 
     async fn next_answer(&mut self) -> Result<Record<T>, Ended> {
-        self.store.start_pulse();
         loop {
+            self.store.start_pulse();
             // From before the look on: what happens meanwhile leads to another one.
             let wake_up = self.registration.wake_up();
             let called = wake_up.next();

@@ -369,6 +369,24 @@ async fn a_forged_tombstone_leads_a_watch_to_no_session_of_another_visitor() {
     assert_eq!(timeout(SECOND, watch.changed()).await.unwrap().unwrap_err(), Ended::Deleted);
 }
 
+/// The first of several watches has begun what wakes the others up.
+#[tokio::test(start_paused = true)]
+async fn a_watch_outlives_the_runtime_of_another_one() {
+    let nodes = Nodes::start().await;
+    let (id, store) = (nodes.session().await, nodes.there.store().clone());
+    let other = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let mut first = store.watch(id);
+    let other = std::thread::spawn(move || {
+        other.block_on(first.changed()).unwrap();
+        other
+    });
+    let other = other.join().unwrap();
+    let mut ended = pin!(store.watch(id).ended());
+    lasts(&mut ended, SECOND).await;
+    other.shutdown_background();
+    assert_eq!(timeout(TIMEOUT + SECOND, ended).await, Ok(Ended::Expired));
+}
+
 /// As after Redis has evicted it, which it does not announce.
 #[tokio::test(start_paused = true)]
 async fn a_load_that_finds_no_session_ends_its_watches() {

@@ -39,6 +39,28 @@ async fn a_lost_and_a_new_subscription_are_reported() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_subscription_without_heartbeats_is_reported_as_soon_as_the_cache_is_bypassed() {
+    let scrape = Scrape::new();
+    let (backend, faults) = FaultyBackend::new(MemoryBackend::new(), 1);
+    let config = config(&MemoryBackend::new()).backend(backend).clock(Clock::tokio());
+    let layer = scrape.start(config).await;
+    let reported = || (scrape.get("listening") == 1.0, layer.store().coordinator().is_listening());
+    // A timer may be late by a millisecond.
+    sleep(SECOND * 120 + SECOND / 100).await;
+    assert_eq!(reported(), (true, true));
+    faults.stall_subscriptions();
+    for _ in 0..120 {
+        sleep(SECOND).await;
+        let (listening, uses_its_cache) = reported();
+        assert_eq!(listening, uses_its_cache);
+    }
+    assert_eq!(reported(), (false, false));
+    faults.heal();
+    sleep(SECOND * 60).await;
+    assert_eq!(reported(), (true, true));
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_last_heartbeat_is_reported_in_unix_time_and_ages_without_new_ones() {
     let scrape = Scrape::new();
     let (backend, faults) = FaultyBackend::new(MemoryBackend::new(), 1);
