@@ -122,7 +122,8 @@ async fn changes_that_a_server_refuses_because_it_cannot_save_do_not_keep_it_fro
     let id = node.create(Data::of("ada")).await.unwrap().id;
     server.fail_to_save().await;
     for _ in 0..10 {
-        let refused = node.modify(id, |data| data.visits += 1).await;
+        // Nothing is read in between.
+        let refused = node.create(Data::of("ada")).await;
         assert_eq!(kind(refused), Some(StoreErrorKind::Unavailable));
     }
     assert_eq!(node.circuit().state(), CircuitState::Closed);
