@@ -6,7 +6,8 @@
 //! A key that is moved from a master that the walk has yet to visit to one that it has left already
 //! would be missed. So each page also asks the master for its view. If slots have changed hands, or
 //! are about to, the walk visits all masters once more. It misses only keys that move in both
-//! rounds.
+//! rounds. If there are other masters by then, it starts again: one that has failed over has
+//! another id, which may come before those that are still to be visited.
 
 use std::sync::Arc;
 
@@ -26,8 +27,9 @@ use crate::error::StoreError;
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct WalkPosition {
     round: Round,
-    /// Which master has which slots, as of the beginning.
-    slots: String,
+    /// A digest of the view with which the round began: of which master has which slots, and in the
+    /// other round of the masters alone.
+    beginning: String,
     master: String,
     /// The server process of that master.
     server: String,
@@ -49,7 +51,7 @@ enum Round {
 impl WalkPosition {
     fn parse(cursor: &Cursor) -> Option<Self> {
         let mut parts = cursor.as_str().split(':');
-        let [round, slots, master, server, position] = [(); 5].map(|()| parts.next());
+        let [round, beginning, master, server, position] = [(); 5].map(|()| parts.next());
         let round = match round? {
             "quiet" => Round::Quiet,
             "disturbed" => Round::Disturbed,
@@ -59,7 +61,7 @@ impl WalkPosition {
         };
         Some(WalkPosition {
             round,
-            slots: slots?.to_owned(),
+            beginning: beginning?.to_owned(),
             master: master?.to_owned(),
             server: server?.to_owned(),
             position: position?.parse().ok()?,
@@ -67,21 +69,26 @@ impl WalkPosition {
     }
 
     fn to_cursor(&self) -> Cursor {
-        let WalkPosition { round, slots, master, server, position } = self;
+        let WalkPosition { round, beginning, master, server, position } = self;
         let round = match round {
             Round::Quiet => "quiet",
             Round::Disturbed => "disturbed",
             Round::Again => "again",
             Round::Last => "last",
         };
-        Cursor::new(format!("{round}:{slots}:{master}:{server}:{position}"))
+        Cursor::new(format!("{round}:{beginning}:{master}:{server}:{position}"))
+    }
+
+    /// Returns `true` if the masters are others than at the beginning of the other round.
+    fn has_other_masters(&self, view: &View) -> bool {
+        matches!(self.round, Round::Again | Round::Last) && masters(view) != self.beginning
     }
 
     /// Returns the place of the next page, or `None` at the end, after a page that was read here,
     /// and after which the server has returned this cursor and had this view.
     fn after(self, position: u64, view: &View) -> Option<Self> {
         let round = match self.round {
-            Round::Quiet if view.migrating || digest(view) != self.slots => Round::Disturbed,
+            Round::Quiet if view.migrating || slots(view) != self.beginning => Round::Disturbed,
             Round::Again => Round::Last,
             round => round,
         };
@@ -89,18 +96,15 @@ impl WalkPosition {
             return Some(WalkPosition { round, position, ..self });
         }
         let next = view.ids().into_iter().find(|id| **id > *self.master);
-        let (round, master) = match (next, round) {
-            (Some(next), round) => (round, next),
-            (None, Round::Disturbed) => (Round::Again, view.ids().into_iter().next()?),
+        let (round, beginning, master) = match (next, round) {
+            (Some(next), round) => (round, self.beginning, next),
+            (None, Round::Disturbed) => {
+                (Round::Again, masters(view), view.ids().into_iter().next()?)
+            }
             (None, _) => return None,
         };
-        Some(WalkPosition {
-            round,
-            position,
-            master: master.to_string(),
-            server: String::new(),
-            ..self
-        })
+        let (master, server) = (master.to_string(), String::new());
+        Some(WalkPosition { round, beginning, master, server, position })
     }
 }
 
@@ -111,11 +115,22 @@ async fn view_of(commands: &SharedConnection, connected: &Connected) -> Result<V
 }
 
 /// Returns a short text that is another one when a slot has another master.
-fn digest(view: &View) -> String {
-    let mut hash = Sha256::new();
-    for id in view.ids() {
+fn slots(view: &View) -> String {
+    digest(view.ids().into_iter().map(|id| {
         let slots = view.master(&id).map(|master| &master.slots);
-        hash.update(format!("{id} {slots:?}\n"));
+        format!("{id} {slots:?}")
+    }))
+}
+
+/// Returns a short text that is another one when there are other masters.
+fn masters(view: &View) -> String {
+    digest(view.ids().into_iter().map(|id| id.to_string()))
+}
+
+fn digest(lines: impl Iterator<Item = String>) -> String {
+    let mut hash = Sha256::new();
+    for line in lines {
+        hash.update(line + "\n");
     }
     hash.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -144,7 +159,8 @@ impl Cluster {
         let (position, keys) = commands.run_on(&connected, &command, Effect::Idempotent).await?;
         // A key that had moved before the page was read shows in a view that is later.
         let view = view_of(commands, &connected).await?;
-        if *view.myself != *place.master || view.master(&view.myself).is_none() {
+        let is_there = *view.myself == *place.master && view.master(&view.myself).is_some();
+        if !is_there || place.has_other_masters(&view) {
             return Ok(None);
         }
         let again = place.round == Round::Again;
@@ -162,7 +178,7 @@ impl Cluster {
         let view = view_of(commands, &connected).await?;
         Ok(view.ids().first().map(|master| WalkPosition {
             round: if view.migrating { Round::Disturbed } else { Round::Quiet },
-            slots: digest(&view),
+            beginning: slots(&view),
             master: master.to_string(),
             server: String::new(),
             position: 0,
@@ -205,7 +221,7 @@ mod tests {
     fn start() -> WalkPosition {
         WalkPosition {
             round: Round::Quiet,
-            slots: digest(&view(0, SAME)),
+            beginning: slots(&view(0, SAME)),
             master: "aaa".into(),
             server: "run".into(),
             position: 0,
@@ -256,6 +272,22 @@ mod tests {
     }
 
     #[test]
+    fn the_other_round_starts_again_if_a_master_has_another_id() {
+        let moved = view(1, ["0-10000", "10001-16383"]);
+        let disturbed = WalkPosition { master: "bbb".into(), ..start() };
+        assert!(!disturbed.has_other_masters(&moved));
+        let again = disturbed.after(0, &moved).unwrap();
+        assert_eq!(again.round, Round::Again);
+        assert!(!again.has_other_masters(&view(0, SAME)), "slots may move once more");
+        let only = "aaa 10.0.0.1:1@2 myself,master - 0 0 1 connected 0-16383\n";
+        let info = "cluster_state:ok\r\ncluster_current_epoch:2\r\n";
+        let failed_over = View::parse(only, info).unwrap();
+        assert!(again.has_other_masters(&failed_over));
+        let last = again.after(0, &view(0, SAME)).unwrap();
+        assert!(last.has_other_masters(&failed_over));
+    }
+
+    #[test]
     fn a_walk_goes_on_at_the_cursor_of_its_server() {
         let next = start().after(42, &view(0, SAME)).unwrap();
         assert_eq!(next, WalkPosition { position: 42, ..start() });
@@ -266,15 +298,30 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_cursor_of_another_server_process_is_not_used() {
+    /// Returns the cluster of a single master, whose run id is `1`, and which has no keys.
+    fn of_one_master() -> Arc<Cluster> {
         let seeds = RedisCluster::new([("10.0.0.1", 6379)]);
         let (config, _) = scripted(RedisConfig::cluster(seeds.clone()), |_, words| {
             let page = (words[0] == "SCAN").then(|| "*2\r\n+0\r\n*0\r\n".to_owned());
             page.or_else(|| about_the_only_master(words, 1))
         });
         let dialer = config.dialer().unwrap();
-        let cluster = Arc::new(Cluster::new(&config, &seeds, dialer, &Arc::default()));
+        Arc::new(Cluster::new(&config, &seeds, dialer, &Arc::default()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cursor_of_the_other_round_is_not_used_if_there_are_other_masters() {
+        let cluster = of_one_master();
+        for (round, is_used) in [(Round::Disturbed, true), (Round::Last, false)] {
+            let place = WalkPosition { round, master: "one".into(), ..start() };
+            let keys = cluster.keys("session:", Some(&place.to_cursor())).await.unwrap();
+            assert_eq!(keys.is_some(), is_used, "{round:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cursor_of_another_server_process_is_not_used() {
+        let cluster = of_one_master();
         let keys = async |server: &str, position: u64| {
             let place = WalkPosition { master: "one".into(), server: server.into(), ..start() };
             let cursor = WalkPosition { position, ..place }.to_cursor();
