@@ -142,7 +142,7 @@ impl<T: SessionData> SessionStore<T> {
         &self,
         steps: F,
     ) -> impl Future<Output = F::Output> + use<F, T> {
-        self.inner.backend.deadline().within(steps)
+        self.deadline().within(steps)
     }
 
     /// Like [`operation`](Self::operation), for one that others wait for, too: its deadline does
@@ -165,16 +165,9 @@ impl<T: SessionData> SessionStore<T> {
         Deadline::current_or(timeout).within(steps)
     }
 
-    /// Waits for something that another task or future must do. Fails once an operation that begins
-    /// now has no time left.
-    pub(crate) async fn wait_as_long_as_an_operation<F: Future>(
-        &self,
-        event: F,
-    ) -> Result<F::Output, StoreError> {
-        self.inner.backend.deadline().wait_for(event).await.ok_or_else(|| {
-            StoreError::from(StoreErrorKind::Timeout)
-                .with_source("another operation of the request has not ended")
-        })
+    /// Returns the deadline of the operation under way, or of one that begins now.
+    pub(crate) fn deadline(&self) -> Deadline {
+        self.inner.backend.deadline()
     }
 
     /// Spawns a task that runs to its end even if the request that needed it is cancelled.

@@ -36,11 +36,20 @@ fn owned(config: SessionConfigBuilder<Data>) -> SessionConfigBuilder<Data> {
 }
 
 fn logged(config: SessionConfigBuilder<Data>, log: &Log) -> SessionConfigBuilder<Data> {
+    hooked(config, log, async |log, event| log.0.lock().unwrap().push(event))
+}
+
+/// Sets a hook that has a log.
+fn hooked<H>(
+    config: SessionConfigBuilder<Data>,
+    log: &Log,
+    hook: impl Fn(Log, SessionEvent) -> H + Send + Sync + 'static,
+) -> SessionConfigBuilder<Data>
+where
+    H: Future<Output = ()> + Send + 'static,
+{
     let log = log.clone();
-    config.on_event(move |event| {
-        let log = log.clone();
-        async move { log.0.lock().unwrap().push(event) }
-    })
+    config.on_event(move |event| hook(log.clone(), event))
 }
 
 async fn node(log: &Log) -> SessionLayer<Data> {
@@ -330,15 +339,9 @@ async fn a_hook_that_hangs_does_not_hold_up_a_shutdown_for_ever() {
 async fn each_shutdown_waits_for_the_events() {
     const SECOND: Duration = Duration::from_secs(1);
     let log = Log::default();
-    let config = config(&MemoryBackend::new()).on_event({
-        let log = log.clone();
-        move |event| {
-            let log = log.clone();
-            async move {
-                sleep(SECOND * 3).await;
-                log.0.lock().unwrap().push(event);
-            }
-        }
+    let config = hooked(config(&MemoryBackend::new()), &log, async |log, event| {
+        sleep(SECOND * 3).await;
+        log.0.lock().unwrap().push(event);
     });
     let node = start(config).await;
     let _ = node.store().create(ada()).await.unwrap();
@@ -371,16 +374,10 @@ fn the_hook_is_called_after_its_runtime_has_gone() {
 #[tokio::test]
 async fn a_hook_that_panics_is_called_for_the_next_event() {
     let log = Log::default();
-    let config = config(&MemoryBackend::new()).on_event({
-        let log = log.clone();
-        move |event| {
-            let log = log.clone();
-            async move {
-                let is_first = log.0.lock().unwrap().is_empty();
-                log.0.lock().unwrap().push(event);
-                assert!(!is_first, "the first event");
-            }
-        }
+    let config = hooked(config(&MemoryBackend::new()), &log, async |log, event| {
+        let is_first = log.0.lock().unwrap().is_empty();
+        log.0.lock().unwrap().push(event);
+        assert!(!is_first, "the first event");
     });
     let node = start(config).await;
     for _ in 0..2 {

@@ -82,10 +82,13 @@ impl<T: SessionData> RequestSession<T> {
     /// Waits until no other commit or load of this request is under way. A load may be held up by a
     /// future that its caller neither polls nor drops.
     pub(in super::super) async fn io_turn(&self) -> Result<MutexGuard<'_, ()>, StoreError> {
-        match self.io_lock.try_lock() {
-            Ok(turn) => Ok(turn),
-            Err(_) => self.store().wait_as_long_as_an_operation(self.io_lock.lock()).await,
+        if let Ok(turn) = self.io_lock.try_lock() {
+            return Ok(turn);
         }
+        self.store().deadline().wait_for(self.io_lock.lock()).await.ok_or_else(|| {
+            StoreError::from(StoreErrorKind::Timeout)
+                .with_source("another commit or load of the request has not ended")
+        })
     }
 
     /// Loads the session past the cache and applies the uncommitted changes again on top of it.
