@@ -120,7 +120,7 @@ impl<T: SessionData> AbortOnDrop<T> {
 
     /// Adds the session to the response head, or begins the commit that the head must wait for.
     fn send_head_or_commit<B>(&mut self, response: &mut Response<B>) -> Option<CommitHandle> {
-        let session = self.0.as_ref()?;
+        let session = self.0.as_mut()?;
         match session.send_head_unless_busy() {
             Some(changes) => {
                 apply(response, &changes, session.layer());

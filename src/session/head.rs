@@ -34,3 +34,15 @@ pub(crate) struct HeadChanges {
     /// `true` if browsers are to keep the cookie when they are closed.
     pub(crate) remembered: bool,
 }
+
+impl HeadChanges {
+    pub(super) fn without_cookie(extracted: bool) -> Self {
+        HeadChanges {
+            extracted,
+            ambiguous: false,
+            cookie: None,
+            lifetime: Duration::MAX,
+            remembered: false,
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! The state that all requests of a layer share.
 
 use super::failed_commits::FailedCommits;
+use super::logout::Logout;
 use super::refusals::RefusedCookies;
 use crate::config::SessionConfig;
 use crate::cookie::CookieSigner;
@@ -14,6 +15,9 @@ pub(crate) struct LayerState<T> {
     pub(crate) signer: CookieSigner,
     pub(crate) refused: RefusedCookies,
     pub(crate) failed_commits: FailedCommits,
+    /// [`Logout::carry_out_in_background`]. It needs `T: SessionData`, and the drops that call it
+    /// must not have that bound, so that types that contain a session need not repeat it.
+    pub(super) carry_out_in_background: fn(Logout<T>, &SessionStore<T>),
 }
 
 impl<T: SessionData> LayerState<T> {
@@ -25,6 +29,7 @@ impl<T: SessionData> LayerState<T> {
         let store = SessionStore::new(config);
         let failed_commits = FailedCommits::new(clock.clone());
         let refused = RefusedCookies::new(&metrics, clock, store.events());
-        LayerState { store, signer, refused, failed_commits }
+        let carry_out_in_background = Logout::carry_out_in_background;
+        LayerState { store, signer, refused, failed_commits, carry_out_in_background }
     }
 }

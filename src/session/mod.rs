@@ -103,7 +103,7 @@ impl<T: SessionData> Session<T> {
 
     /// Calls `f` with the current data and returns its result. No lock is held meanwhile.
     pub fn read<R>(&self, f: impl FnOnce(&T) -> R) -> R {
-        f(&self.data())
+        self.request.read(f)
     }
 
     /// Changes the data. This request sees the change at once; it is committed with the response,

@@ -1,20 +1,25 @@
 //! The session that a request shares with its handler, the middleware and the commit: the locks and
 //! awaits around [`RequestState`].
+//!
+//! Most requests only read a session that is cached. Such a request is *passive*: it keeps the
+//! record that was found, and takes no lock to read it. The first step that needs more, such as a
+//! change, a commit or the verification of a cookie, makes the request *active*. From then on, its
+//! state tells what it sees.
 
+mod active;
 mod load;
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, MutexGuard, OnceLock};
 
 use http::HeaderMap;
 
+use self::active::Active;
 use super::SessionError;
 use super::batch::{Batch, Change, apply_all};
 use super::closures::{self, Running};
 use super::head::{CookieChange, HeadChanges};
 use super::layer_state::LayerState;
 use super::loaded::{Loaded, Seen};
-use super::logout::Logout;
 use super::state::RequestState;
 use super::view::{Rebase, Versioned};
 use crate::clock::Millis;
@@ -29,15 +34,15 @@ use crate::store::{SessionStore, Version};
 pub(crate) struct RequestSession<T> {
     layer: Arc<LayerState<T>>,
     cookies: CookieHeaders,
-    /// Of these, the cookies that the layer's signer accepts, once they have been verified. A
-    /// cached session needs no verification, unless a handler has it read again.
-    verified: OnceLock<Box<VerifiedCookies>>,
-    state: Mutex<RequestState<T>>,
-    /// Held while the session is loaded or committed, so that these run one at a time.
-    pub(super) io_lock: tokio::sync::Mutex<()>,
-    /// [`Logout::carry_out_in_background`]. It needs `T: SessionData`, and the drops that call it
-    /// must not have that bound, so that types that contain a session need not repeat it.
-    carry_out_in_background: fn(Logout<T>, &SessionStore<T>),
+    /// The session, if it was cached and its cookie had been verified before.
+    cached: OnceLock<CachedRead<T>>,
+    active: OnceLock<Box<Active<T>>>,
+}
+
+/// A session as it was found in the cache.
+struct CachedRead<T> {
+    record: Record<T>,
+    seen: Seen,
 }
 
 impl<T: SessionData> RequestSession<T> {
@@ -45,18 +50,15 @@ impl<T: SessionData> RequestSession<T> {
         RequestSession {
             layer,
             cookies: CookieHeaders::of(headers),
-            verified: OnceLock::new(),
-            io_lock: tokio::sync::Mutex::new(()),
-            carry_out_in_background: Logout::carry_out_in_background,
-            // Last, since a call that may panic after it would cost two copies of it.
-            state: Mutex::new(RequestState::new()),
+            cached: OnceLock::new(),
+            active: OnceLock::new(),
         }
     }
 
     /// Creates a session that is loaded already, for [`Session::detached`](super::Session).
     pub(super) fn with_record(layer: Arc<LayerState<T>>, record: Record<T>) -> Self {
         let request = Self::new(layer, &HeaderMap::new());
-        let _ = request.verified.set(Box::new(VerifiedCookies::None));
+        let _ = request.active().verified.set(VerifiedCookies::None);
         request.rebase_onto(Loaded::Live(record), None);
         request
     }
@@ -69,15 +71,15 @@ impl<T: SessionData> RequestSession<T> {
             if let Some(cookie) = cookie {
                 state.set_cookie(cookie);
             }
-            let seen = self.seen(&loaded, self.store().now());
+            let seen = self.seen(loaded.record(), self.store().now());
             state.set_loaded(loaded, seen)
         };
         self.finish_rebases(rebase);
     }
 
     /// Returns the time of a read that has ended now.
-    pub(super) fn seen(&self, loaded: &Loaded<T>, now: Millis) -> Seen {
-        let alive_at = loaded.record().map_or(now, |record| self.store().alive_at(record, now));
+    pub(super) fn seen(&self, record: Option<&Record<T>>, now: Millis) -> Seen {
+        let alive_at = record.map_or(now, |record| self.store().alive_at(record, now));
         Seen { at: now, alive_at }
     }
 
@@ -91,7 +93,18 @@ impl<T: SessionData> RequestSession<T> {
 
     /// Returns the data that the request sees.
     pub(super) fn data(&self) -> Snapshot<T> {
-        self.versioned().data
+        match self.passive() {
+            Some(cached) => Snapshot::of(&cached.record),
+            None => self.versioned().data,
+        }
+    }
+
+    /// Calls `f` with the data that the request sees.
+    pub(super) fn read<R>(&self, f: impl FnOnce(&T) -> R) -> R {
+        match self.passive() {
+            Some(cached) => f(cached.record.data()),
+            None => f(&self.versioned().data),
+        }
     }
 
     fn versioned(&self) -> Versioned<T> {
@@ -155,7 +168,12 @@ impl<T: SessionData> RequestSession<T> {
     /// Returns the cookie that must be signed again, with the current secret, if the session which
     /// it names is the one that is loaded.
     pub(super) fn outdated_cookie(&self, record: &Record<T>) -> Option<&VerifiedCookie> {
-        self.verified.get()?.naming(record.id()).filter(|cookie| cookie.needs_resigning)
+        self.active
+            .get()?
+            .verified
+            .get()?
+            .naming(record.id())
+            .filter(|cookie| cookie.needs_resigning)
     }
 
     /// Returns a cookie that must be signed again and whose session has to be looked up for that:
@@ -169,13 +187,29 @@ impl<T: SessionData> RequestSession<T> {
 
     /// Marks the response head as sent and returns what the session adds to it, unless the response
     /// must wait for a commit that is planned, pending or running.
-    pub(crate) fn send_head_unless_busy(&self) -> Option<HeadChanges> {
+    pub(crate) fn send_head_unless_busy(self: &mut Arc<Self>) -> Option<HeadChanges> {
+        if let Some(request) = Arc::get_mut(self)
+            && request.active.get().is_none()
+        {
+            // No handle is left that could do more, so the head need not be marked as sent.
+            return Some(request.passive_head());
+        }
         let state = self.lock();
         // A session that was not extracted has no handle that could commit it.
         let must_wait = state.is_loaded() && state.has_work()
-            || state.has_begun_io() && self.io_lock.try_lock().is_err()
+            || state.has_begun_io() && self.active().io_lock.try_lock().is_err()
             || self.cookie_to_confirm(state.loaded()).is_some();
         (!must_wait).then(|| self.head_changes(state))
+    }
+
+    /// Returns what the session of a passive request adds to the response head.
+    fn passive_head(&self) -> HeadChanges {
+        let Some(CachedRead { record, seen }) = self.cached.get() else {
+            return HeadChanges::without_cookie(false);
+        };
+        self.store().touch_if_due(record, seen.at);
+        self.store().reencrypt_if_needed(record);
+        HeadChanges::without_cookie(true)
     }
 
     /// Marks the response head as sent and returns what the session adds to it.
@@ -190,11 +224,9 @@ impl<T: SessionData> RequestSession<T> {
     /// cached: a request that has outlived a login must not undo it by sending the old token.
     fn head_changes(&self, mut state: MutexGuard<'_, RequestState<T>>) -> HeadChanges {
         let mut head = HeadChanges {
-            extracted: state.is_extracted(),
             ambiguous: matches!(state.loaded(), Loaded::Ambiguous),
             cookie: state.send_head(),
-            lifetime: Duration::MAX,
-            remembered: false,
+            ..HeadChanges::without_cookie(state.is_extracted())
         };
         let Some((record, seen_at)) = state.live_record() else { return head };
         // The session was in use when it was loaded: the clock need not be read again.
@@ -232,9 +264,29 @@ impl<T> RequestSession<T> {
         &self.layer.store
     }
 
+    /// Returns what an active request has, and makes the request active.
+    fn active(&self) -> &Active<T> {
+        self.active.get_or_init(|| Box::new(Active::new()))
+    }
+
+    /// Returns the session that a passive request sees.
+    fn passive(&self) -> Option<&CachedRead<T>> {
+        match self.active.get() {
+            None => self.cached.get(),
+            Some(_) => None,
+        }
+    }
+
+    /// Makes the request active, and locks its state.
     pub(super) fn lock(&self) -> MutexGuard<'_, RequestState<T>> {
-        // The application's closures run outside the lock, so no panic leaves a state half changed.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut state = self.active().lock();
+        // Each time, since another extraction may find the session in the cache at any moment.
+        if !state.is_loaded()
+            && let Some(CachedRead { record, seen }) = self.cached.get()
+        {
+            state.take_over(record.clone(), *seen);
+        }
+        state
     }
 
     /// Panics if it is called by a closure that changes this session.
@@ -271,29 +323,43 @@ impl<T> RequestSession<T> {
 
     /// Returns the session's id, unless the handler has destroyed or replaced the session.
     pub(super) fn id(&self) -> Option<SessionId> {
-        self.lock().record().map(Record::id)
+        match self.passive() {
+            Some(cached) => Some(cached.record.id()),
+            None => self.lock().record().map(Record::id),
+        }
     }
 
     pub(super) fn record(&self) -> Option<Record<T>> {
-        self.lock().record().cloned()
+        match self.passive() {
+            Some(cached) => Some(cached.record.clone()),
+            None => self.lock().record().cloned(),
+        }
     }
 
     /// Returns the version that the request has seen, and when the session was known to exist,
     /// unless the handler has destroyed or replaced it. A session that was served during an outage
     /// is known to have existed at the end of the last lease alone.
     pub(super) fn version(&self) -> Option<Version> {
+        let version = |record: &Record<T>, seen_at| Version {
+            id: record.id(),
+            origin: record.origin(),
+            revision: record.revision(),
+            seen_at,
+        };
+        if let Some(CachedRead { record, seen }) = self.passive() {
+            return Some(version(record, seen.alive_at));
+        }
         let state = self.lock();
-        let record = state.record()?;
-        let seen_at = state.alive_at().unwrap_or(Millis(0));
-        let (id, origin, revision) = (record.id(), record.origin(), record.revision());
-        Some(Version { id, origin, revision, seen_at })
+        Some(version(state.record()?, state.alive_at().unwrap_or(Millis(0))))
     }
 
     pub(super) fn outage(&self) -> Option<StoreError> {
+        self.active.get()?;
         self.lock().loaded().outage().cloned()
     }
 
     pub(super) fn unreadable(&self) -> Option<StoreError> {
+        self.active.get()?;
         self.lock().loaded().unreadable().cloned()
     }
 
@@ -303,7 +369,7 @@ impl<T> RequestSession<T> {
     pub(crate) fn abort(&self) {
         let logout = self.lock().abort();
         if let Some(logout) = logout {
-            (self.carry_out_in_background)(logout, self.store());
+            (self.layer.carry_out_in_background)(logout, self.store());
         }
     }
 }
@@ -312,7 +378,8 @@ impl<T> RequestSession<T> {
 /// after the response head was sent, are lost, counted and logged.
 impl<T> Drop for RequestSession<T> {
     fn drop(&mut self) {
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let Some(active) = self.active.get_mut() else { return };
+        let state = active.state_mut();
         let logout = state.take_logout();
         if state.has_changes() {
             self.layer.store.count_dropped_changes();
@@ -322,7 +389,7 @@ impl<T> Drop for RequestSession<T> {
             );
         }
         if let Some(logout) = logout {
-            (self.carry_out_in_background)(logout, self.store());
+            (self.layer.carry_out_in_background)(logout, &self.layer.store);
         }
     }
 }

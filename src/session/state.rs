@@ -188,10 +188,25 @@ impl<T> RequestState<T> {
         self.set_view(if self.intent.hides_loaded() { View::Default } else { View::Record });
     }
 
+    /// Takes over the session that the request has seen so far, while nothing was loaded here.
+    pub(super) fn take_over(&mut self, record: Record<T>, seen: Seen) {
+        debug_assert!(
+            !self.is_loaded() && self.changes.is_empty(),
+            "no handle is given out before"
+        );
+        self.loaded = Loaded::Live(record);
+        self.seen = Some(seen);
+        self.reset_view();
+    }
+
     /// Replaces what is loaded. If there are uncommitted changes, returns the rebase that the
     /// caller must compute and pass to [`finish_rebase`](Self::finish_rebase).
     #[must_use]
     pub(super) fn set_loaded(&mut self, loaded: Loaded<T>, seen: Seen) -> Option<Rebase<T>> {
+        if matches!(loaded, Loaded::NotYet) {
+            // The end of a commit that had nothing to do, before the session was loaded.
+            return None;
+        }
         let is_live = matches!(loaded, Loaded::Live(_));
         // Without a read, as at the end of a commit that has nothing to do, it is not seen again.
         let is_read = match (&loaded, &self.loaded) {

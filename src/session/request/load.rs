@@ -3,7 +3,7 @@
 use futures_util::future::try_join_all;
 use tokio::sync::MutexGuard;
 
-use super::RequestSession;
+use super::{CachedRead, RequestSession};
 use crate::clock::Millis;
 use crate::cookie::{VerifiedCookie, VerifiedCookies};
 use crate::error::{StoreError, StoreErrorKind};
@@ -42,27 +42,31 @@ impl<T: SessionData> RequestSession<T> {
     /// Loads the session from the cache if its cookie has been verified before, which the cached
     /// session remembers. Returns `false` if it is not, and nothing was loaded.
     pub(super) fn load_cached(&self) -> bool {
-        let signer = &self.layer.signer;
-        let mut state = self.lock();
-        if state.is_loaded() {
+        if self.is_loaded() {
             return true;
         }
+        let signer = &self.layer.signer;
         let Some(cookie) = signer.only_claim(&self.cookies) else { return false };
         let tag = signer.tag_of(&cookie);
         let Some((record, now)) = self.store().read_cached(&cookie.id, &tag) else { return false };
-        let loaded = Loaded::Live(record);
-        let seen = self.seen(&loaded, now);
-        let rebase = state.set_loaded(loaded, seen);
-        drop(state);
-        self.finish_rebases(rebase);
+        let seen = self.seen(Some(&record), now);
+        // Another extraction may have come first.
+        let _ = self.cached.set(CachedRead { record, seen });
         true
+    }
+
+    fn is_loaded(&self) -> bool {
+        match self.active.get() {
+            None => self.cached.get().is_some(),
+            Some(_) => self.lock().is_loaded(),
+        }
     }
 
     /// Sets what is loaded, unless another extraction has done so in the meantime.
     pub(super) fn provide(&self, loaded: Loaded<T>, now: Millis) {
         let mut state = self.lock();
         if !state.is_loaded() {
-            let seen = self.seen(&loaded, now);
+            let seen = self.seen(loaded.record(), now);
             let rebase = state.set_loaded(loaded, seen);
             drop(state);
             self.finish_rebases(rebase);
@@ -71,21 +75,22 @@ impl<T: SessionData> RequestSession<T> {
 
     /// Returns the cookies that the layer's signer accepts.
     fn verified(&self) -> &VerifiedCookies {
-        self.verified.get_or_init(|| {
+        self.active().verified.get_or_init(|| {
             let LayerState { signer, refused, .. } = &*self.layer;
             let verified = signer.verify(&self.cookies, |refusal| refused.refused(refusal));
             self.lock().set_named(verified.rivals());
-            Box::new(verified)
+            verified
         })
     }
 
     /// Waits until no other commit or load of this request is under way. A load may be held up by a
     /// future that its caller neither polls nor drops.
     pub(in super::super) async fn io_turn(&self) -> Result<MutexGuard<'_, ()>, StoreError> {
-        if let Ok(turn) = self.io_lock.try_lock() {
+        let io_lock = &self.active().io_lock;
+        if let Ok(turn) = io_lock.try_lock() {
             return Ok(turn);
         }
-        self.store().deadline().wait_for(self.io_lock.lock()).await.ok_or_else(|| {
+        self.store().deadline().wait_for(io_lock.lock()).await.ok_or_else(|| {
             StoreError::from(StoreErrorKind::Timeout)
                 .with_source("another commit or load of the request has not ended")
         })

@@ -1,5 +1,5 @@
 //! The verified tag of a cookie is remembered with its cached session, and nothing else is accepted
-//! in its place.
+//! in its place. A request that only reads such a session stays passive.
 
 use http::{HeaderValue, header};
 
@@ -7,6 +7,7 @@ use super::*;
 use crate::cluster::ClusterConfig;
 use crate::config::SessionConfig;
 use crate::secret::Secret;
+use crate::session::head::Head;
 
 /// A layer and the cookie of a session.
 async fn layer() -> (Arc<LayerState<u32>>, String) {
@@ -87,4 +88,81 @@ async fn an_extraction_that_comes_second_changes_nothing() {
     layer.store.modify(session.id().unwrap(), |data| *data = 8).await.unwrap();
     session.provide(Loaded::NoSession, layer.store.now());
     assert_eq!(*session.data(), 7);
+}
+
+/// A request that has found its session in the cache, and its layer.
+async fn passive_request() -> (Arc<LayerState<u32>>, RequestSession<u32>) {
+    let (layer, cookie) = layer().await;
+    request(&layer, &cookie).load().await.unwrap();
+    let passive = request(&layer, &cookie);
+    assert!(passive.load_cached());
+    (layer, passive)
+}
+
+fn is_active(request: &RequestSession<u32>) -> bool {
+    request.active.get().is_some()
+}
+
+#[tokio::test]
+async fn reading_a_cached_session_leaves_the_request_passive() {
+    let (_layer, request) = passive_request().await;
+    request.load().await.unwrap();
+    assert_eq!((*request.data(), request.read(|data| *data)), (7, 7));
+    assert_eq!(request.id(), request.record().map(|record| record.id()));
+    assert!(request.version().is_some());
+    assert!(request.outage().is_none() && request.unreadable().is_none());
+    assert!(!is_active(&request));
+    let mut request = Arc::new(request);
+    let head = request.send_head_unless_busy().unwrap();
+    assert!(head.extracted && head.cookie.is_none());
+    assert!(!is_active(&request));
+}
+
+#[tokio::test]
+async fn an_active_request_goes_on_with_what_it_has_read() {
+    let (layer, request) = passive_request().await;
+    let (id, before) = (request.id().unwrap(), request.version().unwrap());
+    layer.store.modify(id, |data| *data = 10).await.unwrap();
+    request.apply(&(Arc::new(|data: &mut u32| *data += 1) as Change<u32>));
+    assert!(is_active(&request));
+    assert_eq!((*request.data(), request.read(|data| *data)), (8, 8));
+    let after = request.version().unwrap();
+    assert_eq!((after.id, after.origin), (before.id, before.origin));
+    assert_eq!((after.revision, after.seen_at), (before.revision, before.seen_at));
+    let seen_at = request.lock().live_record().map(|(_, at)| at);
+    assert_eq!(seen_at, request.cached.get().map(|cached| cached.seen.at));
+    request.lock().discard();
+}
+
+#[tokio::test]
+async fn a_session_is_found_in_the_cache_after_the_request_has_become_active() {
+    let (layer, cookie) = layer().await;
+    request(&layer, &cookie).load().await.unwrap();
+    let late = request(&layer, &cookie);
+    drop(late.lock());
+    assert!(is_active(&late) && late.load_cached());
+    assert_eq!((*late.data(), late.read(|data| *data)), (7, 7));
+    assert!(late.id().is_some() && late.version().is_some() && late.load_cached());
+}
+
+#[tokio::test]
+async fn what_another_extraction_has_loaded_goes_before_what_is_found_in_the_cache() {
+    let (_layer, mut other) = passive_request().await;
+    let (layer, cookie) = layer().await;
+    let verified = request(&layer, &cookie);
+    verified.provide(Loaded::NoSession, layer.store.now());
+    // Looked up before that, and stored after it.
+    let found = other.cached.take().unwrap();
+    assert!(verified.cached.set(found).is_ok());
+    assert_eq!((*verified.data(), verified.read(|data| *data), verified.id()), (0, 0, None));
+}
+
+#[tokio::test]
+async fn a_handle_that_outlives_the_response_learns_that_the_head_was_sent() {
+    let (_layer, request) = passive_request().await;
+    let mut request = Arc::new(request);
+    let handle = request.clone();
+    assert!(request.send_head_unless_busy().unwrap().extracted);
+    handle.lock().request_commit();
+    assert_eq!(handle.take_batch(false).head, Head::Sent);
 }

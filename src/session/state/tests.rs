@@ -60,6 +60,13 @@ fn take_batch(state: &mut RequestState<Data>) -> Batch<Data> {
 }
 
 #[test]
+fn a_commit_from_before_the_load_does_not_undo_it() {
+    let mut state = live();
+    assert!(state.set_loaded(Loaded::NotYet, seen(1)).is_none());
+    assert!(state.is_loaded() && state.live_record().is_some());
+}
+
+#[test]
 fn data_computed_from_an_older_version_is_not_stored() {
     let mut state = live();
     let old = state.versioned().unwrap();
