@@ -265,6 +265,22 @@ async fn a_request_that_is_no_use_of_a_session_neither_reencrypts_nor_extends_it
 }
 
 #[tokio::test]
+async fn a_session_that_polls_have_loaded_is_reencrypted_when_it_is_used() {
+    let memory = MemoryBackend::new();
+    let (mut browser, _) = logged_in_before(&memory).await;
+    let sessions = start(after_rotation(&Spy::over(&memory))).await;
+    let poll = serve(&sessions, async |session: Session<Data>| session.do_not_extend());
+    // The first gets a new cookie, and that is verified for the second.
+    for _ in 0..2 {
+        browser.visit(&poll).await;
+    }
+    settle().await;
+    assert_eq!(reencrypted(&sessions), 0);
+    assert_eq!(browser.visit(&serve(&sessions, read)).await.body, "Ada");
+    eventually(async || reencrypted(&sessions) == 1).await;
+}
+
+#[tokio::test]
 async fn a_change_over_an_open_stream_that_changes_nothing_reencrypts_the_session() {
     let memory = MemoryBackend::new();
     let (browser, _) = logged_in_before(&memory).await;
