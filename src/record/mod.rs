@@ -42,8 +42,7 @@ struct RecordInner<T> {
     /// Wall clock minus monotonic clock, in milliseconds, when the record was read. A cached read
     /// needs one clock only because of it.
     wall_offset: u64,
-    /// The tag of the visitor's cookie, once it has been verified.
-    verified_tag: OnceLock<VerifiedTag>,
+    created_at: Timestamp,
     /// The length of the data as bytes.
     data_len: u32,
     lifespan: Lifespan,
@@ -51,7 +50,8 @@ struct RecordInner<T> {
     touching: AtomicBool,
     /// `true` if the record must be re-encrypted and no task has tried yet.
     needs_reencryption: AtomicBool,
-    created_at: Timestamp,
+    /// The tag of the visitor's cookie, once it has been verified.
+    verified_tag: OnceLock<VerifiedTag>,
     id: SessionId,
     revision: Revision,
     /// `None` for a session that still has the id and the owner with which it was created, as most
