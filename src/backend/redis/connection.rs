@@ -13,6 +13,8 @@ mod connect;
 mod load;
 mod script;
 
+use std::borrow::Borrow;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -119,12 +121,22 @@ struct Sender {
 }
 
 impl Sender {
-    async fn send(mut self, command: &Cmd) -> RedisResult<Value> {
-        if self.asking {
-            // Boxed, because it is rare and larger than the other.
-            return Box::pin(self.ask(command)).await;
-        }
-        self.commands.send_packed_command(command).await
+    /// Sends a command, given or lent, and returns the server's reply.
+    ///
+    /// The future is boxed, because it is large, and a request contains the futures of all that it
+    /// may send. An async function's would hold its arguments twice.
+    fn send(
+        mut self,
+        command: impl Borrow<Cmd> + Send,
+    ) -> Pin<Box<impl Future<Output = RedisResult<Value>> + Send>> {
+        Box::pin(async move {
+            let command = command.borrow();
+            if self.asking {
+                // Boxed, because it is rare and larger than the other.
+                return Box::pin(self.ask(command)).await;
+            }
+            self.commands.send_packed_command(command).await
+        })
     }
 
     async fn ask(&mut self, command: &Cmd) -> RedisResult<Value> {
@@ -210,8 +222,7 @@ impl SharedConnection {
         effect: Effect,
     ) -> Result<RedisResult<Value>, StoreError> {
         let received_before = connected.link.wire.received.get();
-        // Boxed, because it is large, and a request contains the futures of all that it may send.
-        let reply = Box::pin(connected.sender().send(command));
+        let reply = connected.sender().send(command);
         match timeout_at(Instant::now() + self.response_timeout, reply).await {
             Ok(reply) => Ok(self.replied(connected, reply)),
             Err(elapsed) => {

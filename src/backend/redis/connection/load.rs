@@ -54,9 +54,7 @@ impl SharedConnection {
         let now = Instant::now();
         let load = self.loads.begin(now)?;
         let received_before = connected.link.wire.received.get();
-        let sender = connected.sender();
-        let reply = Box::pin(async move { sender.send(&command).await });
-        let mut sent = SentLoad::new(reply, load);
+        let mut sent = SentLoad::new(connected.sender().send(command), load);
         match timeout_at(now + self.response_timeout, &mut sent).await {
             Ok(reply) => Ok(self.replied(connected, reply)),
             Err(elapsed) => {
