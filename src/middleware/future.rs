@@ -12,7 +12,9 @@ use pin_project_lite::pin_project;
 use super::error_response::{EmptyErrorResponse, ErrorResponse};
 use super::headers;
 use crate::record::SessionData;
-use crate::session::{CommitHandle, HeadChanges, LayerState, RequestSession, SessionError};
+use crate::session::{
+    CommitError, CommitHandle, HeadChanges, LayerState, RequestSession, SessionError,
+};
 
 pin_project! {
     /// The response future of a [`SessionService`](crate::SessionService).
@@ -89,7 +91,7 @@ where
                     let Some(response) = response.take() else { polled_after_completion() };
                     let mut response = match committed {
                         Ok(()) => response,
-                        Err(error) => {
+                        Err(CommitError { error, .. }) => {
                             this.request.discard_failed(&error);
                             let mut instead = error_response(error, this.on_commit_error);
                             headers::keep_cookies(response, &mut instead);

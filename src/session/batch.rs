@@ -7,6 +7,7 @@ use super::change::{self, Intent, Plan};
 use super::head::Head;
 use super::loaded::Loaded;
 use super::logout::Logout;
+use super::losses::Drops;
 use crate::error::StoreErrorKind;
 use crate::id::SessionId;
 use crate::record::{Ended, Snapshot};
@@ -34,6 +35,7 @@ pub(super) struct Batch<T> {
     pub(super) head: Head,
     /// `false` if the request does not extend the session.
     pub(super) extends: bool,
+    pub(super) drops: Drops,
 }
 
 impl<T: Clone> Batch<T> {

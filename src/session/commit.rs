@@ -25,10 +25,23 @@ use crate::task::join_result;
 
 /// A running commit. Awaiting it returns its result, and resumes a panic of the application's
 /// closures in the caller.
-pub(crate) struct CommitHandle(JoinHandle<Result<(), SessionError>>);
+pub(crate) struct CommitHandle(JoinHandle<Result<(), CommitError>>);
+
+/// The failure of a commit.
+pub(crate) struct CommitError {
+    pub(crate) error: SessionError,
+    /// The losses that a handler has been told of that gets the error, if it is about a loss.
+    told: Option<Told>,
+}
+
+impl<E: Into<SessionError>> From<E> for CommitError {
+    fn from(error: E) -> Self {
+        CommitError { error: error.into(), told: None }
+    }
+}
 
 impl Future for CommitHandle {
-    type Output = Result<(), SessionError>;
+    type Output = Result<(), CommitError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let joined = ready!(Pin::new(&mut self.0).poll(cx));
@@ -46,11 +59,12 @@ impl<T: SessionData> RequestSession<T> {
         self: &Arc<Self>,
         extra: Option<Change<T>>,
     ) -> Result<(), SessionError> {
-        let committed = self.commit(extra).await;
-        if committed.is_err() {
-            self.lock().losses().tell();
-        }
-        committed
+        self.commit(extra).await.map_err(|CommitError { error, told }| {
+            if let Some(told) = told {
+                self.lock().losses().tell(told);
+            }
+            error
+        })
     }
 
     /// Commits the uncommitted changes, with `extra` as the last one.
@@ -62,14 +76,15 @@ impl<T: SessionData> RequestSession<T> {
             state.request_commit();
             (state.loaded().id(), state.losses().told())
         };
+        let pending = PendingCommit { request: self.clone(), has_begun: false };
         let admitted = self.store().begin();
         let request = self.clone();
         let commit = async move {
             let committed = match request.io_turn().await {
-                Ok(_one_at_a_time) => request.commit_now(admitted, extra, told).await,
+                Ok(_one_at_a_time) => request.commit_now(pending, admitted, extra, told).await,
                 Err(error) => Err(error.into()),
             };
-            let outcome = committed.as_ref().map_or_else(SessionError::outcome, |()| Outcome::Ok);
+            let outcome = committed.as_ref().map_or_else(|it| it.error.outcome(), |()| Outcome::Ok);
             request.store().count_commit(outcome);
             committed
         };
@@ -81,16 +96,21 @@ impl<T: SessionData> RequestSession<T> {
 
     async fn commit_now(
         &self,
+        pending: PendingCommit<T>,
         admitted: Result<(), StoreError>,
         extra: Option<Change<T>>,
         told: Told,
-    ) -> Result<(), SessionError> {
-        let mut batch = self.take_batch(extra.is_some());
+    ) -> Result<(), CommitError> {
+        let mut batch = pending.begin(extra.is_some());
         if extra.is_none() && !batch.intent.hides_loaded() {
-            let lost = self.lock().losses().unknown_to(told).cloned();
-            if let Some(error) = lost {
+            let lost = self
+                .lock()
+                .losses()
+                .unknown_to(told)
+                .map(|(error, told)| CommitError { error: error.clone(), told: Some(told) });
+            if let Some(lost) = lost {
                 self.put_back(batch);
-                return Err(error);
+                return Err(lost);
             }
         }
         if let Err(closed) = admitted {
@@ -112,7 +132,7 @@ impl<T: SessionData> RequestSession<T> {
                 }
             }
         }
-        let _on_panic = OnPanic {
+        let on_panic = OnPanic {
             logout: batch.intent.is_logout().then(|| batch.logout()),
             loses_changes: batch.is_of_others(),
             request: self,
@@ -130,20 +150,23 @@ impl<T: SessionData> RequestSession<T> {
         }
         if let Err(error) = batch.check() {
             self.put_back(batch);
-            return Err(error);
+            return Err(error.into());
         }
-        match self.store().operation(self.execute(&batch)).await {
+        let executed = self.store().operation(self.execute(&batch)).await;
+        // What may panic from here on are changes that are not in the batch.
+        drop(on_panic);
+        match executed {
             Ok(Committed { loaded, cookie }) => {
                 self.rebase_onto(loaded, cookie);
                 Ok(())
             }
             Err(Failed { error, has_ended }) => {
                 let kept = batch.give_up_after(error.kind());
-                let error = SessionError::from(error);
+                let mut error = CommitError::from(error);
                 if kept.is_none() {
                     self.put_back(batch);
                 } else if batch.is_of_others() {
-                    self.lock().losses().record(error.clone());
+                    error.told = Some(self.lock().losses().record(error.error.clone()));
                 }
                 if let Some(Committed { loaded, cookie }) = has_ended {
                     self.rebase_onto(loaded, cookie);
@@ -237,6 +260,30 @@ impl<T: SessionData> RequestSession<T> {
     }
 }
 
+/// A commit that is requested. It is withdrawn if it does not begin: the end of its request leaves
+/// everything to the commits that are pending.
+struct PendingCommit<T: SessionData> {
+    request: Arc<RequestSession<T>>,
+    has_begun: bool,
+}
+
+impl<T: SessionData> PendingCommit<T> {
+    /// Takes what there is to write. If `with_data`, it includes what the request sees.
+    fn begin(mut self, with_data: bool) -> Batch<T> {
+        let batch = self.request.take_batch(with_data);
+        self.has_begun = true;
+        batch
+    }
+}
+
+impl<T: SessionData> Drop for PendingCommit<T> {
+    fn drop(&mut self) {
+        if !self.has_begun {
+            self.request.withdraw_commit();
+        }
+    }
+}
+
 /// Ends a commit that panics in the application's code: carries out its logout, as that of a
 /// handler that panics, and records the loss of changes that are not its caller's.
 struct OnPanic<'a, T: SessionData> {
@@ -251,7 +298,10 @@ impl<T: SessionData> Drop for OnPanic<'_, T> {
             return;
         }
         if self.loses_changes {
-            self.request.lock().losses().record(SessionError::ChangesLost);
+            let mut state = self.request.lock();
+            state.losses().record(SessionError::ChangesLost);
+            // The request still sees what is lost.
+            state.discard_after(SessionError::ChangesLost);
         }
         if let Some(logout) = self.logout.take() {
             logout.carry_out_in_background(self.request.store());

@@ -96,6 +96,27 @@ impl<T> Loaded<T> {
         matches!(self, Loaded::Live(_) | Loaded::Stale(..) | Loaded::EndedMeanwhile(_))
     }
 
+    /// Returns `true` if there is no session to which the request could belong.
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(
+            self,
+            Loaded::NoSession | Loaded::Missing(_) | Loaded::Moved(_) | Loaded::EndedMeanwhile(_)
+        )
+    }
+
+    /// Returns what is loaded now, after `before`: a session that existed earlier in the request,
+    /// and does not any more, has ended meanwhile.
+    pub(super) fn after(self, before: &Loaded<T>) -> Loaded<T> {
+        match self {
+            Loaded::Missing(id) | Loaded::Moved(id)
+                if before.was_seen() && before.id() == Some(id) =>
+            {
+                Loaded::EndedMeanwhile(id)
+            }
+            loaded => loaded,
+        }
+    }
+
     /// Returns the record that the request may read, even if it may be stale.
     pub(super) fn record(&self) -> Option<&Record<T>> {
         match self {

@@ -31,7 +31,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 pub(crate) use self::attachments::Attachments;
 use self::batch::Change;
-pub(crate) use self::commit::CommitHandle;
+pub(crate) use self::commit::{CommitError, CommitHandle};
 #[cfg(feature = "_tower-sessions")]
 pub(crate) use self::digests::{digest, digests};
 pub use self::error::SessionError;

@@ -7,8 +7,10 @@
 //! state tells what it sees.
 
 mod active;
+mod head;
 mod load;
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, MutexGuard, OnceLock};
 
 use http::HeaderMap;
@@ -17,13 +19,14 @@ use self::active::Active;
 use super::SessionError;
 use super::batch::{Batch, Change, apply_all};
 use super::closures::{self, Running};
-use super::head::{CookieChange, HeadChanges};
+use super::head::CookieChange;
 use super::layer_state::LayerState;
 use super::loaded::{Loaded, Seen};
+use super::logout::Logout;
 use super::state::RequestState;
 use super::view::{Rebase, Versioned};
 use crate::clock::Millis;
-use crate::cookie::{CookieHeaders, VerifiedCookie, VerifiedCookies};
+use crate::cookie::{CookieHeaders, VerifiedCookies};
 use crate::error::StoreError;
 use crate::id::SessionId;
 use crate::record::{Record, SessionData, Snapshot};
@@ -85,8 +88,13 @@ impl<T: SessionData> RequestSession<T> {
 
     fn finish_rebases(&self, mut next: Option<Rebase<T>>) {
         while let Some(Rebase { version, base, changes }) = next {
-            let base = base.unwrap_or_else(|| self.default_data());
-            let data = self.apply_all(&base, &changes);
+            let apply = || self.apply_all(&base.unwrap_or_else(|| self.default_data()), &changes);
+            let data = catch_unwind(AssertUnwindSafe(apply)).unwrap_or_else(|panic| {
+                // What the request sees is not what is loaded, with the changes, and must not be
+                // committed.
+                self.lock().discard_after(SessionError::ChangesLost);
+                resume_unwind(panic)
+            });
             next = self.lock().finish_rebase(version, data);
         }
     }
@@ -163,94 +171,6 @@ impl<T: SessionData> RequestSession<T> {
         let given = data.clone();
         let change: Change<T> = Arc::new(move |data: &mut T| data.clone_from(&given));
         self.lock().replace(data, change);
-    }
-
-    /// Returns the cookie that must be signed again, with the current secret, if the session which
-    /// it names is the one that is loaded.
-    pub(super) fn outdated_cookie(&self, record: &Record<T>) -> Option<&VerifiedCookie> {
-        self.active
-            .get()?
-            .verified
-            .get()?
-            .naming(record.id())
-            .filter(|cookie| cookie.needs_resigning)
-    }
-
-    /// Returns a cookie that must be signed again and whose session has to be looked up for that:
-    /// the node does not have it in its cache, which would tell that the session has got a new
-    /// token meanwhile.
-    pub(super) fn cookie_to_confirm(&self, loaded: &Loaded<T>) -> Option<&VerifiedCookie> {
-        let Loaded::Live(record) = loaded else { return None };
-        let cookie = self.outdated_cookie(record)?;
-        (!self.store().is_known_to_exist(&cookie.id)).then_some(cookie)
-    }
-
-    /// Marks the response head as sent and returns what the session adds to it, unless the response
-    /// must wait for a commit that is planned, pending or running.
-    pub(crate) fn send_head_unless_busy(self: &mut Arc<Self>) -> Option<HeadChanges> {
-        if let Some(request) = Arc::get_mut(self)
-            && request.active.get().is_none()
-        {
-            // No handle is left that could do more, so the head need not be marked as sent.
-            return Some(request.passive_head());
-        }
-        let state = self.lock();
-        // A session that was not extracted has no handle that could commit it.
-        let must_wait = state.is_loaded() && state.has_work()
-            || state.has_begun_io() && self.active().io_lock.try_lock().is_err()
-            || self.cookie_to_confirm(state.loaded()).is_some();
-        (!must_wait).then(|| self.head_changes(state))
-    }
-
-    /// Returns what the session of a passive request adds to the response head.
-    fn passive_head(&self) -> HeadChanges {
-        let Some(CachedRead { record, seen }) = self.cached.get() else {
-            return HeadChanges::without_cookie(false);
-        };
-        self.store().touch_if_due(record, seen.at);
-        self.store().reencrypt_if_needed(record);
-        HeadChanges::without_cookie(true)
-    }
-
-    /// Marks the response head as sent and returns what the session adds to it.
-    pub(crate) fn send_head(&self) -> HeadChanges {
-        self.head_changes(self.lock())
-    }
-
-    /// Marks the response head as sent and returns what the session adds to it.
-    ///
-    /// A session that is due for it is extended or encrypted again, in the background. A cookie
-    /// that is signed with a previous secret is signed again, but only if the session is still
-    /// cached: a request that has outlived a login must not undo it by sending the old token.
-    fn head_changes(&self, mut state: MutexGuard<'_, RequestState<T>>) -> HeadChanges {
-        let mut head = HeadChanges {
-            ambiguous: matches!(state.loaded(), Loaded::Ambiguous),
-            cookie: state.send_head(),
-            ..HeadChanges::without_cookie(state.is_extracted())
-        };
-        let Some((record, seen_at)) = state.live_record() else { return head };
-        // The session was in use when it was loaded: the clock need not be read again.
-        let is_due = state.extends() && self.store().is_due(record, seen_at);
-        let outdated = self.outdated_cookie(record).filter(|_| head.cookie.is_none());
-        if !is_due && outdated.is_none() && head.cookie.is_none() {
-            return head;
-        }
-        let record = record.clone();
-        drop(state);
-        if let Some(outdated) = outdated
-            && self.store().is_known_to_exist(&record.id())
-        {
-            head.cookie = Some(CookieChange::Set(outdated.token.clone()));
-        }
-        if matches!(head.cookie, Some(CookieChange::Set(_))) {
-            head.lifetime = self.store().remaining_lifetime(&record);
-            head.remembered = record.is_remembered();
-        }
-        if is_due {
-            self.store().touch_if_due(&record, seen_at);
-            self.store().reencrypt_if_needed(&record);
-        }
-        head
     }
 }
 
@@ -368,6 +288,16 @@ impl<T> RequestSession<T> {
     /// A logout is still carried out. Other changes are dropped, unless their commit was requested.
     pub(crate) fn abort(&self) {
         let logout = self.lock().abort();
+        self.carry_out(logout);
+    }
+
+    /// Withdraws a commit that was requested and has not begun.
+    pub(super) fn withdraw_commit(&self) {
+        let logout = self.lock().withdraw_commit();
+        self.carry_out(logout);
+    }
+
+    fn carry_out(&self, logout: Option<Logout<T>>) {
         if let Some(logout) = logout {
             (self.layer.carry_out_in_background)(logout, self.store());
         }

@@ -6,17 +6,17 @@
 //! The application's closures run outside that lock. So new data is computed from [`Versioned`]
 //! data or a [`Rebase`], and it is stored only if the state's version is still the same.
 
-use super::SessionError;
-use super::batch::{Batch, Change};
+mod uncommitted;
+
+use super::batch::Change;
 use super::change::{self, Intent, Plan};
 use super::head::{CookieChange, Head};
 use super::loaded::{Loaded, Seen};
-use super::logout::Logout;
-use super::losses::Losses;
+use super::losses::{Drops, Losses};
 use super::view::{Rebase, Versioned, View};
 use crate::clock::Millis;
 use crate::id::SessionId;
-use crate::record::{Ended, Record, Snapshot};
+use crate::record::{Record, Snapshot};
 use crate::store::LastSeen;
 
 /// The session of one request: what was loaded, and what the handler has done to it since.
@@ -45,6 +45,7 @@ pub(super) struct RequestState<T> {
     /// Number of commits that were requested and have not taken their batch yet.
     pending_commits: u32,
     losses: Losses,
+    drops: Drops,
     head: Head,
     /// `true` once a handler has asked for the session, even if it could not be loaded.
     is_extracted: bool,
@@ -70,6 +71,7 @@ impl<T> RequestState<T> {
             ended: None,
             pending_commits: 0,
             losses: Losses::default(),
+            drops: Drops::default(),
             head: Head::Ahead,
             is_extracted: false,
             has_begun_io: false,
@@ -226,6 +228,9 @@ impl<T> RequestState<T> {
 
     fn replace_loaded(&mut self, loaded: Loaded<T>) {
         self.ended = if loaded.record().is_some() { None } else { self.last_seen() };
+        if loaded.is_gone() {
+            self.send_no_token();
+        }
         self.loaded = loaded;
     }
 
@@ -285,6 +290,11 @@ impl<T> RequestState<T> {
     pub(super) fn destroy(&mut self) {
         self.intent = Intent::Destroy;
         self.drop_changes();
+        self.send_no_token();
+    }
+
+    /// Drops a cookie that the response was to carry, unless it removes that of the browser.
+    fn send_no_token(&mut self) {
         self.cookie = self.cookie.take().filter(|cookie| *cookie == CookieChange::Remove);
     }
 
@@ -293,27 +303,6 @@ impl<T> RequestState<T> {
         self.intent = self.intent.replace();
         self.changes = vec![change];
         self.set_view(View::Changed(data));
-    }
-
-    /// Drops what is not committed, except for a logout.
-    pub(super) fn discard(&mut self) {
-        self.intent = self.intent.discard();
-        self.remember = None;
-        self.drop_changes();
-    }
-
-    /// Like [`discard`](Self::discard), after a commit that failed with this error.
-    pub(super) fn discard_after(&mut self, error: SessionError) {
-        self.record_loss(error);
-        self.discard();
-    }
-
-    /// Records that what is not committed is dropped, except for a logout.
-    fn record_loss(&mut self, error: SessionError) {
-        let is_lost = matches!(self.intent, Intent::Regenerate | Intent::Replace { .. });
-        if is_lost || self.has_changes() {
-            self.losses.record(error);
-        }
     }
 
     fn drop_changes(&mut self) {
@@ -329,50 +318,6 @@ impl<T> RequestState<T> {
         self.extends
     }
 
-    /// Registers a commit whose task will call [`take_batch`](Self::take_batch).
-    pub(super) fn request_commit(&mut self) {
-        self.begin_io();
-        self.pending_commits += 1;
-    }
-
-    /// Takes what a commit has to write. The request keeps seeing its data.
-    pub(super) fn take_batch(&mut self) -> Batch<T>
-    where
-        T: Clone,
-    {
-        self.pending_commits -= 1;
-        Batch {
-            plan: self.plan(),
-            loaded: self.loaded.clone(),
-            named: self.named.clone(),
-            last_seen: self.last_seen(),
-            data: self.data(),
-            default_data: self.default_data.clone(),
-            changes: std::mem::take(&mut self.changes),
-            intent: std::mem::take(&mut self.intent),
-            remember: self.remember,
-            has_extra: false,
-            head: self.head,
-            extends: self.extends,
-        }
-    }
-
-    /// Puts the changes and the intent of an uncommitted batch before those made since. A
-    /// [`destroy`](Self::destroy) or [`replace`](Self::replace) since then voids the batch.
-    pub(super) fn put_back(&mut self, batch: &mut Batch<T>) {
-        match (batch.intent, self.intent) {
-            (earlier, Intent::Replace { .. }) if earlier.is_logout() => {
-                self.intent = Intent::Replace { after_logout: true };
-                return;
-            }
-            (_, Intent::Destroy | Intent::Replace { .. }) => return,
-            (Intent::Keep, _) => {}
-            (intent, _) => self.intent = intent,
-        }
-        batch.changes.append(&mut self.changes);
-        self.changes = std::mem::take(&mut batch.changes);
-    }
-
     pub(super) fn set_cookie(&mut self, cookie: CookieChange) {
         self.cookie = Some(cookie);
     }
@@ -381,33 +326,6 @@ impl<T> RequestState<T> {
     pub(super) fn send_head(&mut self) -> Option<CookieChange> {
         self.head = Head::Sent;
         self.cookie.take()
-    }
-
-    /// Ends a request that has no response head. Returns the logout that is left to carry out.
-    ///
-    /// Other changes are dropped, also for clones of the session that the application still holds:
-    /// otherwise its next change would be made on top of them. If a commit is pending, its task
-    /// takes everything, and nothing is dropped here.
-    pub(super) fn abort(&mut self) -> Option<Logout<T>> {
-        self.head = Head::Never;
-        if self.pending_commits > 0 {
-            return None;
-        }
-        self.record_loss(SessionError::ChangesLost);
-        let logout = self.take_logout();
-        self.drop_changes();
-        logout
-    }
-
-    /// Returns an uncommitted logout, if there is one. Afterwards its sessions count as ended.
-    pub(super) fn take_logout(&mut self) -> Option<Logout<T>> {
-        if !std::mem::take(&mut self.intent).is_logout() {
-            return None;
-        }
-        let logout = Logout::new(&self.loaded, &self.named, self.last_seen(), Ended::LoggedOut);
-        let ended = self.loaded.id().map_or(Loaded::NoSession, Loaded::EndedMeanwhile);
-        self.replace_loaded(ended);
-        Some(logout)
     }
 }
 

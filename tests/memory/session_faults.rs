@@ -1,5 +1,6 @@
 //! Results for handlers and visitors when the session is gone, unreadable, outdated or unavailable.
 
+use std::future::pending;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -10,8 +11,9 @@ use clustered_sessions::{
 };
 use futures_util::poll;
 use http::{Extensions, StatusCode, header};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tower::service_fn;
+use tower::{ServiceExt as _, service_fn};
 
 use crate::failing::failing_as;
 use crate::web::{
@@ -363,6 +365,70 @@ async fn a_load_that_is_not_polled_holds_a_commit_up_for_no_longer_than_an_opera
         held.await.unwrap_err();
     });
     assert_eq!(send(&app, browser.request()).await.status, StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_logout_whose_commit_did_not_begin_is_carried_out_when_the_request_is_cut_off() {
+    let (backend, faults) = FaultyBackend::new(MemoryBackend::new(), 1);
+    let sessions = start(config(&MemoryBackend::new()).backend(backend)).await;
+    let browser = Browser::with(&sessions, ada()).await;
+    let (sender, mut receiver) = mpsc::channel(1);
+    let app = serve(&sessions, async move |session: Session<Data>| {
+        faults.delay_calls_by(Duration::from_millis(10)..Duration::from_millis(20));
+        let mut held = pin!(session.reload());
+        assert!(poll!(&mut held).is_pending());
+        session.destroy();
+        let failed = session.save().await.unwrap_err();
+        assert_eq!(failed.store_error().unwrap().kind(), StoreErrorKind::Timeout);
+        sender.send(session.clone()).await.unwrap();
+        pending::<()>().await;
+    });
+    let mut response = Box::pin(app.oneshot(browser.request()));
+    let clone = tokio::select! {
+        _ = &mut response => None,
+        clone = receiver.recv() => clone,
+    };
+    assert!(clone.is_some());
+    drop(response);
+    eventually(async || sessions.store().size().await.unwrap() == 0).await;
+}
+
+#[tokio::test]
+async fn no_cookie_is_sent_of_a_login_that_was_revoked_before_the_response() {
+    let memory = MemoryBackend::new();
+    let (a, b) = (node(&memory).await, node(&memory).await);
+    let app = serve(&a, async move |session: Session<Data>| {
+        session.replace(ada());
+        session.save().await.unwrap();
+        b.store().delete(session.id().unwrap()).await.unwrap();
+        session.reload().await.unwrap();
+        assert!(session.id().is_none());
+    });
+    let page = Browser::new().visit(&app).await;
+    assert_eq!((page.status, page.set_cookies().len()), (StatusCode::OK, 0));
+}
+
+#[tokio::test]
+async fn a_fresh_extraction_that_another_overtakes_learns_that_the_session_has_ended() {
+    let memory = MemoryBackend::new();
+    let spy = Spy::over(&memory);
+    let (a, b) = (node(&spy).await, node(&memory).await);
+    let mut browser = Browser::with(&a, ada()).await;
+    browser.visit(&serve(&a, async |_: Session<Data>| ())).await;
+    let store = b.clone();
+    let app = serve(&a, async move |request: http::request::Parts| {
+        let held = spy.hold().await;
+        let mut fresh = pin!(Fresh::<Session<Data>>::from_extensions(&request.extensions));
+        assert!(poll!(fresh.as_mut()).is_pending());
+        let session = Session::<Data>::from_extensions(&request.extensions).await.unwrap();
+        store.store().delete(session.id().unwrap()).await.unwrap();
+        session.update(|data| data.visits += 1);
+        drop(held);
+        fresh.await.unwrap();
+    });
+    let page = browser.visit(&app).await;
+    assert!(matches!(error(&page), SessionError::Gone));
+    assert_eq!(b.store().size().await.unwrap(), 0);
 }
 
 #[tokio::test]

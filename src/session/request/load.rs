@@ -110,10 +110,17 @@ impl<T: SessionData> RequestSession<T> {
             (Loaded::NotYet | Loaded::Ambiguous | Loaded::Unavailable(..), _) => {
                 self.load_named(Freshness::Fresh).await?
             }
-            (_, Some(id)) => self.load_one(id, before.was_seen(), Freshness::Fresh).await?,
+            (_, Some(id)) => self.load_one(id, Freshness::Fresh).await?,
             (_, None) => Loaded::NoSession,
         };
-        self.rebase_onto(loaded, None);
+        let rebase = {
+            let mut state = self.lock();
+            // Another extraction may have found the session in the cache meanwhile.
+            let loaded = loaded.after(state.loaded());
+            let seen = self.seen(loaded.record(), self.store().now());
+            state.set_loaded(loaded, seen)
+        };
+        self.finish_rebases(rebase);
         Ok(())
     }
 
@@ -122,12 +129,12 @@ impl<T: SessionData> RequestSession<T> {
         match self.verified() {
             VerifiedCookies::None => Ok(Loaded::NoSession),
             VerifiedCookies::One(cookie) => {
-                let loaded = self.load_one(cookie.id, false, freshness).await?;
+                let loaded = self.load_one(cookie.id, freshness).await?;
                 self.remember_tag(cookie, &loaded);
                 Ok(loaded)
             }
             VerifiedCookies::Several(cookies) => {
-                let loads = cookies.iter().map(|cookie| self.load_one(cookie.id, false, freshness));
+                let loads = cookies.iter().map(|cookie| self.load_one(cookie.id, freshness));
                 Ok(Loaded::choose(try_join_all(loads).await?))
             }
             VerifiedCookies::TooMany(_) => Ok(Loaded::Ambiguous),
@@ -146,16 +153,14 @@ impl<T: SessionData> RequestSession<T> {
         }
     }
 
-    /// Loads the session with this id. `was_seen` is `true` if it existed earlier in the request.
+    /// Loads the session with this id.
     async fn load_one(
         &self,
         id: SessionId,
-        was_seen: bool,
         freshness: Freshness,
     ) -> Result<Loaded<T>, SessionError> {
         match self.store().read(id, freshness).await {
             Ok(Ok(record)) => Ok(Loaded::Live(record)),
-            Ok(Err(_)) if was_seen => Ok(Loaded::EndedMeanwhile(id)),
             Ok(Err(Absence::Gone)) => Ok(Loaded::Missing(id)),
             Ok(Err(Absence::Moved(_))) => Ok(Loaded::Moved(id)),
             Err(error) if error.kind() == StoreErrorKind::Corrupt => {

@@ -106,8 +106,9 @@ fn is_active(request: &RequestSession<u32>) -> bool {
 #[tokio::test]
 async fn reading_a_cached_session_leaves_the_request_passive() {
     let (layer, request) = passive_request().await;
+    let hits = layer.store.cache_stats().hits;
     request.load().await.unwrap();
-    assert_eq!(layer.store.cache_stats().hits, 1, "it is looked up once");
+    assert_eq!(layer.store.cache_stats().hits, hits, "it is looked up once");
     assert_eq!((*request.data(), request.read(|data| *data)), (7, 7));
     assert_eq!(request.id(), request.record().map(|record| record.id()));
     assert!(request.version().is_some());

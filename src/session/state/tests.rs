@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::super::SessionError;
-use super::super::batch::apply_all;
+use super::super::batch::{Batch, apply_all};
 use super::*;
 use crate::clock::{Clock, Timestamp};
 use crate::error::{StoreError, StoreErrorKind};
-use crate::id::SessionId;
+use crate::id::{SessionId, SessionToken};
 use crate::record::{Meta, Revision};
 
 /// The data is a list of the changes that were applied to it.
@@ -29,6 +29,13 @@ fn id() -> SessionId {
 
 fn seen(at: u64) -> Seen {
     Seen { at: Millis(at), alive_at: Millis(at) }
+}
+
+/// Records that the handler has been told of all losses.
+fn tell(state: &mut RequestState<Data>) {
+    let nothing = RequestState::<Data>::new().losses().told();
+    let told = state.losses().unknown_to(nothing).map(|(_, told)| told);
+    state.losses().tell(told.unwrap());
 }
 
 fn live() -> RequestState<Data> {
@@ -144,7 +151,7 @@ fn an_aborted_request_keeps_nothing_but_its_logout() {
     assert_eq!(logout.ids(), [id()]);
     assert_eq!((state.plan(), state.live_record().is_some()), (Plan::Nothing, false));
     assert!(state.has_work(), "the next commit reports the change that is lost");
-    state.losses().tell();
+    tell(&mut state);
     assert!(!state.has_work());
     assert!(state.abort().is_none(), "the logout is taken once");
 }
@@ -157,6 +164,96 @@ fn an_aborted_request_leaves_everything_to_a_pending_commit() {
     state.request_commit();
     assert!(state.abort().is_none());
     assert_eq!(state.take_batch().plan, Plan::Delete);
+}
+
+#[test]
+fn a_commit_that_is_withdrawn_leaves_the_logout_of_an_aborted_request_to_nobody() {
+    let mut state = live();
+    state.destroy();
+    state.request_commit();
+    state.request_commit();
+    assert!(state.withdraw_commit().is_none(), "the request goes on");
+    assert!(state.abort().is_none());
+    assert_eq!(state.withdraw_commit().unwrap().ids(), [id()]);
+}
+
+#[test]
+fn what_was_discarded_during_a_commit_is_not_put_back() {
+    let mut state = live();
+    push(&mut state, "before");
+    state.regenerate();
+    let mut batch = take_batch(&mut state);
+    state.discard();
+    state.put_back(&mut batch);
+    assert_eq!((state.plan(), &**state.data().unwrap()), (Plan::Nothing, &["stored"][..]));
+    assert!(!state.has_work(), "it was discarded on purpose");
+
+    state.replace(Snapshot::new(vec!["login"]), change("login"));
+    let mut batch = take_batch(&mut state);
+    state.discard();
+    state.put_back(&mut batch);
+    assert_eq!((state.plan(), &**state.data().unwrap()), (Plan::Nothing, &["stored"][..]));
+
+    state.destroy();
+    let mut batch = take_batch(&mut state);
+    state.discard();
+    state.put_back(&mut batch);
+    assert_eq!(state.plan(), Plan::Delete, "a logout stands");
+}
+
+#[test]
+fn what_a_request_has_dropped_during_a_commit_is_lost_and_not_put_back() {
+    let drops: [fn(&mut RequestState<Data>); 2] = [
+        |state| assert!(state.abort().is_none()),
+        |state| state.discard_after(SessionError::HeadSent),
+    ];
+    for drop in drops {
+        let mut state = live();
+        push(&mut state, "before");
+        let mut batch = take_batch(&mut state);
+        drop(&mut state);
+        assert!(!state.has_work(), "the commit may succeed");
+        state.put_back(&mut batch);
+        assert_eq!((state.plan(), &**state.data().unwrap()), (Plan::Nothing, &["stored"][..]));
+        assert!(state.has_work(), "the next commit reports the loss");
+        tell(&mut state);
+
+        state.destroy();
+        let mut batch = take_batch(&mut state);
+        drop(&mut state);
+        state.put_back(&mut batch);
+        assert_eq!(state.plan(), Plan::Delete);
+        let told = state.losses().told();
+        assert!(state.losses().unknown_to(told).is_none());
+    }
+}
+
+#[test]
+fn no_token_is_sent_for_a_session_that_is_gone() {
+    let token = || CookieChange::Set(SessionToken::random());
+    let gone = [Loaded::EndedMeanwhile(id()), Loaded::Missing(id()), Loaded::Moved(id())];
+    for gone in gone {
+        let mut state = live();
+        state.set_cookie(token());
+        assert!(state.set_loaded(gone, seen(1)).is_none());
+        assert_eq!(state.send_head(), None);
+    }
+    let mut state = live();
+    state.set_cookie(CookieChange::Remove);
+    assert!(state.set_loaded(Loaded::NoSession, seen(1)).is_none());
+    assert_eq!(state.send_head(), Some(CookieChange::Remove));
+}
+
+#[test]
+fn a_session_that_was_there_earlier_in_the_request_has_ended_meanwhile() {
+    let (other, live) = (SessionId::from_bytes([2; 16]), Loaded::Live(record_with(id())));
+    for now in [Loaded::Missing, Loaded::Moved] {
+        assert!(matches!(now(id()).after(&live), Loaded::EndedMeanwhile(it) if it == id()));
+        assert!(!matches!(now(other).after(&live), Loaded::EndedMeanwhile(_)));
+        assert!(!matches!(now(id()).after(&Loaded::Missing(id())), Loaded::EndedMeanwhile(_)));
+    }
+    let record = record_with(id());
+    assert!(matches!(Loaded::Live(record).after(&live), Loaded::Live(_)));
 }
 
 #[test]
