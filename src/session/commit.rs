@@ -132,7 +132,7 @@ impl<T: SessionData> RequestSession<T> {
                 }
             }
         }
-        let on_panic = OnPanic {
+        let _on_panic = OnPanic {
             logout: batch.intent.is_logout().then(|| batch.logout()),
             loses_changes: batch.is_of_others(),
             request: self,
@@ -152,10 +152,7 @@ impl<T: SessionData> RequestSession<T> {
             self.put_back(batch);
             return Err(error.into());
         }
-        let executed = self.store().operation(self.execute(&batch)).await;
-        // What may panic from here on are changes that are not in the batch.
-        drop(on_panic);
-        match executed {
+        match self.store().operation(self.execute(&batch)).await {
             Ok(Committed { loaded, cookie }) => {
                 self.rebase_onto(loaded, cookie);
                 Ok(())

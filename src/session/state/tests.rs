@@ -167,7 +167,7 @@ fn an_aborted_request_leaves_everything_to_a_pending_commit() {
 }
 
 #[test]
-fn a_commit_that_is_withdrawn_leaves_the_logout_of_an_aborted_request_to_nobody() {
+fn an_aborted_request_gets_its_logout_back_from_the_last_commit_that_is_withdrawn() {
     let mut state = live();
     state.destroy();
     state.request_commit();
