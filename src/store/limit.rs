@@ -7,7 +7,7 @@
 //! All nodes agree on the order of an owner's sessions, that of their logins. It does not change
 //! while they live, whatever is done to them. So of several logins, no two end each other.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::StreamExt as _;
 
@@ -39,6 +39,17 @@ impl Login {
     pub(super) fn of<T>(record: &Record<T>) -> Self {
         Login { at: record.meta().logged_in_at, origin: record.origin() }
     }
+}
+
+/// Returns the last login of each origin. Of several sessions of one origin, no more than one
+/// remains: they are attempts to give one session a new token, and all but one will fail.
+fn last_of_each_origin(logins: impl IntoIterator<Item = Login>) -> BTreeSet<Login> {
+    let mut last = BTreeMap::new();
+    for Login { at, origin } in logins {
+        let latest = last.entry(origin).or_insert(at);
+        *latest = at.max(*latest);
+    }
+    last.into_iter().map(|(origin, at)| Login { at, origin }).collect()
 }
 
 /// Why a session must not stay.
@@ -132,7 +143,7 @@ impl<T: SessionData> SessionStore<T> {
         let all = Box::pin(self.load_sessions_of(owner)).await?;
         let own = Login::of(record);
         let counts = |login: &Login| *login <= own || guards::enabled(Guard::LaterLogins);
-        let logins = all.iter().map(Login::of).filter(counts).collect();
+        let logins = last_of_each_origin(all.iter().map(Login::of).filter(counts));
         match limit.judge(own, logins) {
             Verdict::Contended => {
                 return Err(NotAdmitted::Contended { owner: owner.clone() });
@@ -140,11 +151,14 @@ impl<T: SessionData> SessionStore<T> {
             Verdict::Refuse => return Err(self.refuse(owner).into()),
             Verdict::Admit { end } if end.is_empty() => {}
             Verdict::Admit { end } => {
-                let ids = all.iter().filter(|record| end.contains(&Login::of(record)));
-                let ids: Vec<_> = ids.map(Record::id).collect();
+                let ends = |record: &Record<T>| {
+                    let login = Login::of(record);
+                    end.iter().any(|last| last.origin == login.origin && login <= *last)
+                };
+                let ids = all.iter().filter(|record| ends(record)).map(Record::id);
+                let ids: Vec<_> = ids.collect();
                 let judge = |found: &Record<T>| {
-                    self.owner_of(found).as_deref() == Some(owner)
-                        && end.contains(&Login::of(found))
+                    self.owner_of(found).as_deref() == Some(owner) && ends(found)
                 };
                 let reason = Ended::LimitReached;
                 let mut revocation = Revocation::new(self, &judge, reason, Unreadable::Keep);
@@ -259,6 +273,12 @@ mod tests {
         assert_eq!(refuse_new(2, b, &[a, b, c]), Verdict::Contended, "the later one may go");
         assert_eq!(refuse_new(1, a, &[a, b, c]), Verdict::Contended);
         assert_eq!(refuse_new(2, c, &[a, b]), Verdict::Refuse, "its own session has ended already");
+    }
+
+    #[test]
+    fn of_the_attempts_to_move_one_session_the_last_counts() {
+        let [first, second, other] = [login(1, 9), login(2, 9), login(1, 1)];
+        assert_eq!(last_of_each_origin([second, other, first]), [other, second].into());
     }
 
     proptest! {

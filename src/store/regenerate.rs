@@ -1,5 +1,9 @@
 //! Replacement of a session's token and id, and of a session by another one.
 
+use std::panic::{AssertUnwindSafe, resume_unwind};
+
+use futures_util::FutureExt as _;
+
 use super::SessionStore;
 use super::lifetime::Term;
 use super::tombstone::TOMBSTONE_TTL;
@@ -37,8 +41,10 @@ impl<T: SessionData> SessionStore<T> {
         let term = Term::remembered(remember.unwrap_or(base.is_remembered() && can_remember));
         let encoded = self.encode_new(&data, term)?;
         let (mut new, unreported) = self.create_unreported(&encoded, Some(&base), term).await?;
-        match self.move_to(&mut new, base, reapply).await {
-            Ok(replaced) => {
+        // The application's closures may panic in it.
+        let moved = AssertUnwindSafe(self.move_to(&mut new, base, reapply)).catch_unwind().await;
+        match moved {
+            Ok(Ok(replaced)) => {
                 unreported.report(|| {
                     let owner = self.owner_of(&new.record);
                     let is_new = self.has_new_owner(&replaced, new.record.data());
@@ -50,9 +56,13 @@ impl<T: SessionData> SessionStore<T> {
                 });
                 Ok(new)
             }
-            Err(error) => {
+            Ok(Err(error)) => {
                 self.undo(&new.record, None).await;
                 Err(error)
+            }
+            Err(panic) => {
+                self.undo(&new.record, None).await;
+                resume_unwind(panic)
             }
         }
     }

@@ -184,6 +184,20 @@ async fn a_change_that_panics_when_it_is_applied_again_overwrites_nothing() {
 }
 
 #[tokio::test]
+async fn a_regeneration_whose_change_panics_when_it_is_applied_again_leaves_no_session_behind() {
+    let (a, b, mut browser) = two_nodes().await;
+    let app = serve(&a, async move |session: Session<Data>| {
+        count_once(&session);
+        session.regenerate();
+        b.store().modify(session.id().unwrap(), |data| data.visits += 100).await.unwrap();
+        let saved = AssertUnwindSafe(session.save()).catch_unwind().await;
+        assert!(saved.is_err());
+    });
+    assert!(matches!(error(&browser.visit(&app).await), SessionError::ChangesLost));
+    assert_eq!(a.store().size().await.unwrap(), 1);
+}
+
+#[tokio::test]
 async fn a_loss_is_reported_although_the_handler_was_told_of_another_failure_since() {
     let (a, b, mut browser) = two_nodes().await;
     let app = serve(&a, async move |session: Session<Data>| {

@@ -11,10 +11,14 @@ use clustered_sessions::{
     SessionEvent, SessionId, SessionLayer, StoreError, StoreErrorKind,
 };
 use http::StatusCode;
+use tokio::sync::Notify;
 use tokio::time::sleep;
+use tower::ServiceExt as _;
 
 use crate::failing::failing;
-use crate::web::{Browser, COOKIE, Call, Data, HasBackend, config, only_id, serve, settle, start};
+use crate::web::{
+    Browser, COOKIE, Call, Data, HasBackend, config, only_id, send, serve, settle, start,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -234,6 +238,33 @@ async fn a_second_login_on_the_same_device_takes_the_place_of_the_first() {
         assert_eq!(browser.visit(&app).await.status, StatusCode::OK);
         assert_ne!(only_id(&node).await, before);
     }
+}
+
+/// As by a click too many. Both requests have found the same session without an owner.
+#[tokio::test(start_paused = true)]
+async fn of_two_logins_in_one_session_the_one_that_fails_ends_neither_the_other_nor_a_third() {
+    let node = node(2, LimitPolicy::EndOldest).await;
+    let elsewhere = create(&node, "ada").await;
+    let browser = Browser::with(&node, Data::default()).await;
+    let (found, begin) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (found_by_slow, begin_slow) = (found.clone(), begin.clone());
+    let slow = serve(&node, async move |session: Session<Data>| {
+        found_by_slow.notify_one();
+        begin_slow.notified().await;
+        session.update(|data| data.user = Some("ada".to_owned()));
+    });
+    let quick = serve(&node, async |session: Session<Data>| {
+        session.update(|data| data.user = Some("ada".to_owned()));
+    });
+    let second = tokio::spawn(slow.oneshot(browser.request()));
+    found.notified().await;
+    sleep(SECOND).await;
+    assert_eq!(send(&quick, browser.request()).await.status, StatusCode::OK);
+    let first = ids(&node, "ada").await[0];
+    sleep(SECOND).await;
+    begin.notify_one();
+    assert_eq!(second.await.unwrap().unwrap().status(), StatusCode::CONFLICT);
+    assert_eq!(ids(&node, "ada").await, [first, elsewhere]);
 }
 
 #[tokio::test(start_paused = true)]
