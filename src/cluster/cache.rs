@@ -310,8 +310,11 @@ impl<T> LocalCache<T> {
     /// through this check.
     fn visible(&self, id: &SessionId, epoch: Epoch, now: Millis, ttl: u64) -> Option<Record<T>> {
         let cached = self.sessions.get(id)?;
-        (self.covers(&cached.validity, epoch, now, ttl) && now < cached.record.expires())
-            .then_some(cached.record)
+        self.shows(&cached, epoch, now, ttl).then_some(cached.record)
+    }
+
+    fn shows(&self, cached: &Cached<T>, epoch: Epoch, now: Millis, ttl: u64) -> bool {
+        self.covers(&cached.validity, epoch, now, ttl) && now < cached.record.expires()
     }
 
     /// Returns `true` if an entry may be seen at this moment, given its time to live in
@@ -333,9 +336,12 @@ impl<T> LocalCache<T> {
     /// Removes a session from the map unless its revision is `keep`. Called under the fence's lock
     /// for the session, so that no fill can come in between.
     fn remove(&self, id: &SessionId, keep: Option<Revision>) -> Removed<T> {
+        self.remove_if(id, |cached| Some(cached.record.revision()) != keep)
+    }
+
+    fn remove_if(&self, id: &SessionId, condition: impl FnOnce(&Cached<T>) -> bool) -> Removed<T> {
         self.absent.remove(id);
-        let is_other = |cached: &Cached<T>| Some(cached.record.revision()) != keep;
-        let removed = self.sessions.remove_if(id, is_other).map(|(_, cached)| cached);
+        let removed = self.sessions.remove_if(id, condition).map(|(_, cached)| cached);
         if removed.is_some() {
             self.counters.invalidations.add_one();
         }
@@ -347,10 +353,13 @@ impl<T> LocalCache<T> {
     /// Any such entry may be stale, and [`last_known`](Self::last_known) must not serve it during
     /// an outage. A visible entry is left alone: lease, epoch and fence vouch for it.
     fn remove_hidden(&self, record: &Record<T>) -> Removed<T> {
-        if self.peek(&record.id()).is_some() {
-            return Removed::default();
-        }
-        self.remove(&record.id(), Some(record.revision()))
+        let held = self.lease.held(|| self.clock.now());
+        // Not cloned: the clone might be dropped here, under the fence's lock, as the last one.
+        self.remove_if(&record.id(), |cached| {
+            let is_visible =
+                held.is_some_and(|(epoch, now)| self.shows(cached, epoch, now, self.ttl));
+            !is_visible && cached.record.revision() != record.revision()
+        })
     }
 
     /// Caches a record. Called under the fence's lock for the session.
@@ -379,6 +388,8 @@ impl<T> Clone for Cached<T> {
     }
 }
 
+#[cfg(test)]
+mod clear_tests;
 #[cfg(all(test, shuttle))]
 mod interleavings;
 #[cfg(test)]

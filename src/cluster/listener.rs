@@ -232,6 +232,7 @@ impl<T: Send + Sync + 'static> Listener<T> {
         if guards::enabled(Guard::EpochAtLoss) {
             self.cache.lease().bump();
         }
+        self.cache.watches().call_all();
         let before = self.status.enter(ListenerState::Connecting);
         let is_first = self.status.set_cause(Some(error.clone()));
         let error = error as &dyn std::error::Error;
@@ -263,6 +264,7 @@ fn without_cause() -> StoreError {
 impl<T> Drop for Listener<T> {
     fn drop(&mut self) {
         self.cache.lease().bump();
+        self.cache.watches().call_all();
         self.status.enter(ListenerState::Stopped);
     }
 }

@@ -237,7 +237,7 @@ fn start_load<T: SessionData>(
         }
         outcome
     };
-    // A panic is that of the application's `Deserialize`. It must not reach a reader that only
+    // A panic is that of the `Drop` of the application's data. It must not reach a reader that only
     // happens to carry the load out.
     let load = AssertUnwindSafe(load).catch_unwind();
     Box::pin(load.map(|ended| ended.unwrap_or_else(|_| abandoned())).instrument(Span::current()))
@@ -245,11 +245,20 @@ fn start_load<T: SessionData>(
 
 /// Loads a session, as an operation with its own deadline, and notices if it has expired.
 async fn load_for_readers<T: SessionData>(store: &SessionStore<T>, id: SessionId) -> LoadResult<T> {
-    let outcome = store.separate_operation(store.load(&id)).await;
+    // The application's `Deserialize` may panic. The record cannot be read then.
+    let load = AssertUnwindSafe(store.load(&id)).catch_unwind();
+    let load = load.map(|loaded| loaded.unwrap_or_else(|_| Err(panicked(store, &id))));
+    let outcome = store.separate_operation(load).await;
     if let Ok(Err(Absence::Gone)) = &outcome {
         store.report_expiry(id);
     }
     outcome
+}
+
+/// Returns the error of a record that the application's `Deserialize` cannot read.
+fn panicked<T: SessionData>(store: &SessionStore<T>, id: &SessionId) -> StoreError {
+    let cause = "the application's `Deserialize` has panicked";
+    store.report_unreadable(id, StoreError::from(StoreErrorKind::Corrupt).with_source(cause))
 }
 
 /// Carries out a load that readers wait for, and those that others wait for by then.
@@ -271,8 +280,7 @@ async fn run_next<T: SessionData>(
     }
 }
 
-/// Returns the result of a load that has panicked in the application's `Deserialize`, or whose
-/// runtime was shut down.
+/// Returns the result of a load that has panicked, or whose runtime was shut down.
 fn abandoned<T>() -> LoadResult<T> {
     Err(StoreError::from(StoreErrorKind::Unavailable).with_source("the load was abandoned"))
 }
@@ -311,7 +319,9 @@ impl<T: SessionData> AbandonOnDrop<T> {
 impl<T: SessionData> Drop for AbandonOnDrop<T> {
     fn drop(&mut self) {
         if let Some(id) = self.id {
-            self.store.inner.single_flight.flights().remove(&id);
+            let flight = self.store.inner.single_flight.flights().remove(&id);
+            // Not under the lock: this wakes readers, or drops their tasks.
+            drop(flight);
         }
     }
 }

@@ -217,10 +217,11 @@ impl<T: SessionData> SessionWatch<T> {
 
     async fn next_answer(&mut self) -> Result<Record<T>, Ended> {
         loop {
-            self.store.start_pulse();
-            // From before the look on: what happens meanwhile leads to another one.
+            // From before the look on: what happens meanwhile leads to another one. And from before
+            // the pulse is seen on: its end calls.
             let wake_up = self.registration.wake_up();
             let called = wake_up.next();
+            self.store.start_pulse();
             let is_resumed = self.reading.is_some();
             match self.look().await {
                 Look::Answer(answer) => return answer,

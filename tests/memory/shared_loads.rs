@@ -94,8 +94,10 @@ async fn a_panic_while_data_is_read_is_an_error_of_the_read() {
     PANICS.store(true, Ordering::SeqCst);
     let (one, other) = tokio::join!(store.find_fresh(id), store.find_fresh(id));
     for read in [one, other] {
-        assert_eq!(read.unwrap_err().kind(), StoreErrorKind::Unavailable);
+        assert_eq!(read.unwrap_err().kind(), StoreErrorKind::Corrupt);
     }
+    let cached = store.find(id).await;
+    assert_eq!(cached.unwrap_err().kind(), StoreErrorKind::Corrupt, "it is not what is cached");
     PANICS.store(false, Ordering::SeqCst);
     assert!(store.find_fresh(id).await.unwrap().is_some(), "nothing is left behind");
 }

@@ -51,25 +51,50 @@ impl<T: Send + Sync + 'static> LocalCache<T> {
             Ok(runtime) if self.sessions.len() > FREED_AT_ONCE => {
                 // A clear of all sessions is announced once for each page of them. If each message
                 // had a thread, the application's own blocking tasks would wait for all of them.
-                if !self.is_freeing.swap(true, Ordering::AcqRel) {
-                    let cache = self.clone();
-                    drop(runtime.spawn_blocking(move || cache.free_until_done()));
+                if let Some(freeing) = Freeing::begin(self) {
+                    drop(runtime.spawn_blocking(move || freeing.until_done()));
                 }
             }
             _ => self.free_hidden(),
         }
     }
+}
+
+/// The one that frees what is hidden. If it is dropped before it is done, by a runtime that shuts
+/// down or by a panic in the `Drop` of the application's data, the next clear has another.
+pub(super) struct Freeing<T> {
+    cache: Arc<LocalCache<T>>,
+    is_done: bool,
+}
+
+impl<T> Freeing<T> {
+    /// Returns `None` if another one frees already, and will notice the last clear.
+    pub(super) fn begin(cache: &Arc<LocalCache<T>>) -> Option<Self> {
+        let is_free = !cache.is_freeing.swap(true, Ordering::AcqRel);
+        is_free.then(|| Freeing { cache: cache.clone(), is_done: false })
+    }
 
     /// Frees what was cached before the last clear, also if that comes meanwhile.
-    fn free_until_done(&self) {
+    pub(super) fn until_done(mut self) {
+        let LocalCache { clears, is_freeing, .. } = &*self.cache;
         loop {
-            let clears = self.clears.load(Ordering::Acquire);
-            self.free_hidden();
-            self.is_freeing.store(false, Ordering::Release);
-            let is_done = self.clears.load(Ordering::Acquire) == clears;
-            if is_done || self.is_freeing.swap(true, Ordering::AcqRel) {
-                return;
+            let seen = clears.load(Ordering::Acquire);
+            self.cache.free_hidden();
+            // A swap, so that it sees the clear of whoever has found the flag set.
+            is_freeing.swap(false, Ordering::AcqRel);
+            let is_done = clears.load(Ordering::Acquire) == seen;
+            if is_done || is_freeing.swap(true, Ordering::AcqRel) {
+                break;
             }
+        }
+        self.is_done = true;
+    }
+}
+
+impl<T> Drop for Freeing<T> {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.cache.is_freeing.store(false, Ordering::Release);
         }
     }
 }
