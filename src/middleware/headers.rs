@@ -37,10 +37,22 @@ pub(super) fn apply<B>(response: &mut Response<B>, changes: &HeadChanges, signer
     }
     let cookie = match &changes.cookie {
         None => return,
-        Some(CookieChange::Set(token)) => signer.set(token, changes.lifetime, changes.remembered),
+        // The handler has given the visitor another session, by a `Set-Cookie` of its own.
+        Some(CookieChange::Resign(_)) if sets_cookie(response.headers(), signer.name()) => return,
+        Some(CookieChange::Set(token) | CookieChange::Resign(token)) => {
+            signer.set(token, changes.lifetime, changes.remembered)
+        }
         Some(CookieChange::Remove) => signer.removal(),
     };
     SessionCookies(signer.former_removals().chain([cookie]).collect()).add_to(response);
+}
+
+/// Returns `true` if a response sets the cookie of this name.
+fn sets_cookie(headers: &HeaderMap, name: &str) -> bool {
+    headers.get_all(header::SET_COOKIE).iter().any(|value| {
+        let rest = value.as_bytes().strip_prefix(name.as_bytes());
+        rest.is_some_and(|rest| rest.trim_ascii_start().starts_with(b"="))
+    })
 }
 
 /// Adds `Vary: Cookie`, so that a cache does not serve one visitor's response to another.

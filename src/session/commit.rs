@@ -19,7 +19,7 @@ use super::losses::Told;
 use super::request::RequestSession;
 use crate::error::{StoreError, StoreErrorKind};
 use crate::observe::Outcome;
-use crate::record::{NewSession, SessionData};
+use crate::record::{NewSession, Record, SessionData};
 use crate::store::{Deletion, Freshness, Term};
 use crate::task::join_result;
 
@@ -196,7 +196,7 @@ impl<T: SessionData> RequestSession<T> {
                 }
                 // The write has shown that the session exists, and under which id.
                 let outdated = self.outdated_cookie(&record);
-                let cookie = outdated.map(|cookie| CookieChange::Set(cookie.token.clone()));
+                let cookie = outdated.map(|cookie| CookieChange::Resign(cookie.token.clone()));
                 Ok(Committed { loaded: Loaded::Live(record), cookie })
             }
             (Plan::Regenerate, Loaded::Live(base)) => {
@@ -211,10 +211,15 @@ impl<T: SessionData> RequestSession<T> {
                 let term = Term::remembered(remember == Some(true));
                 // Before the deletion: a login that cannot succeed must not log the visitor out.
                 let encoded = store.encode_new(&data(), term)?;
+                let logout = batch.logout().with_another();
                 if !batch.intent.is_logout() {
-                    store.ensure_place(encoded.data(), batch.loaded.record()).await?;
+                    let origin = batch.loaded.record().map(Record::origin);
+                    let ends = |other: &Record<T>| {
+                        Some(other.origin()) == origin || logout.ids().contains(&other.id())
+                    };
+                    store.ensure_place(encoded.data(), ends).await?;
                 }
-                let deletion = match batch.logout().with_another().carry_out(store).await {
+                let deletion = match logout.carry_out(store).await {
                     // A login does not depend on what became of the session before it.
                     Err(error)
                         if error.kind() == StoreErrorKind::Gone && !batch.intent.is_logout() =>
@@ -242,7 +247,7 @@ impl<T: SessionData> RequestSession<T> {
     async fn confirm_cookie(&self, loaded: &Loaded<T>) -> Option<CookieChange> {
         let cookie = self.cookie_to_confirm(loaded)?;
         let found = self.store().read(cookie.id, Freshness::Fresh).await;
-        matches!(found, Ok(Ok(_))).then(|| CookieChange::Set(cookie.token.clone()))
+        matches!(found, Ok(Ok(_))).then(|| CookieChange::Resign(cookie.token.clone()))
     }
 
     /// Returns `true` if the changes give the session an owner that it did not have.

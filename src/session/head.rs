@@ -18,7 +18,16 @@ pub(super) enum Head {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum CookieChange {
     Set(SessionToken),
+    /// The token that the visitor has already, signed with the current secret.
+    Resign(SessionToken),
     Remove,
+}
+
+impl CookieChange {
+    /// Returns `true` if the browser has the session's token afterwards.
+    pub(super) fn is_token(&self) -> bool {
+        matches!(self, CookieChange::Set(_) | CookieChange::Resign(_))
+    }
 }
 
 /// The session's changes to the response head.

@@ -39,7 +39,6 @@ impl<T> Logout<T> {
         Logout { is_replaced: true, ..self }
     }
 
-    #[cfg(test)]
     pub(super) fn ids(&self) -> &[SessionId] {
         &self.ids
     }

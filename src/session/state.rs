@@ -295,7 +295,7 @@ impl<T> RequestState<T> {
 
     /// Drops a cookie that the response was to carry, unless it removes that of the browser.
     fn send_no_token(&mut self) {
-        self.cookie = self.cookie.take().filter(|cookie| *cookie == CookieChange::Remove);
+        self.cookie = self.cookie.take().filter(|cookie| !cookie.is_token());
     }
 
     /// Begins a new session with the data that `change` sets. Earlier changes are dropped.

@@ -185,14 +185,14 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     /// Fails if the policy is to refuse a login, and the owner of this data has as many sessions as
-    /// are allowed, without the one which the login continues or replaces.
+    /// are allowed, without those which the login continues or `ends`.
     ///
     /// [`admit`](Self::admit) decides. This spares a visitor the loss of the session before, if
     /// that is known not to help.
     pub(crate) async fn ensure_place(
         &self,
         data: &T,
-        except: Option<&Record<T>>,
+        ends: impl Fn(&Record<T>) -> bool,
     ) -> Result<(), StoreError> {
         let Some(OwnerLimit { max, policy: LimitPolicy::RefuseNew }) = self.owner_limit() else {
             return Ok(());
@@ -201,10 +201,11 @@ impl<T: SessionData> SessionStore<T> {
         else {
             return Ok(());
         };
-        let mut origins: BTreeSet<_> =
-            Box::pin(self.load_sessions_of(&owner)).await?.iter().map(Record::origin).collect();
-        if let Some(except) = except {
-            origins.remove(&except.origin());
+        let sessions = Box::pin(self.load_sessions_of(&owner)).await?;
+        let mut origins: BTreeSet<_> = sessions.iter().map(Record::origin).collect();
+        // By their origins: a session that is regenerated meanwhile may be there twice.
+        for ended in sessions.iter().filter(|session| ends(session)) {
+            origins.remove(&ended.origin());
         }
         if origins.len() < max { Ok(()) } else { Err(self.refuse(&owner)) }
     }

@@ -267,7 +267,7 @@ impl<T: SessionData> SessionStore<T> {
         let ownership = ownership.as_ref();
         let mut meta = Meta { logged_in_at: continues.meta().logged_in_at, ..base.meta() };
         if ownership.is_some_and(|it| it.is_new) {
-            self.ensure_place(&data, Some(base)).await?;
+            self.ensure_place(&data, |other| other.origin() == base.origin()).await?;
             meta.logged_in_at = self.inner.clock.wall();
         }
         if let Some(deadline) = until {

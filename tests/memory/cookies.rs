@@ -209,6 +209,21 @@ async fn a_cookie_under_a_previous_secret_is_resigned_when_its_session_is_used()
     );
 }
 
+#[tokio::test]
+async fn a_cookie_that_the_handler_sets_is_not_replaced_by_the_old_one_that_is_resigned() {
+    let memory = MemoryBackend::new();
+    let (old, new) = (node(&memory).await, start(rotated(&memory)).await);
+    let mut browser = Browser::with(&old, ada()).await;
+    let sessions = new.clone();
+    let app = serve(&new, async move |_: Session<Data>| {
+        let grace = Data { user: Some("Grace".to_owned()), visits: 0 };
+        let session = sessions.store().create(grace).await.unwrap();
+        [(header::SET_COOKIE, sessions.set_cookie(&session))]
+    });
+    assert_eq!(browser.visit(&app).await.set_cookies().len(), 1);
+    assert_eq!(browser.visit(&serve(&new, read)).await.body, "Grace");
+}
+
 /// Serves a slow page that reads the session, while the visitor's other tab regenerates it on a
 /// node that may be another one. Returns the number of cookies that the slow response sets.
 async fn cookies_of_a_response_that_outlives_a_login(

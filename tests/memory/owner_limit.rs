@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 use tower::ServiceExt as _;
 
+use crate::cookies::with_both;
 use crate::failing::failing;
 use crate::web::{
     Browser, COOKIE, Call, Data, HasBackend, config, only_id, send, serve, settle, start,
@@ -238,6 +239,17 @@ async fn a_second_login_on_the_same_device_takes_the_place_of_the_first() {
         assert_eq!(browser.visit(&app).await.status, StatusCode::OK);
         assert_ne!(only_id(&node).await, before);
     }
+}
+
+/// The visitor appears as a stranger until then.
+#[tokio::test(start_paused = true)]
+async fn a_login_with_the_cookies_of_several_sessions_needs_no_place_besides_theirs() {
+    let node = node(2, LimitPolicy::RefuseNew).await;
+    let (one, two) = (Browser::with(&node, of("ada")).await, Browser::with(&node, of("ada")).await);
+    let login = serve(&node, async |session: Session<Data>| session.replace(of("ada")));
+    let page = with_both(&one, &two).visit(&login).await;
+    assert_eq!((page.status, page.set_cookies().len()), (StatusCode::OK, 1));
+    assert_eq!(ids(&node, "ada").await.len(), 1);
 }
 
 /// As by a click too many. Both requests have found the same session without an owner.

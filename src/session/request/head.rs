@@ -88,9 +88,9 @@ impl<T: SessionData> RequestSession<T> {
         if let Some(outdated) = outdated
             && self.store().is_known_to_exist(&record.id())
         {
-            head.cookie = Some(CookieChange::Set(outdated.token.clone()));
+            head.cookie = Some(CookieChange::Resign(outdated.token.clone()));
         }
-        if matches!(head.cookie, Some(CookieChange::Set(_))) {
+        if head.cookie.as_ref().is_some_and(CookieChange::is_token) {
             head.lifetime = self.store().remaining_lifetime(&record);
             head.remembered = record.is_remembered();
         }
