@@ -211,7 +211,8 @@ impl<T> LocalCache<T> {
     pub(crate) fn get_if_known(&self, id: &SessionId) -> Lookup<T> {
         let Some((epoch, now)) = self.lease.held(|| self.clock.now()) else { return Lookup::Miss };
         let found = self.lookup(id, epoch, now);
-        if !matches!(found, Lookup::Miss) {
+        // A caller who finds that a session has moved reads it.
+        if !matches!(found, Lookup::Miss | Lookup::Absent(Absence::Moved(_))) {
             self.count_hit(id);
         }
         found

@@ -4,18 +4,20 @@ use crate::observe::{self, Counter, Metrics, StripedCounter};
 
 /// Metrics of the local cache since the store was created.
 ///
-/// Each read is counted exactly once, as a hit or as a miss, also under concurrency.
+/// Each read that may be answered from the cache is counted exactly once, as a hit or as a miss,
+/// also under concurrency. Reads past the cache, as by [`Fresh`](crate::Fresh), are not counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheStats {
     /// Reads answered from the local cache.
     pub hits: u64,
-    /// Reads that queried the backend. A read of an expired entry is a miss.
+    /// Reads that were to be answered from the cache and queried the backend. A read of an expired
+    /// entry is a miss.
     pub misses: u64,
     /// Misses that bypassed the cache because the node could not prove that it receives
     /// announcements.
     pub bypasses: u64,
-    /// Sessions evicted to make room for others.
+    /// Sessions evicted to make room for others, and those that are too large to be cached.
     pub evictions: u64,
     /// Sessions evicted because they were changed or deleted, on this node or another.
     pub invalidations: u64,

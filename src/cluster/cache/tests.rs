@@ -362,3 +362,14 @@ async fn hits_of_different_sessions_are_not_all_counted_in_the_same_cache_line()
     }
     assert_eq!(bench.cache.counters.hits.counts(), [3; 16]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_look_that_finds_that_a_session_has_moved_is_counted_by_the_read_after_it() {
+    let bench = bench();
+    let moved = Absence::Moved(SessionId::from_bytes([9; 16]));
+    bench.cache.begin_load(&bench.id).finish(Err(moved));
+    assert!(matches!(bench.cache.get_if_known(&bench.id), Lookup::Absent(it) if it == moved));
+    assert_eq!(bench.cache.stats().hits, 0);
+    assert!(matches!(bench.cache.get(&bench.id), Lookup::Absent(_)));
+    assert_eq!(bench.cache.stats().hits, 1);
+}
