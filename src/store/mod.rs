@@ -127,6 +127,11 @@ struct StoreInner<T> {
 impl<T: SessionData> SessionStore<T> {
     /// Creates a store and spawns its listener. Outside a runtime, the first operation spawns it.
     ///
+    /// The runtime in which the listener is spawned must go on being driven until it is shut down
+    /// or the store is. A current-thread runtime that is kept and not driven any more, for example,
+    /// stops the listener without its end being noticed: the cache is not used, and
+    /// [`shutdown`](Self::shutdown) does not return.
+    ///
     /// Does no IO and cannot fail.
     pub fn new(config: SessionConfig<T>) -> Self {
         let SessionConfig {
