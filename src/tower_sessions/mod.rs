@@ -141,6 +141,7 @@ macro_rules! implement_for {
                 /// In this order: a node that is moving the session looks for it in the old store
                 /// once it is in the new one.
                 async fn delete(&self, id: &Id) -> Result<()> {
+                    self.new.forget_end(&token(id));
                     self.old.delete(id).await?;
                     self.new.delete(id).await
                 }

@@ -35,7 +35,7 @@ impl Requests {
 
     /// Notes that a request has ended a session, which was alive until then or was not.
     pub(super) fn note_end(&self, session: SessionId, was_alive: bool) {
-        // Another request of this node may have ended it before.
+        // Another request of this node may have ended it meanwhile.
         self.take_ended(session);
         if !was_alive {
             return;
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_two_requests_end_was_gone_for_the_second() {
+    fn a_session_that_two_requests_end_counts_as_alive_for_neither() {
         let requests = Requests::default();
         requests.note_end(id(0), true);
         requests.note_end(id(0), false);

@@ -71,7 +71,8 @@ use crate::store::{Draft, Freshness, SessionStore, Undo};
 /// - A session that has ended stays ended: what a request saves to it is dropped, as by their store
 ///   for Redis, and the visitor's next request has no session.
 /// - After `cycle_id` of a session that somebody else has ended meanwhile, the new session has
-///   nothing but what this request has put into it.
+///   nothing but what this request has put into it. So has it after a `cycle_id` that has failed.
+///   Of several `cycle_id` of one session at the same time, perhaps none keeps the old values.
 ///
 /// # Expiry
 ///
@@ -90,6 +91,8 @@ use crate::store::{Draft, Freshness, SessionStore, Undo};
 /// - `cycle_id` ends the session at once, and the new one begins with the response. "Log out
 ///   everywhere" between the two does not reach it. [`Session::regenerate`](crate::Session) has no
 ///   such gap.
+/// - A change of the [`owner`](crate::SessionConfigBuilder::owner) keeps the id: call `cycle_id` at
+///   each login. axum-login does so only if nobody is logged in.
 /// - The data that is loaded has one key more than the session, under which the adapter notes what
 ///   was loaded: `clustered-sessions.loaded`. It is not stored. Thus `cycle_id` of a session
 ///   without values begins a new one, where it would otherwise remove the cookie.
@@ -202,8 +205,15 @@ impl TowerSessionsStore {
         Ok(Some((data, record.deadline())))
     }
 
+    /// Forgets that another request has ended the session, before this one tries to. If it fails,
+    /// the data that `cycle_id` keeps is that of a session which this request has not ended.
+    pub(super) fn forget_end(&self, token: &SessionToken) {
+        self.requests.take_ended(token.session_id());
+    }
+
     pub(super) async fn delete_session(&self, token: &SessionToken) -> Result<(), StoreError> {
         let id = token.session_id();
+        self.forget_end(token);
         let delete = self.store.delete_following_tombstones(id, None, Some(Ended::LoggedOut));
         let was_alive = self.commit(delete).await?.existed();
         self.requests.note_end(id, was_alive);

@@ -217,6 +217,38 @@ async fn a_cycled_id_brings_back_nothing_of_a_session_that_had_ended() {
 }
 
 #[tokio::test]
+async fn a_cycled_id_whose_deletion_fails_brings_back_nothing_of_a_session_that_had_ended() {
+    let spy = Spy::new();
+    let node = node(&spy).await;
+    let id = stored(&node, &[("user", 1)]).await;
+    let session = request(&node, id);
+    session.insert("page", 2).await.unwrap();
+    request(&node, id).flush().await.unwrap();
+    spy.fail_next(1, StoreErrorKind::Unavailable);
+    assert!(session.cycle_id().await.is_err());
+    session.save().await.unwrap();
+    let new = session.id().unwrap();
+    assert_eq!(read(&node, new, &["user", "page"]).await, [None, Some(2)]);
+}
+
+#[tokio::test]
+async fn of_several_cycled_ids_of_one_session_at_the_same_time_perhaps_none_keeps_the_values() {
+    let node = node(&MemoryBackend::new()).await;
+    let id = stored(&node, &[("user", 1)]).await;
+    let requests = [request(&node, id), request(&node, id)];
+    for session in &requests {
+        session.load().await.unwrap();
+    }
+    for session in &requests {
+        session.cycle_id().await.unwrap();
+    }
+    for session in &requests {
+        session.save().await.unwrap();
+        assert_eq!(read(&node, session.id().unwrap(), &["user"]).await, [None]);
+    }
+}
+
+#[tokio::test]
 async fn a_request_that_flushes_and_begins_again_gets_a_new_id() {
     let node = node(&MemoryBackend::new()).await;
     let id = stored(&node, &[("a", 1)]).await;

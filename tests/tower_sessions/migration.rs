@@ -183,6 +183,19 @@ async fn a_moved_session_that_gets_a_new_id_stays_in_the_new_store() {
 }
 
 #[tokio::test]
+async fn a_cycled_id_that_the_old_store_refuses_brings_back_nothing_of_a_session_that_had_ended() {
+    let cluster = Cluster::start().await;
+    let id = stored(&cluster.moving).await;
+    let session = request(&cluster.moving, id);
+    session.insert("b", 2).await.unwrap();
+    request(&cluster.moving, id).flush().await.unwrap();
+    cluster.old.deletions.lock().unwrap().push_back(Some(Fault::Fails));
+    assert!(session.cycle_id().await.is_err());
+    session.save().await.unwrap();
+    assert_eq!(read(&cluster.moving, session.id().unwrap()).await, [None, Some(2)]);
+}
+
+#[tokio::test]
 async fn a_session_that_is_cleared_before_it_is_loaded_moves_as_well() {
     let cluster = Cluster::start().await;
     let id = stored(&cluster.old).await;
