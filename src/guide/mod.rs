@@ -205,6 +205,7 @@ pub mod coming_from_tower_sessions {
     //! [key-values]: crate::KeyValues
     //! [migrating]: https://docs.rs/clustered-sessions/latest/clustered_sessions/struct.MigratingStore.html
     //! [performance]: super::performance
+    //! [prefixes]: super::deployment#redis
     //! [streams]: super::streams
     //!
     // Its examples need these features, and nothing else does.

@@ -46,7 +46,7 @@ use super::TowerSessionsStore;
 /// (Under `Prepare`, the old store is as good as it was before: some stores of tower-sessions write
 /// a session that has ended.)
 ///
-/// Four things are not promised:
+/// Five things are not promised:
 ///
 /// - The methods of the new [`SessionStore`](crate::SessionStore), such as
 ///   [`delete_all_of`](crate::SessionStore::delete_all_of), end sessions in the new store only.
@@ -58,6 +58,9 @@ use super::TowerSessionsStore;
 ///   one. A logout by the visitor ends both.
 /// - A save by a node of the stage `Prepare` may be lost if another node moves the session at the
 ///   same moment.
+/// - A request on a node of the stage `Prepare` that has loaded its session from the old store
+///   before another node moves it saves the whole session. Changes that other requests have saved
+///   since the move are lost.
 /// - If the outcome of a creation in the new store is unknown, as after a lost connection, the next
 ///   request repeats it under the same token. If the server carries out the first one only when the
 ///   session has moved and its visitor has logged out, the session is there again, as it was in the

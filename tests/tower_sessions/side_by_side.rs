@@ -36,6 +36,14 @@ async fn follow<S: tower_sessions::SessionStore + Clone>(
 ) -> Result<Response, StatusCode> {
     agree(&theirs, &ours).await?;
     let response = next.run(request).await;
+    // With a 5xx, tower-sessions saves nothing, but `flush` and `cycle_id` have ended its session.
+    if response.status().is_server_error() {
+        ours.discard();
+        if theirs.id().is_none() && ours.read(|s| s.user.is_some()) {
+            ours.destroy();
+        }
+        return Ok(response);
+    }
     // During a slow request, the visitor may have logged out on another node. `theirs` is a copy
     // of the session as it was before.
     if let Some(id) = theirs.id()
@@ -72,6 +80,16 @@ async fn their_login(theirs: tower_sessions::Session) {
 
 async fn their_logout(theirs: tower_sessions::Session) {
     theirs.flush().await.unwrap();
+}
+
+async fn their_failing_login(theirs: tower_sessions::Session) -> StatusCode {
+    their_login(theirs).await;
+    StatusCode::INTERNAL_SERVER_ERROR
+}
+
+async fn their_failing_logout(theirs: tower_sessions::Session) -> StatusCode {
+    their_logout(theirs).await;
+    StatusCode::INTERNAL_SERVER_ERROR
 }
 
 async fn their_user(theirs: tower_sessions::Session) -> String {
@@ -125,6 +143,8 @@ async fn stages() -> [Router; 4] {
         .route("/login", get(their_login))
         .route("/logout", get(their_logout))
         .route("/slow", get(slow))
+        .route("/failing-login", get(their_failing_login))
+        .route("/failing-logout", get(their_failing_logout))
         .layer(from_fn_with_state(store, follow::<TowerSessionsStore>))
         .layer(ours.clone())
         .layer(theirs.clone());
@@ -194,5 +214,32 @@ async fn a_slow_request_does_not_log_in_again_a_visitor_who_has_logged_out() {
     browser.keep_cookies(&page);
     for app in [&first, &second] {
         assert_eq!(browser.visit(app).await.body, "");
+    }
+}
+
+#[tokio::test]
+async fn a_login_that_ends_in_a_server_error_counts_in_neither_session() {
+    let [before, first, second, _] = stages().await;
+    let mut browser = Browser::new();
+    let page = browser.visit_path(&first, "/failing-login").await;
+    assert_eq!(page.status, StatusCode::INTERNAL_SERVER_ERROR);
+    for app in [&second, &first, &before] {
+        assert_eq!(browser.visit(app).await.body, "");
+    }
+}
+
+#[tokio::test]
+async fn what_ends_their_session_ends_ours_though_the_response_is_a_server_error() {
+    let [_, first, second, _] = stages().await;
+    for path in ["/failing-login", "/failing-logout"] {
+        let mut browser = Browser::new();
+        browser.visit_path(&first, "/login").await;
+        let mut copy = browser.clone();
+        let page = browser.visit_path(&first, path).await;
+        assert_eq!(page.status, StatusCode::INTERNAL_SERVER_ERROR);
+        settle().await;
+        for browser in [&mut browser, &mut copy] {
+            assert_eq!(browser.visit(&second).await.body, "");
+        }
     }
 }
