@@ -52,7 +52,8 @@ impl<T> SessionConfigBuilder<T> {
     /// [`replace`](crate::Session::replace) at login nevertheless: as after any regeneration,
     /// streams that were opened with the old token go on, and other requests that are in flight
     /// with it fail with [`Gone`](crate::SessionError::Gone). A change after the response has
-    /// begun, or by [`SessionStore::modify`](crate::SessionStore::modify), keeps the token.
+    /// begun, or by [`SessionStore::modify`](crate::SessionStore::modify), keeps the token. So does
+    /// a change by tower-sessions over a `TowerSessionsStore`: call `cycle_id` at each login there.
     ///
     /// For each owner the backend keeps an index of sessions, under a keyed hash of the owner. A
     /// session with an owner costs one more round trip when it is created, when its owner changes,

@@ -18,6 +18,10 @@ impl<T> SessionConfigBuilder<T> {
     /// sessions unless they have different realms: a user of one may be an administrator of the
     /// other ("session puzzling", OWASP Web Security Testing Guide, WSTG-SESS-08).
     ///
+    /// A realm does not separate keys. [`clear`](crate::SessionStore::clear),
+    /// [`bulk_delete`](crate::SessionStore::bulk_delete), [`size`](crate::SessionStore::size) and
+    /// the other methods for all sessions reach those of every realm with the same key prefix.
+    ///
     /// ```
     /// # use clustered_sessions::{ConfigError, Secret, SessionConfig};
     /// # #[derive(Clone, Default, serde::Serialize, serde::Deserialize)] struct Admin;

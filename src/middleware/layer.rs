@@ -25,8 +25,9 @@ use crate::store::SessionStore;
 ///
 /// # Order
 ///
-/// - Layers for different types of data can be combined, each under its own cookie name. Of two
-///   layers for the same type, handlers see the inner one.
+/// - Layers for different types of data can be combined, each under its own cookie name and, in
+///   Redis, its own [`key_prefix`](crate::RedisConfig::key_prefix). Of two layers for the same
+///   type, handlers see the inner one.
 /// - `CatchPanicLayer` belongs outside: a panic then ends the request as an error does.
 /// - `TimeoutLayer` may be outside or inside. Outside, a request that it cuts off in the handler
 ///   commits nothing but a logout. A commit that writes already is finished, but the client does

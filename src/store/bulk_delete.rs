@@ -29,6 +29,12 @@ impl<T: SessionData> SessionStore<T> {
     /// is repeated until one is faster, or deletes nothing. So if no scan takes less than a minute,
     /// one that was regenerated during the last of them may be left.
     ///
+    /// # Risk
+    ///
+    /// The sessions of another store with the same
+    /// [`key_prefix`](crate::RedisConfig::key_prefix) are judged as well, unless they cannot be
+    /// read here: they are no `T`, or are encrypted in another realm.
+    ///
     /// # Errors
     ///
     /// Fails with the backend's error, and with [`Timeout`](crate::StoreErrorKind::Timeout) after
@@ -63,9 +69,10 @@ impl<T: SessionData> SessionStore<T> {
     ///
     /// # Risk
     ///
-    /// All users are logged out. Sessions created meanwhile may stay. One that is regenerated
-    /// meanwhile may stay only if the last walk over all records takes more than a minute. The
-    /// owner index is left to expire.
+    /// All users are logged out, also those of another store with the same
+    /// [`key_prefix`](crate::RedisConfig::key_prefix). Sessions created meanwhile may stay. One
+    /// that is regenerated meanwhile may stay only if the last walk over all records takes more
+    /// than a minute. The owner index is left to expire.
     ///
     /// # Errors
     ///

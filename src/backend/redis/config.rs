@@ -321,8 +321,8 @@ impl RedisConfig {
     ///
     /// # Risk
     ///
-    /// Two applications with the same prefix in one database can read, and clear, each other's
-    /// sessions.
+    /// Two applications, or two layers of one, with the same prefix in one database can read,
+    /// count and clear each other's sessions.
     pub fn key_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.key_prefix = prefix.into();
         self
