@@ -12,7 +12,7 @@ use super::circuit::{Circuit, Permit};
 use super::config::ResiliencePolicy;
 use super::deadline::Deadline;
 use super::failures::Failures;
-use super::retry::Attempts;
+use super::retry::{Attempts, Removal};
 use crate::backend::{
     Answer, BackendInfo, Created, Cursor, Deleted, DynBackend, Extension, OwnerTag, Page,
     Subscription, Timestamp, Touched, Update, Updated,
@@ -237,7 +237,7 @@ impl Client {
         &self,
         id: &SessionId,
         announcement: &[u8],
-    ) -> Result<Deleted, StoreError> {
+    ) -> Result<Removal, StoreError> {
         let (answer, attempts) =
             self.call(Operation::Delete, || self.inner.delete(id, announcement)).await?;
         Ok(attempts.deleted(answer))
@@ -251,7 +251,7 @@ impl Client {
     ) -> Result<Deleted, StoreError> {
         let delete = || self.inner.delete_if(id, revision, announcement);
         let (answer, attempts) = self.call(Operation::Delete, delete).await?;
-        Ok(attempts.deleted(answer))
+        Ok(attempts.deleted(answer).presumed())
     }
 
     pub(crate) async fn touch(

@@ -35,3 +35,4 @@ pub(crate) use self::client::Client;
 pub use self::config::{CircuitBreakerConfig, RetryConfig};
 pub(crate) use self::config::{ResilienceOptions, ResiliencePolicy};
 pub(crate) use self::deadline::{Deadline, end_of_step};
+pub(crate) use self::retry::Removal;

@@ -9,6 +9,26 @@ use crate::backend::{Deleted, Updated};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::resilience::RetryConfig;
 
+/// The result of a deletion.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Removal {
+    /// The backend's answer.
+    Answered(Deleted),
+    /// There is no record, and an attempt whose reply was lost may have deleted it.
+    Presumed,
+}
+
+impl Removal {
+    /// Returns the answer. A record that may have been deleted counts as deleted: most likely it
+    /// was.
+    pub(crate) fn presumed(self) -> Deleted {
+        match self {
+            Removal::Answered(answer) => answer,
+            Removal::Presumed => Deleted::Deleted,
+        }
+    }
+}
+
 /// The attempts at one call so far.
 #[derive(Debug)]
 pub(crate) struct Attempts {
@@ -70,13 +90,13 @@ impl Attempts {
 
     /// Interprets the answer to a deletion.
     ///
-    /// `Gone` after an attempt in doubt becomes `Deleted`: most likely that attempt deleted the
+    /// `Gone` after an attempt in doubt becomes `Presumed`: that attempt may have deleted the
     /// record. Another revision or a tombstone is certain: a deleted record does not come back, so
     /// no attempt deleted this one.
-    pub(super) fn deleted(&self, answer: Deleted) -> Deleted {
+    pub(super) fn deleted(&self, answer: Deleted) -> Removal {
         match answer {
-            Deleted::Gone if self.in_doubt => Deleted::Deleted,
-            answer => answer,
+            Deleted::Gone if self.in_doubt => Removal::Presumed,
+            answer => Removal::Answered(answer),
         }
     }
 }
@@ -188,10 +208,10 @@ mod tests {
         assert_eq!(sure.updated(conflict.clone()).unwrap(), conflict);
         assert_eq!(in_doubt.updated(conflict).unwrap_err().kind(), StoreErrorKind::OutcomeUnknown);
 
-        assert_eq!(sure.deleted(Deleted::Gone), Deleted::Gone);
-        assert_eq!(in_doubt.deleted(Deleted::Gone), Deleted::Deleted);
+        assert_eq!(sure.deleted(Deleted::Gone), Removal::Answered(Deleted::Gone));
+        assert_eq!(in_doubt.deleted(Deleted::Gone), Removal::Presumed);
         for answer in [Deleted::Deleted, Deleted::MovedTo(id), Deleted::Conflict(other)] {
-            assert_eq!(in_doubt.deleted(answer.clone()), answer);
+            assert_eq!(in_doubt.deleted(answer.clone()), Removal::Answered(answer));
         }
     }
 

@@ -13,6 +13,7 @@ use crate::events::SessionEvent;
 use crate::guards::{self, Guard};
 use crate::id::SessionId;
 use crate::record::{Ended, Record, SessionData};
+use crate::resilience::Removal;
 
 /// The result of a deletion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,21 @@ impl Deletion {
     pub(crate) fn existed(self) -> bool {
         self == Deletion::Deleted
     }
+}
+
+/// What a deletion has found under the present id of a session.
+enum Found<T> {
+    Deleted(EndOf<T>),
+    /// There was no record, and an attempt whose reply was lost may have deleted it.
+    Presumed(EndOf<T>),
+    Replaced,
+    Gone,
+}
+
+/// A session that has ended, with a version of it if one is known.
+struct EndOf<T> {
+    id: SessionId,
+    known: Option<Record<T>>,
 }
 
 /// The last version of a session that a request has seen.
@@ -130,6 +146,8 @@ impl<T: SessionData> SessionStore<T> {
     /// # Errors
     ///
     /// [`Gone`](StoreErrorKind::Gone) if the session was not found and may exist under another id.
+    /// [`OutcomeUnknown`](StoreErrorKind::OutcomeUnknown) if an attempt whose reply was lost may
+    /// have deleted it before.
     pub(crate) async fn log_out(
         &self,
         id: SessionId,
@@ -137,17 +155,21 @@ impl<T: SessionData> SessionStore<T> {
         reason: Ended,
     ) -> Result<Deletion, StoreError> {
         let known = last_seen.map(|seen| &seen.record);
-        let deletion = self.delete_following_tombstones(id, known, Some(reason)).await?;
-        match last_seen {
-            Some(seen)
-                if deletion == Deletion::Gone
-                    && self.may_have_moved_since(seen.at)
-                    && !self.delete_by_origin(&seen.record, reason).await? =>
-            {
-                Err(StoreError::gone(&id))
-            }
-            _ => Ok(deletion),
-        }
+        let found = self.delete_present(id, known, Some(reason)).await?;
+        let is_absent = matches!(found, Found::Presumed(_) | Found::Gone);
+        let old = last_seen.filter(|seen| is_absent && self.may_have_moved_since(seen.at));
+        let Some(old) = old else { return Ok(self.end(found, Some(reason))) };
+        let error = match self.delete_by_origin(&old.record, reason).await {
+            Ok(true) => return Ok(Deletion::Deleted),
+            Ok(false) => StoreError::gone(&id),
+            Err(error) => error,
+        };
+        Err(match found {
+            Found::Presumed(_) => StoreError::from(StoreErrorKind::OutcomeUnknown)
+                .with_source(error)
+                .with_session_id(&id),
+            _ => error,
+        })
     }
 
     /// Returns the moment at which the backend is known to have had a session that was read now.
@@ -177,6 +199,17 @@ impl<T: SessionData> SessionStore<T> {
         known: Option<&Record<T>>,
         reason: Option<Ended>,
     ) -> Result<Deletion, StoreError> {
+        Ok(self.end(self.delete_present(id, known, reason).await?, reason))
+    }
+
+    /// Like [`delete_following_tombstones`](Self::delete_following_tombstones), but leaves it to
+    /// the caller to report the end of the session: see [`end`](Self::end).
+    async fn delete_present(
+        &self,
+        id: SessionId,
+        known: Option<&Record<T>>,
+        reason: Option<Ended>,
+    ) -> Result<Found<T>, StoreError> {
         let (mut id, began) = (id, self.inner.clock.now());
         for _ in 0..MAX_TOMBSTONES {
             let announcement = self.announce_deletion(id, reason);
@@ -189,22 +222,36 @@ impl<T: SessionData> SessionStore<T> {
                 // expired already.
                 return Err(StoreError::from(StoreErrorKind::OutcomeUnknown).with_session_id(&id));
             }
-            match answer? {
-                Deleted::Deleted => {
-                    if let Some(reason) = reason {
-                        self.report_end(id, known.as_ref(), reason);
-                    }
-                    self.remove_from_index_in_background(known);
-                    return Ok(Deletion::Deleted);
-                }
-                Deleted::Gone => return Ok(Deletion::Gone),
-                Deleted::MovedTo(new) if new == id.nowhere() => return Ok(Deletion::Replaced),
+            let answer = match answer? {
+                Removal::Answered(answer) => answer,
+                Removal::Presumed => return Ok(Found::Presumed(EndOf { id, known })),
+            };
+            match answer {
+                Deleted::Deleted => return Ok(Found::Deleted(EndOf { id, known })),
+                Deleted::Gone => return Ok(Found::Gone),
+                Deleted::MovedTo(new) if new == id.nowhere() => return Ok(Found::Replaced),
                 Deleted::MovedTo(new) if guards::enabled(Guard::Tombstone) => id = new,
-                Deleted::MovedTo(_) => return Ok(Deletion::Gone),
+                Deleted::MovedTo(_) => return Ok(Found::Gone),
                 Deleted::Conflict(_) => break,
             }
         }
         Err(too_many_tombstones(&id))
+    }
+
+    /// Reports the end of a session that is or may have been deleted, and removes it from the index
+    /// of its owner.
+    fn end(&self, found: Found<T>, reason: Option<Ended>) -> Deletion {
+        match found {
+            Found::Deleted(EndOf { id, known }) | Found::Presumed(EndOf { id, known }) => {
+                if let Some(reason) = reason {
+                    self.report_end(id, known.as_ref(), reason);
+                }
+                self.remove_from_index_in_background(known);
+                Deletion::Deleted
+            }
+            Found::Replaced => Deletion::Replaced,
+            Found::Gone => Deletion::Gone,
+        }
     }
 
     /// Deletes a session that must not stay: the new record of a regeneration that has failed, or

@@ -7,6 +7,7 @@ use crate::clock::Timestamp;
 use crate::error::StoreError;
 use crate::id::SessionToken;
 use crate::record::SessionData;
+use crate::resilience::Removal;
 
 /// What becomes of a session whose import is undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +46,7 @@ impl<T: SessionData> SessionStore<T> {
         let delete = async {
             match undo {
                 Undo::UnlessChanged => backend.delete_if(&id, imported, &announcement).await,
-                Undo::Always => backend.delete(&id, &announcement).await,
+                Undo::Always => backend.delete(&id, &announcement).await.map(Removal::presumed),
             }
         };
         match self.inner.cache.evict_through(&id, delete).await? {

@@ -22,6 +22,7 @@ use crate::error::{StoreError, StoreErrorKind};
 use crate::guards::{self, Guard};
 use crate::id::SessionId;
 use crate::record::{Content, Ended, Record, SessionData};
+use crate::resilience::Removal;
 
 /// The result of a [`bulk_delete`](SessionStore::bulk_delete) or a
 /// [`delete_all_of`](SessionStore::delete_all_of).
@@ -204,7 +205,7 @@ impl<'a, T: SessionData> Revocation<'a, T> {
         let backend = &store.inner.backend;
         let delete = async {
             if unconditionally {
-                backend.delete(&id, &announcement).await
+                backend.delete(&id, &announcement).await.map(Removal::presumed)
             } else {
                 backend.delete_if(&id, record.revision(), &announcement).await
             }

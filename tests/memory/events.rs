@@ -6,15 +6,16 @@ use std::time::Duration;
 use clustered_sessions::testing::{FaultyBackend, Interposed, Interposer};
 use clustered_sessions::{
     Clock, Ended, LimitPolicy, MemoryBackend, Session, SessionConfigBuilder, SessionEvent,
-    SessionId, SessionLayer, SessionStore, StoreError,
+    SessionId, SessionLayer, SessionStore, StoreError, StoreErrorKind,
 };
 use futures_util::future::join;
 use http::HeaderValue;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, advance, sleep, timeout};
 
+use crate::handles::session_after_the_head;
 use crate::lifecycle::runtime;
-use crate::web::{Call, Data, ada, config, only_id, request, settle, start};
+use crate::web::{Browser, Call, Data, Spy, ada, config, only_id, request, serve, settle, start};
 
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<SessionEvent>>>);
@@ -87,6 +88,30 @@ async fn a_login_a_new_token_and_a_logout_are_reported_once_each() {
     // The old cookie still leads to the session.
     request(&node, cookie, Session::destroy).await;
     assert_eq!(log.texts().await, [ended(new, Ended::LoggedOut)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_logout_that_has_lost_a_reply_reports_the_end_of_the_session_that_it_has_found() {
+    let (log, spy) = (Log::default(), Spy::new());
+    let config = config(&spy).clock(Clock::tokio()).enable_retry(true);
+    let node = start(logged(owned(config), &log)).await;
+    let mut browser = Browser::with(&node, ada()).await;
+    let socket = session_after_the_head(&node, &browser).await;
+    browser.visit(&serve(&node, async |session: Session<Data>| session.regenerate())).await;
+    let new = only_id(&node).await;
+    advance(Duration::from_secs(61)).await;
+    log.take().await;
+    socket.destroy();
+    spy.fail_next(1, StoreErrorKind::OutcomeUnknown);
+    socket.save().await.unwrap();
+    assert_eq!(log.texts().await, [ended(new, Ended::LoggedOut)]);
+
+    let cookie = node.cookie_for(ada()).await.unwrap();
+    let id = only_id(&node).await;
+    log.take().await;
+    spy.lose_next_answer();
+    request(&node, cookie, Session::destroy).await;
+    assert_eq!(log.texts().await, [ended(id, Ended::LoggedOut)]);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use clustered_sessions::{
-    Clock, ClusterConfig, MemoryBackend, Session, SessionError, SessionLayer,
+    Clock, ClusterConfig, MemoryBackend, Session, SessionError, SessionLayer, StoreErrorKind,
 };
 use http::StatusCode;
 use tokio::sync::mpsc;
@@ -12,7 +12,7 @@ use tower::ServiceExt as _;
 
 use crate::lifecycle::cold;
 use crate::web::{
-    Browser, COOKIE, Data, Spy, ada, config, eventually, only_data, only_id, serve, start,
+    Browser, COOKIE, Call, Data, Spy, ada, config, eventually, only_data, only_id, serve, start,
 };
 
 /// Returns the session of a request whose response head has been sent.
@@ -113,6 +113,62 @@ async fn socket_of_a_session_that_has_moved(
         tokio::time::advance(Duration::from_secs(61)).await;
     }
     (socket, browser)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_handle_whose_logout_has_lost_a_reply_finds_the_session_or_has_an_unknown_outcome() {
+    for has_owner in [false, true] {
+        for lose in [Spy::lose_next_answer, |spy: &Spy| {
+            spy.fail_next(1, StoreErrorKind::OutcomeUnknown);
+        }] {
+            let spy = Spy::new();
+            let owner = move |data: &Data| data.user.clone().filter(|_| has_owner);
+            let config = config(&spy).clock(Clock::tokio()).enable_retry(true).owner(owner);
+            let sessions = start(config).await;
+            let (socket, _) = socket_of_a_session_that_has_moved(&sessions).await;
+            socket.destroy();
+            lose(&spy);
+            if has_owner {
+                socket.save().await.unwrap();
+            } else {
+                assert!(socket.save().await.unwrap_err().is_outcome_unknown());
+                let again = socket.save().await;
+                assert!(matches!(again, Err(SessionError::Gone)), "this time, it is certain");
+            }
+            let left = if has_owner { 0 } else { 1 };
+            assert_eq!(sessions.store().size().await.unwrap(), left, "owner: {has_owner}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_search_does_not_hide_that_a_logout_may_have_been_carried_out() {
+    let spy = Spy::new();
+    let config = config(&spy).clock(Clock::tokio()).enable_retry(true);
+    let sessions = start(config.owner(|data: &Data| data.user.clone())).await;
+    let (socket, _) = socket_of_a_session_that_has_moved(&sessions).await;
+    socket.destroy();
+    spy.fail_next(1, StoreErrorKind::OutcomeUnknown);
+    spy.pass_next(1);
+    spy.fail_next(1, StoreErrorKind::Refused);
+    spy.take_calls();
+    assert!(socket.save().await.unwrap_err().is_outcome_unknown());
+    assert_eq!(spy.take_calls(), [Call::Delete, Call::Delete, Call::SessionsOfOwner]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_logout_that_has_lost_a_reply_is_ok_in_a_fresh_request() {
+    let spy = Spy::new();
+    let sessions = start(config(&spy).clock(Clock::tokio()).enable_retry(true)).await;
+    let mut browser = Browser::with(&sessions, ada()).await;
+    let logout = serve(&sessions, async move |session: Session<Data>| {
+        assert_eq!(session.data().user.as_deref(), Some("Ada"));
+        session.destroy();
+        spy.lose_next_answer();
+    });
+    let page = browser.visit(&logout).await;
+    assert_eq!((page.status, page.set_cookies().len()), (StatusCode::OK, 1));
+    assert_eq!(sessions.store().size().await.unwrap(), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -22,7 +22,8 @@ pub(crate) struct Spy {
 #[derive(Debug, Default)]
 struct Shared {
     calls: Mutex<Vec<Call>>,
-    faults: Mutex<VecDeque<StoreErrorKind>>,
+    /// Those of the next calls. `None` for a call that reaches the memory.
+    faults: Mutex<VecDeque<Option<StoreErrorKind>>>,
     gate: Arc<RwLock<()>>,
     drops_messages: AtomicBool,
     loses_next_answer: AtomicBool,
@@ -61,7 +62,12 @@ impl Spy {
 
     /// Makes the next calls fail before they reach the memory.
     pub(crate) fn fail_next(&self, calls: usize, kind: StoreErrorKind) {
-        self.shared.faults.lock().unwrap().extend(vec![kind; calls]);
+        self.shared.faults.lock().unwrap().extend(vec![Some(kind); calls]);
+    }
+
+    /// Lets as many calls reach the memory before the next one that is made to fail.
+    pub(crate) fn pass_next(&self, calls: usize) {
+        self.shared.faults.lock().unwrap().extend(vec![None; calls]);
     }
 
     /// Makes the next call take effect and report an unknown outcome.
@@ -94,7 +100,7 @@ impl Interposer for Spy {
         yield_now().await;
         let _open = self.shared.gate.read().await;
         let fault = self.shared.faults.lock().unwrap().pop_front();
-        if let Some(kind) = fault {
+        if let Some(Some(kind)) = fault {
             return Err(kind.into());
         }
         let answer = call.await;
