@@ -98,7 +98,8 @@ impl<T: SessionData> Session<T> {
     /// been [regenerated](Session::regenerate) so long ago that its id no longer leads to it. It is
     /// then looked for among the sessions of its [owner](crate::SessionConfigBuilder::owner). If it
     /// is not found, the commit fails with [`SessionError::Gone`](crate::SessionError::Gone), since
-    /// it may live on under its new token.
+    /// it may live on under its new token, or with
+    /// [`OutcomeUnknown`](crate::StoreErrorKind::OutcomeUnknown) if a reply was lost.
     pub fn destroy(&self) {
         self.request.destroy();
     }

@@ -2,6 +2,7 @@
 
 use tokio::time::timeout;
 
+use super::regenerate::Unretired;
 use super::single_flight::Freshness;
 use super::tombstone::{MAX_TOMBSTONES, TOMBSTONE_TTL, too_many_tombstones};
 use super::{SessionStore, StoreInner};
@@ -118,13 +119,26 @@ impl<T: SessionData> SessionStore<T> {
         match retired {
             Ok(true) => Ok(Deletion::Deleted),
             Ok(false) => self.log_out(id, last_seen, reason).await,
-            Err(error) if reason != Ended::LoggedOut => Err(error),
+            Err(Unretired { error, .. }) if reason != Ended::LoggedOut => Err(error),
             // A deletion needs no memory, and its outcome is known if there is any reply.
-            Err(error) => self.log_out(id, last_seen, reason).await.map_err(|later| {
-                let is_unknown = error.kind() == StoreErrorKind::OutcomeUnknown;
-                if is_unknown { error } else { later }
-            }),
+            Err(failed) => match self.log_out(id, last_seen, reason).await {
+                Ok(Deletion::Replaced) if self.is_retired(&failed).await => {
+                    let ended = EndOf { id, known: Some(failed.base) };
+                    Ok(self.end(Found::Deleted(ended), Some(reason)))
+                }
+                Err(_) if failed.error.kind() == StoreErrorKind::OutcomeUnknown => {
+                    Err(failed.error)
+                }
+                deletion => deletion,
+            },
         }
+    }
+
+    /// Returns `true` if a session was replaced by a tombstone although the reply was lost. One of
+    /// another request says that a login elsewhere has replaced the session.
+    async fn is_retired(&self, failed: &Unretired<T>) -> bool {
+        let stored = self.inner.backend.load(&failed.base.id()).await;
+        matches!(stored, Ok(Some(stored)) if stored.meta.revision == failed.tombstone)
     }
 
     /// Returns a session that the request has not loaded, unless it is absent or takes more than

@@ -12,7 +12,18 @@ use crate::backend::{Update, Updated};
 use crate::error::{StoreError, StoreErrorKind};
 use crate::events::SessionEvent;
 use crate::id::SessionId;
-use crate::record::{Content, Ended, Meta, NewSession, Record, SessionData, Snapshot, Stored};
+use crate::record::{
+    Content, Ended, Meta, NewSession, Record, Revision, SessionData, Snapshot, Stored,
+};
+
+/// A session that was not replaced by a tombstone, as far as is known.
+pub(super) struct Unretired<T> {
+    pub(super) error: StoreError,
+    /// The version that the tombstone was to replace.
+    pub(super) base: Record<T>,
+    /// The revision of the tombstone, which may be there all the same.
+    pub(super) tombstone: Revision,
+}
 
 impl<T: SessionData> SessionStore<T> {
     /// Moves a session to a new token and id, with `data`, which was made from `base`. `reapply` is
@@ -79,10 +90,12 @@ impl<T: SessionData> SessionStore<T> {
         &self,
         known: &Record<T>,
         reason: Ended,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<bool, Unretired<T>> {
         let mut base = known.clone();
+        let nowhere = base.id().nowhere();
         for attempt in 1..=MAX_ATTEMPTS {
-            match self.replace_by_tombstone(&base, base.id().nowhere(), Some(reason)).await {
+            let tombstone = base.revision().next();
+            match self.replace_by_tombstone(&base, nowhere, tombstone, Some(reason)).await {
                 Ok(None) => {
                     self.report_end(base.id(), Some(&base), reason);
                     self.remove_from_index_in_background(Some(base));
@@ -94,7 +107,7 @@ impl<T: SessionData> SessionStore<T> {
                 {
                     break;
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(Unretired { error, base, tombstone }),
             }
             self.pause_after_conflict(attempt).await;
         }
@@ -110,7 +123,9 @@ impl<T: SessionData> SessionStore<T> {
         reapply: Reapply<'_, T>,
     ) -> Result<Record<T>, StoreError> {
         for attempt in 1..=MAX_ATTEMPTS {
-            let Some(current) = self.replace_by_tombstone(&base, new.id, None).await? else {
+            let tombstone = base.revision().next();
+            let replaced = self.replace_by_tombstone(&base, new.id, tombstone, None).await?;
+            let Some(current) = replaced else {
                 self.expire_index_entry_in_background(&base);
                 return Ok(base);
             };
@@ -123,17 +138,18 @@ impl<T: SessionData> SessionStore<T> {
     }
 
     /// Replaces the old record by a tombstone if the backend still has the revision of `base`.
-    /// Returns `None` if it was replaced, or the version that the backend has instead. `reason` is
-    /// announced to those who watch the session, if it ends.
+    /// Returns `None` if it was replaced, or the version that the backend has instead. `revision`
+    /// is that of the tombstone. `reason` is announced to those who watch the session, if it ends.
     async fn replace_by_tombstone(
         &self,
         base: &Record<T>,
         new: SessionId,
+        revision: Revision,
         reason: Option<Ended>,
     ) -> Result<Option<Record<T>>, StoreError> {
         let old = base.id();
         let meta = Meta {
-            revision: base.revision().next(),
+            revision,
             deadline: self.inner.clock.wall().saturating_add(TOMBSTONE_TTL),
             ..base.meta()
         };

@@ -9,7 +9,7 @@ use clustered_sessions::{
     SessionId, SessionLayer, SessionStore, StoreError, StoreErrorKind,
 };
 use futures_util::future::join;
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, advance, sleep, timeout};
 
@@ -112,6 +112,27 @@ async fn a_logout_that_has_lost_a_reply_reports_the_end_of_the_session_that_it_h
     spy.lose_next_answer();
     request(&node, cookie, Session::destroy).await;
     assert_eq!(log.texts().await, [ended(id, Ended::LoggedOut)]);
+}
+
+#[tokio::test]
+async fn a_logout_that_begins_another_session_and_has_lost_a_reply_is_an_end_and_a_beginning() {
+    let (log, spy) = (Log::default(), Spy::new());
+    let node = start(logged(owned(config(&spy)), &log)).await;
+    let mut browser = Browser::with(&node, ada()).await;
+    let old = only_id(&node).await;
+    log.take().await;
+    spy.take_calls();
+    let shared = spy.clone();
+    let app = serve(&node, async move |session: Session<Data>| {
+        session.destroy();
+        session.update(|data| *data = ada());
+        shared.lose_next_answer();
+        session.save().await
+    });
+    assert_eq!(browser.visit(&app).await.status, StatusCode::OK);
+    let new = only_id(&node).await;
+    assert_eq!(log.texts().await, [ended(old, Ended::LoggedOut), created(new)]);
+    assert!(spy.take_calls().contains(&Call::RemoveFromOwner));
 }
 
 #[tokio::test]

@@ -271,6 +271,48 @@ async fn a_logout_that_another_tabs_login_overtakes_leaves_the_login_alone() {
     assert_eq!(tab.lock().await.visit(&serve(&sessions, read)).await.body, "Ada");
 }
 
+/// Logs out and begins another session, which cannot be created at first.
+async fn log_out_and_begin(session: Session<Data>, spy: Spy) {
+    session.destroy();
+    session.update(|data| data.visits = 7);
+    // The deletion, and the load of what it has found.
+    spy.pass_next(2);
+    spy.fail_next(1, StoreErrorKind::Unavailable);
+    session.save().await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_logout_that_has_lost_a_reply_is_no_late_request_if_its_new_session_fails_at_first() {
+    let spy = Spy::new();
+    let sessions = node(&spy).await;
+    let mut browser = Browser::with(&sessions, grace()).await;
+    let app = serve(&sessions, async move |session: Session<Data>| {
+        spy.lose_next_answer();
+        spy.pass_next(1);
+        log_out_and_begin(session, spy.clone()).await;
+    });
+    let page = browser.visit(&app).await;
+    assert_eq!((page.status, page.set_cookies().len()), (StatusCode::OK, 1));
+    assert_eq!(only_data(&sessions).await, Data { user: None, visits: 7 });
+}
+
+#[tokio::test]
+async fn a_logout_that_has_lost_a_reply_leaves_a_login_elsewhere_alone() {
+    let spy = Spy::new();
+    let sessions = node(&spy).await;
+    let mut slow = Browser::with(&sessions, grace()).await;
+    let tab = Arc::new(tokio::sync::Mutex::new(slow.clone()));
+    let (login, other) = (serve(&sessions, login), tab.clone());
+    let logout = serve(&sessions, async move |session: Session<Data>| {
+        other.lock().await.visit(&login).await;
+        spy.fail_next(1, StoreErrorKind::OutcomeUnknown);
+        log_out_and_begin(session, spy.clone()).await;
+    });
+    let page = slow.visit(&logout).await;
+    assert_eq!((page.status, page.set_cookies().len()), (StatusCode::CONFLICT, 0));
+    assert_eq!(tab.lock().await.visit(&serve(&sessions, read)).await.body, "Ada");
+}
+
 #[tokio::test]
 async fn a_late_logout_with_the_old_cookie_ends_the_session_and_leaves_the_browsers_cookie() {
     let sessions = node(&MemoryBackend::new()).await;
