@@ -109,6 +109,11 @@ impl StoreError {
         self
     }
 
+    /// Creates the error of a write that this error leaves in doubt.
+    pub(crate) fn outcome_unknown(cause: StoreError) -> Self {
+        StoreError::new(StoreErrorKind::OutcomeUnknown).with_source(cause)
+    }
+
     /// Creates the error of a change whose session has been deleted or has expired meanwhile.
     pub(crate) fn gone(id: &SessionId) -> Self {
         StoreError::new(StoreErrorKind::Gone).with_session_id(id)

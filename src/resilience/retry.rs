@@ -68,7 +68,7 @@ impl Attempts {
     /// attempts may have been carried out.
     pub(crate) fn ended_by(&self, error: StoreError) -> StoreError {
         if self.in_doubt && error.kind() != StoreErrorKind::OutcomeUnknown {
-            return StoreError::from(StoreErrorKind::OutcomeUnknown).with_source(error);
+            return StoreError::outcome_unknown(error);
         }
         error
     }

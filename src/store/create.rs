@@ -22,6 +22,22 @@ pub(crate) struct Draft<T> {
     ttl: Duration,
 }
 
+/// The failure of a creation under a token that the caller has chosen.
+#[derive(Debug)]
+pub(super) enum DraftError {
+    /// The record was not written, unless the kind is
+    /// [`OutcomeUnknown`](StoreErrorKind::OutcomeUnknown).
+    NotWritten(StoreError),
+    /// The record was written, and is still there.
+    Written(StoreError),
+}
+
+impl From<StoreError> for DraftError {
+    fn from(error: StoreError) -> Self {
+        DraftError::NotWritten(error)
+    }
+}
+
 /// Number of times that a login is attempted under a limit of sessions, while others compete with
 /// it for the last place.
 const MAX_LOGIN_ATTEMPTS: u32 = 8;
@@ -69,26 +85,32 @@ impl<T: SessionData> SessionStore<T> {
     /// # Errors
     ///
     /// Fails with [`AlreadyExists`](StoreErrorKind::AlreadyExists) if there is a session with this
-    /// token, or was one that has been regenerated a moment ago. Otherwise as
-    /// [`create`](SessionStore::create).
+    /// token, or was one that has been regenerated a moment ago, or with
+    /// [`OutcomeUnknown`](StoreErrorKind::OutcomeUnknown) if the session may have been left behind.
+    /// Otherwise as [`create`](SessionStore::create).
     pub async fn create_with_token(
         &self,
         token: SessionToken,
         data: T,
     ) -> Result<NewSession<T>, StoreError> {
         self.begin()?;
-        self.operation(self.create_under(token, &data, Term::Ordinary)).await
+        self.operation(self.create_under(token, &data)).await
     }
 
-    pub(super) async fn create_under(
+    async fn create_under(
         &self,
         token: SessionToken,
         data: &T,
-        term: Term,
     ) -> Result<NewSession<T>, StoreError> {
-        let draft = self.draft_under(token, data, term)?;
-        self.create_draft(&draft).await?;
-        Ok(draft.new)
+        let draft = self.draft_under(token, data, Term::Ordinary)?;
+        match self.create_draft(&draft).await {
+            Ok(()) => Ok(draft.new),
+            Err(DraftError::NotWritten(error)) => Err(error),
+            Err(DraftError::Written(error)) => {
+                let undone = self.undo_under_chosen_token(draft.new.id).await;
+                Err(if undone { error } else { StoreError::outcome_unknown(error) })
+            }
+        }
     }
 
     pub(super) fn draft_under(
@@ -101,23 +123,25 @@ impl<T: SessionData> SessionStore<T> {
         Ok(self.draft(token, &encoded, None, None, term))
     }
 
-    /// Creates a session under a token that the caller has chosen.
-    pub(super) async fn create_draft(&self, draft: &Draft<T>) -> Result<(), StoreError> {
+    /// Creates a session under a token that the caller has chosen. What was written by an attempt
+    /// that fails is left to the caller, who knows if the session may stay.
+    pub(super) async fn create_draft(&self, draft: &Draft<T>) -> Result<(), DraftError> {
         let Draft { new, .. } = draft;
         let ownership = self.ownership(None, new.record.data());
         let ownership = ownership.as_ref();
         self.index_before_write(ownership, &new.id, None, new.record.deadline()).await?;
         let unreported = self.inner.events.hold(new.id);
         if self.write_draft(draft).await? == Created::Exists {
-            return Err(StoreError::from(StoreErrorKind::AlreadyExists).with_session_id(&new.id));
+            let exists = StoreError::from(StoreErrorKind::AlreadyExists).with_session_id(&new.id);
+            return Err(exists.into());
         }
-        // Another node may have looked for the session a moment ago, and remember that there is
-        // none. Before the limit is applied: a login that fails must not end other sessions.
-        if let Err(error) = self.inner.coordinator.publish_invalidation(new.id).await {
-            self.undo(&new.record, None).await;
-            return Err(error);
-        }
-        self.admit_or_undo(&new.record, ownership, None).await?;
+        let admitted = async {
+            // Another node may have looked for the session a moment ago, and remember that there is
+            // none. Before the limit is applied: a login that fails must not end other sessions.
+            self.inner.coordinator.publish_invalidation(new.id).await?;
+            self.admit(&new.record, ownership).await
+        };
+        admitted.await.map_err(|reason| DraftError::Written(self.give_up(reason)))?;
         self.report_creation(&new.record, unreported);
         Ok(())
     }

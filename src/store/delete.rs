@@ -15,6 +15,7 @@ use crate::guards::{self, Guard};
 use crate::id::SessionId;
 use crate::record::{Ended, Record, SessionData};
 use crate::resilience::Removal;
+use crate::task::join_result;
 
 /// The result of a deletion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -272,25 +273,69 @@ impl<T: SessionData> SessionStore<T> {
     /// that of a login which exceeds the limit of its owner's sessions. `reason` is that of the end
     /// of a session that has existed before.
     ///
+    /// Returns `true` if the deletion is confirmed in time: see
+    /// [`undo_in_time`](Self::undo_in_time).
+    pub(super) async fn undo(&self, new: &Record<T>, reason: Option<Ended>) -> bool {
+        let (store, new) = (self.clone(), new.clone());
+        self.undo_in_time(async move {
+            let delete = store.delete_following_tombstones(new.id(), Some(&new), reason);
+            let deleted = store.operation(delete).await;
+            match &deleted {
+                Err(error) if reason.is_some() => report_left_behind(new.id(), error),
+                // Nobody was told that the session exists, and the record expires like any other.
+                Err(error) => tracing::warn!(
+                    session = %new.id(),
+                    error = error as &dyn std::error::Error,
+                    "an unused session record is left behind"
+                ),
+                Ok(_) => {}
+            }
+            deleted.is_ok()
+        })
+        .await
+    }
+
+    /// Deletes a session whose creation under a token that the application has chosen has failed.
+    ///
+    /// Returns `true` if the deletion is confirmed in time: see
+    /// [`undo_in_time`](Self::undo_in_time).
+    pub(super) async fn undo_under_chosen_token(&self, id: SessionId) -> bool {
+        let store = self.clone();
+        self.undo_in_time(async move {
+            let deleted = store.operation(store.delete_under_chosen_token(id)).await;
+            if let Err(error) = &deleted {
+                report_left_behind(id, error);
+            }
+            deleted.is_ok()
+        })
+        .await
+    }
+
+    /// Deletes what a creation under a token that the application has chosen may have made.
+    ///
+    /// The entry in the owner's index stays until it expires. Its removal, executed late, would
+    /// remove the entry of another creation under the token.
+    pub(super) async fn delete_under_chosen_token(&self, id: SessionId) -> Result<(), StoreError> {
+        let announcement = self.announce_deletion(id, None);
+        let delete = self.inner.backend.delete(&id, &announcement);
+        match self.inner.cache.evict_through(&id, delete).await?.presumed() {
+            Deleted::MovedTo(new) => {
+                self.delete_following_tombstones(new, None, None).await.map(drop)
+            }
+            Deleted::Deleted | Deleted::Gone | Deleted::Conflict(_) => Ok(()),
+        }
+    }
+
+    /// Carries out a deletion, whose future returns `true` if it is confirmed. Returns `false` if
+    /// that takes longer than until the caller's deadline.
+    ///
     /// The deletion is an operation with its own deadline, in its own task, since the present one
     /// may have failed because its deadline has passed. The caller waits for it no longer than
     /// until its own deadline; the task continues.
-    pub(super) async fn undo(&self, new: &Record<T>, reason: Option<Ended>) {
-        let (store, new) = (self.clone(), new.clone());
-        let undo = self.spawn(async move {
-            let delete = store.delete_following_tombstones(new.id(), Some(&new), reason);
-            if let Err(undo) = store.operation(delete).await {
-                // Each attempt was retried. Nobody was told that the session exists, and the record
-                // expires like any other.
-                tracing::warn!(
-                    session = %new.id(),
-                    error = &undo as &dyn std::error::Error,
-                    "an unused session record is left behind"
-                );
-            }
-        });
-        // For the caller it makes no difference whether the deletion has ended by then.
-        let _ = self.inner.backend.deadline().wait_for(undo).await;
+    async fn undo_in_time(&self, delete: impl Future<Output = bool> + Send + 'static) -> bool {
+        let task = self.spawn(delete);
+        let ended = self.inner.backend.deadline().wait_for(task).await;
+        ended.and_then(join_result).unwrap_or(false)
     }
 
     /// Reports the end of a session, with a version of the session if one is known.
@@ -318,4 +363,13 @@ impl<T: SessionData> SessionStore<T> {
         let reason = reason.filter(|reason| *reason != Ended::Deleted);
         self.inner.coordinator.encode(Announcement::SessionDeleted(id, reason))
     }
+}
+
+/// Reports that a session which had to end may still be there. Each attempt was retried.
+fn report_left_behind(id: SessionId, error: &StoreError) {
+    tracing::warn!(
+        session = %id,
+        error = error as &dyn std::error::Error,
+        "a session that must not stay is left behind"
+    );
 }

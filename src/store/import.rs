@@ -1,13 +1,11 @@
 //! Sessions that are taken over from another store, which has them until they are here.
 
-use super::create::Draft;
+use super::create::{Draft, DraftError};
 use super::{SessionStore, Term};
-use crate::backend::Deleted;
 use crate::clock::Timestamp;
 use crate::error::StoreError;
 use crate::id::SessionToken;
 use crate::record::SessionData;
-use crate::resilience::Removal;
 
 /// What becomes of a session whose import is undone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,29 +29,30 @@ impl<T: SessionData> SessionStore<T> {
         self.draft_under(token, data, Term::Until(until))
     }
 
+    /// Creates a session as it was in another store.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`OutcomeUnknown`](crate::StoreErrorKind::OutcomeUnknown) if the session may have
+    /// been created. The caller undoes that, according to what the other store has.
     pub(crate) async fn import(&self, draft: &Draft<T>) -> Result<(), StoreError> {
-        self.create_draft(draft).await
+        self.create_draft(draft).await.map_err(|failed| match failed {
+            DraftError::NotWritten(error) => error,
+            DraftError::Written(error) => StoreError::outcome_unknown(error),
+        })
     }
 
-    /// Deletes what [`import`](Self::import) may have created.
-    ///
-    /// The entry in the owner's index stays until it expires. Its removal, executed late, would
-    /// remove the entry of another import of the session.
+    /// Deletes what [`import`](Self::import) may have created, and leaves the entry in the owner's
+    /// index, as [`delete_under_chosen_token`](Self::delete_under_chosen_token) does.
     pub(crate) async fn undo_import(&self, draft: &Draft<T>, undo: Undo) -> Result<(), StoreError> {
         let (id, imported) = (draft.new.id, draft.new.record.revision());
-        let announcement = self.announce_deletion(id, None);
-        let backend = &self.inner.backend;
-        let delete = async {
-            match undo {
-                Undo::UnlessChanged => backend.delete_if(&id, imported, &announcement).await,
-                Undo::Always => backend.delete(&id, &announcement).await.map(Removal::presumed),
+        match undo {
+            Undo::UnlessChanged => {
+                let announcement = self.announce_deletion(id, None);
+                let delete = self.inner.backend.delete_if(&id, imported, &announcement);
+                self.inner.cache.evict_through(&id, delete).await.map(drop)
             }
-        };
-        match self.inner.cache.evict_through(&id, delete).await? {
-            Deleted::MovedTo(new) if undo == Undo::Always => {
-                self.delete_following_tombstones(new, None, None).await.map(drop)
-            }
-            Deleted::Deleted | Deleted::Gone | Deleted::Conflict(_) | Deleted::MovedTo(_) => Ok(()),
+            Undo::Always => self.delete_under_chosen_token(id).await,
         }
     }
 }

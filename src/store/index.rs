@@ -9,7 +9,8 @@
 //! - It is removed only when the session has been deleted. Not when the owner changes: a removal
 //!   that is executed late would remove the entry that a change back has written. Not when the
 //!   session is regenerated: a search during the move must find either the tombstone or the new
-//!   entry. And not because there is no record, which may be about to be written.
+//!   entry. Not when a creation under a chosen token is undone, which may be repeated under that
+//!   token. And not because there is no record, which may be about to be written.
 //! - It outlives the record, since a deadline is not exact: see [`entry_expiry`]. An entry that is
 //!   never removed expires then.
 //!

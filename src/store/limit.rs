@@ -106,24 +106,27 @@ impl OwnerLimit {
 }
 
 impl<T: SessionData> SessionStore<T> {
-    /// Applies the limit to a session that has just been written, and deletes it if it must not
-    /// stay. `reason` is as for [`undo`](Self::undo).
+    /// Applies the limit to a version that has just been written, and deletes the session if it
+    /// must not stay. `reason` is as for [`undo`](Self::undo).
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`LimitReached`](StoreErrorKind::LimitReached) only if the session is known to be
+    /// gone, and otherwise with [`OutcomeUnknown`](StoreErrorKind::OutcomeUnknown).
     pub(super) async fn admit_or_undo(
         &self,
         record: &Record<T>,
         ownership: Option<&Ownership>,
         reason: Option<Ended>,
     ) -> Result<(), StoreError> {
-        match self.admit(record, ownership).await {
-            Ok(()) => Ok(()),
-            Err(refusal) => {
-                let error = self.give_up(refusal);
-                let is_limit = error.kind() == StoreErrorKind::LimitReached;
-                let reason = reason.map(|reason| if is_limit { reason } else { Ended::Deleted });
-                self.undo(record, reason).await;
-                Err(error)
-            }
-        }
+        let Err(refusal) = self.admit(record, ownership).await else { return Ok(()) };
+        let error = self.give_up(refusal);
+        let is_limit = error.kind() == StoreErrorKind::LimitReached;
+        let reason = reason.map(|reason| if is_limit { reason } else { Ended::Deleted });
+        // Boxed as in `admit`.
+        let undone = Box::pin(self.undo(record, reason)).await;
+        // Most kinds say that nothing was changed.
+        Err(if is_limit && undone { error } else { StoreError::outcome_unknown(error) })
     }
 
     /// Applies the limit to a session that has just been written, if it is new to its owner.

@@ -300,12 +300,7 @@ impl<T: SessionData> SessionStore<T> {
                     self.inner.events.emit(event);
                 }
                 let reason = was_known.then_some(Ended::LimitReached);
-                let admitted = self.admit_or_undo(&new, ownership, reason).await;
-                admitted.map_err(|error| match error.kind() {
-                    StoreErrorKind::LimitReached => error,
-                    // Most kinds say that nothing was changed.
-                    _ => StoreError::from(StoreErrorKind::OutcomeUnknown).with_source(error),
-                })?;
+                self.admit_or_undo(&new, ownership, reason).await?;
                 Ok(Written::Saved(new))
             }
             Updated::Gone => Err(StoreError::gone(&id)),

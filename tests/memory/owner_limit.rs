@@ -1,22 +1,25 @@
 //! The limit on the sessions of one owner: which sessions end, which logins are refused, and how
 //! visitors and handlers see that. `tests/simulation/limits.rs` has logins at the same time.
 
+use std::error::Error as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use clustered_sessions::backend::Backend;
 use clustered_sessions::testing::{FaultyBackend, Interposed, Interposer};
 use clustered_sessions::{
     Clock, Ended, LimitPolicy, MemoryBackend, Session, SessionConfigBuilder, SessionError,
     SessionEvent, SessionId, SessionLayer, StoreError, StoreErrorKind,
 };
 use http::StatusCode;
+use support::log::Log;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 use tower::ServiceExt as _;
 
 use crate::cookies::with_both;
-use crate::failing::failing;
+use crate::failing::{failing, hanging};
 use crate::web::{
     Browser, COOKIE, Call, Data, HasBackend, config, only_id, send, serve, settle, start,
 };
@@ -302,6 +305,35 @@ async fn a_session_that_is_given_an_owner_and_loses_the_last_place_ends_for_that
     let refused = node.store().modify(session.id, login).await.unwrap_err();
     assert_eq!(refused.kind(), StoreErrorKind::LimitReached);
     assert_eq!(watch.ended().await, Ended::LimitReached);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_outcome_of_a_login_that_loses_the_last_place_and_is_not_ended_is_unknown() {
+    async fn lose_the_last_place(memory: MemoryBackend, clock: &Clock, backend: impl Backend) {
+        let limited = || limited(&memory, clock, 1, LimitPolicy::RefuseNew);
+        let rival = start(limited()).await;
+        let backend = Interposed::with_interposer(backend, RivalLogin(rival.clone()));
+        let node = start(limited().backend(backend)).await;
+        let id = node.store().create(Data { user: None, visits: 7 }).await.unwrap().id;
+        let log = Log::default();
+        let guard = log.capture("clustered_sessions=warn");
+        let login = |data: &mut Data| data.user = Some("ada".to_owned());
+        let error = node.store().modify(id, login).await.unwrap_err();
+        assert_eq!(error.kind(), StoreErrorKind::OutcomeUnknown);
+        let cause = error.source().unwrap().downcast_ref::<StoreError>().unwrap();
+        assert_eq!(cause.kind(), StoreErrorKind::LimitReached);
+        let left = rival.store().get(id).await.unwrap();
+        assert_eq!(left.data().user.as_deref(), Some("ada"), "it is in force");
+        node.store().shutdown().await;
+        drop(guard);
+        let text = log.text();
+        assert!(text.contains("a session that must not stay is left behind"), "{text}");
+    }
+    let clock = Clock::tokio();
+    let memory = MemoryBackend::with_clock(clock.clone());
+    lose_the_last_place(memory.clone(), &clock, failing(&memory, Call::Delete)).await;
+    let memory = MemoryBackend::with_clock(clock.clone());
+    lose_the_last_place(memory.clone(), &clock, hanging(&memory, Call::Delete)).await;
 }
 
 #[tokio::test(start_paused = true)]

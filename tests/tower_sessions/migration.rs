@@ -1,17 +1,21 @@
 //! Sessions that move from another store while nodes of all stages run.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use clustered_sessions::{MemoryBackend, MigratingStore, MigrationStage, TowerSessionsStore};
+use clustered_sessions::testing::{Interposed, Interposer};
+use clustered_sessions::{
+    MemoryBackend, MigratingStore, MigrationStage, StoreError, StoreErrorKind, TowerSessionsStore,
+};
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 
 use super::tower_sessions::session::{Id, Record};
 use super::tower_sessions::session_store::{Error, Result};
 use super::tower_sessions::{Expiry, MemoryStore, Session, SessionStore};
-use crate::node::node;
+use crate::node::{config, node, start};
 use crate::web::{Call, Spy, settle};
 
 /// What happens at a call of the old store, instead of it or just before it.
@@ -389,6 +393,45 @@ async fn a_move_of_unknown_outcome_leaves_no_copy_in_the_new_store() {
     spy.lose_next_answer();
     assert!(moving.load(&id).await.is_err());
     assert!(old.memory.load(&id).await.unwrap().is_some());
+    assert_eq!(node(&memory).await.store().size().await.unwrap(), 0);
+}
+
+/// A link that breaks after each creation.
+#[derive(Clone, Debug, Default)]
+struct BrokenLink(Arc<AtomicBool>);
+
+impl Interposer for BrokenLink {
+    async fn around<R: Send + 'static>(
+        &self,
+        method: Call,
+        call: impl Future<Output = std::result::Result<R, StoreError>> + Send + 'static,
+    ) -> std::result::Result<R, StoreError> {
+        if self.0.load(Ordering::Relaxed) {
+            return Err(StoreErrorKind::Unavailable.into());
+        }
+        let answer = call.await;
+        self.0.fetch_or(method == Call::Create, Ordering::Relaxed);
+        answer
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_ends_while_its_move_cannot_be_announced_does_not_come_back() {
+    let (old, memory, link) = (Old::default(), MemoryBackend::new(), BrokenLink::default());
+    let backend = Interposed::with_interposer(memory.clone(), link.clone());
+    let new = start(config(&memory).backend(backend)).await;
+    let moving = MigratingStore::new(old.clone(), new, MigrationStage::Move);
+    let id = stored(&old).await;
+    let release = Arc::new(Notify::new());
+    old.loads.lock().unwrap().extend([None, Some(Fault::Waits(release.clone()))]);
+    let meanwhile = async {
+        settle().await;
+        old.memory.delete(&id).await.unwrap();
+        link.0.store(false, Ordering::Relaxed);
+        release.notify_one();
+    };
+    let (moved, ()) = tokio::join!(moving.load(&id), meanwhile);
+    assert!(moved.is_err());
     assert_eq!(node(&memory).await.store().size().await.unwrap(), 0);
 }
 
