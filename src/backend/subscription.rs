@@ -27,7 +27,9 @@ pub enum Event {
     /// A proof that announcements arrive: each one made before this instant has been yielded.
     ///
     /// The backend must take the instant before it requests the proof, from
-    /// `tokio::time::Instant::now().into_std()`.
+    /// `tokio::time::Instant::now().into_std()`. If it gets no more proofs, it must end the stream:
+    /// until then, the node waits for the next one without using its cache, and does not subscribe
+    /// again.
     Alive(Instant),
 }
 
