@@ -287,7 +287,8 @@ impl<T: SessionData> Drop for PendingCommit<T> {
 }
 
 /// Ends a commit that panics in the application's code: carries out its logout, as that of a
-/// handler that panics, and records the loss of changes that are not its caller's.
+/// handler that panics. If it loses changes that are not its caller's, records that, and drops all
+/// that is uncommitted: the request must not see, or write, what counts as lost.
 struct OnPanic<'a, T: SessionData> {
     logout: Option<Logout<T>>,
     loses_changes: bool,

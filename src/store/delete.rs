@@ -180,9 +180,7 @@ impl<T: SessionData> SessionStore<T> {
             Err(error) => error,
         };
         Err(match found {
-            Found::Presumed(_) => StoreError::from(StoreErrorKind::OutcomeUnknown)
-                .with_source(error)
-                .with_session_id(&id),
+            Found::Presumed(_) => StoreError::outcome_unknown(error).with_session_id(&id),
             _ => error,
         })
     }
